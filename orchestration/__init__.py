@@ -1,0 +1,1 @@
+"""The domain: contracts, states, settings, signals, redaction and the store. Knows no Prefect and no HTTP."""

@@ -1,0 +1,180 @@
+"""What the stages hand to each other and to the outside. Frozen; moments are aware and in UTC."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from orchestration.alert import Severity, UtcDatetime
+
+
+class Contract(BaseModel):
+    """A value that does not change once made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(StrEnum):
+    """The four stages, in order. In the linear pipeline a node's id is its stage's name."""
+
+    INGEST = "ingest"
+    CHECK = "check"
+    ANALYZE = "analyze"
+    NOTIFY = "notify"
+
+
+class StageError(Contract):
+    """One failed attempt, in words."""
+
+    error_type: str
+    message: str
+    stack_trace: str | None = None
+    retryable: bool = False
+
+
+class CheckStatus(StrEnum):
+    """What a checker found. `unknown`: it could not find out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+
+class Check(Contract):
+    """One checker's finding. An unhealthy check is data; a broken one has `error` and status unknown."""
+
+    name: str
+    status: CheckStatus
+    message: str
+    metrics: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    duration_ms: float = 0.0
+    error: str | None = None
+
+
+class Recommendation(Contract):
+    """One thing that a human could do."""
+
+    type: str = Field(description="memory, disk, cpu, network, process, or general.")
+    priority: str = Field(description="high, medium or low.")
+    title: str
+    description: str = ""
+    actions: list[str] = Field(default_factory=list[str])
+
+
+class Delivery(Contract):
+    """What became of one message on one channel."""
+
+    driver: str
+    provider: str
+    channel: str
+    status: str = Field(description="sent, failed, or already_sent (an earlier attempt delivered it).")
+    provider_id: str | None = Field(default=None, description="The vendor's own id of the message, where it has one.")
+    response: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    error: str | None = None
+
+
+class IngestResult(Contract):
+    """What the push did to alerts and incidents, and whether a human is told."""
+
+    incident_id: str | None = None
+    alert_fingerprint: str | None = None
+    severity: Severity = Severity.INFO
+    source: str = "unknown"
+    normalized_payload_ref: str | None = None
+    alerts_created: int = 0
+    alerts_updated: int = 0
+    alerts_resolved: int = 0
+    incidents_created: int = 0
+    incidents_updated: int = 0
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+    tell: bool = True
+    reason: str = Field(default="", description="Why a human is told or not: the name of the decision's rule.")
+
+
+class CheckResult(Contract):
+    """Every checker's finding."""
+
+    checks: list[Check] = Field(default_factory=list[Check])
+    checks_run: int = 0
+    checks_passed: int = 0
+    checks_failed: int = 0
+    timings: dict[str, float] = Field(default_factory=dict[str, float], description="Milliseconds by checker.")
+    errors: list[str] = Field(default_factory=list[str])
+    checker_output_ref: str | None = None
+    duration_ms: float = 0.0
+
+
+class AnalyzeResult(Contract):
+    """What probably happened, and what to do."""
+
+    summary: str
+    probable_cause: str = ""
+    actions: list[str] = Field(default_factory=list[str])
+    recommendations: list[Recommendation] = Field(default_factory=list[Recommendation])
+    confidence: float = Field(default=0.0, ge=0.0, le=1.0)
+    ai_output_ref: str | None = None
+    model_info: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    fallback_used: bool = False
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+class NotifyResult(Contract):
+    """What became of the message on each channel."""
+
+    deliveries: list[Delivery] = Field(default_factory=list[Delivery])
+    provider_ids: list[str] = Field(default_factory=list[str])
+    messages: list[str] = Field(default_factory=list[str], description="The text that was sent, once a message.")
+    notify_output_ref: str | None = None
+    channels_attempted: int = 0
+    channels_succeeded: int = 0
+    channels_failed: int = 0
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+class StageContext(Contract):
+    """What every stage is told."""
+
+    trace_id: str
+    run_id: str
+    incident_id: str | None = None
+    attempt: int = 1
+    environment: str = "production"
+    source: str = "unknown"
+    alert_fingerprint: str | None = None
+    payload: dict[str, Any] = Field(default_factory=dict[str, Any])
+    previous_results: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="The results of the nodes before, by node id, as JSON values."
+    )
+
+
+class PipelineOutcome(StrEnum):
+    """How a run ended, in the words of the contract."""
+
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+class PipelineResult(Contract):
+    """A run as a whole."""
+
+    trace_id: str
+    run_id: str
+    status: PipelineOutcome
+    incident_id: str | None = None
+    ingest: IngestResult | None = None
+    check: CheckResult | None = None
+    analyze: AnalyzeResult | None = None
+    notify: NotifyResult | None = None
+    started_at: UtcDatetime
+    completed_at: UtcDatetime
+    total_duration_ms: float = 0.0
+    stages_completed: list[str] = Field(default_factory=list[str])
+    final_error: StageError | None = None
+    skip_reason: str | None = Field(default=None, description="Why the run was skipped, if it was.")
