@@ -1,0 +1,1 @@
+"""Prefect blocks: what operators choose, with the behaviour that goes with it."""

@@ -1,0 +1,1 @@
+"""What runs: the flows, and the order of their steps."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, SkipValidation
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Contract, Delivery
@@ -61,5 +62,27 @@ class Channel(Protocol):
         """Hand the message over, once.
 
         Raises `orchestration.errors.DeliveryFailed`, which says whether a retry can help.
+        """
+        ...
+
+
+class NamedChannel(Contract):
+    """A channel under the name by which it was chosen and by which the ledger knows it."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    channel: SkipValidation[Channel]
+
+
+class ChannelSource(Protocol):
+    """Finds the channels of a run."""
+
+    async def select(self, name: str | None) -> Sequence[NamedChannel]:
+        """The channel of this name or driver; without a name the default ones, at least one.
+
+        Raises:
+            BadInput: there is no such channel, or the driver is not configured.
+            Unavailable: the place where channels are kept does not answer.
         """
         ...

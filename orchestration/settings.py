@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestration.errors import BadSetting
@@ -32,7 +32,9 @@ Names = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """The settings of one process. `docs/settings.md` has them as a table."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, populate_by_name=True
+    )
 
     max_retries_per_stage: int = Field(
         3,
@@ -207,7 +209,7 @@ def default_home() -> Path:
     return Path(platformdirs.user_data_dir("alert-pipeline", appauthor=False))
 
 
-def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
+def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
     """The settings of this process, from the environment; `overrides` come first, by field name.
 
     An empty variable counts as unset.
@@ -216,16 +218,15 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
         BadSetting: naming each wrong variable, what was expected, and the value if it is no secret.
     """
     try:
-        return Settings(_env_ignore_empty=True, **dict(overrides or {}))  # pyright: ignore[reportArgumentType]
+        return Settings(**(overrides or {}))
     except ValidationError as error:
         raise BadSetting("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
-def _explain(problem: Mapping[str, object]) -> str:
-    location = problem["loc"]
-    name = str(location[0]) if isinstance(location, tuple) and location else "settings"
+def _explain(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
     field = next((f for f in Settings.model_fields.values() if f.validation_alias == name), None)
     secret = field is not None and "SecretStr" in str(field.annotation)
     value = "" if secret or name not in os.environ else f"={os.environ[name]!r}"
-    expected = str(problem["msg"]).removeprefix("Value error, ")
+    expected = problem["msg"].removeprefix("Value error, ")
     return f"{name}{value}: {expected[0].lower()}{expected[1:]}"

@@ -1,0 +1,1 @@
+"""The four stages, one room each, and the runtime that they share."""

@@ -1,0 +1,1 @@
+"""The commands: run_pipeline, monitor_pipeline, alert-pipeline."""

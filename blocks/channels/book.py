@@ -1,0 +1,129 @@
+"""Finds the channels of a run: blocks that operators saved in Prefect, and drivers set up by the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import httpx
+from prefect import get_client
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import TypeAdapter, ValidationError
+
+from blocks.channels import CHANNELS
+from blocks.channels.base import ChannelBlock
+from blocks.channels.console import ConsoleChannel
+from orchestration.errors import BadInput, Unavailable
+from orchestration.message import NamedChannel
+from orchestration.settings import Settings
+from orchestration.signals import logger
+
+Blocks = dict[str, ChannelBlock | BadInput]
+"""The channel blocks by name; one that is broken is known by its error."""
+
+_DOCUMENTS = TypeAdapter(list[BlockDocument])
+
+
+class ChannelBook:
+    """The channels of this installation, as `orchestration.message.ChannelSource` asks for them.
+
+    `blocks_known=False` leaves Prefect out, where there is none to ask: then only the environment counts.
+    """
+
+    def __init__(self, settings: Settings, *, blocks_known: bool = True) -> None:
+        self._settings = settings
+        self._blocks_known = blocks_known
+
+    async def select(self, name: str | None) -> Sequence[NamedChannel]:
+        """The channel of this name or driver; without a name the default ones.
+
+        A block's name comes before a driver's. The defaults are NOTIFY_CHANNELS, else the blocks that are
+        marked as default, else the drivers that the environment sets up, else the console.
+
+        Raises:
+            BadInput: there is no such channel, it is switched off, or the driver is not set up.
+            BadSetting: the environment sets a driver up half.
+            Unavailable: Prefect's API does not answer.
+        """
+        blocks = await self._load() if self._blocks_known else {}
+        if name:
+            return self._named(name, blocks)
+        if self._settings.notify_channels:
+            return [channel for wanted in self._settings.notify_channels for channel in self._named(wanted, blocks)]
+        return self._marked(blocks) or self._from_environment() or [_named("console", ConsoleChannel())]
+
+    def _marked(self, blocks: Blocks) -> list[NamedChannel]:
+        """The blocks marked as default. One that is broken must not silence the others."""
+        marked = [
+            _named(name, b) for name, b in blocks.items() if isinstance(b, ChannelBlock) and b.default and b.enabled
+        ]
+        broken = [block for block in blocks.values() if isinstance(block, BadInput)]
+        for error in broken:
+            logger.error("%s", error)
+        if broken and not marked:
+            raise broken[0]
+        return marked
+
+    def _named(self, name: str, blocks: Blocks) -> list[NamedChannel]:
+        if (block := blocks.get(name)) is not None:
+            if isinstance(block, BadInput):
+                raise block
+            if not block.enabled:
+                raise BadInput(f"The channel {name!r} is switched off: enable its block in Prefect, or name another")
+            return [_named(name, block)]
+        driver = CHANNELS.get(name.lower())
+        if driver is None:
+            known = ", ".join(dict.fromkeys([*blocks, *CHANNELS]))
+            raise BadInput(f"There is no channel or driver {name!r}. Known: {known}")
+        if (channel := driver.from_settings(self._settings)) is not None:
+            return [_named(name.lower(), channel)]
+        of_driver = [_named(n, block) for n, block in blocks.items() if isinstance(block, driver) and block.enabled]
+        if of_driver:
+            return of_driver
+        raise BadInput(
+            f"The driver {name!r} is not set up: set {driver.configured_by}, "
+            f"or save a {driver.get_block_type_slug()} block in Prefect"
+        )
+
+    def _from_environment(self) -> list[NamedChannel]:
+        channels = {
+            name: driver.from_settings(self._settings) for name, driver in CHANNELS.items() if name != "console"
+        }
+        return [_named(name, channel) for name, channel in channels.items() if channel is not None]
+
+    async def _load(self) -> Blocks:
+        """The channel blocks that are saved in Prefect, by name, in the order of their names."""
+        by_slug = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
+        try:
+            async with get_client() as client:
+                answer = await client.request(
+                    "POST",
+                    "/block_documents/filter",
+                    json={"block_types": {"slug": {"any_": list(by_slug)}}, "include_secrets": True},
+                )
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            raise Unavailable(f"Prefect's API does not answer: {type(error).__name__}") from None
+        found: Blocks = {}
+        for document in _DOCUMENTS.validate_python(answer.json()):
+            slug = document.block_type.slug if document.block_type else ""
+            if document.name and slug in by_slug:
+                try:
+                    found[document.name] = _built(document.name, by_slug[slug], document)
+                except BadInput as error:
+                    found[document.name] = error
+        return found
+
+
+def _built(name: str, driver: type[ChannelBlock], document: BlockDocument) -> ChannelBlock:
+    try:
+        return driver.model_validate(document.data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "block"
+        raise BadInput(
+            f"The channel block {name!r} is broken: {field}: {problem['msg']}. Edit it in Prefect's UI under Blocks"
+        ) from None
+
+
+def _named(name: str, channel: ChannelBlock) -> NamedChannel:
+    return NamedChannel(name=name, channel=channel)

@@ -1,0 +1,203 @@
+"""E-mail over SMTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import smtplib
+import socket
+import ssl
+from email import policy
+from email.message import EmailMessage
+from email.utils import formatdate, parseaddr
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator
+
+from blocks.channels.base import ChannelBlock, tls_context, unreachable
+from orchestration.alert import AlertStatus, Severity
+from orchestration.contracts import Delivery
+from orchestration.errors import BadSetting, DeliveryFailed
+from orchestration.message import Message
+from orchestration.redaction import redact_text
+from orchestration.settings import Settings
+
+_ADDRESS = re.compile(r"[^@\s<>\"(),:;\\\[\]]{1,64}@[A-Za-z0-9.\-]{1,255}")
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+_PRIORITY = {Severity.CRITICAL: "1", Severity.WARNING: "2", Severity.INFO: "3"}
+
+Refused = dict[str, tuple[int, bytes]]
+
+
+class EmailChannel(ChannelBlock):
+    """Mails each message as text and HTML; the messages of one incident form one thread."""
+
+    _block_type_name = "Email Channel"
+    _block_type_slug = "email-channel"
+    _description = "Mails each message over SMTP."
+
+    configured_by = "SMTP_HOST and EMAIL_TO"
+
+    smtp_host: str = Field(min_length=1, description="The mail server's host name or address.")
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="The mail server's port.")
+    security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="starttls, tls (from the start), or none, for a server that can be trusted."
+    )
+    username: str | None = Field(default=None, description="The user at the mail server, if it asks for one.")
+    password: SecretStr | None = Field(default=None, description="The user's password.")
+    from_address: str = Field(default="alert-pipeline@localhost", description="The sender's address.")
+    to_addresses: list[str] = Field(min_length=1, description="The addresses of those who get the mail.")
+    timeout_seconds: float = Field(default=15.0, gt=0, le=120, description="How long one step may take, in seconds.")
+
+    @field_validator("from_address")
+    @classmethod
+    def _is_sender(cls, value: str) -> str:
+        # "Name <address>" is fine here; the envelope takes the address alone.
+        if not value.isprintable() or not _ADDRESS.fullmatch(parseaddr(value)[1]):
+            raise ValueError(f"from_address: {value!r} is not an e-mail address")
+        return value
+
+    @field_validator("to_addresses")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for address in value:
+            if not _ADDRESS.fullmatch(address):
+                raise ValueError(f"to_addresses: {address!r} is not an e-mail address")
+        return list(dict.fromkeys(value))
+
+    @property
+    def driver(self) -> str:
+        """`email`."""
+        return "email"
+
+    @property
+    def target(self) -> str:
+        """Who gets the mail."""
+        return ", ".join(self.to_addresses)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The server and the recipients of the SMTP_* and EMAIL_* variables."""
+        if settings.smtp_host is None and not settings.email_to:
+            return None
+        if settings.smtp_host is None or not settings.email_to:
+            missing = "SMTP_HOST" if settings.smtp_host is None else "EMAIL_TO"
+            raise BadSetting(f"{missing}: the email driver needs {cls.configured_by}")
+        return cls._built(
+            smtp_host=settings.smtp_host,
+            smtp_port=settings.smtp_port,
+            security=settings.smtp_security,
+            username=settings.smtp_username,
+            password=settings.smtp_password,
+            from_address=settings.email_from,
+            to_addresses=list(settings.email_to),
+        )
+
+    async def send(self, message: Message) -> Delivery:
+        """Mail the message to all recipients; it counts as sent when the server took it for at least one.
+
+        Raises:
+            DeliveryFailed: retryable where the server answers 4xx or the connection breaks; not for 5xx, a refused
+                login or a server without the security asked for.
+        """
+        mail = self.mail(message)
+        try:
+            not_taken = await asyncio.to_thread(self._hand_over, mail)
+        except smtplib.SMTPRecipientsRefused as error:
+            raise _all_refused(error) from None
+        except smtplib.SMTPResponseException as error:
+            raise _answered(error) from None
+        except smtplib.SMTPNotSupportedError as error:
+            raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
+        except (smtplib.SMTPException, OSError) as error:
+            raise unreachable(self.smtp_host, error) from None
+        return self._sent(
+            "smtp",
+            provider_id=str(mail["Message-ID"]),
+            accepted=[address for address in self.to_addresses if address not in not_taken],
+            refused={address: _reply(*answer) for address, answer in not_taken.items()},
+        )
+
+    def mail(self, message: Message) -> EmailMessage:
+        """The message as a mail: the same Message-ID at every try, one thread for each incident."""
+        domain = parseaddr(self.from_address)[1].rpartition("@")[2]
+        thread = f"<incident-{_digest(message.dedup_key)}@{domain}>"
+        headers = {
+            "Subject": message.title[:300],
+            "From": self.from_address,
+            "To": self.target,
+            "Date": formatdate(usegmt=True),
+            "Message-ID": f"<{_digest(message.idempotency_key)}@{domain}>",
+            "In-Reply-To": thread,
+            "References": thread,
+            "Auto-Submitted": "auto-generated",
+            "X-Priority": "3" if message.status is AlertStatus.RESOLVED else _PRIORITY[message.severity],
+            "X-Alert-Pipeline-Run": message.run_id,
+            "X-Alert-Pipeline-Trace": message.trace_id[:200],
+        }
+        mail = EmailMessage(policy=policy.SMTP)
+        for name, value in headers.items():
+            mail[name] = _SPACE.sub(" ", value).encode("utf-8", "replace").decode().strip()
+        mail.set_content(message.text.encode("utf-8", "replace").decode())
+        body = message.html.encode("utf-8", "replace").decode()
+        mail.add_alternative(f'<!doctype html><html><body style="{_STYLE}">{body}</body></html>', subtype="html")
+        return mail
+
+    def _hand_over(self, mail: EmailMessage) -> Refused:
+        server = self._connected()
+        try:
+            if self.security == "starttls":
+                server.starttls(context=tls_context())
+            if self.username and self.password:
+                server.login(self.username, self.password.get_secret_value())
+            sender = parseaddr(self.from_address)[1]
+            return server.send_message(mail, from_addr=sender, to_addrs=self.to_addresses)
+        finally:
+            _hang_up(server)
+
+    def _connected(self) -> smtplib.SMTP:
+        name = _own_name()
+        if self.security == "tls":
+            return smtplib.SMTP_SSL(
+                self.smtp_host, self.smtp_port, name, timeout=self.timeout_seconds, context=tls_context()
+            )
+        return smtplib.SMTP(self.smtp_host, self.smtp_port, name, timeout=self.timeout_seconds)
+
+
+_STYLE = "font-family:sans-serif;font-size:15px;line-height:1.45"
+
+
+def _own_name() -> str:
+    # smtplib would ask the DNS for the full name, which can take seconds; RFC 5321 allows an address literal.
+    name = socket.gethostname()
+    return name if "." in name and name.isascii() else "[127.0.0.1]"
+
+
+def _hang_up(server: smtplib.SMTP) -> None:
+    try:
+        server.quit()  # The mail is out, or the error is on its way: how the goodbye goes changes neither.
+    except (smtplib.SMTPException, OSError, ssl.SSLError):
+        server.close()
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:40]
+
+
+def _reply(code: int, words: bytes | str) -> str:
+    text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
+    return f"{code} {redact_text(_SPACE.sub(' ', text), limit=200)}"
+
+
+def _answered(error: smtplib.SMTPResponseException) -> DeliveryFailed:
+    what = "refused the login" if isinstance(error, smtplib.SMTPAuthenticationError) else "answered"
+    reply = _reply(error.smtp_code, error.smtp_error)
+    return DeliveryFailed(f"the mail server {what}: {reply}", retryable=400 <= error.smtp_code < 500)
+
+
+def _all_refused(error: smtplib.SMTPRecipientsRefused) -> DeliveryFailed:
+    answers: Refused = error.recipients
+    reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
+    passing = any(400 <= code < 500 for code, _ in answers.values())
+    return DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=passing)

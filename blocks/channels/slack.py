@@ -1,0 +1,195 @@
+"""Slack, through a bot token or an incoming webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from http.client import HTTPException
+from typing import Any, Self, cast
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from slack_sdk import WebClient, WebhookClient
+from slack_sdk.errors import SlackApiError, SlackClientError
+
+from blocks.channels.base import ChannelBlock, checked_url, host_of, refused, tls_context, unreachable
+from blocks.channels.slack_blocks import blocks_of, fallback_of
+from orchestration.contracts import Delivery
+from orchestration.errors import DeliveryFailed
+from orchestration.message import Message
+from orchestration.redaction import redact_text
+from orchestration.settings import Settings
+
+_PASSING = frozenset(
+    {
+        "ratelimited",
+        "rate_limited",
+        "internal_error",
+        "fatal_error",
+        "service_unavailable",
+        "request_timeout",
+        "team_added_to_org",
+    }
+)
+"""Errors that another try may not meet: the common errors on Slack's Web API method pages (chat.postMessage)."""
+
+# The clients write the webhook's URL to their log at DEBUG; this logger, known to nobody, drops it.
+_SILENT = logging.Logger("slack", level=logging.CRITICAL + 1)
+
+
+class SlackChannel(ChannelBlock):
+    """Posts each message to Slack in Block Kit. With both a bot and a webhook, the bot posts: it returns an id."""
+
+    _block_type_name = "Slack Channel"
+    _block_type_slug = "slack-channel"
+    _description = "Posts each message to a Slack channel, through a bot token or an incoming webhook."
+
+    configured_by = "SLACK_WEBHOOK_URL, or SLACK_BOT_TOKEN and SLACK_CHANNEL"
+
+    webhook_url: SecretStr | None = Field(default=None, description="The URL of an incoming webhook.")
+    bot_token: SecretStr | None = Field(
+        default=None, description="Bot token (xoxb-…) with the scope chat:write; needs a channel."
+    )
+    channel: str | None = Field(default=None, description="Where the bot posts: a name such as #oncall, or an id.")
+    base_url: str = Field(default="https://slack.com/api/", description="Slack's Web API, or a proxy of it.")
+    timeout_seconds: int = Field(default=10, ge=1, le=120, description="How long Slack may take to answer, in seconds.")
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_http(cls, value: SecretStr | None) -> SecretStr | None:
+        return checked_url(value, what="webhook_url") if value and value.get_secret_value() else None
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_api(cls, value: str) -> str:
+        return checked_url(SecretStr(value), what="base_url").get_secret_value()
+
+    @field_validator("bot_token")
+    @classmethod
+    def _is_token(cls, value: SecretStr | None) -> SecretStr | None:
+        token = value.get_secret_value() if value else ""
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("bot_token must be one word of ASCII text")
+        return value if token else None
+
+    @model_validator(mode="after")
+    def _has_a_way(self) -> Self:
+        if self.bot_token and not self.channel:
+            raise ValueError("bot_token needs a channel, such as #oncall")
+        if not self.bot_token and not self.webhook_url:
+            raise ValueError("expected a webhook_url, or a bot_token and a channel")
+        return self
+
+    @property
+    def driver(self) -> str:
+        """`slack`."""
+        return "slack"
+
+    @property
+    def target(self) -> str:
+        """The channel, or the webhook's host."""
+        if self.bot_token and self.channel:
+            return self.channel
+        return host_of(self.webhook_url or "")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The bot or the webhook of the SLACK_* variables."""
+        if settings.slack_webhook_url is None and settings.slack_bot_token is None:
+            return None
+        return cls._built(
+            webhook_url=settings.slack_webhook_url,
+            bot_token=settings.slack_bot_token,
+            channel=settings.slack_channel,
+            base_url=settings.slack_api_url,
+        )
+
+    async def send(self, message: Message) -> Delivery:
+        """Post the message. The bot's `ts` is the delivery's id; a webhook returns none.
+
+        Raises:
+            DeliveryFailed: retryable for rate limits, Slack's own troubles, 5xx and a broken exchange; not for a
+                wrong token, an unknown channel or a message that Slack refuses.
+        """
+        try:
+            return await asyncio.to_thread(self._by_bot if self.bot_token else self._by_webhook, message)
+        except (OSError, HTTPException) as error:
+            raise unreachable("Slack", error) from None
+        except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the client met no Slack there
+            raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
+
+    def _by_bot(self, message: Message) -> Delivery:
+        # The client's own annotations are partly unknown.
+        client: Any = WebClient(
+            token=self.bot_token.get_secret_value() if self.bot_token else None,
+            base_url=self.base_url,
+            timeout=self.timeout_seconds,
+            ssl=tls_context(),
+            logger=_SILENT,
+            retry_handlers=[],
+        )
+        client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, minds NO_PROXY.
+        try:
+            response = client.chat_postMessage(
+                channel=self.channel or "",
+                metadata={
+                    "event_type": "alert_pipeline_message",
+                    "event_payload": {
+                        "run_id": message.run_id,
+                        "idempotency_key": message.idempotency_key,
+                        "dedup_key": message.dedup_key,
+                    },
+                },
+                **_content(message),
+            )
+        except SlackApiError as error:
+            raise _api_error(error) from None
+        data: dict[str, Any] = response.data
+        return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
+
+    def _by_webhook(self, message: Message) -> Delivery:
+        client = WebhookClient(
+            self.webhook_url.get_secret_value() if self.webhook_url else "",
+            timeout=self.timeout_seconds,
+            ssl=tls_context(),
+            logger=_SILENT,
+            retry_handlers=[],
+        )
+        client.proxy = None
+        response = client.send_dict(_content(message))
+        if not 200 <= response.status_code < 300:
+            wait = cast("dict[str, str]", response.headers).get("Retry-After")
+            raise refused("Slack", response.status_code, detail=response.body, retry_after=wait)
+        if not _accepted(response.body):
+            raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)
+        return self._sent("slack", status=response.status_code)
+
+
+def _content(message: Message) -> dict[str, Any]:
+    return {
+        "text": fallback_of(message),
+        "blocks": blocks_of(message),
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }
+
+
+def _accepted(body: str) -> bool:
+    """Slack answers "ok"; a sign-in page behind a redirect, or a JSON refusal, is no delivery."""
+    start = body.lstrip()[:1]
+    if start == "{":
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return False
+        return answer.get("ok", answer.get("success", True)) is not False
+    return start != "<"
+
+
+def _api_error(error: SlackApiError) -> DeliveryFailed:
+    failure: Any = error
+    status, headers = int(failure.response.status_code), failure.response.headers
+    code = str(failure.response.get("error", ""))
+    if not 200 <= status < 300:
+        return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
+    return DeliveryFailed(f"Slack refused the message: {redact_text(code, limit=200)}", retryable=code in _PASSING)

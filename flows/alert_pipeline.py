@@ -1,0 +1,150 @@
+"""The flow `alert-pipeline`: ingest → check → analyze → notify, one run for one incident of a push."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import prefect.runtime.flow_run
+from prefect import Flow, flow, get_client
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.linear import run_linear
+from flows.report import tell_story
+from flows.services import flow_services
+from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult
+from orchestration.signals import logger
+from orchestration.states import RunStatus
+from orchestration.store.records import RunOptions, RunRecord
+from tasks.analyze.task import analyze_task
+from tasks.check.task import check_task
+from tasks.ingest.inbox import accept_push
+from tasks.ingest.task import ingest_task
+from tasks.notify.task import notify_task
+from tasks.retries import with_retries
+from tasks.run import ActiveRun, Services, take_run
+
+ENGINE = "prefect"
+
+
+@flow(name="alert-pipeline", persist_result=False, validate_parameters=True)
+async def alert_pipeline(
+    run_id: str | None = None,
+    payload: dict[str, Any] | None = None,
+    source: str = "unknown",
+    environment: str = "production",
+    trace_id: str | None = None,
+    checker_names: list[str] | None = None,
+    checker_configs: dict[str, dict[str, Any]] | None = None,
+    labels: dict[str, str] | None = None,
+    notify_driver: str | None = None,
+) -> State[Any]:
+    """Take one incident's alerts to the person on call.
+
+    Args:
+        run_id: A run that is in the inbox already. Either this or a payload is given.
+        payload: What a monitoring system sent, as it came. Each of its incidents becomes a run.
+        source: Who sent it (alertmanager, grafana, generic); anything else: recognised by its shape.
+        environment: Where it happened, such as production or staging.
+        trace_id: The id that all runs of this payload share; a new one if none is given.
+        checker_names: The checkers to run, instead of those of the settings.
+        checker_configs: Options by checker, such as {"disk": {"paths": ["/data"]}}.
+        labels: Labels that are kept with the run.
+        notify_driver: The name of a channel block, or a driver (slack, email, generic, console).
+    """
+    async with flow_services() as services:
+        others: list[str] = []
+        if run_id is None:
+            options = RunOptions(
+                checker_names=checker_names,
+                checker_configs=checker_configs or {},
+                labels=labels or {},
+                notify_driver=notify_driver,
+            )
+            run_id, *others = await accept_push(
+                services, payload, source=source, environment=environment, trace_id=trace_id, options=options
+            )
+        record = await _carry(services, run_id)
+        for other in others:
+            await run_flow(alert_pipeline, other)
+    return final_state(record)
+
+
+async def run_flow(pipeline: Flow[..., Any], run_id: str) -> State[Any]:
+    """Run the flow for a stored run; its final state, also where that is a failure."""
+    # Prefect's types know `return_state` for flows that are not async only.
+    return await cast("Awaitable[State[Any]]", pipeline(run_id=run_id, return_state=True))
+
+
+class PrefectSteps:
+    """The stages as Prefect tasks, which retry as the settings say."""
+
+    async def ingest(self, run: ActiveRun) -> IngestResult:
+        return await with_retries(ingest_task, run.services.settings)(run)
+
+    async def check(self, run: ActiveRun) -> CheckResult:
+        return await with_retries(check_task, run.services.settings)(run)
+
+    async def analyze(self, run: ActiveRun) -> AnalyzeResult:
+        return await with_retries(analyze_task, run.services.settings)(run)
+
+    async def notify(self, run: ActiveRun) -> NotifyResult:
+        return await with_retries(notify_task, run.services.settings)(run)
+
+
+async def _carry(services: Services, run_id: str) -> RunRecord:
+    """Bring one run to its end, and then write its story where a human can read it."""
+    flow_run_id = prefect.runtime.flow_run.id
+    async with take_run(services, run_id, engine=ENGINE, prefect_flow_run_id=flow_run_id) as run:
+        await run_linear(run, PrefectSteps())
+    await _introduce(run.record)
+    await _write_artifact(services, run.record)
+    return run.record
+
+
+def flow_run_name(record: RunRecord) -> str:
+    """What the flow run is called in Prefect: "critical · HighCPU on web-1"."""
+    # Prefect takes braces for a template.
+    return f"{record.severity.value} · {record.title or 'alert'}"[:200].replace("{", "(").replace("}", ")")
+
+
+def flow_run_tags(record: RunRecord) -> list[str]:
+    """By what a flow run is found in Prefect: source, severity, environment, and the trace."""
+    return [record.source, record.severity.value, record.environment, f"trace:{record.trace_id}"]
+
+
+def final_state(record: RunRecord) -> State[Any]:
+    """Prefect's final state, under the domain's name, with the reason where there is one."""
+    match record.status:
+        case RunStatus.NOTIFIED:
+            fallback = " AI analysis was unavailable." if record.intelligence_fallback_used else ""
+            return Completed(name=record.status.label, message=f"Run {record.run_id}: the message is out.{fallback}")
+        case RunStatus.SKIPPED:
+            return Completed(name=record.status.label, message=f"Nobody is told: {record.skip_reason}.")
+        case _:
+            return Failed(message=f"{record.last_error_type}: {record.last_error_message}")
+
+
+async def _introduce(record: RunRecord) -> None:
+    """Name and tag a flow run that Prefect opened before the alert was known."""
+    if prefect.runtime.flow_run.name == flow_run_name(record):
+        return
+    known_tags: list[str] = prefect.runtime.flow_run.tags or []
+    tags = {*known_tags, *flow_run_tags(record)}
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(prefect.runtime.flow_run.id, name=flow_run_name(record), tags=sorted(tags))
+    except Exception as error:  # noqa: BLE001 - the message is out; a name in the UI is not worth a failure
+        logger.warning("The flow run of %s could not be named: %s", record.run_id, error)
+
+
+async def _write_artifact(services: Services, record: RunRecord) -> None:
+    key = f"incident-{record.incident_id}" if record.incident_id else "host-health"
+    try:
+        await acreate_markdown_artifact(
+            await tell_story(services.database, record.run_id), key=key, description=flow_run_name(record)
+        )
+    except Exception as error:  # noqa: BLE001 - the message is out; its story in the UI is not worth a failure
+        logger.warning("The story of run %s could not be written to Prefect: %s", record.run_id, error)

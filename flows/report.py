@@ -1,0 +1,88 @@
+"""The story of a run as one Markdown page, for Prefect's artifacts."""
+
+from __future__ import annotations
+
+from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, Stage
+from orchestration.redaction import redact_text
+from orchestration.store.attempts import AttemptRecord
+from orchestration.store.database import Database
+from orchestration.store.story import Story, read_story
+
+_MARKS = {"ok": "✓", "warning": "⚠", "critical": "✗", "unknown": "?"}
+
+
+async def tell_story(database: Database, run_id: str) -> str:
+    """What happened in a run: what came in, what was found, what was told, and every attempt."""
+    async with database.transaction() as tx:
+        story = await read_story(tx, run_id)
+    sections = [_head(story), _checks(story), _analysis(story), _deliveries(story), _attempts(story)]
+    return redact_text("\n\n".join(section for section in sections if section))
+
+
+def _head(story: Story) -> str:
+    run = story.run
+    ingested = story.output(Stage.INGEST, IngestResult)
+    why = run.skip_reason or (ingested.reason if ingested else "")
+    facts = {
+        "Status": run.status.label + (f" ({why})" if why else ""),
+        "Severity": run.severity.value,
+        "Source": f"{run.source}, {run.environment}",
+        "Incident": run.incident_id or "none",
+        "Trace": f"`{run.trace_id}`",
+        "Run": f"`{run.run_id}`",
+    }
+    if run.total_duration_ms is not None:
+        facts["Took"] = f"{run.total_duration_ms / 1000:.2f} s"
+    if run.last_error_message:
+        facts["Last error"] = _cell(f"{run.last_error_type}: {run.last_error_message}")
+    rows = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
+    return f"# {_cell(run.title or 'Alert')}\n\n| | |\n| --- | --- |\n{rows}"
+
+
+def _checks(story: Story) -> str:
+    checked = story.output(Stage.CHECK, CheckResult)
+    if checked is None:
+        return ""
+    rows = "\n".join(
+        f"| {_MARKS[check.status]} {check.name} | {check.status} | {_cell(check.message)} | {check.duration_ms:.0f} ms |"
+        for check in checked.checks
+    )
+    return f"## Checks\n\n| Check | Status | Finding | Took |\n| --- | --- | --- | --- |\n{rows}"
+
+
+def _analysis(story: Story) -> str:
+    analyzed = story.output(Stage.ANALYZE, AnalyzeResult)
+    if analyzed is None:
+        return ""
+    actions = "\n".join(f"- {_cell(action)}" for action in analyzed.actions)
+    cause = f"\n\nProbable cause: {_cell(analyzed.probable_cause)}" if analyzed.probable_cause else ""
+    return f"## Analysis\n\n{_cell(analyzed.summary)}{cause}\n\n{actions}"
+
+
+def _deliveries(story: Story) -> str:
+    if not story.deliveries:
+        return ""
+    rows = "\n".join(
+        f"| {_cell(delivery.channel)} | {_cell(delivery.target)} | {delivery.status} | {delivery.tries} "
+        f"| {_cell(delivery.error or delivery.provider_id or '')} |"
+        for delivery in story.deliveries
+    )
+    return f"## Deliveries\n\n| Channel | To | Status | Tries | |\n| --- | --- | --- | --- | --- |\n{rows}"
+
+
+def _attempts(story: Story) -> str:
+    rows = "\n".join(_attempt(attempt) for attempt in story.attempts)
+    return f"## Attempts\n\n| Stage | Attempt | Status | Took | |\n| --- | --- | --- | --- | --- |\n{rows}"
+
+
+def _attempt(attempt: AttemptRecord) -> str:
+    took = "" if attempt.duration_ms is None else f"{attempt.duration_ms:.0f} ms"
+    skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
+    said = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
+    return f"| {attempt.node_id} | {attempt.attempt} | {attempt.status} | {took} | {_cell(said)} |"
+
+
+def _cell(text: str) -> str:
+    """Somebody's text within a table: no line ends, no bars, no markup."""
+    flat = " ".join(text.split())[:500]
+    return "".join(f"\\{character}" if character in "|<>`*_[]#\\" else character for character in flat)

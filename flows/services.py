@@ -1,0 +1,70 @@
+"""What a flow works with: the process's services, or its own where it is the whole process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+
+from blocks.channels.book import ChannelBook
+from orchestration.errors import BadSetting
+from orchestration.settings import Settings, load_settings
+from orchestration.signals import make_signals
+from orchestration.store.database import Database, open_database
+from tasks.analyze.local import LocalAnalysis
+from tasks.run import Services
+
+_current: ContextVar[Services | None] = ContextVar("alert_pipeline_services", default=None)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, database_url: str) -> AsyncGenerator[Services]:
+    """Services on this database, with its schema current; closed at the end.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    async with open_database(database_url) as database:
+        yield make_services(settings, database)
+
+
+def make_services(settings: Settings, database: Database) -> Services:
+    """The services of a process."""
+    return Services(
+        database=database,
+        signals=make_signals(settings),
+        settings=settings,
+        channels=ChannelBook(settings),
+        analysis=LocalAnalysis(),
+    )
+
+
+@contextmanager
+def use_services(services: Services) -> Generator[None]:
+    """The flows that run within use these services."""
+    token = _current.set(services)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@asynccontextmanager
+async def flow_services() -> AsyncGenerator[Services]:
+    """The services of this process; a flow that Prefect started in a process of its own opens them itself.
+
+    Raises:
+        BadSetting: there are none, and DATABASE_URL does not say where to find the database.
+        Unavailable: the database does not answer.
+    """
+    if (services := _current.get()) is not None:
+        yield services
+        return
+    settings = load_settings()
+    if settings.database_url is None:
+        raise BadSetting(
+            "DATABASE_URL is not set: a flow that Prefect starts in a process of its own needs it "
+            "(in the deployment's job variables, or in the worker's environment)"
+        )
+    async with open_services(settings, settings.database_url.get_secret_value()) as services:
+        yield services

@@ -1,0 +1,306 @@
+"""Alerts and incidents: what a push changes, in one transaction, without races.
+
+All changes to one incident key happen under one advisory lock, so two pushes about the same incident
+are seen one after the other, whichever process takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.states import RunStatus
+from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, PipelineRunRow
+from orchestration.store.records import HistoryRecord
+
+_A = AlertRow
+_I = IncidentRow
+_INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
+_CHUNK = 1000
+
+
+@dataclass(kw_only=True)
+class RecordedAlerts:
+    """What recording the alerts of one incident key changed."""
+
+    incident: Incident | None = None
+    known: bool = False
+    opened: bool = False
+    reopened: bool = False
+    severity_raised: bool = False
+    resolved: bool = False
+    told_before: bool = False
+    alerts_created: int = 0
+    alerts_updated: int = 0
+    newly_resolved: int = 0
+    new_firing: int = 0
+    still_firing: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def note(self, event: str, *, alert_id: int | None = None, old: str | None = None, new: str | None = None) -> None:
+        """Remember a line for the history."""
+        self.history.append({"event": event, "alert_id": alert_id, "old_status": old, "new_status": new})
+
+
+async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str) -> RecordedAlerts:
+    """Upsert the alerts of one incident key and carry their incident along.
+
+    `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open
+    incident, reopens a resolved one, or opens a new one; with the last firing alert resolved the incident
+    is resolved.
+    """
+    key = alerts[0].incident_key
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    recorded = RecordedAlerts()
+    before = await _known_alerts(tx, alerts)
+    incident_id = await _find_or_open(tx, key, alerts, recorded)
+    if recorded.known and incident_id is not None:
+        recorded.told_before = await _told_before(tx, incident_id, run_id)
+    _compare(alerts, before, incident_id, recorded)
+    ids = await _upsert(tx, alerts, incident_id)
+    _note_alerts(alerts, before, ids, recorded)
+    if incident_id is not None:
+        await _settle_incident(tx, incident_id, alerts, recorded)
+        await _resolve_left_behind(tx, before, incident_id, recorded)
+    await _write_history(tx, recorded, run_id)
+    return recorded
+
+
+async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
+    """The incident with this id."""
+    return await _incident(tx, int(incident_id))
+
+
+async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
+    """What happened to an incident and its alerts, oldest first."""
+    columns = [c for name, c in HistoryRow.__table__.columns.items() if name in HistoryRecord.model_fields]
+    query = select(*columns).where(HistoryRow.incident_id == int(incident_id)).order_by(HistoryRow.id)
+    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+
+
+async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
+    """How many alerts of an incident fire and how many are resolved."""
+    query = select(_A.status, func.count()).where(_A.incident_id == int(incident_id)).group_by(_A.status)
+    counts = {status: count for status, count in (await tx.execute(query)).tuples()}
+    return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
+
+
+async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[str, RowMapping]:
+    """The rows as they were before this push, by fingerprint."""
+    known: dict[str, RowMapping] = {}
+    for start in range(0, len(alerts), _CHUNK):
+        wanted = [alert.fingerprint for alert in alerts[start : start + _CHUNK]]
+        query = (
+            select(_A.id, _A.fingerprint, _A.status, _A.severity, _A.incident_id, _A.started_at)
+            .where(_A.source == alerts[0].source, _A.fingerprint.in_(wanted))
+            .with_for_update()
+        )
+        known |= {row["fingerprint"]: row for row in (await tx.execute(query)).mappings()}
+    return known
+
+
+async def _find_or_open(tx: AsyncConnection, key: str, alerts: Sequence[Alert], recorded: RecordedAlerts) -> int | None:
+    """The incident that these alerts belong to; None for resolved alerts that belong to none."""
+    firing = [alert for alert in alerts if alert.firing]
+    query = select(_I.id, _I.status).where(_I.incident_key == key).order_by(_I.id.desc()).limit(1)
+    latest = (await tx.execute(query)).mappings().one_or_none()
+    if latest is not None and latest["status"] in OPEN_STATUSES:
+        recorded.known = True
+        return latest["id"]
+    if latest is not None and latest["status"] == IncidentStatus.RESOLVED:
+        recorded.known = True
+        if firing:
+            await _reopen(tx, latest["id"], firing, recorded)
+        return latest["id"]
+    return await _open(tx, key, firing, recorded) if firing else None
+
+
+async def _open(tx: AsyncConnection, key: str, firing: Sequence[Alert], recorded: RecordedAlerts) -> int:
+    lead = firing[0]
+    opened = await tx.execute(
+        insert(_I)
+        .values(
+            incident_key=key,
+            title=lead.title or lead.name,
+            severity=Severity.worst(*(alert.severity for alert in firing)).value,
+            description=lead.description,
+            details={"source": lead.source},
+        )
+        .returning(_I.id)
+    )
+    recorded.opened = True
+    recorded.note("incident_opened", new=IncidentStatus.OPEN)
+    return opened.scalar_one()
+
+
+async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recorded: RecordedAlerts) -> None:
+    severity = Severity.worst(*(alert.severity for alert in firing)).value
+    await tx.execute(
+        update(_I)
+        .where(_I.id == incident_id)
+        .values(
+            status=IncidentStatus.OPEN.value,
+            severity=severity,
+            resolved_at=None,
+            acknowledged_at=None,
+            updated_at=func.clock_timestamp(),
+        )
+    )
+    recorded.reopened = True
+    recorded.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
+
+
+async def _told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
+    """Whether the latest attempt to tell a human of this incident went out, or still may.
+
+    False: it failed for good, so nobody knows.
+    """
+    untelling = (RunStatus.SKIPPED.value,)
+    query = (
+        select(PipelineRunRow.status)
+        .where(
+            PipelineRunRow.incident_id == incident_id,
+            PipelineRunRow.run_id != run_id,
+            PipelineRunRow.status.not_in(untelling),
+        )
+        .order_by(PipelineRunRow.id.desc())
+        .limit(1)
+    )
+    status = (await tx.execute(query)).scalar_one_or_none()
+    return status != RunStatus.FAILED.value
+
+
+def _compare(
+    alerts: Sequence[Alert],
+    before: Mapping[str, RowMapping],
+    incident_id: int | None,
+    recorded: RecordedAlerts,
+) -> None:
+    """Count what is new about each alert."""
+    for alert in alerts:
+        was = before.get(alert.fingerprint)
+        recorded.alerts_created += was is None
+        recorded.alerts_updated += was is not None
+        was_firing_here = was is not None and was["status"] == AlertStatus.FIRING and was["incident_id"] == incident_id
+        if alert.firing and not was_firing_here:
+            recorded.new_firing += 1
+        if not alert.firing and was is not None and was["status"] == AlertStatus.FIRING:
+            recorded.newly_resolved += 1
+
+
+async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int | None) -> dict[str, int]:
+    """Write the alerts; their ids by fingerprint."""
+    ids: dict[str, int] = {}
+    for start in range(0, len(alerts), _CHUNK):
+        rows = [_alert_row(alert, incident_id) for alert in alerts[start : start + _CHUNK]]
+        statement = insert(_A).values(rows)
+        kept = {"source", "fingerprint", "incident_id"}
+        changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in kept}
+        upsert = statement.on_conflict_do_update(
+            index_elements=[_A.source, _A.fingerprint],
+            set_={
+                **changes,
+                "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
+                "received_at": func.clock_timestamp(),
+                "updated_at": func.clock_timestamp(),
+            },
+        ).returning(_A.fingerprint, _A.id)
+        ids |= {fingerprint: alert_id for fingerprint, alert_id in (await tx.execute(upsert)).tuples()}
+    return ids
+
+
+def _alert_row(alert: Alert, incident_id: int | None) -> dict[str, Any]:
+    return {
+        "source": alert.source,
+        "fingerprint": alert.fingerprint,
+        "name": alert.name,
+        "severity": alert.severity.value,
+        "status": alert.status.value,
+        "description": alert.description,
+        "labels": alert.labels,
+        "annotations": alert.annotations,
+        "raw_payload": alert.raw_payload,
+        "started_at": alert.started_at,
+        "ended_at": alert.ended_at,
+        "incident_id": incident_id,
+    }
+
+
+def _note_alerts(
+    alerts: Sequence[Alert],
+    before: Mapping[str, RowMapping],
+    ids: Mapping[str, int],
+    recorded: RecordedAlerts,
+) -> None:
+    """A line of history for each alert that is new or changed; a mere repeat leaves none."""
+    for alert in alerts:
+        was = before.get(alert.fingerprint)
+        alert_id = ids[alert.fingerprint]
+        if was is None:
+            recorded.note("alert_created", alert_id=alert_id, new=alert.status)
+        elif was["status"] != alert.status:
+            event = "alert_refired" if alert.firing else "alert_resolved"
+            recorded.note(event, alert_id=alert_id, old=was["status"], new=alert.status)
+        elif was["severity"] != alert.severity:
+            recorded.note("alert_severity_changed", alert_id=alert_id, old=was["severity"], new=alert.severity)
+
+
+async def _settle_incident(
+    tx: AsyncConnection, incident_id: int, alerts: Sequence[Alert], recorded: RecordedAlerts
+) -> None:
+    """Raise the incident's severity, or resolve it when nothing fires any more."""
+    incident = await _incident(tx, incident_id)
+    firing, _ = await count_alerts(tx, str(incident_id))
+    recorded.still_firing = firing
+    worst = Severity.worst(*(alert.severity for alert in alerts if alert.firing))
+    if firing and worst.rank > incident.severity.rank:
+        recorded.severity_raised = True
+        recorded.note("incident_severity_raised", old=incident.severity, new=worst)
+        await _update_incident(tx, incident_id, severity=worst.value)
+    elif not firing and incident.status.value in OPEN_STATUSES:
+        recorded.resolved = True
+        await _resolve(tx, incident, recorded)
+    recorded.incident = await _incident(tx, incident_id)
+
+
+async def _resolve_left_behind(
+    tx: AsyncConnection, before: Mapping[str, RowMapping], incident_id: int, recorded: RecordedAlerts
+) -> None:
+    """Alerts that moved here under a new key may leave their old incident with nothing that fires."""
+    left = {row["incident_id"] for row in before.values()} - {incident_id, None}
+    for old_id in sorted(left):
+        old = await _incident(tx, old_id)
+        firing, _ = await count_alerts(tx, str(old_id))
+        if not firing and old.status.value in OPEN_STATUSES:
+            await _resolve(tx, old, recorded)
+
+
+async def _resolve(tx: AsyncConnection, incident: Incident, recorded: RecordedAlerts) -> None:
+    await _update_incident(
+        tx, int(incident.id), status=IncidentStatus.RESOLVED.value, resolved_at=func.clock_timestamp()
+    )
+    recorded.note("incident_resolved", old=incident.status, new=IncidentStatus.RESOLVED)
+
+
+async def _update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> None:
+    await tx.execute(update(_I).where(_I.id == incident_id).values(**values, updated_at=func.clock_timestamp()))
+
+
+async def _incident(tx: AsyncConnection, incident_id: int) -> Incident:
+    row = (await tx.execute(select(*_INCIDENT_COLUMNS).where(_I.id == incident_id))).mappings().one()
+    return Incident.model_validate({**row, "id": str(row["id"])})
+
+
+async def _write_history(tx: AsyncConnection, recorded: RecordedAlerts, run_id: str) -> None:
+    incident_id = int(recorded.incident.id) if recorded.incident else None
+    for start in range(0, len(recorded.history), _CHUNK):
+        rows = [
+            {**line, "incident_id": incident_id, "run_id": run_id} for line in recorded.history[start : start + _CHUNK]
+        ]
+        await tx.execute(insert(HistoryRow).values(rows))

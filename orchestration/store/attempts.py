@@ -1,0 +1,164 @@
+"""Attempts: a row of `stage_execution` for every try at every stage, also for stages left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.contracts import StageError
+from orchestration.errors import BadInput
+from orchestration.states import StageStatus, advance
+from orchestration.store.models import PipelineRunRow, StageExecutionRow
+from orchestration.store.records import AttemptRecord, Node
+
+_T = StageExecutionRow
+_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in AttemptRecord.model_fields]
+
+LOST = StageError(error_type="ProcessLost", message="The process ended while it was at this attempt", retryable=True)
+"""The error of an attempt that nobody finished."""
+
+
+def output_ref(run_id: str, node_id: str, attempt: int) -> str:
+    """The name of an attempt's output; `resolve()` finds it again."""
+    return f"output/{run_id}/{node_id}/{attempt}"
+
+
+def payload_ref(run_id: str) -> str:
+    """The name of what a run was started with; `resolve()` finds it again."""
+    return f"payload/{run_id}"
+
+
+async def start_attempt(tx: AsyncConnection, run_id: str, node: Node, *, input_ref: str | None) -> int:
+    """Open the next attempt at a node; its number. Attempts that a lost process left open are closed.
+
+    The caller holds the run's row lock, so numbers cannot collide.
+    """
+    run_pk = await _primary_key(tx, run_id)
+    await _close_lost(tx, run_pk, node)
+    done = (
+        await tx.execute(select(func.max(_T.attempt)).where(_T.pipeline_run_id == run_pk, _T.node_id == node.id))
+    ).scalar_one_or_none()
+    attempt = (done or 0) + 1
+    await _insert(tx, run_id, run_pk, node, attempt, StageStatus.RUNNING, {"input_ref": input_ref})
+    return attempt
+
+
+async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:
+    """Leave a row that says why the stage did not run."""
+    run_pk = await _primary_key(tx, run_id)
+    exists = select(_T.id).where(_T.pipeline_run_id == run_pk, _T.node_id == node.id)
+    if (await tx.execute(exists)).first() is None:
+        snapshot = {"output_snapshot": {"skipped": reason}, "completed_at": func.clock_timestamp()}
+        await _insert(tx, run_id, run_pk, node, 1, StageStatus.SKIPPED, snapshot)
+
+
+async def settle(
+    tx: AsyncConnection,
+    run_id: str,
+    node: Node,
+    attempt: int,
+    status: StageStatus,
+    *,
+    duration_ms: float,
+    snapshot: dict[str, Any] | None = None,
+    error: StageError | None = None,
+) -> None:
+    """Close an attempt."""
+    new = advance(StageStatus.RUNNING, status)
+    await tx.execute(
+        update(_T)
+        .where(_T.idempotency_key == idempotency_key(run_id, node, attempt), _T.status == StageStatus.RUNNING.value)
+        .values(
+            status=new.value,
+            output_snapshot=snapshot,
+            output_ref=output_ref(run_id, node.id, attempt) if snapshot is not None else None,
+            completed_at=func.clock_timestamp(),
+            duration_ms=duration_ms,
+            **_error_columns(error),
+        )
+    )
+
+
+async def list_attempts(tx: AsyncConnection, run_id: str) -> list[AttemptRecord]:
+    """All attempts of a run, in the order in which they were opened."""
+    query = (
+        select(*_COLUMNS)
+        .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
+        .where(PipelineRunRow.run_id == run_id)
+        .order_by(_T.id)
+    )
+    return [_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
+    """What a reference stands for: an attempt's output, or a run's payload.
+
+    Raises:
+        BadInput: it is no reference, or what it names is gone.
+    """
+    match ref.split("/"):
+        case ["payload", run_id]:
+            query = select(PipelineRunRow.payload).where(PipelineRunRow.run_id == run_id)
+        case ["output", _, _, _]:
+            query = select(_T.output_snapshot).where(_T.output_ref == ref)
+        case _:
+            raise BadInput(f"{ref!r} is no reference: expected payload/RUN or output/RUN/NODE/ATTEMPT")
+    found = (await tx.execute(query)).scalar_one_or_none()
+    if found is None:
+        raise BadInput(f"Nothing is stored under {ref!r}")
+    return found
+
+
+def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
+    """The unique name of one attempt."""
+    return f"{run_id}/{node.id}/{attempt}"
+
+
+async def _primary_key(tx: AsyncConnection, run_id: str) -> int:
+    return (await tx.execute(select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id))).scalar_one()
+
+
+async def _close_lost(tx: AsyncConnection, run_pk: int, node: Node) -> None:
+    await tx.execute(
+        update(_T)
+        .where(_T.pipeline_run_id == run_pk, _T.node_id == node.id, _T.status == StageStatus.RUNNING.value)
+        .values(status=StageStatus.FAILED.value, completed_at=func.clock_timestamp(), **_error_columns(LOST))
+    )
+
+
+async def _insert(
+    tx: AsyncConnection,
+    run_id: str,
+    run_pk: int,
+    node: Node,
+    attempt: int,
+    status: StageStatus,
+    values: dict[str, Any],
+) -> None:
+    await tx.execute(
+        insert(_T).values(
+            pipeline_run_id=run_pk,
+            node_id=node.id,
+            stage=node.stage.value,
+            attempt=attempt,
+            status=advance(StageStatus.PENDING, status).value,
+            idempotency_key=idempotency_key(run_id, node, attempt),
+            started_at=func.clock_timestamp(),
+            **values,
+        )
+    )
+
+
+def _error_columns(error: StageError | None) -> dict[str, Any]:
+    return {
+        "error_type": error.error_type if error else None,
+        "error_message": error.message if error else None,
+        "error_stack": error.stack_trace if error else None,
+        "error_retryable": error.retryable if error else None,
+    }
+
+
+def _record(row: RowMapping) -> AttemptRecord:
+    return AttemptRecord.model_validate(dict(row))

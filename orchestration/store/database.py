@@ -1,0 +1,135 @@
+"""The connection to PostgreSQL, and the schema brought up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from orchestration.errors import Unavailable
+from orchestration.redaction import redact_text
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x616C657274
+"""The advisory lock under which one process migrates while the others wait ("alert" in ASCII)."""
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+class Database:
+    """A pool of connections to our PostgreSQL database. Made in one event loop, used in that one."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = url
+        self.engine: AsyncEngine = create_async_engine(
+            sqlalchemy_url(url),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """One transaction: committed at the end, rolled back when the body raises.
+
+        Raises:
+            Unavailable: when the database does not answer or the connection breaks.
+        """
+        try:
+            async with self.engine.begin() as connection:
+                yield connection
+        except (OperationalError, OSError) as error:
+            raise Unavailable(f"The database does not answer: {reason_of(error)}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable(f"The connection to the database broke: {reason_of(error)}") from error
+            raise
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self.engine.dispose()
+
+
+@asynccontextmanager
+async def open_database(url: str, *, pool_size: int = 10) -> AsyncGenerator[Database]:
+    """A database whose schema is current, closed at the end.
+
+    Raises:
+        Unavailable: when the database does not answer.
+    """
+    await asyncio.to_thread(migrate, url)
+    database = Database(url, pool_size=pool_size)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def migrate(url: str) -> None:
+    """Bring the schema up to date. Processes that start together wait for each other; blocking.
+
+    Raises:
+        Unavailable: when the database does not answer, or its schema is newer than this program.
+    """
+    head = _head_revision()
+    try:
+        with psycopg.connect(_libpq_url(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            if _current_revision(connection) == head:
+                return
+            connection.execute("select pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            if _current_revision(connection) != head:
+                _upgrade(url)
+    except (psycopg.OperationalError, SQLAlchemyError) as error:
+        raise Unavailable(f"The database cannot be used: {reason_of(error)}") from error
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL with SQLAlchemy's name of the driver in it."""
+    return "postgresql+psycopg://" + url.split("://", 1)[1]
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what the driver says, without a password."""
+    original = getattr(error, "orig", None) or error
+    lines = [line for line in str(original).splitlines() if line.strip()]
+    return redact_text(lines[0]) if lines else type(original).__name__
+
+
+def _libpq_url(url: str) -> str:
+    return "postgresql://" + url.split("://", 1)[1]
+
+
+def _head_revision() -> str:
+    # The newest migration's file name starts with its revision, so that a process whose database is
+    # current starts without importing Alembic (0.2 s).
+    return max(path.name.split("_", 1)[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _current_revision(connection: psycopg.Connection) -> str | None:
+    if connection.execute("select to_regclass('alembic_version')").fetchone() == (None,):
+        return None
+    row = connection.execute("select version_num from alembic_version").fetchone()
+    return str(row[0]) if row else None
+
+
+def _upgrade(url: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["url"] = sqlalchemy_url(url)
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise Unavailable(
+            f"The database's schema is not known to this version of alert-pipeline ({error}): "
+            "it was made by a newer one. Upgrade this installation, or point DATABASE_URL elsewhere"
+        ) from error

@@ -1,0 +1,218 @@
+"""The tables. Nothing outside the store sees these classes; it hands out records (`store/records.py`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+OPEN_STATUSES = ("open", "acknowledged")
+"""The statuses in which an incident takes new alerts; at most one incident of a key is in one of them."""
+
+
+class Base(DeclarativeBase):
+    """Constraint names are spelled by rule, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        dict[str, Any]: JSONB(),
+        float: Float(),
+        int: Integer(),
+        bool: Boolean(),
+    }
+
+
+def _primary_key() -> Mapped[int]:
+    return mapped_column(BigInteger, Identity(), primary_key=True)
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+class IncidentRow(Base):
+    """What a human handles."""
+
+    __tablename__ = "incident"
+
+    id: Mapped[int] = _primary_key()
+    incident_key: Mapped[str]
+    title: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="open")
+    severity: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    summary: Mapped[str] = mapped_column(server_default="")
+    details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    opened_at: Mapped[datetime] = _now()
+    acknowledged_at: Mapped[datetime | None]
+    resolved_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        Index(
+            "uq_incident_open_key", "incident_key", unique=True, postgresql_where=text(f"status in {OPEN_STATUSES!r}")
+        ),
+        Index(None, "incident_key", "id"),
+    )
+
+
+class AlertRow(Base):
+    """One alert, unique by (source, fingerprint)."""
+
+    __tablename__ = "alert"
+
+    id: Mapped[int] = _primary_key()
+    source: Mapped[str]
+    fingerprint: Mapped[str]
+    name: Mapped[str]
+    severity: Mapped[str]
+    status: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    annotations: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    raw_payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    received_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id"), index=True)
+
+    __table_args__ = (UniqueConstraint("source", "fingerprint"),)
+
+
+class HistoryRow(Base):
+    """What happened to an alert or an incident, in order."""
+
+    __tablename__ = "history"
+
+    id: Mapped[int] = _primary_key()
+    alert_id: Mapped[int | None] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), index=True)
+    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), index=True)
+    run_id: Mapped[str | None]
+    event: Mapped[str]
+    old_status: Mapped[str | None]
+    new_status: Mapped[str | None]
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    at: Mapped[datetime] = _now()
+
+
+class PipelineRunRow(Base):
+    """One run: the alerts of one push that share an incident key."""
+
+    __tablename__ = "pipeline_run"
+
+    id: Mapped[int] = _primary_key()
+    run_id: Mapped[str] = mapped_column(unique=True)
+    trace_id: Mapped[str] = mapped_column(index=True)
+    status: Mapped[str] = mapped_column(server_default="pending")
+    current_stage: Mapped[str | None]
+    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
+    incident_key: Mapped[str | None]
+    title: Mapped[str] = mapped_column(server_default="")
+    source: Mapped[str]
+    alert_fingerprint: Mapped[str | None] = mapped_column(index=True)
+    severity: Mapped[str] = mapped_column(server_default="info")
+    environment: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    normalized_payload_ref: Mapped[str | None]
+    checker_output_ref: Mapped[str | None]
+    intelligence_output_ref: Mapped[str | None]
+    notify_output_ref: Mapped[str | None]
+    ingest_result: Mapped[dict[str, Any] | None]
+    intelligence_fallback_used: Mapped[bool] = mapped_column(server_default=text("false"))
+    skip_reason: Mapped[str | None]
+    total_attempts: Mapped[int] = mapped_column(server_default="0")
+    max_retries: Mapped[int] = mapped_column(server_default="3")
+    last_error_type: Mapped[str | None]
+    last_error_message: Mapped[str | None]
+    last_error_retryable: Mapped[bool | None]
+    prefect_flow_run_id: Mapped[str | None]
+    engine: Mapped[str | None]
+    definition_name: Mapped[str | None]
+    definition_version: Mapped[int | None]
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    total_duration_ms: Mapped[float | None]
+
+    __table_args__ = (Index(None, "created_at"), Index(None, "status", "created_at"), Index(None, "source"))
+
+
+class StageExecutionRow(Base):
+    """One attempt at one node of a run."""
+
+    __tablename__ = "stage_execution"
+
+    id: Mapped[int] = _primary_key()
+    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
+    node_id: Mapped[str]
+    stage: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="pending")
+    attempt: Mapped[int]
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    input_ref: Mapped[str | None]
+    output_ref: Mapped[str | None]
+    output_snapshot: Mapped[dict[str, Any] | None]
+    error_type: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_stack: Mapped[str | None]
+    error_retryable: Mapped[bool | None]
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    duration_ms: Mapped[float | None]
+
+    __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "attempt"),)
+
+
+class DeliveryRow(Base):
+    """The delivery ledger: one row for each (run, node, channel), written before sending, settled after."""
+
+    __tablename__ = "delivery"
+
+    id: Mapped[int] = _primary_key()
+    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
+    node_id: Mapped[str]
+    channel: Mapped[str]
+    driver: Mapped[str]
+    target: Mapped[str]
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    status: Mapped[str] = mapped_column(server_default="sending")
+    tries: Mapped[int] = mapped_column(server_default="1")
+    provider_id: Mapped[str | None]
+    response: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "channel"),)

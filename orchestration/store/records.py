@@ -1,0 +1,130 @@
+"""What the store hands out: frozen values, read once, that no session stands behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from pydantic import Field, JsonValue
+
+from orchestration.alert import Severity, UtcDatetime
+from orchestration.contracts import Contract, Stage
+from orchestration.states import RunStatus, StageStatus
+
+
+def new_id() -> str:
+    """An id for a run or a trace: 32 hexadecimal digits."""
+    return uuid4().hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One step of a run. In the linear pipeline its id is its stage's name."""
+
+    id: str
+    stage: Stage
+
+    @classmethod
+    def of(cls, stage: Stage) -> Node:
+        """The step of the linear pipeline that runs this stage."""
+        return cls(id=stage.value, stage=stage)
+
+
+class RunOptions(Contract):
+    """What the caller asked for, kept with the run so that a resume does the same."""
+
+    checker_names: list[str] | None = None
+    checker_configs: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    notify_driver: str | None = None
+    checks_only: bool = False
+
+
+class RunRecord(Contract):
+    """A row of `pipeline_run`."""
+
+    run_id: str
+    trace_id: str
+    status: RunStatus
+    current_stage: str | None = None
+    incident_id: str | None = None
+    incident_key: str | None = None
+    title: str = ""
+    source: str
+    alert_fingerprint: str | None = None
+    severity: Severity = Severity.INFO
+    environment: str
+    options: RunOptions = RunOptions()
+    normalized_payload_ref: str | None = None
+    checker_output_ref: str | None = None
+    intelligence_output_ref: str | None = None
+    notify_output_ref: str | None = None
+    intelligence_fallback_used: bool = False
+    skip_reason: str | None = None
+    total_attempts: int = 0
+    max_retries: int = 3
+    last_error_type: str | None = None
+    last_error_message: str | None = None
+    last_error_retryable: bool | None = None
+    prefect_flow_run_id: str | None = None
+    engine: str | None = None
+    definition_name: str | None = None
+    definition_version: int | None = None
+    lease_owner: str | None = None
+    lease_expires_at: UtcDatetime | None = None
+    created_at: UtcDatetime
+    updated_at: UtcDatetime
+    started_at: UtcDatetime | None = None
+    completed_at: UtcDatetime | None = None
+    total_duration_ms: float | None = None
+
+
+class AttemptRecord(Contract):
+    """A row of `stage_execution`."""
+
+    node_id: str
+    stage: Stage
+    status: StageStatus
+    attempt: int
+    idempotency_key: str
+    input_ref: str | None = None
+    output_ref: str | None = None
+    output_snapshot: dict[str, Any] | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_stack: str | None = None
+    error_retryable: bool | None = None
+    started_at: UtcDatetime | None = None
+    completed_at: UtcDatetime | None = None
+    duration_ms: float | None = None
+
+
+class DeliveryRecord(Contract):
+    """A row of the delivery ledger."""
+
+    node_id: str
+    channel: str
+    driver: str
+    target: str
+    idempotency_key: str
+    status: str
+    tries: int
+    provider_id: str | None = None
+    response: dict[str, Any] = Field(default_factory=dict[str, Any])
+    error: str | None = None
+    created_at: UtcDatetime
+    settled_at: UtcDatetime | None = None
+
+
+class HistoryRecord(Contract):
+    """A row of `history`."""
+
+    alert_id: int | None = None
+    incident_id: int | None = None
+    run_id: str | None = None
+    event: str
+    old_status: str | None = None
+    new_status: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict[str, Any])
+    at: UtcDatetime

@@ -1,0 +1,233 @@
+"""Runs: written when a push comes in, claimed by one process at a time, advanced, finished, found again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import Severity
+from orchestration.contracts import Contract, IngestResult, StageError
+from orchestration.errors import RunNotFound
+from orchestration.states import RunStatus, advance
+from orchestration.store.models import PipelineRunRow
+from orchestration.store.records import RunOptions, RunRecord
+
+_T = PipelineRunRow
+_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]
+_INSERT_CHUNK = 500
+
+
+class NewRun(Contract):
+    """A run to be written, PENDING. `payload` is what a resume needs: the alerts of this run, as JSON."""
+
+    run_id: str
+    trace_id: str
+    source: str
+    environment: str
+    payload: dict[str, Any]
+    options: RunOptions = RunOptions()
+    incident_key: str | None = None
+    title: str = ""
+    alert_fingerprint: str | None = None
+    severity: Severity = Severity.INFO
+    max_retries: int = 3
+
+
+async def add_runs(tx: AsyncConnection, runs: Sequence[NewRun]) -> None:
+    """Write new runs. Nothing is left of them when the transaction is rolled back."""
+    for start in range(0, len(runs), _INSERT_CHUNK):
+        chunk = runs[start : start + _INSERT_CHUNK]
+        await tx.execute(insert(_T), [run.model_dump(mode="json") for run in chunk])
+
+
+async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
+    """The run with this id.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    query = select(*_COLUMNS).where(_T.run_id == run_id)
+    row = (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
+    if row is None:
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    return _record(row)
+
+
+async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
+    """What the run was started with.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    payload = (await tx.execute(select(_T.payload).where(_T.run_id == run_id))).scalar_one_or_none()
+    if payload is None:
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    return payload
+
+
+async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
+    """The runs whose id starts so."""
+    query = select(*_COLUMNS).where(_T.run_id.startswith(id_prefix, autoescape=True)).limit(limit)
+    return [_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def list_runs(
+    tx: AsyncConnection,
+    *,
+    limit: int,
+    status: RunStatus | None = None,
+    source: str | None = None,
+    environment: str | None = None,
+    trace_id: str | None = None,
+) -> list[RunRecord]:
+    """The newest runs first."""
+    wanted: list[ColumnElement[bool]] = []
+    if status is not None:
+        wanted.append(_T.status == status.value)
+    if source is not None:
+        wanted.append(_T.source == source)
+    if environment is not None:
+        wanted.append(_T.environment == environment)
+    if trace_id is not None:
+        wanted.append(_T.trace_id == trace_id)
+    query = select(*_COLUMNS).where(*wanted).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit)
+    return [_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
+    """Take the run's lease, if nobody holds it; `lost` names a holder that is known to be dead."""
+    free = or_(
+        _T.lease_owner.is_(None),
+        _T.lease_owner == owner,
+        _T.lease_expires_at < func.clock_timestamp(),
+        _T.lease_owner == lost,  # without a lost holder this reads IS NULL, which is free as well
+    )
+    taken = await tx.execute(
+        update(_T)
+        .where(_T.run_id == run_id, free)
+        .values(lease_owner=owner, lease_expires_at=_in_seconds(seconds))
+        .returning(_T.id)
+    )
+    return taken.first() is not None
+
+
+async def renew(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float) -> bool:
+    """Hold the lease on. False: somebody else has it."""
+    held = await tx.execute(
+        update(_T)
+        .where(_T.run_id == run_id, _T.lease_owner == owner)
+        .values(lease_expires_at=_in_seconds(seconds))
+        .returning(_T.id)
+    )
+    return held.first() is not None
+
+
+async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
+    """Give the lease back."""
+    await tx.execute(
+        update(_T).where(_T.run_id == run_id, _T.lease_owner == owner).values(lease_owner=None, lease_expires_at=None)
+    )
+
+
+async def change(
+    tx: AsyncConnection, run_id: str, *, status: RunStatus | None = None, values: Mapping[str, Any] | None = None
+) -> RunRecord:
+    """Set columns of a run and, by the table of `states.py`, its status. The run as it is now.
+
+    Raises:
+        IllegalTransition: the run's status cannot become this one.
+        RunNotFound: there is no such run.
+    """
+    current = await get_run(tx, run_id, lock=True)
+    new = dict(values or {})
+    if status is not None and status is not current.status:
+        new["status"] = advance(current.status, status).value
+    row = (
+        (
+            await tx.execute(
+                update(_T)
+                .where(_T.run_id == run_id)
+                .values(**new, updated_at=func.clock_timestamp())
+                .returning(*_COLUMNS)
+            )
+        )
+        .mappings()
+        .one()
+    )
+    return _record(row)
+
+
+async def begin(
+    tx: AsyncConnection, run_id: str, *, standing: RunStatus, engine: str, prefect_flow_run_id: str | None
+) -> RunRecord:
+    """Set a run going: a new one, one that failed, or one that a lost process left. `standing` is where it is."""
+    current = await get_run(tx, run_id, lock=True)
+    if current.status is not standing:
+        await change(tx, run_id, status=RunStatus.RETRYING)
+    return await change(
+        tx,
+        run_id,
+        status=standing,
+        values={
+            "engine": engine,
+            "prefect_flow_run_id": prefect_flow_run_id or current.prefect_flow_run_id,
+            "started_at": func.coalesce(_T.started_at, func.clock_timestamp()),
+            "completed_at": None,
+            "total_duration_ms": None,
+        },
+    )
+
+
+async def finish(tx: AsyncConnection, run_id: str, status: RunStatus, *, skip_reason: str | None = None) -> RunRecord:
+    """Bring a run to a final status, with its total duration since it was started the first time."""
+    now = func.clock_timestamp()
+    elapsed = func.extract("epoch", now - func.coalesce(_T.started_at, _T.created_at)) * 1000
+    return await change(
+        tx,
+        run_id,
+        status=status,
+        values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason},
+    )
+
+
+def error_columns(error: StageError | None) -> dict[str, Any]:
+    """The columns that hold a run's last error."""
+    return {
+        "last_error_type": error.error_type if error else None,
+        "last_error_message": error.message if error else None,
+        "last_error_retryable": error.retryable if error else None,
+    }
+
+
+async def ingest_result(tx: AsyncConnection, run_id: str) -> IngestResult | None:
+    """What ingest did for this run, if it has done it: written in the transaction that did it."""
+    stored = (await tx.execute(select(_T.ingest_result).where(_T.run_id == run_id))).scalar_one_or_none()
+    return None if stored is None else IngestResult.model_validate(stored)
+
+
+async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestResult) -> None:
+    """Keep what ingest did, with the links that follow from it."""
+    await tx.execute(
+        update(_T)
+        .where(_T.run_id == run_id)
+        .values(
+            ingest_result=result.model_dump(mode="json"),
+            incident_id=int(result.incident_id) if result.incident_id else None,
+            alert_fingerprint=result.alert_fingerprint,
+            severity=result.severity.value,
+        )
+    )
+
+
+def _in_seconds(seconds: float) -> ColumnElement[Any]:
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _record(row: RowMapping) -> RunRecord:
+    values = dict(row)
+    incident_id = values["incident_id"]
+    values["incident_id"] = None if incident_id is None else str(incident_id)
+    return RunRecord.model_validate(values)

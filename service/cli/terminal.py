@@ -1,0 +1,127 @@
+"""What the commands share: how they start, how they speak, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from orchestration.errors import PipelineError
+from orchestration.redaction import redact_text
+from orchestration.signals import logger
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM, as shells expect them."""
+
+output = Console(highlight=False, soft_wrap=True)
+"""Standard output: the result, and nothing else."""
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Standard error: progress, log lines, errors."""
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command to its exit code: what it raised becomes one line on standard error, never a traceback."""
+    _be_quiet()
+    _log_to(errors)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except PipelineError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        fail("Interrupted", code=INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has gone; without this the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        _usage_or_raise(error)
+
+
+def fail(message: str, *, code: int = 1) -> None:
+    """End the command with one line on standard error."""
+    errors.print(f"[bold red]Error:[/] {_plain(message)}" if errors.is_terminal else f"Error: {message}", markup=True)
+    sys.exit(code)
+
+
+@contextmanager
+def progress() -> Generator[Callable[[str], None]]:
+    """Shows what is going on: a spinner on a terminal, a line each elsewhere."""
+    if not errors.is_terminal:
+        yield lambda text: errors.print(text, markup=False)
+        return
+    with Status("", console=errors) as status:
+
+        def show(text: str) -> None:
+            status.update(_plain(text))
+
+        yield show
+
+
+def _usage_or_raise(error: Exception) -> None:
+    """Typer's own complaints about the command line, as it words them; anything else is a bug and looks like one."""
+    show = getattr(error, "show", None)
+    if not callable(show):
+        raise error
+    show()
+    sys.exit(int(getattr(error, "exit_code", 2)))
+
+
+class _Handler(logging.Handler):
+    """Log lines through the console, so that they and a spinner do not write over each other."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            self._console.print(self.format(record), style=style, markup=False)
+        except Exception:  # noqa: BLE001 - logging must not end a command
+            self.handleError(record)
+
+
+def _log_to(console: Console) -> None:
+    handler = _Handler(console)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _be_quiet() -> None:
+    """Prefect's own lines would drown ours; in its UI they are all the same. The user's settings come first."""
+    defaults = {
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)
+
+
+def _plain(text: str) -> str:
+    return redact_text(text).replace("[", "\\[")
+
+
+def as_json(value: Any) -> None:
+    """Print JSON, and nothing around it."""
+    import orjson
+
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")

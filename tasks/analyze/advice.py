@@ -1,0 +1,205 @@
+"""What an on-call engineer can do, by cause. The commands look; none of them changes anything.
+
+Only numbers and quoted paths of this host ever get into a command: what an alert says is somebody else's text,
+and a command is made to be pasted.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestration.contracts import Check, Recommendation
+from tasks.analyze.files import OLD_BYTES, OLD_DAYS, FileFindings
+from tasks.analyze.host import ProcessUse, in_bytes
+from tasks.analyze.words import Cause
+
+HIGH, MEDIUM, LOW = "high", "medium", "low"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found on this host for one cause, and the finding of the cause's own check."""
+
+    processes: Sequence[ProcessUse] = ()
+    files: FileFindings | None = None
+    load: tuple[float, float, float] | None = None
+    check: Check | None = None
+    errors: list[str] = field(default_factory=list[str])
+
+
+def advise(cause: Cause | None, findings: Findings) -> list[Recommendation]:
+    """The recommendations for a cause, the most urgent first; each has a command. None: the cause is unknown."""
+    return _ADVICE[cause](findings) if cause else _general()
+
+
+def also_look_at(check: Check) -> Recommendation:
+    """What to say of an unhealthy check that is not the likely cause."""
+    first = advise(Cause(check.name), Findings(check=check))[0]
+    return Recommendation(
+        type=first.type,
+        priority=MEDIUM,
+        title=f"Look at the {check.name} check too: it is {check.status}",
+        description=check.message,
+        actions=first.actions[:2],
+    )
+
+
+def _memory(findings: Findings) -> list[Recommendation]:
+    return [
+        Recommendation(
+            type=Cause.MEMORY,
+            priority=HIGH,
+            title="Find what holds the memory",
+            description=_listed("Largest now", findings.processes),
+            actions=["ps aux --sort=-%mem | head", *_about(findings.processes), "free -h"],
+        ),
+        Recommendation(
+            type=Cause.MEMORY,
+            priority=MEDIUM,
+            title="See whether the kernel has killed a process for lack of memory",
+            actions=["journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'"],
+        ),
+    ]
+
+
+def _disk(findings: Findings) -> list[Recommendation]:
+    root = findings.files.root if findings.files else _worst_path(findings.check)
+    path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
+    advice = [
+        Recommendation(
+            type=Cause.DISK,
+            priority=HIGH,
+            title=f"Find what fills {path}",
+            description=_large_files(findings.files),
+            actions=[f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}"],
+        )
+    ]
+    if findings.files and findings.files.old:
+        advice.append(_old_files(findings.files, path))
+    advice.append(
+        Recommendation(
+            type=Cause.DISK,
+            priority=MEDIUM,
+            title="Look for space that logs and deleted files hold",
+            description="A deleted file frees its space when the last process closes it.",
+            actions=["journalctl --disk-usage", "lsof -nP +L1 | head"],
+        )
+    )
+    return advice
+
+
+def _old_files(files: FileFindings, path: str) -> Recommendation:
+    size, days = f"{OLD_BYTES >> 20} MiB", f"{OLD_DAYS} days"
+    listed = ", ".join(f"{found.path!a} {in_bytes(found.size_bytes)}, {found.age_days} days" for found in files.old)
+    old = f"-xdev -type f -size +{OLD_BYTES >> 20}M -mtime +{OLD_DAYS}"
+    shown = [quoted for found in files.old if (quoted := found.quoted)]
+    return Recommendation(
+        type=Cause.DISK,
+        priority=MEDIUM,
+        title="Look at old files that may go",
+        description=f"Not written to for {days} or more, {size} or more: {listed}.",
+        actions=[
+            f"find {path} {old} -printf '%s %TF %p\\n' | sort -n | tail",
+            *([f"ls -lhd -- {' '.join(shown)}"] if shown else []),
+        ],
+    )
+
+
+def _large_files(files: FileFindings | None) -> str:
+    if files is None:
+        return ""
+    reach = f"{files.files_seen:,} files looked at" + ("" if files.complete else ", not all: time was up")
+    if not files.large:
+        return f"No single large file found ({reach})."
+    return f"Largest: {', '.join(f'{f.path!a} {in_bytes(f.size_bytes)}' for f in files.large)} ({reach})."
+
+
+def _cpu(findings: Findings) -> list[Recommendation]:
+    load = findings.load
+    averages = f"Load average {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f} (1, 5, 15 min). " if load else ""
+    return [
+        Recommendation(
+            type=Cause.CPU,
+            priority=HIGH,
+            title="Find what uses the CPU",
+            description=averages + _listed("Busiest", findings.processes),
+            actions=["ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime"],
+        ),
+        Recommendation(
+            type=Cause.CPU,
+            priority=MEDIUM,
+            title="See whether it is work, waiting for disks (wa) or a busy neighbour (st)",
+            actions=["vmstat 1 5"],
+        ),
+    ]
+
+
+def _network(findings: Findings) -> list[Recommendation]:
+    return [
+        Recommendation(
+            type=Cause.NETWORK,
+            priority=HIGH,
+            title="Find where the network ends",
+            description=findings.check.message if findings.check else "",
+            actions=["ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s"],
+        ),
+        Recommendation(
+            type=Cause.NETWORK,
+            priority=MEDIUM,
+            title="Look for errors and drops on the interfaces",
+            actions=["ip -s link"],
+        ),
+    ]
+
+
+def _process(findings: Findings) -> list[Recommendation]:
+    return [
+        Recommendation(
+            type=Cause.PROCESS,
+            priority=HIGH,
+            title="Find what stopped, and why",
+            description=findings.check.message if findings.check else "",
+            actions=["systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50"],
+        )
+    ]
+
+
+def _general() -> list[Recommendation]:
+    return [
+        Recommendation(
+            type="general",
+            priority=MEDIUM,
+            title="Look at the host as a whole",
+            description="Neither the alert's words nor the checks point to a cause.",
+            actions=[
+                "uptime; free -h; df -h",
+                "systemctl --failed",
+                "journalctl -p err --since -1h --no-pager | tail -n 50",
+            ],
+        )
+    ]
+
+
+_ADVICE: Mapping[Cause, Callable[[Findings], list[Recommendation]]] = {
+    Cause.MEMORY: _memory,
+    Cause.DISK: _disk,
+    Cause.CPU: _cpu,
+    Cause.NETWORK: _network,
+    Cause.PROCESS: _process,
+}
+
+
+def _about(processes: Sequence[ProcessUse]) -> list[str]:
+    pids = ",".join(str(process.pid) for process in processes)
+    return [f"ps -o pid,ppid,user,rss,pcpu,etime,comm -p {pids}"] if pids else []
+
+
+def _listed(heading: str, processes: Sequence[ProcessUse]) -> str:
+    return f"{heading}: {'; '.join(map(str, processes))}." if processes else ""
+
+
+def _worst_path(check: Check | None) -> str:
+    path = check.metrics.get("worst_path") if check else None
+    return path if isinstance(path, str) else "/"

@@ -1,0 +1,167 @@
+"""Analysis without a model: the alert's words, the check results, and a look at this host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+
+import psutil
+
+from orchestration.contracts import AnalyzeResult, Check, Recommendation
+from tasks.analyze.advice import Findings, advise, also_look_at
+from tasks.analyze.diagnosis import Diagnosis, diagnose, unhealthy
+from tasks.analyze.files import look_around
+from tasks.analyze.host import hosts_of, in_bytes, other_hosts, top_by_cpu, top_by_memory
+from tasks.analyze.stage import Case
+from tasks.analyze.words import Cause
+from tasks.check.threads import in_daemon_thread
+
+PATIENCE_SECONDS = 1.0
+"""How long the look at this host may take, if a disk or a process table hangs; the page goes out without it."""
+
+_IN_WORDS = {
+    Cause.MEMORY: "memory is short",
+    Cause.DISK: "a disk is filling up",
+    Cause.CPU: "the CPU is overloaded",
+    Cause.NETWORK: "the network is disturbed",
+    Cause.PROCESS: "a process is down or failing",
+}
+
+
+class LocalAnalysis:
+    """The analysis provider that is always there."""
+
+    name = "local"
+
+    async def analyze(self, case: Case) -> AnalyzeResult:
+        """The likely cause, what this host shows of it, and what to do.
+
+        It looks at the host that this process runs on. Where the alert is about another host, the text says so
+        and the checks of this one do not count. `diagnose()` has the rule for the confidence.
+        """
+        named = hosts_of(case.alerts)
+        others = await other_hosts(named)
+        here = not others or len(others) < len(named)
+        diagnosis = diagnose(case, of_this_host=here)
+        findings = await _look(case, diagnosis.cause)
+        bad_checks = [
+            check
+            for check in unhealthy(case.check.checks if case.check else [])
+            if check.name in list(Cause) and check.name != diagnosis.cause
+        ]
+        note = _whose_findings(others)
+        recommendations = [_noted(advice, note) for advice in advise(diagnosis.cause, findings)]
+        recommendations += [_noted(also_look_at(check), note) for check in bad_checks]
+        return AnalyzeResult(
+            summary=_summary(case, diagnosis, findings, named, others),
+            probable_cause=_probable_cause(diagnosis),
+            actions=[f"{advice.title}: {advice.actions[0]}" for advice in recommendations],
+            recommendations=recommendations,
+            confidence=diagnosis.confidence,
+            model_info={"provider": self.name},
+            errors=findings.errors,
+        )
+
+
+async def _look(case: Case, cause: Cause | None) -> Findings:
+    """What this host shows of a cause. What cannot be read is left out, and said in `errors`."""
+    check = next((check for check in case.check.checks if check.name == cause), None) if case.check else None
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await _findings(case, cause, check)
+    except TimeoutError:
+        problem = f"no answer after {PATIENCE_SECONDS:g} s"
+    except (OSError, psutil.Error) as error:
+        problem = str(error)
+    return Findings(check=check, errors=[f"this host could not be looked at for {cause}: {problem}"])
+
+
+async def _findings(case: Case, cause: Cause | None, check: Check | None) -> Findings:
+    match cause:
+        case Cause.MEMORY:
+            return Findings(processes=await top_by_memory(), check=check)
+        case Cause.CPU:
+            load = os.getloadavg() if hasattr(os, "getloadavg") else None
+            return Findings(processes=await top_by_cpu(), load=load, check=check)
+        case Cause.DISK:
+            root = await in_daemon_thread(_root_to_search, _named_mounts(case), _worst_path(check))
+            return Findings(files=await in_daemon_thread(look_around, root), check=check)
+        case _:
+            return Findings(check=check)
+
+
+def _named_mounts(case: Case) -> tuple[str, ...]:
+    labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
+    return tuple(dict.fromkeys(label for label in labels if label))
+
+
+def _worst_path(check: Check | None) -> str:
+    path = check.metrics.get("worst_path") if check else None
+    return path if isinstance(path, str) else "/"
+
+
+def _root_to_search(named: Sequence[str], worst: str) -> str:
+    """The mount point that the alert names, if this host has it; else the fullest path that the check saw.
+
+    An alert is somebody else's text: it may choose among local file systems, not send us into any folder.
+    """
+    local = {partition.mountpoint for partition in psutil.disk_partitions(all=False)}
+    return next((mount for mount in named if mount in local), worst)
+
+
+def _whose_findings(others: Sequence[str]) -> str:
+    if not others:
+        return ""
+    return f"Seen on {socket.gethostname()}, which runs this pipeline, not on {_some(others)}. "
+
+
+def _noted(advice: Recommendation, note: str) -> Recommendation:
+    return advice.model_copy(update={"description": f"{note}{advice.description}".strip()}) if note else advice
+
+
+def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
+    """One or two sentences for somebody who was asleep a minute ago."""
+    own = socket.gethostname()
+    about = _title(case) + (f" ({_some(others or named)})" if named else "")
+    if others:
+        said = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognised"
+        return f"{about}: {said}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."
+    if diagnosis.cause is None:
+        return f"{about}: no cause recognised. On {own} {_checked(case)}."
+    return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
+
+
+def _checked(case: Case) -> str:
+    if case.check is None or not case.check.checks:
+        return "nothing was checked"
+    bad = [f"{check.name} is {check.status}" for check in unhealthy(case.check.checks)]
+    return ", ".join(bad) or "no check is unhealthy"
+
+
+def _headline(findings: Findings, own: str) -> str:
+    """The one finding that matters most."""
+    if findings.processes:
+        return f"Most on {own} by {findings.processes[0]}."
+    if findings.files and findings.files.large:
+        largest = findings.files.large[0]
+        return f"Largest file found on {own}: {largest.path!a}, {in_bytes(largest.size_bytes)}."
+    return f"Check on {own}: {findings.check.message}." if findings.check else ""
+
+
+def _probable_cause(diagnosis: Diagnosis) -> str:
+    return f"{diagnosis.cause}: {'; '.join(diagnosis.evidence)}" if diagnosis.cause else "unknown"
+
+
+def _title(case: Case) -> str:
+    title = case.incident.title if case.incident else ""
+    if not title and case.alerts:
+        title = case.alerts[0].title or case.alerts[0].name
+    title = " ".join(title.split()) or "Health check"
+    return title if len(title) <= 100 else f"{title[:99]}…"
+
+
+def _some(hosts: Sequence[str]) -> str:
+    shown = ", ".join(host[:60] for host in hosts[:3])
+    return f"{shown} and {len(hosts) - 3} more" if len(hosts) > 3 else shown

@@ -1,0 +1,102 @@
+"""What every checker is made of: a frozen configuration, an async function, and the thresholds they share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from orchestration.contracts import Check, CheckStatus
+from orchestration.errors import BadInput
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+"""0 to 100."""
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(strict=False, max_length=256)]
+"""A list of names; JSON has no tuples, so a list is taken too."""
+
+
+class CheckerConfig(BaseModel):
+    """The options of one checker, as `checker_configs` gives them by name. Unknown ones are refused."""
+
+    # Strict: neither "70" nor true is a number, and "yes" is no boolean.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Ceilings(CheckerConfig):
+    """Limits of something that must not grow: from `warn` percent on a warning, from `crit` on critical."""
+
+    warn: Percent
+    crit: Percent
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.warn > self.crit:
+            raise ValueError(f"warn ({self.warn:g}) is above crit ({self.crit:g})")
+        return self
+
+    def status_of(self, percent: float) -> CheckStatus:
+        """How bad `percent` in use is."""
+        if percent >= self.crit:
+            return CheckStatus.CRITICAL
+        return CheckStatus.WARNING if percent >= self.warn else CheckStatus.OK
+
+
+class Floors(CheckerConfig):
+    """Limits of something that must not shrink: ok from `ok` percent on, a warning from `warn` on, else critical."""
+
+    ok: Percent
+    warn: Percent
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.warn > self.ok:
+            raise ValueError(f"warn ({self.warn:g}) is above ok ({self.ok:g})")
+        return self
+
+    def status_of(self, percent: float) -> CheckStatus:
+        """How bad it is that only `percent` are left."""
+        if percent >= self.ok:
+            return CheckStatus.OK
+        return CheckStatus.WARNING if percent >= self.warn else CheckStatus.CRITICAL
+
+
+ConfigT = TypeVar("ConfigT", bound=CheckerConfig)
+
+
+@dataclass(frozen=True)
+class Checker(Generic[ConfigT]):
+    """A checker as the registry lists it."""
+
+    name: str
+    config: type[ConfigT]
+    run: Callable[[ConfigT], Awaitable[Check]]
+
+    def parse(self, options: Mapping[str, object]) -> ConfigT:
+        """The checker's configuration from its options.
+
+        Raises:
+            BadInput: naming the checker, each wrong field, and what was expected.
+        """
+        try:
+            return self.config.model_validate(dict(options))
+        except ValidationError as error:
+            problems = "; ".join(self._explain(problem) for problem in error.errors(include_url=False))
+            raise BadInput(f"checker {self.name}: {problems}") from None
+
+    def _explain(self, problem: Mapping[str, Any]) -> str:
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(sorted(self.config.model_fields)) or "none"
+            return f"unknown option {where!r} (known: {known})"
+        what = str(problem["msg"]).removeprefix("Value error, ")
+        what = f"{what[0].lower()}{what[1:]}"
+        # A model's own rule (warn above crit) has no field, and says the values itself.
+        return f"option {where!r}: {what}, got {_shown(problem['input'])}" if where else what
+
+
+def _shown(value: object) -> str:
+    """A number as it is, anything else by its type: an option may hold a token."""
+    return repr(value) if isinstance(value, int | float) or value is None else f"a value of type {type(value).__name__}"

@@ -1,0 +1,94 @@
+"""How full this host's file systems are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import psutil
+from pydantic import Field, JsonValue
+
+from orchestration.contracts import Check, CheckStatus
+from orchestration.errors import Unavailable
+from tasks.check.checkers.base import Ceilings, Names, Percent
+from tasks.check.threads import in_daemon_thread
+
+
+class DiskConfig(Ceilings):
+    """Options of the disk checker."""
+
+    warn: Percent = 80
+    crit: Percent = 95
+    paths: Names = Field(("/",), min_length=1, description="A path on each file system to look at.")
+    path_timeout: float = Field(
+        2.0,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Seconds that one path may take: a hung one must not hide that another is full.",
+    )
+
+
+class Usage(NamedTuple):
+    """One path's file system; sizes in bytes. As `df` counts: what is kept for root is neither used nor free."""
+
+    path: str
+    percent: float
+    used: int
+    free: int
+    total: int
+
+
+async def check_disk(config: DiskConfig) -> Check:
+    """The fullest file system of `paths`, in percent.
+
+    A path that cannot be read makes the check unknown, unless another path is bad news already: that is kept.
+
+    Raises:
+        Unavailable: no path could be read.
+    """
+    found = await asyncio.gather(*(_look_at(path, config.path_timeout) for path in dict.fromkeys(config.paths)))
+    usages = [usage for usage in found if isinstance(usage, Usage)]
+    unread = [problem for problem in found if isinstance(problem, str)]
+    if not usages:
+        raise Unavailable("; ".join(unread))
+    worst = max(usages, key=lambda usage: usage.percent)
+    status = config.status_of(worst.percent)
+    message = f"{worst.path} is {worst.percent:.0f} % full, {worst.free / 2**30:.1f} GiB free"
+    if unread and status is CheckStatus.OK:
+        status = CheckStatus.UNKNOWN
+    return Check(
+        name="disk",
+        status=status,
+        message="; ".join([message, *unread]),
+        metrics=_metrics(worst, usages),
+        error="; ".join(unread) or None,
+    )
+
+
+async def _look_at(path: str, timeout_seconds: float) -> Usage | str:
+    """The usage, or in words why there is none."""
+    try:
+        return await asyncio.wait_for(in_daemon_thread(_read_usage, path), timeout_seconds)
+    except TimeoutError:
+        return f"{path}: no answer after {timeout_seconds:g} s"
+    except (OSError, ValueError) as error:
+        return f"{path}: {getattr(error, 'strerror', None) or error}"
+
+
+def _read_usage(path: str) -> Usage:
+    usage = psutil.disk_usage(path)
+    return Usage(path, usage.percent, usage.used, usage.free, usage.total)
+
+
+def _metrics(worst: Usage, usages: list[Usage]) -> dict[str, JsonValue]:
+    paths: dict[str, JsonValue] = {
+        usage.path: {
+            "percent": usage.percent,
+            "used_bytes": usage.used,
+            "free_bytes": usage.free,
+            "total_bytes": usage.total,
+        }
+        for usage in usages
+    }
+    return {"disk_percent": worst.percent, "worst_path": worst.path, "paths": paths}

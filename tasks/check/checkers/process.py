@@ -1,0 +1,55 @@
+"""Whether the processes that should run on this host do."""
+
+from __future__ import annotations
+
+import psutil
+from pydantic import Field, JsonValue
+
+from orchestration.contracts import Check, CheckStatus
+from tasks.check.checkers.base import Floors, Names, Percent
+from tasks.check.threads import in_daemon_thread
+
+
+class ProcessConfig(Floors):
+    """Options of the process checker."""
+
+    ok: Percent = 100
+    warn: Percent = 50
+    names: Names = Field((), description="Names of processes that should run, such as nginx.")
+    exact_match: bool = Field(True, description="False: a name is found in longer ones too, in any case.")
+
+
+async def check_process(config: ProcessConfig) -> Check:
+    """The share, in percent, of the named processes of which at least one runs. None named is ok.
+
+    A zombie does not run. Only names are looked at, never command lines: those can carry secrets.
+    """
+    names = list(dict.fromkeys(config.names))
+    if not names:
+        return Check(name="process", status=CheckStatus.OK, message="no process is named to look for")
+    alive = await in_daemon_thread(_read_names)
+    counts = {name: _count(name, alive, exact=config.exact_match) for name in names}
+    missing = [name for name, count in counts.items() if not count]
+    running = len(names) - len(missing)
+    percent = round(100 * running / len(names), 1)
+    metrics: dict[str, JsonValue] = {
+        "running_percent": percent,
+        "running": running,
+        "expected": len(names),
+        "missing": [*missing],
+        "counts": {**counts},
+    }
+    message = f"{running} of {len(names)} run" + (f"; not running: {', '.join(missing)}" if missing else "")
+    return Check(name="process", status=config.status_of(percent), message=message, metrics=metrics)
+
+
+def _read_names() -> tuple[str, ...]:
+    """The name of each process that is no zombie."""
+    processes = psutil.process_iter(["name", "status"])
+    return tuple(p.info["name"] for p in processes if p.info["name"] and p.info["status"] != psutil.STATUS_ZOMBIE)
+
+
+def _count(name: str, alive: tuple[str, ...], *, exact: bool) -> int:
+    if exact:
+        return alive.count(name)
+    return sum(name.casefold() in other.casefold() for other in alive)

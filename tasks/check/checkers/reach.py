@@ -1,0 +1,152 @@
+"""Asking a host over TCP whether it is there, and which hosts are this host's own surroundings."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tasks.check.threads import in_daemon_thread
+
+USUAL_PORTS = (443, 80, 22)
+DNS_PORT = 53
+OPEN, REFUSED, ON_LINK, NO_ANSWER = "open", "refused", "on the link", "no answer"
+
+_RTF_GATEWAY = 0x2
+_ATF_COMPLETE = 0x2
+_MAX_NAME_SERVERS = 3  # as the C library
+_MAX_ADDRESSES = 4
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host and the ports at which it is tried, all at once."""
+
+    label: str
+    host: str
+    ports: tuple[int, ...]
+    on_link: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A target from `host`, `host:port`, `IPv6` or `[IPv6]:port`.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        if text.startswith("["):
+            host, bracket, rest = text[1:].partition("]")
+            port = rest.removeprefix(":")
+            if not bracket or (rest and not rest.startswith(":")):
+                raise ValueError("expected [IPv6]:port")
+        elif text.count(":") == 1:
+            host, _, port = text.partition(":")
+        else:
+            host, port = text, ""
+        if not host or any(character.isspace() or character == "/" for character in host):
+            raise ValueError("expected host, host:port or [IPv6]:port")
+        if text.endswith(":") or (port and not (port.isdecimal() and 1 <= int(port) <= 65535)):
+            raise ValueError("expected a port from 1 to 65535")
+        return cls(text, host, (int(port),) if port else USUAL_PORTS)
+
+
+def is_answer(outcome: str) -> bool:
+    """Whether an outcome shows that the host is there."""
+    return outcome in (OPEN, REFUSED, ON_LINK)
+
+
+async def probe(target: Target, timeout_seconds: float) -> str:
+    """What the host did: `open`, `refused` (both are answers), or in words why it counts as unreachable."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            addresses = await _addresses(target.host)
+            return await _first_answer([(address, port) for address in addresses for port in target.ports])
+    except TimeoutError:
+        return f"{NO_ANSWER} after {timeout_seconds:g} s"
+    except (OSError, UnicodeError) as error:
+        return f"name not resolved: {getattr(error, 'strerror', None) or 'not a host name'}"
+
+
+async def _first_answer(doors: list[tuple[str, int]]) -> str:
+    attempts = [asyncio.create_task(_connect(address, port)) for address, port in doors]
+    outcome = NO_ANSWER
+    try:
+        for attempt in asyncio.as_completed(attempts):
+            outcome = await attempt
+            if is_answer(outcome):
+                break
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
+    return outcome
+
+
+async def _connect(address: str, port: int) -> str:
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except (ConnectionRefusedError, ConnectionResetError):
+        return REFUSED
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    writer.transport.abort()
+    return OPEN
+
+
+async def _addresses(host: str) -> tuple[str, ...]:
+    with suppress(ValueError):
+        return (str(ipaddress.ip_address(host)),)
+    return await in_daemon_thread(_resolve, host)
+
+
+def _resolve(host: str) -> tuple[str, ...]:
+    # Not loop.getaddrinfo: a name server that hangs would then hold the process at its end.
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))[:_MAX_ADDRESSES]
+
+
+def default_targets(
+    routes: Path = Path("/proc/net/route"), resolver: Path = Path("/etc/resolv.conf")
+) -> tuple[Target, ...]:
+    """The default gateway and the name servers, each host once; the loopback interface where there are none."""
+    targets: dict[str, Target] = {}
+    gateway = _default_gateway(_lines(routes))
+    if gateway is not None:
+        targets[gateway] = Target(f"gateway {gateway}", gateway, (DNS_PORT, *USUAL_PORTS), on_link=True)
+    servers = [words[1] for words in map(str.split, _lines(resolver)) if len(words) > 1 and words[0] == "nameserver"]
+    for server in servers[:_MAX_NAME_SERVERS]:
+        targets.setdefault(server, Target(f"name server {server}", server, (DNS_PORT,)))
+    return tuple(targets.values()) or (Target("loopback", "127.0.0.1", USUAL_PORTS),)
+
+
+def _default_gateway(table: list[str]) -> str | None:
+    """The gateway of the default route with the lowest metric, from Linux's table of IPv4 routes."""
+    gateways = sorted(_gateways(table))
+    return gateways[0][1] if gateways else None
+
+
+def _gateways(table: list[str]) -> Iterator[tuple[int, str]]:
+    for line in table[1:]:
+        with suppress(ValueError, IndexError):
+            _, destination, gateway, flags, _, _, metric, mask = line.split()[:8]
+            if int(destination, 16) == 0 and int(mask, 16) == 0 and int(flags, 16) & _RTF_GATEWAY:
+                # The kernel prints the address as one number, in the host's byte order: Linux runs little-endian.
+                yield int(metric), str(ipaddress.IPv4Address(bytes.fromhex(gateway)[::-1]))
+
+
+def in_neighbour_table(host: str, table: Path = Path("/proc/net/arp")) -> bool:
+    """Whether the kernel knows the hardware address of an IPv4 neighbour: it has answered ARP."""
+    rows = [line.split() for line in _lines(table)[1:]]
+    return any(len(row) > 2 and row[0] == host and int(row[2], 16) & _ATF_COMPLETE for row in rows)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []  # another system than Linux, or a container without it

@@ -1,0 +1,31 @@
+"""The checkers there are. A new one is a module beside this one and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tasks.check.checkers.base import Checker
+from tasks.check.checkers.cpu import CpuConfig, check_cpu
+from tasks.check.checkers.disk import DiskConfig, check_disk
+from tasks.check.checkers.memory import MemoryConfig, check_memory
+from tasks.check.checkers.network import NetworkConfig, check_network
+from tasks.check.checkers.process import ProcessConfig, check_process
+
+AnyChecker = Checker[Any]
+"""A checker, whatever its configuration."""
+
+CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
+    {
+        checker.name: checker
+        for checker in (
+            Checker("cpu", CpuConfig, check_cpu),
+            Checker("memory", MemoryConfig, check_memory),
+            Checker("disk", DiskConfig, check_disk),
+            Checker("network", NetworkConfig, check_network),
+            Checker("process", ProcessConfig, check_process),
+        )
+    }
+)
+"""Each checker by its name."""

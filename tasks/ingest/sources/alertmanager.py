@@ -1,0 +1,87 @@
+"""Prometheus Alertmanager, webhook version 4.
+
+Source: Prometheus documentation, "Alerting → Configuration → webhook_config".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from tasks.ingest.sources.fields import text
+from tasks.ingest.sources.group import Dialect, Member, parse_group
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+
+
+def _recognises(body: JsonObject) -> int:
+    is_version_4 = text(body.get("version")) == "4"
+    return VENDOR if is_version_4 and "groupKey" in body and isinstance(body.get("alerts"), list) else NOT_MINE
+
+
+def _parse(body: JsonObject) -> Push:
+    return parse_group(body, _DIALECT)
+
+
+def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
+    """Alertmanager sends no link for a silence; its page takes the matchers of a new one as `filter`."""
+    external_url = text(body.get("externalURL")).rstrip("/")
+    if not (external_url and member.labels):
+        return {}
+    escaped = ((name, value.replace("\\", "\\\\").replace('"', '\\"')) for name, value in sorted(member.labels.items()))
+    matchers = ", ".join(f'{name}="{value}"' for name, value in escaped)
+    return {"silence": f"{external_url}/#/silences/new?filter={quote('{' + matchers + '}', safe='')}"}
+
+
+def _no_annotations(_item: JsonObject) -> JsonObject:
+    return {}
+
+
+_DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links, annotations=_no_annotations)
+
+
+def _sample() -> JsonObject:
+    now = datetime.now(UTC)
+    common: JsonObject = {"alertname": "HighCPU", "cluster": "eu-1", "job": "node", "severity": "critical"}
+    alerts: list[JsonValue] = [
+        _sample_alert(common, "web-01:9100", "96.4 %", "5ac1d0e1b7f3a902", now - timedelta(minutes=7)),
+        _sample_alert(common, "web-02:9100", "93.1 %", "b0f27e44c96d1835", now - timedelta(minutes=5)),
+    ]
+    return {
+        "version": "4",
+        "groupKey": '{}/{severity="critical"}:{alertname="HighCPU", cluster="eu-1"}',
+        "truncatedAlerts": 0,
+        "status": "firing",
+        "receiver": "alert-pipeline",
+        "groupLabels": {"alertname": "HighCPU", "cluster": "eu-1"},
+        "commonLabels": common,
+        "commonAnnotations": {"runbook_url": "https://runbooks.example.com/high-cpu"},
+        "externalURL": "https://alertmanager.example.com",
+        "alerts": alerts,
+    }
+
+
+def _sample_alert(common: JsonObject, instance: str, usage: str, fingerprint: str, since: datetime) -> JsonObject:
+    return {
+        "status": "firing",
+        "labels": {**common, "instance": instance},
+        "annotations": {
+            "summary": f"CPU of {instance} is nearly used up",
+            "description": f"CPU usage of {instance} has been above 90 % for 5 minutes, now {usage}.",
+            "runbook_url": "https://runbooks.example.com/high-cpu",
+        },
+        "startsAt": since.isoformat().replace("+00:00", "Z"),
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "https://prometheus.example.com/graph?g0.expr=node_cpu_busy_percent+%3E+90&g0.tab=1",
+        "fingerprint": fingerprint,
+    }
+
+
+SOURCE = Source(
+    name="alertmanager",
+    title="Prometheus Alertmanager",
+    recognises=_recognises,
+    parse=_parse,
+    sample=_sample,
+)

@@ -1,0 +1,154 @@
+"""Grafana: the webhook contact point of Grafana Alerting, and the legacy alerts of Grafana up to version 10.
+
+Sources: Grafana documentation, "Alerting → Configure contact points → Webhook notifier"; for the legacy body
+Grafana 7 documentation, "Alerting → Notifications → Webhook".
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, Severity
+from tasks.ingest.sources.fields import (
+    annotations_of,
+    fingerprint_of,
+    incident_key,
+    incident_title,
+    labels_of,
+    line,
+    links_of,
+    prose,
+    text,
+)
+from tasks.ingest.sources.group import Dialect, Member, parse_group
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.words import known_severity, status_of
+
+_OWN_FIELDS = ("dashboardURL", "panelURL", "silenceURL", "valueString")
+_OWN_LEGACY_FIELDS = ("ruleId", "ruleUrl", "evalMatches", "dashboardId", "panelId")
+_RULE_PAGE = re.compile(r"/alerting/(grafana/)?[^/]+/(edit|view)|/d/[^/]+")
+
+
+def _recognises(body: JsonObject) -> int:
+    if _is_legacy(body):
+        return VENDOR + VENDOR * sum(name in body for name in _OWN_LEGACY_FIELDS)
+    alerts = body.get("alerts")
+    if not isinstance(alerts, list):
+        return NOT_MINE
+    items = [item for item in alerts if isinstance(item, dict)]
+    own_fields = sum(any(name in item for item in items) for name in _OWN_FIELDS)
+    if "orgId" in body or own_fields:
+        return VENDOR + VENDOR * ("orgId" in body) + VENDOR * own_fields
+    # A rule's page alone says less: Alertmanager passes on the alerts of Grafana's rules, with that link in them.
+    rule_pages = any(_RULE_PAGE.search(text(item.get("generatorURL"))) for item in items)
+    return VENDOR // 2 if rule_pages else NOT_MINE
+
+
+def _is_legacy(body: JsonObject) -> bool:
+    return bool(line(body.get("ruleName"))) and "state" in body
+
+
+def _parse(body: JsonObject) -> Push:
+    if isinstance(body.get("alerts"), list):
+        return parse_group(body, _DIALECT)
+    if _is_legacy(body):
+        return Push(source="grafana", alerts=(_legacy_alert(body),))
+    return Push(source="grafana")
+
+
+def _links(_body: JsonObject, member: Member) -> dict[str, JsonValue]:
+    item = member.item
+    return {
+        "dashboard": item.get("dashboardURL"),
+        "panel": item.get("panelURL"),
+        "silence": item.get("silenceURL"),
+        "image": item.get("imageURL"),
+    }
+
+
+def _values(item: JsonObject) -> JsonObject:
+    """What the rule measured is worth reading, and in Grafana stands beside the annotations."""
+    return {"values": item.get("values") or item.get("valueString")}
+
+
+_DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations=_values)
+
+
+def _legacy_alert(body: JsonObject) -> Alert:
+    """A rule is the alert: `state` is alerting, ok, no_data, paused or pending; `tags` are the rule's own."""
+    name = line(body.get("ruleName"))
+    labels = labels_of(body.get("tags"), "tags")
+    rule = line(body.get("ruleId"), None)
+    # Ids of rules are counted for each organisation.
+    own_fingerprint = f"org-{line(body.get('orgId'), None) or 1}-rule-{rule}" if rule not in ("", "0") else ""
+    alerting = Severity.CRITICAL if line(body.get("state")).lower() == "alerting" else Severity.WARNING
+    return Alert(
+        source="grafana",
+        fingerprint=own_fingerprint or fingerprint_of(name, labels),
+        name=name,
+        severity=known_severity(labels.get("severity"), labels.get("priority")) or alerting,
+        status=status_of(body.get("state")),
+        description=prose(body.get("message")),
+        labels=labels,
+        annotations=annotations_of({"values": body.get("evalMatches"), "title": body.get("title")}),
+        incident_key=f"grafana:{own_fingerprint}" if own_fingerprint else incident_key("grafana", name, labels),
+        title=incident_title(name, labels),
+        links=links_of({"source": body.get("ruleUrl"), "image": body.get("imageUrl")}),
+        raw_payload=body,
+    )
+
+
+def _sample() -> JsonObject:
+    since = datetime.now(UTC) - timedelta(minutes=4)
+    labels: JsonObject = {
+        "alertname": "DiskAlmostFull",
+        "grafana_folder": "Hosts",
+        "instance": "db-01",
+        "severity": "warning",
+    }
+    annotations: JsonObject = {
+        "summary": "Disk / of db-01 is 91 % full",
+        "description": "Less than 10 % is free on / of db-01. At this rate it is full in about six hours.",
+        "runbook_url": "https://runbooks.example.com/disk-full",
+    }
+    alert: JsonObject = {
+        "status": "firing",
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": since.isoformat(),
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "https://grafana.example.com/alerting/grafana/fdz3k7q1/view?orgId=1",
+        "fingerprint": "9d2c41b6e0a75f38",
+        "silenceURL": "https://grafana.example.com/alerting/silence/new?alertmanager=grafana"
+        "&matcher=alertname%3DDiskAlmostFull&matcher=instance%3Ddb-01&orgId=1",
+        "dashboardURL": "https://grafana.example.com/d/hosts?orgId=1",
+        "panelURL": "https://grafana.example.com/d/hosts?orgId=1&viewPanel=4",
+        "values": {"A": 91.2, "C": 1},
+        "valueString": "[ var='A' labels={instance=db-01} value=91.2 ], [ var='C' labels={instance=db-01} value=1 ]",
+        "orgId": 1,
+    }
+    return {**_sample_envelope(labels, annotations), "alerts": [alert]}
+
+
+def _sample_envelope(labels: JsonObject, annotations: JsonObject) -> JsonObject:
+    return {
+        "receiver": "alert-pipeline",
+        "status": "firing",
+        "orgId": 1,
+        "groupLabels": {"alertname": "DiskAlmostFull", "grafana_folder": "Hosts"},
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": "https://grafana.example.com/",
+        "version": "1",
+        "groupKey": '{}:{alertname="DiskAlmostFull", grafana_folder="Hosts"}',
+        "truncatedAlerts": 0,
+        "title": "[FIRING:1] DiskAlmostFull Hosts (db-01 warning)",
+        "state": "alerting",
+        "message": "**Firing**\n\nLabels:\n - alertname = DiskAlmostFull\n - instance = db-01\n",
+    }
+
+
+SOURCE = Source(name="grafana", title="Grafana", recognises=_recognises, parse=_parse, sample=_sample)

@@ -1,0 +1,100 @@
+"""Ingest: the alerts of a run become rows, their incident is opened or carried on, and it is decided
+whether a human is told. One transaction, which also keeps the result: a second try finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from orchestration.alert import Alert, Severity
+from orchestration.contracts import Contract, IngestResult, Stage, StageContext
+from orchestration.store import alerts as alert_store
+from orchestration.store import runs
+from orchestration.store.alerts import RecordedAlerts
+from orchestration.store.attempts import payload_ref
+from orchestration.store.database import Database
+from tasks.ingest.incidents import IncidentChange, Telling, decide
+from tasks.stage import StageSpec
+
+if TYPE_CHECKING:
+    from tasks.run import ActiveRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Where ingest writes."""
+
+    database: Database
+
+
+class StoredPush(Contract):
+    """What a run is started with: the alerts of one incident, and what was wrong with the push around them."""
+
+    alerts: list[Alert] = Field(default_factory=list[Alert])
+    errors: list[str] = Field(default_factory=list[str])
+
+
+def alerts_of(payload: dict[str, Any]) -> list[Alert]:
+    """The alerts that a run was started with (`tasks/ingest/inbox.py` has put them there)."""
+    return StoredPush.model_validate(payload).alerts
+
+
+async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
+    """Record the alerts of this run.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    push = StoredPush.model_validate(context.payload)
+    async with config.database.transaction() as tx:
+        # An earlier try may have come this far and died before its row was settled. Recording the
+        # alerts again would find nothing new, and nobody would be told.
+        if earlier := await runs.ingest_result(tx, context.run_id):
+            return earlier
+        recorded = await alert_store.record_alerts(tx, push.alerts, run_id=context.run_id)
+        result = _result(context, push, recorded, decide(_change(recorded)))
+        await runs.save_ingest_result(tx, context.run_id, result)
+    return result
+
+
+def _change(recorded: RecordedAlerts) -> IncidentChange:
+    return IncidentChange(
+        opened=recorded.opened,
+        reopened=recorded.reopened,
+        severity_raised=recorded.severity_raised,
+        new_firing=recorded.new_firing,
+        newly_resolved=recorded.newly_resolved,
+        still_firing=recorded.still_firing,
+        resolved=recorded.resolved,
+        known=recorded.known,
+        told_before=recorded.told_before,
+    )
+
+
+def _result(context: StageContext, push: StoredPush, recorded: RecordedAlerts, telling: Telling) -> IngestResult:
+    changed = recorded.reopened or recorded.severity_raised or recorded.resolved or bool(recorded.new_firing)
+    return IngestResult(
+        incident_id=recorded.incident.id if recorded.incident else None,
+        alert_fingerprint=push.alerts[0].fingerprint,
+        severity=Severity.worst(*(alert.severity for alert in push.alerts)),
+        source=context.source,
+        normalized_payload_ref=payload_ref(context.run_id),
+        alerts_created=recorded.alerts_created,
+        alerts_updated=recorded.alerts_updated,
+        alerts_resolved=recorded.newly_resolved,
+        incidents_created=int(recorded.opened),
+        incidents_updated=int(not recorded.opened and changed),
+        errors=push.errors,
+        tell=telling.tell,
+        reason=telling.reason.value,
+    )
+
+
+async def configure(run: ActiveRun) -> IngestConfig:
+    """Ingest writes to the process's database."""
+    return IngestConfig(database=run.services.database)
+
+
+INGEST = StageSpec(stage=Stage.INGEST, function=ingest, configure=configure)

@@ -1,0 +1,300 @@
+"""What a run tells a human: severity, what, where, since when and what to do first; the evidence after it.
+
+Everything that came from outside is data here: cleaned, redacted and bounded before a template sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
+from orchestration.message import Fact, Message
+from orchestration.redaction import REDACTED, is_secret_key, one_line, redact_text
+from tasks.notify.templates import render
+
+UNAVAILABLE = "AI analysis unavailable"
+"""What the message says in the place of an analysis that failed."""
+
+_NAMED = 20  # hosts, alerts and checks that are named; the rest is counted
+_ACTIONS = 8
+_LABELS = 12
+_LINKS = 8
+
+_HOSTS = ("instance", "host", "hostname", "node", "nodename", "server", "pod", "service")
+_SAID_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
+_LABELS_FIRST = ("team", "service", "job", "cluster", "namespace", "region", "device", "mountpoint")
+_LINKS_FIRST = ("runbook", "dashboard", "panel", "source", "silence")
+_REASONS = {
+    "opened": "a new incident",
+    "reopened": "it is back: the incident had been resolved",
+    "severity_raised": "it got worse",
+    "new_alerts": "more alerts joined the incident",
+    "resolved": "every alert of the incident is resolved",
+}
+_MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
+_WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
+_OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
+
+_URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageSubject:
+    """What a message is about: one run."""
+
+    run_id: str
+    trace_id: str
+    source: str
+    environment: str
+    node_id: str
+    incident: Incident | None
+    alerts: Sequence[Alert]
+    """The alerts of this run."""
+    reason: str
+    """Why a human is told: opened, reopened, severity_raised, new_alerts, resolved; or empty."""
+    check: CheckResult | None
+    analysis: AnalyzeResult | None
+    firing: int
+    """How many alerts of the whole incident fire."""
+    resolved: int
+    """How many alerts of the whole incident are resolved."""
+
+    @property
+    def status(self) -> AlertStatus:
+        """Firing as long as one alert of the run or of the incident is; a healthy host is an all-clear too."""
+        if any(alert.firing for alert in self.alerts):
+            return AlertStatus.FIRING
+        if self.alerts:
+            over = self.firing == 0 or self.reason == "resolved"
+        elif self.incident:
+            over = self.incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+        else:
+            over = _worst_check(self.check) is CheckStatus.OK
+        return AlertStatus.RESOLVED if over else AlertStatus.FIRING
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of the firing alerts; of all, if none fires; of the checks, if there is no alert."""
+        if self.alerts:
+            return Severity.worst(*(alert.severity for alert in self.relevant))
+        if self.incident:
+            return self.incident.severity
+        return _OF_CHECK.get(_worst_check(self.check), Severity.WARNING)
+
+    @property
+    def relevant(self) -> Sequence[Alert]:
+        """The firing alerts of the run; all of them, if none fires."""
+        return [alert for alert in self.alerts if alert.firing] or self.alerts
+
+
+def render_message(subject: MessageSubject, *, channel: str) -> Message:
+    """The message about this run for this channel. Deterministic: a retry renders the same one."""
+    links = _links(subject.relevant)
+    analysis = list(_analysis(subject.analysis))
+    view: dict[str, Any] = {
+        "title": _title(subject),
+        "facts": list(_facts(subject)),
+        "actions": _actions(subject, links),
+        "links": links,
+        "checks": _checks(subject.check),
+        "trace_id": one_line(subject.trace_id, 200),
+        "run_id": subject.run_id,
+    }
+    shown = view | {"analysis": analysis}
+    return Message(
+        idempotency_key=f"{subject.run_id}/{subject.node_id}/{channel}",
+        dedup_key=_dedup_key(subject),
+        text=render("message.txt.j2", shown),
+        markdown=render("message.md.j2", shown),
+        html=render("message.html.j2", shown),
+        severity=subject.severity,
+        status=subject.status,
+        summary="\n".join(analysis),
+        source=one_line(subject.source, 80),
+        environment=one_line(subject.environment, 80),
+        **view,
+    )
+
+
+def _dedup_key(subject: MessageSubject) -> str:
+    if subject.incident is None:
+        return subject.run_id
+    identity = f"{subject.incident.id}\n{subject.incident.incident_key}"
+    return hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _title(subject: MessageSubject) -> str:
+    word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
+    names = list(dict.fromkeys(alert.name for alert in subject.relevant))
+    if not subject.alerts and subject.incident is None:
+        worst = _worst_check(subject.check)
+        return f"[{worst.value.upper()}] Health of {one_line(socket.gethostname(), 80)}"
+    environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
+    if len(names) == 1:
+        where = _some(_hosts(subject.relevant), named=2, limit=60)
+        return f"[{word}] {one_line(names[0], 120) or 'nameless alert'}{f' on {where}' if where else ''}{environment}"
+    name = subject.incident.title if subject.incident else f"{names[0]} and {len(names) - 1} more"
+    return f"[{word}] {one_line(name, 160)}{environment}"
+
+
+def _facts(subject: MessageSubject) -> Iterable[Fact]:
+    host = one_line(socket.gethostname(), 80)
+    facts = {
+        "What": _what(subject),
+        "Where": _some(_hosts(subject.relevant)) if subject.alerts or subject.incident else host,
+        "Since": _since(subject),
+        "Why now": _REASONS.get(subject.reason, one_line(subject.reason, 200)),
+        "Alerts": _counts(subject),
+        "Labels": _labels(subject.relevant),
+        "Environment": one_line(subject.environment, 80),
+        "Source": one_line(subject.source, 80),
+    }
+    return (Fact(label=label, value=value) for label, value in facts.items() if value)
+
+
+def _counts(subject: MessageSubject) -> str:
+    total = subject.firing + subject.resolved
+    return f"{subject.firing} firing, {subject.resolved} resolved" if total > 1 else ""
+
+
+def _what(subject: MessageSubject) -> str:
+    alerts = subject.relevant
+    if not alerts:
+        return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
+    names = list(dict.fromkeys(alert.name for alert in alerts))
+    if len(names) > 1:
+        return _some([f"{name} ×{sum(a.name == name for a in alerts)}" for name in names[:_NAMED]] + names[_NAMED:])
+    first = alerts[0]
+    says = one_line(first.description or first.annotations.get("summary", ""), 1000)
+    alike = len({alert.description for alert in alerts}) == 1
+    name = one_line(names[0], 120)
+    return f"{name}: {says if alike else f'{says} (the first of {len(alerts)} alerts)'}" if says else name
+
+
+def _health(check: CheckResult | None) -> str:
+    checks = check.checks if check else []
+    bad = [found.name for found in checks if found.status is not CheckStatus.OK]
+    return f"look at {_some(bad)}" if bad else f"all {len(checks)} checks are ok"
+
+
+def _hosts(alerts: Sequence[Alert]) -> list[str]:
+    found = (next((alert.labels[key] for key in _HOSTS if alert.labels.get(key)), "") for alert in alerts)
+    return list(dict.fromkeys(host for host in found if host))
+
+
+def _some(names: Sequence[str], *, named: int = _NAMED, limit: int = 80) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(one_line(name, limit) for name in names[:named])
+    return f"{shown} and {len(names) - named} more" if len(names) > named else shown
+
+
+def _since(subject: MessageSubject) -> str:
+    starts = [alert.started_at for alert in subject.relevant if alert.started_at]
+    start = min(starts) if starts else subject.incident.opened_at if subject.incident else None
+    if start is None:
+        return ""
+    ends = [alert.ended_at for alert in subject.relevant if alert.ended_at]
+    end = max(ends) if ends else subject.incident.resolved_at if subject.incident else None
+    if subject.status is AlertStatus.RESOLVED and end and end >= start:
+        return f"{_moment(start)}, until {_moment(end)} ({_duration((end - start).total_seconds())})"
+    return _moment(start)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min" if minutes else f"{int(seconds)} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def _labels(alerts: Sequence[Alert]) -> str:
+    """The labels that all alerts share, except what is said elsewhere."""
+    if not alerts:
+        return ""
+    shared = dict(alerts[0].labels)
+    for alert in alerts[1:]:
+        shared = {key: value for key, value in shared.items() if alert.labels.get(key) == value}
+    hidden = _SAID_ELSEWHERE | ({key for key in _HOSTS if key in shared and shared[key] in _hosts(alerts[:1])})
+    keys = [key for key in _LABELS_FIRST if key in shared] + sorted(key for key in shared if key not in _LABELS_FIRST)
+    shown = [key for key in keys if key not in hidden][:_LABELS]
+    return ", ".join(
+        f"{one_line(key, 60)}={REDACTED if is_secret_key(key) else one_line(shared[key], 120)}" for key in shown
+    )
+
+
+def _links(alerts: Sequence[Alert]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for alert in alerts[:100]:
+        for name, url in alert.links.items():
+            if _is_web(url):
+                clean = redact_text(url).replace(REDACTED, "redacted")
+                found.setdefault(one_line(name, 40), quote(clean, safe=_URL_CHARACTERS))
+    first = [name for name in _LINKS_FIRST if name in found]
+    return {name: found[name] for name in [*first, *(name for name in found if name not in first)][:_LINKS]}
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and len(url) <= 2000 and url.isprintable()
+    except ValueError:
+        return False
+
+
+def _checks(check: CheckResult | None) -> list[str]:
+    if check is None:
+        return []
+    found = sorted(check.checks, key=lambda one: _WORST_FIRST.index(one.status))
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return [*(_check(one) for one in found[:_NAMED]), *more]
+
+
+def _check(check: Check) -> str:
+    says = one_line(check.error or check.message, 300)
+    return f"{_MARKS[check.status]} {one_line(check.name, 60)}: {check.status.value}{f', {says}' if says else ''}"
+
+
+def _worst_check(check: CheckResult | None) -> CheckStatus:
+    found = {one.status for one in check.checks} if check else set[CheckStatus]()
+    return next((status for status in _WORST_FIRST if status in found), CheckStatus.UNKNOWN)
+
+
+def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
+    if analysis is None:
+        return
+    summary, cause = one_line(analysis.summary, 1000), one_line(analysis.probable_cause, 1000)
+    if analysis.fallback_used:
+        why = one_line(next(iter(analysis.errors), ""), 500) or cause
+        yield f"{UNAVAILABLE}: {why}" if why else f"{UNAVAILABLE}."
+        summary, cause = "" if summary.startswith(UNAVAILABLE) else summary, ""
+    if summary:
+        yield summary
+    if cause:
+        yield f"Probable cause: {cause}"
+    if analysis.confidence > 0:
+        yield f"Confidence: {analysis.confidence:.0%}"
+
+
+def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:
+    if subject.status is AlertStatus.RESOLVED:
+        return []
+    analysis = subject.analysis
+    advice = list(analysis.actions) if analysis else []
+    if analysis and not advice:
+        advice = [
+            f"{one.title}: {one.description}" if one.description else one.title for one in analysis.recommendations
+        ]
+    runbook = ["Follow the runbook."] if "runbook" in links else []
+    return [line for line in dict.fromkeys([*runbook, *(one_line(step, 300) for step in advice)]) if line][:_ACTIONS]

@@ -1,0 +1,98 @@
+"""Notify: one message about the run, once on each of its channels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult, Stage, StageContext
+from orchestration.errors import DeliveryFailed
+from orchestration.message import NamedChannel
+from orchestration.store import alerts as alert_store
+from orchestration.store.database import Database
+from orchestration.store.records import Node
+from tasks.ingest.stage import alerts_of
+from tasks.notify.ledger import deliver
+from tasks.notify.message import MessageSubject, render_message
+from tasks.stage import StageSpec
+
+if TYPE_CHECKING:
+    from tasks.run import ActiveRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotifyConfig:
+    """What is told, and where."""
+
+    database: Database
+    channels: Sequence[NamedChannel]
+    subject: MessageSubject
+
+
+async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
+    """Send the message on every channel at once; channels that have it already are left alone.
+
+    Raises:
+        DeliveryFailed: at least one channel did not take it; the others have it. Worth a retry if it is for
+            one of those that failed.
+    """
+    messages = [render_message(config.subject, channel=named.name) for named in config.channels]
+    outcomes = await asyncio.gather(
+        *(
+            deliver(config.database, config.subject.node_id, named, message)
+            for named, message in zip(config.channels, messages, strict=True)
+        )
+    )
+    failures = {delivery.channel: failure for delivery, failure in outcomes if failure is not None}
+    if failures:
+        told = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
+        raise DeliveryFailed(
+            "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + told,
+            retryable=any(failure.retryable for failure in failures.values()),
+        )
+    deliveries = [delivery for delivery, _ in outcomes]
+    return NotifyResult(
+        deliveries=deliveries,
+        provider_ids=[delivery.provider_id for delivery in deliveries if delivery.provider_id],
+        messages=[messages[0].text] if messages else [],
+        channels_attempted=len(deliveries),
+        channels_succeeded=len(deliveries),
+    )
+
+
+async def configure(run: ActiveRun) -> NotifyConfig:
+    """The channels that the run asks for, and what there is to tell."""
+    return NotifyConfig(
+        database=run.services.database,
+        channels=await run.services.channels.select(run.record.options.notify_driver),
+        subject=await subject_of(run, Node.of(Stage.NOTIFY)),
+    )
+
+
+async def subject_of(run: ActiveRun, node: Node) -> MessageSubject:
+    """Everything that the message is made of."""
+    record = run.record
+    firing, resolved = 0, 0
+    if record.incident_id is not None:
+        async with run.services.database.transaction() as tx:
+            firing, resolved = await alert_store.count_alerts(tx, record.incident_id)
+    ingested = run.result(Node.of(Stage.INGEST), IngestResult)
+    return MessageSubject(
+        run_id=record.run_id,
+        trace_id=record.trace_id,
+        source=record.source,
+        environment=record.environment,
+        node_id=node.id,
+        incident=await run.incident(),
+        alerts=alerts_of(run.payload),
+        reason=ingested.reason if ingested else "",
+        check=run.result(Node.of(Stage.CHECK), CheckResult),
+        analysis=run.result(Node.of(Stage.ANALYZE), AnalyzeResult),
+        firing=firing,
+        resolved=resolved,
+    )
+
+
+NOTIFY = StageSpec(stage=Stage.NOTIFY, function=notify, configure=configure)

@@ -1,0 +1,35 @@
+"""The message's templates, and the sandbox that fills them in."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import PackageLoader, StrictUndefined, select_autoescape
+from jinja2.sandbox import SandboxedEnvironment
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&])")
+
+
+def render(template: str, view: dict[str, Any]) -> str:
+    """The template `template` of this folder, filled in; what is in `view` is data, never a template."""
+    return _environment().get_template(template).render(view).strip() + "\n"
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=PackageLoader("tasks.notify", "templates"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = environment.filters
+    filters["md"] = _plain_in_markdown
+    return environment
+
+
+def _plain_in_markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)

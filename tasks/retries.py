@@ -1,0 +1,36 @@
+"""How Prefect retries a stage: set from the settings when a run starts, never at import."""
+
+from __future__ import annotations
+
+from typing import Any, ParamSpec, TypeVar
+
+import prefect.runtime.task_run
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from orchestration.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def worth_another_try(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn`: the error itself says whether a retry can help.
+
+    Prefect takes plain functions only: a partial or a callable object would silently mean "never".
+    """
+    return bool(getattr(state.data, "retryable", False))
+
+
+def with_retries(task: Task[P, R], settings: Settings) -> Task[P, R]:
+    """The task, retrying as the settings say: `max_retries` times, `factor ** n` seconds before retry n."""
+    return task.with_options(
+        retries=settings.max_retries_per_stage,
+        retry_delay_seconds=list(settings.retry_delays),
+        retry_condition_fn=worth_another_try,
+    )
+
+
+def retries_left(settings: Settings) -> int:
+    """How many tries follow the present one of the current task run, if all fail."""
+    return max(settings.max_retries_per_stage + 1 - (prefect.runtime.task_run.run_count or 1), 0)

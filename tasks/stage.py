@@ -1,0 +1,171 @@
+"""The stage runtime: what happens around every attempt at every stage, whoever runs it.
+
+Attempt row → signal → time limit → stage → result kept, status advanced → signal. A failure is recorded
+with its error, says whether it is worth another try, and shows the run as RETRYING while it waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from orchestration.contracts import Contract, Stage, StageContext, StageError
+from orchestration.errors import PipelineError, Unavailable, is_retryable
+from orchestration.redaction import redact, redact_text
+from orchestration.signals import Signal, logger
+from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
+from orchestration.store import attempts, runs
+from orchestration.store.records import Node
+from tasks.run import ActiveRun
+
+ConfigT = TypeVar("ConfigT")
+ResultT = TypeVar("ResultT", bound=Contract)
+
+StageFunction = Callable[[StageContext, ConfigT], Awaitable[ResultT]]
+"""What a stage is: a plain async function of what it is told and how it is set up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec(Generic[ConfigT, ResultT]):
+    """A stage with what sets it up for a run."""
+
+    stage: Stage
+    function: StageFunction[ConfigT, ResultT]
+    configure: Callable[[ActiveRun], Awaitable[ConfigT]]
+
+
+RUN_REFS = {
+    Stage.INGEST: "normalized_payload_ref",
+    Stage.CHECK: "checker_output_ref",
+    Stage.ANALYZE: "intelligence_output_ref",
+    Stage.NOTIFY: "notify_output_ref",
+}
+"""The column of the run that names each stage's output."""
+
+RESULT_REFS = {**RUN_REFS, Stage.ANALYZE: "ai_output_ref"}
+"""The field of the result that names its own record."""
+
+_STACK_CHARACTERS = 8000
+
+
+class StageFailed(PipelineError):
+    """An attempt at a stage failed. Says what Prefect, or whoever runs the stage, needs for its next move."""
+
+    def __init__(self, node: Node, error: StageError) -> None:
+        super().__init__(f"{node.id}: {error.message}")
+        self.node = node
+        self.error = error
+        self.retryable = error.retryable
+
+
+async def run_stage(
+    run: ActiveRun, spec: StageSpec[ConfigT, ResultT], *, retries_left: int, node: Node | None = None
+) -> ResultT:
+    """Try a stage once, on record. `node` is the step that it is, by default that of the linear pipeline.
+
+    `retries_left` says how many more tries the caller will make if this one fails with a retryable error.
+
+    Raises:
+        StageFailed: the attempt failed; the rows and signals are written.
+        asyncio.CancelledError: the run was cancelled; the attempt is closed as failed.
+    """
+    node = node or Node.of(spec.stage)
+    attempt = await _start(run, node)
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(run.services.settings.stage_timeout_seconds):
+            config = await spec.configure(run)
+            result = await spec.function(run.context(attempt), config)
+        return await _succeed(run, node, attempt, result, _elapsed_ms(started))
+    except asyncio.CancelledError:
+        cancelled = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
+        await asyncio.shield(_fail(run, node, attempt, cancelled, _elapsed_ms(started), retries_left=0))
+        raise
+    except Exception as error:
+        described = describe(error, run.services.settings.stage_timeout_seconds)
+        await _fail(run, node, attempt, described, _elapsed_ms(started), retries_left=retries_left)
+        raise StageFailed(node, described) from error
+
+
+def describe(error: BaseException, timeout_seconds: float | None = None) -> StageError:
+    """An error as it is kept and shown: redacted, with the stack, and whether a retry can help."""
+    message = str(error)
+    if isinstance(error, TimeoutError) and not message:
+        message = f"Took longer than {timeout_seconds:g} s" if timeout_seconds else "Took too long"
+    stack = "".join(traceback.format_exception(error))[-_STACK_CHARACTERS:]
+    return StageError(
+        error_type=type(error).__name__,
+        message=redact_text(message or type(error).__name__),
+        stack_trace=redact_text(stack),
+        retryable=is_retryable(error),
+    )
+
+
+async def _start(run: ActiveRun, node: Node) -> int:
+    async with run.services.database.transaction() as tx:
+        run.record = await runs.change(
+            tx,
+            run.run_id,
+            status=run.standing,
+            values={"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1},
+        )
+        attempt = await attempts.start_attempt(tx, run.run_id, node, input_ref=run.last_ref)
+    run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
+    return attempt
+
+
+async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, duration_ms: float) -> ResultT:
+    ref = attempts.output_ref(run.run_id, node.id, attempt)
+    kept = result.model_copy(update={RESULT_REFS[node.stage]: ref, "duration_ms": round(duration_ms, 3)})
+    snapshot: dict[str, Any] = redact(kept.model_dump(mode="json"))  # pyright: ignore[reportAssignmentType]
+    async with run.services.database.transaction() as tx:
+        await attempts.settle(
+            tx, run.run_id, node, attempt, StageStatus.SUCCEEDED, duration_ms=duration_ms, snapshot=snapshot
+        )
+        # The last status is given by finish(), once, with the run's total duration.
+        status = None if node.stage is Stage.NOTIFY else STATUS_AFTER[node.stage]
+        values = {RUN_REFS[node.stage]: ref, **runs.error_columns(None)}
+        run.record = await runs.change(tx, run.run_id, status=status, values=values)
+    run.results[node.id] = kept
+    run.refs[node.id] = ref
+    tags = run.tags(node.stage.value, attempt)
+    fallback = getattr(kept, "fallback_used", None) or None
+    run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
+    return kept
+
+
+async def _fail(
+    run: ActiveRun, node: Node, attempt: int, error: StageError, duration_ms: float, *, retries_left: int
+) -> None:
+    retrying = error.retryable and retries_left > 0
+    stage_status = StageStatus.RETRYING if retrying else StageStatus.FAILED
+    try:
+        async with run.services.database.transaction() as tx:
+            await attempts.settle(tx, run.run_id, node, attempt, stage_status, duration_ms=duration_ms, error=error)
+            status = RunStatus.RETRYING if retrying else None
+            run.record = await runs.change(tx, run.run_id, status=status, values=runs.error_columns(error))
+    except Unavailable as unavailable:
+        # The next attempt, or a resume, finds the row open and closes it as lost.
+        logger.error("Attempt %d at %s of run %s is not on record: %s", attempt, node.id, run.run_id, unavailable)
+    tags = run.tags(node.stage.value, attempt)
+    facts: dict[str, str | bool] = {
+        "error_type": error.error_type,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    run.emit(Signal.STAGE_FAILED, tags, duration_ms=duration_ms, node=_own_name(node), **facts)
+    if retrying:
+        run.emit(Signal.STAGE_RETRYING, tags, retries_left=retries_left, node=_own_name(node), **facts)
+
+
+def _own_name(node: Node) -> str | None:
+    """The node's id where it says more than the stage."""
+    return None if node.id == node.stage.value else node.id
+
+
+def _elapsed_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,16 @@
+"""Bodies in the vendors' documented shapes, one file each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+
+NAMES = sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+def body(name: str) -> dict[str, Any]:
+    """A fresh copy of the body of this name."""
+    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,110 @@
+"""What the tests of the embedded stack share: homes that PostgreSQL can reach, commands, and what is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from orchestration.settings import Settings, load_settings
+
+COMMAND = """
+import sys, signal
+from pathlib import Path
+from orchestration.errors import PipelineError
+from orchestration.settings import load_settings
+from service.stack import attach
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+settings = load_settings({"home": Path(sys.argv[1]), "database_url": None, "prefect_api_url": None})
+try:
+    with attach(settings, need_prefect="prefect" in sys.argv, progress=lambda text: print(text, flush=True)) as addresses:
+        print("READY", addresses.database_url, flush=True)
+        sys.stdin.read()
+except PipelineError as error:
+    print("ERROR", error, flush=True)
+    sys.exit(2)
+"""
+"""A command that uses the stack until its standard input ends."""
+
+
+@contextlib.contextmanager
+def new_home() -> Iterator[Path]:
+    """An empty place under /tmp that a user of PostgreSQL's own can pass through; pytest's tmp_path is closed."""
+    place = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp"))
+    place.chmod(0o711)
+    try:
+        yield place / "home"
+    finally:
+        until(lambda: not processes_of(place), "the stack to end after the test")
+        shutil.rmtree(place)
+
+
+def settings_for(home: Path, **more: object) -> Settings:
+    """Settings for a stack in `home`, whatever the environment of the tests says."""
+    return load_settings({"home": home, "database_url": None, "prefect_api_url": None, **more})
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def processes_of(place: Path) -> list[str]:
+    """The processes whose command line or working folder lies in `place`."""
+    found: list[str] = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if one.pid == os.getpid() or one.status() == psutil.STATUS_ZOMBIE:
+                continue
+            about = [*one.cmdline(), one.cwd()]
+            if any(str(place) in word for word in about):
+                found.append(f"{one.pid} {' '.join(about)}")
+    return found
+
+
+class Command:
+    """A command that runs beside the test."""
+
+    def __init__(self, home: Path, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, str(home), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def read_until(self, start: str) -> str:
+        """The next line that begins with `start`."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(start):
+                return line.strip()
+        raise AssertionError(f"the command ended ({self.process.wait()}) before it said {start!r}")
+
+    def leave(self) -> int:
+        """End it as a command ends by itself; its exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        """Make sure that it is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()

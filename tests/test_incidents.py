@@ -1,0 +1,105 @@
+"""Which alerts belong together, and when a human is told."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert
+from tasks.ingest.incidents import IncidentChange, Reason, Telling, decide, split_by_incident
+
+QUIET: dict[str, Any] = {
+    "opened": False,
+    "reopened": False,
+    "severity_raised": False,
+    "new_firing": 0,
+    "newly_resolved": 0,
+    "still_firing": 1,
+    "resolved": False,
+    "known": True,
+    "told_before": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("what_happened", "tell", "reason"),
+    [
+        ({"opened": True, "new_firing": 3, "told_before": False}, True, "opened"),
+        ({"reopened": True, "new_firing": 1}, True, "reopened"),
+        ({"severity_raised": True}, True, "severity_raised"),
+        ({"severity_raised": True, "new_firing": 1}, True, "severity_raised"),
+        ({"new_firing": 1, "newly_resolved": 2}, True, "new_alerts"),
+        ({"resolved": True, "newly_resolved": 2, "still_firing": 0}, True, "resolved"),
+        ({"resolved": True, "severity_raised": True, "still_firing": 0}, True, "resolved"),
+        ({"told_before": False}, True, "untold"),
+        ({"told_before": False, "newly_resolved": 1}, True, "untold"),
+        ({}, False, "repeat"),
+        ({"still_firing": 0}, False, "repeat"),
+        ({"newly_resolved": 1}, False, "some_resolved"),
+        ({"newly_resolved": 1, "still_firing": 0}, False, "repeat"),
+        ({"known": False, "still_firing": 0}, False, "nothing_open"),
+        ({"known": False, "still_firing": 0, "told_before": False}, False, "nothing_open"),
+    ],
+)
+def test_who_is_told_of_what(what_happened: dict[str, Any], tell: bool, reason: str) -> None:
+    assert decide(IncidentChange(**QUIET | what_happened)) == Telling(tell, Reason(reason))
+
+
+TOLD = {Reason.OPENED, Reason.REOPENED, Reason.RESOLVED, Reason.SEVERITY_RAISED, Reason.NEW_ALERTS, Reason.UNTOLD}
+some = st.integers(0, 3)
+flag = st.booleans()
+changes = st.builds(
+    IncidentChange,
+    **{field.name: flag if field.type == "bool" else some for field in fields(IncidentChange)},
+)
+
+
+@given(changes)
+def test_every_combination_has_one_reason_and_the_reason_decides(change: IncidentChange) -> None:
+    telling = decide(change)
+    assert telling.tell == (telling.reason in TOLD)
+    assert decide(change) == telling
+
+
+@given(changes)
+def test_a_human_is_told_iff_there_is_news_or_the_page_was_lost(change: IncidentChange) -> None:
+    news = change.opened or change.reopened or change.resolved or change.severity_raised or change.new_firing > 0
+    lost = change.known and not change.told_before
+    assert decide(change).tell == (news or lost)
+
+
+@given(changes)
+def test_an_all_clear_is_never_worded_as_a_page(change: IncidentChange) -> None:
+    if change.resolved and not change.opened and not change.reopened:
+        assert decide(change).reason is Reason.RESOLVED
+
+
+def test_reasons_are_lower_case_words() -> None:
+    assert {str(reason) for reason in Reason} == {
+        "opened",
+        "reopened",
+        "severity_raised",
+        "new_alerts",
+        "resolved",
+        "untold",
+        "repeat",
+        "some_resolved",
+        "nothing_open",
+    }
+
+
+def test_a_push_over_several_incidents_is_split_in_its_own_order() -> None:
+    alerts = [
+        Alert(source="generic", fingerprint=str(number), name="x", incident_key=key)
+        for number, key in enumerate(["b", "a", "b", "c", "a"])
+    ]
+    assert [[alert.fingerprint for alert in group] for group in split_by_incident(alerts)] == [
+        ["0", "2"],
+        ["1", "4"],
+        ["3"],
+    ]
+    assert split_by_incident([]) == []

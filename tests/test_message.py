@@ -1,0 +1,278 @@
+"""What a human reads at three in the morning, and what an alert's text cannot make of it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation
+from tasks.notify.message import MessageSubject, render_message
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def an_alert(number: int = 1, **fields: Any) -> Alert:
+    own: dict[str, Any] = {
+        "source": "alertmanager",
+        "fingerprint": f"fingerprint-{number}",
+        "name": "HighCPU",
+        "severity": Severity.CRITICAL,
+        "description": "CPU above 95 % for ten minutes",
+        "labels": {"alertname": "HighCPU", "instance": f"web-{number}", "team": "infra", "severity": "critical"},
+        "incident_key": "alertmanager/HighCPU",
+        "links": {"dashboard": "https://grafana.example.com/d/1", "runbook": "https://wiki.example.com/cpu"},
+        "started_at": START,
+    }
+    return Alert(**(own | fields))
+
+
+def an_incident(**fields: Any) -> Incident:
+    own: dict[str, Any] = {"id": "7", "incident_key": "alertmanager/HighCPU", "title": "HighCPU", "opened_at": START}
+    return Incident(**(own | fields))
+
+
+CHECKS = CheckResult(
+    checks=[
+        Check(name="disk", status=CheckStatus.OK, message="12 % used"),
+        Check(name="cpu", status=CheckStatus.CRITICAL, message="97 % busy"),
+        Check(name="network", status=CheckStatus.UNKNOWN, message="", error="timed out after 5 s"),
+    ]
+)
+ANALYSIS = AnalyzeResult(
+    summary="A process eats the CPU.", probable_cause="java, pid 42", actions=["Restart java"], confidence=0.8
+)
+
+
+def a_subject(**fields: Any) -> MessageSubject:
+    own: dict[str, Any] = {
+        "run_id": "run-1",
+        "trace_id": "trace-1",
+        "source": "alertmanager",
+        "environment": "production",
+        "node_id": "notify",
+        "incident": an_incident(),
+        "alerts": [an_alert()],
+        "reason": "opened",
+        "check": CHECKS,
+        "analysis": ANALYSIS,
+        "firing": 1,
+        "resolved": 0,
+    }
+    return MessageSubject(**(own | fields))
+
+
+def test_the_first_lines_say_severity_what_where_since_when_and_what_to_do():
+    lines = render_message(a_subject(), channel="slack").text.splitlines()
+    assert lines[0] == "[CRITICAL] HighCPU on web-1 (production)"
+    assert lines[2:5] == [
+        "What: HighCPU: CPU above 95 % for ten minutes",
+        "Where: web-1",
+        "Since: 2026-01-02 03:04:05 UTC",
+    ]
+    assert lines.index("  1. Follow the runbook.") < lines.index("  2. Restart java") < 16
+    assert lines[-1] == "trace trace-1, run run-1"
+
+
+def test_the_message_names_checks_analysis_labels_and_links():
+    message = render_message(a_subject(), channel="slack")
+    assert message.checks == [
+        "✗ cpu: critical, 97 % busy",
+        "? network: unknown, timed out after 5 s",
+        "✓ disk: ok, 12 % used",
+    ]
+    assert list(message.links) == ["runbook", "dashboard"]
+    facts = {fact.label: fact.value for fact in message.facts}
+    assert facts["Labels"] == "team=infra"
+    assert facts["Why now"] == "a new incident"
+    assert "Probable cause: java, pid 42" in message.text
+    for text in (message.text, message.markdown, message.html):
+        for word in ("HighCPU", "Restart java", "97 % busy", "https://wiki.example.com/cpu", "trace-1", "run-1"):
+            assert word in text
+
+
+def test_the_keys_are_stable_for_a_retry_and_one_for_an_incident():
+    first, again = (render_message(a_subject(), channel="slack") for _ in range(2))
+    assert first == again
+    assert first.idempotency_key == "run-1/notify/slack"
+    later = render_message(a_subject(run_id="run-2", reason="resolved"), channel="email")
+    assert later.idempotency_key == "run-2/notify/email"
+    assert later.dedup_key == first.dedup_key
+    assert render_message(a_subject(incident=an_incident(id="8")), channel="x").dedup_key != first.dedup_key
+    assert render_message(a_subject(incident=None), channel="x").dedup_key == "run-1"
+
+
+def test_a_critical_alert_stays_critical_whatever_the_analysis_says():
+    calm = AnalyzeResult(summary="info: nothing to see", confidence=0.99)
+    alerts = [an_alert(1, severity="info"), an_alert(2), an_alert(3, severity="warning")]
+    message = render_message(a_subject(alerts=alerts, analysis=calm), channel="slack")
+    assert (message.severity, message.status) == (Severity.CRITICAL, AlertStatus.FIRING)
+
+
+def test_a_resolved_alert_does_not_make_a_warning_critical():
+    alerts = [an_alert(1, status="resolved"), an_alert(2, severity="warning")]
+    message = render_message(a_subject(alerts=alerts), channel="slack")
+    assert message.title == "[WARNING] HighCPU on web-2 (production)"
+
+
+def test_the_all_clear_says_how_long_it_lasted_and_asks_for_nothing():
+    alerts = [an_alert(status="resolved", ended_at=START + timedelta(minutes=75))]
+    subject = a_subject(alerts=alerts, reason="resolved", check=None, analysis=None, firing=0, resolved=1)
+    message = render_message(subject, channel="slack")
+    assert message.title == "[RESOLVED] HighCPU on web-1 (production)"
+    assert message.status is AlertStatus.RESOLVED
+    assert "until 2026-01-02 04:19:05 UTC (1 h 15 min)" in message.text
+    assert message.actions == []
+
+
+def test_an_incident_that_still_fires_is_no_all_clear():
+    subject = a_subject(alerts=[an_alert(status="resolved")], reason="", firing=3, resolved=1)
+    assert render_message(subject, channel="x").status is AlertStatus.FIRING
+
+
+def test_fifty_hosts_are_named_twenty_times_and_counted():
+    message = render_message(a_subject(alerts=[an_alert(n) for n in range(1, 51)], firing=50), channel="slack")
+    where = next(fact.value for fact in message.facts if fact.label == "Where")
+    assert where.startswith("web-1, web-2, ")
+    assert where.endswith("web-20 and 30 more")
+    assert message.title == "[CRITICAL] HighCPU on web-1, web-2 and 48 more (production)"
+    assert "50 firing, 0 resolved" in message.text
+
+
+def test_alerts_of_several_names_are_all_named():
+    alerts = [an_alert(1), an_alert(2, name="DiskFull"), an_alert(3, name="DiskFull")]
+    message = render_message(a_subject(alerts=alerts, incident=an_incident(title="Cluster a")), channel="slack")
+    assert message.title == "[CRITICAL] Cluster a (production)"
+    assert "What: HighCPU ×1, DiskFull ×2" in message.text
+
+
+def test_an_outage_of_the_model_is_said_plainly_with_its_cause():
+    analysis = AnalyzeResult(
+        summary="AI analysis unavailable",
+        actions=["Manual investigation required"],
+        fallback_used=True,
+        errors=["ModelUnavailable: 503 from the provider, token=abc123"],
+    )
+    message = render_message(a_subject(analysis=analysis), channel="slack")
+    assert message.summary.startswith("AI analysis unavailable: ModelUnavailable: 503 from the provider")
+    assert "AI analysis unavailable: ModelUnavailable" in message.text
+    assert "abc123" not in message.text
+    assert message.actions == ["Follow the runbook.", "Manual investigation required"]
+
+
+def test_recommendations_stand_in_for_missing_actions():
+    tip = Recommendation(type="cpu", priority="high", title="Look at java", description="It uses 97 %")
+    message = render_message(a_subject(analysis=AnalyzeResult(summary="s", recommendations=[tip])), channel="slack")
+    assert "Look at java: It uses 97 %" in message.actions
+
+
+@pytest.mark.parametrize(
+    ("statuses", "title", "severity", "status"),
+    [
+        (["ok", "warning"], "[WARNING] Health of {host}", Severity.WARNING, AlertStatus.FIRING),
+        (["critical", "warning"], "[CRITICAL] Health of {host}", Severity.CRITICAL, AlertStatus.FIRING),
+        (["ok", "unknown"], "[UNKNOWN] Health of {host}", Severity.WARNING, AlertStatus.FIRING),
+        (["ok", "ok"], "[OK] Health of {host}", Severity.INFO, AlertStatus.RESOLVED),
+    ],
+)
+def test_checks_without_an_alert_are_the_health_of_this_host(
+    statuses: list[str], title: str, severity: Severity, status: AlertStatus
+):
+    checks = CheckResult(
+        checks=[Check(name=f"c{n}", status=CheckStatus(s), message="") for n, s in enumerate(statuses)]
+    )
+    subject = a_subject(alerts=[], incident=None, check=checks, analysis=None, reason="", firing=0)
+    message = render_message(subject, channel="console")
+    assert message.title == title.format(host=socket.gethostname())
+    assert (message.severity, message.status) == (severity, status)
+
+
+def test_an_incident_without_alerts_has_a_message_of_its_own():
+    incident = an_incident(status=IncidentStatus.RESOLVED, severity=Severity.WARNING)
+    message = render_message(a_subject(alerts=[], incident=incident, firing=0), channel="x")
+    assert message.title == "[RESOLVED] HighCPU (production)"
+
+
+def test_a_template_in_an_alert_is_text():
+    attack = "{{ 7*7 }}{% for x in ''.__class__.__mro__ %}{{ x }}{% endfor %}"
+    alert = an_alert(name=attack, description=attack, labels={"instance": attack, "team": attack})
+    message = render_message(a_subject(alerts=[alert]), channel="slack")
+    assert "{{ 7*7 }}" in message.title
+    assert "{{ 7*7 }}" in message.text
+    assert "49" not in message.text
+    assert "{{ 7*7 }}" in message.html
+
+
+def test_markup_in_an_alert_is_text():
+    alert = an_alert(
+        name="<script>alert(1)</script>", description="![x](https://evil.example/p.png) <img src=x> `code`", links={}
+    )
+    message = render_message(a_subject(alerts=[alert]), channel="email")
+    assert "<script" not in message.html
+    assert "<img" not in message.html
+    assert "&lt;script&gt;" in message.html
+    assert "![x](" not in message.markdown
+    assert r"\<script\>" in message.markdown
+
+
+def test_only_web_links_are_links():
+    links = {
+        "runbook": "javascript:alert(1)",
+        "source": "file:///etc/passwd",
+        "panel": "https://[bad",
+        "silence": 'https://ok.example/"><b>|x',
+        "dashboard": "https://bob:hunter2@ok.example/?token=abc",
+    }
+    message = render_message(a_subject(alerts=[an_alert(links=links)]), channel="email")
+    assert message.links == {
+        "dashboard": "https://redacted@ok.example/?token=redacted",
+        "silence": "https://ok.example/%22%3E%3Cb%3E%7Cx",
+    }
+
+
+def test_secrets_of_an_alert_stay_out_of_the_message():
+    alert = an_alert(
+        description="login failed: password=hunter2hunter2 with Bearer abc.def.ghi",
+        labels={"instance": "web-1", "api_key": "hunter2hunter2", "team": "postgres://a:hunter2hunter2@db/x"},
+    )
+    message = render_message(a_subject(alerts=[alert]), channel="slack")
+    assert "hunter2" not in message.model_dump_json()
+    assert "abc.def.ghi" not in message.model_dump_json()
+
+
+def test_a_hostile_push_gives_a_message_of_bounded_size():
+    huge = "\x1b[31m\r\n\u202ebig " * 100_000
+    alerts = [
+        an_alert(n, name=f"A{n}" + "n" * 500, description=huge, labels={f"l{i}": huge for i in range(3)})
+        for n in range(10_000)
+    ]
+    message = render_message(a_subject(alerts=alerts, firing=10_000, trace_id="t" * 100_000), channel="slack")
+    assert len(message.text) < 20_000
+    assert "\x1b" not in message.model_dump_json()
+    assert "\u202e" not in message.text
+    one = render_message(a_subject(alerts=[an_alert(name="web\n\x1b[2Jdown", description=huge)]), channel="slack")
+    assert one.title == "[CRITICAL] webdown on web-1 (production)".replace("webdown", "web down")
+    assert len(one.text) < 5_000
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=300), st.text(max_size=300), st.dictionaries(st.text(), st.text(), max_size=5))
+def test_no_alert_breaks_the_message(name: str, description: str, labels: dict[str, str]):
+    links = {name: description, "runbook": f"https://{name}"}
+    alert = an_alert(name=name, description=description, labels=labels, annotations=labels, links=links)
+    message = render_message(a_subject(alerts=[alert], environment=name, reason=description), channel="x")
+    assert len(message.title.splitlines()) == 1
+    message.model_dump_json().encode()
+
+
+def test_rendering_a_message_does_not_import_prefect():
+    code = "import sys, tasks.notify.message; print([m for m in ('prefect', 'sqlalchemy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

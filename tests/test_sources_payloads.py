@@ -1,0 +1,161 @@
+"""What each vendor's body becomes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from orchestration.alert import AlertStatus, Severity
+from tasks.ingest.sources import SOURCES, parse_push
+from tasks.ingest.sources.fields import fingerprint_of
+from tests.payloads import NAMES, body
+
+FLAT_FINGERPRINT = fingerprint_of(
+    "Backup failed", {"hostname": "backup-1", "exit_code": "2", "url": "https://ci.example.net/backup"}
+)
+
+EXPECTED: dict[str, list[dict[str, Any]]] = {
+    "alertmanager_group": [
+        {
+            "source": "alertmanager",
+            "name": "HighLatency",
+            "fingerprint": "8a1f5be02c7d9346",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "description": "The 99th percentile of shop-1 has been 2.4 s for 10 minutes.",
+            "incident_key": 'alertmanager:{}/{team="web"}:{alertname="HighLatency", cluster="fra-2"}',
+            "title": "HighLatency (5 alerts)",
+            "started_at": datetime(2026, 3, 14, 2, 11, 9, 418273, UTC),
+            "ended_at": None,
+        },
+        {"fingerprint": "17c2d9e4b6f08a53", "description": "p99 of shop-2 is above 2 s", "ended_at": None},
+        {
+            "fingerprint": "f3046b9d58a1ce72",
+            "status": AlertStatus.RESOLVED,
+            "ended_at": datetime(2026, 3, 14, 2, 5, 24, 418273, UTC),
+        },
+    ],
+    "alertmanager_resolved": [
+        {
+            "name": "TargetDown",
+            "status": AlertStatus.RESOLVED,
+            "title": "TargetDown on db-3:9187",
+            "started_at": datetime(2026, 5, 1, 7, 0, tzinfo=UTC),
+            "ended_at": datetime(2026, 5, 1, 7, 20, 30, tzinfo=UTC),
+        }
+    ],
+    "grafana_unified": [
+        {
+            "source": "grafana",
+            "name": "Checkout errors",
+            "fingerprint": "6e0b83f2a9c4d715",
+            "severity": Severity.CRITICAL,
+            "description": "More than 5 % of the checkouts fail",
+            "incident_key": 'grafana:{}:{alertname="Checkout errors", grafana_folder="Shop"}',
+            "title": "Checkout errors",
+            "links": {
+                "runbook": "https://wiki.example.net/runbooks/checkout",
+                "source": "https://graphs.example.net/alerting/grafana/be1k9xq4/view?orgId=3",
+                "dashboard": "https://graphs.example.net/d/shop?orgId=3",
+                "panel": "https://graphs.example.net/d/shop?orgId=3&viewPanel=12",
+                "silence": "https://graphs.example.net/alerting/silence/new?alertmanager=grafana"
+                "&matcher=alertname%3DCheckout+errors&orgId=3",
+            },
+            "started_at": datetime(2026, 6, 2, 16, 30, 10, tzinfo=UTC),
+            "ended_at": None,
+        }
+    ],
+    "grafana_legacy": [
+        {
+            "source": "grafana",
+            "name": "Mail queue",
+            "fingerprint": "org-2-rule-19",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "description": "The mail queue grows.",
+            "labels": {"team": "mail", "host": "mx-1"},
+            "incident_key": "grafana:org-2-rule-19",
+            "title": "Mail queue on mx-1",
+        }
+    ],
+    "grafana_legacy_ok": [{"fingerprint": "org-2-rule-19", "status": AlertStatus.RESOLVED}],
+    "generic_flat": [
+        {
+            "source": "generic",
+            "name": "Backup failed",
+            "fingerprint": FLAT_FINGERPRINT,
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "description": "The nightly dump ended with code 2.",
+            "labels": {"hostname": "backup-1", "exit_code": "2", "url": "https://ci.example.net/backup"},
+            "annotations": {
+                "message": "The nightly dump ended with code 2.",
+                "elapsed_seconds": "418",
+                "load": "0.75",
+                "details": '{"target":"s3"}',
+            },
+            "incident_key": "generic:Backup failed:backup-1",
+            "title": "Backup failed on backup-1",
+            "links": {"source": "https://ci.example.net/backup"},
+            "started_at": datetime(2026, 1, 1, 0, 0, 0, 123000, UTC),
+        }
+    ],
+    "generic_list": [
+        {
+            "name": "Certificate expires",
+            "fingerprint": "cert-www-1",
+            "severity": Severity.INFO,
+            "labels": {"environment": "staging", "host": "www-1"},
+            "incident_key": "generic:Certificate expires:www-1",
+        },
+        {
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.RESOLVED,
+            "ended_at": datetime(2026, 1, 5, 10, tzinfo=UTC),
+            "incident_key": "generic:Certificate expires:www-2",
+        },
+        {"name": "Certificate expires", "description": "in 3 days", "severity": Severity.INFO},
+    ],
+    "generic_title": [
+        {
+            "source": "generic",
+            "name": "Nobody answers on port 443",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.FIRING,
+            "incident_key": "generic:Nobody answers on port 443",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_vendors_body_becomes_these_alerts(name: str) -> None:
+    push = parse_push(body(name))
+    assert push.source == name.split("_")[0]
+    assert len(push.alerts) == len(EXPECTED[name])
+    for alert, expected in zip(push.alerts, EXPECTED[name], strict=True):
+        assert {field: getattr(alert, field) for field in expected} == expected
+
+
+def test_every_payload_has_its_expectation() -> None:
+    assert set(NAMES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_sample_is_read_under_its_own_name_and_by_recognition(name: str) -> None:
+    sample = SOURCES[name].sample()
+    push = parse_push(sample)
+    assert push == parse_push(sample, source=name)
+    assert push.source == name
+    assert push.errors == ()
+    for alert in push.alerts:
+        assert alert.started_at is not None
+        assert timedelta() < datetime.now(UTC) - alert.started_at < timedelta(hours=1)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_sample_keeps_its_fingerprints(name: str) -> None:
+    first, second = (parse_push(SOURCES[name].sample()).alerts for _ in range(2))
+    assert [alert.fingerprint for alert in first] == [alert.fingerprint for alert in second]

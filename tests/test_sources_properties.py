@@ -1,0 +1,113 @@
+"""Whatever comes in: an alert that can be stored, or one clear sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert
+from orchestration.errors import BadInput
+from tasks.ingest.incidents import split_by_incident
+from tasks.ingest.sources import SOURCES, parse_push, recognise, registry
+from tests.payloads import NAMES, body
+
+FIELDS = sorted(
+    {field for whole in map(body, NAMES) for part in (whole, *(whole.get("alerts") or [])) for field in part}
+    | {"name", "alertname", "labels", "annotations", "payload", "fingerprint", "tags", "incident_key", "instance"}
+)
+
+texts = st.text(st.characters(exclude_categories=()), max_size=12)  # also control characters and lone surrogates
+words = st.sampled_from(["firing", "resolved", "ok", "critical", "P1", "4", "http://x/y", "2026-01-01T00:00:00Z", "0"])
+scalars = st.none() | st.booleans() | st.integers() | st.integers(10**20, 10**40) | st.floats() | words | texts
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS) | texts, inner, max_size=6),
+    max_leaves=25,
+)
+objects = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)
+vendor_like = st.sampled_from([source.sample() for source in SOURCES.values()])
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """A vendor's body, or none, with some fields of it and of its alerts replaced by anything."""
+    whole = draw(vendor_like | st.just({})) | draw(objects)
+    alerts = whole.get("alerts")
+    if isinstance(alerts, list):
+        whole["alerts"] = [alert | draw(objects) if isinstance(alert, dict) else alert for alert in alerts] + draw(
+            st.lists(values, max_size=2)
+        )
+    return whole
+
+
+sources = st.sampled_from([None, "cli", *SOURCES])
+thorough = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@thorough
+@given(payload=values | bodies(), source=sources)
+def test_any_json_is_alerts_or_bad_input(payload: object, source: str | None) -> None:
+    try:
+        push = parse_push(payload, source=source)
+    except BadInput as refused:
+        assert_sentence(str(refused))
+        return
+    assert push.alerts
+    assert push.source in SOURCES
+    assert len({alert.fingerprint for alert in push.alerts}) == len(push.alerts)
+    for error in push.errors:
+        assert_sentence(error)
+    for alert in push.alerts:
+        assert_storable(alert)
+        assert alert.source == push.source
+
+
+def assert_sentence(text: str) -> None:
+    assert text.encode()
+    assert not any(ord(character) < 32 for character in text)
+
+
+def assert_storable(alert: Alert) -> None:
+    dumped = alert.model_dump()
+    assert Alert.model_validate(dumped) == alert
+    assert Alert.model_validate_json(alert.model_dump_json()) == alert
+    strict = json.dumps(alert.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    assert strict.encode()
+    assert "\\u0000" not in strict.replace("\\\\", "")
+    for short in (alert.name, alert.title, *alert.labels, *alert.labels.values()):
+        assert not any(ord(character) < 32 for character in short)
+    assert all(url.lower().startswith(("http://", "https://")) for url in alert.links.values())
+
+
+@thorough
+@given(payload=bodies(), order=st.permutations(list(SOURCES)))
+def test_the_order_of_the_registry_decides_nothing(payload: dict[str, Any], order: list[str]) -> None:
+    def recognised() -> str | None:
+        try:
+            return recognise(payload).name
+        except BadInput:
+            return None
+
+    before = recognised()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "SOURCES", {name: SOURCES[name] for name in order})
+        assert recognised() == before
+
+
+@thorough
+@given(payload=bodies())
+def test_the_split_keeps_every_alert_and_the_order(payload: dict[str, Any]) -> None:
+    try:
+        alerts = parse_push(payload).alerts
+    except BadInput:
+        return
+    groups = split_by_incident(alerts)
+    assert all(len({alert.incident_key for alert in group}) == 1 for group in groups)
+    assert len({group[0].incident_key for group in groups}) == len(groups)
+    position = {alert.fingerprint: index for index, alert in enumerate(alerts)}
+    assert all(group == sorted(group, key=lambda alert: position[alert.fingerprint]) for group in groups)
+    assert sum(map(len, groups)) == len(alerts)
