@@ -32,9 +32,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """The settings of one process. `docs/settings.md` has them as a table."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, populate_by_name=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     max_retries_per_stage: int = Field(
         3,
@@ -218,9 +216,13 @@ def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
         BadSetting: naming each wrong variable, what was expected, and the value if it is no secret.
     """
     try:
-        return Settings(**(overrides or {}))
+        return Settings(**{_variable(name): value for name, value in (overrides or {}).items()})
     except ValidationError as error:
         raise BadSetting("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _variable(field: str) -> str:
+    return str(Settings.model_fields[field].validation_alias)
 
 
 def _explain(problem: ErrorDetails) -> str:

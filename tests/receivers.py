@@ -180,7 +180,13 @@ class SmtpReceiver:
     """A mail server. `replies` holds the next replies to the whole mail ("451 later"); then it takes everything."""
 
     def __init__(
-        self, *, replies: list[str], refuse: dict[str, str], user: tuple[str, str] | None, tls: ssl.SSLContext | None
+        self,
+        *,
+        replies: list[str],
+        refuse: dict[str, str],
+        user: tuple[str, str] | None,
+        tls: ssl.SSLContext | None,
+        smtps: bool,
     ) -> None:
         self.replies = replies
         self.refuse = refuse
@@ -188,10 +194,11 @@ class SmtpReceiver:
         self._log: _Log[Mail] = _Log()
         self._loop = asyncio.new_event_loop()
         self._tls = tls
-        self._server = self._loop.run_until_complete(self._start())
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._smtps = smtps
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT_SECONDS)
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     host = "127.0.0.1"
 
@@ -226,7 +233,7 @@ class SmtpReceiver:
         self._loop.close()
 
     async def _start(self) -> asyncio.Server:
-        return await self._loop.create_server(self._session, self.host, 0)
+        return await self._loop.create_server(self._session, self.host, 0, ssl=self._tls if self._smtps else None)
 
     def _session(self) -> SMTP:
         return SMTP(
@@ -237,7 +244,7 @@ class SmtpReceiver:
             authenticator=self._authenticate if self._user else None,
             auth_required=self._user is not None,
             auth_require_tls=False,
-            tls_context=self._tls,
+            tls_context=None if self._smtps else self._tls,
         )
 
     def _authenticate(
@@ -261,9 +268,11 @@ def smtp_receiver(
     refuse: dict[str, str] | None = None,
     user: tuple[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
+    smtps: bool = False,
 ) -> Iterator[SmtpReceiver]:
-    """A mail server. `refuse`: address to reply; `user`: name and password it insists on; `tls`: offers STARTTLS."""
-    receiver = SmtpReceiver(replies=list(replies), refuse=refuse or {}, user=user, tls=tls)
+    """A mail server. `refuse`: address to reply; `user`: name and password it insists on; `tls`: offers STARTTLS,
+    or with `smtps` speaks TLS from the start."""
+    receiver = SmtpReceiver(replies=list(replies), refuse=refuse or {}, user=user, tls=tls, smtps=smtps)
     try:
         yield receiver
     finally:

@@ -25,7 +25,7 @@ from service.stack import attach
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 settings = load_settings({"home": Path(sys.argv[1]), "database_url": None, "prefect_api_url": None})
 try:
-    with attach(settings, need_prefect="prefect" in sys.argv, progress=lambda text: print(text, flush=True)) as addresses:
+    with attach(settings, need_prefect=False, progress=lambda text: print(text, flush=True)) as addresses:
         print("READY", addresses.database_url, flush=True)
         sys.stdin.read()
 except PipelineError as error:
@@ -76,9 +76,9 @@ def processes_of(place: Path) -> list[str]:
 class Command:
     """A command that runs beside the test."""
 
-    def __init__(self, home: Path, *words: str) -> None:
+    def __init__(self, home: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(home), *words],
+            [sys.executable, "-c", COMMAND, str(home)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -175,10 +175,18 @@ asyncio.run(main())
     assert (done.stdout, done.stderr) == ("gave up\n", "")
 
 
-def test_the_stages_know_neither_prefect_nor_a_database_nor_http() -> None:
-    program = "import sys, tasks.check.stage, tasks.analyze.stage, tasks.analyze.local; print(*sys.modules)"
+def modules_after(imports: str) -> set[str]:
+    program = f"import sys, {imports}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert not {"prefect", "sqlalchemy", "httpx"} & set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_checkers_know_neither_prefect_nor_a_database_nor_http() -> None:
+    assert not {"prefect", "sqlalchemy", "httpx"} & modules_after("tasks.check.checkers.registry")
+
+
+def test_the_stages_know_neither_prefect_nor_http() -> None:
+    assert not {"prefect", "httpx"} & modules_after("tasks.check.stage, tasks.analyze.stage, tasks.analyze.local")
 
 
 # What is checked

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,23 +181,19 @@ async def test_a_part_of_a_process_name_counts_only_when_asked_for() -> None:
     assert (await run_checker("process", names=[part], exact_match=False)).status is CheckStatus.OK
 
 
-async def test_a_zombie_does_not_run() -> None:
-    name = "check-zombie"
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        Path("/proc/self/comm").write_text(name)
-        os.write(writer, b".")
-        os._exit(0)
-    os.read(reader, 1)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    try:
-        assert psutil.Process(child).name() == name
-        assert (await run_checker("process", names=[name])).status is CheckStatus.CRITICAL
-    finally:
-        os.waitpid(child, 0)
-        os.close(reader)
-        os.close(writer)
+@pytest.fixture
+def zombie(tmp_path: Path) -> Iterator[str]:
+    """The name of a process that has ended, and that its parent has not looked after yet."""
+    program = tmp_path / "check-zombie"
+    program.symlink_to(shutil.which("true") or "/bin/true")
+    with subprocess.Popen([program]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        yield program.name
+
+
+async def test_a_zombie_does_not_run(zombie: str) -> None:
+    assert zombie in {process.name() for process in psutil.process_iter()}
+    assert (await run_checker("process", names=[zombie])).status is CheckStatus.CRITICAL
 
 
 async def test_a_process_command_line_is_never_shown() -> None:
@@ -209,7 +208,7 @@ async def test_a_process_command_line_is_never_shown() -> None:
 
 
 @pytest.fixture
-def listening() -> Any:
+def listening() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -221,7 +220,7 @@ def refusing() -> str:
 
 
 @pytest.fixture
-def silent() -> Any:
+def silent() -> Iterator[str]:
     """A port whose queue is full: the kernel drops what comes, as a firewall does."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

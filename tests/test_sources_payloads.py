@@ -145,7 +145,7 @@ def test_every_payload_has_its_expectation() -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_sample_is_read_under_its_own_name_and_by_recognition(name: str) -> None:
-    sample = SOURCES[name].sample()
+    sample = SOURCES[name].sample("01")
     push = parse_push(sample)
     assert push == parse_push(sample, source=name)
     assert push.source == name
@@ -156,6 +156,8 @@ def test_a_sample_is_read_under_its_own_name_and_by_recognition(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_sample_keeps_its_fingerprints(name: str) -> None:
-    first, second = (parse_push(SOURCES[name].sample()).alerts for _ in range(2))
-    assert [alert.fingerprint for alert in first] == [alert.fingerprint for alert in second]
+def test_samples_with_different_marks_are_different_incidents(name: str) -> None:
+    first, again, other = (parse_push(SOURCES[name].sample(mark)).alerts for mark in ("01", "01", "02"))
+    assert [alert.fingerprint for alert in first] == [alert.fingerprint for alert in again]
+    assert {alert.fingerprint for alert in first}.isdisjoint(alert.fingerprint for alert in other)
+    assert first[0].incident_key == again[0].incident_key != other[0].incident_key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, cast
 
 import orjson
@@ -47,9 +48,9 @@ def parse_json(text: bytes, where: str, limit: int) -> dict[str, Any]:
 
 
 def sample_of(source: str) -> dict[str, Any]:
-    """A fresh sample alert of a source; of Alertmanager where the name is no source's."""
+    """A sample alert of a source, of Alertmanager where the name is no source's; each one a new incident."""
     known = source.lower() if source.lower() in SOURCES else DEFAULT_SAMPLE
-    return source_named(known).sample()
+    return source_named(known).sample(token_hex(2))
 
 
 def _read_file(name: str, limit: int) -> bytes:

@@ -22,8 +22,8 @@ from orchestration.signals import logger
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells expect them."""
 
-output = Console(highlight=False, soft_wrap=True)
-"""Standard output: the result, and nothing else."""
+output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+"""Standard output: the result, and nothing else. In a pipe nobody wants lines cut to a terminal's width."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error: progress, log lines, errors."""
@@ -46,7 +46,7 @@ def run_app(app: typer.Typer) -> None:
         # Whoever read the output has gone; without this the interpreter would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it goes on unless it is about the command line
         _usage_or_raise(error)
 
 

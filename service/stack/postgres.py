@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 import time
 from asyncio.subprocess import Process
@@ -17,6 +15,7 @@ from orchestration.errors import Unavailable
 from service.stack import cluster, process
 from service.stack.account import server_account
 from service.stack.binaries import postgres_bin
+from service.stack.leftovers import end_leftovers
 from service.stack.paths import POSTGRES_SOCKET, StackPaths
 
 READY_SECONDS = 180.0
@@ -110,29 +109,8 @@ class PostgresServer:
         lines = self._pid_file()
         if not lines:
             return
-        deadline = time.monotonic() + self.stop_seconds
-        asked: set[int] = set()
-        while left := _working_in(self._paths.data):
-            main = [one for one in left if str(one.pid) == lines[0]] or left
-            for one in main:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if time.monotonic() > deadline:
-                        one.kill()
-                    elif one.pid not in asked:
-                        asked.add(one.pid)
-                        one.send_signal(self.stop_signal)
-            await asyncio.sleep(0.05)
+        await end_leftovers(self._paths.data, "postgres", self.stop_signal, self.stop_seconds)
         if lines[0].isdecimal() and psutil.pid_exists(int(lines[0])) and self._pid_file()[:1] == lines[:1]:
             (self._paths.data / "postmaster.pid").unlink(missing_ok=True)
         for file in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
             (self._paths.run / file).unlink(missing_ok=True)
-
-
-def _working_in(data: Path) -> list[psutil.Process]:
-    """The processes of a server of this data folder: each of them works in it."""
-    found: list[psutil.Process] = []
-    for one in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if one.cwd() == str(data) and one.status() != psutil.STATUS_ZOMBIE and one.name() == "postgres":
-                found.append(one)
-    return [one for one in found if one.pid != os.getpid()]

@@ -15,10 +15,13 @@ from pathlib import Path
 
 from orchestration.errors import BadSetting, Unavailable
 from service.stack import cluster, process
+from service.stack.leftovers import end_leftovers
 from service.stack.paths import StackPaths
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180.0
+
+_FACTORY = "service.stack.serve:create_app"
 
 _TUNABLE = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_EVENTS_", "PREFECT_SERVER_LOGGING_LEVEL")
 """What the environment may set about the embedded server. The rest of PREFECT_* belongs to other servers."""
@@ -65,6 +68,8 @@ class PrefectServer:
         Raises:
             Unavailable: it did not come up; the end of its log is in the message.
         """
+        if self._paths.state.exists():  # written by a keeper that was killed, or by ours: then nothing is found
+            await end_leftovers(self._paths.prefect, _FACTORY, self.stop_signal, self.stop_seconds)
         first = await cluster.prefect_revision(self._paths) is None
         progress(f"Starting Prefect's server{' (first time: about 10 s)' if first else ''} …")
         log = self._paths.log("prefect")
@@ -92,7 +97,7 @@ class PrefectServer:
         if spec is None or not spec.origin:
             raise BadSetting("Prefect is not installed for this Python: run `uv sync`, or set PREFECT_API_URL.")
         command = [sys.executable, "-P", "-m", "uvicorn", "--app-dir", str(Path(spec.origin).parent.parent)]
-        command += ["--factory", "service.stack.serve:create_app", "--fd", str(self._listener.fileno())]
+        command += ["--factory", _FACTORY, "--fd", str(self._listener.fileno())]
         # A command that is killed leaves its connection: the end does not wait for it.
         command += ["--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "1"]
         return [*command, "--log-level", "warning", "--no-access-log"]

@@ -53,7 +53,7 @@ def hosts_of(alerts: Iterable[Alert]) -> list[str]:
 
 def bare_host(instance: str) -> str:
     """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in small letters."""
-    host = instance.strip().lower().rpartition("://")[2].partition("/")[0]
+    host = one_line(instance).lower().rpartition("://")[2].partition("/")[0]
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0] if host.count(":") == 1 else host
@@ -137,7 +137,12 @@ def _shown(name: str | None) -> str:
     name = name or "?"
     if len(name) > 15:
         name = name.split()[0][:64]
-    return "".join(character if character.isprintable() else "?" for character in name)
+    return one_line(name)
+
+
+def one_line(text: str) -> str:
+    """Somebody else's text as one line, without what would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def in_bytes(size: float) -> str:

@@ -13,7 +13,7 @@ from orchestration.contracts import AnalyzeResult, Check, Recommendation
 from tasks.analyze.advice import Findings, advise, also_look_at
 from tasks.analyze.diagnosis import Diagnosis, diagnose, unhealthy
 from tasks.analyze.files import look_around
-from tasks.analyze.host import hosts_of, in_bytes, other_hosts, top_by_cpu, top_by_memory
+from tasks.analyze.host import hosts_of, in_bytes, one_line, other_hosts, top_by_cpu, top_by_memory
 from tasks.analyze.stage import Case
 from tasks.analyze.words import Cause
 from tasks.check.threads import in_daemon_thread
@@ -158,7 +158,7 @@ def _title(case: Case) -> str:
     title = case.incident.title if case.incident else ""
     if not title and case.alerts:
         title = case.alerts[0].title or case.alerts[0].name
-    title = " ".join(title.split()) or "Health check"
+    title = one_line(title) or "Health check"
     return title if len(title) <= 100 else f"{title[:99]}…"
 
 

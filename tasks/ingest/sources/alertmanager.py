@@ -6,6 +6,7 @@ Source: Prometheus documentation, "Alerting → Configuration → webhook_config
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -41,20 +42,20 @@ def _no_annotations(_item: JsonObject) -> JsonObject:
 _DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links, annotations=_no_annotations)
 
 
-def _sample() -> JsonObject:
+def _sample(mark: str) -> JsonObject:
     now = datetime.now(UTC)
-    common: JsonObject = {"alertname": "HighCPU", "cluster": "eu-1", "job": "node", "severity": "critical"}
+    common: JsonObject = {"alertname": "HighCPU", "cluster": f"eu-{mark}", "job": "node", "severity": "critical"}
     alerts: list[JsonValue] = [
-        _sample_alert(common, "web-01:9100", "96.4 %", "5ac1d0e1b7f3a902", now - timedelta(minutes=7)),
-        _sample_alert(common, "web-02:9100", "93.1 %", "b0f27e44c96d1835", now - timedelta(minutes=5)),
+        _sample_alert(common, f"web-{mark}-1:9100", "96.4 %", now - timedelta(minutes=7)),
+        _sample_alert(common, f"web-{mark}-2:9100", "93.1 %", now - timedelta(minutes=5)),
     ]
     return {
         "version": "4",
-        "groupKey": '{}/{severity="critical"}:{alertname="HighCPU", cluster="eu-1"}',
+        "groupKey": f'{{}}/{{severity="critical"}}:{{alertname="HighCPU", cluster="eu-{mark}"}}',
         "truncatedAlerts": 0,
         "status": "firing",
         "receiver": "alert-pipeline",
-        "groupLabels": {"alertname": "HighCPU", "cluster": "eu-1"},
+        "groupLabels": {"alertname": "HighCPU", "cluster": f"eu-{mark}"},
         "commonLabels": common,
         "commonAnnotations": {"runbook_url": "https://runbooks.example.com/high-cpu"},
         "externalURL": "https://alertmanager.example.com",
@@ -62,7 +63,7 @@ def _sample() -> JsonObject:
     }
 
 
-def _sample_alert(common: JsonObject, instance: str, usage: str, fingerprint: str, since: datetime) -> JsonObject:
+def _sample_alert(common: JsonObject, instance: str, usage: str, since: datetime) -> JsonObject:
     return {
         "status": "firing",
         "labels": {**common, "instance": instance},
@@ -74,7 +75,7 @@ def _sample_alert(common: JsonObject, instance: str, usage: str, fingerprint: st
         "startsAt": since.isoformat().replace("+00:00", "Z"),
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "https://prometheus.example.com/graph?g0.expr=node_cpu_busy_percent+%3E+90&g0.tab=1",
-        "fingerprint": fingerprint,
+        "fingerprint": sha256(instance.encode()).hexdigest()[:16],
     }
 
 

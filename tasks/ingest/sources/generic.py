@@ -154,13 +154,13 @@ def _is_identity(key: str, value: JsonValue) -> bool:
     return isinstance(value, str | bool) or not _MEASURED.fullmatch(key)
 
 
-def _sample() -> JsonObject:
+def _sample(mark: str) -> JsonObject:
     return {
         "name": "QueueStuck",
         "severity": "critical",
         "status": "firing",
         "description": "No job has left the queue mail for 10 minutes; 1,240 are waiting.",
-        "host": "worker-01",
+        "host": f"worker-{mark}",
         "service": "mail",
         "value": 1240,
         "timestamp": (datetime.now(UTC) - timedelta(minutes=10)).isoformat(),

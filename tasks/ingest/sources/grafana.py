@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 from pydantic import JsonValue
 
@@ -101,17 +102,18 @@ def _legacy_alert(body: JsonObject) -> Alert:
     )
 
 
-def _sample() -> JsonObject:
+def _sample(mark: str) -> JsonObject:
     since = datetime.now(UTC) - timedelta(minutes=4)
+    host = f"db-{mark}"
     labels: JsonObject = {
         "alertname": "DiskAlmostFull",
         "grafana_folder": "Hosts",
-        "instance": "db-01",
+        "instance": host,
         "severity": "warning",
     }
     annotations: JsonObject = {
-        "summary": "Disk / of db-01 is 91 % full",
-        "description": "Less than 10 % is free on / of db-01. At this rate it is full in about six hours.",
+        "summary": f"Disk / of {host} is 91 % full",
+        "description": f"Less than 10 % is free on / of {host}. At this rate it is full in about six hours.",
         "runbook_url": "https://runbooks.example.com/disk-full",
     }
     alert: JsonObject = {
@@ -121,33 +123,33 @@ def _sample() -> JsonObject:
         "startsAt": since.isoformat(),
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "https://grafana.example.com/alerting/grafana/fdz3k7q1/view?orgId=1",
-        "fingerprint": "9d2c41b6e0a75f38",
+        "fingerprint": sha256(host.encode()).hexdigest()[:16],
         "silenceURL": "https://grafana.example.com/alerting/silence/new?alertmanager=grafana"
-        "&matcher=alertname%3DDiskAlmostFull&matcher=instance%3Ddb-01&orgId=1",
+        f"&matcher=alertname%3DDiskAlmostFull&matcher=instance%3D{host}&orgId=1",
         "dashboardURL": "https://grafana.example.com/d/hosts?orgId=1",
         "panelURL": "https://grafana.example.com/d/hosts?orgId=1&viewPanel=4",
         "values": {"A": 91.2, "C": 1},
-        "valueString": "[ var='A' labels={instance=db-01} value=91.2 ], [ var='C' labels={instance=db-01} value=1 ]",
+        "valueString": f"[ var='A' labels={{instance={host}}} value=91.2 ]",
         "orgId": 1,
     }
-    return {**_sample_envelope(labels, annotations), "alerts": [alert]}
+    return {**_sample_envelope(host, labels, annotations), "alerts": [alert]}
 
 
-def _sample_envelope(labels: JsonObject, annotations: JsonObject) -> JsonObject:
+def _sample_envelope(host: str, labels: JsonObject, annotations: JsonObject) -> JsonObject:
     return {
         "receiver": "alert-pipeline",
         "status": "firing",
         "orgId": 1,
-        "groupLabels": {"alertname": "DiskAlmostFull", "grafana_folder": "Hosts"},
+        "groupLabels": {"alertname": "DiskAlmostFull", "instance": host},
         "commonLabels": labels,
         "commonAnnotations": annotations,
         "externalURL": "https://grafana.example.com/",
         "version": "1",
-        "groupKey": '{}:{alertname="DiskAlmostFull", grafana_folder="Hosts"}',
+        "groupKey": f'{{}}:{{alertname="DiskAlmostFull", instance="{host}"}}',
         "truncatedAlerts": 0,
-        "title": "[FIRING:1] DiskAlmostFull Hosts (db-01 warning)",
+        "title": f"[FIRING:1] DiskAlmostFull Hosts ({host} warning)",
         "state": "alerting",
-        "message": "**Firing**\n\nLabels:\n - alertname = DiskAlmostFull\n - instance = db-01\n",
+        "message": f"**Firing**\n\nLabels:\n - alertname = DiskAlmostFull\n - instance = {host}\n",
     }
 
 

@@ -38,11 +38,12 @@ class Source:
     `parse` never raises for what a field holds. What cannot be used is named in `Push.errors`, and the rest of
     the push is still delivered. A body that it can make nothing of gives a push without alerts and errors.
 
-    `sample` is a body as the vendor sends it, with fresh timestamps and the same fingerprints each time.
+    `sample(mark)` is a body as the vendor sends it, with fresh timestamps; its hosts carry the mark, so that samples
+    with different marks are different incidents.
     """
 
     name: str
     title: str
     recognises: Callable[[JsonObject], int]
     parse: Callable[[JsonObject], Push]
-    sample: Callable[[], JsonObject]
+    sample: Callable[[str], JsonObject]

@@ -1,0 +1,256 @@
+"""What all channels have in common: how they are made, what they show, and which answers are worth a retry."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from blocks.channels import CHANNELS, ChannelBlock, ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
+from orchestration.alert import AlertStatus, Severity
+from orchestration.errors import BadSetting, DeliveryFailed
+from orchestration.message import Channel, Fact, Message
+from orchestration.settings import load_settings
+from tests.receivers import Answer, HttpReceiver, http_receiver
+
+SECRET = "T000-s3cr3t"
+
+
+def a_message(**fields: Any) -> Message:
+    own: dict[str, Any] = {
+        "idempotency_key": "run-1/notify/oncall",
+        "dedup_key": "incident-7",
+        "title": "[CRITICAL] HighCPU on web-1 (production)",
+        "text": "[CRITICAL] HighCPU on web-1 (production)\n\nWhat: CPU above 95 %\n",
+        "markdown": "## HighCPU",
+        "html": "<h2>HighCPU on web-1</h2>",
+        "severity": Severity.CRITICAL,
+        "status": AlertStatus.FIRING,
+        "summary": "A process eats the CPU.",
+        "facts": [Fact(label="Where", value="web-1"), Fact(label="Since", value="2026-01-02 03:04:05 UTC")],
+        "checks": ["✗ cpu: critical, 97 % busy", "✓ disk: ok, 12 % used"],
+        "actions": ["Follow the runbook.", "Restart java"],
+        "links": {"runbook": "https://wiki.example.com/cpu?a=1&b=2"},
+        "trace_id": "trace-1",
+        "run_id": "run-1",
+        "source": "alertmanager",
+        "environment": "production",
+    }
+    return Message(**(own | fields))
+
+
+def generic_for(receiver: HttpReceiver) -> ChannelBlock:
+    return GenericChannel(endpoint=SecretStr(f"{receiver.url}/in/{SECRET}?token={SECRET}"))
+
+
+def slack_webhook_for(receiver: HttpReceiver) -> ChannelBlock:
+    return SlackChannel(webhook_url=SecretStr(f"{receiver.url}/services/{SECRET}"))
+
+
+def slack_bot_for(receiver: HttpReceiver) -> ChannelBlock:
+    return SlackChannel(bot_token=SecretStr(f"xoxb-{SECRET}"), channel="#oncall", base_url=receiver.url)
+
+
+HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for]
+
+
+@pytest.mark.parametrize("make", HTTP_CHANNELS)
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [(status, True) for status in (408, 425, 429, 500, 502, 503, 504, 507)]
+    + [(status, False) for status in (400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 451)],
+)
+async def test_the_status_says_whether_a_retry_can_help(make: Any, status: int, retryable: bool):
+    with http_receiver(Answer(status, b"no")) as receiver:
+        with pytest.raises(DeliveryFailed) as failure:
+            await make(receiver).send(a_message())
+        assert failure.value.retryable is retryable
+        assert str(status) in str(failure.value)
+        assert SECRET not in str(failure.value)
+        assert len(receiver.requests) == 1  # The stage retries; a channel never does.
+
+
+@pytest.mark.parametrize(
+    ("make", "status"),
+    # Slack's Web API says 200 whatever it thinks of the message.
+    [(make, status) for make in (generic_for, slack_webhook_for) for status in (200, 201, 202)]
+    + [(slack_bot_for, 200)],
+)
+async def test_two_hundred_and_something_is_sent(make: Any, status: int):
+    with http_receiver(Answer.json({"ok": True}, status)) as receiver:
+        delivery = await make(receiver).send(a_message())
+        assert delivery.status == "sent"
+        assert delivery.response["status"] == status
+        assert SECRET not in delivery.model_dump_json()
+
+
+@pytest.mark.parametrize("make", HTTP_CHANNELS)
+async def test_a_wait_that_is_asked_for_is_said(make: Any):
+    with (
+        http_receiver(Answer(429, b"slow down", {"Retry-After": "30"})) as receiver,
+        pytest.raises(DeliveryFailed, match="asks to wait 30 s"),
+    ):
+        await make(receiver).send(a_message())
+
+
+@pytest.mark.parametrize("make", HTTP_CHANNELS)
+async def test_a_server_that_is_not_there_is_worth_a_retry(make: Any):
+    with http_receiver() as receiver:
+        channel = make(receiver)
+    with pytest.raises(DeliveryFailed, match="could not be reached") as failure:
+        await channel.send(a_message())
+    assert failure.value.retryable
+    assert SECRET not in str(failure.value)
+
+
+@pytest.mark.parametrize("make", HTTP_CHANNELS)
+async def test_a_server_that_does_not_answer_is_worth_a_retry(make: Any):
+    with http_receiver(Answer(hang=True)) as receiver:
+        channel = make(receiver)
+        channel.timeout_seconds = 1
+        with pytest.raises(DeliveryFailed, match="did not answer in time") as failure:
+            await channel.send(a_message())
+        assert failure.value.retryable
+
+
+@pytest.mark.parametrize("make", HTTP_CHANNELS)
+async def test_no_log_line_has_the_secret(make: Any, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG), http_receiver(Answer.json({"ok": True}), 500) as receiver:
+        await make(receiver).send(a_message())
+        with pytest.raises(DeliveryFailed):
+            await make(receiver).send(a_message())
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_every_channel_is_a_block_with_a_stable_slug_and_described_fields(driver: str):
+    block = CHANNELS[driver]
+    assert block.get_block_type_slug() == f"{driver}-channel"
+    assert block.get_block_type_name().endswith("Channel")
+    for name, field in block.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+CONFIGURED = {
+    "console": lambda: ConsoleChannel(),
+    "slack": lambda: SlackChannel(webhook_url=SecretStr(f"https://hooks.slack.com/services/{SECRET}")),
+    "email": lambda: EmailChannel(smtp_host="smtp.example.com", to_addresses=["ops@example.com"]),
+    "generic": lambda: GenericChannel(endpoint=SecretStr(f"https://hooks.example.com/{SECRET}")),
+}
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_every_channel_names_its_driver_and_a_target_without_a_secret(driver: str):
+    channel = CONFIGURED[driver]()
+    as_channel: Channel = channel  # the protocol holds, for the type checker too
+    assert as_channel.driver == driver
+    assert as_channel.target
+    assert SECRET not in as_channel.target
+    assert SECRET not in repr(channel)
+    assert (channel.enabled, channel.default) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("block", "fields", "says"),
+    [
+        (SlackChannel, {}, "expected a webhook_url, or a bot_token and a channel"),
+        (SlackChannel, {"bot_token": SECRET}, "bot_token needs a channel"),
+        (SlackChannel, {"webhook_url": f"ftp://{SECRET}"}, "webhook_url must be a http:// or https:// URL"),
+        (SlackChannel, {"bot_token": f"{SECRET}\n", "channel": "c"}, "bot_token must be one word"),
+        (GenericChannel, {"endpoint": f"file:///{SECRET}"}, "endpoint must be a http:// or https:// URL"),
+        (GenericChannel, {"endpoint": f"https:///{SECRET}"}, "endpoint must be a http:// or https:// URL"),
+        (GenericChannel, {"endpoint": f"https://[{SECRET}"}, "endpoint must be a http:// or https:// URL"),
+        (GenericChannel, {"endpoint": "https://x.example", "headers": {"A": f"{SECRET}\r\nB: c"}}, "header 'A'"),
+        (GenericChannel, {"endpoint": "https://x.example", "headers": {"A b": SECRET}}, "header 'A b'"),
+        (GenericChannel, {"endpoint": "https://x.example", "template": "{% if"}, "template: "),
+        (EmailChannel, {"smtp_host": "h", "to_addresses": []}, "at least 1 item"),
+        (EmailChannel, {"smtp_host": "h", "to_addresses": ["a@b.example\nBcc: c@d.example"]}, "is not an e-mail"),
+        (EmailChannel, {"smtp_host": "h", "to_addresses": ["a@b.example"], "from_address": "nobody"}, "from_address"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_without_showing_the_secret(block: Any, fields: dict[str, Any], says: str):
+    with pytest.raises(ValidationError) as refusal:
+        block(**fields)
+    assert says in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_a_block_document_gives_the_same_channel_again(driver: str):
+    channel = CONFIGURED[driver]()
+    document = channel.model_dump(mode="json", context={"include_secrets": True})
+    again = type(channel).model_validate(document)
+    assert again.target == channel.target
+    assert again.model_dump(mode="json", context={"include_secrets": True}) == document
+    assert SECRET not in channel.model_dump_json()
+
+
+def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLACK_WEBHOOK_URL", "SLACK_BOT_TOKEN", "SMTP_HOST", "EMAIL_TO", "NOTIFY_WEBHOOK_URL"):
+        monkeypatch.delenv(name, raising=False)
+    nothing = load_settings()
+    assert {driver for driver, block in CHANNELS.items() if block.from_settings(nothing)} == {"console"}
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-1")
+    monkeypatch.setenv("SLACK_CHANNEL", "#oncall")
+    monkeypatch.setenv("SMTP_HOST", "smtp.example.com")
+    monkeypatch.setenv("EMAIL_TO", "a@example.com, b@example.com")
+    monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://hooks.example.com/{SECRET}")
+    monkeypatch.setenv("NOTIFY_WEBHOOK_AUTHORIZATION", "Bearer x")
+    everything = load_settings()
+    targets = {
+        driver: cast("ChannelBlock", block.from_settings(everything)).target for driver, block in CHANNELS.items()
+    }
+    assert targets == {
+        "console": "console",
+        "slack": "#oncall",
+        "email": "a@example.com, b@example.com",
+        "generic": "hooks.example.com",
+    }
+
+
+@pytest.mark.parametrize(
+    ("driver", "fields", "says"),
+    [
+        ("slack", {"slack_bot_token": SECRET}, "SLACK_BOT_TOKEN and SLACK_CHANNEL: bot_token needs a channel"),
+        ("email", {"smtp_host": "smtp.example.com"}, "EMAIL_TO: the email driver needs SMTP_HOST and EMAIL_TO"),
+        ("email", {"email_to": ["a@example.com"]}, "SMTP_HOST: the email driver needs"),
+        ("generic", {"webhook_url": SECRET}, "NOTIFY_WEBHOOK_URL: endpoint must be a http:// or https:// URL"),
+    ],
+)
+def test_half_a_configuration_names_the_variables(driver: str, fields: dict[str, Any], says: str):
+    with pytest.raises(BadSetting, match=says) as refusal:
+        CHANNELS[driver].from_settings(load_settings(fields))
+    assert SECRET not in str(refusal.value)
+
+
+async def test_the_console_shows_the_whole_message_on_standard_error(capsys: pytest.CaptureFixture[str]):
+    delivery = await ConsoleChannel().send(a_message())
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "[CRITICAL] HighCPU on web-1 (production)" in shown.err
+    assert "CPU above 95 %" in shown.err
+    assert (delivery.driver, delivery.status) == ("console", "sent")
+
+
+async def test_the_console_writes_to_the_stream_it_is_given_and_in_its_encoding():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    await ConsoleChannel().writing_to(stream).send(a_message(text="✓ ok"))
+    assert b"? ok" in raw.getvalue()
+
+
+async def test_a_console_that_nobody_reads_fails_without_a_retry():
+    reader, writer = socket.socketpair()
+    stream = writer.makefile("w")
+    reader.close()
+    writer.close()
+    with pytest.raises(DeliveryFailed, match="console") as failure:
+        await ConsoleChannel().writing_to(stream).send(a_message())
+    assert not failure.value.retryable
+    with pytest.raises(OSError, match="Broken pipe"):
+        stream.close()

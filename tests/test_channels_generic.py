@@ -1,0 +1,111 @@
+"""The generic webhook: what it sends, how it is shaped, and what it takes from the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks.channels.generic import GenericChannel
+from orchestration.errors import DeliveryFailed
+from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.test_channels import a_message
+
+
+def a_channel(receiver: HttpReceiver, **fields: Any) -> GenericChannel:
+    return GenericChannel(endpoint=SecretStr(f"{receiver.url}/in?token=abc"), **fields)
+
+
+async def test_the_body_is_the_message_and_the_key_is_the_same_at_every_try():
+    with http_receiver(503, Answer.json({"id": "abc-1"})) as receiver:
+        channel = a_channel(receiver)
+        with pytest.raises(DeliveryFailed):
+            await channel.send(a_message())
+        delivery = await channel.send(a_message())
+        first, second = receiver.requests
+    assert (second.method, second.path) == ("POST", "/in?token=abc")
+    assert second.json == a_message().model_dump(mode="json")
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == "run-1/notify/oncall"
+    assert second.headers["content-type"] == "application/json"
+    assert second.headers["user-agent"] == "alert-pipeline"
+    assert (delivery.provider_id, delivery.channel, delivery.response) == ("abc-1", "127.0.0.1", {"status": 200})
+
+
+async def test_method_headers_and_template_are_the_operators():
+    with http_receiver() as receiver:
+        channel = a_channel(
+            receiver,
+            method="PUT",
+            headers={"Authorization": "Bearer t0ken", "X-Team": "infra"},
+            template='{"summary": {{ message.title | tojson }}, "sev": {{ message.severity | tojson }}}',
+        )
+        assert "t0ken" not in repr(channel)
+        await channel.send(a_message(title='quote " here'))
+        [request] = receiver.requests
+    assert request.method == "PUT"
+    assert request.headers["authorization"] == "Bearer t0ken"
+    assert request.headers["x-team"] == "infra"
+    assert request.json == {"summary": 'quote " here', "sev": "critical"}
+
+
+async def test_an_alerts_text_is_never_a_template():
+    with http_receiver() as receiver:
+        channel = a_channel(receiver, template="{{ message.title }}", content_type="text/plain")
+        await channel.send(a_message(title="{{ 7*7 }}"))
+        assert receiver.requests[0].body == b"{{ 7*7 }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ message.nothing }}", "no attribute 'nothing'"),
+        ("{{ message.title }}", "does not give JSON"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+    ],
+)
+async def test_a_template_that_fails_is_not_tried_again(template: str, says: str):
+    with http_receiver() as receiver:
+        with pytest.raises(DeliveryFailed, match=says) as failure:
+            await a_channel(receiver, template=template).send(a_message())
+        assert not failure.value.retryable
+        assert receiver.requests == []
+
+
+async def test_a_redirect_is_not_followed():
+    with http_receiver() as elsewhere, http_receiver(Answer(302, b"", {"Location": elsewhere.url})) as receiver:
+        with pytest.raises(DeliveryFailed, match="302") as failure:
+            await a_channel(receiver).send(a_message())
+        assert not failure.value.retryable
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "provider_id"),
+    [
+        (b'{"id": 42}', "42"),
+        (b'{"id": null}', None),
+        (b'{"id": {"a": 1}}', None),
+        (b"[1]", None),
+        (b"ok", None),
+        (b"", None),
+        (b"\xff\xfe", None),
+        (b"[" * 50_000, None),
+        (b'{"id": "' + b"x" * 100_000 + b'"}', None),
+    ],
+)
+async def test_the_id_is_taken_from_an_answer_that_has_one(body: bytes, provider_id: str | None):
+    with http_receiver(Answer(200, body)) as receiver:
+        assert (await a_channel(receiver).send(a_message())).provider_id == provider_id
+
+
+async def test_an_answer_that_breaks_off_after_its_status_is_a_delivery():
+    with http_receiver(Answer(200, b"short", {"Content-Length": "50", "Connection": "close"})) as receiver:
+        assert (await a_channel(receiver).send(a_message())).status == "sent"
+
+
+async def test_any_key_fits_into_a_header():
+    with http_receiver() as receiver:
+        await a_channel(receiver).send(a_message(idempotency_key="run-1/nötify\r\nX: y/slack"))
+        assert receiver.requests[0].headers["idempotency-key"] == "run-1/n%C3%B6tify%0D%0AX: y/slack"

@@ -1,0 +1,153 @@
+"""Slack: what is posted, within Slack's limits, and what an alert's text cannot do there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from blocks.channels.slack import SlackChannel
+from blocks.channels.slack_blocks import blocks_of, fallback_of
+from orchestration.alert import AlertStatus
+from orchestration.errors import DeliveryFailed
+from orchestration.message import Fact
+from tests.receivers import SLACK_TS, Answer, HttpReceiver, http_receiver, slack_receiver
+from tests.test_channels import a_message
+
+
+def a_bot(receiver: HttpReceiver) -> SlackChannel:
+    return SlackChannel(bot_token=SecretStr("xoxb-1"), channel="#oncall", base_url=receiver.url)
+
+
+async def test_a_bot_posts_blocks_with_a_fallback_and_the_keys_of_the_run():
+    with slack_receiver() as slack:
+        delivery = await a_bot(slack).send(a_message())
+        [request] = slack.requests
+    assert (request.method, request.path) == ("POST", "/chat.postMessage")
+    assert request.headers["authorization"] == "Bearer xoxb-1"
+    body = request.json
+    assert body["channel"] == "#oncall"
+    assert body["text"] == "🔴 [CRITICAL] HighCPU on web-1 (production)"
+    assert body["metadata"]["event_payload"] == {
+        "run_id": "run-1",
+        "idempotency_key": "run-1/notify/oncall",
+        "dedup_key": "incident-7",
+    }
+    assert body["unfurl_links"] is False
+    assert body["blocks"][0]["text"]["text"] == "🔴 [CRITICAL] HighCPU on web-1 (production)"
+    whole = json.dumps(body["blocks"], ensure_ascii=False)
+    for text in ("*Where*\\nweb-1", "2. Restart java", "A process eats the CPU.", "✗ cpu: critical", "trace trace-1"):
+        assert text in whole
+    assert "<https://wiki.example.com/cpu?a=1&amp;b=2|runbook>" in whole
+    assert (delivery.provider_id, delivery.channel) == (SLACK_TS, "#oncall")
+
+
+async def test_a_webhook_posts_the_same_blocks():
+    with http_receiver() as slack:
+        delivery = await SlackChannel(webhook_url=SecretStr(f"{slack.url}/services/T/B/x")).send(a_message())
+        [request] = slack.requests
+    assert request.path == "/services/T/B/x"
+    assert request.json["blocks"] == blocks_of(a_message())
+    assert (delivery.provider_id, delivery.channel) == (None, "127.0.0.1")
+
+
+async def test_with_both_the_bot_posts():
+    with slack_receiver() as slack:
+        channel = SlackChannel(
+            bot_token=SecretStr("xoxb-1"),
+            channel="C1",
+            base_url=slack.url,
+            webhook_url=SecretStr(f"{slack.url}/services/x"),
+        )
+        await channel.send(a_message())
+        assert [request.path for request in slack.requests] == ["/chat.postMessage"]
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [(code, True) for code in ("ratelimited", "internal_error", "fatal_error", "service_unavailable")]
+    + [(code, False) for code in ("invalid_auth", "channel_not_found", "not_in_channel", "invalid_blocks")],
+)
+async def test_slacks_own_error_says_whether_a_retry_can_help(code: str, retryable: bool):
+    with slack_receiver(Answer.json({"ok": False, "error": code})) as slack:
+        with pytest.raises(DeliveryFailed, match=code) as failure:
+            await a_bot(slack).send(a_message())
+        assert failure.value.retryable is retryable
+        assert len(slack.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b'{"ok": false}'])
+async def test_a_webhook_that_leads_elsewhere_has_not_delivered(body: bytes):
+    with http_receiver(Answer(200, body)) as elsewhere, pytest.raises(DeliveryFailed) as failure:
+        await SlackChannel(webhook_url=SecretStr(elsewhere.url)).send(a_message())
+    assert not failure.value.retryable
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"[]", b'"x"', b"", b"\xff\xfe"])
+async def test_an_api_that_is_not_slacks_is_an_error_in_words(body: bytes):
+    with http_receiver(Answer(200, body)) as elsewhere, pytest.raises(DeliveryFailed, match="Slack") as failure:
+        await a_bot(elsewhere).send(a_message())
+    assert not failure.value.retryable
+
+
+def test_an_alert_cannot_mention_anyone_or_forge_a_link():
+    attack = "<!channel> <@U123> <https://evil.example|click> & <!subteam^S1>"
+    message = a_message(
+        title=attack,
+        summary=attack,
+        facts=[Fact(label=attack, value=attack)],
+        checks=[attack],
+        actions=[attack],
+        links={f"{attack}|": f"https://ok.example/{attack}"},
+        trace_id=attack,
+    )
+    whole = json.dumps(blocks_of(message)) + fallback_of(message)
+    for forged in ("<!channel", "<@U123", "<https://evil", "<!subteam"):
+        assert forged not in whole
+    assert "&lt;!channel&gt;" in whole
+    assert whole.count("<https://ok.example/") == 1
+
+
+def test_the_all_clear_is_green():
+    message = a_message(status=AlertStatus.RESOLVED, title="[RESOLVED] HighCPU", actions=[], checks=[], summary="")
+    assert fallback_of(message) == "🟢 [RESOLVED] HighCPU"
+    assert [block["type"] for block in blocks_of(message)] == ["header", "section", "section", "context"]
+
+
+def within_limits(blocks: list[dict[str, Any]]) -> None:
+    assert len(blocks) <= 50
+    for block in blocks:
+        if block["type"] == "header":
+            assert 1 <= len(block["text"]["text"]) <= 150
+        for text in [block["text"]] if block["type"] == "section" and "text" in block else []:
+            assert 1 <= len(text["text"]) <= 3000
+        assert len(block.get("fields", [])) <= 10
+        for text in block.get("fields", []) + block.get("elements", []):
+            assert 1 <= len(text["text"]) <= 2000
+
+
+@settings(deadline=None)
+@given(st.text(), st.integers(min_value=0, max_value=3000), st.integers(min_value=0, max_value=60))
+def test_any_message_is_within_slacks_limits(text: str, times: int, count: int):
+    long = text * times
+    message = a_message(
+        title=long,
+        summary=long,
+        facts=[Fact(label=long, value=long)] * count,
+        checks=[long] * count,
+        actions=[long] * count,
+        links={f"{n}{long}": f"https://x.example/{long}" for n in range(count)},
+        trace_id=long,
+    )
+    within_limits(blocks_of(message))
+    assert 1 <= len(fallback_of(message)) <= 4000
+
+
+def test_a_cut_does_not_leave_half_an_entity():
+    [header, section, *_] = blocks_of(a_message(facts=[], actions=["<" * 5000]))
+    assert header["type"] == "header"
+    assert section["text"]["text"].endswith("&lt;…")

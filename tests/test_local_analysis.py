@@ -1,0 +1,434 @@
+"""The local analysis: what it makes of an alert's words, of the checks, and of the host it runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import socket
+import string
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert, Incident
+from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, StageContext, StageError
+from orchestration.errors import Unavailable
+from tasks.analyze.advice import Findings, advise
+from tasks.analyze.diagnosis import diagnose
+from tasks.analyze.files import FileFindings, FoundFile, look_around
+from tasks.analyze.host import bare_host, is_this_host
+from tasks.analyze.local import LocalAnalysis
+from tasks.analyze.stage import AnalysisProvider, AnalyzeConfig, Case, analyze, fallback_result
+from tasks.analyze.words import CLEAR_WORDS, Cause, causes_in, words_of
+
+CONTEXT = StageContext(trace_id="trace", run_id="run")
+LETTERS = st.text(string.ascii_lowercase, min_size=1, max_size=5)
+
+
+def alert(name: str, description: str = "", **labels: str) -> Alert:
+    return Alert(
+        source="generic", fingerprint="f", name=name, description=description, labels=labels, incident_key="key"
+    )
+
+
+def checks(**statuses: CheckStatus) -> CheckResult:
+    return CheckResult(
+        checks=[Check(name=name, status=status, message=f"{name} {status}") for name, status in statuses.items()]
+    )
+
+
+async def analysis_of(
+    *alerts: Alert, check: CheckResult | None = None, incident: Incident | None = None
+) -> AnalyzeResult:
+    case = Case(alerts=alerts, check=check, incident=incident)
+    return await analyze(CONTEXT, AnalyzeConfig(provider=LocalAnalysis(), case=case))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("HighCPU", Cause.CPU),
+        ("CPUThrottlingHigh", Cause.CPU),
+        ("node_cpu0_busy", Cause.CPU),
+        ("TooManyCPUs", Cause.CPU),
+        ("MemoryPressure", Cause.MEMORY),
+        ("OOMKilled", Cause.MEMORY),
+        ("container oomkilled", Cause.MEMORY),
+        ("DiskSpaceLow", Cause.DISK),
+        ("NodeFilesystemFull", Cause.DISK),
+        ("KubePersistentVolumeFillingUp", Cause.DISK),
+        ("HostUnreachable", Cause.NETWORK),
+        ("KubePodCrashLooping", Cause.PROCESS),
+        ("scpu", None),
+        ("Cputnik", None),
+        ("diskette", None),
+        ("InMemoriam", None),
+        ("checkout-errors", None),
+        ("éCPU", None),
+    ],
+)
+def test_a_cause_is_recognised_by_whole_words(name: str, cause: Cause | None) -> None:
+    assert diagnose(Case(alerts=[alert(name)]), of_this_host=True).cause is cause
+
+
+@given(word=st.sampled_from(sorted(set().union(*CLEAR_WORDS.values()))), before=LETTERS, after=LETTERS)
+def test_a_keyword_inside_a_word_is_none(word: str, before: str, after: str) -> None:
+    assert words_of(before + word + after) == {before + word + after}
+
+
+@given(
+    word=st.sampled_from([(cause, word) for cause in Cause for word in sorted(CLEAR_WORDS[cause])]),
+    mark=st.sampled_from([" ", "_", "-", ".", ":", "/", "0", "\n", "("]),
+    write=st.sampled_from([str.lower, str.upper, str.title]),
+)
+def test_a_keyword_between_any_marks_is_one(word: tuple[Cause, str], mark: str, write: object) -> None:
+    written = write(word[1])  # type: ignore[operator]
+    assert causes_in([f"xyz{mark}{written}{mark}xyz"]) == {word[0]: 1.0}
+
+
+@given(st.text())
+def test_any_text_has_words(text: str) -> None:
+    assert all(word == word.lower() for word in words_of(text) if word.isascii())
+
+
+# Judgement
+
+
+def test_a_name_outweighs_what_the_description_and_labels_speak_of() -> None:
+    found = diagnose(Case(alerts=[alert("HighCPU", "memory is fine", job="memory")]), of_this_host=True)
+    assert found.cause is Cause.CPU
+
+
+def test_labels_and_annotations_are_read_but_no_links() -> None:
+    base = alert("Trouble")
+    labelled = base.model_copy(update={"labels": {"resource": "cpu"}})
+    linked = base.model_copy(update={"annotations": {"dashboard": "https://grafana.example.com/d/cpu-memory-disk"}})
+    assert diagnose(Case(alerts=[labelled]), of_this_host=True).cause is Cause.CPU
+    assert diagnose(Case(alerts=[linked]), of_this_host=True).cause is None
+
+
+def test_a_critical_check_decides_between_two_causes_in_the_text() -> None:
+    case = Case(alerts=[alert("Slow", "cpu or disk")], check=checks(cpu=CheckStatus.OK, disk=CheckStatus.CRITICAL))
+    assert diagnose(case, of_this_host=True).cause is Cause.DISK
+
+
+@given(cause=st.sampled_from(list(Cause)), name=st.booleans())
+def test_the_better_a_check_supports_the_cause_the_surer(cause: Cause, name: bool) -> None:
+    told = alert(f"{cause} trouble") if name else alert("Trouble", f"about {min(CLEAR_WORDS[cause])}")
+    order = [CheckStatus.OK, CheckStatus.UNKNOWN, CheckStatus.WARNING, CheckStatus.CRITICAL]
+    found = [diagnose(Case(alerts=[told], check=checks(**{cause: status})), of_this_host=True) for status in order]
+    assert {one.cause for one in found} == {cause}
+    confidences = [one.confidence for one in found]
+    assert confidences == sorted(set(confidences))
+    assert all(0 < confidence < 1 for confidence in confidences)
+
+
+def test_the_checks_of_this_host_say_nothing_about_another() -> None:
+    case = Case(alerts=[alert("HighCPU")], check=checks(cpu=CheckStatus.CRITICAL, disk=CheckStatus.CRITICAL))
+    found = diagnose(case, of_this_host=False)
+    assert (found.cause, found.confidence) == (Cause.CPU, 0.5)
+    assert "check" not in " ".join(found.evidence)
+    nameless = Case(alerts=[alert("Trouble")], check=checks(disk=CheckStatus.CRITICAL))
+    assert diagnose(nameless, of_this_host=False).cause is None
+
+
+def test_without_a_word_a_critical_check_is_the_cause_and_a_warning_only_without_an_alert() -> None:
+    critical, warning = checks(disk=CheckStatus.CRITICAL), checks(memory=CheckStatus.WARNING)
+    assert diagnose(Case(alerts=[alert("Trouble")], check=critical), of_this_host=True).cause is Cause.DISK
+    assert diagnose(Case(alerts=[alert("Trouble")], check=warning), of_this_host=True).cause is None
+    assert diagnose(Case(check=warning), of_this_host=True).cause is Cause.MEMORY
+
+
+def test_an_earlier_summary_of_the_incident_is_no_evidence() -> None:
+    incident = Incident(
+        id="1", incident_key="k", title="Trouble", summary="probably the CPU", opened_at=datetime.now(UTC)
+    )
+    assert diagnose(Case(incident=incident), of_this_host=True).cause is None
+
+
+# Which host
+
+
+@pytest.mark.parametrize(
+    ("instance", "host"),
+    [
+        ("db-1:9100", "db-1"),
+        ("DB-1.example.com", "db-1.example.com"),
+        ("http://10.0.0.5:8080/metrics", "10.0.0.5"),
+        ("[fd00::1]:9100", "fd00::1"),
+        ("fd00::1", "fd00::1"),
+        (" db-1 ", "db-1"),
+    ],
+)
+def test_the_host_of_an_instance_is_without_port_and_path(instance: str, host: str) -> None:
+    assert bare_host(instance) == host
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "same"),
+    [
+        ("localhost", "web-1", True),
+        ("127.0.0.1", "web-1", True),
+        ("127.0.1.1", "web-1", True),
+        ("::1", "web-1", True),
+        ("10.0.0.5", "web-1", True),
+        ("10.0.0.6", "web-1", False),
+        ("web-1", "WEB-1", True),
+        ("web-1", "web-1.example.com", True),
+        ("web-1.example.com", "web-1", True),
+        ("web-1.example.com", "web-1.example.org", False),
+        ("web-10", "web-1", False),
+    ],
+)
+def test_this_host_is_known_by_its_names_and_addresses(host: str, own: str, same: bool) -> None:
+    assert is_this_host(host, own, frozenset({"10.0.0.5"})) is same
+
+
+async def test_findings_about_another_host_are_said_to_be_of_this_one() -> None:
+    result = await analysis_of(alert("MemoryPressure", instance="db-1.example.com:9100"))
+    own = socket.gethostname()
+    assert f"of {own}, which runs this pipeline, not of db-1.example.com" in result.summary
+    assert all(f"Seen on {own}" in advice.description for advice in result.recommendations)
+    assert result.confidence <= 0.5
+
+
+async def test_findings_about_this_host_need_no_such_note() -> None:
+    result = await analysis_of(alert("MemoryPressure", instance=f"{socket.gethostname()}:9100"))
+    assert "which runs this pipeline" not in result.model_dump_json()
+
+
+# The whole analysis
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "command"),
+    [
+        ("HighCPU", "cpu", "ps aux --sort=-%cpu | head"),
+        ("MemoryPressure", "memory", "ps aux --sort=-%mem | head"),
+        ("DiskSpaceLow", "disk", "du -xh --max-depth=2 / 2>/dev/null | sort -h | tail"),
+        ("HostUnreachable", "network", "ip -br addr"),
+        ("PodCrashLooping", "process", "systemctl --failed"),
+        ("CheckoutErrors", "general", "uptime; free -h; df -h"),
+    ],
+)
+async def test_every_cause_has_something_to_do(name: str, cause: str, command: str) -> None:
+    result = await analysis_of(alert(name), check=checks(memory=CheckStatus.OK))
+    first = result.recommendations[0]
+    assert (first.type, first.actions[0]) == (cause, command)
+    assert all(advice.actions and advice.title and advice.priority for advice in result.recommendations)
+    assert any(command in action for action in result.actions)
+    assert name in result.summary
+    assert result.probable_cause.startswith(cause if cause != "general" else "unknown")
+    assert result.model_info == {"provider": "local"}
+    assert (result.fallback_used, result.errors) == (False, [])
+    assert result.duration_ms > 0
+
+
+async def test_memory_names_the_largest_processes() -> None:
+    result = await analysis_of(alert("MemoryPressure"))
+    assert "(pid " in result.recommendations[0].description
+    assert "iB" in result.summary
+
+
+async def test_cpu_gives_the_load_and_the_busiest_processes() -> None:
+    result = await analysis_of(alert("HighCPU"))
+    assert "Load average" in result.recommendations[0].description
+    assert "(pid " in result.recommendations[0].description
+
+
+@pytest.mark.parametrize("name", ["HighCPU", "MemoryPressure"])
+async def test_a_command_line_is_never_in_the_analysis(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.analyze.host.TOP", 10_000)  # so that the process is there, whatever else runs
+    program = "import time\nwhile time.process_time() < 0.1: pass\nprint(1, flush=True); input()"
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "--password=hunter2", stdin=pipe, stdout=pipe
+    )
+    assert child.stdout is not None
+    await child.stdout.readline()
+    try:
+        result = await analysis_of(alert(name))
+        assert f"pid {child.pid}" in result.model_dump_json()
+        assert "hunter2" not in result.model_dump_json()
+    finally:
+        child.kill()
+        await child.wait()
+
+
+async def test_another_unhealthy_check_is_pointed_at_too() -> None:
+    result = await analysis_of(alert("HighCPU"), check=checks(cpu=CheckStatus.OK, disk=CheckStatus.CRITICAL))
+    last = result.recommendations[-1]
+    assert (last.type, last.priority) == ("disk", "medium")
+    assert "critical" in last.title
+    assert last.actions
+
+
+async def test_a_look_at_this_hosts_own_health_needs_no_alert() -> None:
+    healthy = await analysis_of(check=checks(cpu=CheckStatus.OK))
+    assert healthy.summary == f"Health check: no cause recognised. On {socket.gethostname()} no check is unhealthy."
+    ill = await analysis_of(check=checks(network=CheckStatus.CRITICAL))
+    assert "network" in ill.summary
+    assert ill.confidence == 0.5
+
+
+@given(text=st.text(), value=st.text())
+async def test_any_alert_gets_an_analysis(text: str, value: str) -> None:
+    odd = Alert(
+        source="x", fingerprint="f", name="x" + text, incident_key="k", description=text, labels={"host": value}
+    )
+    result = await analysis_of(odd)
+    assert result.summary
+    assert result.summary.isprintable()
+    assert result.actions
+
+
+async def test_ten_thousand_alerts_of_one_incident_are_judged_by_some() -> None:
+    result = await analysis_of(*(alert("HighCPU", "x" * 1000, instance=f"web-{n}") for n in range(10_000)))
+    assert "web-0, web-1, web-2 and 9997 more" in result.summary
+    assert len(result.summary) < 400
+
+
+# Files
+
+
+def write_file(path: Path, size_mib: int, age_days: int = 0) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size_mib << 20)
+    moment = time.time() - age_days * 86400
+    os.utime(path, (moment, moment))
+    return str(path)
+
+
+def paths(files: Iterable[FoundFile]) -> list[str]:
+    return [file.path for file in files]
+
+
+def test_large_and_old_files_are_found_the_largest_first(tmp_path: Path) -> None:
+    small = write_file(tmp_path / "small", 1)
+    large = write_file(tmp_path / "data" / "large", 60)
+    larger = write_file(tmp_path / "data" / "larger", 70)
+    old = write_file(tmp_path / "log" / "old.log", 11, age_days=40)
+    found = look_around(str(tmp_path), 10)
+    assert paths(found.large) == [larger, large]
+    assert old in paths(found.old)
+    assert small not in paths(found.large + found.old)
+    assert (found.complete, found.files_seen) == (True, 4)
+
+
+def test_a_sparse_file_counts_by_what_it_takes(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    assert look_around(str(tmp_path), 10).large == []
+
+
+def test_links_are_not_followed_and_loops_end(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    write_file(outside / "large", 60)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "file").symlink_to(outside / "large")
+    (root / "var").symlink_to(outside)
+    (root / "loop").symlink_to(root)
+    found = look_around(str(root), 10)
+    assert (found.large, found.complete, found.files_seen) == ([], True, 0)
+
+
+def test_the_search_ends_at_its_depth(tmp_path: Path) -> None:
+    deep = write_file(tmp_path / "a" / "b" / "c" / "large", 60)
+    assert look_around(str(tmp_path), 10, depth_limit=2).large == []
+    assert paths(look_around(str(tmp_path), 10, depth_limit=3).large) == [deep]
+
+
+def test_the_search_ends_when_its_time_is_up() -> None:
+    found = look_around("/", 0.0)
+    assert (found.complete, found.files_seen) == (False, 0)
+
+
+def test_other_file_systems_are_left_alone() -> None:
+    found = look_around("/", 0.1)
+    device = Path("/").stat().st_dev
+    assert all(Path(path).lstat().st_dev == device for path in paths(found.large))
+
+
+def test_a_file_name_is_made_harmless_before_it_gets_into_a_command() -> None:
+    names = ["/tmp/$(reboot)", "/tmp/a b; rm -rf ~", "/tmp/bell\x07", "/tmp/-rf"]
+    found = FileFindings("/tmp", old=[FoundFile(2**30, name, 99) for name in names])
+    advice = advise(Cause.DISK, Findings(files=found))
+    listing = next(action for one in advice for action in one.actions if action.startswith("ls"))
+    assert shlex.split(listing)[3:] == [name for name in names if name.isprintable()]
+    assert "\x07" not in "".join(one.description for one in advice)
+
+
+async def test_an_alert_cannot_send_the_search_into_any_folder(tmp_path: Path) -> None:
+    result = await analysis_of(alert("DiskSpaceLow", mountpoint=str(tmp_path)))
+    assert str(tmp_path) not in result.recommendations[0].title
+
+
+async def test_the_fullest_path_of_the_check_is_searched(tmp_path: Path) -> None:
+    write_file(tmp_path / "large", 60)
+    full = Check(name="disk", status=CheckStatus.CRITICAL, message="full", metrics={"worst_path": str(tmp_path)})
+    result = await analysis_of(alert("DiskSpaceLow"), check=CheckResult(checks=[full]))
+    assert str(tmp_path / "large") in result.summary
+    assert result.confidence == 0.9
+
+
+async def test_a_search_that_cannot_begin_leaves_the_analysis_standing() -> None:
+    gone = Check(name="disk", status=CheckStatus.CRITICAL, message="full", metrics={"worst_path": "/no/such"})
+    result = await analysis_of(alert("DiskSpaceLow"), check=CheckResult(checks=[gone]))
+    assert result.recommendations[0].actions
+    assert "could not be looked at for disk" in result.errors[0]
+
+
+# The stage
+
+
+class Fixed:
+    """A provider that gives what it was given."""
+
+    name = "fixed"
+
+    def __init__(self, result: AnalyzeResult | Exception) -> None:
+        self.result = result
+
+    async def analyze(self, case: Case) -> AnalyzeResult:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+async def test_an_outage_of_the_provider_is_an_error() -> None:
+    provider: AnalysisProvider = Fixed(ConnectionError("no model"))
+    with pytest.raises(ConnectionError, match="no model"):
+        await analyze(CONTEXT, AnalyzeConfig(provider=provider, case=Case()))
+
+
+async def test_an_empty_analysis_is_no_success() -> None:
+    with pytest.raises(Unavailable, match="by fixed came back empty"):
+        await analyze(CONTEXT, AnalyzeConfig(provider=Fixed(AnalyzeResult(summary=" ")), case=Case()))
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ConnectionError("no model"), "ConnectionError: no model"),
+        (TimeoutError(), "TimeoutError"),
+        (StageError(error_type="Unavailable", message="no model"), "Unavailable: no model"),
+    ],
+)
+def test_the_fallback_says_so_and_keeps_the_cause(error: BaseException | StageError, cause: str) -> None:
+    result = fallback_result(error)
+    assert result.summary == "AI analysis unavailable"
+    assert result.actions == ["Manual investigation required"]
+    assert (result.confidence, result.fallback_used, result.errors) == (0.0, True, [cause])
