@@ -44,8 +44,8 @@ def _checks(story: Story) -> str:
     if checked is None:
         return ""
     rows = "\n".join(
-        f"| {_MARKS[check.status]} {check.name} | {check.status} | {_cell(check.message)} | {check.duration_ms:.0f} ms |"
-        for check in checked.checks
+        f"| {_MARKS[found.status]} {found.name} | {found.status} | {_cell(found.message)} | {found.duration_ms:.0f} ms |"
+        for found in checked.checks
     )
     return f"## Checks\n\n| Check | Status | Finding | Took |\n| --- | --- | --- | --- |\n{rows}"
 

@@ -1,9 +1,7 @@
-"""Real servers on loopback that take what the pipeline sends. Each runs in a thread, on a free port, and ends with its
-`with` block; a process of its own can send to it as well.
+"""Real servers on loopback, each in a thread, on a free port, ended by its `with` block; other processes can send too.
 
-    with http_receiver(503, 200) as receiver: ...   # answers 503, then 200, then 200 for ever
-    with smtp_receiver() as receiver: ...           # receiver.mails
-    with statsd_receiver() as receiver: ...         # receiver.wait_for(3)
+with http_receiver(503, 200) as receiver: ...  # answers 503, then 200, then 200 for ever
+with smtp_receiver() as receiver: ...  # receiver.mails
 """
 
 from __future__ import annotations
@@ -13,8 +11,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -146,24 +143,17 @@ def _answer(answer: int | Answer) -> Answer:
     return answer if isinstance(answer, Answer) else Answer(status=answer)
 
 
-@contextmanager
-def http_receiver(*answers: int | Answer, default: int | Answer = 200) -> Iterator[HttpReceiver]:
+def http_receiver(*answers: int | Answer, default: int | Answer = 200) -> closing[HttpReceiver]:
     """An HTTP server that records requests."""
-    receiver = HttpReceiver([_answer(one) for one in answers], _answer(default))
-    try:
-        yield receiver
-    finally:
-        receiver.close()
+    return closing(HttpReceiver([_answer(one) for one in answers], _answer(default)))
 
 
 SLACK_TS = "1735787045.000100"
 
 
-@contextmanager
-def slack_receiver(*answers: int | Answer) -> Iterator[HttpReceiver]:
+def slack_receiver(*answers: int | Answer) -> closing[HttpReceiver]:
     """Slack's Web API: `receiver.url` is the `base_url`. As an incoming webhook it works as well."""
-    with http_receiver(*answers, default=Answer.json({"ok": True, "channel": "C1", "ts": SLACK_TS})) as receiver:
-        yield receiver
+    return http_receiver(*answers, default=Answer.json({"ok": True, "channel": "C1", "ts": SLACK_TS}))
 
 
 @dataclass(frozen=True)
@@ -193,11 +183,11 @@ class SmtpReceiver:
         self._user = user
         self._log: _Log[Mail] = _Log()
         self._loop = asyncio.new_event_loop()
-        self._tls = tls
-        self._smtps = smtps
+        self._tls = None if smtps else tls
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT_SECONDS)
+        started = self._loop.create_server(self._session, self.host, 0, ssl=tls if smtps else None)
+        self._server = asyncio.run_coroutine_threadsafe(started, self._loop).result(WAIT_SECONDS)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     host = "127.0.0.1"
@@ -222,8 +212,8 @@ class SmtpReceiver:
         if self.replies and not (reply := self.replies.pop(0)).startswith("250"):
             return reply
         content = message_from_bytes(cast("bytes", envelope.content), policy=policy.default)
-        user = session.auth_data.decode() if isinstance(session.auth_data, bytes) else None
-        self._log.add(Mail(envelope.mail_from or "", list(envelope.rcpt_tos), cast("EmailMessage", content), user))
+        user = cast("bytes", session.auth_data).decode() if session.authenticated else None
+        self._log.add(Mail(envelope.mail_from or "", list(envelope.rcpt_tos), content, user))
         return "250 OK: queued"
 
     def close(self) -> None:
@@ -231,9 +221,6 @@ class SmtpReceiver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_SECONDS)
         self._loop.close()
-
-    async def _start(self) -> asyncio.Server:
-        return await self._loop.create_server(self._session, self.host, 0, ssl=self._tls if self._smtps else None)
 
     def _session(self) -> SMTP:
         return SMTP(
@@ -244,7 +231,7 @@ class SmtpReceiver:
             authenticator=self._authenticate if self._user else None,
             auth_required=self._user is not None,
             auth_require_tls=False,
-            tls_context=None if self._smtps else self._tls,
+            tls_context=self._tls,
         )
 
     def _authenticate(
@@ -262,21 +249,16 @@ class SmtpReceiver:
         await asyncio.gather(*rest, return_exceptions=True)
 
 
-@contextmanager
 def smtp_receiver(
     *replies: str,
     refuse: dict[str, str] | None = None,
     user: tuple[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
     smtps: bool = False,
-) -> Iterator[SmtpReceiver]:
+) -> closing[SmtpReceiver]:
     """A mail server. `refuse`: address to reply; `user`: name and password it insists on; `tls`: offers STARTTLS,
     or with `smtps` speaks TLS from the start."""
-    receiver = SmtpReceiver(replies=list(replies), refuse=refuse or {}, user=user, tls=tls, smtps=smtps)
-    try:
-        yield receiver
-    finally:
-        receiver.close()
+    return closing(SmtpReceiver(replies=list(replies), refuse=refuse or {}, user=user, tls=tls, smtps=smtps))
 
 
 class StatsdReceiver:
@@ -313,11 +295,6 @@ class StatsdReceiver:
                 self._log.add(line)
 
 
-@contextmanager
-def statsd_receiver() -> Iterator[StatsdReceiver]:
+def statsd_receiver() -> closing[StatsdReceiver]:
     """A statsd server."""
-    receiver = StatsdReceiver()
-    try:
-        yield receiver
-    finally:
-        receiver.close()
+    return closing(StatsdReceiver())

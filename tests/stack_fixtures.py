@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import subprocess
@@ -11,10 +13,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
+import psycopg
+import pytest
 
 from orchestration.settings import Settings, load_settings
+from service.stack import attach
+
+ROOT = os.geteuid() == 0
 
 COMMAND = """
 import sys, signal
@@ -108,3 +116,63 @@ class Command:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+@pytest.fixture
+def stack_home() -> Iterator[Path]:
+    with new_home() as place:
+        yield place
+
+
+@pytest.fixture
+def stack_command() -> Iterator[type[Command]]:
+    """Starts commands that are gone when the test is."""
+    with contextlib.ExitStack() as started:
+
+        class Started(Command):
+            def __init__(self, home: Path) -> None:
+                super().__init__(home)
+                started.callback(self.close)
+
+        yield Started
+
+
+def query(url: str, sql: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url, connect_timeout=10) as connection:
+        return connection.execute(sql.encode()).fetchall()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        return query(url, "SELECT 1") == [(1,)]
+    return False
+
+
+def state_of(home: Path) -> dict[str, object]:
+    return json.loads((home / "stack.json").read_text())
+
+
+def part_pid(home: Path, part: str) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        parts = state_of(home)["parts"]
+        assert isinstance(parts, dict)
+        return parts.get(part)
+    return None
+
+
+def enter(home: Path) -> None:
+    with attach(settings_for(home), need_prefect=False):
+        pass
+
+
+def get(url: str) -> tuple[int, bytes]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    try:
+        connection.request("GET", parts.path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()

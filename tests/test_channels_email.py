@@ -113,6 +113,7 @@ async def test_nobody_left_to_mail_to_is_a_failure(reply: str, retryable: bool):
         assert failure.value.retryable is retryable
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 async def test_the_login_is_used_and_a_refused_one_is_not_tried_again():
     with smtp_receiver(user=("bob", "hunter2hunter2")) as server:
         await a_channel(server, username="bob", password="hunter2hunter2").send(a_message())

@@ -87,7 +87,7 @@ async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRec
 async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
     """How many alerts of an incident fire and how many are resolved."""
     query = select(_A.status, func.count()).where(_A.incident_id == int(incident_id)).group_by(_A.status)
-    counts = {status: count for status, count in (await tx.execute(query)).tuples()}
+    counts = {row[0]: row[1] for row in await tx.execute(query)}
     return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
 
 
@@ -211,7 +211,7 @@ async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int
                 "updated_at": func.clock_timestamp(),
             },
         ).returning(_A.fingerprint, _A.id)
-        ids |= {fingerprint: alert_id for fingerprint, alert_id in (await tx.execute(upsert)).tuples()}
+        ids |= {row[0]: row[1] for row in await tx.execute(upsert)}
     return ids
 
 

@@ -17,7 +17,7 @@ from rich.status import Status
 
 from orchestration.errors import PipelineError
 from orchestration.redaction import redact_text
-from orchestration.signals import logger
+from orchestration.signals import LOGGER_NAME, logger
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells expect them."""
@@ -102,11 +102,11 @@ def _log_to(console: Console) -> None:
 
 
 def _be_quiet() -> None:
-    """Prefect's own lines would drown ours; in its UI they are all the same. The user's settings come first."""
+    """Prefect's own lines would drown ours here; its UI has them, and ours too. The user's settings come first."""
     defaults = {
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGER_NAME,
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "PREFECT_CLI_PROMPT": "false",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -24,6 +24,9 @@ ROLE = "alert_pipeline"
 DATABASE = "alert_pipeline"
 PREFECT_DATABASE = "prefect"
 
+NEEDED_BYTES = 200 * 1024 * 1024
+"""Room for a new data folder, its write-ahead log and some days of use."""
+
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 _CONFIGURATION = """\
@@ -98,6 +101,12 @@ async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[
 
 
 async def _create(paths: StackPaths, account: Account, programs: Path) -> None:
+    free = shutil.disk_usage(paths.postgres).free
+    if free < NEEDED_BYTES:
+        raise Unavailable(
+            f"A new database needs {NEEDED_BYTES >> 20} MB, and the disk of {paths.home} has {free >> 20} MB left: "
+            "make room, or set ALERT_PIPELINE_HOME to another folder."
+        )
     half = paths.postgres / "data.part"  # renamed when whole: what is interrupted leaves nothing half
     if half.exists():
         shutil.rmtree(half)

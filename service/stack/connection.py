@@ -29,10 +29,11 @@ logger = logging.getLogger("alert_pipeline.stack")
 class Connection:
     """One conversation with the keeper. Closing it is all that it takes to give the stack back."""
 
-    def __init__(self, own: socket.socket, paths: StackPaths) -> None:
+    def __init__(self, own: socket.socket, paths: StackPaths, *, started: bool = False) -> None:
         self._socket = own
         self._lines = own.makefile("rb")
         self._paths = paths
+        self._started = started
         self._keeper = 0
         self._stays = False
         self._watcher: threading.Thread | None = None
@@ -57,7 +58,7 @@ class Connection:
                 raise BadSetting(report.text)
             elif report.kind == "unavailable":
                 raise Unavailable(report.text)
-        if not self._keeper:
+        if not self._keeper and not self._started:
             return None
         log = self._paths.log("keeper")
         raise Unavailable(f"The embedded stack ended while it was starting, see {log}: {log_tail(log, 2)}")
@@ -154,7 +155,7 @@ def _start_keeper(paths: StackPaths) -> Connection | None:
     and a keeper without clients ends.
     """
     mine, its = socket.socketpair()
-    connection = Connection(mine, paths)
+    connection = Connection(mine, paths, started=True)
     command = [sys.executable, "-P", "-m", "service.stack.keeper", str(paths.home), str(its.fileno())]
     try:
         starter = subprocess.Popen(  # noqa: S603

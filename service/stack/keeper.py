@@ -208,10 +208,10 @@ def main() -> None:
     if os.fork():
         # The command waits for this exit alone; the keeper is nobody's child, so nobody has to reap it.
         os._exit(0)
-    _log_to(paths)
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # libpq would read PGHOSTADDR, PGOPTIONS and their kin
     try:
+        _log_to(paths)
         asyncio.run(Keeper(paths).run(first))
     except OSError as error:
         logger.exception("The keeper ended")

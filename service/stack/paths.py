@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration.errors import BadSetting, PipelineError, Unavailable
+from service.stack.account import require_passage, server_account
 
 SOCKET_PATH_LIMIT = 100
 """Bytes of a Unix socket's path: Linux takes 107, macOS and the BSDs 103."""
 
 POSTGRES_SOCKET = ".s.PGSQL.5432"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
+"""A path that database addresses carry as it is: a comma, for one, separates two hosts there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ def stack_paths(home: Path) -> StackPaths:
     """
     home = home.expanduser().resolve()
     longest = home / "postgres" / "run" / POSTGRES_SOCKET
-    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT:
+    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT and _PLAIN.fullmatch(str(home)):
         return StackPaths(home=home, sockets=home)
     name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     return StackPaths(home=home, sockets=Path("/tmp") / f"alert-pipeline-{os.geteuid()}-{name}")  # noqa: S108
@@ -88,6 +93,9 @@ def prepare(paths: StackPaths) -> None:
     # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
+        if os.geteuid() == 0:  # asked before anything is made, so that a refusal leaves nothing
+            there = next(folder for folder in (paths.home, *paths.home.parents) if folder.is_dir())
+            require_passage(there, server_account())
         _make_with_parents(paths.home, mode)
         _check_home(paths.home)
         for folder, its_mode in (
@@ -97,10 +105,10 @@ def prepare(paths: StackPaths) -> None:
             (paths.prefect, 0o700),
         ):
             make_folder(folder, its_mode)
-        if not os.access(paths.home, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(paths.home))
         # The lock file tells a full or read-only disk before anything is started.
         os.close(os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        if not os.access(paths.home, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(paths.home))
     except OSError as error:
         raise cannot_use(paths.home, error) from None
 

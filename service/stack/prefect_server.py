@@ -50,7 +50,7 @@ class PrefectServer:
 
     name = "Prefect's server"
     stop_signal = signal.SIGTERM
-    stop_seconds = 5.0
+    stop_seconds = 10.0  # it writes the events that it still holds; 0.3 s is usual
 
     def __init__(self, paths: StackPaths, port: int | None) -> None:
         self._paths = paths
