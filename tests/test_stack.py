@@ -1,5 +1,7 @@
 """The embedded stack, with real processes: it is there when needed, shared, and gone afterwards."""
 
+# ruff: noqa: F401, F811  (fixtures are imported by name, and named again by the tests)
+
 from __future__ import annotations
 
 import asyncio
@@ -22,12 +24,11 @@ from tests.stack_fixtures import (
     processes_of,
     query,
     settings_for,
+    stack_command,
+    stack_home,
     state_of,
     until,
 )
-
-pytest_plugins = ["tests.stack_fixtures"]
-
 
 # It is there when needed
 

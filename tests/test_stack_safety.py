@@ -1,5 +1,7 @@
 """The embedded stack, with real processes: closed to others, and clear about what it cannot do."""
 
+# ruff: noqa: F401, F811  (fixtures are imported by name, and named again by the tests)
+
 from __future__ import annotations
 
 import asyncio
@@ -28,10 +30,9 @@ from tests.stack_fixtures import (
     processes_of,
     query,
     settings_for,
+    stack_command,
+    stack_home,
 )
-
-pytest_plugins = ["tests.stack_fixtures"]
-
 
 # Closed to others
 

@@ -124,7 +124,9 @@ def _noted(advice: Recommendation, note: str) -> Recommendation:
 def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
     """One or two sentences for somebody who was asleep a minute ago."""
     own = socket.gethostname()
-    about = _title(case) + (f" ({_some(others or named)})" if named else "")
+    title = _title(case)
+    unsaid = [host for host in others or named if host not in title]
+    about = title + (f" ({_some(unsaid)})" if unsaid else "")
     if others:
         said = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognised"
         return f"{about}: {said}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."

@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand: `uv run python -m bench`. They print figures and judge nothing."""

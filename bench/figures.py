@@ -1,0 +1,51 @@
+"""A row of a benchmark: what was measured, its median and spread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Some measurements of one thing."""
+
+    what: str
+    values: Sequence[float]
+    unit: str
+    target: str = ""
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.values)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def show(rows: Sequence[Figures]) -> None:
+    """Print the rows with the machine's load, without which they say little."""
+    table = Table("what", "median", "min to max", "n", "target", title_justify="left", box=None)
+    for row in rows:
+        table.add_row(
+            row.what,
+            f"{row.median:,.4g} {row.unit}",
+            f"{min(row.values):,.4g} to {max(row.values):,.4g}",
+            str(len(row.values)),
+            row.target,
+        )
+    console = Console()
+    console.print(table)
+    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    console.print(f"{os.cpu_count()} cores, load {load}")
