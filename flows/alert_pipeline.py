@@ -6,17 +6,19 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 import prefect.runtime.flow_run
-from prefect import Flow, flow, get_client
+from prefect import flow, get_client
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled, Completed, Failed
 
-from flows.linear import run_linear
+from flows.handover import CANCELLED, Handover, cancellable, handed_run
 from flows.report import tell_story
 from flows.services import flow_services
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult
 from orchestration.signals import logger
 from orchestration.states import RunStatus
+from orchestration.store import runs
 from orchestration.store.records import RunOptions, RunRecord
 from tasks.analyze.task import analyze_task
 from tasks.check.task import check_task
@@ -68,14 +70,24 @@ async def alert_pipeline(
             )
         record = await _carry(services, run_id)
         for other in others:
-            await run_flow(alert_pipeline, other)
+            await _carry_other(services, other)
     return final_state(record)
 
 
-async def run_flow(pipeline: Flow[..., Any], run_id: str) -> State[Any]:
-    """Run the flow for a stored run; its final state, also where that is a failure."""
-    # Prefect's types know `return_state` for flows that are not async only.
-    return await cast("Awaitable[State[Any]]", pipeline(run_id=run_id, return_state=True))
+async def carry_in_prefect(record: RunRecord) -> State[Any]:
+    """Open a flow run for a stored run, under its name, and run it here; its final state, also of a failure.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
+    parameters = {"run_id": record.run_id}
+    async with get_client() as client:
+        flow_run = await client.create_flow_run(
+            alert_pipeline, name=flow_run_name(record), tags=flow_run_tags(record), parameters=parameters
+        )
+    # Called directly the flow would be named after nothing, and import FastAPI (0.3 s) to write one id as JSON.
+    running = run_flow(alert_pipeline, flow_run=flow_run, parameters=parameters, return_type="state")
+    return await cast("Awaitable[State[Any]]", running)
 
 
 class PrefectSteps:
@@ -94,14 +106,26 @@ class PrefectSteps:
         return await with_retries(notify_task, run.services.settings)(run)
 
 
+async def _carry_other(services: Services, run_id: str) -> None:
+    """Carry a further incident of a payload, as a flow run of its own."""
+    async with services.database.transaction() as tx:
+        record = await runs.get_run(tx, run_id)
+    await carry_in_prefect(record)
+
+
 async def _carry(services: Services, run_id: str) -> RunRecord:
     """Bring one run to its end, and then write its story where a human can read it."""
-    flow_run_id = prefect.runtime.flow_run.id
-    async with take_run(services, run_id, engine=ENGINE, prefect_flow_run_id=flow_run_id) as run:
-        await run_linear(run, PrefectSteps())
-    await _introduce(run.record)
-    await _write_artifact(services, run.record)
-    return run.record
+    if (handed := handed_run(run_id)) is not None:
+        record = await handed.carry(PrefectSteps())
+    else:
+        flow_run_id = prefect.runtime.flow_run.id
+        async with take_run(services, run_id, engine=ENGINE, prefect_flow_run_id=flow_run_id) as run:
+            own = Handover(run)
+            with cancellable(flow_run_id, own):
+                record = await own.carry(PrefectSteps())
+    await _introduce(record)
+    await _write_artifact(services, record)
+    return record
 
 
 def flow_run_name(record: RunRecord) -> str:
@@ -123,6 +147,8 @@ def final_state(record: RunRecord) -> State[Any]:
             return Completed(name=record.status.label, message=f"Run {record.run_id}: the message is out.{fallback}")
         case RunStatus.SKIPPED:
             return Completed(name=record.status.label, message=f"Nobody is told: {record.skip_reason}.")
+        case _ if record.last_error_type == CANCELLED.error_type:
+            return Cancelled(message=f"Run {record.run_id} was cancelled. It can be resumed.")
         case _:
             return Failed(message=f"{record.last_error_type}: {record.last_error_message}")
 

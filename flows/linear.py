@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from orchestration.alert import AlertStatus
+from orchestration.alert import IncidentStatus
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult, Stage
 from orchestration.signals import logger
 from orchestration.states import RunStatus
-from orchestration.store import runs
 from orchestration.store.records import Node
 from tasks.analyze.stage import fallback_spec
 from tasks.ingest.stage import alerts_of
@@ -70,7 +69,7 @@ async def _ingest(run: ActiveRun, steps: Steps) -> bool:
 async def _check(run: ActiveRun, steps: Steps) -> None:
     if run.result(CHECK, CheckResult) is not None:
         return
-    if _all_clear(run):
+    if await _all_clear(run):
         await _skip(run, CHECK, ALL_CLEAR)
     elif run.services.settings.checkers_skip_all:
         await _skip(run, CHECK, CHECKS_OFF)
@@ -81,7 +80,7 @@ async def _check(run: ActiveRun, steps: Steps) -> None:
 async def _analyze(run: ActiveRun, steps: Steps) -> None:
     if run.result(ANALYZE, AnalyzeResult) is not None:
         return
-    if _all_clear(run):
+    if await _all_clear(run):
         await _skip(run, ANALYZE, ALL_CLEAR)
         return
     try:
@@ -91,10 +90,6 @@ async def _analyze(run: ActiveRun, steps: Steps) -> None:
             raise
         # The failed attempts stay on record; the page goes out without the analysis.
         await run_stage(run, fallback_spec(failure.error), retries_left=0)
-        async with run.services.database.transaction() as tx:
-            run.record = await runs.change(
-                tx, run.run_id, values={"intelligence_fallback_used": True, **runs.error_columns(failure.error)}
-            )
 
 
 async def _skip(run: ActiveRun, node: Node, reason: str) -> None:
@@ -102,7 +97,13 @@ async def _skip(run: ActiveRun, node: Node, reason: str) -> None:
         await run.skip(node, reason)
 
 
-def _all_clear(run: ActiveRun) -> bool:
-    """Whether the run is about a resolved incident: then nobody looks at hosts or asks a model."""
+async def _all_clear(run: ActiveRun) -> bool:
+    """Whether the run is about a resolved incident: then nobody looks at hosts or asks a model.
+
+    Resolved alerts alone do not say so: a run may have to tell of an incident whose page failed, part of which fires.
+    """
     alerts = alerts_of(run.payload)
-    return bool(alerts) and all(alert.status is AlertStatus.RESOLVED for alert in alerts)
+    if not alerts or any(alert.firing for alert in alerts):
+        return False
+    incident = await run.incident()
+    return incident is None or incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)

@@ -44,8 +44,8 @@ def _checks(story: Story) -> str:
     if checked is None:
         return ""
     rows = "\n".join(
-        f"| {_MARKS[found.status]} {found.name} | {found.status} | {_cell(found.message)} | {found.duration_ms:.0f} ms |"
-        for found in checked.checks
+        f"| {_MARKS[it.status]} {it.name} | {it.status} | {_cell(it.message)} | {it.duration_ms:.0f} ms |"
+        for it in checked.checks
     )
     return f"## Checks\n\n| Check | Status | Finding | Took |\n| --- | --- | --- | --- |\n{rows}"
 

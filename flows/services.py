@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 from blocks.channels.book import ChannelBook
+from blocks.channels.documents import BlockSource, read_documents
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
@@ -28,13 +29,13 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
         yield make_services(settings, database)
 
 
-def make_services(settings: Settings, database: Database) -> Services:
-    """The services of a process."""
+def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_documents) -> Services:
+    """The services of a process. `blocks` is where it has the saved channel blocks from."""
     return Services(
         database=database,
         signals=make_signals(settings),
         settings=settings,
-        channels=ChannelBook(settings),
+        channels=ChannelBook(settings, source=blocks),
         analysis=LocalAnalysis(),
     )
 
@@ -67,4 +68,5 @@ async def flow_services() -> AsyncGenerator[Services]:
             "(in the deployment's job variables, or in the worker's environment)"
         )
     async with open_services(settings, settings.database_url.get_secret_value()) as services:
-        yield services
+        with use_services(services):  # the flows of the push's other incidents run within
+            yield services

@@ -13,6 +13,10 @@ class BadInput(PipelineError):
     """What came in cannot be used as it is: another try changes nothing."""
 
 
+class KeyReused(BadInput):
+    """An idempotency key came again with another push."""
+
+
 class BadSetting(PipelineError):
     """A setting has a value that the program cannot work with."""
 

@@ -93,6 +93,80 @@ class Settings(BaseSettings):
         validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES",
         description="The largest push that is read, in bytes of JSON.",
     )
+    page_deadline_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS",
+        description="How long a critical alert may wait for its turn before it is run without Prefect, in seconds.",
+    )
+    prefect_patience_seconds: float = Field(
+        3.0,
+        gt=0,
+        le=60,
+        validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS",
+        description="How long Prefect may take to start a run before it is run without Prefect, in seconds.",
+    )
+    retention_days: float = Field(
+        90.0,
+        gt=0,
+        validation_alias="ORCHESTRATION_RETENTION_DAYS",
+        description="How long finished runs, resolved incidents and their alerts are kept, in days.",
+    )
+    inbox_warning: int = Field(
+        500,
+        ge=1,
+        validation_alias="ORCHESTRATION_INBOX_WARNING",
+        description="How many waiting runs make the upkeep flow warn that the inbox is deep.",
+    )
+    worker_concurrency: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        validation_alias="WORKER_CONCURRENCY",
+        description="How many runs a worker works on at once.",
+    )
+    worker_grace_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        validation_alias="WORKER_GRACE_SECONDS",
+        description="How long a worker that is told to end lets its runs go on, in seconds.",
+    )
+    duplicate_window_seconds: float = Field(
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS",
+        description="How long an identical repeat over HTTP is skipped at the door, in seconds. 0: never.",
+    )
+    api_auth: Literal["auto", "on", "off"] = Field(
+        "auto",
+        validation_alias="API_AUTH",
+        description="Whether the HTTP API asks for a key: on, off, or auto (on, but for calls from this very machine "
+        "to an API that listens on loopback only).",
+    )
+    api_sync_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        validation_alias="API_SYNC_TIMEOUT_SECONDS",
+        description="How long a synchronous call waits for its runs, in seconds.",
+    )
+    api_signature_window_seconds: float = Field(
+        300.0,
+        gt=0,
+        le=86400,
+        validation_alias="API_SIGNATURE_WINDOW_SECONDS",
+        description="How old the timestamp of a signed request may be, in seconds, and how far in the future.",
+    )
+    api_rate_limit_per_second: float = Field(
+        2000.0,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="API_RATE_LIMIT_PER_SECOND",
+        description="Requests per second that one key, or one address without a key, may make. 0: any number.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         validation_alias="ORCHESTRATION_LOG_LEVEL",
@@ -173,6 +247,13 @@ class Settings(BaseSettings):
         default_factory=lambda: default_home(),
         validation_alias="ALERT_PIPELINE_HOME",
         description="Where the embedded stack keeps its data.",
+    )
+
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        validation_alias="ALERT_PIPELINE_SECRET_KEY",
+        description="What the copy of the channels in the database is encrypted with. None: a key in secret.key below.",
     )
 
     @field_validator("checkers_enabled", "checkers_skip", "notify_channels", "email_to", mode="before")

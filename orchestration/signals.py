@@ -173,7 +173,7 @@ def _logfmt_value(value: Field) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     text = redact_text(str(value))
-    if _PLAIN.fullmatch(text):
+    if text.isprintable() and _PLAIN.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

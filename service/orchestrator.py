@@ -8,12 +8,13 @@ print(f"Pipeline {result.status}: {result.stages_completed}")
 from __future__ import annotations
 
 import atexit
+import gc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib import import_module
-from threading import Thread
+from threading import RLock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -68,7 +69,8 @@ class PipelineOrchestrator:
         self._open = ExitStack()
         self._portal: BlockingPortal | None = None
         self._runner: Runner | None = None
-        self._started: set[Future[list[PipelineResult]]] = set()
+        self._opening = RLock()
+        self._under_way: set[Future[Any]] = set()
 
     def run_pipeline(
         self,
@@ -136,6 +138,16 @@ class PipelineOrchestrator:
         **options: Any,
     ) -> PipelineResult:
         """Check, analyze and report this host's own health, without an alert."""
+        return self.start_health_check(source, trace_id, environment, **options).wait()[0]
+
+    def start_health_check(
+        self,
+        source: str = "manual",
+        trace_id: str | None = None,
+        environment: str = "production",
+        **options: Any,
+    ) -> StartedPipeline:
+        """Store a look at this host's own health and return at once, as `start_pipeline()` does."""
         trace = trace_id or new_id()
         chosen = _options(options)
         run_id = self._call(
@@ -143,7 +155,7 @@ class PipelineOrchestrator:
                 source=source, environment=environment, trace_id=trace, options=chosen
             )
         )
-        return self._start(trace, [run_id]).wait()[0]
+        return self._start(trace, [run_id])
 
     def resume_pipeline(self, run_id: str) -> PipelineResult:
         """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.
@@ -164,7 +176,7 @@ class PipelineOrchestrator:
         self._open.close()
 
     def _cancel(self) -> None:
-        for future in list(self._started):
+        for future in list(self._under_way):
             future.cancel()
 
     def __enter__(self) -> Self:
@@ -180,9 +192,7 @@ class PipelineOrchestrator:
 
     def _start(self, trace_id: str, run_ids: list[str]) -> StartedPipeline:
         portal, runner = self._ready()
-        results = portal.start_task_soon(runner.carry_all, run_ids)
-        self._started.add(results)
-        results.add_done_callback(self._started.discard)
+        results = self._noted(portal.start_task_soon(runner.carry_all, run_ids))
         return StartedPipeline(trace_id=trace_id, run_ids=run_ids, results=results)
 
     def _call(self, work: Callable[[Runner], Awaitable[T]]) -> T:
@@ -191,13 +201,23 @@ class PipelineOrchestrator:
         async def at_work() -> T:
             return await work(runner)
 
-        return portal.call(at_work)
+        return self._noted(portal.start_task_soon(at_work)).result()
+
+    def _noted(self, future: Future[T]) -> Future[T]:
+        """What `_cancel()` stops when the caller is interrupted."""
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     def _ready(self) -> tuple[BlockingPortal, Runner]:
+        with self._opening:
+            return self._opened()
+
+    def _opened(self) -> tuple[BlockingPortal, Runner]:
         if self._portal is None or self._runner is None:
             with ExitStack() as opening:
                 # Importing Prefect takes 1.5 s, which starting the stack can share.
-                importing = Thread(target=import_module, args=("service.runner",), daemon=True)
+                importing = Thread(target=_import_quickly, args=("service.runner",), daemon=True)
                 importing.start()
                 addresses = opening.enter_context(attach(self._settings, progress=self._progress))
                 importing.join()
@@ -212,6 +232,17 @@ class PipelineOrchestrator:
                 self._open = opening.pop_all()
             atexit.register(self.close)
         return self._portal, self._runner
+
+
+def _import_quickly(name: str) -> None:
+    """Import a module without collecting garbage meanwhile, which for Prefect takes as long as the import itself."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import_module(name)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _options(given: dict[str, Any]) -> RunOptions:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 
-import prefect
+import httpx
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.alert_pipeline import alert_pipeline, flow_run_name, flow_run_tags, run_flow
+from flows.alert_pipeline import carry_in_prefect
 from flows.services import open_services, use_services
 from orchestration.contracts import PipelineResult
 from orchestration.errors import Unavailable
+from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+from orchestration.signals import logger
 from orchestration.store import runs
 from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.run import Services, ensure_takable
+from tasks.run import Services, ensure_takable, holder_name
 
 AT_ONCE = 4
 """How many runs of a push go on at once: Prefect's server is one process, and more would only wait there."""
+
+
+HAND_OVER_SECONDS = 5.0
+"""How long the end of a process waits for Prefect to have the last events and log lines."""
 
 
 class Runner:
@@ -38,6 +48,8 @@ class Runner:
         # What calls in comes from other contexts; runs need the one with Prefect's settings and clients.
         self._context = copy_context()
         self._carrying: set[asyncio.Task[PipelineResult]] = set()
+        # What is accepted here is carried here: no worker of the same stack may take it meanwhile.
+        self._holder = holder_name()
 
     async def accept(
         self, payload: object, *, source: str, environment: str, trace_id: str, options: RunOptions
@@ -50,19 +62,30 @@ class Runner:
         """
         await self._check_channel(options)
         return await accept_push(
-            self._services, payload, source=source, environment=environment, trace_id=trace_id, options=options
+            self._services,
+            payload,
+            source=source,
+            environment=environment,
+            trace_id=trace_id,
+            options=options,
+            held_by=self._holder,
         )
 
     async def accept_health_check(self, *, source: str, environment: str, trace_id: str, options: RunOptions) -> str:
         """Store a run about this host's own health; its id. Raises what `accept()` does."""
         await self._check_channel(options)
         return await accept_health_check(
-            self._services, source=source, environment=environment, trace_id=trace_id, options=options
+            self._services,
+            source=source,
+            environment=environment,
+            trace_id=trace_id,
+            options=options,
+            held_by=self._holder,
         )
 
     async def carry_all(self, run_ids: Sequence[str]) -> list[PipelineResult]:
         """Carry stored runs to their ends, several at once; their results in the same order."""
-        return await asyncio.gather(*(self._spawn(self._carry(run_id)) for run_id in run_ids))
+        return await _results(*(self._spawn(self._carry(run_id)) for run_id in run_ids))
 
     async def carry(self, run_id: str) -> PipelineResult:
         """Carry one run from where it stands to its end.
@@ -71,7 +94,19 @@ class Runner:
             RunNotFound, RunBusy, BadInput: the run cannot be taken.
             Unavailable: the database or Prefect broke off, and the run is not at its end.
         """
-        return await self._spawn(self._carry(run_id))
+        (result,) = await _results(self._spawn(self._carry(run_id)))
+        return result
+
+    async def keep_accepted(self) -> None:
+        """Hold on, until cancelled, to the runs that wait for their turn here."""
+        seconds = self._services.settings.lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 3)
+            try:
+                async with self._services.database.transaction() as tx:
+                    await runs.renew_all(tx, self._holder, seconds=seconds)
+            except Unavailable as error:
+                logger.warning("The leases of waiting runs could not be renewed: %s", error)
 
     async def wait_until_idle(self) -> None:
         """Wait for the runs that are going on."""
@@ -94,13 +129,31 @@ class Runner:
         await self._services.channels.select(name)
 
     async def _carry(self, run_id: str) -> PipelineResult:
+        try:
+            return await self._carry_in_turn(run_id)
+        except BaseException:
+            await asyncio.shield(self._let_go(run_id))
+            raise
+
+    async def _let_go(self, run_id: str) -> None:
+        """A run that is not carried here any more is one for a worker."""
+        with suppress(Unavailable):
+            async with self._services.database.transaction() as tx:
+                await runs.release(tx, run_id, owner=self._holder)
+
+    async def _carry_in_turn(self, run_id: str) -> PipelineResult:
         async with self._slots:
             async with self._services.database.transaction() as tx:
                 record = await runs.get_run(tx, run_id)
             ensure_takable(record)
-            named = alert_pipeline.with_options(flow_run_name=flow_run_name(record))
-            with use_services(self._services), prefect.tags(*flow_run_tags(record)):
-                state = await run_flow(named, run_id)
+            with use_services(self._services):
+                try:
+                    state = await carry_in_prefect(record)
+                except (httpx.HTTPError, PrefectException) as error:
+                    raise Unavailable(
+                        f"Prefect broke off ({_in_words(error)}). "
+                        f"The run is stored: resume it with alert-pipeline resume {run_id}"
+                    ) from error
             return await self._result(run_id, state)
 
     async def _result(self, run_id: str, state: State[Any]) -> PipelineResult:
@@ -119,13 +172,45 @@ async def open_runner(settings: Settings, addresses: StackAddresses) -> AsyncGen
     """A runner on this stack. At the end it waits for the runs that are going on.
 
     Raises:
-        Unavailable: the database does not answer.
+        Unavailable: the database or Prefect does not answer.
     """
     async with AsyncExitStack() as opening:
         services = await opening.enter_async_context(open_services(settings, addresses.database_url))
         opening.enter_context(temporary_settings({PREFECT_API_URL: addresses.prefect_api_url}))
-        await opening.enter_async_context(AsyncClientContext.get_or_create())
-        opening.enter_context(SyncClientContext.get_or_create())
+        try:
+            await opening.enter_async_context(AsyncClientContext.get_or_create())
+            opening.enter_context(SyncClientContext.get_or_create())
+        except (RuntimeError, httpx.HTTPError, PrefectException) as error:  # Prefect's client raises RuntimeError
+            raise Unavailable(f"Prefect cannot be used: {_in_words(error)}") from error
         runner = Runner(services)
+        keeping = asyncio.create_task(runner.keep_accepted())
+        opening.callback(keeping.cancel)
         yield runner
         await runner.wait_until_idle()
+        await _hand_over()
+
+
+async def _hand_over() -> None:
+    """Prefect sends events and log lines from threads of its own; wait until its server has them."""
+    for worker in (EventsWorker, APILogWorker):
+        drained = worker.drain_all(timeout=HAND_OVER_SECONDS, at_exit=False)
+        if inspect.isawaitable(drained):
+            await drained
+
+
+async def _results(*carrying: asyncio.Task[PipelineResult]) -> list[PipelineResult]:
+    """The results of the tasks, in order. Cancelled, it cancels each of them once.
+
+    A cancelled anyio scope cancels what it waits for again and again; a run that is closing its rows and giving
+    back its lease must be left to do so. `wait_until_idle()` waits for that.
+    """
+    try:
+        return await asyncio.shield(asyncio.gather(*carrying))
+    except asyncio.CancelledError:
+        for task in carrying:
+            task.cancel()
+        raise
+
+
+def _in_words(error: Exception) -> str:
+    return redact_text(" ".join(str(error).split()) or type(error).__name__, limit=300)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
@@ -61,10 +62,18 @@ class ActiveRun:
     """A run that this process holds the lease of. Made by `take_run()`."""
 
     def __init__(
-        self, services: Services, record: RunRecord, payload: dict[str, Any], done: list[AttemptRecord], engine: str
+        self,
+        services: Services,
+        record: RunRecord,
+        payload: dict[str, Any],
+        done: list[AttemptRecord],
+        *,
+        engine: str,
+        owner: str,
     ) -> None:
         self.services = services
         self.record = record
+        self.owner = owner
         self.payload = payload
         self.engine = engine
         self.results: dict[str, Contract] = {}
@@ -76,9 +85,9 @@ class ActiveRun:
     def _remember(self, attempt: AttemptRecord) -> None:
         if attempt.status is StageStatus.SKIPPED:
             self.skipped.add(attempt.node_id)
-        elif attempt.status is StageStatus.SUCCEEDED and attempt.output_ref and attempt.output_snapshot is not None:
-            result_type = RESULT_TYPES[attempt.stage]
-            self.results[attempt.node_id] = result_type.model_validate(attempt.output_snapshot)
+        # A stage whose result cannot be read is done again: each of them can be.
+        elif attempt.output_ref and (found := attempt.result(RESULT_TYPES[attempt.stage])) is not None:
+            self.results[attempt.node_id] = found
             self.refs[attempt.node_id] = attempt.output_ref
 
     @property
@@ -146,7 +155,7 @@ class ActiveRun:
     async def finish(self, status: RunStatus, *, skip_reason: str | None = None) -> None:
         """Bring the run to a final status and tell of it."""
         async with self.services.database.transaction() as tx:
-            self.record = await runs.finish(tx, self.run_id, status, skip_reason=skip_reason)
+            self.record = await runs.finish(tx, self.run_id, status, owner=self.owner, skip_reason=skip_reason)
         self.emit(
             Signal.COMPLETED,
             self.tags(),
@@ -165,19 +174,21 @@ class ActiveRun:
 
 @asynccontextmanager
 async def take_run(
-    services: Services, run_id: str, *, engine: str, prefect_flow_run_id: str | None = None
+    services: Services, run_id: str, *, engine: str, prefect_flow_run_id: str | None = None, held_as: str | None = None
 ) -> AsyncGenerator[ActiveRun]:
     """Hold a run's lease while the body works on it. A failed or abandoned run goes on where it stood.
+
+    `held_as` is the name under which the caller holds the lease already, if it does.
 
     Raises:
         RunNotFound: there is no such run.
         RunBusy: another process is at it.
         BadInput: the run is over.
     """
-    owner = _own_name()
+    owner = held_as or _held.pop(run_id, None) or holder_name()
     record = await _claim(services, run_id, owner)
     try:
-        run = await _open(services, record, engine, prefect_flow_run_id)
+        run = await _open(services, record, owner, engine, prefect_flow_run_id)
         keeper = asyncio.create_task(_keep_lease(services, run_id, owner, asyncio.current_task()))
         try:
             yield run
@@ -200,7 +211,9 @@ def ensure_takable(record: RunRecord) -> str | None:
         raise BadInput(f"Run {record.run_id} is over: {record.status.value}. Nothing is left to do")
     if record.lease_owner is None or record.lease_expires_at is None or record.lease_expires_at < datetime.now(UTC):
         return None
-    if not _may_live(record.lease_owner):
+    if record.lease_owner == _held.get(record.run_id):
+        return None
+    if not may_live(record.lease_owner):
         return record.lease_owner
     raise _busy(record)
 
@@ -213,19 +226,21 @@ def _busy(record: RunRecord) -> RunBusy:
 
 async def _claim(services: Services, run_id: str, owner: str) -> RunRecord:
     async with services.database.transaction() as tx:
-        record = await runs.get_run(tx, run_id)
-        lost = ensure_takable(record)
+        record = await runs.get_run(tx, run_id, lock=True)
+        lost = None if record.lease_owner == owner else ensure_takable(record)
         if not await runs.claim(tx, run_id, owner=owner, seconds=services.settings.lease_seconds, lost=lost):
             raise _busy(record)
         return record
 
 
-async def _open(services: Services, record: RunRecord, engine: str, prefect_flow_run_id: str | None) -> ActiveRun:
+async def _open(
+    services: Services, record: RunRecord, owner: str, engine: str, prefect_flow_run_id: str | None
+) -> ActiveRun:
     resumed = record.started_at is not None
     async with services.database.transaction() as tx:
         payload = await runs.get_payload(tx, record.run_id)
         done = await attempts.list_attempts(tx, record.run_id)
-        run = ActiveRun(services, record, payload, done, engine)
+        run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
         run.record = await runs.begin(
             tx, record.run_id, standing=run.standing, engine=engine, prefect_flow_run_id=prefect_flow_run_id
         )
@@ -259,19 +274,48 @@ async def _release(services: Services, run_id: str, owner: str) -> None:
         logger.warning("The lease of run %s runs out by itself: %s", run_id, error)
 
 
-def _own_name() -> str:
-    """Who holds a lease: host, process, when the process started (ids come again), and which of its runs."""
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}/{new_id()[:8]}"
+_held: dict[str, str] = {}
 
 
-def _may_live(owner: str) -> bool:
+def hold(run_ids: Iterable[str], owner: str) -> None:
+    """Runs whose lease this process holds from the moment they were written: the next `take_run()` of each has it."""
+    _held.update(dict.fromkeys(run_ids, owner))
+
+
+def holder_name() -> str:
+    """A name under which this process can hold leases; another one each time."""
+    return f"{process_name()}/{new_id()[:8]}"
+
+
+def process_name() -> str:
+    """Who this process is among all that hold leases: host, id, and when it started, since ids come again.
+
+    The name of a lease's holder is this with something random behind it, another one each time.
+    """
+    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def may_live(owner: str) -> bool:
     """Whether the holder of a lease may still be at work. Only a process of this host can be known dead."""
-    host, process_id, created, _ = owner.rsplit("/", 3)
+    host, process_id, started, _ = owner.rsplit("/", 3)
     if host != socket.gethostname():
         return True
     try:
-        return f"{psutil.Process(int(process_id)).create_time():.2f}" == created
-    except psutil.NoSuchProcess:
-        return False
+        return _started(int(process_id)) == started
     except psutil.AccessDenied:
         return True
+
+
+def _started(process_id: int) -> str | None:
+    """When a process started, on a clock that nobody sets; None: it has ended, whether or not its parent knows."""
+    try:
+        process = psutil.Process(process_id)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        with suppress(OSError):
+            # Field 22, in ticks since boot. psutil adds the moment of the boot, which moves with the wall clock,
+            # and a holder that lives would be taken for dead.
+            return Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        return f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None

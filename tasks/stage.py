@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from orchestration.contracts import Contract, Stage, StageContext, StageError
-from orchestration.errors import PipelineError, Unavailable, is_retryable
-from orchestration.redaction import redact, redact_text
+from orchestration.errors import PipelineError, RunBusy, Unavailable, is_retryable
+from orchestration.redaction import MAX_TEXT, redact, redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
 from orchestration.store import attempts, runs
@@ -44,7 +44,7 @@ RUN_REFS = {
     Stage.ANALYZE: "intelligence_output_ref",
     Stage.NOTIFY: "notify_output_ref",
 }
-"""The column of the run that names each stage's output."""
+"""The column of the run that names each stage's output; of ingest, the payload that it has normalized."""
 
 RESULT_REFS = {**RUN_REFS, Stage.ANALYZE: "ai_output_ref"}
 """The field of the result that names its own record."""
@@ -75,9 +75,11 @@ async def run_stage(
     """
     node = node or Node.of(spec.stage)
     attempt = await _start(run, node)
+    seconds = run.services.settings.stage_timeout_seconds
+    patience = asyncio.timeout(seconds)
     started = time.perf_counter()
     try:
-        async with asyncio.timeout(run.services.settings.stage_timeout_seconds):
+        async with patience:
             config = await spec.configure(run)
             result = await spec.function(run.context(attempt), config)
         return await _succeed(run, node, attempt, result, _elapsed_ms(started))
@@ -86,33 +88,33 @@ async def run_stage(
         await asyncio.shield(_fail(run, node, attempt, cancelled, _elapsed_ms(started), retries_left=0))
         raise
     except Exception as error:
-        described = describe(error, run.services.settings.stage_timeout_seconds)
+        described = describe(error, timed_out_after=seconds if patience.expired() else None)
         await _fail(run, node, attempt, described, _elapsed_ms(started), retries_left=retries_left)
         raise StageFailed(node, described) from error
 
 
-def describe(error: BaseException, timeout_seconds: float | None = None) -> StageError:
-    """An error as it is kept and shown: redacted, with the stack, and whether a retry can help."""
+def describe(error: BaseException, *, timed_out_after: float | None = None) -> StageError:
+    """An error as it is kept and shown: redacted, with the stack, and whether a retry can help.
+
+    `timed_out_after` is the stage's own time limit in seconds, where that is what ended the attempt.
+    """
     message = str(error)
     if isinstance(error, TimeoutError) and not message:
-        message = f"Took longer than {timeout_seconds:g} s" if timeout_seconds else "Took too long"
-    stack = "".join(traceback.format_exception(error))[-_STACK_CHARACTERS:]
+        message = f"Took longer than {timed_out_after:g} s" if timed_out_after else "Something in it took too long"
+    stack = "".join(traceback.format_exception(error))[-MAX_TEXT:]
     return StageError(
         error_type=type(error).__name__,
         message=redact_text(message or type(error).__name__),
-        stack_trace=redact_text(stack),
+        # Cut last: a cut through a secret would leave the half that nothing recognises.
+        stack_trace=redact_text(stack)[-_STACK_CHARACTERS:],
         retryable=is_retryable(error),
     )
 
 
 async def _start(run: ActiveRun, node: Node) -> int:
     async with run.services.database.transaction() as tx:
-        run.record = await runs.change(
-            tx,
-            run.run_id,
-            status=run.standing,
-            values={"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1},
-        )
+        values = {"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1}
+        run.record = await runs.change(tx, run.run_id, owner=run.owner, status=run.standing, values=values)
         attempt = await attempts.start_attempt(tx, run.run_id, node, input_ref=run.last_ref)
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
     return attempt
@@ -120,7 +122,10 @@ async def _start(run: ActiveRun, node: Node) -> int:
 
 async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, duration_ms: float) -> ResultT:
     ref = attempts.output_ref(run.run_id, node.id, attempt)
-    kept = result.model_copy(update={RESULT_REFS[node.stage]: ref, "duration_ms": round(duration_ms, 3)})
+    # Ingest names what it has normalized, the payload; the other results are found under their own record.
+    named = getattr(result, RESULT_REFS[node.stage]) or ref
+    kept = result.model_copy(update={RESULT_REFS[node.stage]: named, "duration_ms": round(duration_ms, 3)})
+    fallback = getattr(kept, "fallback_used", None) or None
     snapshot: dict[str, Any] = redact(kept.model_dump(mode="json"))  # pyright: ignore[reportAssignmentType]
     async with run.services.database.transaction() as tx:
         await attempts.settle(
@@ -128,12 +133,13 @@ async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, du
         )
         # The last status is given by finish(), once, with the run's total duration.
         status = None if node.stage is Stage.NOTIFY else STATUS_AFTER[node.stage]
-        values = {RUN_REFS[node.stage]: ref, **runs.error_columns(None)}
-        run.record = await runs.change(tx, run.run_id, status=status, values=values)
+        values: dict[str, Any] = {RUN_REFS[node.stage]: named, **runs.error_columns(None)}
+        if fallback:
+            values["intelligence_fallback_used"] = True
+        run.record = await runs.change(tx, run.run_id, owner=run.owner, status=status, values=values)
     run.results[node.id] = kept
     run.refs[node.id] = ref
     tags = run.tags(node.stage.value, attempt)
-    fallback = getattr(kept, "fallback_used", None) or None
     run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
     return kept
 
@@ -147,10 +153,12 @@ async def _fail(
         async with run.services.database.transaction() as tx:
             await attempts.settle(tx, run.run_id, node, attempt, stage_status, duration_ms=duration_ms, error=error)
             status = RunStatus.RETRYING if retrying else None
-            run.record = await runs.change(tx, run.run_id, status=status, values=runs.error_columns(error))
-    except Unavailable as unavailable:
+            run.record = await runs.change(
+                tx, run.run_id, owner=run.owner, status=status, values=runs.error_columns(error)
+            )
+    except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
-        logger.error("Attempt %d at %s of run %s is not on record: %s", attempt, node.id, run.run_id, unavailable)
+        logger.error("Attempt %d at %s of run %s is not on record: %s", attempt, node.id, run.run_id, unwritten)
     tags = run.tags(node.stage.value, attempt)
     facts: dict[str, str | bool] = {
         "error_type": error.error_type,

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import psycopg
@@ -16,6 +17,7 @@ import pytest
 
 from service.stack import attach, running
 from service.stack.paths import stack_paths
+from service.stack.serve import end_without_a_last_sleep
 from tests.stack_fixtures import (
     Command,
     answers,
@@ -220,3 +222,26 @@ def test_stale_files_of_a_crash_are_recognised(stack_home: Path) -> None:
     assert running(settings_for(stack_home)) is None
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         assert answers(addresses.database_url)
+
+
+async def test_end_of_the_server_does_not_sleep_once_more() -> None:
+    evaluating = asyncio.Event()
+
+    async def evaluate() -> None:
+        evaluating.set()
+        await asyncio.Event().wait()
+
+    triggers = SimpleNamespace(periodic_evaluation=evaluate)
+    end_without_a_last_sleep(triggers)
+
+    async def as_prefect_does() -> None:
+        try:
+            await triggers.periodic_evaluation()
+        finally:
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(as_prefect_does())
+    await evaluating.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)

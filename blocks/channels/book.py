@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import httpx
-from prefect import get_client
-from prefect.client.schemas.objects import BlockDocument
-from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock
 from blocks.channels.console import ConsoleChannel
-from orchestration.errors import BadInput, Unavailable
+from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
+from orchestration.errors import BadInput
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
@@ -21,18 +18,18 @@ from orchestration.signals import logger
 Blocks = dict[str, ChannelBlock | BadInput]
 """The channel blocks by name; one that is broken is known by its error."""
 
-_DOCUMENTS = TypeAdapter(list[BlockDocument])
-
 
 class ChannelBook:
     """The channels of this installation, as `orchestration.message.ChannelSource` asks for them.
 
     `blocks_known=False` leaves Prefect out, where there is none to ask: then only the environment counts.
+    `source` is where the saved blocks come from: each time from Prefect, or from a shelf (`shelf.py`).
     """
 
-    def __init__(self, settings: Settings, *, blocks_known: bool = True) -> None:
+    def __init__(self, settings: Settings, *, blocks_known: bool = True, source: BlockSource = read_documents) -> None:
         self._settings = settings
         self._blocks_known = blocks_known
+        self._source = source
 
     async def select(self, name: str | None) -> Sequence[NamedChannel]:
         """The channel of this name or driver; without a name the default ones.
@@ -92,36 +89,26 @@ class ChannelBook:
         return [_named(name, channel) for name, channel in channels.items() if channel is not None]
 
     async def _load(self) -> Blocks:
-        """The channel blocks that are saved in Prefect, by name, in the order of their names."""
+        """The saved channel blocks by name."""
         by_slug = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
-        try:
-            async with get_client() as client:
-                answer = await client.request(
-                    "POST",
-                    "/block_documents/filter",
-                    json={"block_types": {"slug": {"any_": list(by_slug)}}, "include_secrets": True},
-                )
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            raise Unavailable(f"Prefect's API does not answer: {type(error).__name__}") from None
         found: Blocks = {}
-        for document in _DOCUMENTS.validate_python(answer.json()):
-            slug = document.block_type.slug if document.block_type else ""
-            if document.name and slug in by_slug:
-                try:
-                    found[document.name] = _built(document.name, by_slug[slug], document)
-                except BadInput as error:
-                    found[document.name] = error
+        for document in await self._source():
+            try:
+                found[document.name] = _built(by_slug[document.slug], document)
+            except BadInput as error:
+                found[document.name] = error
         return found
 
 
-def _built(name: str, driver: type[ChannelBlock], document: BlockDocument) -> ChannelBlock:
+def _built(driver: type[ChannelBlock], document: ChannelDocument) -> ChannelBlock:
     try:
         return driver.model_validate(document.data)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "block"
         raise BadInput(
-            f"The channel block {name!r} is broken: {field}: {problem['msg']}. Edit it in Prefect's UI under Blocks"
+            f"The channel block {document.name!r} is broken: {field}: {problem['msg']}. "
+            "Edit it in Prefect's UI under Blocks"
         ) from None
 
 

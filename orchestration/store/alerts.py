@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import RowMapping, bindparam, column, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
@@ -43,9 +43,19 @@ class RecordedAlerts:
     still_firing: int = 0
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def note(self, event: str, *, alert_id: int | None = None, old: str | None = None, new: str | None = None) -> None:
-        """Remember a line for the history."""
-        self.history.append({"event": event, "alert_id": alert_id, "old_status": old, "new_status": new})
+    def note(
+        self,
+        event: str,
+        *,
+        alert_id: int | None = None,
+        incident_id: int | None = None,
+        old: str | None = None,
+        new: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        """Remember a line for the history; without an incident's id it is about the one of these alerts."""
+        line = {"event": event, "alert_id": alert_id, "incident_id": incident_id, "old_status": old, "new_status": new}
+        self.history.append({**line, "details": details or {}})
 
 
 async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str) -> RecordedAlerts:
@@ -53,13 +63,13 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open
     incident, reopens a resolved one, or opens a new one; with the last firing alert resolved the incident
-    is resolved.
+    is resolved. Alerts that resolve under another key than they fired under end the incident that they are in.
     """
     key = alerts[0].incident_key
-    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    await _lock_incident(tx, key)
     recorded = RecordedAlerts()
     before = await _known_alerts(tx, alerts)
-    incident_id = await _find_or_open(tx, key, alerts, recorded)
+    incident_id = await _find_or_open(tx, key, alerts, before, recorded)
     if recorded.known and incident_id is not None:
         recorded.told_before = await _told_before(tx, incident_id, run_id)
     _compare(alerts, before, incident_id, recorded)
@@ -91,6 +101,10 @@ async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]
     return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
 
 
+async def _lock_incident(tx: AsyncConnection, key: str) -> None:
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+
+
 async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[str, RowMapping]:
     """The rows as they were before this push, by fingerprint."""
     known: dict[str, RowMapping] = {}
@@ -99,13 +113,16 @@ async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[st
         query = (
             select(_A.id, _A.fingerprint, _A.status, _A.severity, _A.incident_id, _A.started_at)
             .where(_A.source == alerts[0].source, _A.fingerprint.in_(wanted))
+            .order_by(_A.id)
             .with_for_update()
         )
         known |= {row["fingerprint"]: row for row in (await tx.execute(query)).mappings()}
     return known
 
 
-async def _find_or_open(tx: AsyncConnection, key: str, alerts: Sequence[Alert], recorded: RecordedAlerts) -> int | None:
+async def _find_or_open(
+    tx: AsyncConnection, key: str, alerts: Sequence[Alert], before: Mapping[str, RowMapping], recorded: RecordedAlerts
+) -> int | None:
     """The incident that these alerts belong to; None for resolved alerts that belong to none."""
     firing = [alert for alert in alerts if alert.firing]
     query = select(_I.id, _I.status).where(_I.incident_key == key).order_by(_I.id.desc()).limit(1)
@@ -113,12 +130,31 @@ async def _find_or_open(tx: AsyncConnection, key: str, alerts: Sequence[Alert], 
     if latest is not None and latest["status"] in OPEN_STATUSES:
         recorded.known = True
         return latest["id"]
+    if not firing and (home := await _open_home(tx, before)) is not None:
+        recorded.known = True
+        return home
     if latest is not None and latest["status"] == IncidentStatus.RESOLVED:
         recorded.known = True
         if firing:
             await _reopen(tx, latest["id"], firing, recorded)
         return latest["id"]
     return await _open(tx, key, firing, recorded) if firing else None
+
+
+async def _open_home(tx: AsyncConnection, before: Mapping[str, RowMapping]) -> int | None:
+    """The open incident that these alerts are in under another key: a sender may group them anew while they fire."""
+    homes = {row["incident_id"] for row in before.values()} - {None}
+    query = (
+        select(_I.id, _I.incident_key)
+        .where(_I.id.in_(homes), _I.status.in_(OPEN_STATUSES))
+        .order_by(_I.id.desc())
+        .limit(1)
+    )
+    home = (await tx.execute(query)).mappings().one_or_none()
+    if home is None:
+        return None
+    await _lock_incident(tx, home["incident_key"])
+    return home["id"]
 
 
 async def _open(tx: AsyncConnection, key: str, firing: Sequence[Alert], recorded: RecordedAlerts) -> int:
@@ -199,7 +235,7 @@ async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int
     ids: dict[str, int] = {}
     for start in range(0, len(alerts), _CHUNK):
         rows = [_alert_row(alert, incident_id) for alert in alerts[start : start + _CHUNK]]
-        statement = insert(_A).values(rows)
+        statement = _insert_many(_A, rows)
         kept = {"source", "fingerprint", "incident_id"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in kept}
         upsert = statement.on_conflict_do_update(
@@ -226,10 +262,24 @@ def _alert_row(alert: Alert, incident_id: int | None) -> dict[str, Any]:
         "labels": alert.labels,
         "annotations": alert.annotations,
         "raw_payload": alert.raw_payload,
-        "started_at": alert.started_at,
-        "ended_at": alert.ended_at,
+        "started_at": alert.started_at and alert.started_at.isoformat(),
+        "ended_at": alert.ended_at and alert.ended_at.isoformat(),
         "incident_id": incident_id,
     }
+
+
+def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, Any]]) -> Insert:
+    """One statement that takes its rows as one JSON value.
+
+    Thousands of parameters would be put together anew for each push, for seconds in which nothing else runs.
+    """
+    columns = [table.__table__.columns[name] for name in rows[0]]
+    given = (
+        func.jsonb_to_recordset(bindparam(None, rows, JSONB()))
+        .table_valued(*(column(one.name, one.type) for one in columns))
+        .render_derived(name="given", with_types=True)
+    )
+    return insert(table).from_select([one.name for one in columns], select(*given.c))
 
 
 def _note_alerts(
@@ -275,17 +325,26 @@ async def _resolve_left_behind(
     """Alerts that moved here under a new key may leave their old incident with nothing that fires."""
     left = {row["incident_id"] for row in before.values()} - {incident_id, None}
     for old_id in sorted(left):
+        await _lock_incident(tx, (await _incident(tx, old_id)).incident_key)
         old = await _incident(tx, old_id)
         firing, _ = await count_alerts(tx, str(old_id))
         if not firing and old.status.value in OPEN_STATUSES:
-            await _resolve(tx, old, recorded)
+            await _resolve(tx, old, recorded, details={"alerts_moved_to": incident_id})
 
 
-async def _resolve(tx: AsyncConnection, incident: Incident, recorded: RecordedAlerts) -> None:
+async def _resolve(
+    tx: AsyncConnection, incident: Incident, recorded: RecordedAlerts, *, details: dict[str, Any] | None = None
+) -> None:
     await _update_incident(
         tx, int(incident.id), status=IncidentStatus.RESOLVED.value, resolved_at=func.clock_timestamp()
     )
-    recorded.note("incident_resolved", old=incident.status, new=IncidentStatus.RESOLVED)
+    recorded.note(
+        "incident_resolved",
+        incident_id=int(incident.id),
+        old=incident.status,
+        new=IncidentStatus.RESOLVED,
+        details=details,
+    )
 
 
 async def _update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> None:
@@ -301,6 +360,7 @@ async def _write_history(tx: AsyncConnection, recorded: RecordedAlerts, run_id: 
     incident_id = int(recorded.incident.id) if recorded.incident else None
     for start in range(0, len(recorded.history), _CHUNK):
         rows = [
-            {**line, "incident_id": incident_id, "run_id": run_id} for line in recorded.history[start : start + _CHUNK]
+            {**line, "incident_id": line["incident_id"] or incident_id, "run_id": run_id}
+            for line in recorded.history[start : start + _CHUNK]
         ]
-        await tx.execute(insert(HistoryRow).values(rows))
+        await tx.execute(_insert_many(HistoryRow, rows))

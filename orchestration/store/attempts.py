@@ -102,7 +102,9 @@ async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
         case ["payload", run_id]:
             query = select(PipelineRunRow.payload).where(PipelineRunRow.run_id == run_id)
         case ["output", _, _, _]:
-            query = select(_T.output_snapshot).where(_T.output_ref == ref)
+            # An output is called after its attempt, whose name is unique and has the index.
+            key = ref.removeprefix("output/")
+            query = select(_T.output_snapshot).where(_T.idempotency_key == key, _T.output_ref == ref)
         case _:
             raise BadInput(f"{ref!r} is no reference: expected payload/RUN or output/RUN/NODE/ATTEMPT")
     found = (await tx.execute(query)).scalar_one_or_none()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from orchestration.errors import Unavailable
@@ -44,7 +45,7 @@ class Database:
         try:
             async with self.engine.begin() as connection:
                 yield connection
-        except (OperationalError, OSError) as error:
+        except (OperationalError, PoolTimeout, OSError) as error:
             raise Unavailable(f"The database does not answer: {reason_of(error)}") from error
         except DBAPIError as error:
             if error.connection_invalidated:
@@ -79,13 +80,13 @@ def migrate(url: str) -> None:
     """
     head = _head_revision()
     try:
-        with psycopg.connect(_libpq_url(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+        with psycopg.connect(libpq_url(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
             if _current_revision(connection) == head:
                 return
             connection.execute("select pg_advisory_lock(%s)", (MIGRATION_LOCK,))
             if _current_revision(connection) != head:
                 _upgrade(url)
-    except (psycopg.OperationalError, SQLAlchemyError) as error:
+    except (psycopg.Error, SQLAlchemyError) as error:
         raise Unavailable(f"The database cannot be used: {reason_of(error)}") from error
 
 
@@ -101,7 +102,8 @@ def reason_of(error: BaseException) -> str:
     return redact_text(lines[0]) if lines else type(original).__name__
 
 
-def _libpq_url(url: str) -> str:
+def libpq_url(url: str) -> str:
+    """The URL as libpq knows it."""
     return "postgresql://" + url.split("://", 1)[1]
 
 

@@ -36,7 +36,9 @@ async def open_delivery(
         return _record(row)
     if row is not None:
         await tx.execute(
-            update(_T).where(_T.idempotency_key == key).values(status=SENDING, tries=_T.tries + 1, error=None)
+            update(_T)
+            .where(_T.idempotency_key == key)
+            .values(status=SENDING, driver=driver, target=target, tries=_T.tries + 1, error=None, settled_at=None)
         )
         return None
     run_pk = select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id).scalar_subquery()

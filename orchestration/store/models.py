@@ -14,7 +14,9 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
+    SmallInteger,
     Text,
     UniqueConstraint,
     func,
@@ -25,6 +27,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 OPEN_STATUSES = ("open", "acknowledged")
 """The statuses in which an incident takes new alerts; at most one incident of a key is in one of them."""
+
+CLAIMABLE_STATUSES = ("pending", "ingested", "checked", "analyzed", "retrying")
+"""The statuses of a run on which somebody should be at work."""
 
 
 class Base(DeclarativeBase):
@@ -139,6 +144,9 @@ class PipelineRunRow(Base):
     source: Mapped[str]
     alert_fingerprint: Mapped[str | None] = mapped_column(index=True)
     severity: Mapped[str] = mapped_column(server_default="info")
+    priority: Mapped[int] = mapped_column(SmallInteger(), server_default="0")
+    content_hash: Mapped[str | None]
+    duplicate_of: Mapped[str | None]
     environment: Mapped[str]
     payload: Mapped[dict[str, Any]]
     options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
@@ -166,7 +174,18 @@ class PipelineRunRow(Base):
     completed_at: Mapped[datetime | None]
     total_duration_ms: Mapped[float | None]
 
-    __table_args__ = (Index(None, "created_at"), Index(None, "status", "created_at"), Index(None, "source"))
+    __table_args__ = (
+        Index(None, "created_at"),
+        Index(None, "status", "created_at"),
+        Index(None, "source"),
+        Index(
+            "ix_pipeline_run_claim",
+            priority.desc(),
+            "id",
+            postgresql_where=text(f"status in {CLAIMABLE_STATUSES!r}"),
+        ),
+        Index("ix_pipeline_run_latest", "incident_key", "id", postgresql_where=text("duplicate_of is null")),
+    )
 
 
 class StageExecutionRow(Base):
@@ -216,3 +235,68 @@ class DeliveryRow(Base):
     settled_at: Mapped[datetime | None]
 
     __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "channel"),)
+
+
+class WorkerRow(Base):
+    """A worker that lives, or lived until lately: who reads the table looks at the heartbeat."""
+
+    __tablename__ = "worker"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = _now()
+    heartbeat_at: Mapped[datetime] = _now()
+    prefect_ok: Mapped[bool]
+    running: Mapped[int]
+
+
+class SealedCopyRow(Base):
+    """What is needed while Prefect does not answer, encrypted."""
+
+    __tablename__ = "sealed_copy"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary())
+    updated_at: Mapped[datetime] = _now()
+
+
+class PushRow(Base):
+    """A push that its sender gave a key, so that sending it again makes no new runs."""
+
+    __tablename__ = "push"
+
+    id: Mapped[int] = _primary_key()
+    sender: Mapped[str]
+    idempotency_key: Mapped[str]
+    body_hash: Mapped[str]
+    trace_id: Mapped[str]
+    run_ids: Mapped[list[str]] = mapped_column(JSONB())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+    __table_args__ = (UniqueConstraint("sender", "idempotency_key"),)
+
+
+class ApiKeyRow(Base):
+    """A key of the HTTP API: its hash, and its signing secret, which only the sealing key opens."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[int] = _primary_key()
+    name: Mapped[str] = mapped_column(unique=True)
+    prefix: Mapped[str] = mapped_column(unique=True)
+    hash: Mapped[str]
+    sealed_signing_secret: Mapped[bytes] = mapped_column(LargeBinary())
+    scopes: Mapped[list[str]] = mapped_column(JSONB())
+    created_at: Mapped[datetime] = _now()
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class UsedSignatureRow(Base):
+    """A signed request that was taken; it is not taken again."""
+
+    __tablename__ = "used_signature"
+
+    signature: Mapped[str] = mapped_column(primary_key=True)
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

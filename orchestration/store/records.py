@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from orchestration.alert import Severity, UtcDatetime
 from orchestration.contracts import Contract, Stage
+from orchestration.redaction import redact_text
+from orchestration.signals import logger
 from orchestration.states import RunStatus, StageStatus
+
+ResultT = TypeVar("ResultT", bound=Contract)
 
 
 def new_id() -> str:
@@ -98,6 +102,16 @@ class AttemptRecord(Contract):
     started_at: UtcDatetime | None = None
     completed_at: UtcDatetime | None = None
     duration_ms: float | None = None
+
+    def result(self, result_type: type[ResultT]) -> ResultT | None:
+        """What the attempt found; None if it did not succeed, or if this version cannot read what another one wrote."""
+        if self.status is not StageStatus.SUCCEEDED or self.output_snapshot is None:
+            return None
+        try:
+            return result_type.model_validate(self.output_snapshot)
+        except ValidationError as error:
+            logger.warning("The output of %s cannot be read: %s", self.idempotency_key, redact_text(str(error)))
+            return None
 
 
 class DeliveryRecord(Contract):

@@ -10,14 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, StageError
-from orchestration.errors import RunNotFound
+from orchestration.errors import IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, advance
-from orchestration.store.models import PipelineRunRow
+from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunOptions, RunRecord
 
 _T = PipelineRunRow
 _COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]
 _INSERT_CHUNK = 500
+
+INBOX_CHANNEL = "alert_pipeline_inbox"
+"""Where workers hear of new work. The notice is empty: what there is to do stands in the table."""
+
+DONE_CHANNEL = "alert_pipeline_done"
+"""Where those who wait hear that a run is over: its id."""
 
 
 class NewRun(Contract):
@@ -40,7 +46,32 @@ async def add_runs(tx: AsyncConnection, runs: Sequence[NewRun]) -> None:
     """Write new runs. Nothing is left of them when the transaction is rolled back."""
     for start in range(0, len(runs), _INSERT_CHUNK):
         chunk = runs[start : start + _INSERT_CHUNK]
-        await tx.execute(insert(_T), [run.model_dump(mode="json") for run in chunk])
+        await tx.execute(insert(_T), [run.model_dump(mode="json") | {"priority": run.severity.rank} for run in chunk])
+
+
+async def notify(tx: AsyncConnection, channel: str, notice: str = "") -> None:
+    """Tell those who listen, at the end of the transaction; nothing when it is rolled back."""
+    await tx.execute(select(func.pg_notify(channel, notice)))
+
+
+async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
+    """Give a run that failed, or that nobody goes on with, back to the workers. The run as it is now.
+
+    Raises:
+        IllegalTransition: it is neither failed nor retrying.
+        RunBusy: somebody works on it.
+        RunNotFound: there is no such run.
+    """
+    current = await get_run(tx, run_id, lock=True)
+    if current.status not in (RunStatus.FAILED, RunStatus.RETRYING):
+        raise IllegalTransition(f"Run {run_id} is {current.status.value}: only failed and retrying runs are resumed")
+    held = _T.lease_expires_at > func.clock_timestamp()
+    if (await tx.execute(select(_T.id).where(_T.run_id == run_id, held))).first() is not None:
+        raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
+    await notify(tx, INBOX_CHANNEL)
+    return await change(
+        tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None}
+    )
 
 
 async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
@@ -108,7 +139,7 @@ async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float,
     taken = await tx.execute(
         update(_T)
         .where(_T.run_id == run_id, free)
-        .values(lease_owner=owner, lease_expires_at=_in_seconds(seconds))
+        .values(lease_owner=owner, lease_expires_at=in_seconds(seconds))
         .returning(_T.id)
     )
     return taken.first() is not None
@@ -119,10 +150,21 @@ async def renew(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float)
     held = await tx.execute(
         update(_T)
         .where(_T.run_id == run_id, _T.lease_owner == owner)
-        .values(lease_expires_at=_in_seconds(seconds))
+        .values(lease_expires_at=in_seconds(seconds))
         .returning(_T.id)
     )
     return held.first() is not None
+
+
+async def renew_all(tx: AsyncConnection, owner: str, *, seconds: float) -> int:
+    """Hold on to all leases under this name, of runs that are not over; how many there are."""
+    held = await tx.execute(
+        update(_T)
+        .where(_T.status.in_(CLAIMABLE_STATUSES), _T.lease_owner == owner)
+        .values(lease_expires_at=in_seconds(seconds))
+        .returning(_T.id)
+    )
+    return len(held.all())
 
 
 async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
@@ -133,15 +175,26 @@ async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
 
 
 async def change(
-    tx: AsyncConnection, run_id: str, *, status: RunStatus | None = None, values: Mapping[str, Any] | None = None
+    tx: AsyncConnection,
+    run_id: str,
+    *,
+    owner: str | None = None,
+    status: RunStatus | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Set columns of a run and, by the table of `states.py`, its status. The run as it is now.
 
+    `owner` is who believes to hold the lease: a process that was asleep when its lease ran out must not
+    write over the work of the one that took the run from it.
+
     Raises:
         IllegalTransition: the run's status cannot become this one.
+        RunBusy: somebody else holds the lease.
         RunNotFound: there is no such run.
     """
     current = await get_run(tx, run_id, lock=True)
+    if owner is not None and current.lease_owner != owner:
+        raise RunBusy(f"Run {run_id} was taken over by {current.lease_owner or 'a process that has left it again'}")
     new = dict(values or {})
     if status is not None and status is not current.status:
         new["status"] = advance(current.status, status).value
@@ -181,13 +234,20 @@ async def begin(
     )
 
 
-async def finish(tx: AsyncConnection, run_id: str, status: RunStatus, *, skip_reason: str | None = None) -> RunRecord:
-    """Bring a run to a final status, with its total duration since it was started the first time."""
+async def finish(
+    tx: AsyncConnection, run_id: str, status: RunStatus, *, owner: str | None = None, skip_reason: str | None = None
+) -> RunRecord:
+    """Bring a run to a final status, with its total duration since it was started the first time.
+
+    Raises what `change()` does.
+    """
+    await notify(tx, DONE_CHANNEL, run_id)
     now = func.clock_timestamp()
     elapsed = func.extract("epoch", now - func.coalesce(_T.started_at, _T.created_at)) * 1000
     return await change(
         tx,
         run_id,
+        owner=owner,
         status=status,
         values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason},
     )
@@ -222,7 +282,8 @@ async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestRes
     )
 
 
-def _in_seconds(seconds: float) -> ColumnElement[Any]:
+def in_seconds(seconds: float) -> ColumnElement[Any]:
+    """The moment so many seconds from now, on the database's clock, by which all leases go."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 

@@ -35,8 +35,8 @@ class Story(Contract):
     def output(self, stage: Stage, result_type: type[ResultT]) -> ResultT | None:
         """The result of a stage, if it succeeded."""
         for attempt in reversed(self.attempts):
-            if attempt.stage is stage and attempt.status is StageStatus.SUCCEEDED and attempt.output_snapshot:
-                return result_type.model_validate(attempt.output_snapshot)
+            if attempt.stage is stage and (found := attempt.result(result_type)) is not None:
+                return found
         return None
 
     def result(self) -> PipelineResult:

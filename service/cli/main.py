@@ -12,7 +12,7 @@ import typer
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
 from service.cli.results import show_results
-from service.cli.terminal import as_json, output, progress, run_app
+from service.cli.terminal import as_json, output, progress, resumable, run_app
 from service.stack import attach
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
@@ -37,7 +37,8 @@ def up(
     settings = load_settings()
     port = None if settings.prefect_api_url else prefect_port
     # For a service both mean the same: a clean end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as opening:
         with progress() as show:
             addresses = opening.enter_context(attach(settings, progress=show, prefect_port=port))
@@ -60,7 +61,11 @@ def resume(
     """
     from service.orchestrator import PipelineOrchestrator
 
-    with progress() as show, PipelineOrchestrator(load_settings(), progress=show) as orchestrator:
+    with (
+        progress() as show,
+        PipelineOrchestrator(load_settings(), progress=show) as orchestrator,
+        resumable([run_id]),
+    ):
         result = orchestrator.resume_pipeline(run_id)
     as_json(result.model_dump(mode="json")) if json else show_results([result])
     return 1 if result.status is PipelineOutcome.FAILED else 0

@@ -37,7 +37,7 @@ def parse_json(text: bytes, where: str, limit: int) -> dict[str, Any]:
         BadInput: saying where the text goes wrong.
     """
     if len(text) > limit:
-        raise BadInput(f"{where} has {len(text):,} bytes; ORCHESTRATION_MAX_PAYLOAD_BYTES allows {limit:,}")
+        raise BadInput(f"{where} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
     try:
         value: object = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -10,7 +10,8 @@ from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.settings import Settings, load_settings
 from service.cli.payload import read_payload
 from service.cli.results import show_results
-from service.cli.terminal import as_json, fail, progress, run_app
+from service.cli.terminal import as_json, fail, progress, resumable, run_app
+from tasks.ingest.sources import parse_push
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -79,12 +80,18 @@ def run_pipeline(
 
 
 def _run(settings: Settings, payload: dict[str, Any] | None, **call: Any) -> list[PipelineResult]:
+    if payload is not None:
+        # What would be refused is refused now, not after a stack was started for it.
+        parse_push(payload, source=call["source"])
     from service.orchestrator import PipelineOrchestrator
 
     with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
         if payload is None:
-            return [orchestrator.check_health(**call)]
-        return orchestrator.run_push(payload, **call)
+            started = orchestrator.start_health_check(**call)
+        else:
+            started = orchestrator.start_pipeline(payload, **call)
+        with resumable(started.run_ids):
+            return started.wait()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from orchestration.errors import PipelineError
 from orchestration.redaction import redact_text
@@ -29,18 +30,31 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error: progress, log lines, errors."""
 
 
+class Stopped(SystemExit):
+    """The command was told to stop, by Ctrl-C or by SIGTERM. asyncio and Typer let a SystemExit pass as it is."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code)
+        self.exit_code = code
+        self.message = message
+
+
 def run_app(app: typer.Typer) -> None:
     """Run a command to its exit code: what it raised becomes one line on standard error, never a traceback."""
     _be_quiet()
     _log_to(errors)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except PipelineError as error:
         fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
+    except Stopped as stop:
+        fail(stop.message, code=stop.exit_code)
+    except typer.Abort:
         fail("Interrupted", code=INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has gone; without this the interpreter would complain at its end.
@@ -52,8 +66,19 @@ def run_app(app: typer.Typer) -> None:
 
 def fail(message: str, *, code: int = 1) -> None:
     """End the command with one line on standard error."""
-    errors.print(f"[bold red]Error:[/] {_plain(message)}" if errors.is_terminal else f"Error: {message}", markup=True)
+    line = " ".join(redact_text(message).split())
+    errors.print(Text.assemble(("Error:", "bold red"), f" {line}"))
     sys.exit(code)
+
+
+@contextmanager
+def resumable(run_ids: Sequence[str]) -> Generator[None]:
+    """Who stops the body learns how to go on with these runs."""
+    try:
+        yield
+    except Stopped as stop:
+        more = f", and {len(run_ids) - 1} more of the same trace" if len(run_ids) > 1 else ""
+        raise Stopped(stop.exit_code, f"{stop.message}. Go on with: alert-pipeline resume {run_ids[0]}{more}") from None
 
 
 @contextmanager
@@ -65,7 +90,7 @@ def progress() -> Generator[Callable[[str], None]]:
     with Status("", console=errors) as status:
 
         def show(text: str) -> None:
-            status.update(_plain(text))
+            status.update(Text(redact_text(text)))
 
         yield show
 
@@ -113,11 +138,11 @@ def _be_quiet() -> None:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    sys.exit(TERMINATED)
+    raise Stopped(TERMINATED, "Terminated")
 
 
-def _plain(text: str) -> str:
-    return redact_text(text).replace("[", "\\[")
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Stopped(INTERRUPTED, "Interrupted")
 
 
 def as_json(value: Any) -> None:

@@ -51,7 +51,7 @@ async def spawn(
             umask=0o077,
             # A session of its own: a signal to the keeper's process group is the keeper's to answer.
             start_new_session=True,
-            preexec_fn=_follow_parent(death_signal),
+            preexec_fn=follow_parent(death_signal),
         )
 
 
@@ -104,7 +104,8 @@ def log_tail(log: Path, lines: int = 4) -> str:
     return " | ".join(said[-lines:])[-600:]
 
 
-def _follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
+def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
+    """A `preexec_fn` after which the child gets this signal when its parent dies (Linux; None elsewhere)."""
     if sys.platform != "linux":
         return None
     # Loaded before the fork: the child of a process with threads may do very little.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
+
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed
+from orchestration.errors import DeliveryFailed, is_retryable
 from orchestration.message import Message, NamedChannel
-from orchestration.redaction import redact_text
+from orchestration.redaction import redact, redact_text
+from orchestration.signals import logger
 from orchestration.store import deliveries
 from orchestration.store.database import Database
+
+_PROVIDER_ID_CHARACTERS = 512
 
 
 async def deliver(
@@ -27,19 +32,35 @@ async def deliver(
         return _already_sent(named, sent.provider_id), None
     failure: DeliveryFailed | None = None
     try:
-        delivery = (await channel.send(message)).model_copy(update={"channel": named.name})
-    except DeliveryFailed as error:
-        failure = error
+        delivery = _storable(await channel.send(message), named)
+    except Exception as error:  # noqa: BLE001 - a channel with a bug is a channel that failed, beside others that work
+        failure = _failure(named, error)
         delivery = Delivery(
             driver=channel.driver,
             provider=channel.driver,
             channel=named.name,
             status=deliveries.FAILED,
-            error=redact_text(str(error)),
+            error=redact_text(str(failure)),
         )
     async with database.transaction() as tx:
         await deliveries.settle_delivery(tx, message.idempotency_key, delivery)
     return delivery, failure
+
+
+def _storable(delivery: Delivery, named: NamedChannel) -> Delivery:
+    """The delivery under the channel's own name. What the vendor answered must not keep the row from being written:
+    a message that is out and not settled would be sent again."""
+    provider_id = delivery.provider_id and redact_text(delivery.provider_id, limit=_PROVIDER_ID_CHARACTERS)
+    response = {name: redact(value) for name, value in delivery.response.items()}
+    return delivery.model_copy(update={"channel": named.name, "provider_id": provider_id, "response": response})
+
+
+def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
+    if isinstance(error, DeliveryFailed):
+        return error
+    stack = "".join(traceback.format_exception(error))
+    logger.error("The channel %s broke: %s", named.name, redact_text(stack))
+    return DeliveryFailed(f"{type(error).__name__}: {redact_text(str(error))}", retryable=is_retryable(error))
 
 
 def _already_sent(named: NamedChannel, provider_id: str | None) -> Delivery:

@@ -37,14 +37,20 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     Raises:
         DeliveryFailed: at least one channel did not take it; the others have it. Worth a retry if it is for
             one of those that failed.
+        Unavailable: the ledger cannot be read or written.
     """
     messages = [render_message(config.subject, channel=named.name) for named in config.channels]
-    outcomes = await asyncio.gather(
+    endings = await asyncio.gather(
         *(
             deliver(config.database, config.subject.node_id, named, message)
             for named, message in zip(config.channels, messages, strict=True)
-        )
+        ),
+        # One that breaks off must not leave the others at work behind the next try's back.
+        return_exceptions=True,
     )
+    if broken := [ended for ended in endings if isinstance(ended, BaseException)]:
+        raise broken[0]
+    outcomes = [ended for ended in endings if not isinstance(ended, BaseException)]
     failures = {delivery.channel: failure for delivery, failure in outcomes if failure is not None}
     if failures:
         told = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
@@ -63,10 +69,11 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
 
 
 async def configure(run: ActiveRun) -> NotifyConfig:
-    """The channels that the run asks for, and what there is to tell."""
+    """The channels that the run asks for, each once, and what there is to tell."""
+    channels = await run.services.channels.select(run.record.options.notify_driver)
     return NotifyConfig(
         database=run.services.database,
-        channels=await run.services.channels.select(run.record.options.notify_driver),
+        channels=list({named.name: named for named in channels}.values()),
         subject=await subject_of(run, Node.of(Stage.NOTIFY)),
     )
 

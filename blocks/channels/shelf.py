@@ -1,0 +1,140 @@
+"""The channel blocks within reach: in memory, refreshed from Prefect, with a sealed copy for when Prefect is away.
+
+A page must not wait for Prefect to say where it goes, and a worker that starts while Prefect is down must
+know it as well. The copy holds secrets: it is encrypted with a key that the database does not have.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+from cryptography.fernet import Fernet, InvalidToken
+
+from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
+from orchestration.errors import BadSetting, Unavailable
+from orchestration.settings import Settings
+from orchestration.signals import logger
+
+
+class SealedStore(Protocol):
+    """Where a sealed copy is kept. It never sees what is in it."""
+
+    async def read(self, name: str) -> bytes | None:
+        """What is kept under this name. Raises `Unavailable`."""
+        ...
+
+    async def write(self, name: str, content: bytes) -> None:
+        """Keep this under the name. Raises `Unavailable`."""
+        ...
+
+
+class ChannelShelf:
+    """The saved channel blocks, as `ChannelBook` asks for them, without a request to Prefect."""
+
+    def __init__(self, store: SealedStore, key: bytes, *, source: BlockSource = read_documents) -> None:
+        self._store = store
+        self._fernet = Fernet(key)
+        # Workers on hosts with keys of their own do not write over each other's copy.
+        self._name = f"channels/{hashlib.sha256(key).hexdigest()[:12]}"
+        self._source = source
+        self._known: list[ChannelDocument] | None = None
+        self._sealed = b""
+
+    async def __call__(self) -> list[ChannelDocument]:
+        """The blocks as they were last seen.
+
+        Raises:
+            Unavailable: they were never seen: Prefect does not answer, and there is no copy.
+        """
+        if self._known is None:
+            await self.refresh()
+        return self._known or []
+
+    async def refresh(self) -> None:
+        """Look at Prefect again; where it does not answer, what is known stays.
+
+        Raises:
+            Unavailable: nothing is known, and there is no copy.
+        """
+        try:
+            found = await self._source()
+        except Unavailable as error:
+            if self._known is None:
+                await self.unseal(error)
+            return
+        self._known = found
+        await self._seal(found)
+
+    async def unseal(self, missing: Unavailable | None = None) -> None:
+        """Take up the sealed copy, unless the blocks are known.
+
+        Raises:
+            Unavailable: `missing`, if there is no copy that this key opens.
+        """
+        if self._known is not None:
+            return
+        try:
+            sealed = await self._store.read(self._name)
+            if sealed is not None:
+                opened = self._fernet.decrypt(sealed)
+                self._known = [ChannelDocument.model_validate(entry) for entry in orjson.loads(opened)]
+                return
+        except InvalidToken:
+            logger.error("The sealed copy of the channels cannot be opened: it was changed")
+        if missing is not None:
+            raise missing
+
+    async def _seal(self, found: list[ChannelDocument]) -> None:
+        content = orjson.dumps([document.model_dump(mode="json") for document in found])
+        if content == self._sealed:
+            return
+        try:
+            await self._store.write(self._name, self._fernet.encrypt(content))
+            self._sealed = content
+        except Unavailable as error:
+            logger.warning("The copy of the channels could not be renewed: %s", error)
+
+
+def load_key(settings: Settings) -> bytes:
+    """The key of the sealed copy: ALERT_PIPELINE_SECRET_KEY, or that of a file, made where there is none.
+
+    Raises:
+        BadSetting: the file cannot be read or made, or others can read it.
+    """
+    if settings.secret_key is not None:
+        return _stretched(settings.secret_key.get_secret_value())
+    path = settings.home.expanduser() / "secret.key"
+    try:
+        _make_key(path)
+        if path.stat().st_mode & 0o077:
+            raise BadSetting(f"Others can read {path}: run `chmod 600 {path}`")
+        return _stretched(path.read_text().strip())
+    except OSError as error:
+        raise BadSetting(
+            f"The key {path} cannot be used ({error.strerror}): set ALERT_PIPELINE_SECRET_KEY, or ALERT_PIPELINE_HOME"
+        ) from None
+
+
+def _make_key(path: Path) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    # Written whole under another name first: who comes second must not read half a key.
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    with suppress(FileExistsError):
+        path.hardlink_to(new)
+    new.unlink()
+
+
+def _stretched(secret: str) -> bytes:
+    """Any secret as the 32 bytes that Fernet takes."""
+    return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest())

@@ -1,0 +1,69 @@
+"""The flow `upkeep`: what has to be looked at now and then. A deployment of it runs on a schedule."""
+
+from __future__ import annotations
+
+from prefect import flow
+from pydantic import Field
+
+from flows.services import flow_services
+from orchestration.contracts import Contract
+from orchestration.signals import logger
+from orchestration.store import claims, retention, workers
+from orchestration.store.database import Database
+from tasks.run import Services, may_live
+
+STUCK_SECONDS = 900.0
+"""A run that is not over and to which nothing has happened for so long is reported."""
+
+
+class Upkeep(Contract):
+    """What one upkeep found and did."""
+
+    leases_freed: int = 0
+    waiting: int = 0
+    stuck: int = 0
+    workers: int = 0
+    deleted: dict[str, int] = Field(default_factory=dict[str, int])
+
+
+@flow(name="upkeep", persist_result=False)
+async def upkeep() -> Upkeep:
+    """Free leases of dead processes, report what is stuck, delete what is old."""
+    async with flow_services() as services:
+        found = await look_after(services)
+    logger.info("Upkeep: %s", found.model_dump_json())
+    return found
+
+
+async def look_after(services: Services) -> Upkeep:
+    """One upkeep.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    settings = services.settings
+    async with services.database.transaction() as tx:
+        dead = {owner for owner in await claims.list_holders(tx) if not may_live(owner)}
+        found = Upkeep(
+            leases_freed=await claims.free_leases(tx, dead) if dead else 0,
+            waiting=await claims.count_waiting(tx),
+            stuck=await retention.count_unfinished(tx, STUCK_SECONDS),
+            workers=len(await workers.list_workers(tx)),
+        )
+    if found.waiting >= settings.inbox_warning:
+        logger.warning("The inbox is deep: %d runs wait, and %d workers live", found.waiting, found.workers)
+    if found.stuck:
+        logger.warning("%d runs are not over, and nothing has happened to them for 15 minutes", found.stuck)
+    return found.model_copy(update={"deleted": await _delete_old(services.database, settings.retention_days)})
+
+
+async def _delete_old(database: Database, days: float) -> dict[str, int]:
+    deleted: dict[str, int] = Field(default_factory=dict[str, int])
+    for table in retention.TABLES:
+        while True:
+            async with database.transaction() as tx:
+                count = await retention.delete_old(tx, table, days)
+            deleted[table] = deleted.get(table, 0) + count
+            if count < retention.BATCH:
+                break
+    return deleted

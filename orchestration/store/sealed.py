@@ -1,0 +1,38 @@
+"""Sealed copies: bytes that somebody else has encrypted, by name."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from orchestration.store.database import Database
+from orchestration.store.models import SealedCopyRow
+
+_T = SealedCopyRow
+
+
+class SealedCopies:
+    """The table `sealed_copy`, as `blocks/channels/shelf.py` asks for it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, name: str) -> bytes | None:
+        """What is kept under this name.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        async with self._database.transaction() as tx:
+            return (await tx.execute(select(_T.content).where(_T.name == name))).scalar_one_or_none()
+
+    async def write(self, name: str, content: bytes) -> None:
+        """Keep this under the name, instead of what is there.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        row = insert(_T).values(name=name, content=content)
+        newer = {"content": content, "updated_at": func.clock_timestamp()}
+        async with self._database.transaction() as tx:
+            await tx.execute(row.on_conflict_do_update(index_elements=[_T.name], set_=newer))

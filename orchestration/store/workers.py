@@ -1,0 +1,53 @@
+"""The workers that live: a row each, kept fresh by its heartbeat."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import UtcDatetime
+from orchestration.contracts import Contract
+from orchestration.store.models import WorkerRow
+from orchestration.store.runs import in_seconds
+
+_T = WorkerRow
+
+HEARTBEAT_SECONDS = 5.0
+ALIVE_SECONDS = 20.0
+"""A worker whose last heartbeat is older than this is taken for dead."""
+
+
+class WorkerRecord(Contract):
+    """A row of `worker`."""
+
+    name: str
+    host: str
+    pid: int
+    started_at: UtcDatetime
+    heartbeat_at: UtcDatetime
+    prefect_ok: bool
+    running: int
+
+
+async def beat(tx: AsyncConnection, *, name: str, host: str, pid: int, prefect_ok: bool, running: int) -> None:
+    """Say that a worker lives, and clear away those that have been dead for a day."""
+    row = insert(_T).values(name=name, host=host, pid=pid, prefect_ok=prefect_ok, running=running)
+    await tx.execute(
+        row.on_conflict_do_update(
+            index_elements=[_T.name],
+            set_={"heartbeat_at": func.clock_timestamp(), "prefect_ok": prefect_ok, "running": running},
+        )
+    )
+    await tx.execute(delete(_T).where(_T.heartbeat_at < in_seconds(-86400)))
+
+
+async def leave(tx: AsyncConnection, name: str) -> None:
+    """A worker ends."""
+    await tx.execute(delete(_T).where(_T.name == name))
+
+
+async def list_workers(tx: AsyncConnection) -> list[WorkerRecord]:
+    """The workers that are alive, the oldest first."""
+    query = select(*_T.__table__.columns).where(_T.heartbeat_at > in_seconds(-ALIVE_SECONDS)).order_by(_T.started_at)
+    return [WorkerRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

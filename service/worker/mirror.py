@@ -1,0 +1,154 @@
+"""What the worker tells Prefect of its runs: opens their flow runs, and sets right those that nobody ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Crashed, Pending, to_state_create
+
+from flows.alert_pipeline import final_state, flow_run_name, flow_run_tags
+from orchestration.errors import RunNotFound
+from orchestration.signals import logger
+from orchestration.store import runs
+from orchestration.store.database import Database
+from orchestration.store.records import RunRecord, new_id
+
+FLOW_NAME = "alert-pipeline"
+DEPLOYMENT_NAME = "default"
+
+PREFECT_ERRORS = (httpx.HTTPError, PrefectException, TimeoutError, OSError)
+"""What a call to Prefect's API may end with."""
+
+_UNENDED = ("PENDING", "RUNNING", "CANCELLING")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where flow runs of claimed runs belong."""
+
+    flow_id: UUID
+    deployment_id: UUID | None = None
+    pool: str | None = None
+    queue: str | None = None
+    queue_id: UUID | None = None
+
+
+class Mirror:
+    """Prefect's side of the runs. Every method may raise one of `PREFECT_ERRORS`."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+        self._place: Place | None = None
+
+    async def place(self, *, renew: bool = False) -> Place:
+        """The deployment `alert-pipeline/default`; until it is registered, the flow alone."""
+        if self._place is None or self._place.deployment_id is None or renew:
+            self._place = await self._find_place()
+        return self._place
+
+    async def open(self, record: RunRecord) -> FlowRun:
+        """The flow run for a run: PENDING, on the deployment, under a key by which it is made once."""
+        again = record.prefect_flow_run_id is not None
+        key = f"{record.run_id}/{record.total_attempts}" if again else record.run_id
+        flow_run = await self._create(record, key)
+        if flow_run.state is not None and flow_run.state.type is StateType.PENDING:
+            return flow_run
+        # It was opened before, by a worker that died or by a try that broke off.
+        await self.end(flow_run, Crashed(message="The worker that was at this run is gone; another one goes on."))
+        return await self._create(record, f"{record.run_id}/{new_id()[:8]}")
+
+    async def crash(self, flow_run_id: str) -> None:
+        """The process that was at this flow run is gone."""
+        try:
+            flow_run = await self._client.read_flow_run(UUID(flow_run_id))
+        except (ObjectNotFound, ValueError):
+            return
+        await self.end(flow_run, Crashed(message="The worker that was at this run is gone; another one goes on."))
+
+    async def end(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """Give a flow run its last state, unless it has one."""
+        if flow_run.state is None or not flow_run.state.is_final():
+            await self._client.set_flow_run_state(flow_run.id, state, force=True)
+
+    async def set_state(self, flow_run_id: UUID, state: State[Any]) -> None:
+        """Set a state, whatever Prefect's rules say."""
+        await self._client.set_flow_run_state(flow_run_id, state, force=True)
+
+    async def reconcile(self, database: Database, busy: Collection[str]) -> int:
+        """End the flow runs that Prefect holds for unended although nobody is at them; how many.
+
+        `busy` are the flow runs that this process is at. Those of other workers are known by their leases.
+        """
+        place = await self.place()
+        if place.deployment_id is None:
+            return 0
+        wanted = {"deployment_id": {"any_": [str(place.deployment_id)]}, "state": {"type": {"any_": _UNENDED}}}
+        found = await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=200)
+        ended = 0
+        for flow_run in found:
+            state = None if str(flow_run.id) in busy else await _missing_end(database, flow_run)
+            if state is not None:
+                await self.end(flow_run, state)
+                ended += 1
+        if ended:
+            logger.info("%d flow runs that nobody had ended are set right in Prefect", ended)
+        return ended
+
+    async def _create(self, record: RunRecord, key: str) -> FlowRun:
+        place = await self.place()
+        wanted = FlowRunCreate(
+            name=flow_run_name(record),
+            tags=flow_run_tags(record),
+            flow_id=place.flow_id,
+            deployment_id=place.deployment_id,
+            work_pool_name=place.pool,
+            work_queue_name=place.queue,
+            parameters={"run_id": record.run_id},
+            idempotency_key=key,
+            state=to_state_create(Pending()),
+        )
+        try:
+            answer = await self._client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json"))
+        except PrefectException:
+            # The deployment or its queue may have been deleted, or made anew: look again next time.
+            self._place = None
+            raise
+        return FlowRun.model_validate(answer.json())
+
+    async def _find_place(self) -> Place:
+        try:
+            found = await self._client.read_deployment_by_name(f"{FLOW_NAME}/{DEPLOYMENT_NAME}")
+        except ObjectNotFound:
+            return Place(flow_id=await self._client.create_flow_from_name(FLOW_NAME))
+        return Place(
+            flow_id=found.flow_id,
+            deployment_id=found.id,
+            pool=found.work_pool_name,
+            queue=found.work_queue_name,
+            queue_id=found.work_queue_id,
+        )
+
+
+async def _missing_end(database: Database, flow_run: FlowRun) -> State[Any] | None:
+    """The state in which a flow run should have ended; None: somebody may be at it."""
+    run_id = flow_run.parameters.get("run_id")
+    if not isinstance(run_id, str):
+        return None
+    try:
+        async with database.transaction() as tx:
+            record = await runs.get_run(tx, run_id)
+    except RunNotFound:
+        return Crashed(message=f"Run {run_id} is no longer stored.")
+    if record.prefect_flow_run_id != str(flow_run.id):
+        # A later flow run has taken its place; one that is being opened right now has not been recorded yet.
+        return None if record.prefect_flow_run_id is None else Crashed(message="Another flow run goes on with it.")
+    return final_state(record) if record.status.final else None

@@ -1,0 +1,100 @@
+"""The worker and all that it stands on, put together for one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from typing import Any
+
+import prefect.flow_engine
+from prefect.client.orchestration import PrefectClient
+from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    temporary_settings,
+)
+
+from blocks.channels.shelf import ChannelShelf, load_key
+from flows.services import make_services, use_services
+from orchestration.errors import Unavailable
+from orchestration.settings import Settings
+from orchestration.signals import logger
+from orchestration.store.database import open_database
+from orchestration.store.sealed import SealedCopies
+from service.worker.breaker import Breaker
+from service.worker.carry import Carrier
+from service.worker.mirror import Mirror
+from service.worker.watch import Watch
+from service.worker.worker import Worker
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings,
+    *,
+    database_url: str,
+    prefect_api_url: str | None,
+    concurrency: int | None = None,
+    prepare: Callable[[PrefectClient], Coroutine[Any, Any, None]] | None = None,
+) -> AsyncGenerator[Worker]:
+    """A worker at work, for as long as the body goes on; then its runs have the grace time to end.
+
+    Within the body Prefect's settings and clients, and our services, are those of the worker.
+    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is awaited in the background.
+
+    Raises:
+        BadSetting: the key of the sealed copy cannot be used.
+        Unavailable: the database does not answer.
+    """
+    places = concurrency or settings.worker_concurrency
+    leave_signals_alone()
+    async with AsyncExitStack() as opening:
+        database = await opening.enter_async_context(open_database(database_url, pool_size=places + 4))
+        opening.enter_context(temporary_settings(_prefect_settings(prefect_api_url)))
+        # One client for the process: otherwise each run builds two and loads the certificates twice.
+        client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
+        opening.enter_context(SyncClientContext.get_or_create())
+        shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+        with suppress(Unavailable):
+            await shelf.unseal()
+        services = make_services(settings, database, blocks=shelf)
+        opening.enter_context(use_services(services))
+        breaker, mirror = Breaker(), Mirror(client)
+        carrier = Carrier(services, mirror, breaker, settings.home.expanduser() / "results")
+        watch = Watch(client, mirror, breaker, shelf, database, lambda: worker.wake())
+        worker = Worker(services, carrier, watch, breaker, concurrency=places)
+        # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
+        await watch.look()
+        duties = [asyncio.create_task(worker.run())]
+        if prepare is not None:
+            duties.append(asyncio.create_task(prepare(client)))
+        try:
+            yield worker
+        finally:
+            await _end(duties)
+            await worker.finish(settings.worker_grace_seconds)
+
+
+async def _end(duties: list[asyncio.Task[Any]]) -> None:
+    for duty in duties:
+        duty.cancel()
+    for ended in await asyncio.gather(*duties, return_exceptions=True):
+        if isinstance(ended, Exception):
+            logger.error("A part of the worker had broken off: %r", ended)
+
+
+def leave_signals_alone() -> None:
+    """Keep Prefect's engine from taking over SIGTERM for the time of each run.
+
+    Its handler raises in the middle of the event loop, where many runs are; here SIGTERM means a graceful end.
+    """
+    setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010 - it is not meant to be set
+
+
+def _prefect_settings(api_url: str | None) -> dict[Any, Any]:
+    # The breaker decides what happens when Prefect fails; its client would try for a minute.
+    own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 1, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
+    return own if api_url is None else {**own, PREFECT_API_URL: api_url}

@@ -1,0 +1,140 @@
+"""The worker as a Prefect worker type: `prefect worker start --pool alerts --type warm`.
+
+One process and one event loop: claims from the inbox, and scheduled runs from the work pool. Claims go on
+while Prefect is away; then the part that asks for scheduled runs is started again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import anyio.abc
+from prefect import Flow
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
+from prefect.flows import load_flow_from_entrypoint
+from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
+
+from flows.alert_pipeline import alert_pipeline
+from flows.services import use_services
+from orchestration.errors import BadSetting, Unavailable
+from orchestration.settings import Settings, load_settings
+from orchestration.signals import logger
+from service.stack import StackAddresses, running
+from service.worker.mirror import PREFECT_ERRORS
+from service.worker.process import open_worker
+from service.worker.worker import Worker
+
+POOL_NAME = "alerts"
+AGAIN_SECONDS = 5.0
+
+
+class WarmResult(BaseWorkerResult):
+    """What became of a scheduled run: the state in Prefect says it all."""
+
+
+class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
+    """Runs flows in this process, next to the runs that it claims from the inbox."""
+
+    type = "warm"
+    job_configuration = BaseJobConfiguration
+    _description = "Runs alert pipelines in one warm process, claimed from the inbox or scheduled by Prefect."
+
+    def __init__(
+        self,
+        work_pool_name: str,
+        *arguments: Any,
+        settings: Settings | None = None,
+        addresses: StackAddresses | None = None,
+        **options: Any,
+    ) -> None:
+        self._ours = settings or load_settings()
+        self._addresses = addresses
+        self._worker: Worker | None = None
+        concurrency = options.get("limit") or self._ours.worker_concurrency
+        super().__init__(work_pool_name, *arguments, **{**options, "limit": concurrency})
+
+    async def start(
+        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+    ) -> None:
+        """Claim runs and take scheduled ones until cancelled.
+
+        Raises:
+            BadSetting: nothing says where the database is.
+            Unavailable: the database does not answer.
+        """
+        database_url, prefect_api_url = self._find_database()
+        async with open_worker(
+            self._ours,
+            database_url=database_url,
+            prefect_api_url=prefect_api_url,
+            concurrency=self._limit,
+            prepare=self._register,
+        ) as worker:
+            self._worker = worker
+            printer(f"Worker {worker.name} takes runs from the inbox, {worker.concurrency} at once")
+            while True:
+                try:
+                    await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
+                except Exception as error:  # noqa: BLE001 - whatever Prefect's part meets, claims go on
+                    logger.warning("Scheduled runs are not taken for now: %s: %s", type(error).__name__, error)
+                if run_once:
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: BaseJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> WarmResult:
+        """Run one scheduled flow run here."""
+        del configuration
+        if task_status is not None:
+            task_status.started(1)
+        flow = await self._load(flow_run)
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("The worker was not started")
+        # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
+        bare = flow_run.model_copy(update={"deployment_id": None})
+        worker.occupy(1)
+        try:
+            with use_services(worker.services):
+                await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
+        finally:
+            worker.occupy(-1)
+        return WarmResult(identifier=str(flow_run.id), status_code=0)
+
+    async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:
+        if flow_run.deployment_id is None:
+            return cast("Flow[..., Any]", alert_pipeline)
+        entrypoint = (await self.client.read_deployment(flow_run.deployment_id)).entrypoint or ""
+        # Importing a flow may take a second, in which other runs want to go on.
+        return await asyncio.to_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
+
+    async def _register(self, client: PrefectClient) -> None:
+        """Register the deployments, as soon as Prefect answers."""
+        from service.deployments import register
+
+        while True:
+            try:
+                return await register(client)
+            except PREFECT_ERRORS as error:
+                logger.debug("The deployments could not be registered yet: %s", error)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _find_database(self) -> tuple[str, str | None]:
+        if self._addresses is not None:
+            return self._addresses.database_url, self._addresses.prefect_api_url
+        if self._ours.database_url is not None:
+            return self._ours.database_url.get_secret_value(), None
+        if (found := running(self._ours)) is not None:
+            return found.database_url, None
+        raise BadSetting("DATABASE_URL is not set, and no stack runs here: set it, or start `alert-pipeline up`")
+
+
+__all__ = ["POOL_NAME", "Unavailable", "WarmWorker"]

@@ -1,0 +1,130 @@
+"""Looks at Prefect, once for all runs: does it answer, what have operators set, what have they cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from blocks.channels.shelf import ChannelShelf
+from flows.handover import live_runs
+from orchestration.errors import Unavailable
+from orchestration.signals import logger
+from orchestration.store.database import Database
+from service.worker.breaker import Breaker
+from service.worker.mirror import PREFECT_ERRORS, Mirror
+
+WATCH_SECONDS = 1.5
+PROBE_SECONDS = 2.0
+"""An answer that takes longer is none."""
+
+RENEW_EVERY = 10
+"""Looks between two looks at what seldom changes: which deployment there is, and the channel blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Will:
+    """What operators have set in Prefect."""
+
+    paused: bool = False
+    limit: int | None = None
+    """How many runs all workers together may have."""
+
+
+class Watch:
+    """One look every second and a half. `changed` is called when claims may be possible that were not."""
+
+    def __init__(
+        self,
+        client: PrefectClient,
+        mirror: Mirror,
+        breaker: Breaker,
+        shelf: ChannelShelf,
+        database: Database,
+        changed: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._mirror = mirror
+        self._breaker = breaker
+        self._shelf = shelf
+        self._database = database
+        self._changed = changed
+        self._looks = 0
+        self.will = Will()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while True:
+                await self.look()
+                await self._breaker.wait_open(WATCH_SECONDS)
+
+    async def look(self) -> None:
+        """Look once."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                if not self._breaker.closed and (broken := await self._client.api_healthcheck()) is not None:
+                    raise broken
+                before, self.will = self.will, await self._read_will()
+                await self._pass_on_cancellations()
+        except PREFECT_ERRORS as error:
+            self._breaker.trip(f"{type(error).__name__}: {error}".rstrip(": "))
+            return
+        except Exception as error:  # noqa: BLE001 - the one look goes wrong, the next may not; claims go on
+            self._breaker.trip(f"{type(error).__name__}: {error}")
+            return
+        if before != self.will:
+            logger.info("Prefect: %s, limit %s", "paused" if self.will.paused else "not paused", self.will.limit)
+        if self._breaker.reset() or before != self.will:
+            self._changed()
+        await self._look_now_and_then()
+
+    async def _look_now_and_then(self) -> None:
+        """What need not be looked at each time. What fails here comes again, and is no outage."""
+        self._looks += 1
+        if self._looks % RENEW_EVERY != 1:
+            return
+        try:
+            await self._shelf.refresh()
+            await self._mirror.place(renew=True)
+            await self._mirror.reconcile(self._database, live_runs())
+        except (*PREFECT_ERRORS, Unavailable) as error:
+            logger.warning("A look at Prefect broke off: %s: %s", type(error).__name__, error)
+
+    async def _read_will(self) -> Will:
+        """The pool, the queue and the deployment; each may pause, the smallest limit counts."""
+        place = await self._mirror.place()
+        paused, limits = False, list[int | None]()
+        try:
+            if place.deployment_id is not None:
+                deployment = await self._client.read_deployment(place.deployment_id)
+                paused = paused or deployment.paused
+                shared = deployment.global_concurrency_limit
+                limits += [deployment.concurrency_limit, shared.limit if shared and shared.active else None]
+            if place.pool is not None:
+                pool = await self._client.read_work_pool(place.pool)
+                paused = paused or pool.is_paused
+                limits.append(pool.concurrency_limit)
+            if place.queue_id is not None:
+                queue = await self._client.read_work_queue(place.queue_id)
+                paused = paused or queue.is_paused
+                limits.append(queue.concurrency_limit)
+        except ObjectNotFound:
+            await self._mirror.place(renew=True)
+        set_limits = [limit for limit in limits if limit is not None]
+        return Will(paused=paused, limit=min(set_limits) if set_limits else None)
+
+    async def _pass_on_cancellations(self) -> None:
+        live = {flow_run_id: one for flow_run_id, one in live_runs().items() if not one.cancelled}
+        if not live:
+            return
+        wanted = {"id": {"any_": list(live)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
+        for flow_run in await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
+            handover = live[str(flow_run.id)]
+            logger.info("Run %s was cancelled in Prefect: it stops where it stands", handover.run.run_id)
+            handover.cancel()

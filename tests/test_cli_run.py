@@ -1,0 +1,276 @@
+"""`run_pipeline` as a user runs it: real processes, a real stack, real receivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration.contracts import PipelineResult
+from orchestration.states import RunStatus
+from orchestration.store.database import Database
+from tests.cli_helpers import (
+    HIGH_CPU,
+    QUICK,
+    Start,
+    all_runs,
+    json_of,
+    row_counts,
+    says_in_one_line,
+    side_by_side,
+    story_of,
+    three_incidents,
+    tries,
+    without_log,
+)
+from tests.conftest import Command
+from tests.receivers import Answer, http_receiver, slack_receiver, smtp_receiver
+
+pytest_plugins = ["tests.cli_helpers"]
+
+ALL_FOUR = ["ingest", "check", "analyze", "notify"]
+
+
+# What comes in
+
+
+async def test_a_sample_of_every_source_is_carried_to_a_person(command: Command, database: Database) -> None:
+    sources = {"alertmanager": "critical", "grafana": "warning", "generic": "critical"}
+    done = side_by_side(command, *((["run_pipeline", "--sample", "--source", source], {}) for source in sources))
+    for finished, (source, severity) in zip(done, sources.items(), strict=True):
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.startswith("✓ Pipeline COMPLETED")
+        assert f"✓ {source}, {severity}: opened" in finished.stdout
+        assert "not executed" not in finished.stdout
+        assert "✓ console via console: sent" in finished.stdout
+        assert f"[{severity.upper()}]" in finished.stderr  # the console channel, which leaves standard output alone
+    found = await all_runs(database)
+    assert {(run.source, run.status, run.environment) for run in found} == {
+        (source, RunStatus.NOTIFIED, "development") for source in sources
+    }
+
+
+async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
+    command: Command, database: Database, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text('{"name": "FromTheFile", "severity": "info"}')
+    with http_receiver() as receiver:
+        finished = command(
+            *("run_pipeline", "--payload", json.dumps(HIGH_CPU), "--file", str(other), "--sample", "--json"),
+            *("--notify-driver", "generic", "--trace-id", "my-trace-123", "--environment", "production"),
+            env={"NOTIFY_WEBHOOK_URL": f"{receiver.url}/hook", "CHECKERS_ENABLED": "memory,disk"},
+        )
+    assert finished.returncode == 0, finished.stderr
+    result = PipelineResult.model_validate(json_of(finished))
+    assert (result.trace_id, result.status) == ("my-trace-123", "COMPLETED")
+    assert result.stages_completed == ALL_FOUR
+    assert result.ingest is not None
+    assert (result.ingest.source, result.ingest.severity, result.ingest.reason) == ("generic", "critical", "opened")
+    assert result.check is not None
+    assert set(result.check.timings) == {"memory", "disk"}
+    assert result.analyze is not None
+    assert result.analyze.actions
+    assert result.notify is not None
+    assert result.notify.channels_succeeded == 1
+    assert result.total_duration_ms > 0
+    (sent,) = receiver.requests
+    assert (sent.method, sent.path) == ("POST", "/hook")
+    assert (sent.json["severity"], sent.json["trace_id"]) == ("critical", "my-trace-123")
+    assert "HighCPU" in sent.json["title"]
+    (run,) = await all_runs(database)
+    assert (run.trace_id, run.environment, run.run_id) == ("my-trace-123", "production", result.run_id)
+
+
+async def test_a_file_and_standard_input_are_read(command: Command, database: Database, tmp_path: Path) -> None:
+    alert = tmp_path / "alert.json"
+    alert.write_text('{"name": "Test", "status": "firing", "severity": "warning"}')
+    first = command("run_pipeline", "--file", str(alert), "--sample", env=QUICK)
+    assert first.returncode == 0, first.stderr
+    assert "✓ generic, warning: opened" in first.stdout
+    assert "[WARNING] Test" in first.stderr
+    # The same alert again tells nobody anything new.
+    second = command("run_pipeline", "--file", "-", "--json", env=QUICK, stdin=alert.read_text())
+    assert second.returncode == 0, second.stderr
+    assert (json_of(second)["status"], json_of(second)["skip_reason"]) == ("SKIPPED", "repeat")
+    assert "[WARNING]" not in second.stderr
+    assert [run.status for run in await all_runs(database)] == [RunStatus.SKIPPED, RunStatus.NOTIFIED]
+
+
+async def test_a_push_over_three_incidents_is_three_runs_of_one_trace(command: Command, database: Database) -> None:
+    finished = command("run_pipeline", "--payload", json.dumps(three_incidents()), "--trace-id", "push-7", env=QUICK)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("✓ Pipeline COMPLETED") == 3
+    assert "3 runs, 0 failed" in finished.stdout
+    found = await all_runs(database)
+    assert {run.trace_id for run in found} == {"push-7"}
+    assert len({run.incident_id for run in found}) == 3
+    assert all(run.run_id in finished.stdout for run in found)
+    assert all(f"[WARNING] Disk{n}Full on db-{n}" in finished.stderr for n in (1, 2, 3))
+
+
+async def test_ten_thousand_alerts_of_one_group_are_one_run_and_one_message(
+    command: Command, database: Database, tmp_path: Path
+) -> None:
+    push = tmp_path / "push.json"
+    alerts = [
+        {"status": "firing", "labels": {"alertname": "Down", "instance": f"web-{n}"}, "fingerprint": f"{n:016x}"}
+        for n in range(10_000)
+    ]
+    push.write_text(json.dumps({"version": "4", "groupKey": "{}:{}", "status": "firing", "alerts": alerts}))
+    with http_receiver() as receiver:
+        finished = command("run_pipeline", "--file", str(push), env={**QUICK, "NOTIFY_WEBHOOK_URL": receiver.url})
+    assert finished.returncode == 0, finished.stderr
+    assert "alerts: 10000 new" in finished.stdout
+    assert len(receiver.requests) == 1
+    counts = await row_counts(database)
+    assert (counts["alert"], counts["incident"], counts["pipeline_run"]) == (10_000, 1, 1)
+
+
+async def test_checks_only_reports_this_host_without_an_alert(command: Command, database: Database) -> None:
+    finished = command("run_pipeline", "--sample", "--checks-only", env={"CHECKERS_ENABLED": "memory,disk,process"})
+    assert finished.returncode == 0, finished.stderr
+    assert "Ingest: not executed" in finished.stdout
+    assert "disk: " in finished.stdout
+    assert "✓ console via console: sent" in finished.stdout
+    assert set(await row_counts(database)) == {"pipeline_run", "stage_execution", "delivery"}
+    (run,) = await all_runs(database)
+    assert (run.title, run.incident_id) == ("Host health", None)
+    story = await story_of(database, run.run_id)
+    assert tries(story) == ["ingest 1 skipped", "check 1 succeeded", "analyze 1 succeeded", "notify 1 succeeded"]
+    assert story.attempts[0].output_snapshot == {"skipped": "checks_only"}
+
+
+# Where it goes
+
+
+def test_slack_by_webhook_by_bot_and_by_mail(command: Command, database: Database) -> None:
+    words = ["run_pipeline", "--payload", json.dumps(HIGH_CPU), "--notify-driver"]
+    with slack_receiver(Answer(body=b"ok")) as hook, slack_receiver() as api, smtp_receiver() as mailbox:
+        bot = {"SLACK_BOT_TOKEN": "xoxb-1-secret", "SLACK_CHANNEL": "#oncall", "SLACK_API_URL": f"{api.url}/api/"}
+        mail = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(mailbox.port), "SMTP_SECURITY": "none"}
+        mail["EMAIL_TO"] = "oncall@example.com"
+        done = side_by_side(
+            command,
+            ([*words, "slack"], {**QUICK, "SLACK_WEBHOOK_URL": f"{hook.url}/services/T0/B0/hooksecret"}),
+            (["run_pipeline", "--sample", "--notify-driver", "slack"], {**QUICK, **bot}),
+            (["run_pipeline", "--sample", "--notify-driver", "email"], {**QUICK, **mail}),
+        )
+    for finished in done:
+        assert finished.returncode == 0, finished.stderr
+        assert "secret" not in finished.stdout + finished.stderr
+    (posted,) = hook.requests
+    assert posted.path == "/services/T0/B0/hooksecret"
+    assert "HighCPU" in posted.json["text"]
+    (called,) = api.requests
+    assert called.path == "/api/chat.postMessage"
+    assert called.headers["authorization"] == "Bearer xoxb-1-secret"
+    (received,) = mailbox.mails
+    assert received.recipients == ["oncall@example.com"]
+    assert "CRITICAL" in received.message["Subject"]
+    assert "✓ slack via slack: sent" in done[0].stdout
+    assert "✓ email via email: sent" in done[2].stdout
+
+
+async def test_a_channel_that_is_not_there_is_one_line_and_no_run(command: Command, database: Database) -> None:
+    words = ["run_pipeline", "--sample", "--notify-driver"]
+    drivers = {
+        "carrier-pigeon": "There is no channel or driver 'carrier-pigeon'. Known: console, slack, email, generic",
+        "slack": "The driver 'slack' is not set up: set SLACK_WEBHOOK_URL",
+        "[/red]": "There is no channel or driver '[/red]'",
+        "email": "EMAIL_TO: the email driver needs SMTP_HOST and EMAIL_TO",
+    }
+    env = {**QUICK, "SMTP_HOST": "127.0.0.1"}
+    done = side_by_side(command, *(([*words, driver], env) for driver in drivers))
+    for finished, said in zip(done, drivers.values(), strict=True):
+        assert says_in_one_line(finished, 1).startswith(said)
+    assert await row_counts(database) == {}
+
+
+async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
+    command: Command, database: Database
+) -> None:
+    with http_receiver(default=500) as receiver:
+        finished = command("run_pipeline", "--sample", env={**QUICK, "NOTIFY_WEBHOOK_URL": receiver.url})
+        assert len(receiver.requests) == 4
+    assert finished.returncode == 1
+    assert "✗ Pipeline FAILED" in finished.stdout
+    assert "✗ DeliveryFailed: generic: 127.0.0.1 answered 500" in finished.stdout
+    assert "Traceback" not in finished.stderr
+    assert [line for line in without_log(finished.stderr) if " failed at notify: " not in line] == []
+    (run,) = await all_runs(database)
+    assert run.status is RunStatus.FAILED
+    assert f"alert-pipeline resume {run.run_id}" in finished.stdout
+    story = await story_of(database, run.run_id)
+    assert tries(story)[3:] == [f"notify {n} retrying" for n in (1, 2, 3)] + ["notify 4 failed"]
+    assert [(one.status, one.tries) for one in story.deliveries] == [("failed", 4)]
+    shown = command("monitor_pipeline", "--run-id", run.run_id)
+    for attempt in (1, 2, 3, 4):
+        assert f"✗ notify   attempt {attempt}" in shown.stdout
+    assert shown.stdout.count("DeliveryFailed: generic: 127.0.0.1 answered 500") == 5  # each try, and the last error
+    assert "✗ generic to 127.0.0.1: failed after 4 tries" in shown.stdout
+
+
+# How it ends
+
+
+def test_wrong_usage_is_two_and_says_what_is_missing(command: Command) -> None:
+    words = [["--definition", "mine"], ["--config", "my.json"], [], ["--sample", "--nonsense"]]
+    done = side_by_side(command, *((["run_pipeline", *more], {}) for more in words))
+    said = [says_in_one_line(finished, 2) for finished in done[:3]]
+    assert said[0].startswith("--definition: pipeline definitions are not part of this version")
+    assert said[1].startswith("--config: pipeline definitions are not part of this version")
+    assert said[2].startswith("Nothing to run: give --sample, --payload, --file or --checks-only")
+    assert done[3].returncode == 2
+    assert "No such option: --nonsense" in done[3].stderr
+    assert "Traceback" not in done[3].stderr
+
+
+@pytest.mark.parametrize(
+    ("by", "code", "word"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+async def test_a_run_that_is_stopped_closes_its_rows_and_can_be_resumed(
+    start: Start, command: Command, database: Database, by: signal.Signals, code: int, word: str
+) -> None:
+    with http_receiver(Answer(hang=True)) as receiver:
+        env = {**QUICK, "NOTIFY_WEBHOOK_URL": receiver.url}
+        beside = start("run_pipeline", "--sample", env=env)
+        receiver.wait_for(1, timeout=30)
+        ended = beside.end(by)
+        assert ended.returncode == code
+        assert ended.stdout == ""
+        (run,) = await all_runs(database)
+        assert without_log(ended.stderr) == [f"Error: {word}. Go on with: alert-pipeline resume {run.run_id}"]
+        story = await story_of(database, run.run_id)
+        assert tries(story)[3:] == ["notify 1 failed"]
+        assert story.attempts[3].error_type == "Cancelled"
+        assert story.run.lease_owner is None
+        with pytest.raises(ProcessLookupError):
+            os.killpg(beside.process.pid, 0)  # nothing of its group is left
+        if by is signal.SIGTERM:  # once is enough
+            resumed = command("alert-pipeline", "resume", run.run_id, "--json", env=env)
+            assert resumed.returncode == 0, resumed.stderr
+            assert json_of(resumed)["status"] == "COMPLETED"
+            assert len(receiver.requests) == 2
+            assert tries(await story_of(database, run.run_id))[3:] == ["notify 1 failed", "notify 2 succeeded"]
+
+
+def test_results_as_json_hold_every_field_of_the_contract(command: Command, database: Database) -> None:
+    done = side_by_side(
+        command,
+        (["run_pipeline", "--payload", json.dumps(three_incidents()), "--json"], QUICK),
+        (["run_pipeline", "--checks-only", "--json"], QUICK),
+    )
+    three: list[dict[str, Any]] = json_of(done[0])
+    assert [one["status"] for one in three] == ["COMPLETED"] * 3
+    health: dict[str, Any] = json_of(done[1])
+    assert set(health) == set(PipelineResult.model_fields)
+    assert (health["ingest"], health["stages_completed"]) == (None, ["check", "analyze", "notify"])
+    assert datetime.fromisoformat(health["started_at"]).tzinfo is not None

@@ -1,0 +1,183 @@
+"""The settings: the variables of the spec, what happens to wrong ones, and what never changes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestration.errors import BadSetting
+from orchestration.settings import MetricsBackend, Settings, load_settings
+
+OF_THE_SPEC: dict[str, tuple[str, Any]] = {
+    "ORCHESTRATION_MAX_RETRIES_PER_STAGE": ("max_retries_per_stage", 3),
+    "ORCHESTRATION_BACKOFF_FACTOR": ("backoff_factor", 2.0),
+    "ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED": ("intelligence_fallback_enabled", True),
+    "ORCHESTRATION_METRICS_BACKEND": ("metrics_backend", MetricsBackend.LOGGING),
+    "STATSD_HOST": ("statsd_host", "localhost"),
+    "STATSD_PORT": ("statsd_port", 8125),
+    "STATSD_PREFIX": ("statsd_prefix", "pipeline"),
+}
+
+SECRET = "hunter2-xyzzy"
+
+WRONG = [
+    ("ORCHESTRATION_MAX_RETRIES_PER_STAGE", "many", "integer"),
+    ("ORCHESTRATION_MAX_RETRIES_PER_STAGE", "-1", "greater than or equal to 0"),
+    ("ORCHESTRATION_MAX_RETRIES_PER_STAGE", "2.5", "integer"),
+    ("ORCHESTRATION_MAX_RETRIES_PER_STAGE", "1000", "less than or equal to 20"),
+    ("ORCHESTRATION_BACKOFF_FACTOR", "fast", "number"),
+    ("ORCHESTRATION_BACKOFF_FACTOR", "-2", "greater than or equal to 0"),
+    ("ORCHESTRATION_BACKOFF_FACTOR", "nan", "finite"),
+    ("ORCHESTRATION_BACKOFF_FACTOR", "inf", "finite"),
+    ("ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED", "perhaps", "boolean"),
+    ("ORCHESTRATION_METRICS_BACKEND", "graphite", "'logging' or 'statsd'"),
+    ("STATSD_PORT", "0", "greater than or equal to 1"),
+    ("STATSD_PORT", "70000", "less than or equal to 65535"),
+    ("STATSD_PORT", "http", "integer"),
+    ("STATSD_PREFIX", "a prefix", "pattern"),
+    ("STATSD_PREFIX", "trailing.", "pattern"),
+    ("ORCHESTRATION_STAGE_TIMEOUT_SECONDS", "0", "greater than 0"),
+    ("ORCHESTRATION_LEASE_SECONDS", "0.5", "greater than or equal to 1"),
+    ("ORCHESTRATION_MAX_PAYLOAD_BYTES", "10", "greater than or equal to 1024"),
+    ("ORCHESTRATION_LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+    ("CHECKERS_SKIP_ALL", "sometimes", "boolean"),
+    ("CHECKERS_TIMEOUT_SECONDS", "0", "greater than 0"),
+    ("SMTP_PORT", "smtp", "integer"),
+    ("SMTP_SECURITY", "ssl", "'starttls', 'tls' or 'none'"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields.values():
+        monkeypatch.delenv(str(field.validation_alias), raising=False)
+
+
+def test_the_variables_of_the_spec_keep_their_names_and_defaults() -> None:
+    settings = load_settings()
+
+    for variable, (field, default) in OF_THE_SPEC.items():
+        assert Settings.model_fields[field].validation_alias == variable
+        assert getattr(settings, field) == default
+
+
+def test_the_environment_sets_the_variables_of_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, text in {
+        "ORCHESTRATION_MAX_RETRIES_PER_STAGE": "5",
+        "ORCHESTRATION_BACKOFF_FACTOR": "1.5",
+        "ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED": "0",
+        "ORCHESTRATION_METRICS_BACKEND": "statsd",
+        "STATSD_HOST": "metrics.example.net",
+        "STATSD_PORT": "9125",
+        "STATSD_PREFIX": "ops.alerts",
+    }.items():
+        monkeypatch.setenv(variable, text)
+
+    settings = load_settings()
+
+    assert {field: getattr(settings, field) for field, _ in OF_THE_SPEC.values()} == {
+        "max_retries_per_stage": 5,
+        "backoff_factor": 1.5,
+        "intelligence_fallback_enabled": False,
+        "metrics_backend": MetricsBackend.STATSD,
+        "statsd_host": "metrics.example.net",
+        "statsd_port": 9125,
+        "statsd_prefix": "ops.alerts",
+    }
+
+
+@pytest.mark.parametrize(("variable", "value", "expected"), WRONG)
+def test_a_wrong_value_names_its_variable_and_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(BadSetting) as wrong:
+        load_settings()
+
+    assert str(wrong.value).startswith(f"{variable}='{value}': ")
+    assert expected in str(wrong.value)
+    assert len(str(wrong.value).splitlines()) == 1
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATSD_PORT", "x")
+    monkeypatch.setenv("ORCHESTRATION_BACKOFF_FACTOR", "y")
+
+    with pytest.raises(BadSetting, match=r"(?=.*STATSD_PORT='x')(?=.*ORCHESTRATION_BACKOFF_FACTOR='y')"):
+        load_settings()
+
+
+def test_a_wrong_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"mysql://me:{SECRET}@db/alerts")
+
+    with pytest.raises(BadSetting, match="DATABASE_URL: expected postgresql://") as wrong:
+        load_settings()
+
+    assert SECRET not in str(wrong.value)
+
+
+def test_settings_never_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (
+        "SLACK_WEBHOOK_URL",
+        "SLACK_BOT_TOKEN",
+        "SMTP_PASSWORD",
+        "NOTIFY_WEBHOOK_URL",
+        "NOTIFY_WEBHOOK_AUTHORIZATION",
+    ):
+        monkeypatch.setenv(variable, SECRET)
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}@db/alerts")
+
+    settings = load_settings()
+
+    assert SECRET not in repr(settings)
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_variables_that_are_not_ours_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    ours = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    for field in Settings.model_fields:
+        if field.upper() not in ours:
+            monkeypatch.setenv(field.upper(), "/tmp/elsewhere" if field == "home" else "17")
+    monkeypatch.setenv("PREFIX", "x")
+
+    assert load_settings() == before
+
+
+def test_the_home_of_the_user_is_not_our_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/tmp/somebody")
+    monkeypatch.setenv("ALERT_PIPELINE_HOME", "/tmp/ours")
+
+    assert str(load_settings().home) == "/tmp/ours"
+
+
+@pytest.mark.parametrize(
+    "variable", [*OF_THE_SPEC, "DATABASE_URL", "PREFECT_API_URL", "ALERT_PIPELINE_HOME", "CHECKERS_ENABLED"]
+)
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    unset = load_settings()
+    monkeypatch.setenv(variable, "")
+
+    assert load_settings() == unset
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKERS_ENABLED", "cpu, disk ,,memory")
+
+    assert load_settings().checkers_enabled == ("cpu", "disk", "memory")
+
+
+def test_retries_wait_two_four_and_eight_seconds() -> None:
+    assert load_settings().retry_delays == [2, 4, 8]
+
+
+def test_without_retries_there_is_no_wait() -> None:
+    assert load_settings({"max_retries_per_stage": 0}).retry_delays == []
+
+
+def test_what_a_caller_sets_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATSD_PORT", "9999")
+
+    assert load_settings({"statsd_port": 1234}).statsd_port == 1234

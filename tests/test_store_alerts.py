@@ -1,0 +1,345 @@
+"""Alerts and incidents in the store: what each push changes, whoever pushes at the same time, and the history of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.contracts import IngestResult
+from orchestration.states import RunStatus
+from orchestration.store import runs
+from orchestration.store.alerts import RecordedAlerts, count_alerts, get_incident, list_history, record_alerts
+from orchestration.store.database import Database
+from orchestration.store.models import AlertRow, IncidentRow
+from orchestration.store.records import new_id
+from orchestration.store.runs import NewRun
+
+
+def alert(fingerprint: str = "web-1", **more: Any) -> Alert:
+    return Alert(**{"source": "generic", "fingerprint": fingerprint, "name": "HighCPU", "incident_key": "key"} | more)
+
+
+def resolved(fingerprint: str = "web-1", **more: Any) -> Alert:
+    return alert(fingerprint, status=AlertStatus.RESOLVED, **more)
+
+
+@dataclass
+class Inbox:
+    """Records pushes as runs do."""
+
+    database: Database
+    run_ids: list[str] = field(default_factory=list[str])
+
+    async def push(self, *alerts: Alert, ends: RunStatus = RunStatus.NOTIFIED) -> RecordedAlerts:
+        """Record the alerts of one run, which then ends so."""
+        run = NewRun(run_id=new_id(), trace_id="t", source="generic", environment="test", payload={})
+        self.run_ids.append(run.run_id)
+        async with self.database.transaction() as tx:
+            await runs.add_runs(tx, [run])
+        async with self.database.transaction() as tx:
+            recorded = await record_alerts(tx, alerts, run_id=run.run_id)
+            incident = recorded.incident
+            await runs.save_ingest_result(
+                tx, run.run_id, IngestResult(incident_id=incident.id if incident else None, tell=False)
+            )
+            await runs.finish(tx, run.run_id, ends)
+        return recorded
+
+    async def incident(self, incident_id: str) -> Incident:
+        async with self.database.transaction() as tx:
+            return await get_incident(tx, incident_id)
+
+    async def events(self, incident_id: str) -> list[str]:
+        async with self.database.transaction() as tx:
+            return [line.event for line in await list_history(tx, incident_id)]
+
+    async def count(self, table: type[AlertRow | IncidentRow]) -> int:
+        async with self.database.transaction() as tx:
+            return (await tx.execute(select(func.count()).select_from(table))).scalar_one()
+
+
+@pytest.fixture
+def inbox(database: Database) -> Inbox:
+    return Inbox(database)
+
+
+def incident_of(recorded: RecordedAlerts) -> Incident:
+    assert recorded.incident is not None
+    return recorded.incident
+
+
+def flags(recorded: RecordedAlerts) -> set[str]:
+    names = ("known", "opened", "reopened", "severity_raised", "resolved", "told_before")
+    return {name for name in names if getattr(recorded, name)}
+
+
+async def test_a_first_alert_opens_an_incident(inbox: Inbox) -> None:
+    recorded = await inbox.push(alert(severity=Severity.CRITICAL, title="CPU of web-1", description="97 %"))
+
+    assert flags(recorded) == {"opened"}
+    assert (recorded.alerts_created, recorded.new_firing, recorded.still_firing) == (1, 1, 1)
+    incident = incident_of(recorded)
+    assert (incident.title, incident.severity, incident.status) == ("CPU of web-1", "critical", "open")
+    assert incident.description == "97 %"
+
+
+async def test_an_alert_of_the_same_key_joins_the_open_incident(inbox: Inbox) -> None:
+    opened = await inbox.push(alert("web-1"))
+    joined = await inbox.push(alert("web-2"))
+
+    assert incident_of(joined).id == incident_of(opened).id
+    assert flags(joined) == {"known", "told_before"}
+    assert (joined.alerts_created, joined.new_firing, joined.still_firing) == (1, 1, 2)
+
+
+async def test_alerts_of_other_keys_open_incidents_of_their_own(inbox: Inbox) -> None:
+    first = await inbox.push(alert("web-1", incident_key="a"))
+    second = await inbox.push(alert("web-2", incident_key="b"))
+
+    assert incident_of(first).id != incident_of(second).id
+    assert flags(second) == {"opened"}
+
+
+async def test_a_repeat_changes_nothing(inbox: Inbox) -> None:
+    await inbox.push(alert())
+    repeat = await inbox.push(alert())
+
+    assert flags(repeat) == {"known", "told_before"}
+    assert (repeat.alerts_created, repeat.alerts_updated, repeat.new_firing) == (0, 1, 0)
+    assert await inbox.events(incident_of(repeat).id) == ["incident_opened", "alert_created"]
+
+
+async def test_a_worse_alert_raises_the_incidents_severity(inbox: Inbox) -> None:
+    await inbox.push(alert(severity=Severity.WARNING))
+    raised = await inbox.push(alert(severity=Severity.CRITICAL))
+
+    assert flags(raised) == {"known", "told_before", "severity_raised"}
+    assert incident_of(raised).severity is Severity.CRITICAL
+
+
+async def test_a_milder_alert_does_not_lower_it(inbox: Inbox) -> None:
+    await inbox.push(alert(severity=Severity.CRITICAL))
+    milder = await inbox.push(alert(severity=Severity.INFO))
+
+    assert not milder.severity_raised
+    assert incident_of(milder).severity is Severity.CRITICAL
+
+
+async def test_a_resolved_alert_raises_no_severity(inbox: Inbox) -> None:
+    await inbox.push(alert("web-1"), alert("web-2"))
+    recorded = await inbox.push(resolved("web-2", severity=Severity.CRITICAL))
+
+    assert not recorded.severity_raised
+    assert incident_of(recorded).severity is Severity.WARNING
+
+
+async def test_an_incident_stays_open_while_a_part_of_it_fires(inbox: Inbox) -> None:
+    await inbox.push(alert("web-1"), alert("web-2"))
+    part = await inbox.push(resolved("web-1"))
+
+    assert flags(part) == {"known", "told_before"}
+    assert (part.newly_resolved, part.still_firing, part.new_firing) == (1, 1, 0)
+    assert incident_of(part).status is IncidentStatus.OPEN
+
+
+async def test_the_last_resolved_alert_resolves_the_incident(inbox: Inbox) -> None:
+    await inbox.push(alert("web-1"), alert("web-2"))
+    await inbox.push(resolved("web-1"))
+    last = await inbox.push(resolved("web-2"))
+
+    assert flags(last) == {"known", "told_before", "resolved"}
+    assert incident_of(last).status is IncidentStatus.RESOLVED
+    assert incident_of(last).resolved_at is not None
+
+
+async def test_an_acknowledged_incident_takes_alerts_and_resolves(inbox: Inbox) -> None:
+    opened = await inbox.push(alert())
+    async with inbox.database.transaction() as tx:
+        await tx.execute(update(IncidentRow).values(status="acknowledged", acknowledged_at=func.now()))
+
+    joined = await inbox.push(alert("web-2"))
+    assert incident_of(joined).id == incident_of(opened).id
+    assert incident_of(joined).status is IncidentStatus.ACKNOWLEDGED
+    assert (await inbox.push(resolved(), resolved("web-2"))).resolved
+
+
+async def test_a_refire_reopens_the_incident(inbox: Inbox) -> None:
+    opened = await inbox.push(alert(severity=Severity.CRITICAL))
+    await inbox.push(resolved())
+    again = await inbox.push(alert(severity=Severity.INFO))
+
+    assert flags(again) == {"known", "told_before", "reopened"}
+    assert incident_of(again).id == incident_of(opened).id
+    assert incident_of(again).status is IncidentStatus.OPEN
+    assert incident_of(again).resolved_at is None
+    assert incident_of(again).severity is Severity.INFO, "it is as bad as what fires now"
+
+
+async def test_a_second_all_clear_changes_nothing(inbox: Inbox) -> None:
+    await inbox.push(alert())
+    await inbox.push(resolved())
+    again = await inbox.push(resolved())
+
+    assert flags(again) == {"known", "told_before"}
+    assert (again.newly_resolved, again.still_firing) == (0, 0)
+
+
+async def test_a_closed_incident_is_left_alone(inbox: Inbox) -> None:
+    opened = await inbox.push(alert())
+    async with inbox.database.transaction() as tx:
+        await tx.execute(update(IncidentRow).values(status="closed", closed_at=func.now()))
+    again = await inbox.push(alert())
+
+    assert flags(again) == {"opened"}
+    assert incident_of(again).id != incident_of(opened).id
+
+
+async def test_a_resolved_alert_that_nobody_knows_opens_nothing(inbox: Inbox) -> None:
+    recorded = await inbox.push(resolved())
+
+    assert flags(recorded) == set()
+    assert recorded.incident is None
+    assert await inbox.count(IncidentRow) == 0
+    assert await inbox.count(AlertRow) == 1
+
+
+async def test_an_alert_that_moves_to_another_incident_resolves_the_one_it_leaves_empty(inbox: Inbox) -> None:
+    old = incident_of(await inbox.push(alert("web-1", incident_key="old"))).id
+    moved = await inbox.push(alert("web-1", incident_key="new"))
+    new = incident_of(moved).id
+
+    assert flags(moved) == {"opened"}
+    assert moved.new_firing == 1
+    assert (await inbox.incident(old)).status is IncidentStatus.RESOLVED
+    assert await inbox.events(old) == ["incident_opened", "alert_created", "incident_resolved"]
+    assert await inbox.events(new) == ["incident_opened"]
+
+
+async def test_an_incident_that_an_alert_leaves_goes_on_with_its_others(inbox: Inbox) -> None:
+    old = incident_of(await inbox.push(alert("web-1", incident_key="old"), alert("web-2", incident_key="old"))).id
+    await inbox.push(alert("web-1", incident_key="new"))
+
+    assert (await inbox.incident(old)).status is IncidentStatus.OPEN
+    async with inbox.database.transaction() as tx:
+        assert await count_alerts(tx, old) == (1, 0)
+
+
+async def test_an_alert_that_resolves_under_another_key_ends_the_incident_that_it_is_in(inbox: Inbox) -> None:
+    opened = await inbox.push(alert("web-1", incident_key="grouped by host"))
+    over = await inbox.push(resolved("web-1", incident_key="grouped by cluster"))
+
+    assert flags(over) == {"known", "told_before", "resolved"}
+    assert incident_of(over).id == incident_of(opened).id
+    assert incident_of(over).status is IncidentStatus.RESOLVED
+
+
+async def test_alerts_of_two_incidents_that_resolve_under_one_key_end_both(inbox: Inbox) -> None:
+    first = incident_of(await inbox.push(alert("web-1", incident_key="a"))).id
+    second = incident_of(await inbox.push(alert("web-2", incident_key="b"))).id
+    over = await inbox.push(resolved("web-1", incident_key="c"), resolved("web-2", incident_key="c"))
+
+    assert over.resolved
+    assert {(await inbox.incident(one)).status for one in (first, second)} == {IncidentStatus.RESOLVED}
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        (RunStatus.FAILED, False),
+        (RunStatus.NOTIFIED, True),
+        (RunStatus.RETRYING, True),  # still on its way
+    ],
+)
+async def test_nobody_was_told_if_the_last_telling_failed(inbox: Inbox, ends: RunStatus, told: bool) -> None:
+    await inbox.push(alert(), ends=ends)
+
+    assert (await inbox.push(alert())).told_before is told
+
+
+async def test_a_skipped_run_tells_nobody_and_hides_no_failed_one(inbox: Inbox) -> None:
+    await inbox.push(alert(), ends=RunStatus.FAILED)
+    await inbox.push(alert(), ends=RunStatus.SKIPPED)
+
+    assert not (await inbox.push(alert())).told_before
+
+
+async def test_a_failed_run_of_another_incident_does_not_count(inbox: Inbox) -> None:
+    await inbox.push(alert())
+    await inbox.push(alert("db-1", incident_key="other"), ends=RunStatus.FAILED)
+
+    assert (await inbox.push(alert())).told_before
+
+
+async def test_of_many_pushes_at_once_exactly_one_opens_the_incident(inbox: Inbox) -> None:
+    recorded = await asyncio.gather(*(inbox.push(alert(f"web-{n}")) for n in range(8)))
+
+    assert sum(one.opened for one in recorded) == 1
+    assert sum(one.new_firing for one in recorded) == 8
+    assert await inbox.count(IncidentRow) == 1
+    assert max(one.still_firing for one in recorded) == 8
+
+
+async def test_the_same_alert_pushed_at_once_is_one_alert_and_new_once(inbox: Inbox) -> None:
+    recorded = await asyncio.gather(*(inbox.push(alert()) for _ in range(8)))
+
+    assert await inbox.count(AlertRow) == 1
+    assert sum(one.new_firing for one in recorded) == 1
+    assert sum(one.alerts_created for one in recorded) == 1
+
+
+async def test_an_alert_is_known_by_source_and_fingerprint(inbox: Inbox) -> None:
+    await inbox.push(alert("same", source="generic", incident_key="a"))
+    await inbox.push(alert("same", source="grafana", incident_key="b"))
+    again = await inbox.push(alert("same", source="grafana", incident_key="b", description="worse"))
+
+    assert (again.alerts_created, again.alerts_updated) == (0, 1)
+    assert await inbox.count(AlertRow) == 2
+
+
+async def test_ten_thousand_alerts_of_one_push_are_one_incident(inbox: Inbox) -> None:
+    many = [alert(f"web-{n}", labels={"instance": f"web-{n}"}) for n in range(10_000)]
+    recorded = await inbox.push(*many)
+
+    assert (recorded.alerts_created, recorded.new_firing, recorded.still_firing) == (10_000,) * 3
+    assert len(await inbox.events(incident_of(recorded).id)) == 10_001
+
+
+async def test_the_history_tells_the_story_in_order(inbox: Inbox) -> None:
+    opened = await inbox.push(alert())
+    await inbox.push(alert())
+    await inbox.push(alert(severity=Severity.CRITICAL))
+    await inbox.push(resolved(severity=Severity.CRITICAL))
+    await inbox.push(alert(severity=Severity.CRITICAL))
+
+    async with inbox.database.transaction() as tx:
+        story = await list_history(tx, incident_of(opened).id)
+    first, _, raising, resolving, reopening = inbox.run_ids
+    assert [(line.run_id, line.event, line.old_status, line.new_status) for line in story] == [
+        (first, "incident_opened", None, "open"),
+        (first, "alert_created", None, "firing"),
+        (raising, "alert_severity_changed", "warning", "critical"),
+        (raising, "incident_severity_raised", "warning", "critical"),
+        (resolving, "alert_resolved", "firing", "resolved"),
+        (resolving, "incident_resolved", "open", "resolved"),
+        (reopening, "incident_reopened", "resolved", "open"),
+        (reopening, "alert_refired", "resolved", "firing"),
+    ]
+    assert [line.alert_id is not None for line in story] == [line.event.startswith("alert") for line in story]
+
+
+async def test_the_history_of_a_left_incident_says_where_its_alerts_went(inbox: Inbox) -> None:
+    old = incident_of(await inbox.push(alert("web-1", incident_key="old"))).id
+    new = incident_of(await inbox.push(alert("web-1", incident_key="new"))).id
+
+    async with inbox.database.transaction() as tx:
+        *_, last = await list_history(tx, old)
+    assert (last.event, last.details, last.run_id) == (
+        "incident_resolved",
+        {"alerts_moved_to": int(new)},
+        inbox.run_ids[1],
+    )
