@@ -18,7 +18,7 @@ from flows.services import flow_services
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult
 from orchestration.signals import logger
 from orchestration.states import RunStatus
-from orchestration.store import runs
+from orchestration.store import runs, workers
 from orchestration.store.records import RunOptions, RunRecord
 from tasks.analyze.task import analyze_task
 from tasks.check.task import check_task
@@ -26,7 +26,7 @@ from tasks.ingest.inbox import accept_push
 from tasks.ingest.task import ingest_task
 from tasks.notify.task import notify_task
 from tasks.retries import with_retries
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services, holder_name, take_run
 
 ENGINE = "prefect"
 
@@ -65,9 +65,19 @@ async def alert_pipeline(
                 labels=labels or {},
                 notify_driver=notify_driver,
             )
+            # A worker that lives takes the further incidents, each as a flow run of its own deployment.
+            own = 1 if await _worker_lives(services) else None
             run_id, *others = await accept_push(
-                services, payload, source=source, environment=environment, trace_id=trace_id, options=options
+                services,
+                payload,
+                source=source,
+                environment=environment,
+                trace_id=trace_id,
+                options=options,
+                held_by=holder_name(),
+                held_runs=own,
             )
+            others = others if own is None else []
         record = await _carry(services, run_id)
         for other in others:
             await _carry_other(services, other)
@@ -104,6 +114,11 @@ class PrefectSteps:
 
     async def notify(self, run: ActiveRun) -> NotifyResult:
         return await with_retries(notify_task, run.services.settings)(run)
+
+
+async def _worker_lives(services: Services) -> bool:
+    async with services.database.transaction() as tx:
+        return bool(await workers.list_workers(tx))
 
 
 async def _carry_other(services: Services, run_id: str) -> None:

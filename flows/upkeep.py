@@ -58,7 +58,7 @@ async def look_after(services: Services) -> Upkeep:
 
 
 async def _delete_old(database: Database, days: float) -> dict[str, int]:
-    deleted: dict[str, int] = Field(default_factory=dict[str, int])
+    deleted: dict[str, int] = {}
     for table in retention.TABLES:
         while True:
             async with database.transaction() as tx:

@@ -73,9 +73,7 @@ def wanted_deployments() -> list[Deployment]:
             flow=cast("Flow[..., Any]", upkeep),
             entrypoint="flows.upkeep.upkeep",
             description="Looks for runs that are stuck, and deletes what is older than the retention time.",
-            schedules=[
-                DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=UPKEEP_MINUTES)))
-            ],
+            schedules=[DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=UPKEEP_MINUTES)))],
         ),
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -181,8 +181,8 @@ async def prefect_of(stack: StackAddresses) -> AsyncIterator[PrefectClient]:
 async def eventually(read: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], seconds: float = 20) -> Any:
     """What `read` gives, once it holds: Prefect's server records events a little after they happened."""
     async with asyncio.timeout(seconds):
-        while not holds(value := await read()):
-            await asyncio.sleep(0.05)
+        while not holds(value := await read()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the server tells nobody when it has recorded something
     return value
 
 
@@ -197,8 +197,6 @@ async def flow_run_of(client: PrefectClient, run: RunRecord) -> FlowRun:
 
 async def task_runs_of(client: PrefectClient, flow_run: FlowRun, names: set[str]) -> dict[str, TaskRun]:
     """The task runs of a flow run by name, once all of these are at their ends."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
     only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
     found = await eventually(
         lambda: client.read_task_runs(flow_run_filter=only),
@@ -210,12 +208,3 @@ async def task_runs_of(client: PrefectClient, flow_run: FlowRun, names: set[str]
 def json_of(finished: Finished) -> Any:
     """Standard output as JSON, of a command that printed nothing else there."""
     return json.loads(finished.stdout)
-
-
-def reachable(pid: int) -> bool:
-    """Whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -173,5 +173,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", "NOTIFY_", "SLACK_", "SMTP_"))
+        if not name.startswith(
+            ("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", "NOTIFY_", "SLACK_", "SMTP_", "EMAIL_")
+        )
     }

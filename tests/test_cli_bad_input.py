@@ -13,7 +13,7 @@ import pytest
 
 from orchestration.store.database import Database
 from service.stack import StackAddresses
-from tests.cli_helpers import all_runs, row_counts, says_in_one_line, side_by_side
+from tests.cli_helpers import Orchestrators, all_runs, row_counts, says_in_one_line, side_by_side
 from tests.conftest import Command
 from tests.receivers import Answer, http_receiver
 
@@ -79,17 +79,6 @@ async def test_a_file_that_cannot_be_used(command: Command, database: Database, 
     assert await row_counts(database) == {}
 
 
-async def test_names_that_cannot_be_kept(command: Command, database: Database) -> None:
-    done = side_by_side(
-        command,
-        (["run_pipeline", "--sample", "--trace-id", "two\nlines"], {}),
-        (["run_pipeline", "--sample", "--environment", "x" * 129], {}),
-    )
-    assert says_in_one_line(done[0], 1).startswith("The trace id 'two\\nlines' is not 1 to 128 printable characters")
-    assert says_in_one_line(done[1], 1).startswith("The environment 'xxxxx")
-    assert await row_counts(database) == {}
-
-
 def test_a_setting_that_is_wrong(command: Command, database: Database) -> None:
     wrong = [
         ("STATSD_PORT", "eighty", "STATSD_PORT='eighty': input should be a valid integer"),
@@ -127,7 +116,9 @@ async def test_servers_that_do_not_answer(
     assert await row_counts(database) == {}
 
 
-async def test_a_prefect_that_breaks_off_leaves_a_run_to_resume(command: Command, database: Database) -> None:
+async def test_a_prefect_that_breaks_off_leaves_a_run_to_resume(
+    command: Command, database: Database, orchestrators: Orchestrators
+) -> None:
     # It says who it is, takes the flow, and then fails for good.
     with http_receiver(Answer.json("3.8.8"), default=Answer.json({"detail": "broken"}, status=500)) as prefect:
         finished = command(
@@ -139,8 +130,7 @@ async def test_a_prefect_that_breaks_off_leaves_a_run_to_resume(command: Command
     line = says_in_one_line(finished, 1)
     assert line.startswith("Prefect broke off (")
     assert line.endswith(f"The run is stored: resume it with alert-pipeline resume {run.run_id}")
-    resumed = command("alert-pipeline", "resume", run.run_id)
-    assert resumed.returncode == 0, resumed.stderr
+    assert orchestrators().resume_pipeline(run.run_id).status == "COMPLETED"
 
 
 def test_questions_of_the_monitor_that_have_no_answer(command: Command, database: Database) -> None:

@@ -81,18 +81,23 @@ async def test_one_run_is_found_by_the_start_of_its_id(command: Command, databas
 
 async def test_it_looks_without_importing_prefect(home: Path, database: Database) -> None:
     await keep_runs(database)
+    finished = watched(home, "--run-id", "bbbb")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("Disk full: skipped")
+    assert finished.stderr == "[]\n"
+
+
+def watched(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`monitor_pipeline` with these words; at its end it says which heavy packages it has imported."""
     program = (
         "import sys; from service.cli.monitor_pipeline import main\n"
         "try: main()\n"
         "finally: print(sorted({'prefect', 'alembic', 'httpx'} & set(sys.modules)), file=sys.stderr)"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", program, "--run-id", "bbbb"],
+    return subprocess.run(
+        [sys.executable, "-c", program, *words],
         env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith("Disk full: skipped")
-    assert finished.stderr == "[]\n"

@@ -15,7 +15,16 @@ from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
 
-Blocks = dict[str, ChannelBlock | BadInput]
+
+class BrokenBlock(BadInput):
+    """A saved block that its driver cannot read. `default`: whether it would get what names no channel."""
+
+    def __init__(self, message: str, *, default: bool) -> None:
+        super().__init__(message)
+        self.default = default
+
+
+Blocks = dict[str, ChannelBlock | BrokenBlock]
 """The channel blocks by name; one that is broken is known by its error."""
 
 
@@ -47,23 +56,23 @@ class ChannelBook:
             return self._named(name, blocks)
         if self._settings.notify_channels:
             return [channel for wanted in self._settings.notify_channels for channel in self._named(wanted, blocks)]
-        return self._marked(blocks) or self._from_environment() or [_named("console", ConsoleChannel())]
+        return self._defaults(blocks)
 
-    def _marked(self, blocks: Blocks) -> list[NamedChannel]:
-        """The blocks marked as default. One that is broken must not silence the others."""
-        marked = [
-            _named(name, b) for name, b in blocks.items() if isinstance(b, ChannelBlock) and b.default and b.enabled
-        ]
-        broken = [block for block in blocks.values() if isinstance(block, BadInput)]
+    def _defaults(self, blocks: Blocks) -> list[NamedChannel]:
+        """Where the messages go that name no channel. A broken block must not silence the others."""
+        usable = {name: block for name, block in blocks.items() if isinstance(block, ChannelBlock)}
+        marked = [_named(name, block) for name, block in usable.items() if block.default and block.enabled]
+        broken = [block for block in blocks.values() if isinstance(block, BrokenBlock) and block.default]
+        found = marked or self._from_environment()
+        if broken and not found:
+            raise broken[0]  # The console would look like a success.
         for error in broken:
             logger.error("%s", error)
-        if broken and not marked:
-            raise broken[0]
-        return marked
+        return found or [_named("console", ConsoleChannel())]
 
     def _named(self, name: str, blocks: Blocks) -> list[NamedChannel]:
         if (block := blocks.get(name)) is not None:
-            if isinstance(block, BadInput):
+            if isinstance(block, BrokenBlock):
                 raise block
             if not block.enabled:
                 raise BadInput(f"The channel {name!r} is switched off: enable its block in Prefect, or name another")
@@ -95,7 +104,7 @@ class ChannelBook:
         for document in await self._source():
             try:
                 found[document.name] = _built(by_slug[document.slug], document)
-            except BadInput as error:
+            except BrokenBlock as error:
                 found[document.name] = error
         return found
 
@@ -106,9 +115,10 @@ def _built(driver: type[ChannelBlock], document: ChannelDocument) -> ChannelBloc
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "block"
-        raise BadInput(
+        raise BrokenBlock(
             f"The channel block {document.name!r} is broken: {field}: {problem['msg']}. "
-            "Edit it in Prefect's UI under Blocks"
+            "Edit it in Prefect's UI under Blocks",
+            default=bool(document.data.get("default")) and document.data.get("enabled") is not False,
         ) from None
 
 

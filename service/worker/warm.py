@@ -20,7 +20,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
-from orchestration.errors import BadSetting, Unavailable
+from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from service.stack import StackAddresses, running
@@ -54,8 +54,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         self._ours = settings or load_settings()
         self._addresses = addresses
         self._worker: Worker | None = None
+        self._ending = False
         concurrency = options.get("limit") or self._ours.worker_concurrency
-        super().__init__(work_pool_name, *arguments, **{**options, "limit": concurrency})
+        # A run starts at once here: none has to be fetched before its time.
+        super().__init__(work_pool_name, *arguments, **{**options, "limit": concurrency, "prefetch_seconds": 0})
 
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
@@ -76,14 +78,33 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         ) as worker:
             self._worker = worker
             printer(f"Worker {worker.name} takes runs from the inbox, {worker.concurrency} at once")
-            while True:
-                try:
-                    await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
-                except Exception as error:  # noqa: BLE001 - whatever Prefect's part meets, claims go on
-                    logger.warning("Scheduled runs are not taken for now: %s: %s", type(error).__name__, error)
-                if run_once:
-                    return
-                await asyncio.sleep(AGAIN_SECONDS)
+            asking = asyncio.create_task(self._ask(run_once, with_healthcheck, printer))
+            claiming = worker.start()
+            try:
+                ended, _ = await asyncio.wait({asking, claiming}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+            finally:
+                # Scheduled runs that are going on have the same grace time; new ones are not taken.
+                self._ending = True
+                await worker.end(self._ours.worker_grace_seconds)
+                asking.cancel()
+                await asyncio.wait({asking})
+
+    async def _ask(self, run_once: bool, with_healthcheck: bool, printer: Callable[..., None]) -> None:
+        """Take scheduled runs, with Prefect's own worker loop, which gives up when Prefect is away for long."""
+        while True:
+            try:
+                await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
+            except Exception as error:  # noqa: BLE001 - whatever Prefect's part meets, claims go on
+                logger.warning("Scheduled runs are not taken for now: %s: %s", type(error).__name__, error)
+            if run_once:
+                return
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Take the scheduled runs that are due, unless this worker ends."""
+        return [] if self._ending else await super().get_and_submit_flow_runs()
 
     async def run(
         self,
@@ -135,6 +156,3 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         if (found := running(self._ours)) is not None:
             return found.database_url, None
         raise BadSetting("DATABASE_URL is not set, and no stack runs here: set it, or start `alert-pipeline up`")
-
-
-__all__ = ["POOL_NAME", "Unavailable", "WarmWorker"]

@@ -40,6 +40,7 @@ class Worker:
         self._owed: set[str] = set()
         self._elsewhere = 0
         self._context = copy_context()
+        self._duty: asyncio.Task[None] | None = None
 
     @property
     def services(self) -> Services:
@@ -60,19 +61,26 @@ class Worker:
         self._elsewhere += places
         self.wake()
 
-    async def run(self) -> None:
-        """Claim and carry until cancelled; the runs that are going on then go on."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin to claim and to carry. The task ends only if something in it breaks, or with `end()`."""
+        self._duty = asyncio.create_task(self._run())
+        return self._duty
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as duties:
             duties.create_task(self._listen())
             duties.create_task(self._beat())
             duties.create_task(self._watch.run())
             duties.create_task(self._claim_for_ever())
 
-    async def finish(self, grace_seconds: float) -> None:
-        """Let the runs go on for so long; those that have not ended then are given back as they stand."""
-        if self._carrying and grace_seconds > 0:
-            logger.info("Waiting for %d runs, %g s at most", len(self._carrying), grace_seconds)
-            await asyncio.wait(self._carrying, timeout=grace_seconds)
+    async def end(self, grace_seconds: float) -> None:
+        """Claim no more, and let the runs go on for so long; those that are not over then are given back."""
+        duty, self._duty = self._duty, None
+        if duty is None:
+            return
+        duty.cancel()
+        await asyncio.wait({duty})
+        await self._wait_idle(grace_seconds)
         for task in self._carrying:
             task.cancel()
         if self._carrying:
@@ -84,6 +92,17 @@ class Worker:
                 await workers.leave(tx, self.name)
         except Unavailable as error:
             logger.warning("The worker could not sign off: %s", error)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        if self.running:
+            logger.info("Waiting for %d runs, %g s at most", self.running, seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                while self.running:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            return
 
     async def _claim_for_ever(self) -> None:
         while True:

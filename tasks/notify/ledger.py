@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import traceback
 
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed, is_retryable
+from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
 from orchestration.message import Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.signals import logger
@@ -13,6 +15,9 @@ from orchestration.store import deliveries
 from orchestration.store.database import Database
 
 _PROVIDER_ID_CHARACTERS = 512
+
+SETTLE_SECONDS = 20.0
+"""How long the ledger's row of a message that is out is tried to be written. Within a lease's usual length."""
 
 
 async def deliver(
@@ -42,9 +47,23 @@ async def deliver(
             status=deliveries.FAILED,
             error=redact_text(str(failure)),
         )
-    async with database.transaction() as tx:
-        await deliveries.settle_delivery(tx, message.idempotency_key, delivery)
+    await _settle(database, message.idempotency_key, delivery)
     return delivery, failure
+
+
+async def _settle(database: Database, key: str, delivery: Delivery) -> None:
+    """Write what became of a message. A database that is away for a moment is waited for: a message that is out
+    and not settled would be sent again."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        try:
+            async with database.transaction() as tx:
+                await deliveries.settle_delivery(tx, key, delivery)
+            return
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 def _storable(delivery: Delivery, named: NamedChannel) -> Delivery:

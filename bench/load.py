@@ -1,0 +1,106 @@
+"""A small HTTP client that costs little: the load must not be the client's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+
+
+def free_port() -> int:
+    """A port on loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def push(name: str, *, severity: str = "warning") -> bytes:
+    """The body of a trigger with one alert of its own."""
+    payload = {"name": name, "severity": severity, "host": name}
+    return json.dumps({"payload": payload, "source": "generic", "environment": "bench"}).encode()
+
+
+async def post_all(port: int, path: str, bodies: list[bytes], connections: int) -> list[float]:
+    """Post the bodies over that many connections; the seconds that each took. Anything but 202 ends it."""
+    waiting = iter(bodies)
+    seconds: list[float] = []
+
+    async def one_connection() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in waiting:
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            )
+            started = time.perf_counter()
+            writer.write(head.encode() + b"\r\n\r\n" + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                int(line.split(b":")[1]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length")
+            )
+            content = await reader.readexactly(length)
+            seconds.append(time.perf_counter() - started)
+            if b" 202 " not in answer.split(b"\r\n", 1)[0]:
+                raise SystemExit(f"not accepted: {answer.decode()} {content.decode()[:300]}")
+        writer.close()
+
+    await asyncio.gather(*(one_connection() for _ in range(connections)))
+    return seconds
+
+
+@dataclass
+class Receiver:
+    """A channel's far end: when each message arrived, by what its text names."""
+
+    url: str
+    arrived: list[tuple[float, str]]
+
+    def wait_for(self, count: int, timeout_seconds: float) -> bool:
+        """Whether that many messages have come in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while len(self.arrived) < count and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return len(self.arrived) >= count
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """An HTTP server on loopback that takes every message."""
+    arrived: list[tuple[float, str]] = []
+    lock = Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with lock:
+                arrived.append((time.perf_counter(), json.loads(body)["title"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield Receiver(url=f"http://127.0.0.1:{server.server_port}/", arrived=arrived)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 90.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {timeout_seconds:g} s for {what}")
+        time.sleep(0.02)

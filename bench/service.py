@@ -1,0 +1,155 @@
+"""The service: how fast a push is safe, how soon its message is out, how many alerts a second go through."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.commands import fresh_home
+from bench.figures import Figures
+from bench.load import Receiver, free_port, post_all, push, receiver, until
+from orchestration.settings import load_settings
+from service.stack import attach
+
+TRIGGER = "/orchestration/pipeline/"
+NOWHERE = "http://127.0.0.1:9/api"
+"""A Prefect that does not answer."""
+
+
+@contextmanager
+def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) -> Iterator[int]:
+    """One of our servers as a process, from when `path` answers 200 to the end of the block."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "alert-pipeline"), *arguments],
+        env={**os.environ, "ORCHESTRATION_LOG_LEVEL": "ERROR", "API_RATE_LIMIT_PER_SECOND": "100000", **env},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: _answers(port, path) or process.poll() is not None, f"{arguments[0]} to be ready")
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def measure_accept(times: int) -> list[Figures]:
+    """Durable accepts over 16 connections, the API alone."""
+    rates, p50, p99 = [], [], []
+    with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
+        port = free_port()
+        env = {"DATABASE_URL": addresses.database_url, "PREFECT_API_URL": NOWHERE}
+        with started(["api", "--port", str(port)], env, port, "/health/"):
+            asyncio.run(post_all(port, TRIGGER, [push(f"warm{i}") for i in range(200)], 16))
+            for turn in range(max(times // 3, 3)):
+                bodies = [push(f"accept{turn}-{i}") for i in range(2000)]
+                began = time.perf_counter()
+                seconds = sorted(asyncio.run(post_all(port, TRIGGER, bodies, 16)))
+                rates.append(len(bodies) / (time.perf_counter() - began))
+                p50.append(seconds[len(seconds) // 2] * 1000)
+                p99.append(seconds[int(len(seconds) * 0.99)] * 1000)
+    return [
+        Figures(what="durable accepts, 16 connections", values=rates, unit="/s", target="≥ 800/s"),
+        Figures(what="  of these, p50", values=p50, unit="ms"),
+        Figures(what="  of these, p99", values=p99, unit="ms", target="≤ 50 ms"),
+    ]
+
+
+@contextmanager
+def whole_service(target: Receiver, **env: str) -> Iterator[int]:
+    """`alert-pipeline up` with the receiver as its channel; the API's port."""
+    with fresh_home() as home:
+        port = free_port()
+        arguments = ["up", "--port", str(port), "--prefect-port", str(free_port())]
+        own = {"ALERT_PIPELINE_HOME": str(home), "NOTIFY_WEBHOOK_URL": target.url, **env}
+        with started(arguments, own, port, "/ready/"):
+            yield port
+
+
+def _latencies(port: int, target: Receiver, names: list[str]) -> list[float]:
+    """Milliseconds from sending a push to its message, one after the other."""
+    found: list[float] = []
+    for name in names:
+        before = len(target.arrived)
+        sent = time.perf_counter()
+        asyncio.run(post_all(port, TRIGGER, [push(name, severity="critical")], 1))
+        if not target.wait_for(before + 1, 60):
+            raise SystemExit(f"no message for {name}")
+        found.append((target.arrived[before][0] - sent) * 1000)
+    return found
+
+
+def _rate(port: int, target: Receiver, count: int, prefix: str) -> float:
+    """Distinct alerts a second, from the first push to the last message."""
+    before = len(target.arrived)
+    began = time.perf_counter()
+    asyncio.run(post_all(port, TRIGGER, [push(f"{prefix}{i}") for i in range(count)], 16))
+    if not target.wait_for(before + count, 180):
+        raise SystemExit(f"{len(target.arrived) - before} of {count} messages came")
+    return count / (target.arrived[before + count - 1][0] - began)
+
+
+def measure_message(times: int) -> list[Figures]:
+    """Accept to message, idle; and the sustained rate through Prefect."""
+    with receiver() as target:
+        with whole_service(target, CHECKERS_ENABLED="memory") as port:
+            _latencies(port, target, [f"warm{i}" for i in range(3)])
+            fast = _latencies(port, target, [f"fast{i}" for i in range(times)])
+            rates = [_rate(port, target, 60, f"rate{turn}-") for turn in range(max(times // 3, 2))]
+        with whole_service(target) as port:
+            _latencies(port, target, [f"warmer{i}" for i in range(3)])
+            default = _latencies(port, target, [f"default{i}" for i in range(times)])
+    return [
+        Figures(what="accept to message, fast checks", values=fast, unit="ms", target="≤ 250 ms"),
+        Figures(what="accept to message, all five checks", values=default, unit="ms", target="≤ 500 ms"),
+        Figures(what="distinct alerts through Prefect", values=rates, unit="/s", target="≥ 0.8 × empty flow"),
+    ]
+
+
+def measure_direct(times: int) -> list[Figures]:
+    """The direct engine: no Prefect answers."""
+    with (
+        receiver() as target,
+        fresh_home() as home,
+        attach(load_settings({"home": home}), need_prefect=False) as addresses,
+    ):
+        port = free_port()
+        env = {
+            "ALERT_PIPELINE_HOME": str(home),
+            "DATABASE_URL": addresses.database_url,
+            "PREFECT_API_URL": NOWHERE,
+            "NOTIFY_WEBHOOK_URL": target.url,
+            "CHECKERS_ENABLED": "memory",
+        }
+        with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
+            _latencies(port, target, [f"warm{i}" for i in range(3)])
+            latencies = _latencies(port, target, [f"direct{i}" for i in range(times)])
+            rates = [_rate(port, target, 200, f"rate{turn}-") for turn in range(max(times // 3, 2))]
+    return [
+        Figures(what="accept to message, direct engine", values=latencies, unit="ms"),
+        Figures(what="distinct alerts, direct engine", values=rates, unit="/s", target="≥ 40/s"),
+    ]
+
+
+def measure_empty_flow(times: int) -> list[Figures]:
+    """What Prefect itself costs: flows of four empty tasks in one warm process, eight at once."""
+    from bench.empty_flow import rate
+
+    with fresh_home() as home, attach(load_settings({"home": home})) as addresses:
+        rates = [rate(addresses.prefect_api_url or "", 60) for _ in range(max(times // 3, 2))]
+    return [Figures(what="empty four-task flows", values=rates, unit="/s")]

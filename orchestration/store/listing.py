@@ -1,0 +1,89 @@
+"""Runs page by page, the newest first, however many there are and come meanwhile."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.contracts import Contract
+from orchestration.errors import BadInput
+from orchestration.states import RunStatus
+from orchestration.store.models import PipelineRunRow
+from orchestration.store.records import RunRecord
+from orchestration.store.runs import RUN_COLUMNS, run_record
+
+_T = PipelineRunRow
+
+
+class RunFilter(Contract):
+    """Which runs. None: whatever."""
+
+    status: RunStatus | None = None
+    source: str | None = None
+    environment: str | None = None
+    stage: str | None = None
+    trace_id: str | None = None
+
+
+class RunPage(Contract):
+    """Some runs, and where the next ones begin; None: these are the last."""
+
+    runs: list[RunRecord]
+    next_cursor: str | None = None
+
+
+async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, cursor: str | None = None) -> RunPage:
+    """The newest runs, or those after a page before. Runs that come meanwhile shift nothing.
+
+    Raises:
+        BadInput: the cursor is none that a page gave.
+    """
+    where: list[ColumnElement[bool]] = []
+    if wanted.status is not None:
+        where.append(_T.status == wanted.status.value)
+    if wanted.source is not None:
+        where.append(_T.source == wanted.source)
+    if wanted.environment is not None:
+        where.append(_T.environment == wanted.environment)
+    if wanted.stage is not None:
+        where.append(_T.current_stage == wanted.stage)
+    if wanted.trace_id is not None:
+        where.append(_T.trace_id == wanted.trace_id)
+    if cursor is not None:
+        where.append(tuple_(_T.created_at, _T.id) < tuple_(*_decoded(cursor)))
+    query = select(_T.id, *RUN_COLUMNS).where(*where).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
+    rows = (await tx.execute(query)).mappings().all()
+    shown = rows[:limit]
+    last = shown[-1] if len(rows) > limit else None
+    return RunPage(
+        runs=[run_record(row) for row in shown],
+        next_cursor=_encoded(last["created_at"], last["id"]) if last is not None else None,
+    )
+
+
+async def list_final(tx: AsyncConnection, run_ids: Sequence[str]) -> list[str]:
+    """Which of these runs are over."""
+    final = [status.value for status in RunStatus if status.final]
+    query = select(_T.run_id).where(_T.run_id.in_(run_ids), _T.status.in_(final))
+    return list((await tx.execute(query)).scalars())
+
+
+def _encoded(created_at: datetime, row_id: int) -> str:
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()}/{row_id}".encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> tuple[datetime, int]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        moment, _, row_id = text.partition("/")
+        created_at, number = datetime.fromisoformat(moment), int(row_id)
+    except (ValueError, binascii.Error):
+        raise BadInput(f"{cursor[:80]!r} is no cursor: take next_cursor of the page before") from None
+    if created_at.tzinfo is None or not 0 <= number < 2**63:
+        raise BadInput(f"{cursor[:80]!r} is no cursor: take next_cursor of the page before")
+    return created_at, number

@@ -1,0 +1,46 @@
+"""How often somebody may call."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from http import HTTPStatus
+
+from service.api.problems import HttpProblem
+
+_MOST_CALLERS = 10_000
+
+
+class RateLimit:
+    """A bucket of tokens for each caller: it holds a second's worth, and fills as fast as calls are allowed."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_second
+        self._size = max(per_second, 1.0)
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Count one call.
+
+        Raises:
+            HttpProblem: 429, with the seconds after which the next one is welcome.
+        """
+        if not self._rate:
+            return
+        now = self._clock()
+        tokens, since = self._buckets.pop(caller, (self._size, now))
+        tokens = min(self._size, tokens + (now - since) * self._rate)
+        allowed = tokens >= 1
+        self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
+        if len(self._buckets) > _MOST_CALLERS:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            wait = max(1, math.ceil((1 - tokens) / self._rate))
+            raise HttpProblem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"More than API_RATE_LIMIT_PER_SECOND={self._rate:g} requests a second: try again in {wait} s",
+                {"Retry-After": str(wait)},
+            )

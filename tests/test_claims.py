@@ -1,0 +1,145 @@
+"""Claims: what is urgent first, each run to one worker, and nothing that somebody works on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import text
+
+from orchestration.alert import Severity
+from orchestration.states import RunStatus
+from orchestration.store import runs
+from orchestration.store.claims import Claim, claim_runs, count_waiting, free_leases, list_holders
+from orchestration.store.database import Database, open_database
+from orchestration.store.records import new_id
+from orchestration.store.runs import NewRun
+
+
+def new_run(severity: Severity = Severity.WARNING) -> NewRun:
+    return NewRun(
+        run_id=new_id(), trace_id="t", source="generic", environment="test", payload={"alerts": []}, severity=severity
+    )
+
+
+async def add(database: Database, *new: NewRun) -> list[str]:
+    async with database.transaction() as tx:
+        await runs.add_runs(tx, new)
+    return [one.run_id for one in new]
+
+
+async def claim(
+    database: Database, limit: int, process: str = "host/1/1", *, overdue_only: bool = False, of_all: int | None = None
+) -> list[Claim]:
+    async with database.transaction() as tx:
+        return await claim_runs(
+            tx,
+            process=process,
+            limit=limit,
+            lease_seconds=30,
+            deadline_seconds=30,
+            overdue_only=overdue_only,
+            limit_of_all=of_all,
+        )
+
+
+async def age(database: Database, run_id: str, seconds: int) -> None:
+    async with database.transaction() as tx:
+        await tx.execute(
+            text("update pipeline_run set updated_at = now() - make_interval(secs => :s) where run_id = :r"),
+            {"s": seconds, "r": run_id},
+        )
+
+
+async def test_critical_runs_come_first_then_the_oldest(database: Database) -> None:
+    info, first, critical, second = await add(
+        database, new_run(Severity.INFO), new_run(), new_run(Severity.CRITICAL), new_run()
+    )
+
+    claimed = await claim(database, 3) + await claim(database, 3)
+
+    assert [one.run_id for one in claimed] == [critical, first, second, info]
+
+
+async def test_the_claim_is_the_lease(database: Database) -> None:
+    (run_id,) = await add(database, new_run())
+
+    (claimed,) = await claim(database, 5)
+
+    async with database.transaction() as tx:
+        record = await runs.get_run(tx, run_id)
+        assert await count_waiting(tx) == 0
+    assert record.lease_owner == claimed.owner
+    assert claimed.owner.startswith("host/1/1/")
+    assert await claim(database, 5) == []
+
+
+async def test_a_run_that_is_over_or_failed_is_not_claimed(database: Database) -> None:
+    done, failed, retrying = await add(database, new_run(), new_run(), new_run())
+    async with database.transaction() as tx:
+        await runs.finish(tx, done, RunStatus.NOTIFIED)
+        await runs.finish(tx, failed, RunStatus.FAILED)
+        await runs.change(tx, retrying, status=RunStatus.RETRYING)
+
+    assert [one.run_id for one in await claim(database, 5)] == [retrying]
+
+
+async def test_a_lease_that_ran_out_is_claimed_under_another_name(database: Database) -> None:
+    await add(database, new_run())
+    (before,) = await claim(database, 1)
+    async with database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set lease_expires_at = now() - interval '1 second'"))
+
+    (after,) = await claim(database, 1)
+
+    assert after.run_id == before.run_id
+    assert after.owner != before.owner
+
+
+async def test_only_critical_runs_become_overdue(database: Database) -> None:
+    critical, warning, fresh = await add(database, new_run(Severity.CRITICAL), new_run(), new_run(Severity.CRITICAL))
+    await age(database, critical, 31)
+    await age(database, warning, 31)
+
+    overdue = await claim(database, 5, overdue_only=True)
+    others = await claim(database, 5)
+
+    assert [(one.run_id, one.overdue) for one in overdue] == [(critical, True)]
+    assert [(one.run_id, one.overdue) for one in others] == [(fresh, False), (warning, False)]
+
+
+async def test_a_limit_counts_what_all_workers_hold(database: Database) -> None:
+    await add(database, *(new_run() for _ in range(5)))
+
+    first = await claim(database, 2, of_all=3)
+    second = await claim(database, 5, "host/2/2", of_all=3)
+
+    assert (len(first), len(second)) == (2, 1)
+
+
+async def test_leases_of_the_dead_are_given_back(database: Database) -> None:
+    await add(database, new_run())
+    (held,) = await claim(database, 1)
+
+    async with database.transaction() as tx:
+        assert await list_holders(tx) == [held.owner]
+        assert await free_leases(tx, {held.owner}) == 1
+
+    assert len(await claim(database, 1)) == 1
+
+
+async def test_two_workers_race_for_500_runs_and_each_run_has_one(database: Database) -> None:
+    added = await add(database, *(new_run() for _ in range(500)))
+
+    async def race(process: str) -> list[Claim]:
+        taken: list[Claim] = []
+        # Workers are processes: each has connections of its own.
+        async with open_database(database.url) as own:
+            while batch := await claim(own, 7, process):
+                taken += batch
+        return taken
+
+    first, second = await asyncio.gather(race("a/1/1"), race("b/2/2"))
+
+    claimed = [one.run_id for one in (*first, *second)]
+    assert sorted(claimed) == sorted(added)
+    assert min(len(first), len(second)) > 50, "both got their part"
