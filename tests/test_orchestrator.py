@@ -14,6 +14,7 @@ from orchestration.errors import BadInput
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service import orchestrator as module
+from service.cli.results import show_results
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses
 from tests.cli_helpers import HIGH_CPU, Orchestrators, all_runs, row_counts, three_incidents
@@ -71,11 +72,17 @@ async def test_closing_waits_for_what_was_started(orchestrators: Orchestrators, 
     assert orchestrator.run_pipeline(HIGH_CPU).status == "COMPLETED"  # and it can be used again
 
 
-def test_of_several_incidents_the_one_that_failed_is_returned(orchestrators: Orchestrators, database: Database) -> None:
+def test_of_several_incidents_the_one_that_failed_is_returned(
+    orchestrators: Orchestrators, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     with http_receiver(404) as receiver:  # one of the three is refused for good
         orchestrator = orchestrators(webhook_url=receiver.url)
         result = orchestrator.run_pipeline(three_incidents())
         assert (result.status, len(receiver.requests)) == ("FAILED", 3)
+        show_results(orchestrator.run_push({"alerts": [{"name": "One"}, {"name": "Two"}]}))
+    shown = capsys.readouterr().out
+    assert shown.count("✓ Pipeline COMPLETED") == 2
+    assert shown.endswith("2 runs, 0 failed\n")
     assert result.final_error is not None
     assert not result.final_error.retryable
 

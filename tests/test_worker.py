@@ -164,23 +164,24 @@ async def test_a_paused_pool_stops_claims_but_not_an_overdue_page(
 async def test_the_limit_of_the_deployment_bounds_the_claims(
     database: Database, home: Path, receiver: HttpReceiver, registered: StackAddresses
 ) -> None:
-    receiver.answer_next(Answer(hang=True))
+    host = DeafHost()
     async with prefect_at(registered.prefect_api_url) as client:
         deployment = await client.read_deployment_by_name("alert-pipeline/default")
         await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=1))
         try:
             async with working(worker_settings(home, receiver), database.url, registered.prefect_api_url) as worker:
-                first = await push(worker.services, "One", severity="warning")
-                await at_stage(database, first, "notify")
+                first = await push_with_check(worker, "One", host.name, seconds=2)
+                await at_stage(database, first, "check")
                 second = await push(worker.services, "Two", severity="warning")
-                await asyncio.to_thread(receiver.wait_for, 1)
-                worker.wake()
+
+                await at_stage(database, first, "notify")
+
                 async with database.transaction() as tx:
-                    assert (await runs.get_run(tx, second)).lease_owner is None
-                receiver.release()
+                    assert (await runs.get_run(tx, second)).started_at is None
                 assert (await over(database, second)).status is RunStatus.NOTIFIED
         finally:
             await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=None))
+            host.close()
 
 
 async def test_a_worker_that_ends_lets_its_runs_end(

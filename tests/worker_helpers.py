@@ -223,7 +223,7 @@ class DeafHost:
 
     @property
     def name(self) -> str:
-        return "127.0.0.1:%d" % self._listener.getsockname()[1]
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
         for one in (*self._callers, self._listener):

@@ -10,7 +10,7 @@ from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock
 from blocks.channels.console import ConsoleChannel
 from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
@@ -51,12 +51,24 @@ class ChannelBook:
             BadSetting: the environment sets a driver up half.
             Unavailable: Prefect's API does not answer.
         """
-        blocks = await self._load() if self._blocks_known else {}
-        if name:
-            return self._named(name, blocks)
-        if self._settings.notify_channels:
-            return [channel for wanted in self._settings.notify_channels for channel in self._named(wanted, blocks)]
-        return self._defaults(blocks)
+        try:
+            blocks = await self._load() if self._blocks_known else {}
+        except Unavailable as error:
+            return self._without_blocks(name, error)
+        wanted = [name] if name else self._settings.notify_channels
+        return [channel for one in wanted for channel in self._named(one, blocks)] or self._defaults(blocks)
+
+    def _without_blocks(self, name: str | None, missing: Unavailable) -> list[NamedChannel]:
+        """What the environment alone sets up: a page there is better than none. One to the console would be none."""
+        wanted = [name] if name else self._settings.notify_channels
+        try:
+            channels = [channel for one in wanted for channel in self._named(one, {})]
+        except BadInput:
+            raise missing from None
+        found = channels or self._from_environment()
+        if not found:
+            raise missing
+        return found
 
     def _defaults(self, blocks: Blocks) -> list[NamedChannel]:
         """Where the messages go that name no channel. A broken block must not silence the others."""

@@ -6,10 +6,12 @@ know it as well. The copy holds secrets: it is encrypted with a key that the dat
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 import secrets
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +23,12 @@ from blocks.channels.documents import BlockSource, ChannelDocument, read_documen
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings
 from orchestration.signals import logger
+
+PATIENCE_SECONDS = 2.0
+"""How long Prefect may take to list the blocks."""
+
+AGAIN_SECONDS = 5.0
+"""How long nobody asks again, after Prefect did not answer and nothing is known."""
 
 
 class SealedStore(Protocol):
@@ -46,6 +54,8 @@ class ChannelShelf:
         self._source = source
         self._known: list[ChannelDocument] | None = None
         self._sealed = b""
+        self._looking = asyncio.Lock()
+        self._not_before = 0.0
 
     async def __call__(self) -> list[ChannelDocument]:
         """The blocks as they were last seen.
@@ -54,7 +64,7 @@ class ChannelShelf:
             Unavailable: they were never seen: Prefect does not answer, and there is no copy.
         """
         if self._known is None:
-            await self.refresh()
+            await self._first_look()
         return self._known or []
 
     async def refresh(self) -> None:
@@ -64,10 +74,11 @@ class ChannelShelf:
             Unavailable: nothing is known, and there is no copy.
         """
         try:
-            found = await self._source()
-        except Unavailable as error:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                found = await self._source()
+        except (Unavailable, TimeoutError) as error:
             if self._known is None:
-                await self.unseal(error)
+                await self.unseal(Unavailable(f"The channel blocks are not known: {error or 'Prefect is too slow'}"))
             return
         self._known = found
         await self._seal(found)
@@ -90,6 +101,19 @@ class ChannelShelf:
             logger.error("The sealed copy of the channels cannot be opened: it was changed")
         if missing is not None:
             raise missing
+
+    async def _first_look(self) -> None:
+        """Look while nothing is known, but not at each page anew: each would wait."""
+        async with self._looking:
+            if self._known is not None:
+                return
+            if time.monotonic() < self._not_before:
+                raise Unavailable("The channel blocks are not known, and Prefect does not answer")
+            try:
+                await self.refresh()
+            except Unavailable:
+                self._not_before = time.monotonic() + AGAIN_SECONDS
+                raise
 
     async def _seal(self, found: list[ChannelDocument]) -> None:
         content = orjson.dumps([document.model_dump(mode="json") for document in found])

@@ -18,6 +18,7 @@ from orchestration.store.records import RunRecord
 from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _T = PipelineRunRow
+_ROW_ID = "row_id"
 
 
 class RunFilter(Contract):
@@ -56,13 +57,14 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         where.append(_T.trace_id == wanted.trace_id)
     if cursor is not None:
         where.append(tuple_(_T.created_at, _T.id) < tuple_(*_decoded(cursor)))
-    query = select(_T.id, *RUN_COLUMNS).where(*where).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
-    rows = (await tx.execute(query)).mappings().all()
+    query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
+    newest = query.order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
+    rows = (await tx.execute(newest)).mappings().all()
     shown = rows[:limit]
     last = shown[-1] if len(rows) > limit else None
     return RunPage(
-        runs=[run_record(row) for row in shown],
-        next_cursor=_encoded(last["created_at"], last["id"]) if last is not None else None,
+        runs=[run_record({name: row[name] for name in row if name != _ROW_ID}) for row in shown],
+        next_cursor=_encoded(last["created_at"], last[_ROW_ID]) if last is not None else None,
     )
 
 

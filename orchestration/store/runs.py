@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -285,7 +285,7 @@ def in_seconds(seconds: float) -> ColumnElement[Any]:
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def run_record(row: RowMapping) -> RunRecord:
+def run_record(row: Mapping[Any, Any]) -> RunRecord:
     """A row of `RUN_COLUMNS` as the store hands it out."""
     values = dict(row)
     incident_id = values["incident_id"]

@@ -49,7 +49,7 @@ def create_app(settings: Settings, database_url: str, *, host: str = "127.0.0.1"
         summary="From a webhook to the person on call: ingest → check → analyze → notify.",
         version=document.VERSION,
         lifespan=lifespan,
-        docs_url=None,
+        docs_url="/docs/",
         redoc_url=None,
         redirect_slashes=False,
     )

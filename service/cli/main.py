@@ -8,6 +8,8 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
+from service.cli import keys
+from service.cli.api import api
 from service.cli.results import show_results
 from service.cli.terminal import as_json, progress, resumable, run_app
 from service.cli.up import up
@@ -44,6 +46,8 @@ def resume(
 
 app.command()(up)
 app.command()(worker)
+app.command()(api)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

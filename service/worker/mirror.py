@@ -57,8 +57,11 @@ class Mirror:
 
     async def open(self, record: RunRecord) -> FlowRun:
         """The flow run for a run: PENDING, on the deployment, under a key by which it is made once."""
-        again = record.prefect_flow_run_id is not None
-        key = f"{record.run_id}/{record.total_attempts}" if again else record.run_id
+        key = record.run_id
+        if record.prefect_flow_run_id is not None:
+            # Resumed, or taken over from a worker that is gone and could not end its flow run.
+            await self.crash(record.prefect_flow_run_id)
+            key = f"{record.run_id}/{record.total_attempts}"
         flow_run = await self._create(record, key)
         if flow_run.state is not None and flow_run.state.type is StateType.PENDING:
             return flow_run

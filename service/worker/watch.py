@@ -75,8 +75,8 @@ class Watch:
         except PREFECT_ERRORS as error:
             self._breaker.trip(f"{type(error).__name__}: {error}".rstrip(": "))
             return
-        except Exception as error:  # noqa: BLE001 - the one look goes wrong, the next may not; claims go on
-            self._breaker.trip(f"{type(error).__name__}: {error}")
+        except Exception:  # noqa: BLE001 - it is a bug, and no outage: runs go on as before
+            logger.exception("A look at Prefect went wrong")
             return
         if before != self.will:
             logger.info("Prefect: %s, limit %s", "paused" if self.will.paused else "not paused", self.will.limit)
@@ -105,7 +105,7 @@ class Watch:
                 deployment = await self._client.read_deployment(place.deployment_id)
                 paused = paused or deployment.paused
                 shared = deployment.global_concurrency_limit
-                limits += [deployment.concurrency_limit, shared.limit if shared and shared.active else None]
+                limits.append(shared.limit if shared is not None and shared.active else None)
             if place.pool is not None:
                 pool = await self._client.read_work_pool(place.pool)
                 paused = paused or pool.is_paused

@@ -1,0 +1,107 @@
+"""The HTTP server around the application: one process, one event loop, a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import uvicorn
+
+from orchestration.errors import BadSetting
+from orchestration.settings import Settings
+from service.api.app import create_app
+
+GRACE_SECONDS = 10
+"""How long requests in progress may take when the server is told to end."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the usual 60 s of proxies and Alertmanager, so that no connection is closed under a request."""
+
+
+def serve(
+    settings: Settings,
+    database_url: str,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve the API until SIGINT or SIGTERM; blocking. `ready` is told the address once it answers.
+
+    Raises:
+        BadSetting: the port is in use, or the host is not this machine's.
+    """
+    listening = listen(host, port)
+    app = create_app(settings, database_url, host=host)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # Whether a call is local is told by its own connection: a header can say anything.
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    with listening:
+        _Server(config, lambda: ready(address_of(host, listening))).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which for its owner's sake takes a signal for an order and not for an error."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """End in good order on SIGINT and SIGTERM; uvicorn itself would raise them again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so when requests are taken."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any that is free.
+
+    Raises:
+        BadSetting: the port is in use, or the host is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+            listening.listen(2048)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise BadSetting(
+            f"The API cannot listen on {host} port {port}: {error.strerror or error}. "
+            "Choose others with --host and --port"
+        ) from None
+    return listening
+
+
+def address_of(host: str, listening: socket.socket) -> str:
+    """The URL at which a listening socket is reached from this machine."""
+    port = listening.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"

@@ -1,0 +1,34 @@
+"""`alert-pipeline api`: the HTTP door, alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestration.settings import load_settings
+from service.cli.terminal import output, progress
+from service.stack import attach
+
+
+def api(
+    host: Annotated[str, typer.Option(help="Where it listens; other than loopback asks for keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any that is free.")] = 8000,
+) -> int:
+    """Take alerts over HTTP until Ctrl-C. What is taken is stored; a worker carries it out.
+
+    Uses the PostgreSQL of DATABASE_URL, or the embedded one.
+    """
+    # Importing FastAPI takes a moment that other commands need not spend.
+    from service.api.server import serve
+
+    settings = load_settings()
+    with progress() as show, attach(settings, need_prefect=False, progress=show) as addresses:
+        serve(
+            settings,
+            addresses.database_url,
+            host=host,
+            port=port,
+            ready=lambda address: output.print(f"API       {address}", markup=False),
+        )
+    return 0

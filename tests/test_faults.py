@@ -1,0 +1,233 @@
+"""Faults: whatever dies in the middle, no alert is lost and no message is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from flows.services import open_services
+from orchestration.settings import Settings
+from orchestration.states import RunStatus
+from orchestration.store.database import Database, open_database
+from orchestration.store.records import RunOptions
+from service.deployments import register
+from service.stack import StackAddresses, attach
+from tasks.ingest.inbox import accept_push
+from tasks.run import Services
+from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.stack_fixtures import answers, new_home, part_pid
+from tests.worker_helpers import (
+    NOWHERE,
+    BreakableServer,
+    DeafHost,
+    WorkerProcess,
+    at_stage,
+    beside,
+    eventually,
+    keys,
+    over,
+    prefect_at,
+    push,
+    record_of,
+    titles,
+    worker_settings,
+    working,
+)
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with http_receiver() as one:
+        yield one
+
+
+async def waiting_for_locks(database: Database) -> int:
+    def count() -> int:
+        with psycopg.connect(database.url) as connection:
+            row = connection.execute(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    return await asyncio.to_thread(count)
+
+
+class Holds:
+    """Locks that a test holds in a transaction of its own, so that a stage waits."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection = psycopg.connect(database.url)
+
+    def ingest(self, incident_key: str | None) -> None:
+        """Ingest takes its incident's lock first."""
+        self._connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (incident_key,))
+
+    def analyze(self, run_id: str) -> None:
+        """The row of the first attempt at analyze is being written by somebody who does not commit."""
+        self._connection.execute("set local session_replication_role = replica")  # or the run itself would be locked
+        self._connection.execute(
+            "insert into stage_execution (pipeline_run_id, node_id, stage, attempt, status, idempotency_key) "
+            "select id, 'analyze', 'analyze', 1, 'running', run_id || '/analyze/1' from pipeline_run where run_id = %s",
+            (run_id,),
+        )
+
+    def release(self) -> None:
+        self._connection.rollback()
+        self._connection.close()
+
+
+async def test_a_worker_that_is_killed_in_each_of_the_four_stages_loses_nothing(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, tmp_path: Path
+) -> None:
+    settings = worker_settings(home, receiver)
+    host, holds = DeafHost(), Holds(database)
+    receiver.answer_next(Answer(hang=True))
+    slow = RunOptions(checker_names=["network"], checker_configs={"network": {"hosts": [host.name], "timeout": 50.0}})
+    environment = {"CHECKERS_TIMEOUT_SECONDS": "50"}
+    async with open_services(settings, database.url) as services:
+        ingest = await push(services, "InIngest", instance="i")
+        analyze = await push(services, "InAnalyze", instance="a")
+        notify = await push(services, "InNotify", instance="n")
+        checking = {"alertname": "InCheck", "severity": "critical", "instance": "c"}
+        (check,) = await accept_push(services, checking, source="generic", environment="test", options=slow)
+        every = [ingest, check, analyze, notify]
+        holds.ingest((await record_of(database, ingest)).incident_key)
+        holds.analyze(analyze)
+
+    with beside(WorkerProcess(settings, stack, tmp_path / "first.log", **environment)) as (first,):
+        await at_stage(database, check, "check")
+        await eventually(lambda: two_wait_for_locks(database), "ingest and analyze to be held")
+        await asyncio.to_thread(receiver.wait_for, 1)
+        before = {run_id: await record_of(database, run_id) for run_id in every}
+        first.kill()
+    holds.release()
+    host.close()
+
+    with beside(WorkerProcess(settings, stack, tmp_path / "second.log", **environment)) as (second,):
+        after = {run_id: await over(database, run_id) for run_id in every}
+        for run_id in every:
+            await assert_crashed(stack, before[run_id].prefect_flow_run_id)
+        assert second.end() == 0
+
+    assert {record.status for record in after.values()} == {RunStatus.NOTIFIED}
+    # The one that hung was never taken: it comes again under the same key, by which a receiver knows it.
+    assert Counter(keys(receiver)) == {f"{run_id}/notify/generic": 2 if run_id == notify else 1 for run_id in every}
+
+
+async def two_wait_for_locks(database: Database) -> bool:
+    return await waiting_for_locks(database) >= 2
+
+
+async def assert_crashed(stack: StackAddresses, flow_run_id: str | None) -> None:
+    async with prefect_at(stack.prefect_api_url) as client:
+
+        async def crashed() -> bool:
+            return (await client.read_flow_run(UUID(flow_run_id))).state_type is StateType.CRASHED
+
+        await eventually(crashed, "the flow run of the dead worker to be marked")
+
+
+async def test_with_prefect_down_a_critical_alert_is_on_the_channel_within_five_seconds(
+    database: Database, home: Path, receiver: HttpReceiver
+) -> None:
+    async with working(worker_settings(home, receiver), database.url, NOWHERE) as worker:
+        began = time.monotonic()
+        run_id = await push(worker.services, "Down")
+        await asyncio.to_thread(receiver.wait_for, 1)
+        took = time.monotonic() - began
+
+        record = await over(database, run_id)
+
+    assert took < 5
+    assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
+    assert len(receiver.requests) == 1
+
+
+async def test_prefect_dies_during_and_after_a_run_and_comes_back(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, tmp_path: Path
+) -> None:
+    server = BreakableServer(home, tmp_path / "prefect.log")
+    host = DeafHost()
+    try:
+        await asyncio.to_thread(server.start)
+        async with prefect_at(server.api_url) as client:
+            await register(client)
+        async with working(worker_settings(home, receiver), database.url, server.api_url) as worker:
+            during = await slow_push(worker.services, "During", host.name)
+            await at_stage(database, during, "check")
+            server.stop()
+            assert (await over(database, during)).status is RunStatus.NOTIFIED
+
+            began = time.monotonic()
+            afterwards = await push(worker.services, "After", instance="web-2")
+            await asyncio.to_thread(receiver.wait_for, 2)
+            assert time.monotonic() - began < 5
+            assert (await over(database, afterwards)).engine == "direct"
+
+            await asyncio.to_thread(server.start)
+            again = await eventually(lambda: through_prefect(worker.services), "a run through Prefect")
+            assert (await over(database, again)).status is RunStatus.NOTIFIED
+            flow_run_id = UUID((await record_of(database, during)).prefect_flow_run_id)
+            async with prefect_at(server.api_url) as client:
+
+                async def told() -> bool:
+                    state = (await client.read_flow_run(flow_run_id)).state
+                    return state is not None and state.name == "Notified"
+
+                await eventually(told, "Prefect to know how the run ended", 30)
+    finally:
+        server.close()
+        host.close()
+    assert set(Counter(keys(receiver)).values()) == {1}
+
+
+async def slow_push(services: Services, name: str, host: str) -> str:
+    """An alert whose check takes two seconds."""
+    options = RunOptions(checker_names=["network"], checker_configs={"network": {"hosts": [host], "timeout": 2.0}})
+    alert = {"alertname": name, "severity": "critical", "instance": "web-1"}
+    (run_id,) = await accept_push(services, alert, source="generic", environment="test", options=options)
+    return run_id
+
+
+async def through_prefect(services: Services) -> str | None:
+    """A run that went through Prefect; None while runs do not."""
+    run_id = await push(services, "Again", instance=f"web-{time.monotonic_ns()}")
+    record = await over(services.database, run_id)
+    return run_id if record.engine == "prefect" else None
+
+
+async def test_postgresql_restarts_under_load(receiver: HttpReceiver) -> None:
+    with new_home() as home:
+        settings = worker_settings(home, receiver, lease_seconds=3.0)
+        with attach(settings, need_prefect=False) as addresses:
+            async with open_database(addresses.database_url) as database:
+                await restart_under_load(settings, database, home, receiver)
+
+
+async def restart_under_load(settings: Settings, database: Database, home: Path, receiver: HttpReceiver) -> None:
+    async with working(settings, database.url, NOWHERE) as worker:
+        every = [await push(worker.services, f"Load{n}", instance=f"host-{n}") for n in range(40)]
+        await asyncio.to_thread(receiver.wait_for, 5)
+        pid = part_pid(home, "postgres")
+        assert pid is not None
+        os.kill(pid, signal.SIGQUIT)  # as hard as it gets short of SIGKILL: no session is asked
+
+        async def back() -> bool:
+            return part_pid(home, "postgres") not in (None, pid) and await asyncio.to_thread(answers, database.url)
+
+        await eventually(back, "PostgreSQL to run again", 30)
+        ends = [await over(database, run_id, 40) for run_id in every]
+
+    assert {record.status for record in ends} == {RunStatus.NOTIFIED}
+    assert Counter(titles(receiver)) == Counter(dict.fromkeys(titles(receiver), 1))
+    assert len(receiver.requests) == len(every)
