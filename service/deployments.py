@@ -16,7 +16,7 @@ from uuid import UUID
 from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -29,6 +29,8 @@ from orchestration.signals import logger
 from service.worker.warm import POOL_NAME, WarmWorker
 
 UPKEEP_MINUTES = 10
+
+TAGS = ["alert-pipeline"]
 
 EVENT = "alert.received"
 EVENT_RESOURCE = "alert.*"
@@ -117,32 +119,32 @@ async def _ensure_pool(client: PrefectClient) -> None:
 
 
 async def _ensure(client: PrefectClient, wanted: Deployment) -> None:
-    """Create the deployment, or bring it up to date; the server does either under the one name."""
-    flow_id = await client.create_flow_from_name(wanted.flow.name)
-    known = await _find(client, wanted)
-    deployment_id = await client.create_deployment(
-        flow_id=flow_id,
-        name=wanted.name,
-        description=wanted.description,
-        entrypoint=wanted.entrypoint,
-        work_pool_name=POOL_NAME,
-        work_queue_name=known,
-        tags=["alert-pipeline"],
-        # A schedule that an operator paused or changed is theirs.
-        schedules=None if known is not None else list(wanted.schedules),
-        parameter_openapi_schema=parameter_schema(wanted.flow).model_dump(),
-        enforce_parameter_schema=True,
-    )
-    await _ensure_triggers(client, deployment_id, wanted)
-
-
-async def _find(client: PrefectClient, wanted: Deployment) -> str | None:
-    """The queue of the deployment, if there is one already; operators may have moved it to another queue."""
+    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs."""
+    schema = parameter_schema(wanted.flow).model_dump_for_openapi()
     try:
-        found = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
+        known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
     except ObjectNotFound:
-        return None
-    return found.work_queue_name or "default"
+        deployment_id = await client.create_deployment(
+            flow_id=await client.create_flow_from_name(wanted.flow.name),
+            name=wanted.name,
+            description=wanted.description,
+            entrypoint=wanted.entrypoint,
+            work_pool_name=POOL_NAME,
+            tags=TAGS,
+            schedules=list(wanted.schedules),
+            parameter_openapi_schema=schema,
+            enforce_parameter_schema=True,
+        )
+    else:
+        deployment_id = known.id
+        own = {
+            "description": wanted.description,
+            "entrypoint": wanted.entrypoint,
+            "parameter_openapi_schema": schema,
+        }
+        if any(getattr(known, name) != value for name, value in own.items()):
+            await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
+    await _ensure_triggers(client, deployment_id, wanted)
 
 
 async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:

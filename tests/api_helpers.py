@@ -1,0 +1,96 @@
+"""What the tests of the HTTP door share: the application without a network, and with one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+
+from flows.direct import ENGINE, DirectSteps
+from flows.linear import run_linear
+from orchestration.settings import Settings
+from orchestration.store import runs
+from orchestration.store.database import Database
+from orchestration.store.records import RunRecord
+from service.api import create_app
+from service.api.server import listen
+from tasks.run import Services, take_run
+
+LOCAL = ("127.0.0.1", 50_000)
+
+
+@asynccontextmanager
+async def open_api(
+    settings: Settings,
+    url: str,
+    *,
+    host: str = "127.0.0.1",
+    client: tuple[str, int] = LOCAL,
+    base_url: str = "http://127.0.0.1:8000",
+) -> AsyncGenerator[httpx.AsyncClient]:
+    """The application as a client sees it that calls from `client`, while the application believes to be at `host`."""
+    app = create_app(settings, url, host=host)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as api:
+        yield api
+
+
+@asynccontextmanager
+async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, int]]:
+    """The application behind a real server; its address."""
+    with listen("127.0.0.1", 0) as listening:
+        app = create_app(settings, url)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        serving = asyncio.create_task(server._serve([listening]))
+        await until(lambda: server.started, "the server to start")
+        yield listening.getsockname()
+        server.should_exit = True
+        await serving
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+    """Wait for a condition that takes asking."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def run_of(database: Database, run_id: str) -> RunRecord:
+    """The run as it is stored."""
+    async with database.transaction() as tx:
+        return await runs.get_run(tx, run_id)
+
+
+async def all_runs(database: Database) -> list[RunRecord]:
+    """The stored runs, newest first."""
+    async with database.transaction() as tx:
+        return await runs.list_runs(tx, limit=10_000)
+
+
+async def carry(services: Services, run_id: str) -> RunRecord:
+    """Bring a run to its end, as a worker would."""
+    async with take_run(services, run_id, engine=ENGINE) as run:
+        await run_linear(run, DirectSteps())
+    return run.record
+
+
+def alert(name: str = "HighCPU", **more: Any) -> dict[str, Any]:
+    """A flat alert."""
+    return {"alertname": name, "severity": "critical", "instance": "web-1"} | more
+
+
+def trigger(*alerts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The body of POST /orchestration/pipeline/."""
+    payload = alerts[0] if len(alerts) == 1 else {"alerts": list(alerts or [alert()])}
+    return {"payload": payload} | more

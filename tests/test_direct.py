@@ -1,0 +1,142 @@
+"""The direct engine: the same stages, retries and records as through Prefect, without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flows.direct import ENGINE, DirectSteps
+from flows.handover import Handover
+from flows.linear import run_linear
+from orchestration.errors import DeliveryFailed
+from orchestration.states import RunStatus, StageStatus
+from orchestration.store import attempts, runs
+from orchestration.store.records import AttemptRecord, RunRecord
+from tasks.ingest.inbox import accept_push
+from tasks.run import Services, take_run
+from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+
+
+async def carry(services: Services, name: str = "HighCPU") -> tuple[RunRecord, list[AttemptRecord]]:
+    """One alert through the direct engine; the run, and its attempts at notify."""
+    (run_id,) = await accept_push(
+        services, {"alertname": name, "severity": "critical"}, source="generic", environment="test"
+    )
+    async with take_run(services, run_id, engine=ENGINE) as run:
+        await run_linear(run, DirectSteps())
+    async with services.database.transaction() as tx:
+        tries = [attempt for attempt in await attempts.list_attempts(tx, run_id) if attempt.node_id == "notify"]
+        return await runs.get_run(tx, run_id), tries
+
+
+async def test_an_alert_goes_out_and_says_which_engine_carried_it(
+    services: Services, channel: MemoryChannel, signals: RecordedSignals
+) -> None:
+    record, _ = await carry(services)
+
+    assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
+    assert len(channel.messages) == 1
+    assert {fields["engine"] for _, _, fields in signals.seen} == {"direct"}
+    stages = ("ingest", "check", "analyze", "notify")
+    each = [f"stage.{what}/{stage}/1" for stage in stages for what in ("started", "succeeded")]
+    assert signals.names() == ["started/pipeline/1", *each, "completed/pipeline/1"]
+
+
+async def test_a_failure_that_can_pass_is_tried_again(
+    services: Services, channel: MemoryChannel, signals: RecordedSignals
+) -> None:
+    channel.failures = [DeliveryFailed("busy", retryable=True)] * 3
+
+    record, tries = await carry(services)
+
+    assert record.status is RunStatus.NOTIFIED
+    assert [one.status for one in tries] == [StageStatus.RETRYING] * 3 + [StageStatus.SUCCEEDED]
+    assert signals.names().count("stage.retrying/notify/1") == 1
+    assert len(channel.messages) == 1
+
+
+async def test_after_the_last_retry_the_run_fails(services: Services, channel: MemoryChannel) -> None:
+    channel.failures = [DeliveryFailed("busy", retryable=True)] * 4
+
+    record, tries = await carry(services)
+
+    assert (record.status, record.last_error_type) == (RunStatus.FAILED, "DeliveryFailed")
+    assert [one.status for one in tries] == [StageStatus.RETRYING] * 3 + [StageStatus.FAILED]
+
+
+async def test_a_failure_that_stays_is_not_tried_again(services: Services, channel: MemoryChannel) -> None:
+    channel.failures = [DeliveryFailed("no such channel", retryable=False)]
+
+    record, tries = await carry(services)
+
+    assert record.status is RunStatus.FAILED
+    assert len(tries) == 1
+
+
+async def test_the_direct_engine_goes_on_where_another_one_stood(
+    services: Services, channel: MemoryChannel, signals: RecordedSignals
+) -> None:
+    broken = replace(services, channels=MemoryChannels({}))
+    channel.failures = [DeliveryFailed("gone", retryable=False)]
+    failed, _ = await carry(services)
+    del broken
+
+    async with take_run(services, failed.run_id, engine="prefect") as run:
+        handover = Handover(run)
+        await handover.switch_engine(ENGINE)
+        record = await handover.carry(DirectSteps())
+
+    assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
+    assert signals.names().count("stage.started/ingest/1") == 1
+    assert len(channel.messages) == 1
+
+
+class BreaksAtCheck(DirectSteps):
+    """An engine that breaks off."""
+
+    async def check(self, run: object) -> object:  # type: ignore[override]
+        raise ConnectionError("the engine is gone")
+
+
+async def test_who_comes_second_waits_for_the_end(services: Services, channel: MemoryChannel) -> None:
+    (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
+    async with take_run(services, run_id, engine=ENGINE) as run:
+        handover = Handover(run)
+        first = await handover.carry(DirectSteps())
+        second = await handover.carry(DirectSteps())
+
+    assert first == second
+    assert len(channel.messages) == 1
+
+
+async def test_an_engine_that_breaks_off_leaves_the_rest_to_the_next(
+    services: Services, channel: MemoryChannel
+) -> None:
+    (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
+    async with take_run(services, run_id, engine="prefect") as run:
+        handover = Handover(run)
+        with pytest.raises(ConnectionError):
+            await handover.carry(BreaksAtCheck())
+        assert isinstance(handover.error, ConnectionError)
+        handover.reopen()
+        record = await handover.carry(DirectSteps())
+
+    assert record.status is RunStatus.NOTIFIED
+    assert len(channel.messages) == 1
+
+
+async def test_a_cancelled_run_fails_and_goes_on_when_it_is_resumed(services: Services, channel: MemoryChannel) -> None:
+    (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
+    async with take_run(services, run_id, engine="prefect") as run:
+        handover = Handover(run)
+        handover.cancel()
+        record = await handover.carry(DirectSteps())
+    assert (record.status, record.last_error_type) == (RunStatus.FAILED, "Cancelled")
+    assert channel.messages == []
+
+    async with take_run(services, run_id, engine=ENGINE) as run:
+        await run_linear(run, DirectSteps())
+
+    assert run.record.status is RunStatus.NOTIFIED
+    assert len(channel.messages) == 1
