@@ -35,7 +35,7 @@ async def post_all(port: int, path: str, bodies: list[bytes], connections: int) 
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in waiting:
             head = (
-                f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+                f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
             )
             started = time.perf_counter()
             writer.write(head.encode() + b"\r\n\r\n" + body)

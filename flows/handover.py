@@ -75,12 +75,12 @@ class Handover:
         if self._work is not None:
             self._work.cancel()
 
-    async def finish_cancelled(self) -> None:
-        """Record that the run was cancelled."""
+    async def fail(self, error: StageError) -> None:
+        """End the run as failed, whatever its stages say."""
         run = self.run
         with suppress(RunBusy):
             async with run.services.database.transaction() as tx:
-                await runs.change(tx, run.run_id, owner=run.owner, values=runs.error_columns(CANCELLED))
+                run.record = await runs.change(tx, run.run_id, owner=run.owner, values=runs.error_columns(error))
             await run.finish(RunStatus.FAILED)
 
     async def switch_engine(self, engine: str) -> None:
@@ -103,7 +103,7 @@ class Handover:
         except asyncio.CancelledError:
             if not self.cancelled:
                 raise
-            await self.finish_cancelled()
+            await self.fail(CANCELLED)
 
 
 @contextmanager

@@ -253,7 +253,7 @@ class Settings(BaseSettings):
         None,
         min_length=16,
         validation_alias="ALERT_PIPELINE_SECRET_KEY",
-        description="What the copy of the channels in the database is encrypted with. None: a key in secret.key below.",
+        description="Seals channels and signing secrets in the database. None: the key in secret.key, see below.",
     )
 
     @field_validator("checkers_enabled", "checkers_skip", "notify_channels", "email_to", mode="before")

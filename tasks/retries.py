@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Any, ParamSpec, TypeVar, cast
 
 import prefect.runtime.task_run
 from prefect import Task
@@ -24,11 +25,14 @@ def worth_another_try(_task: Task[..., Any], _task_run: TaskRun, state: State[An
 
 def with_retries(task: Task[P, R], settings: Settings) -> Task[P, R]:
     """The task, retrying as the settings say: `max_retries` times, `factor ** n` seconds before retry n."""
-    return task.with_options(
-        retries=settings.max_retries_per_stage,
-        retry_delay_seconds=list(settings.retry_delays),
-        retry_condition_fn=worth_another_try,
-    )
+    found = _retrying(task, settings.max_retries_per_stage, tuple(settings.retry_delays))
+    return cast("Task[P, R]", found)
+
+
+@lru_cache(maxsize=64)
+def _retrying(task: Task[..., Any], retries: int, delays: tuple[float, ...]) -> Task[..., Any]:
+    # Making a task takes 2 ms, of which a process with many runs would spend four on each.
+    return task.with_options(retries=retries, retry_delay_seconds=list(delays), retry_condition_fn=worth_another_try)
 
 
 def retries_left(settings: Settings) -> int:

@@ -155,7 +155,9 @@ class ActiveRun:
     async def finish(self, status: RunStatus, *, skip_reason: str | None = None) -> None:
         """Bring the run to a final status and tell of it."""
         async with self.services.database.transaction() as tx:
-            self.record = await runs.finish(tx, self.run_id, status, owner=self.owner, skip_reason=skip_reason)
+            self.record = await runs.finish(
+                tx, self.run_id, status, owner=self.owner, known=self.record.status, skip_reason=skip_reason
+            )
         self.emit(
             Signal.COMPLETED,
             self.tags(),

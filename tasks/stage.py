@@ -114,7 +114,9 @@ def describe(error: BaseException, *, timed_out_after: float | None = None) -> S
 async def _start(run: ActiveRun, node: Node) -> int:
     async with run.services.database.transaction() as tx:
         values = {"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1}
-        run.record = await runs.change(tx, run.run_id, owner=run.owner, status=run.standing, values=values)
+        run.record = await runs.change(
+            tx, run.run_id, owner=run.owner, known=run.record.status, status=run.standing, values=values
+        )
         attempt = await attempts.start_attempt(tx, run.run_id, node, input_ref=run.last_ref)
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
     return attempt
@@ -136,7 +138,9 @@ async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, du
         values: dict[str, Any] = {RUN_REFS[node.stage]: named, **runs.error_columns(None)}
         if fallback:
             values["intelligence_fallback_used"] = True
-        run.record = await runs.change(tx, run.run_id, owner=run.owner, status=status, values=values)
+        run.record = await runs.change(
+            tx, run.run_id, owner=run.owner, known=run.record.status, status=status, values=values
+        )
     run.results[node.id] = kept
     run.refs[node.id] = ref
     tags = run.tags(node.stage.value, attempt)
@@ -154,7 +158,12 @@ async def _fail(
             await attempts.settle(tx, run.run_id, node, attempt, stage_status, duration_ms=duration_ms, error=error)
             status = RunStatus.RETRYING if retrying else None
             run.record = await runs.change(
-                tx, run.run_id, owner=run.owner, status=status, values=runs.error_columns(error)
+                tx,
+                run.run_id,
+                owner=run.owner,
+                known=run.record.status,
+                status=status,
+                values=runs.error_columns(error),
             )
     except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from orchestration.settings import Settings
 from orchestration.signals import Signal
+from service.api import create_app
 from service.cli import main, monitor_pipeline, run_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -53,12 +54,24 @@ def test_every_signal_is_documented(signal: Signal) -> None:
 @pytest.mark.parametrize("module", [main, monitor_pipeline, run_pipeline])
 def test_every_flag_is_documented(module: Any) -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
-    command = typer.main.get_command(module.app)
-    for one in [command, *getattr(command, "commands", {}).values()]:
+    for one in commands_of(typer.main.get_command(module.app)):
         for parameter in one.params:
             for flag in parameter.opts:
                 documented = f"`{flag}" in page or f" {flag.upper()}`" in page
                 assert documented or flag == "--help", flag
+
+
+def commands_of(command: Any) -> list[Any]:
+    """A command with all that are below it."""
+    return [command, *(one for below in getattr(command, "commands", {}).values() for one in commands_of(below))]
+
+
+def test_every_endpoint_is_documented() -> None:
+    page = (ROOT / "docs" / "http.md").read_text()
+    document = create_app(Settings(), "postgresql://nowhere/none").openapi()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"| `{method.upper()} {path}` |" in page
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

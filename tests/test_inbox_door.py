@@ -318,6 +318,17 @@ async def test_pushes_that_come_together_are_written_together_and_answered_apart
     assert len(stored) == 150
 
 
+async def test_a_push_is_written_at_whatever_moment_it_comes(services: Services) -> None:
+    writer = PushWriter(services.database)
+    async with asyncio.timeout(20):
+        for number in range(50):
+            # At once after the answer: the writer of the one before is just ending.
+            payload = alert(instance=str(number))
+            await take_push(services, payload, source="webhook", environment="t", write=writer.write)
+
+    assert len(await all_runs(services.database)) == 50
+
+
 async def test_what_the_database_refuses_does_not_take_its_neighbours_along(services: Services) -> None:
     writer = PushWriter(services.database)
     broken = NewPush(trace_id="t", run_ids=["x"], rows=b'{"run_id": "x", "priority": "none"}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -12,16 +13,18 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling
 
+from orchestration.contracts import Stage
 from orchestration.errors import Unavailable
 from orchestration.states import RunStatus
-from orchestration.store import runs, workers
+from orchestration.store import attempts, runs, workers
 from orchestration.store.database import Database
-from orchestration.store.records import RunOptions
+from orchestration.store.records import Node, RunOptions
 from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker
 from tasks.ingest.inbox import accept_push
+from tasks.run import holder_name
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,
@@ -284,3 +287,21 @@ async def late_push_after_the_end(worker: Worker) -> str:
     run_id = await push(worker.services, "TooLate")
     await ending
     return run_id
+
+
+async def test_a_run_at_which_process_after_process_dies_is_left_to_a_human(
+    worker: Worker, database: Database, receiver: HttpReceiver
+) -> None:
+    (run_id,) = await accept_push(
+        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", held_by=holder_name()
+    )
+    async with database.transaction() as tx:
+        for _ in range(5):
+            await attempts.start_attempt(tx, run_id, Node.of(Stage.CHECK), input_ref=None)
+        await runs.change(tx, run_id, values={"started_at": datetime.now(UTC), "lease_owner": None})
+    worker.wake()
+
+    record = await over(database, run_id)
+
+    assert (record.status, record.last_error_type) == (RunStatus.FAILED, "ProcessLost")
+    assert receiver.requests == []

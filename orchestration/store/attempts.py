@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -30,19 +30,65 @@ def payload_ref(run_id: str) -> str:
     return f"payload/{run_id}"
 
 
+# One round trip: this is done for every attempt of every run.
+_START = text(
+    """
+    with run as (
+        select id from pipeline_run where run_id = :run_id
+    ),
+    lost as (
+        update stage_execution as earlier
+        set status = :lost_status, completed_at = clock_timestamp(), error_type = :lost_type,
+            error_message = :lost_message, error_stack = null, error_retryable = :lost_retryable
+        from run
+        where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id and earlier.status = :status
+    )
+    insert into stage_execution
+        (pipeline_run_id, node_id, stage, attempt, status, idempotency_key, input_ref, started_at)
+    select run.id, :node_id, :stage, next.attempt, :status,
+        concat(cast(:run_id as text), '/', cast(:node_id as text), '/', next.attempt), :input_ref, clock_timestamp()
+    from run
+    cross join lateral (
+        select coalesce(max(attempt), 0) + 1 as attempt
+        from stage_execution
+        where pipeline_run_id = run.id and node_id = :node_id
+    ) as next
+    returning attempt
+    """
+)
+
+
 async def start_attempt(tx: AsyncConnection, run_id: str, node: Node, *, input_ref: str | None) -> int:
     """Open the next attempt at a node; its number. Attempts that a lost process left open are closed.
 
     The caller holds the run's row lock, so numbers cannot collide.
     """
-    run_pk = await _primary_key(tx, run_id)
-    await _close_lost(tx, run_pk, node)
-    done = (
-        await tx.execute(select(func.max(_T.attempt)).where(_T.pipeline_run_id == run_pk, _T.node_id == node.id))
-    ).scalar_one_or_none()
-    attempt = (done or 0) + 1
-    await _insert(tx, run_id, run_pk, node, attempt, StageStatus.RUNNING, {"input_ref": input_ref})
-    return attempt
+    opened = {
+        "run_id": run_id,
+        "node_id": node.id,
+        "stage": node.stage.value,
+        "status": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
+        "input_ref": input_ref,
+    }
+    lost = {
+        "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
+        "lost_type": LOST.error_type,
+        "lost_message": LOST.message,
+        "lost_retryable": LOST.retryable,
+    }
+    return (await tx.execute(_START, {**opened, **lost})).scalar_one()
+
+
+async def count_lost(tx: AsyncConnection, run_id: str) -> int:
+    """How many attempts of a run ended because their process did; one that is open was left so as well."""
+    lost = or_(_T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
+    query = (
+        select(func.count())
+        .select_from(_T)
+        .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
+        .where(PipelineRunRow.run_id == run_id, lost)
+    )
+    return (await tx.execute(query)).scalar_one()
 
 
 async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:
@@ -120,14 +166,6 @@ def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
 
 async def _primary_key(tx: AsyncConnection, run_id: str) -> int:
     return (await tx.execute(select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id))).scalar_one()
-
-
-async def _close_lost(tx: AsyncConnection, run_pk: int, node: Node) -> None:
-    await tx.execute(
-        update(_T)
-        .where(_T.pipeline_run_id == run_pk, _T.node_id == node.id, _T.status == StageStatus.RUNNING.value)
-        .values(status=StageStatus.FAILED.value, completed_at=func.clock_timestamp(), **_error_columns(LOST))
-    )
 
 
 async def _insert(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
@@ -20,6 +24,9 @@ MIGRATION_LOCK = 0x616C657274
 """The advisory lock under which one process migrates while the others wait ("alert" in ASCII)."""
 
 CONNECT_TIMEOUT_SECONDS = 5
+
+IDLE_SECONDS = 1.0
+"""A connection that was used this lately is taken for good."""
 
 
 class Database:
@@ -31,9 +38,10 @@ class Database:
             sqlalchemy_url(url),
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
         )
+        event.listen(self.engine.sync_engine, "checkin", _note_use)
+        event.listen(self.engine.sync_engine, "checkout", _ping_idle)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
@@ -70,6 +78,26 @@ async def open_database(url: str, *, pool_size: int = 10) -> AsyncGenerator[Data
         yield database
     finally:
         await database.close()
+
+
+def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """Test a connection that nobody has used for a while: its server may have been restarted meanwhile.
+
+    SQLAlchemy's own `pool_pre_ping` does so each time, which is a round trip for each of a run's transactions.
+    """
+    if time.monotonic() - record.info.get("used_at", 0.0) < IDLE_SECONDS:
+        return
+    try:
+        cursor = connection.cursor()
+        cursor.execute("select 1")
+        cursor.close()
+        connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError(str(error)) from error
 
 
 def migrate(url: str) -> None:

@@ -14,7 +14,7 @@ from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
 from orchestration.store.database import Database
 from orchestration.store.models import PushRow
-from orchestration.store.runs import INBOX_CHANNEL, notify
+from orchestration.store.runs import INBOX_CHANNEL
 
 DUPLICATE = "duplicate"
 """The reason for which an identical repeat is skipped at the door."""
@@ -101,24 +101,30 @@ _WRITE = text(
                     and (incident.status in ('open', 'acknowledged')) = given.firing
                 )
         ) as earlier on given.window_seconds > 0
-    )
-    insert into pipeline_run (
-        run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
-        priority, content_hash, max_retries, lease_owner, lease_expires_at,
-        duplicate_of, status, skip_reason, completed_at, total_duration_ms
+    ),
+    written as (
+        insert into pipeline_run (
+            run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
+            priority, content_hash, max_retries, lease_owner, lease_expires_at,
+            duplicate_of, status, skip_reason, completed_at, total_duration_ms
+        )
+        select
+            run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
+            priority, content_hash, max_retries, lease_owner,
+            case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
+            duplicate_of,
+            case when duplicate_of is null then 'pending' else 'skipped' end,
+            case when duplicate_of is not null then :duplicate end,
+            case when duplicate_of is not null then now() end,
+            case when duplicate_of is not null then 0 end
+        from judged
+        order by ordinality
+        returning run_id, duplicate_of, lease_owner
     )
     select
-        run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
-        priority, content_hash, max_retries, lease_owner,
-        case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
-        duplicate_of,
-        case when duplicate_of is null then 'pending' else 'skipped' end,
-        case when duplicate_of is not null then :duplicate end,
-        case when duplicate_of is not null then now() end,
-        case when duplicate_of is not null then 0 end
-    from judged
-    order by ordinality
-    returning run_id, duplicate_of
+        run_id, duplicate_of,
+        case when duplicate_of is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end
+    from written
     """
 )
 
@@ -140,11 +146,8 @@ async def write_push(tx: AsyncConnection, push: NewPush) -> WrittenPush:
 async def write_pushes(tx: AsyncConnection, pushes: Sequence[NewPush]) -> list[WrittenPush]:
     """Write several pushes that have no idempotency key, and wake a worker at commit if there is work for it."""
     rows = b"[" + b",".join(push.rows for push in pushes) + b"]"
-    written = await tx.execute(_WRITE, {"runs": rows.decode(), "duplicate": DUPLICATE})
+    written = await tx.execute(_WRITE, {"runs": rows.decode(), "duplicate": DUPLICATE, "channel": INBOX_CHANNEL})
     duplicates = {row[0]: row[1] for row in written if row[1] is not None}
-    total, held = sum(len(push.run_ids) for push in pushes), sum(push.held for push in pushes)
-    if total > held + len(duplicates):
-        await notify(tx, INBOX_CHANNEL)
     return [
         WrittenPush(
             trace_id=push.trace_id,
@@ -161,8 +164,8 @@ class PushWriter:
     A push is answered when the transaction that holds it is committed, as if it had one of its own.
     """
 
-    AT_ONCE = 2
-    """Transactions side by side: one works while the other waits for the disk."""
+    AT_ONCE = 1
+    """Transactions side by side. With one, more pushes share it, and each costs less."""
 
     MOST = 64
     """Pushes in one transaction."""
@@ -172,6 +175,7 @@ class PushWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: list[tuple[NewPush, asyncio.Future[WrittenPush]]] = []
+        self._writing = 0
         self._writers: set[asyncio.Task[None]] = set()
 
     async def write(self, push: NewPush) -> WrittenPush:
@@ -185,25 +189,33 @@ class PushWriter:
             return await write_alone(self._database, push)
         future: asyncio.Future[WrittenPush] = asyncio.get_running_loop().create_future()
         self._waiting.append((push, future))
-        if len(self._writers) < self.AT_ONCE:
+        if self._writing < self.AT_ONCE:
+            self._writing += 1
             writer = asyncio.create_task(self._write_waiting())
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
         return await future
 
     async def _write_waiting(self) -> None:
-        while self._waiting:
-            batch = self._take()
-            try:
-                async with self._database.transaction() as tx:
-                    written = await write_pushes(tx, [push for push, _ in batch])
-            except Unavailable as error:
-                _fail(batch, error)
-            except Exception as error:  # noqa: BLE001 - it is raised where the push came from
-                await self._one_by_one(batch, error)
-            else:
-                for (_, future), answer in zip(batch, written, strict=True):
-                    _settle(future, answer)
+        try:
+            while self._waiting:
+                await self._write_some(self._take())
+        finally:
+            # In the same step in which nothing waited: a task counts as running for some time after its end, and
+            # a push that came in that time would find a writer that writes no more.
+            self._writing -= 1
+
+    async def _write_some(self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]]) -> None:
+        try:
+            async with self._database.transaction() as tx:
+                written = await write_pushes(tx, [push for push, _ in batch])
+        except Unavailable as error:
+            _fail(batch, error)
+        except Exception as error:  # noqa: BLE001 - it is raised where the push came from
+            await self._one_by_one(batch, error)
+        else:
+            for (_, future), answer in zip(batch, written, strict=True):
+                _settle(future, answer)
 
     def _take(self) -> list[tuple[NewPush, asyncio.Future[WrittenPush]]]:
         size, count = 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -65,7 +65,8 @@ async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
     current = await get_run(tx, run_id, lock=True)
     if current.status not in (RunStatus.FAILED, RunStatus.RETRYING):
         raise IllegalTransition(f"Run {run_id} is {current.status.value}: only failed and retrying runs are resumed")
-    held = _T.lease_expires_at > func.clock_timestamp()
+    # Whoever still holds the lease of a run that has failed is about to give it back.
+    held = and_(_T.status == RunStatus.RETRYING.value, _T.lease_expires_at > func.clock_timestamp())
     if (await tx.execute(select(_T.id).where(_T.run_id == run_id, held))).first() is not None:
         raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
     await notify(tx, INBOX_CHANNEL)
@@ -177,10 +178,13 @@ async def change(
     run_id: str,
     *,
     owner: str | None = None,
+    known: RunStatus | None = None,
     status: RunStatus | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Set columns of a run and, by the table of `states.py`, its status. The run as it is now.
+
+    `known` is the status that the holder of the lease has last seen: if it still is, one statement does it all.
 
     `owner` is who believes to hold the lease: a process that was asleep when its lease ran out must not
     write over the work of the one that took the run from it.
@@ -190,25 +194,32 @@ async def change(
         RunBusy: somebody else holds the lease.
         RunNotFound: there is no such run.
     """
+    if owner is not None and known is not None:
+        unchanged = (_T.lease_owner == owner, _T.status == known.value)
+        if changed := await _set(tx, run_id, _changes(known, status, values), *unchanged):
+            return changed
     current = await get_run(tx, run_id, lock=True)
     if owner is not None and current.lease_owner != owner:
         raise RunBusy(f"Run {run_id} was taken over by {current.lease_owner or 'a process that has left it again'}")
+    changed = await _set(tx, run_id, _changes(current.status, status, values))
+    if changed is None:
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    return changed
+
+
+def _changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
     new = dict(values or {})
-    if status is not None and status is not current.status:
-        new["status"] = advance(current.status, status).value
-    row = (
-        (
-            await tx.execute(
-                update(_T)
-                .where(_T.run_id == run_id)
-                .values(**new, updated_at=func.clock_timestamp())
-                .returning(*RUN_COLUMNS)
-            )
-        )
-        .mappings()
-        .one()
-    )
-    return run_record(row)
+    if status is not None and status is not current:
+        new["status"] = advance(current, status).value
+    return new
+
+
+async def _set(
+    tx: AsyncConnection, run_id: str, new: Mapping[str, Any], *unchanged: ColumnElement[bool]
+) -> RunRecord | None:
+    statement = update(_T).where(_T.run_id == run_id, *unchanged).values(**new, updated_at=func.clock_timestamp())
+    row = (await tx.execute(statement.returning(*RUN_COLUMNS))).mappings().one_or_none()
+    return None if row is None else run_record(row)
 
 
 async def begin(
@@ -233,7 +244,13 @@ async def begin(
 
 
 async def finish(
-    tx: AsyncConnection, run_id: str, status: RunStatus, *, owner: str | None = None, skip_reason: str | None = None
+    tx: AsyncConnection,
+    run_id: str,
+    status: RunStatus,
+    *,
+    owner: str | None = None,
+    known: RunStatus | None = None,
+    skip_reason: str | None = None,
 ) -> RunRecord:
     """Bring a run to a final status, with its total duration since it was started the first time.
 
@@ -246,6 +263,7 @@ async def finish(
         tx,
         run_id,
         owner=owner,
+        known=known,
         status=status,
         values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason},
     )

@@ -66,10 +66,10 @@ class Guard:
                 raise _forbidden(caller.key, scope)
         except HttpProblem as refusal:
             self._limit.take(f"address/{address}")
+            # Without the advice that is for the caller, which looks like a key to who reads logs for keys.
+            why = one_line(str(refusal).partition(": ")[0], 300)
             where = one_line(f"{request.method} {request.url.path}", 120)
-            logger.warning(
-                "Refused %s from %s with %d: %s", where, address, refusal.status, one_line(str(refusal), 300)
-            )
+            logger.warning("Refused %s from %s with %d: %s", where, address, refusal.status, why)
             raise
         self._limit.take(f"key/{caller.name}" if caller.key else f"address/{address}")
         return caller

@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.api.shapes import Trigger
+
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, apk_…"},
     "basic": {"type": "http", "scheme": "basic", "description": "Any user, and an API key as the password."},
@@ -19,6 +21,11 @@ _SCHEMES = {
         "description": "sha256= and the HMAC-SHA256 of X-Timestamp, a dot and the body; X-Key-Id names the key.",
     },
 }
+
+
+_SHAPE = "#/components/schemas/{model}"
+TRIGGER_REF = _SHAPE.format(model="Trigger")
+"""Where the document describes the body of a trigger: FastAPI does not, as the routes read their bodies themselves."""
 
 
 def _version() -> str:
@@ -42,7 +49,10 @@ def install(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            made.setdefault("components", {})["securitySchemes"] = _SCHEMES
+            components = made.setdefault("components", {})
+            components["securitySchemes"] = _SCHEMES
+            trigger = Trigger.model_json_schema(ref_template=_SHAPE)
+            components.setdefault("schemas", {}).update({**trigger.pop("$defs", {}), "Trigger": trigger})
             for path, operations in made["paths"].items():
                 for method, operation in operations.items():
                     operation["security"] = [] if is_open(method, path) else [{name: []} for name in _SCHEMES]

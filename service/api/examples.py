@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.shapes import Problem, Trigger
+from service.api import document
+from service.api.shapes import Problem
 
 RUN_ID = "177db13394314a4faea4fc22302669eb"
 TRACE_ID = "ff3a11d0cc2d4081acd430f2340c96d0"
@@ -142,7 +143,7 @@ _HEADERS = [
 ]
 
 _TRIGGER_BODY = _body(
-    Trigger.model_json_schema(),
+    {"$ref": document.TRIGGER_REF},
     {
         "spec": {
             "summary": "An alert",

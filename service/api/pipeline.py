@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from orchestration.contracts import PipelineResult, Stage
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import parse_run_status
 from orchestration.store import runs
 from orchestration.store.keys import Scope
@@ -51,7 +51,7 @@ async def show(request: Request, run_id: RunId) -> Response:
     """A run with every attempt at every stage."""
     admitted = await admit(request, Scope.READ)
     async with admitted.api.database.transaction() as tx:
-        story = await read_story(tx, run_id)
+        story = await read_story(tx, _searchable(run_id))
     return json_response(RunDetail.of_story(story).model_dump(mode="json"))
 
 
@@ -92,7 +92,7 @@ async def resume(request: Request, run_id: RunId) -> Response:
     """
     admitted = await admit(request, Scope.RESUME)
     async with admitted.api.database.transaction() as tx:
-        run = await runs.request_resume(tx, run_id)
+        run = await runs.request_resume(tx, _searchable(run_id))
     content = {
         "status": "queued",
         "task_id": run_id,
@@ -102,6 +102,13 @@ async def resume(request: Request, run_id: RunId) -> Response:
         "message": "Pipeline queued to go on where it stood",
     }
     return json_response(content, 202, {"X-Trace-Id": run.trace_id})
+
+
+def _searchable(run_id: str) -> str:
+    """The id, if PostgreSQL can look for it."""
+    if not run_id.isprintable():
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    return run_id
 
 
 async def _take(request: Request) -> tuple[Admitted, WrittenPush]:

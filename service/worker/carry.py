@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled
 
 from flows import direct
 from flows.alert_pipeline import ENGINE, alert_pipeline
-from flows.handover import Handover, cancellable, hand_over
+from flows.handover import CANCELLED, Handover, cancellable, hand_over
 from orchestration.alert import Severity
+from orchestration.contracts import StageError
 from orchestration.errors import BadInput, PipelineError, RunBusy, RunNotFound
 from orchestration.signals import logger
-from orchestration.store import runs
+from orchestration.store import attempts, runs
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.worker.breaker import Breaker
@@ -32,6 +32,15 @@ UNHURRIED = 5
 SETTLE_SECONDS = 5.0
 """How long a run that is over keeps its place while Prefect is told of its end."""
 
+DEADLY_ATTEMPTS = 5
+"""After so many attempts at whose time the process died, a run is not taken up again by itself."""
+
+DEADLY = StageError(
+    error_type="ProcessLost",
+    message=f"{DEADLY_ATTEMPTS} processes ended while they were at this run: look at their logs before you resume it",
+    retryable=False,
+)
+
 FlowTask = asyncio.Task[State[Any]]
 
 
@@ -43,7 +52,8 @@ class Carrier:
         self._mirror = mirror
         self._breaker = breaker
         # A named storage spares each run the question for the server's default one. Nothing is written there.
-        self._flow = alert_pipeline.with_options(result_storage=results)
+        # Nor need parameters be validated that are made here.
+        self._flow = alert_pipeline.with_options(result_storage=results, validate_parameters=False)
         self._settling: set[FlowTask] = set()
 
     async def carry(self, claim: Claim) -> None:
@@ -70,9 +80,8 @@ class Carrier:
     async def _open(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None when Prefect does not give one in time."""
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-                async with asyncio.timeout(self._patience(record)):
-                    return await self._mirror.open(record)
+            async with asyncio.timeout(self._patience(record)):
+                return await self._mirror.open(record)
         except PREFECT_ERRORS as error:
             self._breaker.trip(f"opening a flow run: {type(error).__name__}")
             return None
@@ -80,23 +89,34 @@ class Carrier:
     async def _carry(self, claim: Claim, record: RunRecord, flow_run: FlowRun | None) -> None:
         flow_run_id = None if flow_run is None else str(flow_run.id)
         engine = direct.ENGINE if flow_run is None else ENGINE
-        task: FlowTask | None = None
-        async with take_run(
-            self._services, claim.run_id, engine=engine, prefect_flow_run_id=flow_run_id, held_as=claim.owner
-        ) as run:
-            handover = Handover(run)
-            with cancellable(flow_run_id, handover):
+        with ExitStack() as ending:
+            async with take_run(
+                self._services, claim.run_id, engine=engine, prefect_flow_run_id=flow_run_id, held_as=claim.owner
+            ) as run:
+                handover = Handover(run)
+                # Until Prefect knows of the end: nobody else is to set its flow run right before.
+                ending.enter_context(cancellable(flow_run_id, handover))
+                if await self._keeps_dying(record):
+                    await handover.fail(DEADLY)
+                task = None if flow_run is None or handover.over else self._start(flow_run, handover)
                 try:
-                    if flow_run is not None:
-                        task = self._start(flow_run, handover)
+                    if task is not None:
                         await self._follow(task, handover, self._patience(record))
                     if not handover.over:
                         await self._directly(handover)
                 except asyncio.CancelledError:
                     await self._stop(task)
                     raise
-        if flow_run is not None and task is not None:
-            await self._settle(flow_run, task, handover)
+            if flow_run is not None and task is not None:
+                await self._settle(flow_run, task, handover)
+
+    async def _keeps_dying(self, record: RunRecord) -> bool:
+        """Whether process after process has died at this run. One that is resumed by hand is tried again."""
+        if record.started_at is None or record.completed_at is not None:
+            return False
+        async with self._services.database.transaction() as tx:
+            lost = await attempts.count_lost(tx, record.run_id)
+        return lost >= DEADLY_ATTEMPTS
 
     def _start(self, flow_run: FlowRun, handover: Handover) -> FlowTask:
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
@@ -120,7 +140,7 @@ class Carrier:
 
     async def _directly(self, handover: Handover) -> None:
         if handover.cancelled:
-            await handover.finish_cancelled()
+            await handover.fail(CANCELLED)
             return
         if handover.begun.is_set():
             handover.reopen()

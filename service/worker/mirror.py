@@ -59,8 +59,10 @@ class Mirror:
         """The flow run for a run: PENDING, on the deployment, under a key by which it is made once."""
         key = record.run_id
         if record.prefect_flow_run_id is not None:
-            # Resumed, or taken over from a worker that is gone and could not end its flow run.
-            await self.crash(record.prefect_flow_run_id)
+            if record.completed_at is None:
+                # Taken over from a worker that is gone: it could not end its flow run. A run that is resumed
+                # after its end has told Prefect of that end, or is about to.
+                await self.crash(record.prefect_flow_run_id)
             key = f"{record.run_id}/{record.total_attempts}"
         flow_run = await self._create(record, key)
         if flow_run.state is not None and flow_run.state.type is StateType.PENDING:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.channels.shelf import ChannelShelf
 from flows.handover import live_runs
@@ -59,10 +58,9 @@ class Watch:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            while True:
-                await self.look()
-                await self._breaker.wait_open(WATCH_SECONDS)
+        while True:
+            await self.look()
+            await self._breaker.wait_open(WATCH_SECONDS)
 
     async def look(self) -> None:
         """Look once."""

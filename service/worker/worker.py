@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import time
+from contextlib import aclosing, suppress
 from contextvars import copy_context
 
 from orchestration.errors import Unavailable
@@ -105,34 +106,42 @@ class Worker:
             return
 
     async def _claim_for_ever(self) -> None:
+        looked_at = 0.0
         while True:
             self._wake.clear()
+            by_itself = time.monotonic() - looked_at >= POLL_SECONDS
             try:
-                await self._tidy()
-                while await self._claim():
-                    pass
+                if by_itself:
+                    await self._tidy()
+                await self._claim()
+                if by_itself:
+                    await self._claim_overdue()
+                    looked_at = time.monotonic()
             except Unavailable as error:
                 logger.warning("No runs can be claimed: %s", error)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
 
-    async def _claim(self) -> bool:
-        """Take what there is room for. True: there was something, and there may be more."""
+    async def _claim(self) -> None:
+        """Take what there is room for."""
         will = self._watch.will
         room = 0 if will.paused else self.concurrency - self.running
-        taken = await self._take(room, limit_of_all=will.limit) if room > 0 else []
-        if not taken:
-            # A critical alert that has waited too long goes out whatever is set, and however full it is.
-            taken = await self._take(max(2 * self.concurrency - self.running, 0), overdue_only=True)
+        if room > 0:
+            self._carry_all(await self._take(room, limit_of_all=will.limit))
+
+    async def _claim_overdue(self) -> None:
+        """A critical alert that has waited too long goes out whatever is set, and however full it is here."""
+        room = 2 * self.concurrency - self.running
+        if room > 0:
+            self._carry_all(await self._take(room, overdue_only=True))
+
+    def _carry_all(self, taken: list[Claim]) -> None:
         for claim in taken:
             # Each in the context in which the worker was opened, with Prefect's settings and client.
             task = asyncio.create_task(self._carry(claim), context=self._context.copy())
             self._carrying.add(task)
             task.add_done_callback(self._done)
-        return bool(taken)
 
     async def _take(self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None) -> list[Claim]:
         settings = self._services.settings
