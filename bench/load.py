@@ -34,11 +34,10 @@ async def post_all(port: int, path: str, bodies: list[bytes], connections: int) 
     async def one_connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in waiting:
-            head = (
-                f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-            )
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(body)}\r\n\r\n"
             started = time.perf_counter()
-            writer.write(head.encode() + b"\r\n\r\n" + body)
+            writer.write(head.encode() + body)
             answer = await reader.readuntil(b"\r\n\r\n")
             length = next(
                 int(line.split(b":")[1]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length")

@@ -15,7 +15,7 @@ from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from service.api import app as api_app
-from tests.api_helpers import alert, eventually, open_api, trigger
+from tests.api_helpers import alert, eventually, open_api, trigger, until
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -128,5 +128,7 @@ async def test_connections_that_break_cost_no_alert(api: httpx.AsyncClient, data
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
+        others = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        await until(lambda: not connection.execute(others).fetchall(), "the connections to break")
 
     assert (await api.post("/orchestration/pipeline/", json=trigger(alert("Next")))).status_code == 202

@@ -13,8 +13,9 @@ from sqlalchemy import text
 from blocks.channels.book import ChannelBook
 from blocks.channels.documents import ChannelDocument
 from blocks.channels.generic import GenericChannel
-from blocks.channels.shelf import ChannelShelf, load_key
+from blocks.channels.shelf import ChannelShelf
 from orchestration.errors import BadSetting, Unavailable
+from orchestration.sealing import load_key
 from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database

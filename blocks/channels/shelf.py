@@ -7,21 +7,15 @@ know it as well. The copy holds secrets: it is encrypted with a key that the dat
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import os
-import secrets
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
-from orchestration.errors import BadSetting, Unavailable
-from orchestration.settings import Settings
+from orchestration.errors import Unavailable
 from orchestration.signals import logger
 
 PATIENCE_SECONDS = 2.0
@@ -124,41 +118,3 @@ class ChannelShelf:
             self._sealed = content
         except Unavailable as error:
             logger.warning("The copy of the channels could not be renewed: %s", error)
-
-
-def load_key(settings: Settings) -> bytes:
-    """The key of the sealed copy: ALERT_PIPELINE_SECRET_KEY, or that of a file, made where there is none.
-
-    Raises:
-        BadSetting: the file cannot be read or made, or others can read it.
-    """
-    if settings.secret_key is not None:
-        return _stretched(settings.secret_key.get_secret_value())
-    path = settings.home.expanduser() / "secret.key"
-    try:
-        _make_key(path)
-        if path.stat().st_mode & 0o077:
-            raise BadSetting(f"Others can read {path}: run `chmod 600 {path}`")
-        return _stretched(path.read_text().strip())
-    except OSError as error:
-        raise BadSetting(
-            f"The key {path} cannot be used ({error.strerror}): set ALERT_PIPELINE_SECRET_KEY, or ALERT_PIPELINE_HOME"
-        ) from None
-
-
-def _make_key(path: Path) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-    # Written whole under another name first: who comes second must not read half a key.
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(32))
-    with suppress(FileExistsError):
-        path.hardlink_to(new)
-    new.unlink()
-
-
-def _stretched(secret: str) -> bytes:
-    """Any secret as the 32 bytes that Fernet takes."""
-    return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest())

@@ -19,9 +19,10 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from blocks.channels.shelf import ChannelShelf, load_key
+from blocks.channels.shelf import ChannelShelf
 from flows.services import make_services, use_services
 from orchestration.errors import Unavailable
+from orchestration.sealing import load_key
 from orchestration.settings import Settings
 from orchestration.store.database import open_database
 from orchestration.store.sealed import SealedCopies
