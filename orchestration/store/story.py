@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import UtcDatetime
 from orchestration.contracts import (
     AnalyzeResult,
     CheckResult,
@@ -76,11 +75,6 @@ class Story(Contract):
             message=run.last_error_message or "",
             retryable=bool(run.last_error_retryable),
         )
-
-    @property
-    def last_change(self) -> UtcDatetime:
-        """When something was last written about the run."""
-        return self.run.updated_at
 
 
 async def read_story(tx: AsyncConnection, run_id: str) -> Story:
