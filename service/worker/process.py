@@ -15,6 +15,7 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
@@ -93,4 +94,7 @@ def _prefect_settings(api_url: str | None) -> dict[Any, Any]:
     own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
     if "PREFECT_WORKER_QUERY_SECONDS" not in os.environ:
         own[PREFECT_WORKER_QUERY_SECONDS] = 2.0
+    if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in os.environ:
+        # Leases say who lives. Prefect's heartbeats are a thread and at least one event for each run.
+        own[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     return own if api_url is None else {**own, PREFECT_API_URL: api_url}
