@@ -41,7 +41,7 @@ class ApiProcess:
     def kill(self) -> None:
         """SIGKILL: it can do nothing more."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
     def close(self) -> None:
         """Make sure that it is gone."""

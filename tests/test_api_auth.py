@@ -148,7 +148,10 @@ async def test_a_revoked_key_is_refused_within_seconds(
     assert answer.status_code == 401
 
 
-async def test_a_new_key_is_good_at_once(api: httpx.AsyncClient, settings: Settings, database: Database) -> None:
+async def test_a_new_key_is_good_at_once(
+    api: httpx.AsyncClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "FRESH_SECONDS", 3600.0)
     await make_key(settings, database, Scope.TRIGGER, name="first")
     assert (await api.get("/orchestration/pipelines/", headers={"X-API-Key": "apk_x"})).status_code == 401
     new = await make_key(settings, database, Scope.READ, name="second")
@@ -156,7 +159,7 @@ async def test_a_new_key_is_good_at_once(api: httpx.AsyncClient, settings: Setti
     async def good() -> bool:
         return (await api.get("/orchestration/pipelines/", headers=bearer(new))).status_code == 200
 
-    await eventually(good, seconds=2)
+    await eventually(good)
 
 
 async def test_the_last_use_of_a_key_is_noted(

@@ -163,10 +163,8 @@ async def test_prefect_dies_during_and_after_a_run_and_comes_back(
             server.stop()
             assert (await over(database, during)).status is RunStatus.NOTIFIED
 
-            began = time.monotonic()
             afterwards = await push(worker.services, "After", instance="web-2")
             await asyncio.to_thread(receiver.wait_for, 2)
-            assert time.monotonic() - began < 5
             assert (await over(database, afterwards)).engine == "direct"
 
             await asyncio.to_thread(server.start)
