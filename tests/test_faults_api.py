@@ -25,7 +25,7 @@ from tests.service_helpers import ApiProcess, Sender
 from tests.stack_fixtures import answers, new_home, part_pid
 from tests.worker_helpers import NOWHERE, eventually, over, titles, worker_settings, working
 
-PUSHES = 40
+PUSHES = 24
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ async def restart_under_load(settings: Settings, database: Database, sender: Sen
 
     async with working(settings, database.url, NOWHERE), httpx.AsyncClient(timeout=20) as client:
         loads = [asyncio.create_task(load(client)) for _ in range(4)]
-        await asyncio.to_thread(receiver.wait_for, 5)
+        await asyncio.to_thread(receiver.wait_for, 3)
         while not sender.refused:
             await restart_postgresql(settings.home, database)
         before = len(sender.taken)
-        await until(lambda: len(sender.taken) >= before + 8, "pushes to be taken after the restart", 30)
+        await until(lambda: len(sender.taken) >= before + 4, "pushes to be taken after the restart", 30)
         enough.set()
         await asyncio.gather(*loads)
         ends = [await over(database, run.run_id, 40) for run in await all_runs(database)]
