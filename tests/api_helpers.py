@@ -52,14 +52,14 @@ async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, i
         await serving
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - whatever it is about, it has no event
             await asyncio.sleep(0.01)
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 40) -> None:
     """Wait for a condition that takes asking."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110

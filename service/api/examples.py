@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.api import document
-from service.api.shapes import Problem
+from service.api.shapes import Problem, Readiness
 
 RUN_ID = "177db13394314a4faea4fc22302669eb"
 TRACE_ID = "ff3a11d0cc2d4081acd430f2340c96d0"
@@ -138,8 +138,20 @@ _HEADERS = [
         "schema": {"type": "string", "maxLength": 128},
         "description": "The same key and body again are the same push.",
     },
-    {"name": "X-Trace-Id", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}},
-    {"name": "traceparent", "in": "header", "required": False, "schema": {"type": "string"}},
+    {
+        "name": "X-Trace-Id",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "The trace, where the body names none: up to 128 printable characters, else ignored.",
+    },
+    {
+        "name": "traceparent",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "The trace as W3C Trace Context has it, where X-Trace-Id names none. A wrong one is ignored.",
+    },
 ]
 
 _TRIGGER_BODY = _body(
@@ -207,6 +219,6 @@ READY: dict[str, Any] = {
                 "prefect": {"ok": True, "detail": "answers"},
             },
         ),
-        503: {"description": "Not ready; the parts say why."},
+        503: {"model": Readiness, "description": "Not ready; the parts say why."},
     }
 }

@@ -15,7 +15,10 @@ from tasks.ingest.sources import SOURCES, source_named
 
 router = APIRouter(prefix="/alerts/webhook", tags=["webhooks"])
 
-SourceName = Annotated[str, Path(max_length=64, description="Whose body it is: a source's name.")]
+SourceName = Annotated[
+    str,
+    Path(max_length=64, description="Whose body it is: a source's name.", json_schema_extra={"enum": [*SOURCES]}),
+]
 Environment = Annotated[str, Query(max_length=256, description="Where it happened.")]
 
 
