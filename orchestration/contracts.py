@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -17,12 +18,18 @@ class Contract(BaseModel):
 
 
 class Stage(StrEnum):
-    """The four stages, in order. In the linear pipeline a node's id is its stage's name."""
+    """What a node of a run does. In the linear pipeline a node's id is its stage's name."""
 
     INGEST = "ingest"
     CHECK = "check"
     ANALYZE = "analyze"
     NOTIFY = "notify"
+    TRANSFORM = "transform"
+    CONDITION = "condition"
+
+
+LINEAR_STAGES = (Stage.INGEST, Stage.CHECK, Stage.ANALYZE, Stage.NOTIFY)
+"""The four stages of the linear pipeline, in order. The others are nodes of definitions that come in between."""
 
 
 class StageError(Contract):
@@ -135,6 +142,37 @@ class NotifyResult(Contract):
     channels_failed: int = 0
     errors: list[str] = Field(default_factory=list[str])
     duration_ms: float = 0.0
+
+
+class TransformResult(Contract):
+    """What a transform made of an earlier result."""
+
+    output: JsonValue = None
+    count: int = Field(default=0, description="Items of a list, 1 for any other value, 0 for null.")
+    transform_output_ref: str | None = None
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+class ConditionResult(Contract):
+    """How a condition came out."""
+
+    holds: bool
+    expression: str
+    condition_output_ref: str | None = None
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+RESULT_TYPES: Mapping[Stage, type[Contract]] = {
+    Stage.INGEST: IngestResult,
+    Stage.CHECK: CheckResult,
+    Stage.ANALYZE: AnalyzeResult,
+    Stage.NOTIFY: NotifyResult,
+    Stage.TRANSFORM: TransformResult,
+    Stage.CONDITION: ConditionResult,
+}
+"""What each stage results in."""
 
 
 class StageContext(Contract):
