@@ -199,6 +199,19 @@ class PipelineOutcome(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class NodeResult(Contract):
+    """One node of a run of a definition, as it stands."""
+
+    id: str
+    stage: Stage
+    status: str = Field(description="pending, running, succeeded, failed, retrying or skipped.")
+    attempts: int = 0
+    duration_ms: float | None = Field(default=None, description="Of the last attempt.")
+    result: dict[str, Any] | None = Field(default=None, description="What it found, redacted; the fields of its stage.")
+    error: StageError | None = Field(default=None, description="Of the last attempt, if it failed.")
+    skip_reason: str | None = Field(default=None, description="Why it was left out, if it was.")
+
+
 class PipelineResult(Contract):
     """A run as a whole."""
 
@@ -216,3 +229,8 @@ class PipelineResult(Contract):
     stages_completed: list[str] = Field(default_factory=list[str])
     final_error: StageError | None = None
     skip_reason: str | None = Field(default=None, description="Why the run was skipped, if it was.")
+    definition_name: str | None = Field(default=None, description="The definition that was run, if it was one.")
+    definition_version: int | None = None
+    nodes: list[NodeResult] = Field(
+        default_factory=list[NodeResult], description="Of a definition, each node in the order in which they began."
+    )

@@ -15,7 +15,7 @@ from orchestration.graph.model import (
     StoredDefinition,
     TransformConfig,
 )
-from orchestration.graph.parse import MAX_BYTES, MAX_NODES, parse_definition, parse_definition_text
+from orchestration.graph.parse import MAX_BYTES, MAX_NODES, decode_definition, parse_definition, parse_definition_text
 from orchestration.graph.problems import BadDefinition, DefinitionProblem
 from orchestration.graph.shape import Edge, Graph
 
@@ -37,6 +37,7 @@ __all__ = [
     "Reference",
     "StoredDefinition",
     "TransformConfig",
+    "decode_definition",
     "parse_definition",
     "parse_definition_text",
 ]

@@ -30,6 +30,15 @@ def parse_definition_text(text: str | bytes) -> Definition:
     Raises:
         BadDefinition: all that is wrong.
     """
+    return parse_definition(decode_definition(text))
+
+
+def decode_definition(text: str | bytes) -> object:
+    """The value in a JSON text that is not too large for a definition.
+
+    Raises:
+        BadDefinition: it is too large, or no JSON.
+    """
     if len(text) > MAX_BYTES:
         raise _whole("definition", _too_large(len(text)))
     try:
@@ -42,7 +51,7 @@ def parse_definition_text(text: str | bytes) -> Definition:
         raise _whole("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise _whole("definition", f"is not JSON: {error}") from None
-    return parse_definition(raw)
+    return raw
 
 
 def parse_definition(raw: object) -> Definition:

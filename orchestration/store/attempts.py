@@ -19,6 +19,12 @@ _COLUMNS = [column for name, column in _T.__table__.columns.items() if name in A
 LOST = StageError(error_type="ProcessLost", message="The process ended while it was at this attempt", retryable=True)
 """The error of an attempt that nobody finished."""
 
+CANCELLED = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
+"""The error of an attempt that was stopped, with its run."""
+
+CUT_SHORT = frozenset({LOST.error_type, CANCELLED.error_type})
+"""The errors of attempts that say nothing of the node itself."""
+
 
 def output_ref(run_id: str, node_id: str, attempt: int) -> str:
     """The name of an attempt's output; `resolve()` finds it again."""

@@ -251,21 +251,25 @@ async def finish(
     owner: str | None = None,
     known: RunStatus | None = None,
     skip_reason: str | None = None,
+    error: StageError | None = None,
 ) -> RunRecord:
     """Bring a run to a final status, with its total duration since it was started the first time.
+
+    `error` is what it failed of, where that is not the last error that it met. A run that did not fail keeps none.
 
     Raises what `change()` does.
     """
     await notify(tx, DONE_CHANNEL, run_id)
     now = func.clock_timestamp()
     elapsed = func.extract("epoch", now - func.coalesce(_T.started_at, _T.created_at)) * 1000
+    errors = {} if status is RunStatus.FAILED and error is None else error_columns(error)
     return await change(
         tx,
         run_id,
         owner=owner,
         known=known,
         status=status,
-        values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason},
+        values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason, **errors},
     )
 
 
