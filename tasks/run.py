@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from orchestration.alert import Incident
-from orchestration.contracts import (
-    AnalyzeResult,
-    CheckResult,
-    Contract,
-    IngestResult,
-    NotifyResult,
-    Stage,
-    StageContext,
-)
+from orchestration.contracts import LINEAR_STAGES, RESULT_TYPES, Contract, Stage, StageContext, StageError
 from orchestration.errors import BadInput, RunBusy, Unavailable
 from orchestration.message import ChannelSource
 from orchestration.settings import Settings
@@ -36,15 +28,9 @@ from orchestration.store.records import AttemptRecord, Node, RunRecord, new_id
 
 if TYPE_CHECKING:
     from tasks.analyze.stage import AnalysisProvider
+    from tasks.definitions import DefinitionSource
 
 ResultT = TypeVar("ResultT", bound=Contract)
-
-RESULT_TYPES: Mapping[Stage, type[Contract]] = {
-    Stage.INGEST: IngestResult,
-    Stage.CHECK: CheckResult,
-    Stage.ANALYZE: AnalyzeResult,
-    Stage.NOTIFY: NotifyResult,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +42,8 @@ class Services:
     settings: Settings
     channels: ChannelSource
     analysis: AnalysisProvider
+    definitions: DefinitionSource | None = None
+    """Where stored definitions are found; None: only the linear pipeline is run here."""
 
 
 class ActiveRun:
@@ -78,17 +66,43 @@ class ActiveRun:
         self.engine = engine
         self.results: dict[str, Contract] = {}
         self.refs: dict[str, str] = {}
-        self.skipped: set[str] = set()
+        self.skipped: dict[str, str] = {}
+        """Why nodes were left out."""
+        self.failed: dict[str, StageError] = {}
+        """Nodes whose last attempt failed for good. Those that the run needs are tried again when it is resumed."""
+        self.waiting: set[str] = set()
+        """Nodes that wait for their next attempt."""
+        self.writing = asyncio.Lock()
+        """Held by whoever moves the run on: branches that end at once must not write over each other's status."""
+        self._stages: dict[str, Stage] = {}
         for attempt in done:
             self._remember(attempt)
 
     def _remember(self, attempt: AttemptRecord) -> None:
         if attempt.status is StageStatus.SKIPPED:
-            self.skipped.add(attempt.node_id)
+            reason = str((attempt.output_snapshot or {}).get("skipped", ""))
+            self.note_skipped(Node(id=attempt.node_id, stage=attempt.stage), reason)
+        elif attempt.status is StageStatus.FAILED and attempt.error_type not in attempts.CUT_SHORT:
+            self.failed[attempt.node_id] = StageError(
+                error_type=attempt.error_type or "",
+                message=attempt.error_message or "",
+                retryable=bool(attempt.error_retryable),
+            )
         # A stage whose result cannot be read is done again: each of them can be.
         elif attempt.output_ref and (found := attempt.result(RESULT_TYPES[attempt.stage])) is not None:
-            self.results[attempt.node_id] = found
-            self.refs[attempt.node_id] = attempt.output_ref
+            self.note_result(Node(id=attempt.node_id, stage=attempt.stage), found, attempt.output_ref)
+
+    def note_result(self, node: Node, result: Contract, ref: str) -> None:
+        """A node is done."""
+        self._stages[node.id] = node.stage
+        self.results[node.id] = result
+        self.refs[node.id] = ref
+        self.failed.pop(node.id, None)
+
+    def note_skipped(self, node: Node, reason: str) -> None:
+        """A node is left out."""
+        self._stages[node.id] = node.stage
+        self.skipped[node.id] = reason
 
     @property
     def run_id(self) -> str:
@@ -97,15 +111,25 @@ class ActiveRun:
 
     @property
     def standing(self) -> RunStatus:
-        """Where the run stands, going by the stages that are done: what RETRYING goes back to."""
-        done = self.results.keys() | self.skipped
-        stages = [stage for stage in Stage if stage.value in done and stage is not Stage.NOTIFY]
-        return STATUS_AFTER[stages[-1]] if stages else RunStatus.PENDING
+        """Where the run stands, going by the nodes that are done: what RETRYING goes back to."""
+        return _standing(self._stages.values())
 
     @property
-    def last_ref(self) -> str:
-        """The reference of what the next stage works on."""
-        return list(self.refs.values())[-1] if self.refs else attempts.payload_ref(self.run_id)
+    def status(self) -> RunStatus:
+        """What the run's status is while it goes on: RETRYING while one of its nodes waits for another try."""
+        return RunStatus.RETRYING if self.waiting else self.standing
+
+    def status_with(self, node: Node) -> RunStatus:
+        """The same, once this node is done as well."""
+        return RunStatus.RETRYING if self.waiting else _standing([*self._stages.values(), node.stage])
+
+    def input_ref(self, before: Iterable[str] | None = None) -> str:
+        """The reference of what a node works on: the output of the last one before it, else the payload.
+
+        `before` are the nodes before it, in order; None: all that are done.
+        """
+        refs = list(self.refs.values()) if before is None else [self.refs[one] for one in before if one in self.refs]
+        return refs[-1] if refs else attempts.payload_ref(self.run_id)
 
     def tags(self, stage: str | None = None, attempt: int = 1) -> Tags:
         """The tags of this run's signals."""
@@ -120,8 +144,9 @@ class ActiveRun:
         )
         return tags if stage is None else tags.at(stage, attempt)
 
-    def context(self, attempt: int) -> StageContext:
-        """What a stage is told."""
+    def context(self, attempt: int, before: Iterable[str] | None = None) -> StageContext:
+        """What a stage is told. `before` are the nodes before it; None: all that are done."""
+        told = self.results.keys() if before is None else [one for one in before if one in self.results]
         return StageContext(
             trace_id=self.record.trace_id,
             run_id=self.record.run_id,
@@ -131,13 +156,23 @@ class ActiveRun:
             source=self.record.source,
             alert_fingerprint=self.record.alert_fingerprint,
             payload=self.payload,
-            previous_results={node: result.model_dump(mode="json") for node, result in self.results.items()},
+            previous_results={node: self.results[node].model_dump(mode="json") for node in told},
         )
 
     def result(self, node: Node, result_type: type[ResultT]) -> ResultT | None:
         """What a node has found, if it is done."""
         found = self.results.get(node.id)
         return found if isinstance(found, result_type) else None
+
+    def found(self, result_type: type[ResultT], before: Iterable[str] | None = None) -> list[ResultT]:
+        """The results of this type of the nodes before one, in their order; `before` None: of all that are done."""
+        nodes = list(self.results) if before is None else before
+        results = (self.results.get(node) for node in nodes)
+        return [result for result in results if isinstance(result, result_type)]
+
+    def has_errors(self, node_id: str) -> bool:
+        """Whether a node failed, or names errors in its result: a checker that broke, an analysis that fell back."""
+        return node_id in self.failed or bool(getattr(self.results.get(node_id), "errors", None))
 
     async def incident(self) -> Incident | None:
         """The incident that this run is about, as it stands now."""
@@ -150,13 +185,21 @@ class ActiveRun:
         """Leave a stage out, with a row that says why."""
         async with self.services.database.transaction() as tx:
             await attempts.skip(tx, self.run_id, node, reason)
-        self.skipped.add(node.id)
+        self.note_skipped(node, reason)
 
-    async def finish(self, status: RunStatus, *, skip_reason: str | None = None) -> None:
-        """Bring the run to a final status and tell of it."""
-        async with self.services.database.transaction() as tx:
+    async def finish(
+        self, status: RunStatus, *, skip_reason: str | None = None, error: StageError | None = None
+    ) -> None:
+        """Bring the run to a final status and tell of it. `error`: what it failed of, if not of the last one it met."""
+        async with self.writing, self.services.database.transaction() as tx:
             self.record = await runs.finish(
-                tx, self.run_id, status, owner=self.owner, known=self.record.status, skip_reason=skip_reason
+                tx,
+                self.run_id,
+                status,
+                owner=self.owner,
+                known=self.record.status,
+                skip_reason=skip_reason,
+                error=error,
             )
         self.emit(
             Signal.COMPLETED,
@@ -172,6 +215,13 @@ class ActiveRun:
     def emit(self, signal: Signal, tags: Tags, **fields: str | int | float | bool | None) -> None:
         """Send a signal that says which engine runs this run."""
         self.services.signals.emit(signal, tags, engine=self.engine, **fields)
+
+
+def _standing(done: Iterable[Stage]) -> RunStatus:
+    """The furthest status that one of these stages leads to: branches that end in any order only move a run forward."""
+    stages = set(done)
+    reached = [stage for stage in LINEAR_STAGES if stage in stages and stage is not Stage.NOTIFY]
+    return STATUS_AFTER[reached[-1]] if reached else RunStatus.PENDING
 
 
 @asynccontextmanager

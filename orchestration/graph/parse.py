@@ -76,22 +76,23 @@ def parse_definition(raw: object) -> Definition:
         definition = Definition.model_validate(dict(given))
     except ValidationError as error:
         problems = [_problem(one, listed) for one in error.errors(include_url=False)]
-        raise BadDefinition([*problems, *_of_the_rest(listed, problems)]) from None
+        raise _with_the_rest(listed, problems) from None
     if found := list(find_problems(definition)):
-        raise BadDefinition(found)
+        raise BadDefinition(found, readable=definition)
     return definition
 
 
-def _of_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem]) -> Iterator[DefinitionProblem]:
-    """What is wrong with the other nodes, so that all of it is told at once."""
+def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem]) -> BadDefinition:
+    """The problems of broken nodes, and what is wrong with the others: all of it is told at once."""
     broken = {problem.node for problem in problems if problem.node is not None}
     known = [
         _bare(node, name) if (name := _name_of(node, at)) in broken else NodeDefinition.model_validate(node)
         for at, node in enumerate(nodes)
     ]
-    for problem in find_problems(Definition.model_construct(nodes=tuple(known)), vague=broken):
-        if problem.node not in broken:
-            yield problem
+    found = find_problems(Definition.model_construct(nodes=tuple(known)), vague=broken)
+    rest = [problem for problem in found if problem.node not in broken]
+    whole = tuple(node for node in known if node.id not in broken)
+    return BadDefinition([*problems, *rest], readable=Definition.model_construct(nodes=whole))
 
 
 def _bare(node: object, name: str) -> NodeDefinition:

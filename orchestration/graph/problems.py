@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import ErrorDetails
 
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.redaction import one_line
+
+if TYPE_CHECKING:
+    from orchestration.graph.model import Definition
 
 MAX_PROBLEMS = 50
 """Problems that are told; a definition with more is told so."""
@@ -30,9 +33,13 @@ class DefinitionProblem(Contract):
 
 
 class BadDefinition(BadInput):
-    """A definition that cannot be run as it is; `problems` are all that were found, in the order of its nodes."""
+    """A definition that cannot be run as it is; `problems` are all that were found, in the order of its nodes.
 
-    def __init__(self, problems: Sequence[DefinitionProblem]) -> None:
+    `readable` is what of the definition can be read: the nodes that are whole.
+    """
+
+    def __init__(self, problems: Sequence[DefinitionProblem], *, readable: Definition | None = None) -> None:
+        self.readable = readable
         self.problems = tuple(problems[:MAX_PROBLEMS])
         self.more = len(problems) - len(self.problems)
         super().__init__(self._text())

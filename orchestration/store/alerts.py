@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.errors import BadInput
 from orchestration.states import RunStatus
 from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 from orchestration.store.records import HistoryRecord
@@ -23,6 +24,7 @@ _A = AlertRow
 _I = IncidentRow
 _INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
 _CHUNK = 1000
+_ID_DIGITS = 18  # what fits a bigint
 
 
 @dataclass(kw_only=True)
@@ -85,6 +87,19 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id."""
     return await _incident(tx, int(incident_id))
+
+
+async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
+    """The same, of an id that somebody names.
+
+    Raises:
+        BadInput: there is no such incident.
+    """
+    known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
+    query = select(_I.id).where(_I.id == int(incident_id)) if known else None
+    if query is None or (await tx.execute(query)).first() is None:
+        raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
+    return await get_incident(tx, incident_id)
 
 
 async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:

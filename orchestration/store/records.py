@@ -48,6 +48,8 @@ class RunOptions(Contract):
         default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
     )
 
+    incident_id: str | None = Field(default=None, description="The incident that a run without alerts is about.")
+
     @property
     def defined(self) -> bool:
         """Whether the run is one of a definition of its own."""
