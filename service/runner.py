@@ -19,7 +19,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.alert_pipeline import carry_in_prefect
 from flows.definition_pipeline import flow_of
-from flows.definition_pipeline import flow_of
 from flows.services import open_services, use_services
 from orchestration.contracts import PipelineResult
 from orchestration.errors import Unavailable

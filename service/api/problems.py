@@ -15,6 +15,8 @@ from starlette.requests import ClientDisconnect
 from orchestration.errors import (
     BadInput,
     BadSetting,
+    DefinitionDisabled,
+    DefinitionNotFound,
     IllegalTransition,
     KeyReused,
     PipelineError,
@@ -31,7 +33,9 @@ STATUS_OF: tuple[tuple[type[PipelineError], int], ...] = (
     (KeyReused, HTTPStatus.CONFLICT),
     (IllegalTransition, HTTPStatus.CONFLICT),
     (RunBusy, HTTPStatus.CONFLICT),
+    (DefinitionDisabled, HTTPStatus.CONFLICT),
     (RunNotFound, HTTPStatus.NOT_FOUND),
+    (DefinitionNotFound, HTTPStatus.NOT_FOUND),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (BadInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BadSetting, HTTPStatus.INTERNAL_SERVER_ERROR),
