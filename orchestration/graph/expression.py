@@ -5,7 +5,8 @@
 
 Written as in Python, of which only this much is understood: nothing can be called, computed or reached into, and
 a text of 500 characters is all that is read, so an expression costs microseconds whatever it says. A value that
-is not there (a node that was left out, a field that a result does not have) is null, and compares with nothing.
+is not there (a node that was left out, a field that a result does not have) is null, and neither more nor less than
+anything; nor is a text more or less than a number.
 """
 
 from __future__ import annotations
@@ -77,11 +78,7 @@ class Expression:
         return _parse(text)
 
     def holds(self, lookup: Lookup) -> bool:
-        """Whether the expression holds.
-
-        Raises:
-            BadExpression: it compares what cannot be compared, such as a text with a number.
-        """
+        """Whether the expression holds. Whatever the values are, it does or does not: this never raises."""
 
         def value_of(name: ast.Name) -> object:
             return _LITERALS[name.id] if name.id in _LITERALS else lookup(self._named[name.id])
@@ -89,29 +86,37 @@ class Expression:
         evaluator = cast(
             "_Evaluator", EvalWithCompoundTypes(operators=_OPERATORS, functions={}, names=cast("Any", value_of))
         )
+        return bool(evaluator.eval(self.text, previously_parsed=self._tree))
+
+
+def _if_comparable(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """The comparison, which of values that cannot be compared does not hold."""
+
+    def compared(left: object, right: object) -> bool:
         try:
-            return bool(evaluator.eval(self.text, previously_parsed=self._tree))
-        except TypeError as error:
-            raise BadExpression(f"{shown(self.text)} cannot be evaluated: {error}") from None
+            return compare(left, right)
+        except TypeError:
+            return False
+
+    return compared
 
 
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    return lambda left, right: left is not None and right is not None and compare(left, right)
+_within = _if_comparable(lambda item, container: item in container)
 
 
-def _within(item: object, container: Any) -> bool:
-    return item is not None and container is not None and item in container
+def _not_within(item: object, container: object) -> bool:
+    return not _within(item, container)
 
 
 _OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-    ast.Lt: _ordered(operator.lt),
-    ast.LtE: _ordered(operator.le),
-    ast.Gt: _ordered(operator.gt),
-    ast.GtE: _ordered(operator.ge),
+    ast.Lt: _if_comparable(operator.lt),
+    ast.LtE: _if_comparable(operator.le),
+    ast.Gt: _if_comparable(operator.gt),
+    ast.GtE: _if_comparable(operator.ge),
     ast.In: _within,
-    ast.NotIn: lambda *compared: not _within(*compared),
+    ast.NotIn: _not_within,
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
     ast.Not: operator.not_,
