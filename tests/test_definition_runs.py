@@ -11,12 +11,12 @@ import pytest
 from flows.direct import ENGINE, DirectSteps
 from flows.graph import run_graph
 from flows.handover import Handover
-from orchestration.contracts import AnalyzeResult, Contract
+from orchestration.contracts import AnalyzeResult, Contract, Stage
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.graph import StoredDefinition
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts
-from orchestration.store.records import RunOptions, RunRecord
+from orchestration.store.records import Node, RunOptions, RunRecord
 from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import Case
 from tasks.ingest.definition import accept_definition_run
@@ -207,6 +207,26 @@ async def test_a_repeat_tells_nobody_and_has_a_row_for_each_node_behind_ingest(
     assert all_clear.status is RunStatus.NOTIFIED
     assert (await rows_of(services, all_clear))[:2] == ["a/1 skipped: resolved", "b/1 skipped: resolved"]
     assert [message.status for message in channel.messages] == ["firing", "resolved"]
+
+
+async def test_an_incident_of_which_a_definition_told_nobody_is_news_until_somebody_is_told(
+    services: Services, channel: MemoryChannel
+) -> None:
+    definition = nodes(node("intake", "ingest"), gate("run.labels.team == 'web'"), node("page", "notify"))
+    silent = await run_of(services, definition, ALERT)
+    still_silent = await run_of(services, definition, ALERT)
+    told = await run_of(services, definition, ALERT, labels={"team": "web"})
+    repeat = await run_of(services, definition, ALERT, labels={"team": "web"})
+
+    assert [run.status.value for run in (silent, still_silent, told, repeat)] == [
+        "skipped",
+        "skipped",
+        "notified",
+        "skipped",
+    ]
+    assert still_silent.skip_reason == "branch_not_taken: gate"
+    assert repeat.skip_reason == "repeat"
+    assert len(channel.messages) == 1
 
 
 # What nodes are told
@@ -605,3 +625,14 @@ async def test_all_references_of_a_run_resolve(services: Services) -> None:
             assert row.output_ref in found.values()
         assert await attempts.resolve(tx, str(run.checker_output_ref))
         assert await attempts.resolve(tx, str(run.notify_output_ref))
+
+
+async def test_a_process_that_dies_at_several_nodes_at_once_died_once(services: Services) -> None:
+    """A run is given up after five deaths; branches side by side must not use them up at a time."""
+    run_id = await accepted(services, nodes(node("page", "notify")))
+    for deaths in (1, 2):
+        async with services.database.transaction() as tx:
+            for name in ("a", "b", "c", "d", "e", "f"):
+                await attempts.start_attempt(tx, run_id, Node(id=name, stage=Stage.CHECK), input_ref=None)
+        async with services.database.transaction() as tx:
+            assert await attempts.count_lost(tx, run_id) == deaths

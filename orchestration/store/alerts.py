@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select, text, update
+from sqlalchemy import RowMapping, bindparam, column, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -210,21 +210,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 async def _told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
     """Whether the latest attempt to tell a human of this incident went out, or still may.
 
-    False: it failed for good, so nobody knows.
+    False: it failed for good, or its definition told nobody, so nobody knows. Runs that ingest found to be nothing
+    new were no such attempt.
     """
-    untelling = (RunStatus.SKIPPED.value,)
+    meant_to_tell = or_(
+        PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
+    )
     query = (
         select(PipelineRunRow.status)
-        .where(
-            PipelineRunRow.incident_id == incident_id,
-            PipelineRunRow.run_id != run_id,
-            PipelineRunRow.status.not_in(untelling),
-        )
+        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, meant_to_tell)
         .order_by(PipelineRunRow.id.desc())
         .limit(1)
     )
     status = (await tx.execute(query)).scalar_one_or_none()
-    return status != RunStatus.FAILED.value
+    return status not in (RunStatus.FAILED.value, RunStatus.SKIPPED.value)
 
 
 def _compare(

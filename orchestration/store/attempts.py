@@ -86,15 +86,21 @@ async def start_attempt(tx: AsyncConnection, run_id: str, node: Node, *, input_r
 
 
 async def count_lost(tx: AsyncConnection, run_id: str) -> int:
-    """How many attempts of a run ended because their process did; one that is open was left so as well."""
+    """How many processes ended while they were at the same node of a run. An attempt that is open was left so as well.
+
+    Nodes that go on side by side end with one process, so it is the node with the most such attempts that counts.
+    """
     lost = or_(_T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
     query = (
-        select(func.count())
+        select(func.count().label("lost"))
         .select_from(_T)
         .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
         .where(PipelineRunRow.run_id == run_id, lost)
+        .group_by(_T.node_id)
+        .order_by(func.count().desc())
+        .limit(1)
     )
-    return (await tx.execute(query)).scalar_one()
+    return (await tx.execute(query)).scalar_one_or_none() or 0
 
 
 async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:

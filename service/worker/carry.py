@@ -35,7 +35,7 @@ SETTLE_SECONDS = 5.0
 """How long a run that is over keeps its place while Prefect is told of its end."""
 
 DEADLY_ATTEMPTS = 5
-"""After so many attempts at whose time the process died, a run is not taken up again by itself."""
+"""After so many attempts at one node at whose time the process died, a run is not taken up again by itself."""
 
 DEADLY = StageError(
     error_type="ProcessLost",
