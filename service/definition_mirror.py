@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
-from flows.definition_pipeline import definition_pipeline
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
@@ -18,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.pipeline_definition import DefinitionBlock, PipelineDefinition, PrefectBlocks
+from flows.definition_pipeline import definition_pipeline
 from flows.definitions import take_up_block
 from orchestration.definitions import checked_name
 from orchestration.errors import BadInput
@@ -26,7 +26,7 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.deployments import TAGS, Deployment, ensure
+from service.deployments import TAGS, Deployment, ensure, ensure_pool
 
 FLOW_NAME = "definition-pipeline"
 
@@ -71,6 +71,7 @@ async def show(client: PrefectClient, database: Database, name: str) -> None:
         await _forget_deployment(client, name)
         return
     await _write_block(blocks, record, await blocks.read(name))
+    await ensure_pool(client)  # on a Prefect on which no worker was ever started
     await _show_deployment(client, record)
 
 

@@ -113,5 +113,5 @@ async def _show(database: Database, name: str) -> str:
         async with get_client() as client:
             await show(client, database, name)
     except (*PREFECT_ERRORS, RuntimeError) as error:  # Prefect's client raises RuntimeError where it reaches nothing
-        raise Unavailable(f"Prefect's API does not answer: {type(error).__name__}") from None
+        raise Unavailable(f"Prefect's API broke off ({type(error).__name__})") from None
     return "shown"

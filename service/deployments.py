@@ -87,14 +87,19 @@ async def register(client: PrefectClient) -> None:
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
     """
-    await _ensure_pool(client)
+    await ensure_pool(client)
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
     for driver in CHANNELS.values():
         await driver.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 
 
-async def _ensure_pool(client: PrefectClient) -> None:
+async def ensure_pool(client: PrefectClient) -> None:
+    """Create the work pool, unless it is there.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:

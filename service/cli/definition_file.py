@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
-from orchestration.graph import MAX_BYTES, BadDefinition, Definition, decode_definition
+from orchestration.graph import MAX_BYTES, BadDefinition, Definition, DefinitionProblem, decode_definition
 from service.cli.payload import read_file
 from tasks.definitions import validate_definition
 
@@ -36,7 +36,8 @@ def read_definition(file: str) -> tuple[Definition, object]:
     """
     text = read_file(file, MAX_BYTES)
     if len(text) > MAX_BYTES:
-        raise BadInput(f"{file} has more than the {MAX_BYTES:,} bytes that a definition may have")
+        large = f"is too large: a definition has at most {MAX_BYTES:,} bytes"
+        raise BadFile(file, BadDefinition([DefinitionProblem(node=None, field="definition", message=large)]))
     return _validated(file, text)
 
 
