@@ -134,16 +134,19 @@ async def test_a_push_may_choose_its_definition(api: httpx.AsyncClient, database
     assert (shown["definition_name"], shown["definition_version"]) == ("hub", 1)
     assert [one["node_id"] for one in shown["stage_executions"]] == ["ingest", "notify"]
 
+    pushed = await api.post("/alerts/webhook/generic/?definition=hub", json=alert("DiskFull"))
+    assert (await carry(services, pushed.json()["run_id"])).definition_name == "hub"
+
     await put(database, look(checker_names=["memory"]))
     asking = asyncio.create_task(api.post("/orchestration/pipeline/sync/", json={"definition": "look"}))
-    await eventually(lambda: _second(database))
+    await eventually(lambda: _count(database, 3))
     newest = (await all_runs(database))[0]
     await carry(services, newest.run_id)
     assert (await asking).json()["stages_completed"] == ["checks", "notify"]
 
 
-async def _second(database: Database) -> bool:
-    return len(await all_runs(database)) == 2
+async def _count(database: Database, wanted: int) -> bool:
+    return len(await all_runs(database)) == wanted
 
 
 async def test_a_definition_may_be_run_about_an_incident(
@@ -158,7 +161,7 @@ async def test_a_definition_may_be_run_about_an_incident(
 
     url = "/orchestration/definitions/look/execute/"
     asking = asyncio.create_task(api.post(url, json={"incident_id": incident}))
-    await eventually(lambda: _second(database))
+    await eventually(lambda: _count(database, 2))
     newest = (await all_runs(database))[0]
     await carry(services, newest.run_id)
     assert (await asking).json()["incident_id"] == incident
@@ -186,6 +189,9 @@ async def test_what_cannot_be_run_is_refused_and_nothing_is_written(api: httpx.A
         ("pipeline/", {"definition": "hub"}, 422, "takes in alerts"),
         ("pipeline/", {**push, "definition": 7}, 422, "definition"),
         ("pipeline/", {"definition": None}, 422, "payload: field required"),
+        ("pipeline/", {**push, "definition": "a\x00b"}, 404, "There is no definition"),
+        ("../alerts/webhook/?definition=nowhere", alert(), 404, "There is no definition 'nowhere'"),
+        ("../alerts/webhook/generic/?definition=off", alert(), 409, "is disabled and runs nothing"),
     ]
     for path, body, status, says in refused:
         answer = await api.post(f"/orchestration/{path}", **({} if body is None else {"json": body}))

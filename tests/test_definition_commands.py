@@ -224,7 +224,7 @@ async def test_a_run_of_a_file_and_its_dry_run(command: Command, database: Datab
     states = {node["id"]: node["status"] for node in result["nodes"]}
     assert states == {"ingest": "succeeded", "critical": "succeeded", "page": "succeeded", "mail": "skipped"}
     assert text.returncode == 0
-    assert "✗ ingest.severity == 'critical'" in text.stdout
+    assert "- does not hold: ingest.severity == 'critical'" in text.stdout
     assert "  page (notify): left out, " in text.stdout
     assert "  mail (notify): " in text.stdout
     assert (await row_counts(database))["pipeline_run"] == 2

@@ -15,6 +15,7 @@ from orchestration.contracts import Contract
 from orchestration.definitions import NewDefinition
 from orchestration.errors import DefinitionDisabled, DefinitionNotFound
 from orchestration.graph import StoredDefinition
+from orchestration.redaction import one_line
 from orchestration.store.database import Database
 from orchestration.store.models import DefinitionRow
 
@@ -137,6 +138,8 @@ async def list_definitions(tx: AsyncConnection, *, include_inactive: bool = Fals
 
 async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord]:
     """All versions of a definition, also of one that was deleted, the newest first."""
+    if not _searchable(name):
+        return []
     query = select(*_COLUMNS).where(_T.name == name).order_by(_T.version.desc())
     return [_record(row) for row in (await tx.execute(query)).mappings()]
 
@@ -184,9 +187,16 @@ async def _lock(tx: AsyncConnection, name: str) -> None:
 
 
 async def _current(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
+    if not _searchable(name):
+        return None
     query = select(*_COLUMNS).where(_T.name == name, _T.is_current)
     row = (await tx.execute(query)).mappings().one_or_none()
     return None if row is None else _record(row)
+
+
+def _searchable(name: str) -> bool:
+    """Whether PostgreSQL can look for this name, which may come from anybody."""
+    return "\x00" not in name
 
 
 async def _version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord | None:
@@ -217,7 +227,7 @@ async def _missing(tx: AsyncConnection, name: str, version: int | None) -> Defin
     kept = [stored.version for stored in await list_versions(tx, name)]
     if not kept:
         known = ", ".join(stored.name for stored in await list_definitions(tx, include_inactive=True)) or "none"
-        return DefinitionNotFound(f"There is no definition {name!r}; stored are: {known}")
+        return DefinitionNotFound(f"There is no definition {one_line(name, 80)!r}; stored are: {known}")
     if version is None:
         return DefinitionNotFound(
             f"The definition {name!r} was deleted: "

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from orchestration.contracts import PipelineResult
-from orchestration.errors import BadInput, DefinitionNotFound
+from orchestration.errors import BadInput
 from orchestration.graph import BadDefinition
-from orchestration.redaction import one_line
 from orchestration.store import definitions as store
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
@@ -91,18 +90,11 @@ async def execute(request: Request, name: Name) -> Response:
         source=asked.driver or asked.source,
         environment=asked.environment,
         trace_id=asked.trace_id,
-        options=options_of(asked, admitted.api.settings, definition=_searchable(name), incident_id=asked.incident_id),
+        options=options_of(asked, admitted.api.settings, definition=name, incident_id=asked.incident_id),
     )
     return await pushes.finished(admitted, push)
 
 
 async def _get(database: Database, name: str, version: int | None) -> DefinitionRecord:
     async with database.transaction() as tx:
-        return await store.get_definition(tx, _searchable(name), version)
-
-
-def _searchable(name: str) -> str:
-    """The name, if PostgreSQL can look for it."""
-    if not name.isprintable():
-        raise DefinitionNotFound(f"There is no definition {one_line(name, 80)!r}")
-    return name
+        return await store.get_definition(tx, name, version)

@@ -68,7 +68,9 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="The definition's name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Version = Annotated[int | None, typer.Option(min=1, help="Which version; without it the current one.")]
+Version = Annotated[
+    int | None, typer.Option(min=1, max=2_000_000_000, help="Which version; without it the current one.")
+]
 
 
 @app.command()
@@ -161,14 +163,16 @@ def export(name: Name, version: Version = None) -> int:
 
 @app.command()
 def graph(
-    what: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A stored definition, or a file; - for stdin.")],
+    name_or_file: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A stored definition, or a file; - for stdin.")
+    ],
     version: Version = None,
     mermaid_: Annotated[
         bool, typer.Option("--mermaid", help="As a Mermaid flowchart, for documents and pull requests.")
     ] = False,
 ) -> int:
     """Draw a definition: what runs side by side, what waits for what, and when."""
-    definition = _definition_of(what, version)
+    definition = _definition_of(name_or_file, version)
     if mermaid_:
         output.print(mermaid(definition), markup=False)
     else:
@@ -206,7 +210,7 @@ def disable(name: Name, json: Json = False) -> int:
 @app.command()
 def rollback(
     name: Name,
-    version: Annotated[int, typer.Argument(min=1, help="The version that is to run again.")],
+    version: Annotated[int, typer.Argument(min=1, max=2_000_000_000, help="The version that is to run again.")],
     json: Json = False,
 ) -> int:
     """Have an earlier version run again. It also brings back what was deleted."""

@@ -96,7 +96,7 @@ def _lines(found: Contract) -> Iterator[str]:
         case NotifyResult():
             return _notify(found)
         case ConditionResult():
-            return iter([f"{'✓' if found.holds else '✗'} {found.expression}"])
+            return iter([f"{'✓ holds' if found.holds else '- does not hold'}: {found.expression}"])
         case TransformResult():
             return iter([f"✓ {found.count} {'value' if found.count == 1 else 'values'}"])
         case _:
