@@ -20,6 +20,7 @@ from orchestration.settings import Settings
 from orchestration.signals import Signal, logger
 from orchestration.states import StageStatus
 from orchestration.store import attempts, runs
+from orchestration.store.progress import close_attempt, open_attempt
 from orchestration.store.records import Node
 from tasks.run import ActiveRun
 
@@ -143,13 +144,16 @@ def describe(error: BaseException, *, timed_out_after: float | None = None) -> S
 
 async def _start(run: ActiveRun, step: Step) -> int:
     node = step.node
-    async with run.writing, run.services.database.transaction() as tx:
+    async with run.writing:
         run.waiting.discard(node.id)
-        values = {"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1}
-        run.record = await runs.change(
-            tx, run.run_id, owner=run.owner, known=run.record.status, status=run.status, values=values
+        run.record, attempt = await open_attempt(
+            run.services.database,
+            run.record,
+            node,
+            owner=run.owner,
+            status=run.status,
+            input_ref=run.input_ref(step.before),
         )
-        attempt = await attempts.start_attempt(tx, run.run_id, node, input_ref=run.input_ref(step.before))
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
     return attempt
 
@@ -165,19 +169,19 @@ async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, du
     if fallback:
         values["intelligence_fallback_used"] = True
     async with run.writing:
-        async with run.services.database.transaction() as tx:
-            await attempts.settle(
-                tx, run.run_id, node, attempt, StageStatus.SUCCEEDED, duration_ms=duration_ms, snapshot=snapshot
-            )
+        run.record = await close_attempt(
+            run.services.database,
+            run.record,
+            node,
+            attempt,
+            StageStatus.SUCCEEDED,
+            owner=run.owner,
             # The last status is given by finish(), once, with the run's total duration.
-            run.record = await runs.change(
-                tx,
-                run.run_id,
-                owner=run.owner,
-                known=run.record.status,
-                status=run.status_with(node),
-                values=values | runs.error_columns(None),
-            )
+            status=run.status_with(node),
+            values=values | runs.error_columns(None),
+            duration_ms=duration_ms,
+            snapshot=snapshot,
+        )
         run.note_result(node, kept, ref)
     tags = run.tags(node.stage.value, attempt)
     run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
@@ -188,21 +192,23 @@ async def _fail(
     run: ActiveRun, node: Node, attempt: int, error: StageError, duration_ms: float, *, retries_left: int
 ) -> None:
     retrying = error.retryable and retries_left > 0
-    stage_status = StageStatus.RETRYING if retrying else StageStatus.FAILED
     try:
-        async with run.writing, run.services.database.transaction() as tx:
+        async with run.writing:
             if retrying:
                 run.waiting.add(node.id)
             elif error is not attempts.CANCELLED:
                 run.failed[node.id] = error
-            await attempts.settle(tx, run.run_id, node, attempt, stage_status, duration_ms=duration_ms, error=error)
-            run.record = await runs.change(
-                tx,
-                run.run_id,
+            run.record = await close_attempt(
+                run.services.database,
+                run.record,
+                node,
+                attempt,
+                StageStatus.RETRYING if retrying else StageStatus.FAILED,
                 owner=run.owner,
-                known=run.record.status,
                 status=run.status,
                 values=runs.error_columns(error),
+                duration_ms=duration_ms,
+                error=error,
             )
     except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.

@@ -90,10 +90,10 @@ async def configure(run: ActiveRun) -> NotifyConfig:
 async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = None) -> MessageSubject:
     """Everything that the message is made of. `before` are the nodes that it tells of; None: all that are done."""
     record = run.record
-    firing, resolved = 0, 0
+    incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
-        async with run.services.database.transaction() as tx:
-            firing, resolved = await alert_store.count_alerts(tx, record.incident_id)
+        async with run.services.database.statement() as tx:
+            incident, firing, resolved = await alert_store.get_incident_with_counts(tx, record.incident_id)
     ingested = run.found(IngestResult, before)
     analyses = run.found(AnalyzeResult, before)
     done = run.results if before is None else [one for one in before if one in run.results]
@@ -103,7 +103,7 @@ async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = 
         source=record.source,
         environment=record.environment,
         node_id=node.id,
-        incident=await run.incident(),
+        incident=incident,
         alerts=alerts_of(run.payload),
         reason=ingested[-1].reason if ingested else "",
         check=all_checks(run.found(CheckResult, before)),
