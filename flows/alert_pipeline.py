@@ -19,8 +19,9 @@ from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
 from orchestration.store.records import RunOptions, RunRecord
+from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push
-from tasks.run import Services, holder_name, take_run
+from tasks.run import Services, take_run
 from tasks.task import PrefectSteps
 
 ENGINE = "prefect"

@@ -11,8 +11,8 @@ from flows.alert_pipeline import alert_pipeline, carry_runs, held_runs
 from flows.services import flow_services
 from orchestration.errors import BadInput
 from orchestration.store.records import RunOptions, RunRecord
+from tasks.holders import holder_name
 from tasks.ingest.definition import accept_definition_run
-from tasks.run import holder_name
 
 
 @flow(name="definition-pipeline", persist_result=False, validate_parameters=True)

@@ -29,9 +29,10 @@ from orchestration.store import runs
 from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
+from tasks.holders import holder_name
 from tasks.ingest.definition import accept_definition_run
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.run import Services, ensure_takable, holder_name
+from tasks.run import Services, ensure_takable
 
 AT_ONCE = 4
 """How many runs of a push go on at once: Prefect's server is one process, and more would only wait there."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import psutil
 
 from orchestration.alert import Incident
 from orchestration.contracts import LINEAR_STAGES, RESULT_TYPES, Contract, Stage, StageContext, StageError
@@ -24,7 +19,8 @@ from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
 from orchestration.store import alerts as alert_store
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
-from orchestration.store.records import AttemptRecord, Node, RunRecord, new_id
+from orchestration.store.records import AttemptRecord, Node, RunRecord
+from tasks.holders import held_as, holder_name, may_live, take_held
 
 if TYPE_CHECKING:
     from tasks.analyze.stage import AnalysisProvider
@@ -164,11 +160,6 @@ class ActiveRun:
             previous_results={node: self.results[node].model_dump(mode="json") for node in told},
         )
 
-    def result(self, node: Node, result_type: type[ResultT]) -> ResultT | None:
-        """What a node has found, if it is done."""
-        found = self.results.get(node.id)
-        return found if isinstance(found, result_type) else None
-
     def found(self, result_type: type[ResultT], before: Iterable[str] | None = None) -> list[ResultT]:
         """The results of this type of the nodes before one, in their order; `before` None: of all that are done."""
         nodes = list(self.results) if before is None else before
@@ -243,7 +234,7 @@ async def take_run(
         RunBusy: another process is at it.
         BadInput: the run is over.
     """
-    owner = held_as or _held.pop(run_id, None) or holder_name()
+    owner = held_as or take_held(run_id) or holder_name()
     run = await _open(services, run_id, owner, engine, prefect_flow_run_id)
     keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
     try:
@@ -267,7 +258,7 @@ def ensure_takable(record: RunRecord) -> str | None:
         raise BadInput(f"Run {record.run_id} is over: {record.status.value}. Nothing is left to do")
     if record.lease_owner is None or record.lease_expires_at is None or record.lease_expires_at < datetime.now(UTC):
         return None
-    if record.lease_owner == _held.get(record.run_id):
+    if record.lease_owner == held_as(record.run_id):
         return None
     if not may_live(record.lease_owner):
         return record.lease_owner
@@ -331,50 +322,3 @@ async def _release(services: Services, run_id: str, owner: str) -> None:
             await runs.release(tx, run_id, owner=owner)
     except Unavailable as error:
         logger.warning("The lease of run %s runs out by itself: %s", run_id, error)
-
-
-_held: dict[str, str] = {}
-
-
-def hold(run_ids: Iterable[str], owner: str) -> None:
-    """Runs whose lease this process holds from the moment they were written: the next `take_run()` of each has it."""
-    _held.update(dict.fromkeys(run_ids, owner))
-
-
-def holder_name() -> str:
-    """A name under which this process can hold leases; another one each time."""
-    return f"{process_name()}/{new_id()[:8]}"
-
-
-def process_name() -> str:
-    """Who this process is among all that hold leases: host, id, and when it started, since ids come again.
-
-    The name of a lease's holder is this with something random behind it, another one each time.
-    """
-    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
-
-
-def may_live(owner: str) -> bool:
-    """Whether the holder of a lease may still be at work. Only a process of this host can be known dead."""
-    host, process_id, started, _ = owner.rsplit("/", 3)
-    if host != socket.gethostname():
-        return True
-    try:
-        return _started(int(process_id)) == started
-    except psutil.AccessDenied:
-        return True
-
-
-def _started(process_id: int) -> str | None:
-    """When a process started, on a clock that nobody sets; None: it has ended, whether or not its parent knows."""
-    try:
-        process = psutil.Process(process_id)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        with suppress(OSError):
-            # Field 22, in ticks since boot. psutil adds the moment of the boot, which moves with the wall clock,
-            # and a holder that lives would be taken for dead.
-            return Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-        return f"{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None

@@ -32,7 +32,8 @@ FACTS = frozenset({HAS_ERRORS, SKIPPED})
 """What every node has, beside the fields of its result."""
 
 _LITERALS = {"true": True, "false": False, "null": None}
-_OF_STRINGS_AND_NAMES = re.compile(r"""'[^']*'|"[^"]*"|[A-Za-z_]\w*(?:-\w+)+""", re.ASCII)
+_TOKENS = re.compile(r"""'[^']*'|"[^"]*"|[A-Za-z_]\w*(?:-\w+)*|\d[\d.]*[A-Za-z_]+""", re.ASCII)
+"""Strings and names, which may have hyphens, and what is neither a number nor a name."""
 _HYPHEN = "·"  # may stand within a name for Python; names of ours are ASCII
 
 
@@ -132,7 +133,7 @@ def _parse(text: str) -> Expression:
         raise BadExpression(f"has {len(text)} characters: an expression has at most {MAX_CHARACTERS}")
     if "\\" in text or _HYPHEN in text or not text.isprintable():
         raise BadExpression("has a character that no expression has")
-    plain = _OF_STRINGS_AND_NAMES.sub(lambda found: _without_hyphens(found[0]), text.strip())
+    plain = _TOKENS.sub(lambda found: _for_python(found[0]), text.strip())
     try:
         tree = ast.parse(plain, mode="eval").body
     except SyntaxError as error:
@@ -145,7 +146,9 @@ def _parse(text: str) -> Expression:
     return Expression(text, tuple(dict.fromkeys(reader.named.values())), read, reader.named)
 
 
-def _without_hyphens(token: str) -> str:
+def _for_python(token: str) -> str:
+    if token[0].isdigit():
+        raise BadExpression(f"{shown(token)} is neither a number nor a name")
     return token if token[0] in "'\"" else token.replace("-", _HYPHEN)
 
 

@@ -13,6 +13,7 @@ from orchestration.store import alerts as alert_store
 from orchestration.store.pushes import NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import RunOptions, new_id
 from tasks.definitions import DefinitionSource, Plan, plan_for
+from tasks.holders import hold
 from tasks.ingest.inbox import (
     Arrival,
     Door,
@@ -26,7 +27,6 @@ from tasks.ingest.inbox import (
 )
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.stage import StoredPush
-from tasks.run import hold
 
 _TITLE_CHARACTERS = 200
 

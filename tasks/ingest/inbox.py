@@ -24,11 +24,12 @@ from orchestration.store.database import Database
 from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import RunOptions, new_id
 from orchestration.store.runs import NewRun
+from tasks.holders import hold
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.stage import StoredPush
-from tasks.run import Services, hold
+from tasks.run import Services
 
 _NAME_CHARACTERS = 128
 _LARGE_BYTES = 32 * 1024
