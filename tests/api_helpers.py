@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 
 from flows.direct import ENGINE, DirectSteps
-from flows.linear import run_linear
+from flows.graph import run_graph
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
@@ -81,7 +81,7 @@ async def all_runs(database: Database) -> list[RunRecord]:
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a run to its end, as a worker would."""
     async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_linear(run, DirectSteps())
+        await run_graph(run, DirectSteps())
     return run.record
 
 

@@ -241,7 +241,8 @@ async def test_the_status_of_a_run(api: httpx.AsyncClient, services: Services) -
         ("notify", "succeeded", 1),
     ]
     assert shown["stage_executions"][0].keys() == {
-        *("stage", "status", "attempt", "started_at", "completed_at", "duration_ms", "error_type", "error_message")
+        *("node_id", "stage", "status", "attempt", "started_at", "completed_at", "duration_ms"),
+        *("error_type", "error_message"),
     }
 
 

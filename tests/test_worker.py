@@ -23,8 +23,8 @@ from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker
+from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push
-from tasks.run import holder_name
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,

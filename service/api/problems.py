@@ -16,6 +16,8 @@ from starlette.routing import Match, Route
 from orchestration.errors import (
     BadInput,
     BadSetting,
+    DefinitionDisabled,
+    DefinitionNotFound,
     IllegalTransition,
     KeyReused,
     PipelineError,
@@ -32,7 +34,9 @@ STATUS_OF: tuple[tuple[type[PipelineError], int], ...] = (
     (KeyReused, HTTPStatus.CONFLICT),
     (IllegalTransition, HTTPStatus.CONFLICT),
     (RunBusy, HTTPStatus.CONFLICT),
+    (DefinitionDisabled, HTTPStatus.CONFLICT),
     (RunNotFound, HTTPStatus.NOT_FOUND),
+    (DefinitionNotFound, HTTPStatus.NOT_FOUND),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (BadInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BadSetting, HTTPStatus.INTERNAL_SERVER_ERROR),

@@ -25,7 +25,7 @@ from flows.services import make_services, use_services
 from orchestration.errors import Unavailable
 from orchestration.sealing import load_key
 from orchestration.settings import Settings
-from orchestration.store.database import open_database
+from orchestration.store.database import Database, open_database
 from orchestration.store.sealed import SealedCopies
 from service.worker.breaker import Breaker
 from service.worker.carry import Carrier
@@ -41,12 +41,13 @@ async def open_worker(
     database_url: str,
     prefect_api_url: str | None,
     concurrency: int | None = None,
-    prepare: Callable[[PrefectClient], Coroutine[Any, Any, None]] | None = None,
+    prepare: Callable[[PrefectClient, Database], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncGenerator[Worker]:
     """A worker to `start()`. When the body is through, its runs have the grace time to end.
 
     Within the body Prefect's settings and clients, and our services, are those of the worker.
-    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is awaited in the background.
+    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is run in the
+    background.
 
     Raises:
         BadSetting: the key of the sealed copy cannot be used.
@@ -71,7 +72,7 @@ async def open_worker(
         worker = Worker(services, carrier, watch, breaker, concurrency=places)
         # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
         await watch.look()
-        preparing = asyncio.create_task(prepare(client)) if prepare is not None else None
+        preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
         try:
             yield worker
         finally:
