@@ -19,6 +19,7 @@ from orchestration.contracts import Contract
 from orchestration.errors import Unavailable
 
 _DOCUMENTS = TypeAdapter(list[BlockDocument])
+_PAGE = 200
 
 
 class PipelineDefinition(Block):
@@ -106,16 +107,27 @@ class PrefectBlocks:
             raise _away(error) from None
 
     async def _found(self, name: str | None) -> list[DefinitionBlock]:
-        slug = PipelineDefinition.get_block_type_slug()
-        wanted: dict[str, Any] = {"block_types": {"slug": {"any_": [slug]}}, "include_secrets": True}
+        wanted: dict[str, Any] = {
+            "block_types": {"slug": {"any_": [PipelineDefinition.get_block_type_slug()]}},
+            "include_secrets": True,
+            "limit": _PAGE,
+        }
         if name is not None:
             wanted["block_documents"] = {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}}
+        found: list[BlockDocument] = []
         try:
             async with get_client() as client:
-                answer = await client.request("POST", "/block_documents/filter", json=wanted)
+                while len(found) % _PAGE == 0:
+                    page = await client.request(
+                        "POST", "/block_documents/filter", json={**wanted, "offset": len(found)}
+                    )
+                    documents = _DOCUMENTS.validate_python(page.json())
+                    found += documents
+                    if not documents:
+                        break
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
             raise _away(error) from None
-        return [_block(document) for document in _DOCUMENTS.validate_python(answer.json()) if document.name]
+        return [_block(document) for document in found if document.name]
 
 
 def _block(document: BlockDocument) -> DefinitionBlock:
