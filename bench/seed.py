@@ -43,7 +43,9 @@ from (
 """
 
 _INCIDENTS = """
-insert into incident (id, incident_key, title, status, severity, description, summary, opened_at, resolved_at, updated_at)
+insert into incident (
+    id, incident_key, title, status, severity, description, summary, opened_at, resolved_at, updated_at
+)
 select
     incident, 'seed/' || %(salt)s || '/' || incident, max(name) || ' on ' || max(host),
     case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'open' else 'resolved' end,
@@ -58,7 +60,8 @@ insert into alert (
     started_at, received_at, updated_at, incident_id
 )
 select distinct on (fingerprint)
-    source, fingerprint, name, severity, case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'firing' else 'resolved' end,
+    source, fingerprint, name, severity,
+    case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'firing' else 'resolved' end,
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
