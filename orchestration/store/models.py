@@ -95,7 +95,7 @@ class AlertRow(Base):
 
     id: Mapped[int] = _primary_key()
     source: Mapped[str]
-    fingerprint: Mapped[str]
+    fingerprint: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
     severity: Mapped[str]
     status: Mapped[str]
@@ -300,3 +300,12 @@ class UsedSignatureRow(Base):
 
     signature: Mapped[str] = mapped_column(primary_key=True)
     used_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class EndedSessionRow(Base):
+    """A session of the admin that somebody signed out of; its cookie would still be good otherwise."""
+
+    __tablename__ = "ended_session"
+
+    session: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = _now()
