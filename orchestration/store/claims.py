@@ -95,7 +95,7 @@ async def count_waiting(tx: AsyncConnection) -> int:
 async def oldest_waiting_seconds(tx: AsyncConnection) -> float | None:
     """How long the run has waited that has waited longest; None: none waits. A resume starts the wait anew."""
     waited = func.extract("epoch", func.clock_timestamp() - func.min(_T.updated_at))
-    found = (await tx.execute(select(waited).where(_CLAIMABLE, free_lease()))).scalar_one()
+    found = (await tx.execute(select(waited).where(_CLAIMABLE, free_lease()))).scalar()
     return None if found is None else float(found)
 
 

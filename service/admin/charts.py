@@ -18,6 +18,9 @@ WIDTH, HEIGHT = 480.0, 96.0
 LANE, LABEL, TRACK = 26.0, 112.0, 600.0
 """Of a timeline: the height of an attempt's line, and the widths of its name and of the time beside it."""
 
+FOOT = 16.0
+"""Room below, for how long the breaks are."""
+
 _END = 84.0
 _BREAK = 30.0
 _LEAST = 2.0
@@ -118,34 +121,57 @@ def timeline(attempts: Sequence[AttemptRecord], now: datetime) -> Timeline | Non
     if not timed:
         return None
     spans = [(_begin(attempt), _end(attempt, now)) for attempt in timed]
-    pieces = _pieces(spans)
-    active = sum(end - begin for begin, end in pieces)
-    room = TRACK - _BREAK * (len(pieces) - 1)
-    scale = room / active if active else 0.0
-
-    def place(at: float) -> float:
-        """Where a moment is on the track."""
-        x = 0.0
-        for begin, end in pieces:
-            if at <= end:
-                return x + max(at - begin, 0.0) * scale
-            x += (end - begin) * scale + _BREAK
-        return TRACK
-
-    lanes: list[Lane] = []
-    for number, (attempt, (begin, end)) in enumerate(zip(timed, spans, strict=True)):
-        x = LABEL + place(begin)
-        width = max(place(end) - place(begin), _LEAST)
-        took = words.milliseconds(attempt.duration_ms) or f"{words.seconds(end - begin)} so far"
-        name = f"{attempt.node_id} {attempt.attempt}" if attempt.attempt > 1 else attempt.node_id
-        box = Box(
-            x=x, y=number * LANE + 5, width=width, height=LANE - 10,
-            tone=words.TONES.get(attempt.status.value, words.BUSY), title=f"{name}: {attempt.status.value}, {took}",
-        )  # fmt: skip
-        lanes.append(Lane(y=number * LANE + LANE / 2, label=name[:18], box=box, text=took, text_x=x + width + 6))
+    scale = _Scale(_pieces(spans))
+    lanes = [_lane(place, attempt, span, scale) for place, (attempt, span) in enumerate(zip(timed, spans, strict=True))]
+    breaks = scale.breaks()
     return Timeline(
-        lanes=lanes, breaks=_breaks(pieces, scale), width=LABEL + TRACK + _END, height=LANE * len(lanes)
-    )  # fmt: skip
+        lanes=lanes,
+        breaks=breaks,
+        width=LABEL + TRACK + _END,
+        height=LANE * len(lanes) + (FOOT if breaks else 0.0),
+    )
+
+
+class _Scale:
+    """Where a moment is on the track: pieces of time side by side, with a break between two."""
+
+    def __init__(self, pieces: Sequence[tuple[float, float]]) -> None:
+        self._pieces = pieces
+        active = sum(end - begin for begin, end in pieces)
+        self._per_second = (TRACK - _BREAK * (len(pieces) - 1)) / active if active else 0.0
+
+    def place(self, at: float) -> float:
+        """The place of a moment, seconds since 1970."""
+        x = LABEL
+        for begin, end in self._pieces:
+            if at <= end:
+                return x + max(at - begin, 0.0) * self._per_second
+            x += (end - begin) * self._per_second + _BREAK
+        return LABEL + TRACK
+
+    def breaks(self) -> list[tuple[float, str]]:
+        """Where each break is, and how long."""
+        return [
+            (self.place(end) + _BREAK / 2, words.seconds(following - end))
+            for (_, end), (following, _) in itertools.pairwise(self._pieces)
+        ]
+
+
+def _lane(number: int, attempt: AttemptRecord, span: tuple[float, float], scale: _Scale) -> Lane:
+    begin, end = span
+    x = scale.place(begin)
+    width = max(scale.place(end) - x, _LEAST)
+    took = words.milliseconds(attempt.duration_ms) or f"{words.seconds(end - begin)} so far"
+    name = f"{attempt.node_id[:14]} {attempt.attempt}" if attempt.attempt > 1 else attempt.node_id[:16]
+    box = Box(
+        x=x,
+        y=number * LANE + 5,
+        width=width,
+        height=LANE - 10,
+        tone=words.TONES.get(attempt.status.value, words.BUSY),
+        title=f"{attempt.node_id} {attempt.attempt}: {attempt.status.value}, {took}",
+    )
+    return Lane(y=number * LANE + LANE / 2, label=name, box=box, text=took, text_x=x + width + 6)
 
 
 def _begin(attempt: AttemptRecord) -> float:
@@ -175,12 +201,3 @@ def _pieces(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             pieces.append((begin, end))
     return pieces
-
-
-def _breaks(pieces: Sequence[tuple[float, float]], scale: float) -> list[tuple[float, str]]:
-    found: list[tuple[float, str]] = []
-    x = LABEL
-    for (begin, end), (following, _) in itertools.pairwise(pieces):
-        x += (end - begin) * scale + _BREAK
-        found.append((x - _BREAK / 2, words.seconds(following - end)))
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -187,7 +186,7 @@ class Entrance:
         return response
 
     async def _show(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
-        nonce = secrets.token_urlsafe(16)
+        nonce = self._site.sessions.login_nonce(request)
         response = await self._site.render(
             request,
             "login.html",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult, Stage
 from orchestration.errors import IllegalTransition, PipelineError, RunBusy, RunNotFound
 from orchestration.redaction import one_line
 from orchestration.signals import logger
@@ -19,6 +18,7 @@ from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord
 from orchestration.store.story import Story, read_clock, read_story
 from service.admin import charts, words
+from service.admin.findings import findings_of
 from service.admin.gate import read_own_form
 from service.admin.mount import PATH
 from service.api.problems import status_of
@@ -53,6 +53,7 @@ class Pages:
             "most": most,
             "curves": curves,
             "top_ms": top_ms,
+            "slow": is_slow(seen),
             "refresh": REFRESH_HOME_SECONDS,
         }
         return await self._site.render(request, "home.html", context)
@@ -105,7 +106,7 @@ class Pages:
             "payload": payload,
             "siblings": [one for one in family if one.run_id != run_id][:SIBLINGS],
             "timeline": charts.timeline(story.attempts, now),
-            "findings": findings(story),
+            "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
             "prefect": self._prefect_link(run.prefect_flow_run_id),
             "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
             "going": going,
@@ -155,30 +156,16 @@ def worries(seen: Overview, inbox_warning: int) -> list[tuple[str, str]]:
         found.append((words.WARN, f"{seen.waiting} runs wait for a worker, the oldest for {words.seconds(oldest)}"))
     failed = seen.by_status.get(RunStatus.FAILED.value, 0)
     if failed:
-        found.append((words.BAD, f"{failed} of {seen.runs} runs of the last 24 hours failed: resume them below"))
-    if seen.p99_ms is not None and seen.p99_ms > SLOW_MS:
+        found.append((words.BAD, f"{failed} of {seen.runs} runs of the last 24 hours failed: see why, and resume them"))
+    if is_slow(seen):
         slow = words.milliseconds(seen.p99_ms)
         found.append((words.WARN, f"One message in a hundred took longer than {slow} from the alert to the channel"))
     return found
 
 
-def findings(story: Story) -> dict[str, list[tuple[str, str]]]:
-    """What each stage found, in a few words: tone and sentence."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    if ingest := story.output(Stage.INGEST, IngestResult):
-        found["ingest"] = [(words.QUIET, f"{ingest.severity.value}, {ingest.reason or 'no decision'}")]
-    if check := story.output(Stage.CHECK, CheckResult):
-        tones = {"ok": words.GOOD, "warning": words.WARN, "critical": words.BAD}
-        found["check"] = [(tones.get(one.status, words.QUIET), f"{one.name}: {one.message}") for one in check.checks]
-    if analyze := story.output(Stage.ANALYZE, AnalyzeResult):
-        said = [(words.WARN if analyze.fallback_used else words.QUIET, analyze.summary)]
-        found["analyze"] = said + ([(words.QUIET, analyze.probable_cause)] if analyze.probable_cause else [])
-    if notify := story.output(Stage.NOTIFY, NotifyResult):
-        found["notify"] = [
-            (words.BAD if one.status == "failed" else words.GOOD, f"{one.channel} via {one.driver}: {one.status}")
-            for one in notify.deliveries
-        ]
-    return found
+def is_slow(seen: Overview) -> bool:
+    """Whether some messages take too long."""
+    return (seen.p99_ms or 0.0) > SLOW_MS
 
 
 def _to_open(story: Story) -> AttemptRecord | None:

@@ -45,6 +45,11 @@ class RecordView(ModelView):
 
     can_create = can_edit = can_delete = can_export = can_import = False
 
+    # sqladmin leaves their types open.
+    column_labels: ClassVar[Any] = {}
+    column_formatters: ClassVar[Any] = {}
+    column_formatters_detail: ClassVar[Any] = {}
+
     address: ClassVar[str] = ""
     """Its part of the addresses."""
 
@@ -115,7 +120,7 @@ class RecordView(ModelView):
         query = self._columns(self._details_prop_names).where(self._key() == int(key))
         return (await tx.execute(query)).first()
 
-    def _columns(self, names: Sequence[str]) -> Select[Any]:
+    def _columns(self, names: Sequence[str]) -> Select[*tuple[Any, ...]]:
         wanted = dict.fromkeys(["id", *names, *self.own_columns])
         return select(*(getattr(self.model, name) for name in wanted))
 

@@ -68,6 +68,13 @@ class Sessions:
         """Take the cookie away."""
         response.delete_cookie(SESSION_COOKIE, path=self._path)
 
+    def login_nonce(self, request: Request) -> str:
+        """What ties a sign-in form to its sender: the one they have already, so that two open tabs both work."""
+        known = request.cookies.get(LOGIN_COOKIE, "")
+        return (
+            known if known.isascii() and known.isprintable() and 16 <= len(known) <= 64 else secrets.token_urlsafe(16)
+        )
+
     def new_login(self, request: Request, response: Response, nonce: str) -> None:
         """Give the caller the cookie that belongs to a sign-in form."""
         self._set(request, response, LOGIN_COOKIE, nonce, 3600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqladmin import Admin
 from starlette.applications import Starlette
@@ -47,7 +47,7 @@ class Site(Admin):
             path=PATH,
             public_url=api.settings.api_public_url,
         )
-        super().__init__(
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - sqladmin leaves parts of it open
             Starlette(),
             engine=api.database.engine,
             base_url=PATH,
@@ -56,15 +56,17 @@ class Site(Admin):
         )
         # sqladmin's own addresses also create, edit, delete and export; of ours, one resumes a run.
         self.admin.router.routes = self._routes()
-        self.admin.exception_handlers = {
-            HTTPException: self._http_error,
-            PipelineError: self._pipeline_error,
-            Exception: self._bug,
-        }
+        for kind, handler in (
+            (HTTPException, self._http_error),
+            (PipelineError, self._pipeline_error),
+            (Exception, self._bug),
+        ):
+            self.admin.add_exception_handler(kind, handler)
         for view in VIEWS:
             self.add_view(view)
         self.gate = Gate(self.admin, self)
-        self.templates.env.globals.update(words=words, path=PATH, version=VERSION)
+        shared: dict[str, Any] = {"words": words, "path": PATH, "version": VERSION}
+        cast("dict[str, Any]", self.templates.env.globals).update(shared)
         self.templates.env.trim_blocks = self.templates.env.lstrip_blocks = True
 
     @property
@@ -92,7 +94,7 @@ class Site(Admin):
         view = self._view(request)
         async with self.api.database.transaction() as tx:
             page = await view.page(tx, request.query_params)
-        older = words.query(**page.asked | {"before": page.older}) if page.older else None
+        older = words.query(**page.refined, before=page.older) if page.older else None
         windowed = view.window is not None and bool(page.refined.keys() - {"search"})
         context = {"view": view, "page": page, "older": older, "windowed": windowed}
         return await self.render(request, "list.html", context)
@@ -113,7 +115,9 @@ class Site(Admin):
         session = getattr(request.state, "session", None)
         views = [view for view in self.views if isinstance(view, RecordView)]
         shared = {"session": session, "views": views, "here": request.url.path.removeprefix(PATH)}
-        return await self.templates.TemplateResponse(request, template, {**shared, **context}, status_code=status)
+        values: dict[str, Any] = {**shared, **context}
+        page = self.templates.TemplateResponse  # pyright: ignore[reportUnknownMemberType]
+        return await page(request, template, values, status_code=status)
 
     async def say(self, request: Request, status: int, message: str) -> Response:
         """A page that says what is wrong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from markupsafe import Markup
 from sqlalchemy import ColumnElement, select
@@ -25,7 +25,8 @@ from service.admin import words
 from service.admin.mount import PATH
 from service.admin.records import PAGE, Filter, Page, RecordView, number
 
-Formatter = Callable[[Any, str], Any]
+Labels = Mapping[str, str]
+Formatters = Mapping[str, Callable[[Any, str], Any]]
 
 _LEVELS = tuple(Severity)
 
@@ -77,12 +78,12 @@ class RunView(RecordView, model=PipelineRunRow):
     )
     column_list = ("status", "title", "severity", "source", "environment", "current_stage", "created_at",
                    "total_duration_ms", "run_id")  # fmt: skip
-    column_labels = {  # noqa: RUF012 - sqladmin reads it from the class
+    column_labels: ClassVar[Labels] = {
         "title": "Run", "current_stage": "Stage", "created_at": "Came in", "total_duration_ms": "Took",
         "run_id": "Run id", "severity": "Severity", "status": "Status", "source": "Source",
         "environment": "Environment",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "status": _badge,
         "title": lambda row, _: _run_title(row),
         "severity": _badge,
@@ -125,11 +126,11 @@ class IncidentView(RecordView, model=IncidentRow):
         Filter(name="severity", label="Severity", choices=_LEVELS),
     )
     column_list = ("status", "title", "severity", "opened_at", "resolved_at", "id")
-    column_labels = {  # noqa: RUF012
+    column_labels: ClassVar[Labels] = {
         "title": "Incident", "opened_at": "Opened", "resolved_at": "Resolved", "id": "Number", "status": "Status",
         "severity": "Severity",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "status": _badge,
         "title": lambda row, _: link(f"/incidents/{row.id}/", row.title or f"#{row.id}"),
         "severity": _badge,
@@ -162,13 +163,13 @@ class AlertView(RecordView, model=AlertRow):
     column_details_list = ("status", "severity", "name", "source", "fingerprint", "incident_id", "description",
                            "started_at", "ended_at", "received_at", "updated_at", "labels", "annotations",
                            "raw_payload")  # fmt: skip
-    column_labels = {  # noqa: RUF012
+    column_labels: ClassVar[Labels] = {
         "status": "Status", "name": "Alert", "severity": "Severity", "source": "Source", "incident_id": "Incident",
         "updated_at": "Last heard of", "fingerprint": "Fingerprint", "description": "Description",
         "started_at": "Began", "ended_at": "Ended", "received_at": "First received", "labels": "Labels",
         "annotations": "Annotations", "raw_payload": "What was sent",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "status": _badge,
         "name": lambda row, _: link(f"/alerts/{row.id}/", row.name),
         "severity": _badge,
@@ -176,7 +177,7 @@ class AlertView(RecordView, model=AlertRow):
         "updated_at": _ago,
         "fingerprint": lambda row, _: Markup("<code>{}</code>").format(row.fingerprint[:16]),
     }
-    column_formatters_detail = {  # noqa: RUF012
+    column_formatters_detail: ClassVar[Formatters] = {
         "status": _badge, "severity": _badge, "incident_id": _incident, "started_at": _moment, "ended_at": _moment,
         "received_at": _moment, "updated_at": _moment, "labels": _json, "annotations": _json, "raw_payload": _json,
         "fingerprint": lambda row, _: Markup('<code>{}</code> <a href="{}/runs/?{}">its runs</a>').format(
@@ -207,13 +208,13 @@ class AttemptView(RecordView, model=StageExecutionRow):
     column_details_list = ("status", "stage", "node_id", "attempt", "pipeline_run_id", "started_at", "completed_at",
                            "duration_ms", "error_type", "error_message", "error_retryable", "input_ref",
                            "output_ref", "output_snapshot", "error_stack")  # fmt: skip
-    column_labels = {  # noqa: RUF012
+    column_labels: ClassVar[Labels] = {
         "status": "Status", "stage": "Stage", "attempt": "Attempt", "duration_ms": "Took", "started_at": "Started",
         "error_message": "Error", "pipeline_run_id": "Run", "node_id": "Node", "completed_at": "Completed",
         "error_type": "Kind of error", "error_retryable": "Worth a retry", "input_ref": "Input",
         "output_ref": "Output", "output_snapshot": "What it found", "error_stack": "Stack",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "status": _badge,
         "stage": lambda row, _: link(f"/attempts/{row.id}/", row.stage),
         "duration_ms": _milliseconds,
@@ -221,7 +222,7 @@ class AttemptView(RecordView, model=StageExecutionRow):
         "error_message": lambda row, _: (row.error_message or "")[:160],
         "pipeline_run_id": lambda row, _: _run_of(row),
     }
-    column_formatters_detail = {  # noqa: RUF012
+    column_formatters_detail: ClassVar[Formatters] = {
         "status": _badge, "duration_ms": _milliseconds, "started_at": _moment, "completed_at": _moment,
         "output_snapshot": _json, "pipeline_run_id": lambda row, _: _run_of(row),
         "error_stack": lambda row, _: Markup("<pre>{}</pre>").format(row.error_stack) if row.error_stack else "",
@@ -245,15 +246,15 @@ class KeyView(RecordView, model=ApiKeyRow):
     address = "keys"
     name = "API key"
     name_plural = "API keys"
-    about = "Made and revoked with `alert-pipeline keys`. A key itself is not known any more: only its hash is stored."
+    about = "Made and revoked with the command alert-pipeline keys. Of a key itself only the hash is stored."
     details = False
     own_columns = ("revoked_at",)
     column_list = ("name", "prefix", "scopes", "created_at", "last_used_at", "revoked_at")
-    column_labels = {  # noqa: RUF012
+    column_labels: ClassVar[Labels] = {
         "name": "Name", "prefix": "Key", "scopes": "Allows", "created_at": "Created", "last_used_at": "Last used",
         "revoked_at": "State",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "prefix": lambda row, _: Markup("<code>{}…</code>").format(row.prefix),
         "scopes": lambda row, _: ", ".join(sorted(row.scopes)),
         "created_at": _moment,
@@ -272,11 +273,11 @@ class WorkerView(RecordView, model=WorkerRow):
     about = "Who carries runs out. One whose heartbeat stops is taken for dead after 20 s, and its runs go to others."
     details = False
     column_list = ("name", "heartbeat_at", "running", "prefect_ok", "started_at", "host", "pid")
-    column_labels = {  # noqa: RUF012
+    column_labels: ClassVar[Labels] = {
         "name": "Worker", "heartbeat_at": "Heartbeat", "running": "Runs now", "prefect_ok": "Prefect",
         "started_at": "Started", "host": "Host", "pid": "Process",
     }  # fmt: skip
-    column_formatters = {  # noqa: RUF012
+    column_formatters: ClassVar[Formatters] = {
         "heartbeat_at": lambda row, _: words.heartbeat(row.heartbeat_at),
         "started_at": _ago,
         "prefect_ok": lambda row, _: words.badge("succeeded" if row.prefect_ok else "failed",

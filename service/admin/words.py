@@ -69,7 +69,7 @@ def moment(value: datetime | None) -> Markup:
         return Markup("")
     at = value.astimezone(UTC)
     return Markup('<time datetime="{}" title="{} ago">{}</time>').format(
-        at.isoformat(), seconds(_age(at)), f"{at:%Y-%m-%d %H:%M:%S}"
+        at.isoformat(), seconds(round(_age(at))), f"{at:%Y-%m-%d %H:%M:%S}"
     )
 
 
@@ -79,7 +79,7 @@ def ago(value: datetime | None) -> Markup:
         return Markup("")
     at = value.astimezone(UTC)
     return Markup('<time datetime="{}" title="{}">{} ago</time>').format(
-        at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC", seconds(_age(at))
+        at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC", seconds(round(_age(at)))
     )
 
 

@@ -1,0 +1,54 @@
+"""What an attempt found, in a few words: a tone and a sentence for each."""
+
+from __future__ import annotations
+
+from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus, IngestResult, NotifyResult, Stage
+from orchestration.store.records import AttemptRecord
+from service.admin import words
+
+Finding = tuple[str, str]
+
+_CHECK_TONES = {CheckStatus.OK: words.GOOD, CheckStatus.WARNING: words.WARN, CheckStatus.CRITICAL: words.BAD}
+
+
+def findings_of(attempt: AttemptRecord) -> list[Finding]:
+    """The findings of an attempt that succeeded; none of any other."""
+    match attempt.stage:
+        case Stage.INGEST:
+            return _ingest(attempt.result(IngestResult))
+        case Stage.CHECK:
+            return _check(attempt.result(CheckResult))
+        case Stage.ANALYZE:
+            return _analyze(attempt.result(AnalyzeResult))
+        case Stage.NOTIFY:
+            return _notify(attempt.result(NotifyResult))
+        case _:
+            return []
+
+
+def _ingest(result: IngestResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    told = "somebody is told" if result.tell else "nobody is told"
+    return [(words.QUIET, f"{result.severity.value}; {told}: {result.reason or 'no reason is recorded'}")]
+
+
+def _check(result: CheckResult | None) -> list[Finding]:
+    checks = result.checks if result else []
+    return [(_CHECK_TONES.get(one.status, words.QUIET), f"{one.name}: {one.message}") for one in checks]
+
+
+def _analyze(result: AnalyzeResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    tone = words.WARN if result.fallback_used else words.QUIET
+    said = (result.summary, result.probable_cause, *result.actions)
+    return [(tone, text) for text in said if text]
+
+
+def _notify(result: NotifyResult | None) -> list[Finding]:
+    deliveries = result.deliveries if result else []
+    return [
+        (words.BAD if one.status == "failed" else words.GOOD, f"{one.channel} via {one.driver}: {one.status}")
+        for one in deliveries
+    ]
