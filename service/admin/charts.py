@@ -24,6 +24,7 @@ FOOT = 16.0
 _END = 84.0
 _BREAK = 30.0
 _LEAST = 2.0
+_MOST_PIECES = 8
 
 _STACK = (
     ("bad", (RunStatus.FAILED,)),
@@ -200,4 +201,7 @@ def _pieces(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
             pieces[-1] = (pieces[-1][0], end)
         else:
             pieces.append((begin, end))
+    while len(pieces) > _MOST_PIECES:
+        shortest = min(range(1, len(pieces)), key=lambda place: pieces[place][0] - pieces[place - 1][1])
+        pieces[shortest - 1 : shortest + 1] = [(pieces[shortest - 1][0], pieces[shortest][1])]
     return pieces

@@ -116,7 +116,7 @@ class Site(Admin):
         views = [view for view in self.views if isinstance(view, RecordView)]
         shared = {"session": session, "views": views, "here": request.url.path.removeprefix(PATH)}
         values: dict[str, Any] = {**shared, **context}
-        page = self.templates.TemplateResponse  # pyright: ignore[reportUnknownMemberType]
+        page = cast("Any", self.templates).TemplateResponse
         return await page(request, template, values, status_code=status)
 
     async def say(self, request: Request, status: int, message: str) -> Response:
