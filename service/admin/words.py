@@ -46,7 +46,7 @@ def seconds(value: float | None) -> str:
     """A time span in the unit that fits: `4 s`, `3 min`, `2 h 5 min`."""
     if value is None:
         return ""
-    value = max(value, 0.0)
+    value = max(value, 0.0) if value < _UNITS[-1][1] else float(round(value))
     for place, (unit, size) in enumerate(_UNITS):
         if value >= size:
             whole, rest = divmod(value, size)
