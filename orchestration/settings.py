@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -300,7 +301,7 @@ class Settings(BaseSettings):
         """Where Prefect's UI is, without a slash at the end; None: not known."""
         if self.prefect_ui_url is not None:
             return self.prefect_ui_url.rstrip("/")
-        api = (self.prefect_api_url or "").rstrip("/")
+        api = re.sub("//[^/@]*@", "//", self.prefect_api_url or "").rstrip("/")
         return api.removesuffix("/api") if api.endswith("/api") else None
 
     @property

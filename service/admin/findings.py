@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
 from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus, IngestResult, NotifyResult, Stage
+from orchestration.redaction import redact_text
 from orchestration.store.records import AttemptRecord
 from service.admin import words
 
@@ -52,3 +57,22 @@ def _notify(result: NotifyResult | None) -> list[Finding]:
         (words.BAD if one.status == "failed" else words.GOOD, f"{one.channel} via {one.driver}: {one.status}")
         for one in deliveries
     ]
+
+
+def links_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Where a human looks next, as a run's alerts name it: web addresses alone, and none with a secret in it."""
+    found: dict[str, str] = {}
+    for alert in payload.get("alerts") or ():
+        links = cast("Mapping[str, object]", alert).get("links") if isinstance(alert, Mapping) else None
+        for name, url in cast("Mapping[str, object]", links).items() if isinstance(links, Mapping) else ():
+            if isinstance(url, str) and _is_web(url) and redact_text(url) == url:
+                found.setdefault(str(name)[:40], url)
+    return dict(list(found.items())[:10])
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and url.isprintable() and " " not in url

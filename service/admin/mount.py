@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import BaseRoute
 
+from orchestration.errors import BadSetting
+from orchestration.signals import logger
 from service.api.state import ApiState
 
 if TYPE_CHECKING:
@@ -50,7 +53,16 @@ class Admin:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        site = await self._open(cast("ApiState", self._app.state.api))
+        try:
+            site = await self._open(cast("ApiState", self._app.state.api))
+        except BadSetting as error:
+            # It names files of this machine: nothing for who has not signed in.
+            logger.error("The admin cannot be opened: %s", error)
+            refusal = PlainTextResponse(
+                "The admin cannot be opened; the log says why\n", HTTPStatus.SERVICE_UNAVAILABLE
+            )
+            await refusal(scope, receive, send)
+            return
         await site.gate(scope, receive, send)
 
     async def _open(self, api: ApiState) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,10 @@ from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
-from orchestration.store.records import AttemptRecord
+from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.story import Story, read_clock, read_story
 from service.admin import charts, words
-from service.admin.findings import findings_of
+from service.admin.findings import findings_of, links_of
 from service.admin.gate import read_own_form
 from service.admin.mount import PATH
 from service.api.problems import status_of
@@ -26,7 +27,9 @@ from service.api.problems import status_of
 if TYPE_CHECKING:
     from service.admin.site import Site
 
-REFRESH_RUN_SECONDS = 2
+REFRESH_SECONDS = (2, 15)
+"""How often the page of a run that is not over comes anew: at first, and of one to which nothing happens."""
+
 REFRESH_HOME_SECONDS = 30
 SIBLINGS = 50
 SLOW_MS = 5000.0
@@ -112,7 +115,8 @@ class Pages:
             "going": going,
             "resumed": "resumed" in request.query_params,
             "opened": _to_open(story),
-            "refresh": REFRESH_RUN_SECONDS if going else None,
+            "refresh": refresh_seconds(run, now) if going else None,
+            "links": links_of(payload),
             "problem": str(problem) if problem else None,
         }
         status = status_of(problem) if problem else HTTPStatus.OK
@@ -133,6 +137,11 @@ def _run_id(request: Request) -> str:
     if not run_id.isprintable() or len(run_id) > 64:
         raise RunNotFound(f"There is no pipeline run {run_id[:64]!r}")
     return run_id
+
+
+def refresh_seconds(run: RunRecord, now: datetime) -> int:
+    """When a run's page comes anew. What one has unfolded is folded again then, so a run that waits long is left be."""
+    return REFRESH_SECONDS[now - run.updated_at > timedelta(minutes=1)]
 
 
 def engine(seen: Overview) -> tuple[str, str]:
