@@ -7,7 +7,7 @@ as one likes: a worker does it when it starts. What an operator has changed (pau
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -17,6 +17,7 @@ from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -51,6 +52,7 @@ class Deployment:
     entrypoint: str
     name: str = "default"
     description: str
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     schedules: Sequence[DeploymentScheduleCreate] = field(default=())
     triggers: Sequence[DeploymentEventTrigger] = field(default=())
 
@@ -86,14 +88,19 @@ async def register(client: PrefectClient) -> None:
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
     """
-    await _ensure_pool(client)
-    await asyncio.gather(*(_ensure(client, deployment) for deployment in wanted_deployments()))
+    await ensure_pool(client)
+    await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
     for driver in CHANNELS.values():
         await driver.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 
 
-async def _ensure_pool(client: PrefectClient) -> None:
+async def ensure_pool(client: PrefectClient) -> None:
+    """Create the work pool, unless it is there.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -118,33 +125,45 @@ async def _ensure_pool(client: PrefectClient) -> None:
             )
 
 
-async def _ensure(client: PrefectClient, wanted: Deployment) -> None:
-    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs."""
-    schema = parameter_schema(wanted.flow).model_dump_for_openapi()
+async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
+    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
+    own = _own_fields(wanted)
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
     except ObjectNotFound:
         deployment_id = await client.create_deployment(
             flow_id=await client.create_flow_from_name(wanted.flow.name),
             name=wanted.name,
-            description=wanted.description,
-            entrypoint=wanted.entrypoint,
+            **own,
             work_pool_name=POOL_NAME,
             tags=TAGS,
+            parameters=dict(wanted.parameters),
             schedules=list(wanted.schedules),
-            parameter_openapi_schema=schema,
             enforce_parameter_schema=True,
         )
     else:
         deployment_id = known.id
-        own = {
-            "description": wanted.description,
-            "entrypoint": wanted.entrypoint,
-            "parameter_openapi_schema": schema,
-        }
-        if any(getattr(known, name) != value for name, value in own.items()):
+        if not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
     await _ensure_triggers(client, deployment_id, wanted)
+    return deployment_id
+
+
+def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
+    """Whether what is ours of a deployment is as it should be."""
+    return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
+
+
+def _own_fields(wanted: Deployment) -> dict[str, Any]:
+    return {
+        "description": wanted.description,
+        "entrypoint": wanted.entrypoint,
+        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
+    }
 
 
 async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:

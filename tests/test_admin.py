@@ -23,6 +23,7 @@ from tasks.run import Services
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, carry, run_of
 from tests.conftest import MemoryChannel
+from tests.definition_helpers import look, put
 
 
 @pytest.fixture
@@ -161,6 +162,19 @@ async def test_pages_follow_each_other_without_a_gap(here: Browser, database: Da
         async with database.transaction() as tx:
             count = text("select count(*) from stage_execution where status = 'succeeded'")
             assert len(seen) == (expected or (await tx.execute(count)).scalar_one())
+
+
+async def test_definitions_show_which_version_is_active(here: Browser, database: Database) -> None:
+    await put(database, look(description="Before"))
+    await put(database, look(description="Now <b>better</b>"))
+    await put(database, look(), "other")
+    seen = words_of((await here.get("/definitions/?search=look")).text)
+    assert "active look 2 Now <b>better</b>" in seen
+    assert "earlier look 1 Before" in seen
+    assert "other" not in seen
+    page = (await here.get("/definitions/2/")).text
+    assert "&#34;nodes&#34;: [" in page
+    assert "<b>" not in page
 
 
 async def test_the_first_page_says_what_is_wrong(here: Browser, database: Database) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select, text, update
+from sqlalchemy import RowMapping, bindparam, column, func, or_, select, text, true, update
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.errors import BadInput
 from orchestration.states import RunStatus
 from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 from orchestration.store.records import HistoryRecord
@@ -23,6 +24,17 @@ _A = AlertRow
 _I = IncidentRow
 _INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
 _CHUNK = 1000
+_ID_DIGITS = 18  # what fits a bigint
+
+_COUNTS = (
+    select(
+        func.count().filter(_A.status == AlertStatus.FIRING.value).label("firing"),
+        func.count().filter(_A.status == AlertStatus.RESOLVED.value).label("resolved"),
+    )
+    .where(_A.incident_id == bindparam("wanted"))
+    .subquery()
+)
+_WITH_COUNTS = select(*_INCIDENT_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
 
 
 @dataclass(kw_only=True)
@@ -87,11 +99,32 @@ async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     return await _incident(tx, int(incident_id))
 
 
+async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
+    """The same, of an id that somebody names.
+
+    Raises:
+        BadInput: there is no such incident.
+    """
+    known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
+    query = select(_I.id).where(_I.id == int(incident_id)) if known else None
+    if query is None or (await tx.execute(query)).first() is None:
+        raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
+    return await get_incident(tx, incident_id)
+
+
 async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
     """What happened to an incident and its alerts, oldest first."""
     columns = [c for name, c in HistoryRow.__table__.columns.items() if name in HistoryRecord.model_fields]
     query = select(*columns).where(HistoryRow.incident_id == int(incident_id)).order_by(HistoryRow.id)
     return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+
+
+async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
+    """An incident, and how many of its alerts fire and how many are resolved."""
+    row = (await tx.execute(_WITH_COUNTS, {"wanted": int(incident_id)})).mappings().one()
+    values = dict(row)
+    firing, resolved = values.pop("firing"), values.pop("resolved")
+    return _incident_of(values), firing, resolved
 
 
 async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
@@ -195,21 +228,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 async def _told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
     """Whether the latest attempt to tell a human of this incident went out, or still may.
 
-    False: it failed for good, so nobody knows.
+    False: it failed for good, or its definition told nobody, so nobody knows. Runs that ingest found to be nothing
+    new were no such attempt.
     """
-    untelling = (RunStatus.SKIPPED.value,)
+    meant_to_tell = or_(
+        PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
+    )
     query = (
         select(PipelineRunRow.status)
-        .where(
-            PipelineRunRow.incident_id == incident_id,
-            PipelineRunRow.run_id != run_id,
-            PipelineRunRow.status.not_in(untelling),
-        )
+        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, meant_to_tell)
         .order_by(PipelineRunRow.id.desc())
         .limit(1)
     )
     status = (await tx.execute(query)).scalar_one_or_none()
-    return status != RunStatus.FAILED.value
+    return status not in (RunStatus.FAILED.value, RunStatus.SKIPPED.value)
 
 
 def _compare(
@@ -305,9 +337,8 @@ async def _settle_incident(
     tx: AsyncConnection, incident_id: int, alerts: Sequence[Alert], recorded: RecordedAlerts
 ) -> None:
     """Raise the incident's severity, or resolve it when nothing fires any more."""
-    incident = await _incident(tx, incident_id)
-    firing, _ = await count_alerts(tx, str(incident_id))
-    recorded.still_firing = firing
+    incident, firing, _ = await get_incident_with_counts(tx, str(incident_id))
+    recorded.incident, recorded.still_firing = incident, firing
     worst = Severity.worst(*(alert.severity for alert in alerts if alert.firing))
     if firing and worst.rank > incident.severity.rank:
         recorded.severity_raised = True
@@ -316,6 +347,8 @@ async def _settle_incident(
     elif not firing and incident.status.value in OPEN_STATUSES:
         recorded.resolved = True
         await _resolve(tx, incident, recorded)
+    else:
+        return
     recorded.incident = await _incident(tx, incident_id)
 
 
@@ -353,6 +386,10 @@ async def _update_incident(tx: AsyncConnection, incident_id: int, **values: Any)
 
 async def _incident(tx: AsyncConnection, incident_id: int) -> Incident:
     row = (await tx.execute(select(*_INCIDENT_COLUMNS).where(_I.id == incident_id))).mappings().one()
+    return _incident_of(row)
+
+
+def _incident_of(row: Mapping[Any, Any]) -> Incident:
     return Incident.model_validate({**row, "id": str(row["id"])})
 
 

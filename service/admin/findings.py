@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus, IngestResult, NotifyResult, Stage
+from orchestration.contracts import (
+    AnalyzeResult,
+    CheckResult,
+    CheckStatus,
+    ConditionResult,
+    IngestResult,
+    NotifyResult,
+    Stage,
+    TransformResult,
+)
 from orchestration.redaction import redact_text
 from orchestration.store.records import AttemptRecord
 from service.admin import words
@@ -27,8 +36,10 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
             return _analyze(attempt.result(AnalyzeResult))
         case Stage.NOTIFY:
             return _notify(attempt.result(NotifyResult))
-        case _:
-            return []
+        case Stage.TRANSFORM:
+            return _transform(attempt.result(TransformResult))
+        case Stage.CONDITION:
+            return _condition(attempt.result(ConditionResult))
 
 
 def _ingest(result: IngestResult | None) -> list[Finding]:
@@ -57,6 +68,16 @@ def _notify(result: NotifyResult | None) -> list[Finding]:
         (words.BAD if one.status == "failed" else words.GOOD, f"{one.channel} via {one.driver}: {one.status}")
         for one in deliveries
     ]
+
+
+def _transform(result: TransformResult | None) -> list[Finding]:
+    return [] if result is None else [(words.QUIET, f"{result.count} items")]
+
+
+def _condition(result: ConditionResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    return [(words.QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
 
 
 def links_of(payload: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from orchestration.contracts import Stage
 from orchestration.errors import IllegalTransition, PipelineError, RunBusy, RunNotFound
 from orchestration.redaction import one_line
 from orchestration.signals import logger
@@ -57,6 +58,7 @@ class Pages:
             "curves": curves,
             "top_ms": top_ms,
             "slow": is_slow(seen),
+            "stages": set(Stage),
             "refresh": REFRESH_HOME_SECONDS,
         }
         return await self._site.render(request, "home.html", context)

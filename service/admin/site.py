@@ -20,16 +20,20 @@ from orchestration.sealing import load_key
 from orchestration.signals import logger
 from service.admin import words
 from service.admin.gate import Entrance, Gate
+from service.admin.installation import DefinitionView, KeyView, WorkerView
 from service.admin.mount import PATH
 from service.admin.pages import Pages
 from service.admin.records import RecordView
 from service.admin.sessions import Sessions
-from service.admin.views import VIEWS
+from service.admin.views import AlertView, AttemptView, IncidentView, RunView
 from service.api.document import VERSION
 from service.api.problems import status_of
 from service.api.state import ApiState
 
 _HERE = Path(__file__).parent
+
+VIEWS = (RunView, IncidentView, AlertView, AttemptView, DefinitionView, WorkerView, KeyView)
+"""The tables, as the menu has them."""
 
 
 class Site(Admin):

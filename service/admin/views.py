@@ -1,8 +1,8 @@
-"""The tables of the admin: which columns, which filters, and what a search finds."""
+"""What happened, as tables: runs, incidents, alerts, attempts. Which columns and filters, what a search finds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from markupsafe import Markup
@@ -15,51 +15,15 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store.listing import RunFilter, list_page, seen_lately
 from orchestration.store.models import (
     AlertRow,
-    ApiKeyRow,
     IncidentRow,
     PipelineRunRow,
     StageExecutionRow,
-    WorkerRow,
 )
-from service.admin import words
+from service.admin import cells, words
 from service.admin.mount import PATH
 from service.admin.records import PAGE, Filter, Page, RecordView, number
 
-Labels = Mapping[str, str]
-Formatters = Mapping[str, Callable[[Any, str], Any]]
-
-_LEVELS = tuple(Severity)
-
-
-def link(path: str, text: object) -> Markup:
-    """A link to another page of the admin."""
-    return Markup('<a href="{}{}">{}</a>').format(PATH, path, text)
-
-
-def _badge(row: Any, name: str) -> Markup:
-    return words.badge(getattr(row, name))
-
-
-def _ago(row: Any, name: str) -> Markup:
-    return words.ago(getattr(row, name))
-
-
-def _moment(row: Any, name: str) -> Markup:
-    return words.moment(getattr(row, name))
-
-
-def _milliseconds(row: Any, name: str) -> str:
-    return words.milliseconds(getattr(row, name))
-
-
-def _json(row: Any, name: str) -> Markup:
-    value = getattr(row, name)
-    return Markup("<pre>{}</pre>").format(words.pretty(value)) if value else Markup("")
-
-
-def _incident(row: Any, name: str) -> Markup | str:
-    value = getattr(row, name)
-    return "" if value is None else link(f"/incidents/{value}/", f"#{value}")
+LEVELS = tuple(Severity)
 
 
 class RunView(RecordView, model=PipelineRunRow):
@@ -78,17 +42,17 @@ class RunView(RecordView, model=PipelineRunRow):
     )
     column_list = ("status", "title", "severity", "source", "environment", "current_stage", "created_at",
                    "total_duration_ms", "run_id")  # fmt: skip
-    column_labels: ClassVar[Labels] = {
+    column_labels: ClassVar[cells.Labels] = {
         "title": "Run", "current_stage": "Stage", "created_at": "Came in", "total_duration_ms": "Took",
         "run_id": "Run id", "severity": "Severity", "status": "Status", "source": "Source",
         "environment": "Environment",
     }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "status": _badge,
+    column_formatters: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
         "title": lambda row, _: _run_title(row),
-        "severity": _badge,
-        "created_at": _ago,
-        "total_duration_ms": _milliseconds,
+        "severity": cells.badge,
+        "created_at": cells.ago,
+        "total_duration_ms": cells.milliseconds,
         "run_id": lambda row, _: Markup("<code>{}</code>").format(words.short(row.run_id)),
     }
 
@@ -110,7 +74,7 @@ class RunView(RecordView, model=PipelineRunRow):
 def _run_title(row: Any) -> Markup:
     why = row.skip_reason or (row.last_error_message if row.status is RunStatus.FAILED else None)
     below = Markup('<div class="why">{}</div>').format(why[:160]) if why else ""
-    return link(f"/runs/{row.run_id}/", row.title or words.short(row.run_id)) + below
+    return cells.link(f"/runs/{row.run_id}/", row.title or words.short(row.run_id)) + below
 
 
 class IncidentView(RecordView, model=IncidentRow):
@@ -123,19 +87,19 @@ class IncidentView(RecordView, model=IncidentRow):
     search_hint = "number or incident key"
     filters = (
         Filter(name="status", label="Status", choices=tuple(IncidentStatus)),
-        Filter(name="severity", label="Severity", choices=_LEVELS),
+        Filter(name="severity", label="Severity", choices=LEVELS),
     )
     column_list = ("status", "title", "severity", "opened_at", "resolved_at", "id")
-    column_labels: ClassVar[Labels] = {
+    column_labels: ClassVar[cells.Labels] = {
         "title": "Incident", "opened_at": "Opened", "resolved_at": "Resolved", "id": "Number", "status": "Status",
         "severity": "Severity",
     }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "status": _badge,
-        "title": lambda row, _: link(f"/incidents/{row.id}/", row.title or f"#{row.id}"),
-        "severity": _badge,
-        "opened_at": _ago,
-        "resolved_at": _ago,
+    column_formatters: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
+        "title": lambda row, _: cells.link(f"/incidents/{row.id}/", row.title or f"#{row.id}"),
+        "severity": cells.badge,
+        "opened_at": cells.ago,
+        "resolved_at": cells.ago,
     }
 
     def found_by(self, text: str) -> ColumnElement[bool]:
@@ -155,7 +119,7 @@ class AlertView(RecordView, model=AlertRow):
     search_hint = "fingerprint"
     filters = (
         Filter(name="status", label="Status", choices=tuple(AlertStatus)),
-        Filter(name="severity", label="Severity", choices=_LEVELS),
+        Filter(name="severity", label="Severity", choices=LEVELS),
         Filter(name="source", label="Source"),
     )
     window = 50_000
@@ -163,27 +127,35 @@ class AlertView(RecordView, model=AlertRow):
     column_details_list = ("status", "severity", "name", "source", "fingerprint", "incident_id", "description",
                            "started_at", "ended_at", "received_at", "updated_at", "labels", "annotations",
                            "raw_payload")  # fmt: skip
-    column_labels: ClassVar[Labels] = {
+    column_labels: ClassVar[cells.Labels] = {
         "status": "Status", "name": "Alert", "severity": "Severity", "source": "Source", "incident_id": "Incident",
         "updated_at": "Last heard of", "fingerprint": "Fingerprint", "description": "Description",
         "started_at": "Began", "ended_at": "Ended", "received_at": "First received", "labels": "Labels",
         "annotations": "Annotations", "raw_payload": "What was sent",
     }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "status": _badge,
-        "name": lambda row, _: link(f"/alerts/{row.id}/", row.name),
-        "severity": _badge,
-        "incident_id": _incident,
-        "updated_at": _ago,
+    column_formatters: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
+        "name": lambda row, _: cells.link(f"/alerts/{row.id}/", row.name),
+        "severity": cells.badge,
+        "incident_id": cells.incident,
+        "updated_at": cells.ago,
         "fingerprint": lambda row, _: Markup("<code>{}</code>").format(row.fingerprint[:16]),
     }
-    column_formatters_detail: ClassVar[Formatters] = {
-        "status": _badge, "severity": _badge, "incident_id": _incident, "started_at": _moment, "ended_at": _moment,
-        "received_at": _moment, "updated_at": _moment, "labels": _json, "annotations": _json, "raw_payload": _json,
+    column_formatters_detail: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
+        "severity": cells.badge,
+        "incident_id": cells.incident,
+        "started_at": cells.moment,
+        "ended_at": cells.moment,
+        "received_at": cells.moment,
+        "updated_at": cells.moment,
+        "labels": cells.json,
+        "annotations": cells.json,
+        "raw_payload": cells.json,
         "fingerprint": lambda row, _: Markup('<code>{}</code> <a href="{}/runs/?{}">its runs</a>').format(
             row.fingerprint, PATH, words.query(search=row.fingerprint)
         ),
-    }  # fmt: skip
+    }
 
     def found_by(self, text: str) -> ColumnElement[bool]:
         """By its fingerprint."""
@@ -208,25 +180,29 @@ class AttemptView(RecordView, model=StageExecutionRow):
     column_details_list = ("status", "stage", "node_id", "attempt", "pipeline_run_id", "started_at", "completed_at",
                            "duration_ms", "error_type", "error_message", "error_retryable", "input_ref",
                            "output_ref", "output_snapshot", "error_stack")  # fmt: skip
-    column_labels: ClassVar[Labels] = {
+    column_labels: ClassVar[cells.Labels] = {
         "status": "Status", "stage": "Stage", "attempt": "Attempt", "duration_ms": "Took", "started_at": "Started",
         "error_message": "Error", "pipeline_run_id": "Run", "node_id": "Node", "completed_at": "Completed",
         "error_type": "Kind of error", "error_retryable": "Worth a retry", "input_ref": "Input",
         "output_ref": "Output", "output_snapshot": "What it found", "error_stack": "Stack",
     }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "status": _badge,
-        "stage": lambda row, _: link(f"/attempts/{row.id}/", row.stage),
-        "duration_ms": _milliseconds,
-        "started_at": _ago,
+    column_formatters: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
+        "stage": lambda row, _: cells.link(f"/attempts/{row.id}/", row.stage),
+        "duration_ms": cells.milliseconds,
+        "started_at": cells.ago,
         "error_message": lambda row, _: (row.error_message or "")[:160],
         "pipeline_run_id": lambda row, _: _run_of(row),
     }
-    column_formatters_detail: ClassVar[Formatters] = {
-        "status": _badge, "duration_ms": _milliseconds, "started_at": _moment, "completed_at": _moment,
-        "output_snapshot": _json, "pipeline_run_id": lambda row, _: _run_of(row),
+    column_formatters_detail: ClassVar[cells.Formatters] = {
+        "status": cells.badge,
+        "duration_ms": cells.milliseconds,
+        "started_at": cells.moment,
+        "completed_at": cells.moment,
+        "output_snapshot": cells.json,
+        "pipeline_run_id": lambda row, _: _run_of(row),
         "error_stack": lambda row, _: Markup("<pre>{}</pre>").format(row.error_stack) if row.error_stack else "",
-    }  # fmt: skip
+    }
 
     def found_by(self, text: str) -> ColumnElement[bool]:
         """By the id of its run."""
@@ -237,59 +213,4 @@ class AttemptView(RecordView, model=StageExecutionRow):
 def _run_of(row: Any) -> Markup:
     """The run of an attempt: an attempt's name begins with it."""
     run_id = row.idempotency_key.partition("/")[0]
-    return link(f"/runs/{run_id}/", Markup("<code>{}</code>").format(words.short(run_id)))
-
-
-class KeyView(RecordView, model=ApiKeyRow):
-    """API keys: neither their hashes nor their signing secrets are even read."""
-
-    address = "keys"
-    name = "API key"
-    name_plural = "API keys"
-    about = "Made and revoked with the command alert-pipeline keys. Of a key itself only the hash is stored."
-    details = False
-    own_columns = ("revoked_at",)
-    column_list = ("name", "prefix", "scopes", "created_at", "last_used_at", "revoked_at")
-    column_labels: ClassVar[Labels] = {
-        "name": "Name", "prefix": "Key", "scopes": "Allows", "created_at": "Created", "last_used_at": "Last used",
-        "revoked_at": "State",
-    }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "prefix": lambda row, _: Markup("<code>{}…</code>").format(row.prefix),
-        "scopes": lambda row, _: ", ".join(sorted(row.scopes)),
-        "created_at": _moment,
-        "last_used_at": lambda row, _: words.ago(row.last_used_at) or "never",
-        "revoked_at": lambda row, _: words.badge("failed" if row.revoked_at else "succeeded",
-                                                 "revoked" if row.revoked_at else "in use"),
-    }  # fmt: skip
-
-
-class WorkerView(RecordView, model=WorkerRow):
-    """Workers that live, or did until a day ago."""
-
-    address = "workers"
-    name = "Worker"
-    name_plural = "Workers"
-    about = "Who carries runs out. One whose heartbeat stops is taken for dead after 20 s, and its runs go to others."
-    details = False
-    column_list = ("name", "heartbeat_at", "running", "prefect_ok", "started_at", "host", "pid")
-    column_labels: ClassVar[Labels] = {
-        "name": "Worker", "heartbeat_at": "Heartbeat", "running": "Runs now", "prefect_ok": "Prefect",
-        "started_at": "Started", "host": "Host", "pid": "Process",
-    }  # fmt: skip
-    column_formatters: ClassVar[Formatters] = {
-        "heartbeat_at": lambda row, _: words.heartbeat(row.heartbeat_at),
-        "started_at": _ago,
-        "prefect_ok": lambda row, _: words.badge("succeeded" if row.prefect_ok else "failed",
-                                                 "answers" if row.prefect_ok else "does not answer"),
-    }  # fmt: skip
-
-    async def page(self, tx: AsyncConnection, params: Mapping[str, str]) -> Page:
-        """All of them: a dead one is forgotten after a day."""
-        columns = [getattr(WorkerRow, name) for name in self._list_prop_names]
-        rows = (await tx.execute(select(*columns).order_by(WorkerRow.heartbeat_at.desc()).limit(500))).all()
-        return Page(rows=rows, older=None, asked=self.asked(params))
-
-
-VIEWS = (RunView, IncidentView, AlertView, AttemptView, WorkerView, KeyView)
-# The view of pipeline definitions belongs here, once there is their table.
+    return cells.link(f"/runs/{run_id}/", Markup("<code>{}</code>").format(words.short(run_id)))

@@ -8,7 +8,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
-from service.cli import keys
+from service.cli import definitions, keys
 from service.cli.api import api
 from service.cli.results import show_results
 from service.cli.terminal import as_json, progress, resumable, run_app
@@ -48,6 +48,7 @@ app.command()(up)
 app.command()(worker)
 app.command()(api)
 app.add_typer(keys.app, name="keys")
+app.add_typer(definitions.app, name="definitions")
 
 
 def main() -> None:

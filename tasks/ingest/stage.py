@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
+from orchestration.errors import BadInput
 from orchestration.store import alerts as alert_store
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts
@@ -34,6 +35,7 @@ class StoredPush(Contract):
 
     alerts: list[Alert] = Field(default_factory=list[Alert])
     errors: list[str] = Field(default_factory=list[str])
+    data: JsonValue = Field(default=None, description="The payload itself, of a definition that reads no alerts.")
 
 
 def alerts_of(payload: dict[str, Any]) -> list[Alert]:
@@ -45,9 +47,12 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
     """Record the alerts of this run.
 
     Raises:
+        BadInput: there are none: the run was started for a definition that took in no alerts then.
         Unavailable: the database does not answer.
     """
     push = StoredPush.model_validate(context.payload)
+    if not push.alerts:
+        raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to take in")
     async with config.database.transaction() as tx:
         # An earlier try may have come this far and died before its row was settled. Recording the
         # alerts again would find nothing new, and nobody would be told.
