@@ -96,7 +96,7 @@ class AlertRow(Base):
 
     id: Mapped[int] = _primary_key()
     source: Mapped[str]
-    fingerprint: Mapped[str]
+    fingerprint: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
     severity: Mapped[str]
     status: Mapped[str]
@@ -328,3 +328,12 @@ class DefinitionRow(Base):
         Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
     )
+
+
+class EndedSessionRow(Base):
+    """A session of the admin that somebody signed out of; its cookie would still be good otherwise."""
+
+    __tablename__ = "ended_session"
+
+    session: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = _now()
