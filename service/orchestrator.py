@@ -139,7 +139,9 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> PipelineResult:
-        """Check, analyze and report this host's own health, without an alert."""
+        """Run the checkers on this host, and nothing else: no alert, no analysis, no message. It ends SKIPPED, with the
+        reason checks_only.
+        """
         return self.start_health_check(source, trace_id, environment, **options).wait()[0]
 
     def start_health_check(
@@ -149,7 +151,7 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> StartedPipeline:
-        """Store a look at this host's own health and return at once, as `start_pipeline()` does."""
+        """Store a run of the checkers alone and return at once, as `start_pipeline()` does."""
         trace = trace_id or new_id()
         chosen = _options(options)
         run_id = self._call(
@@ -162,14 +164,15 @@ class PipelineOrchestrator:
     def resume_pipeline(self, run_id: str) -> PipelineResult:
         """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.
 
-        The payload comes from the store, attempt numbers go on, and what was delivered is not sent again.
+        The payload comes from the store, attempt numbers go on, and what was delivered is not sent again. The start
+        of the run's id is enough.
 
         Raises:
             RunNotFound: there is no such run.
             RunBusy: another process is at it.
-            BadInput: the run is over.
+            BadInput: the run is over, or several runs start so.
         """
-        return self._call(lambda runner: runner.carry(run_id))
+        return self._call(lambda runner: runner.resume(run_id))
 
     def close(self) -> None:
         """Wait for the runs that were started, and leave the stack."""

@@ -8,11 +8,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.errors import BadInput, RunNotFound
 from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus, parse_run_status
 from orchestration.store import runs
 from orchestration.store.database import Database
+from orchestration.store.listing import find_run
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
 from orchestration.store.story import Story, read_story
 from service.cli.reader import read
@@ -73,12 +73,7 @@ async def _list(database: Database, limit: int, status: RunStatus | None, source
 
 async def _one(database: Database, id_prefix: str) -> Story:
     async with database.transaction() as tx:
-        found = await runs.find_runs(tx, id_prefix, limit=3)
-        if not found:
-            raise RunNotFound(f"There is no pipeline run {id_prefix!r}; monitor_pipeline lists the latest ones")
-        if len(found) > 1 and id_prefix not in {run.run_id for run in found}:
-            raise BadInput(f"Several runs start with {id_prefix!r}: " + ", ".join(run.run_id for run in found) + ", …")
-        return await read_story(tx, found[0].run_id)
+        return await read_story(tx, (await find_run(tx, id_prefix)).run_id)
 
 
 def _show_list(found: list[RunRecord]) -> None:
