@@ -364,7 +364,7 @@ async def test_a_retrying_run_is_resumed_once_nobody_is_at_it(api: httpx.AsyncCl
         ('{"payload": []}', 422, "payload"),
         ('{"payload": {}}', 422, "empty object"),
         ('{"payload": {"a": 1}}', 422, "no source recognises"),
-        ('{"payload": {"name": "x"}, "source": "nagios"}', 422, "the sources are alertmanager, grafana, generic"),
+        ('{"payload": {"name": "x"}, "source": "nagios"}', 422, "the sources are alertmanager, grafana, pagerduty, "),
         ('{"payload": {"name": "x"}, "driver": "nagios"}', 422, "no source 'nagios'"),
         ('{"payload": {"name": "x"}, "source": 7}', 422, "source"),
         ('{"payload": {"name": "x"}, "trace_id": "a\\nb"}', 422, "trace id"),
