@@ -29,6 +29,7 @@ class RunFilter(Contract):
     environment: str | None = None
     stage: str | None = None
     trace_id: str | None = None
+    run_ids: frozenset[str] | None = None
 
 
 class RunPage(Contract):
@@ -55,6 +56,8 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         where.append(_T.current_stage == wanted.stage)
     if wanted.trace_id is not None:
         where.append(_T.trace_id == wanted.trace_id)
+    if wanted.run_ids is not None:
+        where.append(_T.run_id.in_(wanted.run_ids))
     if cursor is not None:
         where.append(tuple_(_T.created_at, _T.id) < tuple_(*_decoded(cursor)))
     query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
