@@ -96,6 +96,11 @@ class ActiveRun:
         return self.record.run_id
 
     @property
+    def over(self) -> bool:
+        """Whether this process has brought the run to its end; then it holds no lease any more."""
+        return self.record.status.final
+
+    @property
     def standing(self) -> RunStatus:
         """Where the run stands, going by the stages that are done: what RETRYING goes back to."""
         done = self.results.keys() | self.skipped
@@ -143,7 +148,7 @@ class ActiveRun:
         """The incident that this run is about, as it stands now."""
         if self.record.incident_id is None:
             return None
-        async with self.services.database.transaction() as tx:
+        async with self.services.database.statement() as tx:
             return await alert_store.get_incident(tx, self.record.incident_id)
 
     async def skip(self, node: Node, reason: str) -> None:
@@ -154,7 +159,8 @@ class ActiveRun:
 
     async def finish(self, status: RunStatus, *, skip_reason: str | None = None) -> None:
         """Bring the run to a final status and tell of it."""
-        async with self.services.database.transaction() as tx:
+        # A single statement while nobody has touched the run.
+        async with self.services.database.statement() as tx:
             self.record = await runs.finish(
                 tx, self.run_id, status, owner=self.owner, known=self.record.status, skip_reason=skip_reason
             )
@@ -188,18 +194,16 @@ async def take_run(
         BadInput: the run is over.
     """
     owner = held_as or _held.pop(run_id, None) or holder_name()
-    record = await _claim(services, run_id, owner)
+    run = await _open(services, run_id, owner, engine, prefect_flow_run_id)
+    keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
     try:
-        run = await _open(services, record, owner, engine, prefect_flow_run_id)
-        keeper = asyncio.create_task(_keep_lease(services, run_id, owner, asyncio.current_task()))
-        try:
-            yield run
-        finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+        yield run
     finally:
-        await asyncio.shield(_release(services, run_id, owner))
+        keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeper
+        if not run.over:  # the end of a run gives its lease back
+            await asyncio.shield(_release(services, run_id, owner))
 
 
 def ensure_takable(record: RunRecord) -> str | None:
@@ -226,41 +230,44 @@ def _busy(record: RunRecord) -> RunBusy:
     )
 
 
-async def _claim(services: Services, run_id: str, owner: str) -> RunRecord:
+async def _open(services: Services, run_id: str, owner: str, engine: str, prefect_flow_run_id: str | None) -> ActiveRun:
     async with services.database.transaction() as tx:
-        record = await runs.get_run(tx, run_id, lock=True)
+        record, payload = await runs.get_run_with_payload(tx, run_id)
         lost = None if record.lease_owner == owner else ensure_takable(record)
-        if not await runs.claim(tx, run_id, owner=owner, seconds=services.settings.lease_seconds, lost=lost):
-            raise _busy(record)
-        return record
-
-
-async def _open(
-    services: Services, record: RunRecord, owner: str, engine: str, prefect_flow_run_id: str | None
-) -> ActiveRun:
-    resumed = record.started_at is not None
-    async with services.database.transaction() as tx:
-        payload = await runs.get_payload(tx, record.run_id)
-        done = await attempts.list_attempts(tx, record.run_id)
+        resumed = record.started_at is not None
+        done = await attempts.list_attempts(tx, run_id) if resumed else []
         run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
-        run.record = await runs.begin(
-            tx, record.run_id, standing=run.standing, engine=engine, prefect_flow_run_id=prefect_flow_run_id
+        begun = await runs.begin(
+            tx,
+            record,
+            owner=owner,
+            seconds=services.settings.lease_seconds,
+            lost=lost,
+            standing=run.standing,
+            engine=engine,
+            prefect_flow_run_id=prefect_flow_run_id,
         )
+        if begun is None:
+            raise _busy(record)
+        run.record = begun
     run.emit(Signal.STARTED, run.tags(), resumed=resumed or None)
     return run
 
 
-async def _keep_lease(services: Services, run_id: str, owner: str, worker: asyncio.Task[Any] | None) -> None:
+async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:
     """Renew the lease until cancelled; when somebody else holds it, stop the worker: two must not go on."""
+    services, run_id = run.services, run.run_id
     seconds = services.settings.lease_seconds
     while True:
         await asyncio.sleep(seconds / 3)
         try:
             async with services.database.transaction() as tx:
-                held = await runs.renew(tx, run_id, owner=owner, seconds=seconds)
+                held = await runs.renew(tx, run_id, owner=run.owner, seconds=seconds)
         except Unavailable as error:
             logger.warning("The lease of run %s could not be renewed: %s", run_id, error)
             continue
+        if run.over:
+            return
         if not held:
             logger.error("The lease of run %s was lost to another process: stopping here", run_id)
             if worker is not None:

@@ -19,6 +19,7 @@ from orchestration.redaction import MAX_TEXT, redact, redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
 from orchestration.store import attempts, runs
+from orchestration.store.progress import close_attempt, open_attempt
 from orchestration.store.records import Node
 from tasks.run import ActiveRun
 
@@ -112,12 +113,9 @@ def describe(error: BaseException, *, timed_out_after: float | None = None) -> S
 
 
 async def _start(run: ActiveRun, node: Node) -> int:
-    async with run.services.database.transaction() as tx:
-        values = {"current_stage": node.stage.value, "total_attempts": run.record.total_attempts + 1}
-        run.record = await runs.change(
-            tx, run.run_id, owner=run.owner, known=run.record.status, status=run.standing, values=values
-        )
-        attempt = await attempts.start_attempt(tx, run.run_id, node, input_ref=run.last_ref)
+    run.record, attempt = await open_attempt(
+        run.services.database, run.record, node, owner=run.owner, status=run.standing, input_ref=run.last_ref
+    )
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
     return attempt
 
@@ -129,18 +127,22 @@ async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, du
     kept = result.model_copy(update={RESULT_REFS[node.stage]: named, "duration_ms": round(duration_ms, 3)})
     fallback = getattr(kept, "fallback_used", None) or None
     snapshot: dict[str, Any] = redact(kept.model_dump(mode="json"))  # pyright: ignore[reportAssignmentType]
-    async with run.services.database.transaction() as tx:
-        await attempts.settle(
-            tx, run.run_id, node, attempt, StageStatus.SUCCEEDED, duration_ms=duration_ms, snapshot=snapshot
-        )
+    values: dict[str, Any] = {RUN_REFS[node.stage]: named, **runs.error_columns(None)}
+    if fallback:
+        values["intelligence_fallback_used"] = True
+    run.record = await close_attempt(
+        run.services.database,
+        run.record,
+        node,
+        attempt,
+        StageStatus.SUCCEEDED,
+        owner=run.owner,
         # The last status is given by finish(), once, with the run's total duration.
-        status = None if node.stage is Stage.NOTIFY else STATUS_AFTER[node.stage]
-        values: dict[str, Any] = {RUN_REFS[node.stage]: named, **runs.error_columns(None)}
-        if fallback:
-            values["intelligence_fallback_used"] = True
-        run.record = await runs.change(
-            tx, run.run_id, owner=run.owner, known=run.record.status, status=status, values=values
-        )
+        status=None if node.stage is Stage.NOTIFY else STATUS_AFTER[node.stage],
+        values=values,
+        duration_ms=duration_ms,
+        snapshot=snapshot,
+    )
     run.results[node.id] = kept
     run.refs[node.id] = ref
     tags = run.tags(node.stage.value, attempt)
@@ -152,19 +154,19 @@ async def _fail(
     run: ActiveRun, node: Node, attempt: int, error: StageError, duration_ms: float, *, retries_left: int
 ) -> None:
     retrying = error.retryable and retries_left > 0
-    stage_status = StageStatus.RETRYING if retrying else StageStatus.FAILED
     try:
-        async with run.services.database.transaction() as tx:
-            await attempts.settle(tx, run.run_id, node, attempt, stage_status, duration_ms=duration_ms, error=error)
-            status = RunStatus.RETRYING if retrying else None
-            run.record = await runs.change(
-                tx,
-                run.run_id,
-                owner=run.owner,
-                known=run.record.status,
-                status=status,
-                values=runs.error_columns(error),
-            )
+        run.record = await close_attempt(
+            run.services.database,
+            run.record,
+            node,
+            attempt,
+            StageStatus.RETRYING if retrying else StageStatus.FAILED,
+            owner=run.owner,
+            status=RunStatus.RETRYING if retrying else None,
+            values=runs.error_columns(error),
+            duration_ms=duration_ms,
+            error=error,
+        )
     except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
         logger.error("Attempt %d at %s of run %s is not on record: %s", attempt, node.id, run.run_id, unwritten)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select, text, update
+from sqlalchemy import RowMapping, bindparam, column, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +23,16 @@ _A = AlertRow
 _I = IncidentRow
 _INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
 _CHUNK = 1000
+
+_COUNTS = (
+    select(
+        func.count().filter(_A.status == AlertStatus.FIRING.value).label("firing"),
+        func.count().filter(_A.status == AlertStatus.RESOLVED.value).label("resolved"),
+    )
+    .where(_A.incident_id == bindparam("wanted"))
+    .subquery()
+)
+_WITH_COUNTS = select(*_INCIDENT_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
 
 
 @dataclass(kw_only=True)
@@ -92,6 +102,14 @@ async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRec
     columns = [c for name, c in HistoryRow.__table__.columns.items() if name in HistoryRecord.model_fields]
     query = select(*columns).where(HistoryRow.incident_id == int(incident_id)).order_by(HistoryRow.id)
     return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+
+
+async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
+    """An incident, and how many of its alerts fire and how many are resolved."""
+    row = (await tx.execute(_WITH_COUNTS, {"wanted": int(incident_id)})).mappings().one()
+    values = dict(row)
+    firing, resolved = values.pop("firing"), values.pop("resolved")
+    return _incident_of(values), firing, resolved
 
 
 async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
@@ -305,9 +323,8 @@ async def _settle_incident(
     tx: AsyncConnection, incident_id: int, alerts: Sequence[Alert], recorded: RecordedAlerts
 ) -> None:
     """Raise the incident's severity, or resolve it when nothing fires any more."""
-    incident = await _incident(tx, incident_id)
-    firing, _ = await count_alerts(tx, str(incident_id))
-    recorded.still_firing = firing
+    incident, firing, _ = await get_incident_with_counts(tx, str(incident_id))
+    recorded.incident, recorded.still_firing = incident, firing
     worst = Severity.worst(*(alert.severity for alert in alerts if alert.firing))
     if firing and worst.rank > incident.severity.rank:
         recorded.severity_raised = True
@@ -316,6 +333,8 @@ async def _settle_incident(
     elif not firing and incident.status.value in OPEN_STATUSES:
         recorded.resolved = True
         await _resolve(tx, incident, recorded)
+    else:
+        return
     recorded.incident = await _incident(tx, incident_id)
 
 
@@ -353,6 +372,10 @@ async def _update_incident(tx: AsyncConnection, incident_id: int, **values: Any)
 
 async def _incident(tx: AsyncConnection, incident_id: int) -> Incident:
     row = (await tx.execute(select(*_INCIDENT_COLUMNS).where(_I.id == incident_id))).mappings().one()
+    return _incident_of(row)
+
+
+def _incident_of(row: Mapping[Any, Any]) -> Incident:
     return Incident.model_validate({**row, "id": str(row["id"])})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, or_, select, text, update
+import orjson
+from sqlalchemy import RowMapping, func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -30,31 +31,52 @@ def payload_ref(run_id: str) -> str:
     return f"payload/{run_id}"
 
 
-# One round trip: this is done for every attempt of every run.
-_START = text(
-    """
-    with run as (
-        select id from pipeline_run where run_id = :run_id
-    ),
+OPEN_ATTEMPT = """
     lost as (
         update stage_execution as earlier
         set status = :lost_status, completed_at = clock_timestamp(), error_type = :lost_type,
             error_message = :lost_message, error_stack = null, error_retryable = :lost_retryable
         from run
-        where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id and earlier.status = :status
+        where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id and earlier.status = :running
+    ),
+    opened as (
+        insert into stage_execution
+            (pipeline_run_id, node_id, stage, attempt, status, idempotency_key, input_ref, started_at)
+        select run.id, :node_id, :stage, next.attempt, :running,
+            concat(cast(:run_id as text), '/', cast(:node_id as text), '/', next.attempt), :input_ref, clock_timestamp()
+        from run
+        cross join lateral (
+            select coalesce(max(attempt), 0) + 1 as attempt
+            from stage_execution
+            where pipeline_run_id = run.id and node_id = :node_id
+        ) as next
+        returning attempt
     )
-    insert into stage_execution
-        (pipeline_run_id, node_id, stage, attempt, status, idempotency_key, input_ref, started_at)
-    select run.id, :node_id, :stage, next.attempt, :status,
-        concat(cast(:run_id as text), '/', cast(:node_id as text), '/', next.attempt), :input_ref, clock_timestamp()
-    from run
-    cross join lateral (
-        select coalesce(max(attempt), 0) + 1 as attempt
-        from stage_execution
-        where pipeline_run_id = run.id and node_id = :node_id
-    ) as next
-    returning attempt
-    """
+"""
+"""The part of a statement that opens the next attempt of what is `run` in it."""
+
+# One round trip: this is done for every attempt of every run.
+_START = text(
+    f"with run as (select id from pipeline_run where run_id = :run_id), {OPEN_ATTEMPT} select attempt from opened"
+)
+
+
+CLOSE_ATTEMPT = """
+    settled as (
+        update stage_execution as attempt
+        set status = :settled, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
+            completed_at = clock_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
+            error_message = :error_message, error_stack = :error_stack, error_retryable = :error_retryable
+        from run
+        where attempt.pipeline_run_id = run.id and attempt.idempotency_key = :idempotency_key
+            and attempt.status = :running
+        returning attempt.id
+    )
+"""
+"""The part of a statement that closes an attempt of what is `run` in it."""
+
+_SETTLE = text(
+    f"with run as (select id from pipeline_run where run_id = :run_id), {CLOSE_ATTEMPT} select id from settled"
 )
 
 
@@ -63,20 +85,22 @@ async def start_attempt(tx: AsyncConnection, run_id: str, node: Node, *, input_r
 
     The caller holds the run's row lock, so numbers cannot collide.
     """
-    opened = {
+    return (await tx.execute(_START, opening(run_id, node, input_ref))).scalar_one()
+
+
+def opening(run_id: str, node: Node, input_ref: str | None) -> dict[str, Any]:
+    """The parameters of `OPEN_ATTEMPT`."""
+    return {
         "run_id": run_id,
         "node_id": node.id,
         "stage": node.stage.value,
-        "status": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
+        "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
         "input_ref": input_ref,
-    }
-    lost = {
         "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
         "lost_type": LOST.error_type,
         "lost_message": LOST.message,
         "lost_retryable": LOST.retryable,
     }
-    return (await tx.execute(_START, {**opened, **lost})).scalar_one()
 
 
 async def count_lost(tx: AsyncConnection, run_id: str) -> int:
@@ -112,19 +136,31 @@ async def settle(
     error: StageError | None = None,
 ) -> None:
     """Close an attempt."""
-    new = advance(StageStatus.RUNNING, status)
-    await tx.execute(
-        update(_T)
-        .where(_T.idempotency_key == idempotency_key(run_id, node, attempt), _T.status == StageStatus.RUNNING.value)
-        .values(
-            status=new.value,
-            output_snapshot=snapshot,
-            output_ref=output_ref(run_id, node.id, attempt) if snapshot is not None else None,
-            completed_at=func.clock_timestamp(),
-            duration_ms=duration_ms,
-            **_error_columns(error),
-        )
-    )
+    ending = closing(run_id, node, attempt, status, duration_ms=duration_ms, snapshot=snapshot, error=error)
+    await tx.execute(_SETTLE, ending)
+
+
+def closing(
+    run_id: str,
+    node: Node,
+    attempt: int,
+    status: StageStatus,
+    *,
+    duration_ms: float,
+    snapshot: dict[str, Any] | None,
+    error: StageError | None,
+) -> dict[str, Any]:
+    """The parameters of `CLOSE_ATTEMPT`."""
+    return {
+        "run_id": run_id,
+        "running": StageStatus.RUNNING.value,
+        "settled": advance(StageStatus.RUNNING, status).value,
+        "idempotency_key": idempotency_key(run_id, node, attempt),
+        "output_ref": output_ref(run_id, node.id, attempt) if snapshot is not None else None,
+        "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
+        "duration_ms": duration_ms,
+        **_error_columns(error),
+    }
 
 
 async def list_attempts(tx: AsyncConnection, run_id: str) -> list[AttemptRecord]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, String, and_, bindparam, cast, func, or_, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, String, and_, bindparam, cast, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
-from orchestration.store.runs import in_seconds
+from orchestration.store.records import RunRecord
+from orchestration.store.runs import RUN_COLUMNS, in_seconds, run_record
 
 _T = PipelineRunRow
 # Written out in the statement, so that PostgreSQL sees that the partial index is the one to use.
 _CLAIMABLE: ColumnElement[bool] = _T.status.in_(
     bindparam("claimable", CLAIMABLE_STATUSES, expanding=True, literal_execute=True)
 )
+
+_RUN_NAMES = [column.name for column in RUN_COLUMNS]
 
 _LIMIT_LOCK = "select pg_advisory_xact_lock(hashtextextended('alert-pipeline/limit', 0))"
 
@@ -25,10 +28,15 @@ _LIMIT_LOCK = "select pg_advisory_xact_lock(hashtextextended('alert-pipeline/lim
 class Claim:
     """A run that this process holds now, and under which name."""
 
-    run_id: str
+    record: RunRecord
     owner: str
     overdue: bool
     """It is critical, and has waited longer than it may."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.record.run_id
 
 
 async def claim_runs(
@@ -66,10 +74,15 @@ async def claim_runs(
         update(_T)
         .where(_T.id == chosen.c.id)
         .values(lease_owner=func.concat(process, "/", token), lease_expires_at=in_seconds(lease_seconds))
-        .returning(_T.id, _T.priority, _T.run_id, _T.lease_owner, chosen.c.overdue)
+        .returning(*RUN_COLUMNS, _T.id, chosen.c.overdue)
     )
-    rows = sorted(taken.mappings(), key=lambda row: (-row["priority"], row["id"]))
-    return [Claim(run_id=row["run_id"], owner=row["lease_owner"], overdue=row["overdue"]) for row in rows]
+    found = [_claim(row) for row in sorted(taken.mappings(), key=lambda row: row["id"])]
+    return sorted(found, key=lambda claim: -claim.record.severity.rank)
+
+
+def _claim(row: RowMapping) -> Claim:
+    record = run_record({name: row[name] for name in _RUN_NAMES})
+    return Claim(record=record, owner=row["lease_owner"], overdue=row["overdue"])
 
 
 async def list_holders(tx: AsyncConnection) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select, update
+import orjson
+from sqlalchemy import RowMapping, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Delivery
@@ -22,6 +23,27 @@ def delivery_key(run_id: str, node_id: str, channel: str) -> str:
     return f"{run_id}/{node_id}/{channel}"
 
 
+_ADD = text(
+    """
+    insert into delivery (pipeline_run_id, node_id, channel, driver, target, idempotency_key)
+    select id, :node_id, :channel, :driver, :target, :idempotency_key
+    from pipeline_run
+    where run_id = :run_id
+    on conflict do nothing
+    returning id
+    """
+)
+
+_SETTLE = text(
+    """
+    update delivery
+    set status = :status, provider_id = :provider_id, response = cast(:response as jsonb), error = :error,
+        settled_at = clock_timestamp()
+    where idempotency_key = :key
+    """
+)
+
+
 async def open_delivery(
     tx: AsyncConnection, run_id: str, node_id: str, channel: str, *, driver: str, target: str
 ) -> DeliveryRecord | None:
@@ -30,39 +52,27 @@ async def open_delivery(
     A row that says `sending` belongs to a try whose end nobody saw: it is tried again under the same key.
     """
     key = delivery_key(run_id, node_id, channel)
-    query = select(*_COLUMNS).where(_T.idempotency_key == key).with_for_update()
-    row = (await tx.execute(query)).mappings().one_or_none()
-    if row is not None and row["status"] == SENT:
-        return _record(row)
-    if row is not None:
-        await tx.execute(
-            update(_T)
-            .where(_T.idempotency_key == key)
-            .values(status=SENDING, driver=driver, target=target, tries=_T.tries + 1, error=None, settled_at=None)
-        )
+    row = {"node_id": node_id, "channel": channel, "driver": driver, "target": target, "idempotency_key": key}
+    added = await tx.execute(_ADD, {"run_id": run_id, **row})
+    if added.first() is not None:
         return None
-    run_pk = select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id).scalar_subquery()
+    query = select(*_COLUMNS).where(_T.idempotency_key == key)
+    found = _record((await tx.execute(query)).mappings().one())
+    if found.status == SENT:
+        return found
+    # Only the holder of the run's lease is here: nobody else tries the same message now.
     await tx.execute(
-        insert(_T).values(
-            pipeline_run_id=run_pk, node_id=node_id, channel=channel, driver=driver, target=target, idempotency_key=key
-        )
+        update(_T)
+        .where(_T.idempotency_key == key)
+        .values(status=SENDING, driver=driver, target=target, tries=_T.tries + 1, error=None, settled_at=None)
     )
     return None
 
 
 async def settle_delivery(tx: AsyncConnection, key: str, delivery: Delivery) -> None:
     """Write what became of a message."""
-    await tx.execute(
-        update(_T)
-        .where(_T.idempotency_key == key)
-        .values(
-            status=delivery.status,
-            provider_id=delivery.provider_id,
-            response=delivery.response,
-            error=delivery.error,
-            settled_at=func.clock_timestamp(),
-        )
-    )
+    values = {"status": delivery.status, "provider_id": delivery.provider_id, "error": delivery.error}
+    await tx.execute(_SETTLE, {"key": key, "response": orjson.dumps(delivery.response).decode(), **values})
 
 
 async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryRecord]:

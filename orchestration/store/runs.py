@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -24,6 +24,9 @@ INBOX_CHANNEL = "alert_pipeline_inbox"
 
 DONE_CHANNEL = "alert_pipeline_done"
 """Where those who wait hear that a run is over: its id."""
+
+
+_WITH_PAYLOAD = select(*RUN_COLUMNS, _T.payload).where(_T.run_id == bindparam("wanted")).with_for_update()
 
 
 class NewRun(Contract):
@@ -86,6 +89,20 @@ async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> Ru
     return run_record(row)
 
 
+async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRecord, dict[str, Any]]:
+    """The run with this id, locked, and what it was started with.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    row = (await tx.execute(_WITH_PAYLOAD, {"wanted": run_id})).mappings().one_or_none()
+    if row is None:
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    values = dict(row)
+    payload = values.pop("payload")
+    return run_record(values), payload
+
+
 async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
     """What the run was started with.
 
@@ -127,20 +144,17 @@ async def list_runs(
     return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
+# Whether a lease is free is asked on the database's clock. `lost` names a holder that is known to be dead; without
+# one the comparison is NULL, which is not true.
+_FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
+_LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
+
+_CLAIM = text(f"update pipeline_run set {_LEASE} where run_id = :run_id and {_FREE} returning id")
+
+
 async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
     """Take the run's lease, if nobody holds it; `lost` names a holder that is known to be dead."""
-    free = or_(
-        _T.lease_owner.is_(None),
-        _T.lease_owner == owner,
-        _T.lease_expires_at < func.clock_timestamp(),
-        _T.lease_owner == lost,  # without a lost holder this reads IS NULL, which is free as well
-    )
-    taken = await tx.execute(
-        update(_T)
-        .where(_T.run_id == run_id, free)
-        .values(lease_owner=owner, lease_expires_at=in_seconds(seconds))
-        .returning(_T.id)
-    )
+    taken = await tx.execute(_CLAIM, {"run_id": run_id, "owner": owner, "seconds": seconds, "lost": lost})
     return taken.first() is not None
 
 
@@ -196,18 +210,28 @@ async def change(
     """
     if owner is not None and known is not None:
         unchanged = (_T.lease_owner == owner, _T.status == known.value)
-        if changed := await _set(tx, run_id, _changes(known, status, values), *unchanged):
+        if changed := await _set(tx, run_id, changes(known, status, values), *unchanged):
             return changed
     current = await get_run(tx, run_id, lock=True)
-    if owner is not None and current.lease_owner != owner:
-        raise RunBusy(f"Run {run_id} was taken over by {current.lease_owner or 'a process that has left it again'}")
-    changed = await _set(tx, run_id, _changes(current.status, status, values))
+    _ensure_held(current, owner)
+    changed = await _set(tx, run_id, changes(current.status, status, values))
     if changed is None:
         raise RunNotFound(f"There is no pipeline run {run_id!r}")
     return changed
 
 
-def _changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
+def _ensure_held(current: RunRecord, owner: str | None) -> None:
+    if owner is not None and current.lease_owner != owner:
+        other = current.lease_owner or "a process that has left it again"
+        raise RunBusy(f"Run {current.run_id} was taken over by {other}")
+
+
+def changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns to set, with the new status if there is one and the table of `states.py` has the move.
+
+    Raises:
+        IllegalTransition: it has not.
+    """
     new = dict(values or {})
     if status is not None and status is not current:
         new["status"] = advance(current, status).value
@@ -222,25 +246,59 @@ async def _set(
     return None if row is None else run_record(row)
 
 
+_COLUMNS = ", ".join(column.name for column in RUN_COLUMNS)
+
+_BEGIN = text(
+    f"""
+    update pipeline_run
+    set {_LEASE}, status = :standing, engine = :engine,
+        prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
+        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
+        completed_at = null, total_duration_ms = null
+    where run_id = :run_id and {_FREE}
+    returning {_COLUMNS}
+    """
+)
+
+
 async def begin(
-    tx: AsyncConnection, run_id: str, *, standing: RunStatus, engine: str, prefect_flow_run_id: str | None
-) -> RunRecord:
-    """Set a run going: a new one, one that failed, or one that a lost process left. `standing` is where it is."""
-    current = await get_run(tx, run_id, lock=True)
+    tx: AsyncConnection,
+    current: RunRecord,
+    *,
+    owner: str,
+    seconds: float,
+    lost: str | None,
+    standing: RunStatus,
+    engine: str,
+    prefect_flow_run_id: str | None,
+) -> RunRecord | None:
+    """Claim a run, and set it going: a new one, one that failed, or one that a lost process left. The run as it is now.
+
+    `current` is the run as the caller has just locked it, `standing` is where it stands by its stages. None:
+    somebody else holds the lease.
+
+    Raises:
+        IllegalTransition: a run in its status is not set going.
+    """
     if current.status is not standing:
-        await change(tx, run_id, status=RunStatus.RETRYING)
-    return await change(
-        tx,
-        run_id,
-        status=standing,
-        values={
-            "engine": engine,
-            "prefect_flow_run_id": prefect_flow_run_id or current.prefect_flow_run_id,
-            "started_at": func.coalesce(_T.started_at, func.clock_timestamp()),
-            "completed_at": None,
-            "total_duration_ms": None,
-        },
-    )
+        advance(advance(current.status, RunStatus.RETRYING), standing)
+    values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
+    going = {"standing": standing.value, "engine": engine, "prefect_flow_run_id": prefect_flow_run_id}
+    row = (await tx.execute(_BEGIN, {**values, **going})).mappings().one_or_none()
+    return None if row is None else run_record(row)
+
+
+_FINISH = text(
+    f"""
+    update pipeline_run
+    set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
+        total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
+        lease_owner = null, lease_expires_at = null
+    from (select clock_timestamp() as moment) as now
+    where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
+    returning {_COLUMNS}, cast(pg_notify(:channel, run_id) as text) as told
+    """
+)
 
 
 async def finish(
@@ -254,19 +312,19 @@ async def finish(
 ) -> RunRecord:
     """Bring a run to a final status, with its total duration since it was started the first time.
 
-    Raises what `change()` does.
+    Its lease is given back with it, and those who wait for its end are told. Raises what `change()` does.
     """
-    await notify(tx, DONE_CHANNEL, run_id)
-    now = func.clock_timestamp()
-    elapsed = func.extract("epoch", now - func.coalesce(_T.started_at, _T.created_at)) * 1000
-    return await change(
-        tx,
-        run_id,
-        owner=owner,
-        known=known,
-        status=status,
-        values={"completed_at": now, "total_duration_ms": elapsed, "skip_reason": skip_reason},
-    )
+    if known is None:
+        known = (await get_run(tx, run_id, lock=True)).status
+    values = {"run_id": run_id, "owner": owner, "skip_reason": skip_reason, "channel": DONE_CHANNEL}
+    while True:
+        move = {"status": advance(known, status).value, "known": known.value}
+        row = (await tx.execute(_FINISH, {**values, **move})).mappings().one_or_none()
+        if row is not None:
+            return run_record({name: row[name] for name in row if name != "told"})
+        current = await get_run(tx, run_id)
+        _ensure_held(current, owner)
+        known = current.status
 
 
 def error_columns(error: StageError | None) -> dict[str, Any]:

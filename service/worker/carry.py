@@ -19,7 +19,7 @@ from orchestration.alert import Severity
 from orchestration.contracts import StageError
 from orchestration.errors import BadInput, PipelineError, RunBusy, RunNotFound
 from orchestration.signals import logger
-from orchestration.store import attempts, runs
+from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.worker.breaker import Breaker
@@ -63,10 +63,8 @@ class Carrier:
             Unavailable: the database broke off; the run goes on where it stands when somebody claims it.
         """
         try:
-            async with self._services.database.transaction() as tx:
-                record = await runs.get_run(tx, claim.run_id)
-            flow_run = None if claim.overdue or not self._breaker.closed else await self._open(record)
-            await self._carry(claim, record, flow_run)
+            flow_run = None if claim.overdue or not self._breaker.closed else await self._open(claim.record)
+            await self._carry(claim, claim.record, flow_run)
         except (RunBusy, RunNotFound, BadInput) as error:
             logger.warning("Run %s is left alone: %s", claim.run_id, error)
 

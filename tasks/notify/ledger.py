@@ -29,7 +29,7 @@ async def deliver(
     person told twice is better than a person not told.
     """
     channel = named.channel
-    async with database.transaction() as tx:
+    async with database.statement() as tx:
         sent = await deliveries.open_delivery(
             tx, message.run_id, node_id, named.name, driver=channel.driver, target=channel.target
         )
@@ -57,7 +57,7 @@ async def _settle(database: Database, key: str, delivery: Delivery) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         try:
-            async with database.transaction() as tx:
+            async with database.statement() as tx:
                 await deliveries.settle_delivery(tx, key, delivery)
             return
         except Unavailable:

@@ -81,10 +81,10 @@ async def configure(run: ActiveRun) -> NotifyConfig:
 async def subject_of(run: ActiveRun, node: Node) -> MessageSubject:
     """Everything that the message is made of."""
     record = run.record
-    firing, resolved = 0, 0
+    incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
-        async with run.services.database.transaction() as tx:
-            firing, resolved = await alert_store.count_alerts(tx, record.incident_id)
+        async with run.services.database.statement() as tx:
+            incident, firing, resolved = await alert_store.get_incident_with_counts(tx, record.incident_id)
     ingested = run.result(Node.of(Stage.INGEST), IngestResult)
     return MessageSubject(
         run_id=record.run_id,
@@ -92,7 +92,7 @@ async def subject_of(run: ActiveRun, node: Node) -> MessageSubject:
         source=record.source,
         environment=record.environment,
         node_id=node.id,
-        incident=await run.incident(),
+        incident=incident,
         alerts=alerts_of(run.payload),
         reason=ingested.reason if ingested else "",
         check=run.result(Node.of(Stage.CHECK), CheckResult),
