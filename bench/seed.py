@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import LiteralString
 
 import psycopg
 
@@ -17,10 +18,11 @@ _PLAN = """
 create temporary table plan on commit drop as
 select
     i,
+    %(first)s + i as pk,
+    %(incidents)s + 1 + i / 8 as incident,
     md5(%(salt)s || 'run' || i) as run_id,
     md5(%(salt)s || 'trace' || i / 3) as trace_id,
     md5(%(salt)s || 'fingerprint' || i / 4) as fingerprint,
-    1 + i / 8 as incident,
     now() - interval '30 days' * (1 - i::float / %(runs)s) - interval '1 second' as created_at,
     case when r < 0.86 then 'notified' when r < 0.95 then 'skipped' else 'failed' end as status,
     case when a < 0.55 then 'alertmanager' when a < 0.8 then 'grafana' else 'generic' end as source,
@@ -41,12 +43,14 @@ from (
 """
 
 _INCIDENTS = """
-insert into incident (incident_key, title, status, severity, description, summary, opened_at, resolved_at, updated_at)
+insert into incident (
+    id, incident_key, title, status, severity, description, summary, opened_at, resolved_at, updated_at
+)
 select
-    'seed/' || %(salt)s || '/' || incident, max(name) || ' on ' || max(host),
-    case when incident > %(runs)s / 8 - 20 then 'open' else 'resolved' end,
+    incident, 'seed/' || %(salt)s || '/' || incident, max(name) || ' on ' || max(host),
+    case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'open' else 'resolved' end,
     max(severity), 'More than usual for ten minutes', '', min(created_at),
-    case when incident > %(runs)s / 8 - 20 then null else max(created_at) end, max(created_at)
+    case when incident > %(incidents)s + %(runs)s / 8 - 20 then null else max(created_at) end, max(created_at)
 from plan group by incident order by incident
 """
 
@@ -56,11 +60,12 @@ insert into alert (
     started_at, received_at, updated_at, incident_id
 )
 select distinct on (fingerprint)
-    source, fingerprint, name, severity, case when incident > %(runs)s / 8 - 20 then 'firing' else 'resolved' end,
+    source, fingerprint, name, severity,
+    case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'firing' else 'resolved' end,
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
-    created_at, created_at, created_at, %(incidents)s + incident
+    created_at, created_at, created_at, incident
 from plan order by fingerprint, i
 """
 
@@ -74,15 +79,15 @@ where alert.incident_id > %(incidents)s
 
 _RUNS = """
 insert into pipeline_run (
-    run_id, trace_id, status, current_stage, incident_id, incident_key, title, source, alert_fingerprint, severity,
+    id, run_id, trace_id, status, current_stage, incident_id, incident_key, title, source, alert_fingerprint, severity,
     priority, environment, payload, intelligence_fallback_used, skip_reason, total_attempts, last_error_type,
     last_error_message, last_error_retryable, engine, prefect_flow_run_id, created_at, updated_at, started_at,
     completed_at, total_duration_ms
 )
 select
-    run_id, trace_id, status,
+    pk, run_id, trace_id, status,
     case status when 'notified' then 'notify' when 'failed' then failed_at else 'ingest' end,
-    %(incidents)s + incident, 'seed/' || %(salt)s || '/' || incident, name || ' on ' || host, source, fingerprint,
+    incident, 'seed/' || %(salt)s || '/' || incident, name || ' on ' || host, source, fingerprint,
     severity, case severity when 'critical' then 2 when 'warning' then 1 else 0 end, environment,
     jsonb_build_object('alerts', jsonb_build_array(jsonb_build_object(
         'name', name, 'source', source, 'fingerprint', fingerprint, 'severity', severity, 'status', 'firing',
@@ -108,7 +113,7 @@ insert into stage_execution (
     error_type, error_message, error_stack, error_retryable, started_at, completed_at, duration_ms
 )
 select
-    run.id, stage.name, stage.name,
+    pk, stage.name, stage.name,
     case when failing and attempt = 4 then 'failed' when failing then 'retrying'
          when plan.status = 'skipped' and stage.place > 1 then 'skipped' else 'succeeded' end,
     attempt, plan.run_id || '/' || stage.name || '/' || attempt, 'payload/' || plan.run_id,
@@ -124,14 +129,13 @@ select
     plan.created_at + plan.total_ms * (stage.begins + stage.share) * interval '1 ms' + (attempt - 1) * interval '2 s',
     plan.total_ms * stage.share
 from plan
-join pipeline_run as run on run.run_id = plan.run_id
 cross join (values ('ingest', 1, 0.05, 0.1), ('check', 2, 0.15, 0.4), ('analyze', 3, 0.55, 0.2),
     ('notify', 4, 0.75, 0.25)) as stage (name, place, begins, share)
 cross join lateral (select plan.status = 'failed' and stage.name = plan.failed_at as failing) as verdict
 cross join lateral generate_series(1, case when failing then 4 else 1 end) as attempt
 where plan.status <> 'failed'
     or stage.place <= array_position(array['ingest', 'check', 'analyze', 'notify'], plan.failed_at)
-order by run.id, stage.place, attempt
+order by pk, stage.place, attempt
 """
 
 _DELIVERIES = """
@@ -139,12 +143,12 @@ insert into delivery (
     pipeline_run_id, node_id, channel, driver, target, idempotency_key, status, tries, error, created_at, settled_at
 )
 select
-    run.id, 'notify', 'oncall', 'generic', 'hooks.example.com', plan.run_id || '/notify/oncall',
+    pk, 'notify', 'oncall', 'generic', 'hooks.example.com', plan.run_id || '/notify/oncall',
     case plan.status when 'notified' then 'sent' else 'failed' end,
     case plan.status when 'notified' then 1 else 4 end,
     case plan.status when 'failed' then 'The webhook answered 503 Service Unavailable' end,
     plan.created_at + plan.total_ms * 0.8 * interval '1 ms', plan.created_at + plan.total_ms * interval '1 ms'
-from plan join pipeline_run as run on run.run_id = plan.run_id
+from plan
 where plan.status = 'notified' or plan.status = 'failed' and plan.failed_at = 'notify'
 """
 
@@ -152,26 +156,32 @@ where plan.status = 'notified' or plan.status = 'failed' and plan.failed_at = 'n
 def seed(database_url: str, runs: int) -> None:
     """Add so many runs, with all that belongs to them, to a database; its schema is brought up to date first.
 
-    Takes about a minute for 100,000 runs. May be done again: the rows come on top of those that are there.
+    May be done again: the rows come on top of those that are there.
     """
     migrate(database_url)
     with psycopg.connect(libpq_url(database_url)) as connection:
-        known = connection.execute("select coalesce(max(id), 0) from incident").fetchone()
-        incidents = known[0] if known else 0
-        values = {"runs": runs, "salt": str(time.time_ns()), "incidents": incidents}
-        # Numbers that PostgreSQL gives to incidents must be those that the runs refer to.
-        connection.execute("lock table incident in exclusive mode")
-        connection.execute(
-            "select setval(pg_get_serial_sequence('incident', 'id'), %s, %s)", (max(incidents, 1), incidents > 0)
-        )
+        # What comes in meanwhile waits, and gets the numbers after ours.
+        connection.execute("lock table incident, pipeline_run in exclusive mode")
+        values = {
+            "runs": runs,
+            "salt": str(time.time_ns()),
+            "incidents": _last_id(connection, "incident"),
+            "first": _last_id(connection, "pipeline_run") + 1,
+        }
         connection.execute("select setseed(0.42)")
-        # Without figures of what it has just written PostgreSQL would compare each run with each.
-        steps = (_PLAN, "analyze plan", _INCIDENTS, _ALERTS, _HISTORY, _RUNS, "analyze pipeline_run", _ATTEMPTS)
-        for statement in (*steps, _DELIVERIES):
+        for statement in (_PLAN, _INCIDENTS, _ALERTS, _HISTORY, _RUNS, _ATTEMPTS, _DELIVERIES):
             connection.execute(statement, values)
+        for table in ("incident", "pipeline_run"):
+            last = _last_id(connection, table)
+            connection.execute("select setval(pg_get_serial_sequence(%s, 'id'), %s)", (table, last))
         connection.commit()
         connection.autocommit = True
         connection.execute("vacuum analyze")
+
+
+def _last_id(connection: psycopg.Connection, table: LiteralString) -> int:
+    found = connection.execute(f"select coalesce(max(id), 0) from {table}").fetchone()
+    return int(found[0]) if found else 0
 
 
 def main() -> None:

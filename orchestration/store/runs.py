@@ -251,7 +251,7 @@ _COLUMNS = ", ".join(column.name for column in RUN_COLUMNS)
 _BEGIN = text(
     f"""
     update pipeline_run
-    set {_LEASE}, status = :standing, engine = :engine,
+    set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
         prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
         started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
         completed_at = null, total_duration_ms = null

@@ -12,6 +12,7 @@ from service.cli import keys
 from service.cli.api import api
 from service.cli.results import show_results
 from service.cli.terminal import as_json, progress, resumable, run_app
+from service.cli.trace import trace
 from service.cli.up import up
 from service.cli.worker import worker
 
@@ -47,6 +48,7 @@ def resume(
 app.command()(up)
 app.command()(worker)
 app.command()(api)
+app.command()(trace)
 app.add_typer(keys.app, name="keys")
 
 

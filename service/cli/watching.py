@@ -107,11 +107,11 @@ class Changes:
             Unavailable: the database does not answer.
         """
         found, horizon = await self._find()
-        changed = [run for run in found.values() if self._is_news(run)]
         # Beyond the horizon nobody looked: what was over there still is. What is missing before it matches no more.
         beyond = [run for run in self._latest if run.created_at < horizon and run.status.final]
         shown = {run.run_id: run for run in beyond} | found
         self._latest = sorted(shown.values(), key=lambda run: run.created_at, reverse=True)[: self._limit]
+        changed = self._latest if self._first else [run for run in found.values() if self._is_news(run)]
         self._seen = found
         self._until = max((run.updated_at for run in found.values()), default=self._until)
         self._first = False
@@ -122,7 +122,7 @@ class Changes:
         if before is not None:
             return _state(before) != _state(run)
         # Older runs that come into the page for the first time are no news.
-        return self._first or self._until is None or run.updated_at > self._until - _SLACK
+        return self._until is None or run.updated_at > self._until - _SLACK
 
     async def _find(self) -> tuple[dict[str, RunRecord], datetime]:
         """The newest runs, back to a horizon that those seen before lie on this side of, and what still moves."""
@@ -131,7 +131,7 @@ class Changes:
         horizon = datetime.min.replace(tzinfo=UTC)
         async with self._database.transaction() as tx:
             for _ in range(_MOST_PAGES):
-                size = self._limit if self._first else _PAGE
+                size = max(self._limit, _PAGE) if self._first else _PAGE
                 page = await list_page(tx, self._wanted, limit=size, cursor=cursor)
                 found |= {run.run_id: run for run in page.runs}
                 cursor = page.next_cursor
