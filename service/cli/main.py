@@ -10,6 +10,7 @@ from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
 from service.cli import keys
 from service.cli.api import api
+from service.cli.doctor import doctor
 from service.cli.results import show_results
 from service.cli.terminal import as_json, progress, resumable, run_app
 from service.cli.trace import trace
@@ -49,6 +50,7 @@ app.command()(up)
 app.command()(worker)
 app.command()(api)
 app.command()(trace)
+app.command()(doctor)
 app.add_typer(keys.app, name="keys")
 
 
