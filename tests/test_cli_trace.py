@@ -61,7 +61,7 @@ async def test_a_push_that_was_tried_twice_is_told_from_its_acceptance_to_its_en
         "· somebody is to be told: opened, a new incident",
         "✓ check, attempt 1: succeeded in …",
         "✓ analyze, attempt 1: succeeded in …",
-        "✗ notify, attempt 1: failed, to be tried again in …: DeliveryFailed: memory: hooks.example.net answered 503",
+        "✗ notify, attempt 1: failed in …, to be tried again: DeliveryFailed: memory: hooks.example.net answered 503",
         "✓ notify, attempt 2 after a wait of …: succeeded in …",
         "✓ message to memory (memory, memory): sent, 2 tries, their id m1",
         "✓ notified after …",

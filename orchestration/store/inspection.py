@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
-from orchestration.store.claims import count_waiting, free_lease
-from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
+from orchestration.store.claims import CLAIMABLE, count_waiting, free_lease
+from orchestration.store.models import PipelineRunRow
 from orchestration.store.retention import count_unfinished
 from orchestration.store.runs import in_seconds
 
@@ -76,7 +76,7 @@ async def read_revision(tx: AsyncConnection) -> str | None:
 
 async def read_waiting(tx: AsyncConnection) -> Waiting:
     """What waits for a worker."""
-    oldest = select(func.min(_R.created_at)).where(_R.status.in_(CLAIMABLE_STATUSES), free_lease())
+    oldest = select(func.min(_R.created_at)).where(CLAIMABLE, free_lease())
     return Waiting(count=await count_waiting(tx), oldest=(await tx.execute(oldest)).scalar_one())
 
 

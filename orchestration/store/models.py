@@ -135,7 +135,7 @@ class PipelineRunRow(Base):
 
     id: Mapped[int] = _primary_key()
     run_id: Mapped[str] = mapped_column(unique=True)
-    trace_id: Mapped[str] = mapped_column(index=True)
+    trace_id: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="pending")
     current_stage: Mapped[str | None]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
@@ -177,6 +177,8 @@ class PipelineRunRow(Base):
 
     __table_args__ = (
         Index(None, "created_at"),
+        # Also for the start of an id, whatever the database's collation is.
+        Index(None, "trace_id", postgresql_ops={"trace_id": "text_pattern_ops"}),
         Index(None, "status", "created_at"),
         Index(None, "source"),
         Index(

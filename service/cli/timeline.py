@@ -107,11 +107,10 @@ def _tried(attempt: AttemptRecord, waited: timedelta | None) -> str:
         return f"{name}: left out, {(attempt.output_snapshot or {}).get('skipped', 'no reason is on record')}"
     after = f" after a wait of {duration(waited.total_seconds() * 1000)}" if waited is not None else ""
     took = f" in {duration(attempt.duration_ms)}" if attempt.duration_ms is not None else ""
-    said = {StageStatus.RETRYING: "failed, to be tried again", StageStatus.PENDING: "not begun"}.get(
-        attempt.status, attempt.status.value
-    )
+    said = {StageStatus.RETRYING: "failed", StageStatus.PENDING: "not begun"}.get(attempt.status, attempt.status.value)
+    again = ", to be tried again" if attempt.status is StageStatus.RETRYING else ""
     error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
-    return f"{name}, attempt {attempt.attempt}{after}: {said}{took}{error}"
+    return f"{name}, attempt {attempt.attempt}{after}: {said}{took}{again}{error}"
 
 
 def _delivered(run: RunRecord, delivery: DeliveryRecord) -> _Line:
