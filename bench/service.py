@@ -121,13 +121,10 @@ def measure_message(times: int) -> list[Figures]:
     ]
 
 
-def measure_direct(times: int) -> list[Figures]:
-    """The direct engine: no Prefect answers."""
-    with (
-        receiver() as target,
-        fresh_home() as home,
-        attach(load_settings({"home": home}), need_prefect=False) as addresses,
-    ):
+@contextmanager
+def direct_service(target: Receiver) -> Iterator[int]:
+    """The API and a worker to which no Prefect answers; the API's port."""
+    with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
         port = free_port()
         env = {
             "ALERT_PIPELINE_HOME": str(home),
@@ -137,9 +134,15 @@ def measure_direct(times: int) -> list[Figures]:
             "CHECKERS_ENABLED": "memory",
         }
         with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
-            _latencies(port, target, [f"warm{i}" for i in range(3)])
-            latencies = _latencies(port, target, [f"direct{i}" for i in range(times)])
-            rates = [_rate(port, target, 200, f"rate{turn}-") for turn in range(max(times // 3, 2))]
+            yield port
+
+
+def measure_direct(times: int) -> list[Figures]:
+    """The direct engine: no Prefect answers."""
+    with receiver() as target, direct_service(target) as port:
+        _latencies(port, target, [f"warm{i}" for i in range(3)])
+        latencies = _latencies(port, target, [f"direct{i}" for i in range(times)])
+        rates = [_rate(port, target, 200, f"rate{turn}-") for turn in range(max(times // 3, 2))]
     return [
         Figures(what="accept to message, direct engine", values=latencies, unit="ms"),
         Figures(what="distinct alerts, direct engine", values=rates, unit="/s", target="≥ 40/s"),
@@ -151,5 +154,10 @@ def measure_empty_flow(times: int) -> list[Figures]:
     from bench.empty_flow import rate
 
     with fresh_home() as home, attach(load_settings({"home": home})) as addresses:
-        rates = [rate(addresses.prefect_api_url or "", 60) for _ in range(max(times // 3, 2))]
-    return [Figures(what="empty four-task flows", values=rates, unit="/s")]
+        url, turns = addresses.prefect_api_url or "", range(max(times // 3, 2))
+        called = [rate(url, 60, deployed=False) for _ in turns]
+        deployed = [rate(url, 60, deployed=True) for _ in turns]
+    return [
+        Figures(what="empty four-task flows, called", values=called, unit="/s"),
+        Figures(what="empty four-task flows, on a deployment in a pool", values=deployed, unit="/s"),
+    ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import prefect.runtime.flow_run
-from prefect import flow, get_client
+from prefect import Flow, flow, get_client
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
@@ -15,18 +15,14 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.handover import CANCELLED, Handover, cancellable, handed_run
 from flows.report import tell_story
 from flows.services import flow_services
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
 from orchestration.store.records import RunOptions, RunRecord
-from tasks.analyze.task import analyze_task
-from tasks.check.task import check_task
+from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push
-from tasks.ingest.task import ingest_task
-from tasks.notify.task import notify_task
-from tasks.retries import with_retries
-from tasks.run import ActiveRun, Services, holder_name, take_run
+from tasks.run import Services, take_run
+from tasks.task import PrefectSteps
 
 ENGINE = "prefect"
 
@@ -65,8 +61,7 @@ async def alert_pipeline(
                 labels=labels or {},
                 notify_driver=notify_driver,
             )
-            # A worker that lives takes the further incidents, each as a flow run of its own deployment.
-            own = 1 if await _worker_lives(services) else None
+            own = await held_runs(services)
             run_id, *others = await accept_push(
                 services,
                 payload,
@@ -78,54 +73,45 @@ async def alert_pipeline(
                 held_runs=own,
             )
             others = others if own is None else []
-        record = await _carry(services, run_id)
-        for other in others:
-            await _carry_other(services, other)
-    return final_state(record)
+        return await carry_runs(services, [run_id, *others], alert_pipeline)
 
 
-async def carry_in_prefect(record: RunRecord) -> State[Any]:
+async def carry_in_prefect(record: RunRecord, of: Flow[..., Any] | None = None) -> State[Any]:
     """Open a flow run for a stored run, under its name, and run it here; its final state, also of a failure.
+
+    `of` is the flow that it is a run of, by default `alert-pipeline`.
 
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
     """
     parameters = {"run_id": record.run_id}
+    opened = of or cast("Flow[..., Any]", alert_pipeline)
     async with get_client() as client:
         flow_run = await client.create_flow_run(
-            alert_pipeline, name=flow_run_name(record), tags=flow_run_tags(record), parameters=parameters
+            opened, name=flow_run_name(record), tags=flow_run_tags(record), parameters=parameters
         )
     # Called directly the flow would be named after nothing, and import FastAPI (0.3 s) to write one id as JSON.
-    running = run_flow(alert_pipeline, flow_run=flow_run, parameters=parameters, return_type="state")
+    running = run_flow(opened, flow_run=flow_run, parameters=parameters, return_type="state")
     return await cast("Awaitable[State[Any]]", running)
 
 
-class PrefectSteps:
-    """The stages as Prefect tasks, which retry as the settings say."""
+async def held_runs(services: Services) -> int | None:
+    """How many runs of a payload its flow run carries itself; None: all.
 
-    async def ingest(self, run: ActiveRun) -> IngestResult:
-        return await with_retries(ingest_task, run.services.settings)(run)
-
-    async def check(self, run: ActiveRun) -> CheckResult:
-        return await with_retries(check_task, run.services.settings)(run)
-
-    async def analyze(self, run: ActiveRun) -> AnalyzeResult:
-        return await with_retries(analyze_task, run.services.settings)(run)
-
-    async def notify(self, run: ActiveRun) -> NotifyResult:
-        return await with_retries(notify_task, run.services.settings)(run)
-
-
-async def _worker_lives(services: Services) -> bool:
+    A worker that lives takes the further incidents, each as a flow run of its own deployment.
+    """
     async with services.database.transaction() as tx:
-        return bool(await workers.list_workers(tx))
+        return 1 if await workers.list_workers(tx) else None
 
 
-async def _carry_other(services: Services, run_id: str) -> None:
-    """Carry a further incident of a payload, as a flow run of its own."""
-    async with services.database.transaction() as tx:
-        record = await runs.get_run(tx, run_id)
-    await carry_in_prefect(record)
+async def carry_runs(services: Services, run_ids: Sequence[str], of: Flow[..., Any]) -> State[Any]:
+    """Carry the first run within the present flow run, and each other one as a flow run of its own; the first's end."""
+    record = await _carry(services, run_ids[0])
+    for other in run_ids[1:]:
+        async with services.database.transaction() as tx:
+            further = await runs.get_run(tx, other)
+        await carry_in_prefect(further, of)
+    return final_state(record)
 
 
 async def _carry(services: Services, run_id: str) -> RunRecord:

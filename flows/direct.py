@@ -1,4 +1,4 @@
-"""The direct engine: the same four stages with the same retries, without Prefect.
+"""The direct engine: the same nodes with the same retries, without Prefect.
 
 A worker uses it when Prefect does not answer, or when a critical alert would wait too long.
 """
@@ -7,48 +7,31 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult
+from orchestration.contracts import Contract
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
-from tasks.analyze.stage import ANALYZE
-from tasks.check.stage import CHECK
-from tasks.ingest.stage import INGEST
-from tasks.notify.stage import NOTIFY
 from tasks.run import ActiveRun
-from tasks.stage import ConfigT, ResultT, StageFailed, StageSpec, run_stage
+from tasks.stage import StageFailed, Step, try_step
 
 ENGINE = "direct"
 
 
 class DirectSteps:
-    """The stages as plain calls, which retry as the settings say."""
+    """The nodes as plain calls, which retry as their definition or the settings say."""
 
-    async def ingest(self, run: ActiveRun) -> IngestResult:
-        return await try_stage(run, INGEST)
+    async def take(self, run: ActiveRun, step: Step) -> Contract:
+        """Try a node until it succeeds, its error is not worth a retry, or all retries are used up.
 
-    async def check(self, run: ActiveRun) -> CheckResult:
-        return await try_stage(run, CHECK)
-
-    async def analyze(self, run: ActiveRun) -> AnalyzeResult:
-        return await try_stage(run, ANALYZE)
-
-    async def notify(self, run: ActiveRun) -> NotifyResult:
-        return await try_stage(run, NOTIFY)
-
-
-async def try_stage(run: ActiveRun, spec: StageSpec[ConfigT, ResultT]) -> ResultT:
-    """Try a stage until it succeeds, its error is not worth a retry, or all retries are used up.
-
-    Raises:
-        StageFailed: the last attempt's.
-    """
-    delays = run.services.settings.retry_delays
-    for retry, delay in enumerate(delays):
-        try:
-            return await run_stage(run, spec, retries_left=len(delays) - retry)
-        except StageFailed as failure:
-            if not failure.retryable:
-                raise
-            logger.info("Run %s tries again in %g s: %s", run.run_id, delay, redact_text(str(failure)))
-            await asyncio.sleep(delay)
-    return await run_stage(run, spec, retries_left=0)
+        Raises:
+            StageFailed: the last attempt's.
+        """
+        delays = run.services.settings.delays(step.retries(run.services.settings))
+        for retry, delay in enumerate(delays):
+            try:
+                return await try_step(run, step, retries_left=len(delays) - retry)
+            except StageFailed as failure:
+                if not failure.retryable:
+                    raise
+                logger.info("Run %s tries again in %g s: %s", run.run_id, delay, redact_text(str(failure)))
+                await asyncio.sleep(delay)
+        return await try_step(run, step, retries_left=0)

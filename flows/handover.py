@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-from flows.linear import Steps, run_linear
+from flows.graph import Steps, run_graph
 from orchestration.contracts import StageError
 from orchestration.errors import RunBusy, Unavailable
 from orchestration.signals import logger
@@ -95,7 +95,7 @@ class Handover:
 
     async def _carry(self, steps: Steps) -> None:
         # A task of its own: an operator's cancellation ends the steps, and not the flow around them.
-        self._work = asyncio.create_task(run_linear(self.run, steps))
+        self._work = asyncio.create_task(run_graph(self.run, steps))
         if self.cancelled:
             self._work.cancel()
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, Stage
+from orchestration.contracts import AnalyzeResult, CheckResult, ConditionResult, IngestResult, Stage
 from orchestration.redaction import redact_text
 from orchestration.store.attempts import AttemptRecord
 from orchestration.store.database import Database
-from orchestration.store.story import Story, read_story
+from orchestration.store.story import Story, all_checks, read_story
 
 _MARKS = {"ok": "✓", "warning": "⚠", "critical": "✗", "unknown": "?"}
 
@@ -40,7 +40,7 @@ def _head(story: Story) -> str:
 
 
 def _checks(story: Story) -> str:
-    checked = story.output(Stage.CHECK, CheckResult)
+    checked = all_checks(story.outputs(Stage.CHECK, CheckResult))
     if checked is None:
         return ""
     rows = "\n".join(
@@ -79,6 +79,8 @@ def _attempt(attempt: AttemptRecord) -> str:
     took = "" if attempt.duration_ms is None else f"{attempt.duration_ms:.0f} ms"
     skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
     said = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
+    if attempt.stage is Stage.CONDITION and (decided := attempt.result(ConditionResult)) is not None:
+        said = f"{decided.expression}: {'yes' if decided.holds else 'no'}"
     return f"| {attempt.node_id} | {attempt.attempt} | {attempt.status} | {took} | {_cell(said)} |"
 
 

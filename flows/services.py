@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from blocks.channels.book import ChannelBook
 from blocks.channels.documents import BlockSource, read_documents
+from flows.definitions import DefinitionBook
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
@@ -37,6 +38,7 @@ def make_services(settings: Settings, database: Database, *, blocks: BlockSource
         settings=settings,
         channels=ChannelBook(settings, source=blocks),
         analysis=LocalAnalysis(),
+        definitions=DefinitionBook(database),
     )
 
 

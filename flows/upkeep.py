@@ -10,7 +10,8 @@ from orchestration.contracts import Contract
 from orchestration.signals import logger
 from orchestration.store import claims, retention, workers
 from orchestration.store.database import Database
-from tasks.run import Services, may_live
+from tasks.holders import may_live
+from tasks.run import Services
 
 STUCK_SECONDS = 900.0
 """A run that is not over and to which nothing has happened for so long is reported."""

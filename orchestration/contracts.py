@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -17,12 +18,18 @@ class Contract(BaseModel):
 
 
 class Stage(StrEnum):
-    """The four stages, in order. In the linear pipeline a node's id is its stage's name."""
+    """What a node of a run does. In the linear pipeline a node's id is its stage's name."""
 
     INGEST = "ingest"
     CHECK = "check"
     ANALYZE = "analyze"
     NOTIFY = "notify"
+    TRANSFORM = "transform"
+    CONDITION = "condition"
+
+
+LINEAR_STAGES = (Stage.INGEST, Stage.CHECK, Stage.ANALYZE, Stage.NOTIFY)
+"""The four stages of the linear pipeline, in order. The others are nodes of definitions that come in between."""
 
 
 class StageError(Contract):
@@ -137,6 +144,37 @@ class NotifyResult(Contract):
     duration_ms: float = 0.0
 
 
+class TransformResult(Contract):
+    """What a transform made of an earlier result."""
+
+    output: JsonValue = None
+    count: int = Field(default=0, description="Items of a list, 1 for any other value, 0 for null.")
+    transform_output_ref: str | None = None
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+class ConditionResult(Contract):
+    """How a condition came out."""
+
+    holds: bool
+    expression: str
+    condition_output_ref: str | None = None
+    errors: list[str] = Field(default_factory=list[str])
+    duration_ms: float = 0.0
+
+
+RESULT_TYPES: Mapping[Stage, type[Contract]] = {
+    Stage.INGEST: IngestResult,
+    Stage.CHECK: CheckResult,
+    Stage.ANALYZE: AnalyzeResult,
+    Stage.NOTIFY: NotifyResult,
+    Stage.TRANSFORM: TransformResult,
+    Stage.CONDITION: ConditionResult,
+}
+"""What each stage results in."""
+
+
 class StageContext(Contract):
     """What every stage is told."""
 
@@ -161,6 +199,19 @@ class PipelineOutcome(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class NodeResult(Contract):
+    """One node of a run of a definition, as it stands."""
+
+    id: str
+    stage: Stage
+    status: str = Field(description="pending, running, succeeded, failed, retrying or skipped.")
+    attempts: int = 0
+    duration_ms: float | None = Field(default=None, description="Of the last attempt.")
+    result: dict[str, Any] | None = Field(default=None, description="What it found, redacted; the fields of its stage.")
+    error: StageError | None = Field(default=None, description="Of the last attempt, if it failed.")
+    skip_reason: str | None = Field(default=None, description="Why it was left out, if it was.")
+
+
 class PipelineResult(Contract):
     """A run as a whole."""
 
@@ -178,3 +229,8 @@ class PipelineResult(Contract):
     stages_completed: list[str] = Field(default_factory=list[str])
     final_error: StageError | None = None
     skip_reason: str | None = Field(default=None, description="Why the run was skipped, if it was.")
+    definition_name: str | None = Field(default=None, description="The definition that was run, if it was one.")
+    definition_version: int | None = None
+    nodes: list[NodeResult] = Field(
+        default_factory=list[NodeResult], description="Of a definition, each node in the order in which they began."
+    )

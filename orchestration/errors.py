@@ -46,6 +46,14 @@ class RunNotFound(PipelineError):
     """No pipeline run has this id."""
 
 
+class DefinitionNotFound(BadInput):
+    """No pipeline definition has this name, or it has no such version."""
+
+
+class DefinitionDisabled(BadInput):
+    """An operator disabled the pipeline definition: it runs nothing."""
+
+
 class RunBusy(PipelineError):
     """Another process holds the run's lease: two must not work on one run."""
 

@@ -278,7 +278,11 @@ class Settings(BaseSettings):
     @property
     def retry_delays(self) -> list[float]:
         """Seconds to wait before retry 1, 2, …: `factor ** n`."""
-        return [self.backoff_factor**retry for retry in range(1, self.max_retries_per_stage + 1)]
+        return self.delays(self.max_retries_per_stage)
+
+    def delays(self, retries: int) -> list[float]:
+        """The same, for another number of retries."""
+        return [self.backoff_factor**retry for retry in range(1, retries + 1)]
 
 
 def default_home() -> Path:

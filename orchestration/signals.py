@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol, cast
 
 from statsd import StatsClient  # pyright: ignore[reportMissingTypeStubs]
@@ -72,7 +73,8 @@ class LoggingBackend:
     def emit(self, signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> None:
         """Log the signal; a failure is a warning, all others are information."""
         level = logging.WARNING if signal in (Signal.STAGE_FAILED, Signal.STAGE_RETRYING) else logging.INFO
-        signal_logger.log(level, "%s", logfmt({"signal": signal.value, **asdict(tags), **fields}))
+        if signal_logger.isEnabledFor(level):
+            signal_logger.log(level, "%s", logfmt({"signal": signal.value, **asdict(tags), **fields}))
 
 
 class _Statsd(Protocol):
@@ -172,7 +174,13 @@ def _logfmt_value(value: Field) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.1f}"
-    text = redact_text(str(value))
+    return _logfmt_text(str(value))
+
+
+@lru_cache(maxsize=1024)
+def _logfmt_text(value: str) -> str:
+    # A run's signals say the same eight tags again and again.
+    text = redact_text(value)
     if text.isprintable() and _PLAIN.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")

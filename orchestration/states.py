@@ -89,7 +89,7 @@ STATUS_AFTER: Mapping[Stage, RunStatus] = {
     Stage.ANALYZE: RunStatus.ANALYZED,
     Stage.NOTIFY: RunStatus.NOTIFIED,
 }
-"""What a run's status is once this stage is done."""
+"""What a run's status is once this stage is done. The other stages do not move a run."""
 
 
 def advance(current: StatusT, new: StatusT) -> StatusT:

@@ -7,7 +7,7 @@ as one likes: a worker does it when it starts. What an operator has changed (pau
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -51,6 +51,7 @@ class Deployment:
     entrypoint: str
     name: str = "default"
     description: str
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     schedules: Sequence[DeploymentScheduleCreate] = field(default=())
     triggers: Sequence[DeploymentEventTrigger] = field(default=())
 
@@ -86,14 +87,19 @@ async def register(client: PrefectClient) -> None:
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
     """
-    await _ensure_pool(client)
-    await asyncio.gather(*(_ensure(client, deployment) for deployment in wanted_deployments()))
+    await ensure_pool(client)
+    await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
     for driver in CHANNELS.values():
         await driver.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 
 
-async def _ensure_pool(client: PrefectClient) -> None:
+async def ensure_pool(client: PrefectClient) -> None:
+    """Create the work pool, unless it is there.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -118,8 +124,12 @@ async def _ensure_pool(client: PrefectClient) -> None:
             )
 
 
-async def _ensure(client: PrefectClient, wanted: Deployment) -> None:
-    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs."""
+async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
+    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs.
+
+    Raises:
+        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+    """
     schema = parameter_schema(wanted.flow).model_dump_for_openapi()
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
@@ -131,6 +141,7 @@ async def _ensure(client: PrefectClient, wanted: Deployment) -> None:
             entrypoint=wanted.entrypoint,
             work_pool_name=POOL_NAME,
             tags=TAGS,
+            parameters=dict(wanted.parameters),
             schedules=list(wanted.schedules),
             parameter_openapi_schema=schema,
             enforce_parameter_schema=True,
@@ -145,6 +156,7 @@ async def _ensure(client: PrefectClient, wanted: Deployment) -> None:
         if any(getattr(known, name) != value for name, value in own.items()):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
     await _ensure_triggers(client, deployment_id, wanted)
+    return deployment_id
 
 
 async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:

@@ -74,7 +74,7 @@ class PipelineOrchestrator:
 
     def run_pipeline(
         self,
-        payload: dict[str, Any],
+        payload: dict[str, Any] | None,
         source: str = "unknown",
         trace_id: str | None = None,
         environment: str = "production",
@@ -84,14 +84,16 @@ class PipelineOrchestrator:
         or else the first. `run_push()` returns them all.
 
         Args:
-            payload: What the monitoring system sent, as it came or as {"payload": …}.
+            payload: What the monitoring system sent, as it came or as {"payload": …}. None: a definition that
+                takes in no alerts is run.
             source: Who sent it; a name that is no source: recognised by its shape.
             trace_id: The id that all runs of the push share.
             environment: Where it happened.
-            options: checker_names, checker_configs, labels, notify_driver.
+            options: checker_names, checker_configs, labels, notify_driver; definition, the name of a stored one
+                that is run instead of the linear pipeline; or definition_config, one that is not stored.
 
         Raises:
-            BadInput: no alert can be read from the payload; nothing is written.
+            BadInput: no alert can be read from the payload, or the definition cannot be run; nothing is written.
             Unavailable: the stack cannot be reached or started.
         """
         results = self.run_push(payload, source, trace_id, environment, **options)
@@ -100,7 +102,7 @@ class PipelineOrchestrator:
 
     def run_push(
         self,
-        payload: dict[str, Any],
+        payload: dict[str, Any] | None,
         source: str = "unknown",
         trace_id: str | None = None,
         environment: str = "production",
@@ -111,7 +113,7 @@ class PipelineOrchestrator:
 
     def start_pipeline(
         self,
-        payload: dict[str, Any],
+        payload: dict[str, Any] | None,
         source: str = "unknown",
         trace_id: str | None = None,
         environment: str = "production",
@@ -253,7 +255,7 @@ def _options(given: dict[str, Any]) -> RunOptions:
         raise BadInput(f"Wrong options: {problems}") from None
 
 
-def run_pipeline(payload: dict[str, Any], source: str = "unknown", **options: Any) -> PipelineResult:
+def run_pipeline(payload: dict[str, Any] | None, source: str = "unknown", **options: Any) -> PipelineResult:
     """Run a push to its end, and leave the stack again. As `PipelineOrchestrator.run_pipeline()`."""
     with PipelineOrchestrator() as orchestrator:
         return orchestrator.run_pipeline(payload, source, **options)

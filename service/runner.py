@@ -18,6 +18,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.alert_pipeline import carry_in_prefect
+from flows.definition_pipeline import flow_of
 from flows.services import open_services, use_services
 from orchestration.contracts import PipelineResult
 from orchestration.errors import Unavailable
@@ -28,8 +29,10 @@ from orchestration.store import runs
 from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
+from tasks.holders import holder_name
+from tasks.ingest.definition import accept_definition_run
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.run import Services, ensure_takable, holder_name
+from tasks.run import Services, ensure_takable
 
 AT_ONCE = 4
 """How many runs of a push go on at once: Prefect's server is one process, and more would only wait there."""
@@ -54,13 +57,19 @@ class Runner:
     async def accept(
         self, payload: object, *, source: str, environment: str, trace_id: str, options: RunOptions
     ) -> list[str]:
-        """Store a push; the ids of its runs.
+        """Store a push, or a run of a definition that needs none; the ids of its runs.
 
         Raises:
-            BadInput: the payload, a name, or the wanted channel is no good; nothing is written.
+            BadInput: the payload, a name, the definition or the wanted channel is no good; nothing is written.
             Unavailable: the database or Prefect does not answer; nothing is written.
         """
         await self._check_channel(options)
+        if options.defined:
+            # In the context with Prefect's settings: the definition's block is looked at there.
+            accepting = self._accept_definition_run(
+                payload, source=source, environment=environment, trace_id=trace_id, options=options
+            )
+            return await asyncio.create_task(accepting, context=self._context.copy())
         return await accept_push(
             self._services,
             payload,
@@ -70,6 +79,9 @@ class Runner:
             options=options,
             held_by=self._holder,
         )
+
+    async def _accept_definition_run(self, payload: object, **call: Any) -> list[str]:
+        return await accept_definition_run(self._services, payload, held_by=self._holder, **call)
 
     async def accept_health_check(self, *, source: str, environment: str, trace_id: str, options: RunOptions) -> str:
         """Store a run about this host's own health; its id. Raises what `accept()` does."""
@@ -148,7 +160,7 @@ class Runner:
             ensure_takable(record)
             with use_services(self._services):
                 try:
-                    state = await carry_in_prefect(record)
+                    state = await carry_in_prefect(record, flow_of(record))
                 except (httpx.HTTPError, PrefectException) as error:
                     raise Unavailable(
                         f"Prefect broke off ({_in_words(error)}). "

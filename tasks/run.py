@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psutil
-
 from orchestration.alert import Incident
-from orchestration.contracts import (
-    AnalyzeResult,
-    CheckResult,
-    Contract,
-    IngestResult,
-    NotifyResult,
-    Stage,
-    StageContext,
-)
+from orchestration.contracts import LINEAR_STAGES, RESULT_TYPES, Contract, Stage, StageContext, StageError
 from orchestration.errors import BadInput, RunBusy, Unavailable
 from orchestration.message import ChannelSource
 from orchestration.settings import Settings
@@ -32,19 +19,14 @@ from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
 from orchestration.store import alerts as alert_store
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
-from orchestration.store.records import AttemptRecord, Node, RunRecord, new_id
+from orchestration.store.records import AttemptRecord, Node, RunRecord
+from tasks.holders import held_as, holder_name, may_live, take_held
 
 if TYPE_CHECKING:
     from tasks.analyze.stage import AnalysisProvider
+    from tasks.definitions import DefinitionSource
 
 ResultT = TypeVar("ResultT", bound=Contract)
-
-RESULT_TYPES: Mapping[Stage, type[Contract]] = {
-    Stage.INGEST: IngestResult,
-    Stage.CHECK: CheckResult,
-    Stage.ANALYZE: AnalyzeResult,
-    Stage.NOTIFY: NotifyResult,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +38,8 @@ class Services:
     settings: Settings
     channels: ChannelSource
     analysis: AnalysisProvider
+    definitions: DefinitionSource | None = None
+    """Where stored definitions are found; None: only the linear pipeline is run here."""
 
 
 class ActiveRun:
@@ -78,17 +62,43 @@ class ActiveRun:
         self.engine = engine
         self.results: dict[str, Contract] = {}
         self.refs: dict[str, str] = {}
-        self.skipped: set[str] = set()
+        self.skipped: dict[str, str] = {}
+        """Why nodes were left out."""
+        self.failed: dict[str, StageError] = {}
+        """Nodes whose last attempt failed for good. Those that the run needs are tried again when it is resumed."""
+        self.waiting: set[str] = set()
+        """Nodes that wait for their next attempt."""
+        self.writing = asyncio.Lock()
+        """Held by whoever moves the run on: branches that end at once must not write over each other's status."""
+        self._stages: dict[str, Stage] = {}
         for attempt in done:
             self._remember(attempt)
 
     def _remember(self, attempt: AttemptRecord) -> None:
         if attempt.status is StageStatus.SKIPPED:
-            self.skipped.add(attempt.node_id)
+            reason = str((attempt.output_snapshot or {}).get("skipped", ""))
+            self.note_skipped(Node(id=attempt.node_id, stage=attempt.stage), reason)
+        elif attempt.status is StageStatus.FAILED and attempt.error_type not in attempts.CUT_SHORT:
+            self.failed[attempt.node_id] = StageError(
+                error_type=attempt.error_type or "",
+                message=attempt.error_message or "",
+                retryable=bool(attempt.error_retryable),
+            )
         # A stage whose result cannot be read is done again: each of them can be.
         elif attempt.output_ref and (found := attempt.result(RESULT_TYPES[attempt.stage])) is not None:
-            self.results[attempt.node_id] = found
-            self.refs[attempt.node_id] = attempt.output_ref
+            self.note_result(Node(id=attempt.node_id, stage=attempt.stage), found, attempt.output_ref)
+
+    def note_result(self, node: Node, result: Contract, ref: str) -> None:
+        """A node is done."""
+        self._stages[node.id] = node.stage
+        self.results[node.id] = result
+        self.refs[node.id] = ref
+        self.failed.pop(node.id, None)
+
+    def note_skipped(self, node: Node, reason: str) -> None:
+        """A node is left out."""
+        self._stages[node.id] = node.stage
+        self.skipped[node.id] = reason
 
     @property
     def run_id(self) -> str:
@@ -102,15 +112,25 @@ class ActiveRun:
 
     @property
     def standing(self) -> RunStatus:
-        """Where the run stands, going by the stages that are done: what RETRYING goes back to."""
-        done = self.results.keys() | self.skipped
-        stages = [stage for stage in Stage if stage.value in done and stage is not Stage.NOTIFY]
-        return STATUS_AFTER[stages[-1]] if stages else RunStatus.PENDING
+        """Where the run stands, going by the nodes that are done: what RETRYING goes back to."""
+        return _standing(self._stages.values())
 
     @property
-    def last_ref(self) -> str:
-        """The reference of what the next stage works on."""
-        return list(self.refs.values())[-1] if self.refs else attempts.payload_ref(self.run_id)
+    def status(self) -> RunStatus:
+        """What the run's status is while it goes on: RETRYING while one of its nodes waits for another try."""
+        return RunStatus.RETRYING if self.waiting else self.standing
+
+    def status_with(self, node: Node) -> RunStatus:
+        """The same, once this node is done as well."""
+        return RunStatus.RETRYING if self.waiting else _standing([*self._stages.values(), node.stage])
+
+    def input_ref(self, before: Iterable[str] | None = None) -> str:
+        """The reference of what a node works on: the output of the last one before it, else the payload.
+
+        `before` are the nodes before it, in order; None: all that are done.
+        """
+        refs = list(self.refs.values()) if before is None else [self.refs[one] for one in before if one in self.refs]
+        return refs[-1] if refs else attempts.payload_ref(self.run_id)
 
     def tags(self, stage: str | None = None, attempt: int = 1) -> Tags:
         """The tags of this run's signals."""
@@ -125,8 +145,9 @@ class ActiveRun:
         )
         return tags if stage is None else tags.at(stage, attempt)
 
-    def context(self, attempt: int) -> StageContext:
-        """What a stage is told."""
+    def context(self, attempt: int, before: Iterable[str] | None = None) -> StageContext:
+        """What a stage is told. `before` are the nodes before it; None: all that are done."""
+        told = self.results.keys() if before is None else [one for one in before if one in self.results]
         return StageContext(
             trace_id=self.record.trace_id,
             run_id=self.record.run_id,
@@ -136,13 +157,18 @@ class ActiveRun:
             source=self.record.source,
             alert_fingerprint=self.record.alert_fingerprint,
             payload=self.payload,
-            previous_results={node: result.model_dump(mode="json") for node, result in self.results.items()},
+            previous_results={node: self.results[node].model_dump(mode="json") for node in told},
         )
 
-    def result(self, node: Node, result_type: type[ResultT]) -> ResultT | None:
-        """What a node has found, if it is done."""
-        found = self.results.get(node.id)
-        return found if isinstance(found, result_type) else None
+    def found(self, result_type: type[ResultT], before: Iterable[str] | None = None) -> list[ResultT]:
+        """The results of this type of the nodes before one, in their order; `before` None: of all that are done."""
+        nodes = list(self.results) if before is None else before
+        results = (self.results.get(node) for node in nodes)
+        return [result for result in results if isinstance(result, result_type)]
+
+    def has_errors(self, node_id: str) -> bool:
+        """Whether a node failed, or names errors in its result: a checker that broke, an analysis that fell back."""
+        return node_id in self.failed or bool(getattr(self.results.get(node_id), "errors", None))
 
     async def incident(self) -> Incident | None:
         """The incident that this run is about, as it stands now."""
@@ -155,14 +181,22 @@ class ActiveRun:
         """Leave a stage out, with a row that says why."""
         async with self.services.database.transaction() as tx:
             await attempts.skip(tx, self.run_id, node, reason)
-        self.skipped.add(node.id)
+        self.note_skipped(node, reason)
 
-    async def finish(self, status: RunStatus, *, skip_reason: str | None = None) -> None:
-        """Bring the run to a final status and tell of it."""
+    async def finish(
+        self, status: RunStatus, *, skip_reason: str | None = None, error: StageError | None = None
+    ) -> None:
+        """Bring the run to a final status and tell of it. `error`: what it failed of, if not of the last one it met."""
         # A single statement while nobody has touched the run.
-        async with self.services.database.statement() as tx:
+        async with self.writing, self.services.database.statement() as tx:
             self.record = await runs.finish(
-                tx, self.run_id, status, owner=self.owner, known=self.record.status, skip_reason=skip_reason
+                tx,
+                self.run_id,
+                status,
+                owner=self.owner,
+                known=self.record.status,
+                skip_reason=skip_reason,
+                error=error,
             )
         self.emit(
             Signal.COMPLETED,
@@ -180,6 +214,13 @@ class ActiveRun:
         self.services.signals.emit(signal, tags, engine=self.engine, **fields)
 
 
+def _standing(done: Iterable[Stage]) -> RunStatus:
+    """The furthest status that one of these stages leads to: branches that end in any order only move a run forward."""
+    stages = set(done)
+    reached = [stage for stage in LINEAR_STAGES if stage in stages and stage is not Stage.NOTIFY]
+    return STATUS_AFTER[reached[-1]] if reached else RunStatus.PENDING
+
+
 @asynccontextmanager
 async def take_run(
     services: Services, run_id: str, *, engine: str, prefect_flow_run_id: str | None = None, held_as: str | None = None
@@ -193,7 +234,7 @@ async def take_run(
         RunBusy: another process is at it.
         BadInput: the run is over.
     """
-    owner = held_as or _held.pop(run_id, None) or holder_name()
+    owner = held_as or take_held(run_id) or holder_name()
     run = await _open(services, run_id, owner, engine, prefect_flow_run_id)
     keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
     try:
@@ -217,7 +258,7 @@ def ensure_takable(record: RunRecord) -> str | None:
         raise BadInput(f"Run {record.run_id} is over: {record.status.value}. Nothing is left to do")
     if record.lease_owner is None or record.lease_expires_at is None or record.lease_expires_at < datetime.now(UTC):
         return None
-    if record.lease_owner == _held.get(record.run_id):
+    if record.lease_owner == held_as(record.run_id):
         return None
     if not may_live(record.lease_owner):
         return record.lease_owner
@@ -281,50 +322,3 @@ async def _release(services: Services, run_id: str, owner: str) -> None:
             await runs.release(tx, run_id, owner=owner)
     except Unavailable as error:
         logger.warning("The lease of run %s runs out by itself: %s", run_id, error)
-
-
-_held: dict[str, str] = {}
-
-
-def hold(run_ids: Iterable[str], owner: str) -> None:
-    """Runs whose lease this process holds from the moment they were written: the next `take_run()` of each has it."""
-    _held.update(dict.fromkeys(run_ids, owner))
-
-
-def holder_name() -> str:
-    """A name under which this process can hold leases; another one each time."""
-    return f"{process_name()}/{new_id()[:8]}"
-
-
-def process_name() -> str:
-    """Who this process is among all that hold leases: host, id, and when it started, since ids come again.
-
-    The name of a lease's holder is this with something random behind it, another one each time.
-    """
-    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
-
-
-def may_live(owner: str) -> bool:
-    """Whether the holder of a lease may still be at work. Only a process of this host can be known dead."""
-    host, process_id, started, _ = owner.rsplit("/", 3)
-    if host != socket.gethostname():
-        return True
-    try:
-        return _started(int(process_id)) == started
-    except psutil.AccessDenied:
-        return True
-
-
-def _started(process_id: int) -> str | None:
-    """When a process started, on a clock that nobody sets; None: it has ended, whether or not its parent knows."""
-    try:
-        process = psutil.Process(process_id)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        with suppress(OSError):
-            # Field 22, in ticks since boot. psutil adds the moment of the boot, which moves with the wall clock,
-            # and a holder that lives would be taken for dead.
-            return Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-        return f"{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None

@@ -16,8 +16,9 @@ from typing import Any, Generic, TypeVar
 from orchestration.contracts import Contract, Stage, StageContext, StageError
 from orchestration.errors import PipelineError, RunBusy, Unavailable, is_retryable
 from orchestration.redaction import MAX_TEXT, redact, redact_text
+from orchestration.settings import Settings
 from orchestration.signals import Signal, logger
-from orchestration.states import STATUS_AFTER, RunStatus, StageStatus
+from orchestration.states import StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.progress import close_attempt, open_attempt
 from orchestration.store.records import Node
@@ -47,7 +48,12 @@ RUN_REFS = {
 }
 """The column of the run that names each stage's output; of ingest, the payload that it has normalized."""
 
-RESULT_REFS = {**RUN_REFS, Stage.ANALYZE: "ai_output_ref"}
+RESULT_REFS = {
+    **RUN_REFS,
+    Stage.ANALYZE: "ai_output_ref",
+    Stage.TRANSFORM: "transform_output_ref",
+    Stage.CONDITION: "condition_output_ref",
+}
 """The field of the result that names its own record."""
 
 _STACK_CHARACTERS = 8000
@@ -63,6 +69,27 @@ class StageFailed(PipelineError):
         self.retryable = error.retryable
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A node of a definition, ready to be tried. None stands for what the settings say, or all that is done."""
+
+    node: Node
+    spec: StageSpec[Any, Any]
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+    before: tuple[str, ...] | None = None
+    """The nodes before it, in order: what it is told comes from these."""
+
+    def retries(self, settings: Settings) -> int:
+        """How often it is tried again."""
+        return settings.max_retries_per_stage if self.max_retries is None else self.max_retries
+
+
+async def try_step(run: ActiveRun, step: Step, *, retries_left: int) -> Contract:
+    """Try a node once, on record. As `run_stage()`."""
+    return await _try(run, step, retries_left)
+
+
 async def run_stage(
     run: ActiveRun, spec: StageSpec[ConfigT, ResultT], *, retries_left: int, node: Node | None = None
 ) -> ResultT:
@@ -74,19 +101,22 @@ async def run_stage(
         StageFailed: the attempt failed; the rows and signals are written.
         asyncio.CancelledError: the run was cancelled; the attempt is closed as failed.
     """
-    node = node or Node.of(spec.stage)
-    attempt = await _start(run, node)
-    seconds = run.services.settings.stage_timeout_seconds
+    return await _try(run, Step(node=node or Node.of(spec.stage), spec=spec), retries_left)
+
+
+async def _try(run: ActiveRun, step: Step, retries_left: int) -> Any:
+    node, spec = step.node, step.spec
+    attempt = await _start(run, step)
+    seconds = step.timeout_seconds or run.services.settings.stage_timeout_seconds
     patience = asyncio.timeout(seconds)
     started = time.perf_counter()
     try:
         async with patience:
             config = await spec.configure(run)
-            result = await spec.function(run.context(attempt), config)
+            result = await spec.function(run.context(attempt, step.before), config)
         return await _succeed(run, node, attempt, result, _elapsed_ms(started))
     except asyncio.CancelledError:
-        cancelled = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
-        await asyncio.shield(_fail(run, node, attempt, cancelled, _elapsed_ms(started), retries_left=0))
+        await asyncio.shield(_fail(run, node, attempt, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
         raise
     except Exception as error:
         described = describe(error, timed_out_after=seconds if patience.expired() else None)
@@ -112,10 +142,18 @@ def describe(error: BaseException, *, timed_out_after: float | None = None) -> S
     )
 
 
-async def _start(run: ActiveRun, node: Node) -> int:
-    run.record, attempt = await open_attempt(
-        run.services.database, run.record, node, owner=run.owner, status=run.standing, input_ref=run.last_ref
-    )
+async def _start(run: ActiveRun, step: Step) -> int:
+    node = step.node
+    async with run.writing:
+        run.waiting.discard(node.id)
+        run.record, attempt = await open_attempt(
+            run.services.database,
+            run.record,
+            node,
+            owner=run.owner,
+            status=run.status,
+            input_ref=run.input_ref(step.before),
+        )
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, attempt), node=_own_name(node))
     return attempt
 
@@ -127,24 +165,24 @@ async def _succeed(run: ActiveRun, node: Node, attempt: int, result: ResultT, du
     kept = result.model_copy(update={RESULT_REFS[node.stage]: named, "duration_ms": round(duration_ms, 3)})
     fallback = getattr(kept, "fallback_used", None) or None
     snapshot: dict[str, Any] = redact(kept.model_dump(mode="json"))  # pyright: ignore[reportAssignmentType]
-    values: dict[str, Any] = {RUN_REFS[node.stage]: named, **runs.error_columns(None)}
+    values: dict[str, Any] = {RUN_REFS[node.stage]: named} if node.stage in RUN_REFS else {}
     if fallback:
         values["intelligence_fallback_used"] = True
-    run.record = await close_attempt(
-        run.services.database,
-        run.record,
-        node,
-        attempt,
-        StageStatus.SUCCEEDED,
-        owner=run.owner,
-        # The last status is given by finish(), once, with the run's total duration.
-        status=None if node.stage is Stage.NOTIFY else STATUS_AFTER[node.stage],
-        values=values,
-        duration_ms=duration_ms,
-        snapshot=snapshot,
-    )
-    run.results[node.id] = kept
-    run.refs[node.id] = ref
+    async with run.writing:
+        run.record = await close_attempt(
+            run.services.database,
+            run.record,
+            node,
+            attempt,
+            StageStatus.SUCCEEDED,
+            owner=run.owner,
+            # The last status is given by finish(), once, with the run's total duration.
+            status=run.status_with(node),
+            values=values | runs.error_columns(None),
+            duration_ms=duration_ms,
+            snapshot=snapshot,
+        )
+        run.note_result(node, kept, ref)
     tags = run.tags(node.stage.value, attempt)
     run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
     return kept
@@ -155,18 +193,23 @@ async def _fail(
 ) -> None:
     retrying = error.retryable and retries_left > 0
     try:
-        run.record = await close_attempt(
-            run.services.database,
-            run.record,
-            node,
-            attempt,
-            StageStatus.RETRYING if retrying else StageStatus.FAILED,
-            owner=run.owner,
-            status=RunStatus.RETRYING if retrying else None,
-            values=runs.error_columns(error),
-            duration_ms=duration_ms,
-            error=error,
-        )
+        async with run.writing:
+            if retrying:
+                run.waiting.add(node.id)
+            elif error is not attempts.CANCELLED:
+                run.failed[node.id] = error
+            run.record = await close_attempt(
+                run.services.database,
+                run.record,
+                node,
+                attempt,
+                StageStatus.RETRYING if retrying else StageStatus.FAILED,
+                owner=run.owner,
+                status=run.status,
+                values=runs.error_columns(error),
+                duration_ms=duration_ms,
+                error=error,
+            )
     except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
         logger.error("Attempt %d at %s of run %s is not on record: %s", attempt, node.id, run.run_id, unwritten)

@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 
 from flows.direct import ENGINE, DirectSteps
-from flows.linear import run_linear
+from flows.graph import run_graph
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
@@ -52,14 +52,14 @@ async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, i
         await serving
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - whatever it is about, it has no event
             await asyncio.sleep(0.01)
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 40) -> None:
     """Wait for a condition that takes asking."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110
@@ -81,7 +81,7 @@ async def all_runs(database: Database) -> list[RunRecord]:
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a run to its end, as a worker would."""
     async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_linear(run, DirectSteps())
+        await run_graph(run, DirectSteps())
     return run.record
 
 

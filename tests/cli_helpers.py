@@ -133,7 +133,7 @@ class Beside:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(30)
 
 
 Start = Callable[..., Beside]
@@ -187,7 +187,7 @@ async def prefect_of(stack: StackAddresses) -> AsyncIterator[PrefectClient]:
             yield client
 
 
-async def eventually(read: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], seconds: float = 20) -> Any:
+async def eventually(read: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool], seconds: float = 40) -> Any:
     """What `read` gives, once it holds: Prefect's server records events a little after they happened."""
     async with asyncio.timeout(seconds):
         while not holds(value := await read()):  # noqa: ASYNC110

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 Item = TypeVar("Item")
 
 

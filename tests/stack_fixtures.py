@@ -60,7 +60,7 @@ def settings_for(home: Path, **more: object) -> Settings:
     return load_settings({"home": home, "database_url": None, "prefect_api_url": None, **more})
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -111,7 +111,7 @@ class Command:
         """Make sure that it is gone."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):

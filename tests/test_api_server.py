@@ -199,7 +199,7 @@ def test_the_command_serves_until_it_is_told_to_end(home: Path, postgres_url: st
         address = process.stdout.readline().split()[-1]
         assert httpx.get(f"{address}/health/").json() == {"status": "ok"}
         process.send_signal(ending)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=40)
 
     assert process.returncode == 0, errors
     assert "Traceback" not in errors

@@ -28,10 +28,11 @@ def busy_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port of loopback that nobody listens at."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
+def free_port() -> Iterator[int]:
+    """A port of loopback that nobody listens at, and that nobody else gets."""
+    with closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 async def test_a_payload_that_is_no_alert(command: Command, database: Database) -> None:

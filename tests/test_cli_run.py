@@ -225,12 +225,13 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
 
 
 def test_wrong_usage_is_two_and_says_what_is_missing(command: Command) -> None:
-    words = [["--definition", "mine"], ["--config", "my.json"], [], ["--sample", "--nonsense"]]
+    both, checks = ["--definition", "mine", "--config", "my.json"], ["--definition", "mine", "--checks-only"]
+    words = [both, checks, [], ["--sample", "--nonsense"]]
     done = side_by_side(command, *((["run_pipeline", *more], {}) for more in words))
     said = [says_in_one_line(finished, 2) for finished in done[:3]]
-    assert said[0].startswith("--definition: pipeline definitions are not part of this version")
-    assert said[1].startswith("--config: pipeline definitions are not part of this version")
-    assert said[2].startswith("Nothing to run: give --sample, --payload, --file or --checks-only")
+    assert said[0].startswith("--definition and --config both name a definition: give one of them")
+    assert said[1].startswith("--checks-only runs no definition: leave one of them out")
+    assert said[2].startswith("Nothing to run: give --sample, --payload, --file, --checks-only or --definition")
     assert done[3].returncode == 2
     assert "No such option: --nonsense" in done[3].stderr
     assert "Traceback" not in done[3].stderr

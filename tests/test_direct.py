@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 
 from flows.direct import ENGINE, DirectSteps
+from flows.graph import run_graph
 from flows.handover import Handover
-from flows.linear import run_linear
+from orchestration.contracts import Contract
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, RunRecord
 from tasks.ingest.inbox import accept_push
-from tasks.run import Services, take_run
+from tasks.run import ActiveRun, Services, take_run
+from tasks.stage import Step
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 
 
@@ -24,7 +26,7 @@ async def carry(services: Services, name: str = "HighCPU") -> tuple[RunRecord, l
         services, {"alertname": name, "severity": "critical"}, source="generic", environment="test"
     )
     async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_linear(run, DirectSteps())
+        await run_graph(run, DirectSteps())
     async with services.database.transaction() as tx:
         tries = [attempt for attempt in await attempts.list_attempts(tx, run_id) if attempt.node_id == "notify"]
         return await runs.get_run(tx, run_id), tries
@@ -95,8 +97,10 @@ async def test_the_direct_engine_goes_on_where_another_one_stood(
 class BreaksAtCheck(DirectSteps):
     """An engine that breaks off."""
 
-    async def check(self, run: object) -> object:  # type: ignore[override]
-        raise ConnectionError("the engine is gone")
+    async def take(self, run: ActiveRun, step: Step) -> Contract:
+        if step.node.id == "check":
+            raise ConnectionError("the engine is gone")
+        return await super().take(run, step)
 
 
 async def test_who_comes_second_waits_for_the_end(services: Services, channel: MemoryChannel) -> None:
@@ -136,7 +140,7 @@ async def test_a_cancelled_run_fails_and_goes_on_when_it_is_resumed(services: Se
     assert channel.messages == []
 
     async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_linear(run, DirectSteps())
+        await run_graph(run, DirectSteps())
 
     assert run.record.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1

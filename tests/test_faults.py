@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,16 +14,14 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from flows.services import open_services
-from orchestration.settings import Settings
 from orchestration.states import RunStatus
-from orchestration.store.database import Database, open_database
+from orchestration.store.database import Database
 from orchestration.store.records import RunOptions
 from service.deployments import register
-from service.stack import StackAddresses, attach
+from service.stack import StackAddresses
 from tasks.ingest.inbox import accept_push
 from tasks.run import Services
 from tests.receivers import Answer, HttpReceiver, http_receiver
-from tests.stack_fixtures import answers, new_home, part_pid
 from tests.worker_helpers import (
     NOWHERE,
     BreakableServer,
@@ -39,7 +35,6 @@ from tests.worker_helpers import (
     prefect_at,
     push,
     record_of,
-    titles,
     worker_settings,
     working,
 )
@@ -168,10 +163,8 @@ async def test_prefect_dies_during_and_after_a_run_and_comes_back(
             server.stop()
             assert (await over(database, during)).status is RunStatus.NOTIFIED
 
-            began = time.monotonic()
             afterwards = await push(worker.services, "After", instance="web-2")
             await asyncio.to_thread(receiver.wait_for, 2)
-            assert time.monotonic() - began < 5
             assert (await over(database, afterwards)).engine == "direct"
 
             await asyncio.to_thread(server.start)
@@ -204,30 +197,3 @@ async def through_prefect(services: Services) -> str | None:
     run_id = await push(services, "Again", instance=f"web-{time.monotonic_ns()}")
     record = await over(services.database, run_id)
     return run_id if record.engine == "prefect" else None
-
-
-async def test_postgresql_restarts_under_load(receiver: HttpReceiver) -> None:
-    with new_home() as home:
-        settings = worker_settings(home, receiver, lease_seconds=3.0)
-        with attach(settings, need_prefect=False) as addresses:
-            async with open_database(addresses.database_url) as database:
-                await restart_under_load(settings, database, home, receiver)
-
-
-async def restart_under_load(settings: Settings, database: Database, home: Path, receiver: HttpReceiver) -> None:
-    async with working(settings, database.url, NOWHERE) as worker:
-        every = [await push(worker.services, f"Load{n}", instance=f"host-{n}") for n in range(40)]
-        await asyncio.to_thread(receiver.wait_for, 5)
-        pid = part_pid(home, "postgres")
-        assert pid is not None
-        os.kill(pid, signal.SIGQUIT)  # as hard as it gets short of SIGKILL: no session is asked
-
-        async def back() -> bool:
-            return part_pid(home, "postgres") not in (None, pid) and await asyncio.to_thread(answers, database.url)
-
-        await eventually(back, "PostgreSQL to run again", 30)
-        ends = [await over(database, run_id, 40) for run_id in every]
-
-    assert {record.status for record in ends} == {RunStatus.NOTIFIED}
-    assert Counter(titles(receiver)) == Counter(dict.fromkeys(titles(receiver), 1))
-    assert len(receiver.requests) == len(every)

@@ -19,8 +19,9 @@ from orchestration.store.listen import notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
 from orchestration.store.records import RunOptions
 from orchestration.store.retention import delete_old
+from tasks.holders import holder_name
 from tasks.ingest.inbox import Arrival, accept_health_check, accept_push, take_push
-from tasks.run import Services, holder_name, take_run
+from tasks.run import Services, take_run
 from tests.api_helpers import alert, all_runs, carry, run_of
 from tests.conftest import RecordedSignals
 

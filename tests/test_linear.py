@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from flows.linear import run_linear
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult, Stage, StageError
+from flows.graph import run_graph
+from orchestration.contracts import LINEAR_STAGES, AnalyzeResult, Contract, Stage, StageError
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.signals import Signals, StatsdBackend
 from orchestration.states import RunStatus, StageStatus
@@ -20,41 +20,33 @@ from orchestration.store import attempts
 from orchestration.store.models import StageExecutionRow
 from orchestration.store.records import Node, RunOptions, RunRecord
 from orchestration.store.story import Story, read_story
-from tasks.analyze.stage import ANALYZE, Case, fallback_spec
-from tasks.check.stage import CHECK
+from tasks.analyze.stage import Case, fallback_spec
+from tasks.definitions import LINEAR_PLAN
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.ingest.stage import INGEST
-from tasks.notify.stage import NOTIFY
 from tasks.run import ActiveRun, Services, take_run
-from tasks.stage import ResultT, StageFailed, StageSpec, run_stage
+from tasks.stage import StageFailed, Step, run_stage, try_step
 from tests.conftest import MemoryChannel, RecordedSignals
 from tests.receivers import statsd_receiver
 
 
 class LoopSteps:
-    """The stages, tried again in a loop of their own as the settings say."""
+    """The nodes, tried again in a loop of their own as the settings say."""
 
-    async def ingest(self, run: ActiveRun) -> IngestResult:
-        return await self._tried(run, INGEST)
-
-    async def check(self, run: ActiveRun) -> CheckResult:
-        return await self._tried(run, CHECK)
-
-    async def analyze(self, run: ActiveRun) -> AnalyzeResult:
-        return await self._tried(run, ANALYZE)
-
-    async def notify(self, run: ActiveRun) -> NotifyResult:
-        return await self._tried(run, NOTIFY)
-
-    async def _tried(self, run: ActiveRun, spec: StageSpec[Any, ResultT]) -> ResultT:
+    async def take(self, run: ActiveRun, step: Step) -> Contract:
         delays = list(run.services.settings.retry_delays)
         while True:
             try:
-                return await run_stage(run, spec, retries_left=len(delays))
+                return await try_step(run, step, retries_left=len(delays))
             except StageFailed as failed:
                 if not (failed.retryable and delays):
                     raise
                 await asyncio.sleep(delays.pop(0))
+
+
+async def take(run: ActiveRun, *stages: Stage) -> None:
+    """Do these stages of the linear pipeline, and no more."""
+    for stage in stages:
+        await LoopSteps().take(run, LINEAR_PLAN.steps[stage.value])
 
 
 @dataclass
@@ -92,7 +84,7 @@ async def accepted(services: Services, payload: object, **more: Any) -> str:
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a stored run to its end."""
     async with take_run(services, run_id, engine="test") as run:
-        await run_linear(run, LoopSteps())
+        await run_graph(run, LoopSteps())
     return run.record
 
 
@@ -332,8 +324,7 @@ async def test_a_fallback_is_on_record_though_the_process_dies_right_after_it(
 ) -> None:
     run_id = await accepted(services, alert())
     async with take_run(services, run_id, engine="test") as run:
-        await LoopSteps().ingest(run)
-        await LoopSteps().check(run)
+        await take(run, Stage.INGEST, Stage.CHECK)
         error = StageError(error_type="Unavailable", message="the model does not answer", retryable=True)
         await run_stage(run, fallback_spec(error), retries_left=0)
 
@@ -407,7 +398,7 @@ async def test_a_resumed_message_is_the_one_that_could_not_be_sent(services: Ser
     failed = await push(services, alert(description="load is 97 %"))
     async with take_run(services, failed.run_id, engine="test") as run:
         before = dict(run.results)
-        await run_linear(run, LoopSteps())
+        await run_graph(run, LoopSteps())
 
     assert list(before) == ["ingest", "check", "analyze"]
     assert "load is 97 %" in channel.messages[0].text
@@ -494,8 +485,7 @@ async def test_a_process_that_dies_between_the_message_and_the_end_leaves_only_t
 ) -> None:
     run_id = await accepted(services, alert())
     async with take_run(services, run_id, engine="test") as run:
-        for step in (LoopSteps().ingest, LoopSteps().check, LoopSteps().analyze, LoopSteps().notify):
-            await step(run)
+        await take(run, *LINEAR_STAGES)
     ended = await carry(services, run_id)
 
     assert ended.status is RunStatus.NOTIFIED
@@ -507,7 +497,7 @@ async def test_a_process_that_dies_while_it_skips_leaves_only_the_end_to_do(serv
     await push(services, alert())
     run_id = await accepted(services, alert())
     async with take_run(services, run_id, engine="test") as run:
-        await LoopSteps().ingest(run)
+        await take(run, Stage.INGEST)
         for stage in (Stage.CHECK, Stage.ANALYZE):
             await run.skip(Node.of(stage), "repeat")
     ended = await carry(services, run_id)

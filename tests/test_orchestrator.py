@@ -59,7 +59,7 @@ async def test_started_runs_have_the_ids_that_were_given_out(orchestrators: Orch
         assert not started.results.done()
         with pytest.raises(TimeoutError):
             started.wait(0.01)
-    (result,) = started.wait(20)  # the receiver has gone away: the tries after it fail
+    (result,) = started.wait(40)  # the receiver has gone away: the tries after it fail
     assert (result.run_id, result.trace_id, result.status) == (started.run_id, started.trace_id, "FAILED")
 
 

@@ -170,10 +170,10 @@ def test_a_secret_across_the_cut_does_not_show():
 )
 def test_a_hostile_text_of_five_megabytes_costs_less_than_a_second(piece: str):
     text = (piece * 5_000_000)[:5_000_000]
-    started = time.perf_counter()
+    started = time.process_time()
     redact_text(text)
     redact({"note": text})
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @given(JSON)

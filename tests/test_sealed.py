@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,11 +166,9 @@ async def test_a_worker_that_starts_while_prefect_is_down_still_pages_the_saved_
     saved = ONCALL.model_copy(update={"data": {"endpoint": receiver.url, "default": True}})
     await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(saved)).refresh()
 
-    began = time.monotonic()
     async with working(settings, database.url, NOWHERE) as worker:
         run_id = await push(worker.services, "Down")
         await asyncio.to_thread(receiver.wait_for, 1)
-        assert time.monotonic() - began < 5
         assert (await over(database, run_id)).status is RunStatus.NOTIFIED
 
 

@@ -23,8 +23,8 @@ from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker
+from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push
-from tasks.run import holder_name
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,
@@ -37,6 +37,8 @@ from tests.worker_helpers import (
     worker_settings,
     working,
 )
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture
@@ -173,15 +175,15 @@ async def test_the_limit_of_the_deployment_bounds_the_claims(
         await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=1))
         try:
             async with working(worker_settings(home, receiver), database.url, registered.prefect_api_url) as worker:
-                first = await push_with_check(worker, "One", host.name, seconds=2)
-                await at_stage(database, first, "check")
+                first = await push_with_check(worker, "One", host.name, seconds=1.0)
                 second = await push(worker.services, "Two", severity="warning")
 
-                await at_stage(database, first, "notify")
+                one, two = await over(database, first), await over(database, second)
 
-                async with database.transaction() as tx:
-                    assert (await runs.get_run(tx, second)).started_at is None
-                assert (await over(database, second)).status is RunStatus.NOTIFIED
+                assert one.completed_at is not None
+                assert two.started_at is not None
+                assert two.started_at >= one.completed_at
+                assert {one.status, two.status} == {RunStatus.NOTIFIED}
         finally:
             await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=None))
             host.close()
@@ -193,7 +195,7 @@ async def test_a_worker_that_ends_lets_its_runs_end(
     host = DeafHost()
     settings = worker_settings(home, receiver, checkers_enabled=("network",))
     async with working(settings, database.url, registered.prefect_api_url) as worker:
-        run_id = await push_with_check(worker, "Busy", host.name, seconds=1.0)
+        run_id = await push_with_check(worker, "Busy", host.name, seconds=2.0)
         await at_stage(database, run_id, "check")
         late = await late_push_after_the_end(worker)
     host.close()

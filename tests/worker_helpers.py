@@ -71,7 +71,7 @@ async def record_of(database: Database, run_id: str) -> RunRecord:
         return await runs.get_run(tx, run_id)
 
 
-async def eventually(look: Callable[[], Awaitable[T]], what: str, seconds: float = 20) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], what: str, seconds: float = 40) -> T:
     """What `look` returns, once it is something."""
     deadline = time.monotonic() + seconds
     while True:
@@ -81,7 +81,7 @@ async def eventually(look: Callable[[], Awaitable[T]], what: str, seconds: float
         await asyncio.sleep(0.02)
 
 
-async def over(database: Database, run_id: str, seconds: float = 20) -> RunRecord:
+async def over(database: Database, run_id: str, seconds: float = 40) -> RunRecord:
     """The run, once it is over."""
 
     async def look() -> RunRecord | None:
@@ -147,12 +147,12 @@ class WorkerProcess:
     def kill(self) -> None:
         """SIGKILL: it can do nothing more."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
     def end(self) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(40)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -197,7 +197,7 @@ class BreakableServer:
         """SIGKILL. Its port stays open, and nobody answers there: the worst kind of an outage."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select, text, true, update
+from sqlalchemy import RowMapping, bindparam, column, func, or_, select, text, true, update
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.errors import BadInput
 from orchestration.states import RunStatus
 from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 from orchestration.store.records import HistoryRecord
@@ -23,6 +24,7 @@ _A = AlertRow
 _I = IncidentRow
 _INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
 _CHUNK = 1000
+_ID_DIGITS = 18  # what fits a bigint
 
 _COUNTS = (
     select(
@@ -95,6 +97,19 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id."""
     return await _incident(tx, int(incident_id))
+
+
+async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
+    """The same, of an id that somebody names.
+
+    Raises:
+        BadInput: there is no such incident.
+    """
+    known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
+    query = select(_I.id).where(_I.id == int(incident_id)) if known else None
+    if query is None or (await tx.execute(query)).first() is None:
+        raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
+    return await get_incident(tx, incident_id)
 
 
 async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
@@ -213,21 +228,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 async def _told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
     """Whether the latest attempt to tell a human of this incident went out, or still may.
 
-    False: it failed for good, so nobody knows.
+    False: it failed for good, or its definition told nobody, so nobody knows. Runs that ingest found to be nothing
+    new were no such attempt.
     """
-    untelling = (RunStatus.SKIPPED.value,)
+    meant_to_tell = or_(
+        PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
+    )
     query = (
         select(PipelineRunRow.status)
-        .where(
-            PipelineRunRow.incident_id == incident_id,
-            PipelineRunRow.run_id != run_id,
-            PipelineRunRow.status.not_in(untelling),
-        )
+        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, meant_to_tell)
         .order_by(PipelineRunRow.id.desc())
         .limit(1)
     )
     status = (await tx.execute(query)).scalar_one_or_none()
-    return status != RunStatus.FAILED.value
+    return status not in (RunStatus.FAILED.value, RunStatus.SKIPPED.value)
 
 
 def _compare(

@@ -20,6 +20,12 @@ _COLUMNS = [column for name, column in _T.__table__.columns.items() if name in A
 LOST = StageError(error_type="ProcessLost", message="The process ended while it was at this attempt", retryable=True)
 """The error of an attempt that nobody finished."""
 
+CANCELLED = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
+"""The error of an attempt that was stopped, with its run."""
+
+CUT_SHORT = frozenset({LOST.error_type, CANCELLED.error_type})
+"""The errors of attempts that say nothing of the node itself."""
+
 
 def output_ref(run_id: str, node_id: str, attempt: int) -> str:
     """The name of an attempt's output; `resolve()` finds it again."""
@@ -104,15 +110,21 @@ def opening(run_id: str, node: Node, input_ref: str | None) -> dict[str, Any]:
 
 
 async def count_lost(tx: AsyncConnection, run_id: str) -> int:
-    """How many attempts of a run ended because their process did; one that is open was left so as well."""
+    """How many processes ended while they were at the same node of a run. An attempt that is open was left so as well.
+
+    Nodes that go on side by side end with one process, so it is the node with the most such attempts that counts.
+    """
     lost = or_(_T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
     query = (
-        select(func.count())
+        select(func.count().label("lost"))
         .select_from(_T)
         .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
         .where(PipelineRunRow.run_id == run_id, lost)
+        .group_by(_T.node_id)
+        .order_by(func.count().desc())
+        .limit(1)
     )
-    return (await tx.execute(query)).scalar_one()
+    return (await tx.execute(query)).scalar_one_or_none() or 0
 
 
 async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     DateTime,
     Float,
     ForeignKey,
@@ -303,3 +304,30 @@ class UsedSignatureRow(Base):
 
     signature: Mapped[str] = mapped_column(primary_key=True)
     used_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class DefinitionRow(Base):
+    """One version of a pipeline definition. Versions are never rewritten: runs name them."""
+
+    __tablename__ = "definition"
+
+    id: Mapped[int] = _primary_key()
+    name: Mapped[str]
+    version: Mapped[int]
+    description: Mapped[str] = mapped_column(server_default="")
+    config: Mapped[dict[str, Any]]
+    content_hash: Mapped[str]
+    tags: Mapped[list[str]] = mapped_column(JSONB(), server_default=text("'[]'"))
+    is_current: Mapped[bool] = mapped_column(server_default=text("false"))
+    is_active: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_by: Mapped[str] = mapped_column(server_default="")
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        UniqueConstraint("name", "version"),
+        # The current version is the one that runs, or that would if the definition were not disabled. A definition
+        # without one was deleted.
+        Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
+        CheckConstraint("is_current or not is_active", name="ck_definition_active"),
+    )

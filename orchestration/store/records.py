@@ -43,6 +43,17 @@ class RunOptions(Contract):
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     notify_driver: str | None = None
     checks_only: bool = False
+    definition: str | None = Field(default=None, description="The stored definition to run; None: the linear pipeline.")
+    definition_config: dict[str, JsonValue] | None = Field(
+        default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
+    )
+
+    incident_id: str | None = Field(default=None, description="The incident that a run without alerts is about.")
+
+    @property
+    def defined(self) -> bool:
+        """Whether the run is one of a definition of its own."""
+        return self.definition is not None or self.definition_config is not None
 
 
 class RunRecord(Contract):

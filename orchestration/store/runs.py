@@ -293,6 +293,9 @@ _FINISH = text(
     update pipeline_run
     set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
         total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
+        last_error_type = case when :keeps_error then last_error_type else :last_error_type end,
+        last_error_message = case when :keeps_error then last_error_message else :last_error_message end,
+        last_error_retryable = case when :keeps_error then last_error_retryable else :last_error_retryable end,
         lease_owner = null, lease_expires_at = null
     from (select clock_timestamp() as moment) as now
     where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
@@ -309,17 +312,20 @@ async def finish(
     owner: str | None = None,
     known: RunStatus | None = None,
     skip_reason: str | None = None,
+    error: StageError | None = None,
 ) -> RunRecord:
     """Bring a run to a final status, with its total duration since it was started the first time.
 
-    Its lease is given back with it, and those who wait for its end are told. Raises what `change()` does.
+    Its lease is given back with it, and those who wait for its end are told. `error` is what it failed of, where that
+    is not the last error that it met; a run that did not fail keeps none. Raises what `change()` does.
     """
     if known is None:
         known = (await get_run(tx, run_id, lock=True)).status
     values = {"run_id": run_id, "owner": owner, "skip_reason": skip_reason, "channel": DONE_CHANNEL}
+    errors = {"keeps_error": status is RunStatus.FAILED and error is None, **error_columns(error)}
     while True:
         move = {"status": advance(known, status).value, "known": known.value}
-        row = (await tx.execute(_FINISH, {**values, **move})).mappings().one_or_none()
+        row = (await tx.execute(_FINISH, {**values, **errors, **move})).mappings().one_or_none()
         if row is not None:
             return run_record({name: row[name] for name in row if name != "told"})
         current = await get_run(tx, run_id)

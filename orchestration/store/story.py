@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,6 +12,7 @@ from orchestration.contracts import (
     CheckResult,
     Contract,
     IngestResult,
+    NodeResult,
     NotifyResult,
     PipelineOutcome,
     PipelineResult,
@@ -38,6 +40,15 @@ class Story(Contract):
                 return found
         return None
 
+    def outputs(self, stage: Stage, result_type: type[ResultT]) -> list[ResultT]:
+        """The results of all nodes that are this stage, in the order in which they began: there may be many."""
+        found = {
+            attempt.node_id: result
+            for attempt in self.attempts
+            if attempt.stage is stage and (result := attempt.result(result_type)) is not None
+        }
+        return list(found.values())
+
     def result(self) -> PipelineResult:
         """The run as the contract has it. One that is not over yet is FAILED as it stands: nobody was told."""
         run = self.run
@@ -47,16 +58,25 @@ class Story(Contract):
             status=run.status.outcome or PipelineOutcome.FAILED,
             incident_id=run.incident_id,
             ingest=self.output(Stage.INGEST, IngestResult),
-            check=self.output(Stage.CHECK, CheckResult),
+            check=all_checks(self.outputs(Stage.CHECK, CheckResult)),
             analyze=self.output(Stage.ANALYZE, AnalyzeResult),
-            notify=self.output(Stage.NOTIFY, NotifyResult),
+            notify=_all_deliveries(self.outputs(Stage.NOTIFY, NotifyResult)),
             started_at=run.started_at or run.created_at,
             completed_at=run.completed_at or run.updated_at,
             total_duration_ms=run.total_duration_ms or 0.0,
             stages_completed=self.stages_completed,
             final_error=self.final_error,
             skip_reason=run.skip_reason,
+            definition_name=run.definition_name,
+            definition_version=run.definition_version,
+            nodes=self.nodes if run.definition_name is not None else [],
         )
+
+    @property
+    def nodes(self) -> list[NodeResult]:
+        """Every node that was begun or left out, as its last attempt has it, in the order in which they began."""
+        last = {attempt.node_id: attempt for attempt in self.attempts}
+        return [_node(last[node_id]) for node_id in dict.fromkeys(attempt.node_id for attempt in self.attempts)]
 
     @property
     def stages_completed(self) -> list[str]:
@@ -75,6 +95,61 @@ class Story(Contract):
             message=run.last_error_message or "",
             retryable=bool(run.last_error_retryable),
         )
+
+
+def _node(last: AttemptRecord) -> NodeResult:
+    snapshot = last.output_snapshot
+    skipped = last.status is StageStatus.SKIPPED
+    error = None
+    if last.error_type is not None:
+        error = StageError(
+            error_type=last.error_type,
+            message=last.error_message or "",
+            retryable=bool(last.error_retryable),
+        )
+    return NodeResult(
+        id=last.node_id,
+        stage=last.stage,
+        status=last.status.value,
+        attempts=0 if skipped else last.attempt,
+        duration_ms=last.duration_ms,
+        result=None if skipped else snapshot,
+        error=error,
+        skip_reason=str((snapshot or {}).get("skipped", "")) if skipped else None,
+    )
+
+
+def all_checks(found: Sequence[CheckResult]) -> CheckResult | None:
+    """The findings of several check nodes as one."""
+    if len(found) < 2:
+        return next(iter(found), None)
+    return CheckResult(
+        checks=[check for one in found for check in one.checks],
+        checks_run=sum(one.checks_run for one in found),
+        checks_passed=sum(one.checks_passed for one in found),
+        checks_failed=sum(one.checks_failed for one in found),
+        timings={name: ms for one in found for name, ms in one.timings.items()},
+        errors=[error for one in found for error in one.errors],
+        checker_output_ref=found[-1].checker_output_ref,
+        duration_ms=sum(one.duration_ms for one in found),
+    )
+
+
+def _all_deliveries(found: Sequence[NotifyResult]) -> NotifyResult | None:
+    """The messages of several notify nodes as one."""
+    if len(found) < 2:
+        return next(iter(found), None)
+    return NotifyResult(
+        deliveries=[delivery for one in found for delivery in one.deliveries],
+        provider_ids=[provider_id for one in found for provider_id in one.provider_ids],
+        messages=[message for one in found for message in one.messages],
+        notify_output_ref=found[-1].notify_output_ref,
+        channels_attempted=sum(one.channels_attempted for one in found),
+        channels_succeeded=sum(one.channels_succeeded for one in found),
+        channels_failed=sum(one.channels_failed for one in found),
+        errors=[error for one in found for error in one.errors],
+        duration_ms=sum(one.duration_ms for one in found),
+    )
 
 
 async def read_story(tx: AsyncConnection, run_id: str) -> Story:

@@ -13,8 +13,9 @@ from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
+from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
-from service.api import document, health, pipeline, problems, webhooks
+from service.api import definitions, document, health, pipeline, problems, webhooks
 from service.api.auth import Guard, is_loopback
 from service.api.state import ApiState
 from service.api.waiting import Bell
@@ -54,7 +55,7 @@ def create_app(settings: Settings, database_url: str, *, host: str = "127.0.0.1"
         redirect_slashes=False,
     )
     problems.install(app)
-    for router in (pipeline.router, webhooks.router, health.router):
+    for router in (pipeline.router, definitions.router, webhooks.router, health.router):
         app.include_router(router)
     document.install(app)
     app.add_middleware(TrailingSlash)
@@ -83,6 +84,7 @@ async def _open_api(settings: Settings, database_url: str, *, loopback: bool) ->
             database=database,
             signals=make_signals(settings),
             writer=PushWriter(database),
+            definitions=StoredDefinitions(database),
             guard=Guard(settings, database, loopback=loopback),
             bell=Bell(database),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.api.shapes import Trigger
+from service.api.shapes import Execute, Trigger
 
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, apk_…"},
@@ -25,6 +25,7 @@ _SCHEMES = {
 
 _SHAPE = "#/components/schemas/{model}"
 TRIGGER_REF = _SHAPE.format(model="Trigger")
+EXECUTE_REF = _SHAPE.format(model="Execute")
 """Where the document describes the body of a trigger: FastAPI does not, as the routes read their bodies themselves."""
 
 
@@ -51,8 +52,9 @@ def install(app: FastAPI) -> None:
             made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
             components = made.setdefault("components", {})
             components["securitySchemes"] = _SCHEMES
-            trigger = Trigger.model_json_schema(ref_template=_SHAPE)
-            components.setdefault("schemas", {}).update({**trigger.pop("$defs", {}), "Trigger": trigger})
+            for body in (Trigger, Execute):
+                schema = body.model_json_schema(ref_template=_SHAPE)
+                components.setdefault("schemas", {}).update({**schema.pop("$defs", {}), body.__name__: schema})
             for path, operations in made["paths"].items():
                 for method, operation in operations.items():
                     operation["security"] = [] if is_open(method, path) else [{name: []} for name in _SCHEMES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.api import document
-from service.api.shapes import Problem
+from service.api.shapes import Problem, Readiness
 
 RUN_ID = "177db13394314a4faea4fc22302669eb"
 TRACE_ID = "ff3a11d0cc2d4081acd430f2340c96d0"
@@ -14,7 +14,7 @@ _WHY = {
     400: "The body is no JSON, or broken gzip.",
     401: "No valid key.",
     403: "The key is not for this.",
-    404: "There is no such run.",
+    404: "There is no such run, or no such definition.",
     408: "The body did not come in time.",
     409: "It cannot be done as things stand.",
     413: "The body is too large.",
@@ -47,6 +47,35 @@ _RESULT = {
     "final_error": None,
 }
 
+_CONFIG: dict[str, Any] = {
+    "description": "Takes an alert in, analyzes it and tells the person on call.",
+    "nodes": [
+        {"id": "ingest", "type": "ingest", "next": "analyze"},
+        {"id": "analyze", "type": "intelligence", "next": "notify"},
+        {"id": "notify", "type": "notify"},
+    ],
+}
+
+_DEFINITION = {
+    "name": "central-hub",
+    "description": _CONFIG["description"],
+    "version": 3,
+    "is_active": True,
+    "tags": ["sample"],
+    "node_count": 3,
+    "created_by": "ana",
+    "created_at": "2026-11-23T21:04:05Z",
+    "updated_at": "2026-11-23T21:04:05Z",
+}
+
+_RESULT_OF_DEFINITION = {
+    **_RESULT,
+    "stages_completed": ["ingest", "analyze", "notify"],
+    "definition_name": "central-hub",
+    "definition_version": 3,
+    "nodes": [{"id": "ingest", "stage": "ingest", "status": "succeeded", "attempts": 1, "duration_ms": 17.0}],
+}
+
 _SUMMARY = {
     "trace_id": TRACE_ID,
     "run_id": RUN_ID,
@@ -62,6 +91,8 @@ _SUMMARY = {
     "skip_reason": None,
     "duplicate_of": None,
     "engine": "prefect",
+    "definition_name": None,
+    "definition_version": None,
     "created_at": "2026-11-23T22:38:40.050000Z",
     "started_at": "2026-11-23T22:38:40.100000Z",
     "completed_at": "2026-11-23T22:38:54.500000Z",
@@ -73,6 +104,7 @@ _DETAIL = {
     **_SUMMARY,
     "stage_executions": [
         {
+            "node_id": "ingest",
             "stage": "ingest",
             "status": "succeeded",
             "attempt": 1,
@@ -124,10 +156,9 @@ def _answer(status: int, description: str, example: object) -> dict[int | str, d
     return {status: {"description": description, "content": {"application/json": {"example": example}}}}
 
 
-def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
-    }
+def _body(schema: dict[str, Any], examples: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema, "examples": examples}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 _HEADERS = [
@@ -138,8 +169,20 @@ _HEADERS = [
         "schema": {"type": "string", "maxLength": 128},
         "description": "The same key and body again are the same push.",
     },
-    {"name": "X-Trace-Id", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}},
-    {"name": "traceparent", "in": "header", "required": False, "schema": {"type": "string"}},
+    {
+        "name": "X-Trace-Id",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "The trace, where the body names none: up to 128 printable characters, else ignored.",
+    },
+    {
+        "name": "traceparent",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "The trace as W3C Trace Context has it, where X-Trace-Id names none. A wrong one is ignored.",
+    },
 ]
 
 _TRIGGER_BODY = _body(
@@ -152,7 +195,11 @@ _TRIGGER_BODY = _body(
                 "source": "grafana",
                 "environment": "production",
             },
-        }
+        },
+        "definition": {
+            "summary": "An alert for a definition of one's own",
+            "value": {"payload": {"alertname": "HighCPU", "severity": "critical"}, "definition": "central-hub"},
+        },
     },
 )
 
@@ -183,6 +230,58 @@ RESUME: dict[str, Any] = {
         **_problems(401, 403, 404, 408, 409, 413, 422, 429, 503),
     }
 }
+DEFINITIONS: dict[str, Any] = {
+    "responses": {
+        **_answer(200, "The definitions.", {"count": 1, "definitions": [_DEFINITION]}),
+        **_problems(401, 403, 422, 429, 503),
+    }
+}
+DEFINITION: dict[str, Any] = {
+    "responses": {
+        **_answer(200, "The definition.", {**_DEFINITION, "config": _CONFIG}),
+        **_problems(401, 403, 404, 422, 429, 503),
+    }
+}
+VALIDATE: dict[str, Any] = {
+    "openapi_extra": _body(
+        {"type": "object", "properties": {"config": {"type": "object"}}},
+        {"of the body": {"summary": "A definition that is not stored", "value": {"config": _CONFIG}}},
+        required=False,
+    ),
+    "responses": {
+        **_answer(
+            200,
+            "Looked at; `valid` and `errors` say what was found.",
+            {
+                "name": "central-hub",
+                "version": 3,
+                "valid": False,
+                "errors": [{"node": "analyze", "field": "next", "message": "there is no node 'notfy' (known: …)"}],
+            },
+        ),
+        **_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+    },
+}
+EXECUTE: dict[str, Any] = {
+    "openapi_extra": {
+        **_body(
+            {"$ref": document.EXECUTE_REF},
+            {
+                "alert": {
+                    "summary": "An alert",
+                    "value": {"payload": {"alertname": "HighCPU", "severity": "critical", "instance": "web-1"}},
+                }
+            },
+            required=False,
+        ),
+        "parameters": _HEADERS,
+    },
+    "responses": {
+        **_answer(200, "The pipeline is over: COMPLETED or SKIPPED.", _RESULT_OF_DEFINITION),
+        **_answer(502, _WHY[502], {**_RESULT_OF_DEFINITION, "status": "FAILED"}),
+        **_problems(*_REFUSED, 404, 504),
+    },
+}
 WEBHOOK: dict[str, Any] = {
     "openapi_extra": {**_body({"type": "object"}, _PUSHES), "parameters": _HEADERS},
     "responses": {**_answer(202, "Stored; it will run.", _QUEUED), **_problems(*_REFUSED)},
@@ -207,6 +306,6 @@ READY: dict[str, Any] = {
                 "prefect": {"ok": True, "detail": "answers"},
             },
         ),
-        503: {"description": "Not ready; the parts say why."},
+        503: {"model": Readiness, "description": "Not ready; the parts say why."},
     }
 }

@@ -13,14 +13,16 @@ from pydantic import JsonValue
 from orchestration.errors import BadInput
 from orchestration.settings import Settings
 from orchestration.store.records import RunOptions
-from service.api.shapes import Trigger
+from service.api.shapes import Wishes
 from tasks.check.stage import CheckConfig
 
 PROVIDERS = ("local",)
 
 
-def options_of(asked: Trigger, settings: Settings) -> RunOptions:
-    """The options of the runs.
+def options_of(
+    asked: Wishes, settings: Settings, *, definition: str | None = None, incident_id: str | None = None
+) -> RunOptions:
+    """The options of the runs, of this definition if one is named.
 
     Raises:
         BadInput: a name that nothing here has, or an option that callers may not give.
@@ -37,6 +39,8 @@ def options_of(asked: Trigger, settings: Settings) -> RunOptions:
         checker_configs=configs,
         labels=asked.labels or {},
         notify_driver=asked.notify_channel or asked.notify_driver,
+        definition=definition,
+        incident_id=incident_id,
     )
 
 

@@ -114,6 +114,8 @@ def _searchable(run_id: str) -> str:
 async def _take(request: Request) -> tuple[Admitted, WrittenPush]:
     admitted = await admit(request, Scope.TRIGGER)
     body, size = await admitted.json_object()
+    if (defined := body.get("definition") is not None) and body.get("payload") is None:
+        body["payload"] = {}  # whether it needs one, its definition says
     try:
         asked = Trigger.model_validate(body)
     except ValidationError as error:
@@ -121,11 +123,11 @@ async def _take(request: Request) -> tuple[Admitted, WrittenPush]:
     push = await pushes.store(
         request,
         admitted,
-        asked.payload,
+        (asked.payload or None) if defined else asked.payload,
         size=size,
         source=asked.driver or asked.source,
         environment=asked.environment,
         trace_id=asked.trace_id,
-        options=options_of(asked, admitted.api.settings),
+        options=options_of(asked, admitted.api.settings, definition=asked.definition),
     )
     return admitted, push

@@ -11,10 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from orchestration.errors import (
     BadInput,
     BadSetting,
+    DefinitionDisabled,
+    DefinitionNotFound,
     IllegalTransition,
     KeyReused,
     PipelineError,
@@ -31,7 +34,9 @@ STATUS_OF: tuple[tuple[type[PipelineError], int], ...] = (
     (KeyReused, HTTPStatus.CONFLICT),
     (IllegalTransition, HTTPStatus.CONFLICT),
     (RunBusy, HTTPStatus.CONFLICT),
+    (DefinitionDisabled, HTTPStatus.CONFLICT),
     (RunNotFound, HTTPStatus.NOT_FOUND),
+    (DefinitionNotFound, HTTPStatus.NOT_FOUND),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (BadInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BadSetting, HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -99,7 +104,17 @@ def _http_error(request: Request, error: Exception) -> Response:
         HTTPStatus.NOT_FOUND: "There is nothing at this address; /openapi.json lists what there is",
         HTTPStatus.METHOD_NOT_ALLOWED: f"This address does not take {request.method[:16]}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
-    return json_response({"error": said}, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods_at(request)))
+    return json_response({"error": said}, error.status_code, headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What the address takes. Starlette itself names the methods of its first route alone."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    there = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in there for method in route.methods or ()}
 
 
 def _invalid(_request: Request, error: Exception) -> Response:

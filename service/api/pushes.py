@@ -15,6 +15,7 @@ from orchestration.store.story import read_story
 from service.api.problems import json_response
 from service.api.state import Admitted
 from service.api.traces import trace_id_of
+from tasks.ingest.definition import take_definition_push
 from tasks.ingest.inbox import Arrival, take_push
 
 WRITE_SECONDS = 15.0
@@ -24,7 +25,7 @@ WRITE_SECONDS = 15.0
 async def store(
     request: Request,
     admitted: Admitted,
-    payload: dict[str, Any],
+    payload: dict[str, Any] | None,
     *,
     size: int,
     source: str,
@@ -32,10 +33,10 @@ async def store(
     trace_id: str | None = None,
     options: RunOptions | None = None,
 ) -> WrittenPush:
-    """Store a push: when this returns, it is safe.
+    """Store a push, or the run of a definition that needs none: when this returns, it is safe.
 
     Raises:
-        BadInput: no alert can be read from it.
+        BadInput: no alert can be read from it, or its definition cannot be run with it.
         KeyReused: its Idempotency-Key came with another push.
         Unavailable: the database does not answer, or not in time.
     """
@@ -46,15 +47,16 @@ async def store(
         skip_duplicates=True,
         size_bytes=size,
     )
+    wanted = options or RunOptions()
     try:
         async with asyncio.timeout(WRITE_SECONDS):
-            return await take_push(
+            return await (take_definition_push if wanted.defined else take_push)(
                 api,
                 payload,
                 source=source,
                 environment=environment,
                 trace_id=trace_id or trace_id_of(request.headers),
-                options=options,
+                options=wanted,
                 arrival=arrival,
                 write=api.writer.write,
             )

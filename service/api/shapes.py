@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from orchestration.alert import Severity, UtcDatetime
 from orchestration.contracts import Stage
+from orchestration.definitions import in_order
 from orchestration.states import RunStatus, StageStatus
+from orchestration.store.definitions import DefinitionRecord
 from orchestration.store.records import RunRecord
 from orchestration.store.story import Story
 
@@ -25,13 +27,11 @@ ChannelName = Annotated[str, AfterValidator(_no_template)]
 """The name of a channel block, or a driver: never where a message goes, nor what it says."""
 
 
-class Trigger(BaseModel):
-    """An alert, or many, and how to handle them."""
+class Wishes(BaseModel):
+    """How alerts are to be handled."""
 
     model_config = ConfigDict(extra="ignore")
 
-    payload: dict[str, Any] = Field(description="What the monitoring system sent, as it came.")
-    source: Short = Field("webhook", description="Who sent it: a source's name forces its parser.")
     trace_id: Short | None = Field(None, description="The id that all runs of this push share; one is made.")
     environment: Short = Field("production", description="Where it happened.")
     driver: Short | None = Field(None, description="The source whose parser reads the payload, whatever `source` says.")
@@ -45,6 +45,83 @@ class Trigger(BaseModel):
     provider: Short | None = Field(None, description="Who analyzes: local.")
     notify_driver: ChannelName | None = Field(None, description="A driver: slack, email, generic, console.")
     notify_channel: ChannelName | None = Field(None, description="A channel block's name; it comes before the driver.")
+
+
+class Trigger(Wishes):
+    """An alert, or many, and how to handle them."""
+
+    payload: dict[str, Any] = Field(description="What the monitoring system sent, as it came.")
+    source: Short = Field("webhook", description="Who sent it: a source's name forces its parser.")
+    definition: Short | None = Field(
+        None,
+        description="The stored definition to run instead of the linear pipeline. "
+        "One without an ingest node needs no payload.",
+    )
+
+
+class Execute(Wishes):
+    """What a definition is to be run with. One without an ingest node needs no payload."""
+
+    payload: dict[str, Any] | None = Field(None, description="What a monitoring system sent, as it came.")
+    source: Short = Field("api", description="Who sent it: a source's name forces its parser.")
+    incident_id: Short | None = Field(
+        None, description="The incident that it is about, where the definition does not take in alerts itself."
+    )
+
+
+class DefinitionSummary(BaseModel):
+    """A stored definition, without what it says."""
+
+    name: str
+    description: str
+    version: int
+    is_active: bool = Field(description="Whether it runs; false: an operator disabled it.")
+    tags: list[str]
+    node_count: int
+    created_by: str
+    created_at: UtcDatetime
+    updated_at: UtcDatetime
+
+    @classmethod
+    def of(cls, record: DefinitionRecord) -> Self:
+        """The definition as a list shows it."""
+        return cls(**{name: getattr(record, name) for name in DefinitionSummary.model_fields})
+
+
+class DefinitionDetail(DefinitionSummary):
+    """A stored definition with what it says."""
+
+    config: dict[str, JsonValue] = Field(description="The definition as a file holds it: nodes, defaults and so on.")
+
+    @classmethod
+    def of(cls, record: DefinitionRecord) -> Self:
+        """The definition, whole."""
+        summary = {name: getattr(record, name) for name in DefinitionSummary.model_fields}
+        return cls(**summary, config=in_order(record.config))
+
+
+class DefinitionList(BaseModel):
+    """The definitions."""
+
+    count: int
+    definitions: list[DefinitionSummary]
+
+
+class Fault(BaseModel):
+    """One thing that is wrong with a definition."""
+
+    node: str | None = Field(description="The node's id; null: the definition as a whole.")
+    field: str
+    message: str
+
+
+class Verdict(BaseModel):
+    """Whether a definition can be run."""
+
+    name: str
+    version: int | None = Field(description="The stored version that was looked at; null: it was the body's.")
+    valid: bool
+    errors: list[Fault]
 
 
 class Queued(BaseModel):
@@ -72,9 +149,10 @@ class LastError(BaseModel):
     retryable: bool
 
 
-class Execution(BaseModel):
+class Attempt(BaseModel):
     """One attempt at one stage."""
 
+    node_id: str
     stage: Stage
     status: StageStatus
     attempt: int
@@ -102,6 +180,8 @@ class RunSummary(BaseModel):
     skip_reason: str | None
     duplicate_of: str | None
     engine: str | None
+    definition_name: str | None
+    definition_version: int | None
     created_at: UtcDatetime
     started_at: UtcDatetime | None
     completed_at: UtcDatetime | None
@@ -130,13 +210,13 @@ class RunSummary(BaseModel):
 class RunDetail(RunSummary):
     """Where a run stands, with every attempt."""
 
-    stage_executions: list[Execution]
+    stage_executions: list[Attempt]
 
     @classmethod
     def of_story(cls, story: Story) -> RunDetail:
         """The run with all that it left behind."""
         executions = [
-            Execution(**{name: getattr(attempt, name) for name in Execution.model_fields}) for attempt in story.attempts
+            Attempt(**{name: getattr(attempt, name) for name in Attempt.model_fields}) for attempt in story.attempts
         ]
         return cls(**cls.fields_of(story.run), stage_executions=executions)
 

@@ -11,6 +11,7 @@ from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.signals import Signals
 from orchestration.store.database import Database
+from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import PushWriter
 from service.api.auth import Caller, Guard
@@ -26,6 +27,7 @@ class ApiState:
     database: Database
     signals: Signals
     writer: PushWriter
+    definitions: StoredDefinitions
     guard: Guard
     bell: Bell
     schema_problem: str | None = field(default="The database was not asked yet")

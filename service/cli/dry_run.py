@@ -65,7 +65,7 @@ def show_dry_run(
 
 
 async def _preview_all(settings: Settings, push: Push, environment: str, notify_driver: str | None) -> list[Preview]:
-    channels = await _channels(settings, notify_driver)
+    channels = await channels_of(settings, notify_driver)
     checks = CheckConfig.from_settings(settings)
     context = StageContext(trace_id=new_id(), run_id=new_id(), environment=environment, source=push.source)
     checked = await check(context, checks) if checks.names else None
@@ -137,8 +137,11 @@ def _incident(alerts: Sequence[Alert]) -> Incident | None:
     )
 
 
-async def _channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
-    """The channels as the environment has them, and as a Prefect that runs already has them."""
+async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
+    """The channels as the environment has them, and as a Prefect that runs already has them.
+
+    Raises what `ChannelBook.select()` does.
+    """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from blocks.channels.book import ChannelBook

@@ -8,7 +8,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
-from service.cli import keys
+from service.cli import definitions, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
 from service.cli.results import show_results
@@ -52,6 +52,7 @@ app.command()(api)
 app.command()(trace)
 app.command()(doctor)
 app.add_typer(keys.app, name="keys")
+app.add_typer(definitions.app, name="definitions")
 
 
 def main() -> None:

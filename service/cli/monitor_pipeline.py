@@ -115,6 +115,7 @@ def _show_run(story: Story) -> None:
         "Severity": run.severity.value,
         "Incident": run.incident_id,
         "Fingerprint": run.alert_fingerprint,
+        "Definition": _definition(run),
         "Stage": run.current_stage,
         "Skipped": run.skip_reason,
         "Created": f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -135,6 +136,12 @@ def _show_run(story: Story) -> None:
         output.print("  Deliveries", style="bold")
     for delivery in story.deliveries:
         output.print(f"    {_delivery(delivery)}", markup=False)
+
+
+def _definition(run: RunRecord) -> str | None:
+    if run.definition_version is None:
+        return run.definition_name
+    return f"{run.definition_name}, version {run.definition_version}"
 
 
 def _attempt(attempt: AttemptRecord) -> str:

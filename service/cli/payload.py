@@ -24,7 +24,7 @@ def read_payload(text: str | None, file: str | None, *, sample: bool, source: st
     if text is not None:
         return parse_json(text.encode(errors="surrogateescape"), "--payload", limit)
     if file is not None:
-        return parse_json(_read_file(file, limit), file, limit)
+        return parse_json(read_file(file, limit), file, limit)
     if sample:
         return sample_of(source)
     return None
@@ -53,7 +53,12 @@ def sample_of(source: str) -> dict[str, Any]:
     return source_named(known).sample(token_hex(2))
 
 
-def _read_file(name: str, limit: int) -> bytes:
+def read_file(name: str, limit: int) -> bytes:
+    """A file, or `-` for standard input; of one with more than `limit` bytes one byte more than that.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
     try:
         if name == "-":
             return sys.stdin.buffer.read(limit + 1)

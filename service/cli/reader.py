@@ -10,7 +10,7 @@ from typing import TypeVar
 from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from service.cli.terminal import progress
-from service.stack import attach
+from service.stack import StackAddresses, attach
 
 T = TypeVar("T")
 
@@ -22,11 +22,21 @@ def read(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
         Unavailable: the database does not answer.
     """
 
-    async def open_and_work(url: str) -> T:
-        async with open_database(url, pool_size=2) as database:
-            return await work(database)
+    return read_at(settings, lambda database, _: work(database))
+
+
+def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable[T]]) -> T:
+    """As `read()`; `work` is also told where Prefect's API is, None where there is none: none is started for it.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+
+    async def open_and_work(addresses: StackAddresses) -> T:
+        async with open_database(addresses.database_url, pool_size=2) as database:
+            return await work(database, addresses.prefect_api_url)
 
     with ExitStack() as attached:
         with progress() as show:  # over before `work` begins, which may have the terminal to itself
             addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
-        return asyncio.run(open_and_work(addresses.database_url))
+        return asyncio.run(open_and_work(addresses))

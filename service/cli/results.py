@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestration.contracts import (
+    RESULT_TYPES,
     AnalyzeResult,
     CheckResult,
     CheckStatus,
+    ConditionResult,
+    Contract,
     IngestResult,
+    NodeResult,
     NotifyResult,
     PipelineOutcome,
     PipelineResult,
+    TransformResult,
 )
 from service.cli.terminal import output
 
@@ -41,10 +46,13 @@ def _show(result: PipelineResult) -> None:
         head["Skipped"] = f"{result.skip_reason}: nobody needs to be told"
     for label, value in head.items():
         output.print(f"  {label + ':':<10} {value}", markup=False)
-    _section("Ingest", result.ingest and (result.ingest.duration_ms, _ingest(result.ingest)))
-    _section("Check", result.check and (result.check.duration_ms, _check(result.check)))
-    _section("Analyze", result.analyze and (result.analyze.duration_ms, _analyze(result.analyze)))
-    _section("Notify", result.notify and (result.notify.duration_ms, _notify(result.notify)))
+    if result.definition_name is not None:
+        version = f", version {result.definition_version}" if result.definition_version is not None else ""
+        output.print(f"  {'Pipeline:':<10} {result.definition_name}{version}", markup=False)
+        for node in result.nodes:
+            _show_node(node)
+    else:
+        _show_stages(result)
     if result.final_error is not None:
         again = " (may pass: resume it)" if result.final_error.retryable else ""
         output.print(
@@ -52,6 +60,47 @@ def _show(result: PipelineResult) -> None:
         )
         output.print(f"  Resume it with: alert-pipeline resume {result.run_id}", markup=False)
     output.print()
+
+
+def _show_stages(result: PipelineResult) -> None:
+    _section("Ingest", result.ingest and (result.ingest.duration_ms, _ingest(result.ingest)))
+    _section("Check", result.check and (result.check.duration_ms, _check(result.check)))
+    _section("Analyze", result.analyze and (result.analyze.duration_ms, _analyze(result.analyze)))
+    _section("Notify", result.notify and (result.notify.duration_ms, _notify(result.notify)))
+
+
+def _show_node(node: NodeResult) -> None:
+    """A node's section: what it found, why it was left out, or what it failed of."""
+    what = f"{node.id} ({node.stage.value})" if node.id != node.stage.value else node.id
+    if node.skip_reason is not None:
+        output.print(f"  {what}: left out, {node.skip_reason}", style="dim", markup=False)
+        return
+    tries = f", {node.attempts} attempts" if node.attempts > 1 else ""
+    took = "" if node.duration_ms is None else f" {node.duration_ms:.0f} ms"
+    output.print(f"  {what}:{took}{tries}", style="bold", markup=False)
+    if node.error is not None:
+        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red", markup=False)
+    elif node.result is not None:
+        for line in _lines(RESULT_TYPES[node.stage].model_validate(node.result)):
+            output.print(f"    {line}", markup=False)
+
+
+def _lines(found: Contract) -> Iterator[str]:
+    match found:
+        case IngestResult():
+            return _ingest(found)
+        case CheckResult():
+            return _check(found)
+        case AnalyzeResult():
+            return _analyze(found)
+        case NotifyResult():
+            return _notify(found)
+        case ConditionResult():
+            return iter([f"{'✓ holds' if found.holds else '- does not hold'}: {found.expression}"])
+        case TransformResult():
+            return iter([f"✓ {found.count} {'value' if found.count == 1 else 'values'}"])
+        case _:
+            return iter(())
 
 
 def _section(title: str, found: tuple[float, Iterator[str]] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from service.cli.payload import read_payload
 from service.cli.results import show_results
 from service.cli.terminal import as_json, fail, progress, resumable, run_app
 from tasks.ingest.sources import SOURCES, parse_push
+
+if TYPE_CHECKING:
+    from service.cli.chosen import Chosen
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -24,7 +27,9 @@ USAGE = 2
     "run_pipeline --sample --dry-run\n\n"
     "run_pipeline --sample --source grafana\n\n"
     'run_pipeline --payload \'{"alertname": "HighCPU", "severity": "critical"}\' --notify-driver slack\n\n'
-    "run_pipeline --file alert.json --json | jq .status"
+    "run_pipeline --file alert.json --json | jq .status\n\n"
+    "run_pipeline --definition local-monitor\n\n"
+    "run_pipeline --config pipeline.json --sample --dry-run"
 )
 def run_pipeline(
     sample: Annotated[
@@ -49,29 +54,36 @@ def run_pipeline(
         str | None, typer.Option(help="slack, email, generic, console, or the name of a channel block.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
-    definition: Annotated[str | None, typer.Option(metavar="NAME", help="Run a stored pipeline definition.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="PATH", help="Run a definition from a JSON file.")] = None,
+    definition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run a stored definition (alert-pipeline definitions list).")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Run a definition from a JSON file; - for stdin. It is not stored."),
+    ] = None,
 ) -> int:
-    """Run an alert through the pipeline: [bold]ingest → check → analyze → notify[/].
+    """Run an alert through the pipeline: [bold]ingest → check → analyze → notify[/], or through a definition.
 
-    The payload is that of --payload, else --file, else --sample. The stack (PostgreSQL and Prefect) is the
-    one that runs, or one that is started for the duration of the command.
+    The payload is that of --payload, else --file, else --sample; a definition without an ingest node needs none.
+    The stack (PostgreSQL and Prefect) is the one that runs, or one that is started for the duration of the command.
 
     Exit code: 0 when the run succeeded, 1 when it failed or the input is bad, 2 for wrong usage.
     """
-    if definition is not None or config is not None:
-        option = "--definition" if definition is not None else "--config"
-        fail(f"{option}: pipeline definitions are not part of this version; run without it", code=USAGE)
     settings = load_settings()
+    chosen = _chosen(definition, config, checks_only=checks_only)
     given = read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
-    if given is None and not checks_only:
-        fail("Nothing to run: give --sample, --payload, --file or --checks-only (see --help)", code=USAGE)
-    call: dict[str, Any] = {"source": source, "environment": environment, "notify_driver": notify_driver}
+    if given is None and not checks_only and chosen is None:
+        fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
+    given = None if checks_only else given
+    call: dict[str, Any] = {"source": source, "notify_driver": notify_driver}
+    if dry_run and chosen is not None:
+        return chosen.show_dry_run(settings, given, as_json_text=json, **call)
+    call["environment"] = environment
     if dry_run:
         from service.cli.dry_run import show_dry_run
 
-        return show_dry_run(settings, None if checks_only else given, as_json_text=json, **call)
-    results = _run(settings, None if checks_only else given, trace_id=trace_id, **call)
+        return show_dry_run(settings, given, as_json_text=json, **call)
+    results = _run(settings, given, chosen, trace_id=trace_id, **call)
     if json:
         shown = [result.model_dump(mode="json") for result in results]
         as_json(shown[0] if len(shown) == 1 else shown)
@@ -80,14 +92,33 @@ def run_pipeline(
     return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
 
 
-def _run(settings: Settings, payload: dict[str, Any] | None, **call: Any) -> list[PipelineResult]:
-    if payload is not None:
-        # What would be refused is refused now, not after a stack was started for it.
+def _chosen(name: str | None, file: str | None, *, checks_only: bool) -> Chosen | None:
+    """The definition that the command line names; None: the linear pipeline."""
+    if name is None and file is None:
+        return None
+    if name is not None and file is not None:
+        fail("--definition and --config both name a definition: give one of them", code=USAGE)
+    if checks_only:
+        fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
+    from service.cli.chosen import Chosen
+
+    return Chosen.of_file(file) if file is not None else Chosen(name=name or "")
+
+
+def _run(
+    settings: Settings, payload: dict[str, Any] | None, chosen: Chosen | None, **call: Any
+) -> list[PipelineResult]:
+    # What would be refused is refused now, not after a stack was started for it.
+    if chosen is not None:
+        chosen.check_input(payload, call["source"])
+    elif payload is not None:
         parse_push(payload, source=call["source"])
     from service.orchestrator import PipelineOrchestrator
 
     with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
-        if payload is None:
+        if chosen is not None:
+            started = orchestrator.start_pipeline(payload, **chosen.options, **call)
+        elif payload is None:
             started = orchestrator.start_health_check(**call)
         else:
             started = orchestrator.start_pipeline(payload, **call)

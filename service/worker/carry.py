@@ -8,12 +8,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
 
 from flows import direct
 from flows.alert_pipeline import ENGINE, alert_pipeline
+from flows.definition_pipeline import definition_pipeline
 from flows.handover import CANCELLED, Handover, cancellable, hand_over
 from orchestration.alert import Severity
 from orchestration.contracts import StageError
@@ -33,7 +35,7 @@ SETTLE_SECONDS = 5.0
 """How long a run that is over keeps its place while Prefect is told of its end."""
 
 DEADLY_ATTEMPTS = 5
-"""After so many attempts at whose time the process died, a run is not taken up again by itself."""
+"""After so many attempts at one node at whose time the process died, a run is not taken up again by itself."""
 
 DEADLY = StageError(
     error_type="ProcessLost",
@@ -53,7 +55,10 @@ class Carrier:
         self._breaker = breaker
         # A named storage spares each run the question for the server's default one. Nothing is written there.
         # Nor need parameters be validated that are made here.
-        self._flow = alert_pipeline.with_options(result_storage=results, validate_parameters=False)
+        self._flow, self._of_definitions = (
+            cast("Flow[..., Any]", flow).with_options(result_storage=results, validate_parameters=False)
+            for flow in (alert_pipeline, definition_pipeline)
+        )
         self._settling: set[FlowTask] = set()
 
     async def carry(self, claim: Claim) -> None:
@@ -120,8 +125,9 @@ class Carrier:
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
         bare = flow_run.model_copy(update={"deployment_id": None})
         parameters = {"run_id": handover.run.run_id}
+        flow = self._of_definitions if handover.run.record.options.defined else self._flow
         with hand_over(handover):
-            running = run_flow(self._flow, flow_run=bare, parameters=parameters, return_type="state")
+            running = run_flow(flow, flow_run=bare, parameters=parameters, return_type="state")
             return asyncio.create_task(_awaited(cast("Awaitable[State[Any]]", running)))
 
     async def _follow(self, task: FlowTask, handover: Handover, patience: float) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed, Pending, to_state_create
@@ -24,6 +24,9 @@ from orchestration.store.records import RunRecord, new_id
 
 FLOW_NAME = "alert-pipeline"
 DEPLOYMENT_NAME = "default"
+
+DEFINITION_FLOW_NAME = "definition-pipeline"
+"""The flow of runs of a definition; each stored definition has a deployment of its name."""
 
 PREFECT_ERRORS = (httpx.HTTPError, PrefectException, TimeoutError, OSError)
 """What a call to Prefect's API may end with."""
@@ -48,12 +51,27 @@ class Mirror:
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
         self._place: Place | None = None
+        self._places: dict[str, Place] = {}
 
     async def place(self, *, renew: bool = False) -> Place:
         """The deployment `alert-pipeline/default`; until it is registered, the flow alone."""
         if self._place is None or self._place.deployment_id is None or renew:
-            self._place = await self._find_place()
+            self._places.clear()
+            self._place = await self._find_place(FLOW_NAME, DEPLOYMENT_NAME)
         return self._place
+
+    async def _place_of(self, record: RunRecord) -> Place:
+        """The deployment of the run's definition, or that of the linear pipeline."""
+        options = record.options
+        if options.definition is None and options.definition_config is None:
+            return await self.place()
+        name = options.definition or ""
+        if name not in self._places:
+            found = await self._find_place(DEFINITION_FLOW_NAME, name)
+            if found.deployment_id is None:
+                return found
+            self._places[name] = found
+        return self._places[name]
 
     async def open(self, record: RunRecord) -> FlowRun:
         """The flow run for a run: PENDING, on the deployment, under a key by which it is made once."""
@@ -93,10 +111,10 @@ class Mirror:
 
         `busy` are the flow runs that this process is at. Those of other workers are known by their leases.
         """
-        place = await self.place()
-        if place.deployment_id is None:
+        deployments = await self._deployments()
+        if not deployments:
             return 0
-        wanted = {"deployment_id": {"any_": [str(place.deployment_id)]}, "state": {"type": {"any_": _UNENDED}}}
+        wanted = {"deployment_id": {"any_": deployments}, "state": {"type": {"any_": _UNENDED}}}
         found = await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=200)
         ended = 0
         for flow_run in found:
@@ -108,8 +126,15 @@ class Mirror:
             logger.info("%d flow runs that nobody had ended are set right in Prefect", ended)
         return ended
 
-    async def _create(self, record: RunRecord, key: str) -> FlowRun:
+    async def _deployments(self) -> list[str]:
+        """The ids of our deployments: that of the linear pipeline, and those of definitions."""
         place = await self.place()
+        only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
+        others = await self._client.read_deployments(flow_filter=only, limit=200)
+        return [str(one) for one in (place.deployment_id, *(other.id for other in others)) if one is not None]
+
+    async def _create(self, record: RunRecord, key: str) -> FlowRun:
+        place = await self._place_of(record)
         wanted = FlowRunCreate(
             name=flow_run_name(record),
             tags=flow_run_tags(record),
@@ -126,14 +151,17 @@ class Mirror:
         except PrefectException:
             # The deployment or its queue may have been deleted, or made anew: look again next time.
             self._place = None
+            self._places.clear()
             raise
         return FlowRun.model_validate(answer.json())
 
-    async def _find_place(self) -> Place:
+    async def _find_place(self, flow: str, deployment: str) -> Place:
         try:
-            found = await self._client.read_deployment_by_name(f"{FLOW_NAME}/{DEPLOYMENT_NAME}")
+            if not deployment:  # a definition from a file, which is stored nowhere
+                return Place(flow_id=await self._client.create_flow_from_name(flow))
+            found = await self._client.read_deployment_by_name(f"{flow}/{deployment}")
         except ObjectNotFound:
-            return Place(flow_id=await self._client.create_flow_from_name(FLOW_NAME))
+            return Place(flow_id=await self._client.create_flow_from_name(flow))
         return Place(
             flow_id=found.flow_id,
             deployment_id=found.id,

@@ -15,6 +15,7 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
@@ -24,7 +25,7 @@ from flows.services import make_services, use_services
 from orchestration.errors import Unavailable
 from orchestration.sealing import load_key
 from orchestration.settings import Settings
-from orchestration.store.database import open_database
+from orchestration.store.database import Database, open_database
 from orchestration.store.sealed import SealedCopies
 from service.worker.breaker import Breaker
 from service.worker.carry import Carrier
@@ -40,12 +41,13 @@ async def open_worker(
     database_url: str,
     prefect_api_url: str | None,
     concurrency: int | None = None,
-    prepare: Callable[[PrefectClient], Coroutine[Any, Any, None]] | None = None,
+    prepare: Callable[[PrefectClient, Database], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncGenerator[Worker]:
     """A worker to `start()`. When the body is through, its runs have the grace time to end.
 
     Within the body Prefect's settings and clients, and our services, are those of the worker.
-    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is awaited in the background.
+    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is run in the
+    background.
 
     Raises:
         BadSetting: the key of the sealed copy cannot be used.
@@ -70,7 +72,7 @@ async def open_worker(
         worker = Worker(services, carrier, watch, breaker, concurrency=places)
         # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
         await watch.look()
-        preparing = asyncio.create_task(prepare(client)) if prepare is not None else None
+        preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
         try:
             yield worker
         finally:
@@ -93,4 +95,7 @@ def _prefect_settings(api_url: str | None) -> dict[Any, Any]:
     own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
     if "PREFECT_WORKER_QUERY_SECONDS" not in os.environ:
         own[PREFECT_WORKER_QUERY_SECONDS] = 2.0
+    if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in os.environ:
+        # Leases say who lives. Prefect's heartbeats are a thread and at least one event for each run.
+        own[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     return own if api_url is None else {**own, PREFECT_API_URL: api_url}

@@ -20,9 +20,10 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
-from orchestration.errors import BadSetting
+from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
+from orchestration.store.database import Database
 from service.stack import StackAddresses, running
 from service.worker.mirror import PREFECT_ERRORS
 from service.worker.process import open_worker
@@ -30,6 +31,8 @@ from service.worker.worker import Worker
 
 POOL_NAME = "alerts"
 AGAIN_SECONDS = 5.0
+SYNC_SECONDS = 60.0
+"""How often a worker brings Prefect's blocks and deployments in step with the definitions."""
 
 
 class WarmResult(BaseWorkerResult):
@@ -74,7 +77,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
             database_url=database_url,
             prefect_api_url=prefect_api_url,
             concurrency=self._limit,
-            prepare=self._register,
+            prepare=self._keep_registered,
         ) as worker:
             self._worker = worker
             printer(f"Worker {worker.name} takes runs from the inbox, {worker.concurrency} at once")
@@ -137,16 +140,23 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         # Importing a flow may take a second, in which other runs want to go on.
         return await asyncio.to_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
 
-    async def _register(self, client: PrefectClient) -> None:
-        """Register the deployments, as soon as Prefect answers."""
+    async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
+        """Register the deployments as soon as Prefect answers; then keep it in step with the definitions."""
+        from service.definition_mirror import sync
         from service.deployments import register
 
+        registered = False
         while True:
             try:
-                return await register(client)
-            except PREFECT_ERRORS as error:
+                if not registered:
+                    await register(client)
+                    registered = True
+                await sync(client, database)
+            except (*PREFECT_ERRORS, Unavailable) as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
-            await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                await asyncio.sleep(SYNC_SECONDS)
 
     def _find_database(self) -> tuple[str, str | None]:
         if self._addresses is not None:

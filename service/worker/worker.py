@@ -18,7 +18,8 @@ from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
 from service.worker.carry import Carrier
 from service.worker.watch import Watch
-from tasks.run import Services, may_live, process_name
+from tasks.holders import may_live, process_name
+from tasks.run import Services
 
 POLL_SECONDS = 2.0
 """How often the worker looks for itself: for leases that ran out, and deadlines that nobody announces."""

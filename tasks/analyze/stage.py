@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from orchestration.alert import Alert, Incident
 from orchestration.contracts import AnalyzeResult, CheckResult, Stage, StageContext, StageError
 from orchestration.errors import Unavailable
-from orchestration.store.records import Node
+from orchestration.store.story import all_checks
 from tasks.ingest.stage import alerts_of
 from tasks.stage import StageSpec
 
@@ -81,13 +81,15 @@ def fallback_result(error: BaseException | StageError) -> AnalyzeResult:
 
 async def configure(run: ActiveRun) -> AnalyzeConfig:
     """The process's provider, and what this run knows so far."""
-    return AnalyzeConfig(
-        provider=run.services.analysis,
-        case=Case(
-            incident=await run.incident(),
-            alerts=alerts_of(run.payload),
-            check=run.result(Node.of(Stage.CHECK), CheckResult),
-        ),
+    return AnalyzeConfig(provider=run.services.analysis, case=await case_of(run))
+
+
+async def case_of(run: ActiveRun, before: Iterable[str] | None = None) -> Case:
+    """What a run knows to judge by. `before` are the nodes whose findings count; None: all that are done."""
+    return Case(
+        incident=await run.incident(),
+        alerts=alerts_of(run.payload),
+        check=all_checks(run.found(CheckResult, before)),
     )
 
 

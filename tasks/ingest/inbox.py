@@ -24,11 +24,12 @@ from orchestration.store.database import Database
 from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import RunOptions, new_id
 from orchestration.store.runs import NewRun
+from tasks.holders import hold
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.stage import StoredPush
-from tasks.run import Services, hold
+from tasks.run import Services
 
 _NAME_CHARACTERS = 128
 _LARGE_BYTES = 32 * 1024
@@ -115,17 +116,12 @@ async def take_push(
         Unavailable: the database does not answer.
     """
     way_in = arrival or Arrival()
-    limit = services.settings.max_payload_bytes
-    size = way_in.size_bytes if way_in.size_bytes is not None else _size_of(payload)
-    if size > limit:
-        raise BadInput(
-            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
-        )
+    size = checked_size(payload, way_in, services.settings)
     call = _Call(
         trace_id=checked_name("trace id", trace_id) if trace_id else new_id(),
         source=source,
         environment=checked_name("environment", environment),
-        options=_storable(options or RunOptions()),
+        options=storable(options or RunOptions()),
         arrival=way_in,
         settings=services.settings,
     )
@@ -160,7 +156,7 @@ def _prepare(payload: object, call: _Call) -> tuple[NewPush, list[RunRow]]:
     options = call.options.model_dump_json().encode()
     rows = [_row(push, group, call, options, held=index < held) for index, group in enumerate(groups)]
     written = [
-        _as_json(row, StoredPush(alerts=group, errors=list(push.errors)).model_dump_json().encode(), options)
+        row_as_json(row, StoredPush(alerts=group, errors=list(push.errors)).model_dump_json().encode(), options)
         for row, group in zip(rows, groups, strict=True)
     ]
     key = call.arrival.idempotency_key
@@ -170,7 +166,7 @@ def _prepare(payload: object, call: _Call) -> tuple[NewPush, list[RunRow]]:
         rows=b",".join(written),
         sender=call.arrival.sender,
         idempotency_key=checked_name("idempotency key", key) if key is not None else None,
-        body_hash=_digest([call.source, call.environment, options.decode(), clean(payload)]) if key is not None else "",
+        body_hash=digest([call.source, call.environment, options.decode(), clean(payload)]) if key is not None else "",
         held=held,
     )
     return new, rows
@@ -189,7 +185,7 @@ def _row(push: Push, group: Sequence[Alert], call: _Call, options: bytes, *, hel
         alert_fingerprint=group[0].fingerprint,
         severity=severity.value,
         priority=severity.rank,
-        content_hash=_digest([push.source, call.environment, options.decode(), said]),
+        content_hash=digest([push.source, call.environment, options.decode(), said]),
         firing=any(alert.firing for alert in group),
         window_seconds=call.settings.duplicate_window_seconds if call.arrival.skip_duplicates else 0,
         max_retries=call.settings.max_retries_per_stage,
@@ -198,11 +194,13 @@ def _row(push: Push, group: Sequence[Alert], call: _Call, options: bytes, *, hel
     )
 
 
-def _as_json(row: RunRow, payload: bytes, options: bytes) -> bytes:
+def row_as_json(row: RunRow, payload: bytes, options: bytes) -> bytes:
+    """A run as it is written, with its payload and options, which are JSON already."""
     return orjson.dumps({**row.model_dump(), "payload": orjson.Fragment(payload), "options": orjson.Fragment(options)})
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """By what equal values are known."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -243,7 +241,7 @@ async def accept_health_check(
         source=checked_name("source", source),
         environment=checked_name("environment", environment),
         payload=StoredPush().model_dump(mode="json"),
-        options=_storable(options).model_copy(update={"checks_only": True}),
+        options=storable(options).model_copy(update={"checks_only": True}),
         title="Host health",
         max_retries=services.settings.max_retries_per_stage,
     )
@@ -276,12 +274,32 @@ def checked_name(what: str, text: str) -> str:
     return text
 
 
-def _storable(options: RunOptions) -> RunOptions:
+def storable(options: RunOptions) -> RunOptions:
     """The options without what PostgreSQL refuses."""
     return RunOptions.model_validate(clean(options.model_dump()))
 
 
-def _size_of(payload: object) -> int:
+def checked_size(payload: object, arrival: Arrival, settings: Settings) -> int:
+    """The payload's size in bytes of JSON.
+
+    Raises:
+        BadInput: it is more than is read.
+    """
+    limit = settings.max_payload_bytes
+    size = arrival.size_bytes if arrival.size_bytes is not None else size_of(payload)
+    if size > limit:
+        raise BadInput(
+            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
+        )
+    return size
+
+
+def size_of(payload: object) -> int:
+    """The bytes of a value as JSON.
+
+    Raises:
+        BadInput: JSON cannot hold it.
+    """
     try:
         # Values that only Python knows become text when the payload is read.
         return len(json.dumps(payload, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))

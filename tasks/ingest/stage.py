@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
@@ -34,6 +34,7 @@ class StoredPush(Contract):
 
     alerts: list[Alert] = Field(default_factory=list[Alert])
     errors: list[str] = Field(default_factory=list[str])
+    data: JsonValue = Field(default=None, description="The payload itself, of a definition that reads no alerts.")
 
 
 def alerts_of(payload: dict[str, Any]) -> list[Alert]:

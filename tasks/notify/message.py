@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+
+from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message
-from orchestration.redaction import REDACTED, is_secret_key, one_line, redact_text
+from orchestration.redaction import REDACTED, is_secret_key, one_line
+from tasks.notify.extracts import facts_of
+from tasks.notify.links import links_of
 from tasks.notify.templates import render
 
 UNAVAILABLE = "AI analysis unavailable"
@@ -25,12 +28,10 @@ UNAVAILABLE = "AI analysis unavailable"
 _NAMED = 20  # hosts, alerts and checks that are named; the rest is counted
 _ACTIONS = 8
 _LABELS = 12
-_LINKS = 8
 
 _HOSTS = ("instance", "host", "hostname", "node", "nodename", "server", "pod", "service")
 _SAID_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
 _LABELS_FIRST = ("team", "service", "job", "cluster", "namespace", "region", "device", "mountpoint")
-_LINKS_FIRST = ("runbook", "dashboard", "panel", "source", "silence")
 _REASONS = {
     "opened": "a new incident",
     "reopened": "it is back: the incident had been resolved",
@@ -41,8 +42,6 @@ _REASONS = {
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 _WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
-
-_URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +64,10 @@ class MessageSubject:
     """How many alerts of the whole incident fire."""
     resolved: int
     """How many alerts of the whole incident are resolved."""
+    title: str = ""
+    """What the run is called, where it is neither about an alert nor about this host's health."""
+    extracts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """What transforms took out of earlier results, by node."""
 
     @property
     def status(self) -> AlertStatus:
@@ -86,6 +89,8 @@ class MessageSubject:
             return Severity.worst(*(alert.severity for alert in self.relevant))
         if self.incident:
             return self.incident.severity
+        if self.check is None and self.title:
+            return Severity.INFO
         return _OF_CHECK.get(_worst_check(self.check), Severity.WARNING)
 
     @property
@@ -96,7 +101,7 @@ class MessageSubject:
 
 def render_message(subject: MessageSubject, *, channel: str) -> Message:
     """The message about this run for this channel. Deterministic: a retry renders the same one."""
-    links = _links(subject.relevant)
+    links = links_of(subject.relevant)
     analysis = list(_analysis(subject.analysis))
     view: dict[str, Any] = {
         "title": _title(subject),
@@ -134,6 +139,8 @@ def _title(subject: MessageSubject) -> str:
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
     names = list(dict.fromkeys(alert.name for alert in subject.relevant))
     if not subject.alerts and subject.incident is None:
+        if subject.check is None and subject.title:
+            return f"[{word}] {one_line(subject.title, 160)}"
         worst = _worst_check(subject.check)
         return f"[{worst.value.upper()}] Health of {one_line(socket.gethostname(), 80)}"
     environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
@@ -156,7 +163,8 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         "Environment": one_line(subject.environment, 80),
         "Source": one_line(subject.source, 80),
     }
-    return (Fact(label=label, value=value) for label, value in facts.items() if value)
+    yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
+    yield from facts_of(subject.extracts)
 
 
 def _counts(subject: MessageSubject) -> str:
@@ -166,6 +174,8 @@ def _counts(subject: MessageSubject) -> str:
 
 def _what(subject: MessageSubject) -> str:
     alerts = subject.relevant
+    if not alerts and subject.incident is None and subject.check is None and subject.title:
+        return one_line(subject.title, 300)
     if not alerts:
         return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
     names = list(dict.fromkeys(alert.name for alert in alerts))
@@ -232,25 +242,6 @@ def _labels(alerts: Sequence[Alert]) -> str:
     return ", ".join(
         f"{one_line(key, 60)}={REDACTED if is_secret_key(key) else one_line(shared[key], 120)}" for key in shown
     )
-
-
-def _links(alerts: Sequence[Alert]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for alert in alerts[:100]:
-        for name, url in alert.links.items():
-            if _is_web(url):
-                clean = redact_text(url).replace(REDACTED, "redacted")
-                found.setdefault(one_line(name, 40), quote(clean, safe=_URL_CHARACTERS))
-    first = [name for name in _LINKS_FIRST if name in found]
-    return {name: found[name] for name in [*first, *(name for name in found if name not in first)][:_LINKS]}
-
-
-def _is_web(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and len(url) <= 2000 and url.isprintable()
-    except ValueError:
-        return False
 
 
 def _checks(check: CheckResult | None) -> list[str]:

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, NotifyResult, Stage, StageContext
+from orchestration.contracts import (
+    AnalyzeResult,
+    CheckResult,
+    IngestResult,
+    NotifyResult,
+    Stage,
+    StageContext,
+    TransformResult,
+)
 from orchestration.errors import DeliveryFailed
 from orchestration.message import NamedChannel
 from orchestration.store import alerts as alert_store
 from orchestration.store.database import Database
 from orchestration.store.records import Node
+from orchestration.store.story import all_checks
 from tasks.ingest.stage import alerts_of
 from tasks.notify.ledger import deliver
 from tasks.notify.message import MessageSubject, render_message
@@ -78,14 +87,16 @@ async def configure(run: ActiveRun) -> NotifyConfig:
     )
 
 
-async def subject_of(run: ActiveRun, node: Node) -> MessageSubject:
-    """Everything that the message is made of."""
+async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = None) -> MessageSubject:
+    """Everything that the message is made of. `before` are the nodes that it tells of; None: all that are done."""
     record = run.record
     incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
         async with run.services.database.statement() as tx:
             incident, firing, resolved = await alert_store.get_incident_with_counts(tx, record.incident_id)
-    ingested = run.result(Node.of(Stage.INGEST), IngestResult)
+    ingested = run.found(IngestResult, before)
+    analyses = run.found(AnalyzeResult, before)
+    done = run.results if before is None else [one for one in before if one in run.results]
     return MessageSubject(
         run_id=record.run_id,
         trace_id=record.trace_id,
@@ -94,11 +105,13 @@ async def subject_of(run: ActiveRun, node: Node) -> MessageSubject:
         node_id=node.id,
         incident=incident,
         alerts=alerts_of(run.payload),
-        reason=ingested.reason if ingested else "",
-        check=run.result(Node.of(Stage.CHECK), CheckResult),
-        analysis=run.result(Node.of(Stage.ANALYZE), AnalyzeResult),
+        reason=ingested[-1].reason if ingested else "",
+        check=all_checks(run.found(CheckResult, before)),
+        analysis=analyses[-1] if analyses else None,
+        extracts={one: made.output for one in done if isinstance(made := run.results[one], TransformResult)},
         firing=firing,
         resolved=resolved,
+        title=record.title if record.options.defined else "",
     )
 
 

@@ -1,0 +1,54 @@
+"""The worker's memory: what it holds after 500 runs and after 10,000, through Prefect and without it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psutil
+
+from bench.figures import Figures
+from bench.load import Receiver, post_all, push, receiver
+from bench.service import TRIGGER, direct_service, whole_service
+
+FIRST, LAST = 500, 10_000
+AT_ONCE = 250
+"""How many pushes are under way, so that the inbox stays shallow."""
+
+PATIENCE_SECONDS = 600.0
+
+
+def measure_memory(_times: int) -> list[Figures]:
+    """Resident memory of the worker, once each: 10,000 runs through Prefect take half an hour."""
+    with receiver() as target:
+        with direct_service(target) as port:
+            direct = _growth(port, target, "direct engine")
+        with whole_service(target, CHECKERS_ENABLED="memory") as port:
+            prefect = _growth(port, target, "through Prefect")
+    return [*direct, *prefect]
+
+
+def _growth(port: int, target: Receiver, how: str) -> list[Figures]:
+    worker = _worker()
+    already = len(target.arrived)
+    _run(port, target, already, 0, FIRST)
+    early = worker.memory_info().rss / 2**20
+    _run(port, target, already, FIRST, LAST)
+    late = worker.memory_info().rss / 2**20
+    return [
+        Figures(what=f"worker, {how}, after {FIRST} runs", values=[early], unit="MiB"),
+        Figures(what=f"worker, {how}, after {LAST:,} runs", values=[late], unit="MiB"),
+        Figures(what="  growth", values=[100 * (late / early - 1)], unit="%", target="≤ 10 %"),
+    ]
+
+
+def _run(port: int, target: Receiver, already: int, start: int, end: int) -> None:
+    for first in range(start, end, AT_ONCE):
+        bodies = [push(f"memory{already}-{number}") for number in range(first, min(first + AT_ONCE, end))]
+        asyncio.run(post_all(port, TRIGGER, bodies, 16))
+        if not target.wait_for(already + first + len(bodies), PATIENCE_SECONDS):
+            raise SystemExit(f"{len(target.arrived) - already} of {first + len(bodies)} messages came")
+
+
+def _worker() -> psutil.Process:
+    own = psutil.Process().children(recursive=True)
+    return next(process for process in own if "worker" in process.cmdline())

@@ -1,0 +1,89 @@
+"""A definition on its way into the store: its name, and by what a changed one is told from the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import cast
+
+import orjson
+from pydantic import JsonValue
+
+from orchestration.contracts import Contract
+from orchestration.errors import BadInput
+from orchestration.graph import Definition
+from orchestration.redaction import one_line
+
+NAME_CHARACTERS = 64
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
+
+_IN_ORDER = ("name", "version", "description", "tags", "defaults", "nodes")
+_NODE_IN_ORDER = (
+    *("id", "type", "config", "next", "required", "skip_if_errors", "skip_if_condition"),
+    *("max_retries", "timeout_seconds"),
+)
+
+
+class NewDefinition(Contract):
+    """A valid definition under the name that it gets."""
+
+    name: str
+    description: str
+    tags: list[str]
+    config: dict[str, JsonValue]
+    """As it was written, without its name."""
+    content_hash: str
+
+    @classmethod
+    def of(cls, definition: Definition, written: object, *, name: str | None = None) -> NewDefinition:
+        """The definition that was read from what was `written`, under `name`, else under the one that it says.
+
+        Raises:
+            BadInput: it has no name, or not one that Prefect's blocks and deployments can have.
+        """
+        chosen = checked_name(name or definition.name)
+        config = {key: value for key, value in cast("dict[str, JsonValue]", written).items() if key != "name"}
+        return cls(
+            name=chosen,
+            description=definition.description,
+            tags=list(definition.tags),
+            config=config,
+            content_hash=content_hash(definition),
+        )
+
+
+def checked_name(name: str | None) -> str:
+    """The name, if a definition can have it.
+
+    Raises:
+        BadInput: it is missing, or has other characters than it may.
+    """
+    if not name:
+        raise BadInput('The definition has no name: write one into it, such as {"name": "my-pipeline", "nodes": […]}')
+    if len(name) > NAME_CHARACTERS or not _NAME.fullmatch(name):
+        raise BadInput(
+            f"A definition cannot be called {one_line(name, 80)!r}: its name has 1 to {NAME_CHARACTERS} lower-case "
+            "letters and digits, with single dashes between them, such as central-hub"
+        )
+    return name
+
+
+def content_hash(definition: Definition) -> str:
+    """By what two definitions that say the same are known, however they are written and whatever they are called."""
+    said = definition.model_dump(mode="json", exclude={"name"})
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def in_order(config: dict[str, JsonValue], *, name: str | None = None) -> dict[str, JsonValue]:
+    """A config with its fields in the order in which people write and read them: PostgreSQL keeps no order."""
+    ordered = _ordered({**config, **({"name": name} if name else {})}, _IN_ORDER)
+    nodes = ordered.get("nodes")
+    if isinstance(nodes, list):
+        ordered["nodes"] = [_ordered(node, _NODE_IN_ORDER) if isinstance(node, dict) else node for node in nodes]
+    return ordered
+
+
+def _ordered(values: dict[str, JsonValue], order: tuple[str, ...]) -> dict[str, JsonValue]:
+    known = {key: values[key] for key in order if key in values}
+    return {**known, **values}

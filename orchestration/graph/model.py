@@ -1,0 +1,192 @@
+"""What a pipeline definition says. Frozen; `parse_definition()` makes one of what came from outside."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+
+from orchestration.contracts import Contract, Stage
+from orchestration.graph.problems import shown
+
+RESERVED = frozenset({"payload", "run", "true", "false", "null"})
+"""Names that mean something else in conditions and transforms."""
+
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class NodeType(StrEnum):
+    """What a node does."""
+
+    INGEST = "ingest"
+    CONTEXT = "context"
+    INTELLIGENCE = "intelligence"
+    NOTIFY = "notify"
+    TRANSFORM = "transform"
+    CONDITION = "condition"
+
+
+STAGES: Mapping[NodeType, Stage] = {
+    NodeType.INGEST: Stage.INGEST,
+    NodeType.CONTEXT: Stage.CHECK,
+    NodeType.INTELLIGENCE: Stage.ANALYZE,
+    NodeType.NOTIFY: Stage.NOTIFY,
+    NodeType.TRANSFORM: Stage.TRANSFORM,
+    NodeType.CONDITION: Stage.CONDITION,
+}
+"""The stage that a node of each type is."""
+
+
+def as_names(value: object) -> tuple[str, ...]:
+    """One name or several, as a tuple.
+
+    Raises:
+        ValueError: it is neither, or names one twice.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list | tuple):
+        given = cast("list[object] | tuple[object, ...]", value)
+        names = tuple(name for name in given if isinstance(name, str))
+        if len(names) == len(given):
+            if len(set(names)) < len(names):
+                raise ValueError("names a node twice")
+            return names
+    raise ValueError("expected the id of a node, or a list of ids")
+
+
+NodeNames = Annotated[tuple[str, ...], BeforeValidator(as_names)]
+"""Ids of nodes: a string, a list of strings, or null."""
+
+
+def _as_skips(value: object) -> object:
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    try:
+        return as_names(value)
+    except ValueError:
+        raise ValueError("expected true (any node right before), or a list of ids of earlier nodes") from None
+
+
+class NodeDefinition(Contract):
+    """One node of a definition."""
+
+    model_config = _STRICT
+
+    id: str
+    type: NodeType
+    config: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    next: NodeNames = Field(default=(), description="What follows: one node, or several that run side by side.")
+    required: bool = Field(default=True, description="Whether the run fails when this node does.")
+    skip_if_errors: Annotated[bool | tuple[str, ...], BeforeValidator(_as_skips)] = Field(
+        default=False, description="Left out if one of these nodes has errors; true: one of those right before."
+    )
+    skip_if_condition: str | None = Field(default=None, description="Left out if this expression holds.")
+    max_retries: int | None = Field(default=None, ge=0, le=20)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=3600, allow_inf_nan=False)
+
+    @field_validator("id")
+    @classmethod
+    def _is_sane(cls, value: str) -> str:
+        if not _ID.fullmatch(value):
+            raise ValueError("expected a letter, then up to 62 letters, digits, - or _")
+        if value in RESERVED or keyword.iskeyword(value):
+            raise ValueError("is a reserved word: choose another name")
+        return value
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_known(cls, value: object) -> NodeType:
+        try:
+            return NodeType(cast("str", value))
+        except ValueError:
+            raise ValueError(f"there is no type of node {shown(value)} (known: {', '.join(NodeType)})") from None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that this node is."""
+        return STAGES[self.type]
+
+
+class Defaults(Contract):
+    """What holds for nodes that say nothing else; where this says nothing either, the settings do."""
+
+    model_config = _STRICT
+
+    max_retries: int | None = Field(default=None, ge=0, le=20)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=3600, allow_inf_nan=False)
+
+
+class Definition(Contract):
+    """A pipeline: its nodes, and what follows what."""
+
+    model_config = _STRICT
+
+    version: str = Field(default="1.0", max_length=40, description="The author's own mark; the store counts by itself.")
+    name: str | None = Field(default=None, max_length=100)
+    description: str = Field(default="", max_length=2000)
+    tags: tuple[Annotated[str, Field(max_length=100)], ...] = Field(default=(), max_length=50, strict=False)
+    defaults: Defaults = Defaults()
+    nodes: tuple[NodeDefinition, ...] = Field(strict=False)
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    def node(self, node_id: str) -> NodeDefinition:
+        """The node with this id. Raises KeyError."""
+        for node in self.nodes:
+            if node.id == node_id:
+                return node
+        raise KeyError(node_id)
+
+
+PRIORITIES = ("high", "medium", "low")
+
+
+def _as_priorities(value: object) -> object:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or any(name not in PRIORITIES for name in cast("list[object]", names)):
+        raise ValueError(f"expected one or several of {', '.join(PRIORITIES)}")
+    return tuple(cast("list[str]", names))
+
+
+class ConditionConfig(Contract):
+    """The config of a condition: an expression, and what follows if it holds and if it does not."""
+
+    model_config = _STRICT
+
+    expression: str
+    if_true: NodeNames = ()
+    if_false: NodeNames = ()
+
+
+class TransformConfig(Contract):
+    """The config of a transform: what it reads, and what it makes of it."""
+
+    model_config = _STRICT
+
+    source_node: str = Field(description="The id of an earlier node, or payload.")
+    extract: str | None = Field(default=None, min_length=1, max_length=500, description="A dotted path in the source.")
+    filter_priority: Annotated[tuple[str, ...], BeforeValidator(_as_priorities)] = Field(
+        default=(), description="Keep of a list what has one of these priorities: high, medium, low."
+    )
+    mapping: dict[str, Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        default_factory=dict[str, str], max_length=100, description="New name to dotted path."
+    )
+
+
+class StoredDefinition(Contract):
+    """A definition as it is kept: a version of it never changes."""
+
+    name: str
+    version: int
+    config: dict[str, Any]

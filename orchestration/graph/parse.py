@@ -1,0 +1,189 @@
+"""From anything that came from outside to a definition whose graph can be run, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestration.graph.model import Definition, NodeDefinition, NodeType, as_names
+from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, known_fields, path_of, shown
+from orchestration.graph.references import find_problems
+
+MAX_NODES = 200
+MAX_BYTES = 256 * 1024
+"""The size of a definition, as UTF-8 JSON or thereabouts."""
+
+MAX_DEPTH = 16
+"""Levels of lists and objects in each other."""
+
+_MAX_BITS = 1024
+
+
+def parse_definition_text(text: str | bytes) -> Definition:
+    """The definition in a JSON text. As `parse_definition()`.
+
+    Raises:
+        BadDefinition: all that is wrong.
+    """
+    return parse_definition(decode_definition(text))
+
+
+def decode_definition(text: str | bytes) -> object:
+    """The value in a JSON text that is not too large for a definition.
+
+    Raises:
+        BadDefinition: it is too large, or no JSON.
+    """
+    if len(text) > MAX_BYTES:
+        raise _whole("definition", _too_large(len(text)))
+    try:
+        raw: object = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise _whole("definition", f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise _whole("definition", "is not JSON: it is no UTF-8 text") from None
+    except RecursionError:
+        raise _whole("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise _whole("definition", f"is not JSON: {error}") from None
+    return raw
+
+
+def parse_definition(raw: object) -> Definition:
+    """The definition in a value, such as JSON gives. Its graph can be run; configs of nodes are others' matter.
+
+    Raises:
+        BadDefinition: all that is wrong, each problem with its node and field.
+    """
+    _bounded(raw)
+    if not isinstance(raw, Mapping):
+        raise _whole("definition", f"expected an object with the field nodes, got {shown(raw)}")
+    given = cast("Mapping[str, object]", raw)
+    nodes: Any = given.get("nodes")
+    if not isinstance(nodes, list | tuple):
+        raise _whole("nodes", f"expected a list of nodes, got {shown(nodes)}" if "nodes" in given else "is missing")
+    listed = cast("Sequence[object]", nodes)
+    if not listed:
+        raise _whole("nodes", "is empty: a definition has at least one node")
+    if len(listed) > MAX_NODES:
+        raise _whole("nodes", f"has {len(listed)} nodes: a definition has at most {MAX_NODES}")
+    try:
+        definition = Definition.model_validate(dict(given))
+    except ValidationError as error:
+        problems = [_problem(one, listed) for one in error.errors(include_url=False)]
+        raise _with_the_rest(listed, problems) from None
+    if found := list(find_problems(definition)):
+        raise BadDefinition(found, readable=definition)
+    return definition
+
+
+def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem]) -> BadDefinition:
+    """The problems of broken nodes, and what is wrong with the others: all of it is told at once."""
+    broken = {problem.node for problem in problems if problem.node is not None}
+    known = [
+        _bare(node, name) if (name := _name_of(node, at)) in broken else NodeDefinition.model_validate(node)
+        for at, node in enumerate(nodes)
+    ]
+    found = find_problems(Definition.model_construct(nodes=tuple(known)), vague=broken)
+    rest = [problem for problem in found if problem.node not in broken]
+    whole = tuple(node for node in known if node.id not in broken)
+    return BadDefinition([*problems, *rest], readable=Definition.model_construct(nodes=whole))
+
+
+def _bare(node: object, name: str) -> NodeDefinition:
+    """Of a broken node its name and its place. What it is does not matter: nobody looks at its result."""
+    given = cast("Mapping[str, object]", node if isinstance(node, Mapping) else {})
+    try:
+        return NodeDefinition.model_construct(id=name, type=NodeType.NOTIFY, next=as_names(given.get("next")))
+    except ValueError:
+        return NodeDefinition.model_construct(id=name, type=NodeType.NOTIFY)
+
+
+def _whole(field: str, message: str) -> BadDefinition:
+    return BadDefinition([DefinitionProblem(node=None, field=field, message=message)])
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number")
+
+
+def _too_large(size: int) -> str:
+    return f"has {size:,} bytes: a definition has at most {MAX_BYTES:,}"
+
+
+def _bounded(raw: object) -> None:
+    """Refuse what is too large or too deep before anything looks at all of it."""
+    size = 0
+    level: list[object] = [raw]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[object] = []
+        for value in level:
+            size += len(value) if isinstance(value, str | bytes) else 1
+            if (wrong := _unstorable(value)) is not None:
+                raise _whole("definition", f"has {wrong}")
+            if size > MAX_BYTES:
+                raise _whole("definition", f"is too large: a definition has at most {MAX_BYTES:,} bytes")
+            inner.extend(_parts(value))
+        if not inner:
+            return
+        level = inner
+    raise _whole("definition", f"is nested deeper than {MAX_DEPTH} levels")
+
+
+def _unstorable(value: object) -> str | None:
+    """What no database keeps and no JSON has."""
+    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+        return f"the text {shown(value)}, with a character that cannot be kept"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"the number {value}, which JSON does not have"
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"a number of {value.bit_length()} bits"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        for key, part in cast("Mapping[object, object]", value).items():
+            yield key
+            yield part
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from cast("Sequence[object]", value)
+
+
+def _problem(error: ErrorDetails, nodes: Sequence[object]) -> DefinitionProblem:
+    match error["loc"]:
+        case ("nodes", int(index)):
+            return DefinitionProblem(
+                node=_name_of(nodes[index], index),
+                field="node",
+                message=f"expected an object, got {shown(nodes[index])}",
+            )
+        case ("nodes", int(index), *inner):
+            return DefinitionProblem(
+                node=_name_of(nodes[index], index),
+                field=path_of(inner),
+                message=explain(error, known=known_fields(NodeDefinition.model_fields)),
+            )
+        case location:
+            return DefinitionProblem(
+                node=None, field=path_of(location), message=explain(error, known=known_fields(Definition.model_fields))
+            )
+
+
+def _name_of(node: object, index: int) -> str:
+    """The id of a node, where it has one that can be shown; else its place in the list."""
+    given: Any = cast("Mapping[str, object]", node).get("id") if isinstance(node, Mapping) else None
+    return given if isinstance(given, str) and given else f"nodes[{index}]"

@@ -1,0 +1,259 @@
+"""Pipeline definitions: every version is kept, one of a name is current, and it is active unless it was disabled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import JsonValue
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import UtcDatetime
+from orchestration.contracts import Contract
+from orchestration.definitions import NewDefinition
+from orchestration.errors import DefinitionDisabled, DefinitionNotFound
+from orchestration.graph import StoredDefinition
+from orchestration.redaction import one_line
+from orchestration.store.database import Database
+from orchestration.store.models import DefinitionRow
+
+_T = DefinitionRow
+
+
+class DefinitionRecord(Contract):
+    """A row of `definition`: one version of one definition."""
+
+    name: str
+    version: int
+    description: str = ""
+    config: dict[str, JsonValue]
+    content_hash: str
+    tags: list[str]
+    is_current: bool
+    is_active: bool
+    created_by: str
+    created_at: UtcDatetime
+    updated_at: UtcDatetime
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes the graph has."""
+        nodes = self.config.get("nodes")
+        return len(nodes) if isinstance(nodes, list) else 0
+
+    def is_content_of(self, definition: NewDefinition) -> bool:
+        """Whether both say the same."""
+        return self.content_hash == definition.content_hash
+
+
+class Change(StrEnum):
+    """What storing a definition came to."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+class Stored(Contract):
+    """A definition after it was stored, and whether that changed anything."""
+
+    change: Change
+    definition: DefinitionRecord
+
+
+_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in DefinitionRecord.model_fields]
+
+
+async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, created_by: str) -> Stored:
+    """Make this what runs under its name: a new version, unless the current one says the same.
+
+    A definition that an operator disabled stays disabled: its new version is stored, and does not run.
+    """
+    await _lock(tx, definition.name)
+    current = await _current(tx, definition.name)
+    if current is not None and current.is_content_of(definition):
+        return Stored(change=Change.UNCHANGED, definition=current)
+    await _retire(tx, definition.name)
+    known = select(func.coalesce(func.max(_T.version), 0) + 1).where(_T.name == definition.name)
+    row = insert(_T).values(
+        name=definition.name,
+        version=(await tx.execute(known)).scalar_one(),
+        description=definition.description,
+        config=definition.config,
+        content_hash=definition.content_hash,
+        tags=definition.tags,
+        is_current=True,
+        is_active=current is None or current.is_active,
+        created_by=created_by,
+    )
+    stored = _record((await tx.execute(row.returning(*_COLUMNS))).mappings().one())
+    return Stored(change=Change.CREATED if current is None else Change.CHANGED, definition=stored)
+
+
+async def get_definition(tx: AsyncConnection, name: str, version: int | None = None) -> DefinitionRecord:
+    """A version of a definition; without a number the current one. A version that runs named is kept for ever.
+
+    Raises:
+        DefinitionNotFound: there is none, or it was deleted and no version is asked for.
+    """
+    found = await _current(tx, name) if version is None else await _version(tx, name, version)
+    if found is None:
+        raise await _missing(tx, name, version)
+    return found
+
+
+async def get_active(tx: AsyncConnection, name: str) -> DefinitionRecord:
+    """The version that runs under this name.
+
+    Raises:
+        DefinitionNotFound: there is none, or it was deleted.
+        DefinitionDisabled: an operator disabled it.
+    """
+    found = await get_definition(tx, name)
+    if not found.is_active:
+        raise disabled(name)
+    return found
+
+
+def disabled(name: str) -> DefinitionDisabled:
+    """The error for a definition that must not run."""
+    return DefinitionDisabled(
+        f"The definition {name!r} is disabled and runs nothing: enable it with "
+        f"`alert-pipeline definitions enable {name}`, or choose another"
+    )
+
+
+async def find_definition(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
+    """The current version; None where there is none, or it was deleted."""
+    return await _current(tx, name)
+
+
+async def list_definitions(tx: AsyncConnection, *, include_inactive: bool = False) -> list[DefinitionRecord]:
+    """The current version of each definition, by name; with or without those that are disabled."""
+    query = select(*_COLUMNS).where(_T.is_active if not include_inactive else _T.is_current).order_by(_T.name)
+    return [_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord]:
+    """All versions of a definition, also of one that was deleted, the newest first."""
+    if not _searchable(name):
+        return []
+    query = select(*_COLUMNS).where(_T.name == name).order_by(_T.version.desc())
+    return [_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def set_active(tx: AsyncConnection, name: str, *, active: bool) -> DefinitionRecord:
+    """Enable or disable a definition: its current version, as it is now.
+
+    Raises:
+        DefinitionNotFound: there is none.
+    """
+    await _lock(tx, name)
+    found = await get_definition(tx, name)
+    if found.is_active is active:
+        return found
+    return await _mark(tx, found, is_active=active)
+
+
+async def activate_version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord:
+    """Have this version run again, whatever came after it. It also brings back what was disabled or deleted.
+
+    Raises:
+        DefinitionNotFound: there is no such version.
+    """
+    await _lock(tx, name)
+    found = await get_definition(tx, name, version)
+    await _retire(tx, name)
+    return await _mark(tx, found, is_current=True, is_active=True)
+
+
+async def delete_definition(tx: AsyncConnection, name: str) -> DefinitionRecord:
+    """Take a definition away; what was its current version. Runs that named a version of it can still be resumed.
+
+    Raises:
+        DefinitionNotFound: there is none.
+    """
+    await _lock(tx, name)
+    found = await get_definition(tx, name)
+    await _retire(tx, name)
+    return found
+
+
+async def _lock(tx: AsyncConnection, name: str) -> None:
+    """Two that change one definition at once do it one after the other."""
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"definition/{name}"})
+
+
+async def _current(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
+    if not _searchable(name):
+        return None
+    query = select(*_COLUMNS).where(_T.name == name, _T.is_current)
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return None if row is None else _record(row)
+
+
+def _searchable(name: str) -> bool:
+    """Whether PostgreSQL can look for this name, which may come from anybody."""
+    return "\x00" not in name
+
+
+async def _version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord | None:
+    query = select(*_COLUMNS).where(_T.name == name, _T.version == version)
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return None if row is None else _record(row)
+
+
+async def _retire(tx: AsyncConnection, name: str) -> None:
+    await tx.execute(
+        update(_T)
+        .where(_T.name == name, _T.is_current)
+        .values(is_current=False, is_active=False, updated_at=func.clock_timestamp())
+    )
+
+
+async def _mark(tx: AsyncConnection, found: DefinitionRecord, **marks: bool) -> DefinitionRecord:
+    changed = await tx.execute(
+        update(_T)
+        .where(_T.name == found.name, _T.version == found.version)
+        .values(**marks, updated_at=func.clock_timestamp())
+        .returning(*_COLUMNS)
+    )
+    return _record(changed.mappings().one())
+
+
+async def _missing(tx: AsyncConnection, name: str, version: int | None) -> DefinitionNotFound:
+    kept = [stored.version for stored in await list_versions(tx, name)]
+    if not kept:
+        known = ", ".join(stored.name for stored in await list_definitions(tx, include_inactive=True)) or "none"
+        return DefinitionNotFound(f"There is no definition {one_line(name, 80)!r}; stored are: {known}")
+    if version is None:
+        return DefinitionNotFound(
+            f"The definition {name!r} was deleted: "
+            f"`alert-pipeline definitions rollback {name} {kept[0]}` brings it back"
+        )
+    versions = ", ".join(str(number) for number in reversed(kept))
+    return DefinitionNotFound(f"The definition {name!r} has no version {version}; it has: {versions}")
+
+
+def _record(row: Mapping[Any, Any]) -> DefinitionRecord:
+    return DefinitionRecord.model_validate(dict(row))
+
+
+class StoredDefinitions:
+    """The definitions as the store has them, for who has no Prefect to ask (`tasks.definitions.DefinitionSource`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, name: str, version: int | None = None) -> StoredDefinition:
+        """This version of a definition; without a number the one that is active.
+
+        Raises:
+            DefinitionNotFound, DefinitionDisabled: there is none, or none that may run.
+            Unavailable: the database does not answer.
+        """
+        async with self._database.transaction() as tx:
+            found = await get_active(tx, name) if version is None else await get_definition(tx, name, version)
+        return StoredDefinition(name=found.name, version=found.version, config=dict(found.config))

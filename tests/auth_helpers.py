@@ -1,0 +1,43 @@
+"""What the tests of keys share: who calls from where, and the ways in which a key comes with a request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+
+from orchestration.sealing import load_seal
+from orchestration.settings import Settings
+from orchestration.store import keys
+from orchestration.store.database import Database
+from orchestration.store.keys import NewKey, Scope
+from service.api import create_app
+
+PUBLIC = "0.0.0.0"
+FAR = ("192.0.2.7", 40_000)
+
+
+async def make_key(settings: Settings, database: Database, *scopes: Scope, name: str = "ci") -> NewKey:
+    async with database.transaction() as tx:
+        return await keys.create_key(tx, name, scopes, load_seal(settings))
+
+
+def bearer(key: NewKey) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.token}"}
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def signed(key: NewKey, body: bytes, *, at: float | None = None, **change: str) -> dict[str, str]:
+    stamp = str(int(time.time() if at is None else at))
+    digest = hmac.new(key.signing_secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    headers = {"X-Key-Id": key.name, "X-Timestamp": stamp, "X-Signature": f"sha256={digest}"}
+    return headers | {name.replace("_", "-"): value for name, value in change.items()}
+
+
+def endpoints(settings: Settings) -> list[tuple[str, str]]:
+    document = create_app(settings, "postgresql://nowhere/none").openapi()
+    return [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]

@@ -1,0 +1,40 @@
+"""What the tests of definitions share: small definitions, and what is stored of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestration.definitions import NewDefinition
+from orchestration.graph import parse_definition
+from orchestration.store import definitions
+from orchestration.store.database import Database
+from orchestration.store.definitions import DefinitionRecord, Stored
+
+
+def look(*, description: str = "", **config: Any) -> dict[str, Any]:
+    """A definition that needs no alert: this host's checks, then a message."""
+    nodes = [{"id": "checks", "type": "context", "config": config}, {"id": "notify", "type": "notify"}]
+    return {"description": description, "nodes": nodes}
+
+
+def new(written: dict[str, Any], name: str = "look") -> NewDefinition:
+    """A definition on its way into the store."""
+    return NewDefinition.of(parse_definition(written), written, name=name)
+
+
+async def put(database: Database, written: dict[str, Any], name: str = "look") -> Stored:
+    """Store a definition, as `apply` does without Prefect."""
+    async with database.transaction() as tx:
+        return await definitions.store_definition(tx, new(written, name), created_by="test")
+
+
+async def current(database: Database, name: str = "look") -> DefinitionRecord | None:
+    """What is stored under this name."""
+    async with database.transaction() as tx:
+        return await definitions.find_definition(tx, name)
+
+
+async def versions(database: Database, name: str = "look") -> list[int]:
+    """The numbers of all versions, the newest first."""
+    async with database.transaction() as tx:
+        return [record.version for record in await definitions.list_versions(tx, name)]

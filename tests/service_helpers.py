@@ -1,0 +1,86 @@
+"""What the tests of the whole service share: our API as a process, and senders that push until they are heard."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from orchestration.settings import Settings
+from tests.api_helpers import alert
+from tests.conftest import clean_environment
+
+WEBHOOK = "/alerts/webhook/"
+
+
+class ApiProcess:
+    """`alert-pipeline api` beside the test, on a port that is free."""
+
+    def __init__(self, settings: Settings, database_url: str, log: Path, *arguments: str, **environment: str) -> None:
+        self.log = log
+        own = {"ALERT_PIPELINE_HOME": str(settings.home), "DATABASE_URL": database_url, **environment}
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "alert-pipeline"), "api", "--port", "0", *arguments],
+                env={**clean_environment(), **own},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the API did not start: {log.read_text()}"
+        self.url = line.split()[-1]
+
+    def kill(self) -> None:
+        """SIGKILL: it can do nothing more."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def close(self) -> None:
+        """Make sure that it is gone."""
+        if self.process.poll() is None:
+            self.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+class Sender:
+    """A monitoring system: it pushes each alert until the answer is 202, as Alertmanager and Grafana do.
+
+    Every other push has an `Idempotency-Key`; those without one are told from news by what they say.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.taken: dict[int, str] = {}
+        """The run that the answer to each push named."""
+        self.refused: list[httpx.Response] = []
+        """The answers that were no 202."""
+
+    async def push(self, client: httpx.AsyncClient, number: int) -> None:
+        """Push once; an API that is gone gives no answer, which is not our sender's fault."""
+        headers = {"Idempotency-Key": f"push-{number}"} if number % 2 else {}
+        with suppress(httpx.TransportError):
+            answer = await client.post(self.url + WEBHOOK, json=numbered(number), headers=headers)
+            if answer.status_code == 202:
+                self.taken[number] = answer.json()["run_id"]
+            else:
+                self.refused.append(answer)
+
+    async def push_until_taken(self, client: httpx.AsyncClient, number: int) -> None:
+        """Push until it is taken, more impatient than `Retry-After` asks for."""
+        while number not in self.taken:
+            await self.push(client, number)
+            await asyncio.sleep(0 if number in self.taken else 0.02)
+
+
+def numbered(number: int) -> dict[str, Any]:
+    """An alert that is told from all others by its number."""
+    return alert(f"Load{number}", instance=f"host-{number}")

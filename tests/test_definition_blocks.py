@@ -1,0 +1,162 @@
+"""The block of a definition: an edit of it in Prefect becomes the next version, a broken one is refused.
+
+The blocks are in memory here; `test_definition_prefect.py` has real ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from blocks.pipeline_definition import DefinitionBlock
+from flows.definitions import EDITOR, BrokenBlock, DefinitionBook
+from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound, Unavailable
+from orchestration.store import definitions
+from orchestration.store.database import Database
+from tests.broken_definitions import BROKEN
+from tests.definition_helpers import current, look, put, versions
+
+
+@dataclass
+class MemoryBlocks:
+    """Blocks that are kept in memory; `away` is a Prefect that does not answer."""
+
+    kept: dict[str, DefinitionBlock] = field(default_factory=dict[str, DefinitionBlock])
+    away: bool = False
+    reads: int = 0
+
+    async def read(self, name: str) -> DefinitionBlock | None:
+        self.reads += 1
+        if self.away:
+            raise Unavailable("Prefect's API does not answer: ConnectError")
+        return self.kept.get(name)
+
+    async def write(self, name: str, config: dict[str, Any], version: int) -> None:
+        self.kept[name] = DefinitionBlock(name=name, config=config, stored_version=version)
+
+    async def delete(self, name: str) -> None:
+        self.kept.pop(name, None)
+
+    def edit(self, config: object, name: str = "look") -> None:
+        """What an operator does in Prefect's UI: the version that the block has is left as it is."""
+        block = self.kept.get(name)
+        version = block.stored_version if block else None
+        self.kept[name] = DefinitionBlock(name=name, config=config, stored_version=version)
+
+
+@pytest.fixture
+def blocks() -> MemoryBlocks:
+    return MemoryBlocks()
+
+
+@pytest.fixture
+def book(database: Database, blocks: MemoryBlocks) -> DefinitionBook:
+    return DefinitionBook(database, blocks=blocks)
+
+
+async def applied(database: Database, blocks: MemoryBlocks, written: dict[str, Any]) -> None:
+    """A definition that is stored and shown."""
+    done = await put(database, written)
+    await blocks.write("look", dict(done.definition.config), done.definition.version)
+
+
+async def test_an_edit_is_the_next_version_and_runs(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await applied(database, blocks, look(description="one"))
+    blocks.edit(look(description="edited"))
+
+    loaded = await book.load("look")
+
+    assert (loaded.version, loaded.config["description"]) == (2, "edited")
+    stored = await current(database)
+    assert stored is not None
+    assert stored.created_by == EDITOR
+    assert blocks.kept["look"].stored_version == 2
+    # It is an edit once.
+    assert (await book.load("look")).version == 2
+    assert await versions(database) == [2, 1]
+
+
+async def test_a_block_that_is_behind_is_no_edit(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await applied(database, blocks, look(description="one"))
+    await put(database, look(description="two"))  # while Prefect did not answer
+
+    assert (await book.load("look")).config["description"] == "two"
+    assert blocks.kept["look"].config["description"] == "two"
+    async with database.transaction() as tx:
+        await definitions.activate_version(tx, "look", 1)
+    assert (await book.load("look")).version == 1
+    assert await versions(database) == [2, 1]
+
+
+async def test_a_broken_edit_runs_nothing_and_is_not_stored(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await applied(database, blocks, look())
+    for broken in BROKEN:
+        blocks.edit(broken.raw)
+        with pytest.raises(BrokenBlock) as refused:
+            await book.load("look")
+        said = str(refused.value)
+        assert said.startswith("The block pipeline-definition/look was edited in Prefect and cannot be used: ")
+        assert broken.says in said, broken.name
+        assert broken.field in said, broken.name
+        assert not refused.value.retryable
+
+    assert await versions(database) == [1]
+    # The run that began with the stored version can still go on with it.
+    assert (await book.load("look", 1)).config == look()
+
+
+async def test_while_prefect_is_away_the_stored_version_runs_and_nobody_waits_twice(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await put(database, look())
+    blocks.away = True
+    assert [(await book.load("look")).version for _ in range(3)] == [1, 1, 1]
+    assert blocks.reads == 1
+
+
+async def test_a_block_made_by_hand_is_a_new_definition(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    blocks.edit(look(), "by-hand")
+
+    assert (await book.load("by-hand")).version == 1
+    assert blocks.kept["by-hand"].stored_version == 1
+
+
+async def test_the_block_of_a_deleted_definition_does_not_bring_it_back(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await applied(database, blocks, look())
+    async with database.transaction() as tx:
+        await definitions.delete_definition(tx, "look")
+    blocks.edit(look(description="edited"))
+
+    with pytest.raises(DefinitionNotFound):
+        await book.load("look")
+    assert await current(database) is None
+
+
+async def test_a_disabled_definition_is_refused_whatever_its_block_says(
+    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+) -> None:
+    await applied(database, blocks, look())
+    async with database.transaction() as tx:
+        await definitions.set_active(tx, "look", active=False)
+    blocks.edit({"nodes": []})
+
+    with pytest.raises(DefinitionDisabled, match="definitions enable look"):
+        await book.load("look")
+    assert blocks.reads == 0
+
+
+async def test_what_nobody_has_ever_stored(book: DefinitionBook) -> None:
+    with pytest.raises(BadInput, match="There is no definition 'nowhere'"):
+        await book.load("nowhere")

@@ -1,0 +1,133 @@
+"""`alert-pipeline up`: one command, everything answers, what dies comes back, and Ctrl-C leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from orchestration.sealing import load_seal
+from orchestration.store import keys
+from orchestration.store.database import open_database
+from orchestration.store.keys import Scope
+from service.stack import StackAddresses, running
+from tests.api_helpers import alert
+from tests.conftest import clean_environment
+from tests.stack_fixtures import new_home, processes_of, settings_for, until
+
+
+@contextmanager
+def up(home: Path, log: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, ready, open to the network; its process and the API's address on this machine."""
+    for _ in range(5):
+        port = free_port()
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                [
+                    *(str(Path(sys.executable).parent / "alert-pipeline"), "up"),
+                    "--host",
+                    "0.0.0.0",
+                    "--port",
+                    str(port),
+                ],
+                env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), **environment},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        if any(line.startswith("Ready.") for line in process.stdout):
+            break
+        # Somebody else may have taken the port since.
+        assert "is in use by another program" in log.read_text(), log.read_text()
+    else:
+        raise AssertionError("no port stayed free")
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(20)
+        process.stdout.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        return server.getsockname()[1]
+
+
+def part(process: subprocess.Popen[str], name: str) -> psutil.Process | None:
+    """The child of `up` that runs this command of ours, if it lives."""
+    for child in psutil.Process(process.pid).children():
+        try:
+            if name in child.cmdline():
+                return child
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def status_of(url: str, key: str | None = None) -> int:
+    """The status of an answer; 0: there is none."""
+    try:
+        return httpx.get(url, headers={"X-API-Key": key} if key else {}).status_code
+    except httpx.TransportError:
+        return 0
+
+
+async def make_key(home: Path) -> str:
+    """A key for everything, made beside the running stack."""
+    settings = settings_for(home)
+    there = running(settings)
+    assert there is not None
+    async with open_database(there.database_url) as database, database.transaction() as tx:
+        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
+
+
+def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:
+    log = tmp_path / "up.log"
+    prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
+    with new_home() as home, up(home, log, **prefect) as (process, api):
+        # Open to the network it asks for a key, and the operator is told of those who have none.
+        refused = httpx.post(f"{api}/alerts/webhook/", json=alert())
+        assert (refused.status_code, refused.json()["error"][:10]) == (401, "No API key")
+        until(lambda: "Refused POST /alerts/webhook/ from 127.0.0.1 with 401: No API key" in log.read_text(), "the log")
+
+        key = asyncio.run(make_key(home))
+        taken = httpx.post(f"{api}/alerts/webhook/", json=alert(), headers={"Authorization": f"Bearer {key}"})
+        assert taken.status_code == 202, taken.text
+        shown = f"{api}/orchestration/pipeline/{taken.json()['run_id']}/"
+        until(lambda: httpx.get(shown, headers={"X-API-Key": key}).json()["status"] == "notified", "the end of the run")
+
+        # What dies is started again.
+        first = part(process, "api")
+        assert first is not None
+        first.kill()
+        until(lambda: part(process, "api") not in (None, first) and status_of(f"{api}/health/") == 200, "a new API")
+        assert re.search(r"the API ended \(SIGKILL\); restarting it", log.read_text())
+
+        all_of_it = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        until(lambda: not any(map(lives, all_of_it)), "every process to end")
+        until(lambda: not processes_of(home), "the database to end")
+        assert running(settings_for(home)) is None
+        assert not (home / "stack.json").exists()
+    assert "Traceback" not in log.read_text()

@@ -1,0 +1,126 @@
+"""What operators set in Prefect, as the worker reads it, and the page that no limit holds up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
+
+from blocks.channels.shelf import ChannelShelf
+from orchestration.sealing import load_key
+from orchestration.settings import Settings
+from orchestration.states import RunStatus
+from orchestration.store.database import Database
+from orchestration.store.records import RunOptions
+from orchestration.store.sealed import SealedCopies
+from service.deployments import register
+from service.stack import StackAddresses
+from service.worker.breaker import Breaker
+from service.worker.mirror import Mirror
+from service.worker.warm import POOL_NAME
+from service.worker.watch import Watch, Will
+from tasks.ingest.inbox import accept_push
+from tests.receivers import HttpReceiver, http_receiver
+from tests.worker_helpers import DeafHost, at_stage, over, prefect_at, push, record_of, worker_settings, working
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+Set = Callable[..., Awaitable[Any]]
+"""Sets `paused` or `limit` at one of the places where operators can."""
+
+
+@pytest.fixture
+async def client(stack: StackAddresses) -> AsyncIterator[PrefectClient]:
+    """Prefect, knowing our deployments."""
+    async with prefect_at(stack.prefect_api_url) as one:
+        await register(one)
+        yield one
+
+
+@pytest.fixture
+async def places(client: PrefectClient) -> AsyncIterator[dict[str, Set]]:
+    """The places, each set back at the end."""
+    deployment = await client.read_deployment_by_name("alert-pipeline/default")
+    queue_id = deployment.work_queue_id
+    assert queue_id is not None
+
+    async def of_pool(*, paused: bool = False, limit: int | None = None) -> None:
+        await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=paused, concurrency_limit=limit))
+
+    async def of_queue(*, paused: bool = False, limit: int | None = None) -> None:
+        await client.update_work_queue(queue_id, is_paused=paused, concurrency_limit=limit)
+
+    async def of_deployment(*, paused: bool = False, limit: int | None = None) -> None:
+        await client.update_deployment(deployment.id, DeploymentUpdate(paused=paused, concurrency_limit=limit))
+
+    there: dict[str, Set] = {"pool": of_pool, "queue": of_queue, "deployment": of_deployment}
+    yield there
+    for place in there.values():
+        await place()
+
+
+@pytest.fixture
+def watch(client: PrefectClient, settings: Settings, database: Database) -> Watch:
+    """The worker's watch, without the worker."""
+    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+    return Watch(client, Mirror(client), Breaker(), shelf, database, lambda: None)
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with http_receiver() as one:
+        yield one
+
+
+@pytest.mark.parametrize("place", ["pool", "queue", "deployment"])
+async def test_a_pause_or_a_limit_is_seen_wherever_it_is_set(places: dict[str, Set], watch: Watch, place: str) -> None:
+    await watch.look()
+    assert watch.will == Will()
+
+    await places[place](paused=True)
+    await watch.look()
+    assert watch.will == Will(paused=True)
+
+    await places[place](limit=3)
+    await watch.look()
+    assert watch.will == Will(limit=3)
+
+    await places[place]()
+    await watch.look()
+    assert watch.will == Will()
+
+
+async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], watch: Watch) -> None:
+    for limit, place in enumerate(places.values(), start=2):
+        await place(limit=limit)
+    await watch.look()
+
+    assert watch.will == Will(limit=2)
+
+
+async def test_a_page_that_is_overdue_waits_for_no_limit(
+    places: dict[str, Set], database: Database, home: Path, receiver: HttpReceiver, stack: StackAddresses
+) -> None:
+    host = DeafHost()
+    slow = RunOptions(checker_names=["network"], checker_configs={"network": {"hosts": [host.name], "timeout": 50.0}})
+    settings = worker_settings(
+        home, receiver, page_deadline_seconds=1.0, checkers_timeout_seconds=50, worker_grace_seconds=0
+    )
+    await places["queue"](limit=1)
+    async with working(settings, database.url, stack.prefect_api_url) as worker:
+        alert = {"alertname": "Slow", "severity": "warning"}
+        (first,) = await accept_push(worker.services, alert, source="generic", environment="test", options=slow)
+        await at_stage(database, first, "check")
+        warning = await push(worker.services, "Waits", severity="warning", service="shop")
+        page = await push(worker.services, "Down", service="till")
+
+        told = await over(database, page)
+
+        assert (told.status, told.engine) == (RunStatus.NOTIFIED, "direct")
+        assert (await record_of(database, first)).current_stage == "check"
+        assert (await record_of(database, warning)).started_at is None
+    host.close()
