@@ -120,6 +120,18 @@ async def test_on_a_terminal_watching_is_one_table(home: Path, database: Databas
     assert terminal.seen.rindex("\x1b[?25h") > terminal.seen.rindex("\x1b[?25l")  # the cursor is back
 
 
+async def test_watching_ends_without_a_word_when_nobody_reads_on(home: Path, database: Database) -> None:
+    await keep_runs(database)
+    with piped(home, "--watch") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        await add(database, "dddd44440000")
+        assert process.wait(30) == 1
+        assert process.stderr.read() == ""
+
+
 async def test_watching_one_run_is_refused(home: Path) -> None:
     refused = watched(home, "--watch", "--run-id", "aaaa")
     assert refused.returncode == 2
@@ -223,7 +235,6 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read)
@@ -234,7 +245,7 @@ class Terminal:
         assert text in self.seen
 
     def press_ctrl_c(self) -> None:
-        os.write(self._master, b"\x03")
+        self.process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -247,6 +258,23 @@ class Terminal:
         with contextlib.suppress(OSError):  # the other end is closed: the command has ended
             while chunk := os.read(self._master, 65536):
                 self.seen += chunk.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def piped(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`monitor_pipeline` whose output is read while it runs."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "monitor_pipeline"), *words],
+        env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager

@@ -62,10 +62,9 @@ async def watch_runs(database: Database, wanted: RunFilter, limit: int, view: Vi
     """Show what happens until cancelled. While the database does not answer, it says so and tries again."""
     heard = asyncio.Event()
     changes = Changes(database, wanted, limit)
-    async with asyncio.TaskGroup() as listeners:
-        for channel in (INBOX_CHANNEL, DONE_CHANNEL):
-            listeners.create_task(_listen(database.url, channel, heard))
-        while True:
+    listeners = [asyncio.create_task(_listen(database.url, one, heard)) for one in (INBOX_CHANNEL, DONE_CHANNEL)]
+    try:
+        while not any(listener.done() for listener in listeners):
             heard.clear()
             try:
                 look = await changes.look()
@@ -77,6 +76,11 @@ async def watch_runs(database: Database, wanted: RunFilter, limit: int, view: Vi
                 async with asyncio.timeout(LOOK_SECONDS):
                     await heard.wait()
             await asyncio.sleep(CALM_SECONDS)
+        await asyncio.gather(*listeners)  # one has met what it was not made for
+    finally:
+        for listener in listeners:
+            listener.cancel()
+        await asyncio.gather(*listeners, return_exceptions=True)
 
 
 async def _listen(url: str, channel: str, heard: asyncio.Event) -> None:
