@@ -6,12 +6,15 @@ comes to is decided elsewhere (`flows/definitions.py`): here it is read, written
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
 import httpx
-from prefect import get_client
 from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
+from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectNotFound, PrefectException
 from pydantic import Field, TypeAdapter
 
@@ -19,6 +22,7 @@ from orchestration.contracts import Contract
 from orchestration.errors import Unavailable
 
 _DOCUMENTS = TypeAdapter(list[BlockDocument])
+_PAGE = 200
 
 
 class PipelineDefinition(Block):
@@ -96,7 +100,7 @@ class PrefectBlocks:
             Unavailable: Prefect's API does not answer.
         """
         try:
-            async with get_client() as client:
+            async with _client() as client:
                 slug = PipelineDefinition.get_block_type_slug()
                 document = await client.read_block_document_by_name(name, slug)
                 await client.delete_block_document(document.id)
@@ -106,16 +110,35 @@ class PrefectBlocks:
             raise _away(error) from None
 
     async def _found(self, name: str | None) -> list[DefinitionBlock]:
-        slug = PipelineDefinition.get_block_type_slug()
-        wanted: dict[str, Any] = {"block_types": {"slug": {"any_": [slug]}}, "include_secrets": True}
+        wanted: dict[str, Any] = {
+            "block_types": {"slug": {"any_": [PipelineDefinition.get_block_type_slug()]}},
+            "include_secrets": True,
+            "limit": _PAGE,
+        }
         if name is not None:
             wanted["block_documents"] = {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}}
+        found: list[BlockDocument] = []
         try:
-            async with get_client() as client:
-                answer = await client.request("POST", "/block_documents/filter", json=wanted)
+            async with _client() as client:
+                while len(found) % _PAGE == 0:
+                    page = await client.request(
+                        "POST", "/block_documents/filter", json={**wanted, "offset": len(found)}
+                    )
+                    documents = _DOCUMENTS.validate_python(page.json())
+                    found += documents
+                    if not documents:
+                        break
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
             raise _away(error) from None
-        return [_block(document) for document in _DOCUMENTS.validate_python(answer.json()) if document.name]
+        return [_block(document) for document in found if document.name]
+
+
+@asynccontextmanager
+async def _client() -> AsyncGenerator[PrefectClient]:
+    """The process's client of Prefect, where it has one: making another loads the certificates anew."""
+    client, known = get_or_create_client()
+    async with nullcontext(client) if known else client as entered:
+        yield entered
 
 
 def _block(document: BlockDocument) -> DefinitionBlock:

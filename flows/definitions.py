@@ -84,7 +84,8 @@ class DefinitionBook:
         except (Unavailable, TimeoutError) as error:
             self._not_before = time.monotonic() + AGAIN_SECONDS
             version = f"version {known.version}" if known else "nothing"
-            logger.warning("The block of %s was not looked at (%s): %s runs, as stored", name, error or "late", version)
+            why = str(error) or f"Prefect did not show it within {PATIENCE_SECONDS:g} s"
+            logger.warning("The block of %s was not looked at (%s): %s runs, as stored", name, why, version)
 
 
 def stored(record: DefinitionRecord) -> StoredDefinition:

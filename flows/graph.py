@@ -111,6 +111,7 @@ class Walk:
             self._left.remove(node_id)
             self._going.add(asyncio.create_task(self._pass(node_id)))
         ended, self._going = await asyncio.wait(self._going, return_when=asyncio.FIRST_COMPLETED)
+        _look_at(ended)
         for task in ended:
             task.result()
 
@@ -119,7 +120,8 @@ class Walk:
         for task in self._going:
             task.cancel()
         if self._going:
-            await asyncio.wait(self._going)
+            ended, _ = await asyncio.wait(self._going)
+            _look_at(ended)
 
     async def _pass(self, node_id: str) -> None:
         """Bring one node through: done, left out, or failed."""
@@ -160,6 +162,13 @@ class Walk:
 
     def _falls_back(self, node: NodeDefinition) -> bool:
         return node.stage is Stage.ANALYZE and self._run.services.settings.intelligence_fallback_enabled
+
+
+def _look_at(ended: set[asyncio.Task[None]]) -> None:
+    """Of several branches that broke off at once one error is raised; asyncio is not to report the others as lost."""
+    for task in ended:
+        if not task.cancelled():
+            task.exception()
 
 
 async def _adopt(run: ActiveRun, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -26,7 +27,7 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.deployments import TAGS, Deployment, ensure, ensure_pool
+from service.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
 
 FLOW_NAME = "definition-pipeline"
 
@@ -52,8 +53,8 @@ async def take_up(database: Database, name: str) -> str | None:
         return None
     try:
         await take_up_block(database, blocks, block)
-    except BadInput as error:
-        return f"{error}: the edit was written over"
+    except BadDefinition as error:
+        return f"its block had an edit that could not be used ({'; '.join(error.lines)}): it was written over"
     return None
 
 
@@ -87,17 +88,19 @@ async def sync(client: PrefectClient, database: Database) -> None:
         await _take_up_or_say(database, blocks, block)
     async with database.transaction() as tx:
         stored = await definitions.list_definitions(tx, include_inactive=True)
+    deployed = {one.name: one for one in await _deployed(client)}
     for record in stored:
         if record.name not in found:
             await _write_block(blocks, record, None)
-        await _show_deployment(client, record)
+        # Most of the time nothing has changed, and one request has told so of them all.
+        if not _is_shown(deployed.get(record.name), record):
+            await _show_deployment(client, record)
     names = {record.name for record in stored}
     for name, block in found.items():
         if name not in names and block.stored_version is not None:
             await blocks.delete(name)
-    for name in await _deployed(client):
-        if name not in names:
-            await _forget_deployment(client, name)
+    for name in deployed.keys() - names:
+        await _forget_deployment(client, name)
 
 
 async def _take_up_or_say(database: Database, blocks: PrefectBlocks, block: DefinitionBlock) -> None:
@@ -115,14 +118,7 @@ async def _write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: D
 
 async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> None:
     """The deployment of a definition; that of a disabled one is paused. What operators set of it stays."""
-    wanted = Deployment(
-        flow=cast("Flow[..., Any]", definition_pipeline),
-        entrypoint="flows.definition_pipeline.definition_pipeline",
-        name=record.name,
-        description=record.description or f"The pipeline definition {record.name}.",
-        parameters={"definition": record.name},
-    )
-    deployment_id = await ensure(client, wanted)
+    deployment_id = await ensure(client, _wanted(record))
     known = await client.read_deployment(deployment_id)
     ours = DISABLED in known.tags
     if record.is_active and ours:
@@ -132,17 +128,34 @@ async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> N
         await client.update_deployment(deployment_id, DeploymentUpdate(paused=True, tags=tags))
 
 
+def _is_shown(known: DeploymentResponse | None, record: DefinitionRecord) -> bool:
+    """Whether a deployment is as `_show_deployment()` would leave it."""
+    if known is None or not is_current(known, _wanted(record)):
+        return False
+    return DISABLED not in known.tags if record.is_active else known.paused
+
+
+def _wanted(record: DefinitionRecord) -> Deployment:
+    return Deployment(
+        flow=cast("Flow[..., Any]", definition_pipeline),
+        entrypoint="flows.definition_pipeline.definition_pipeline",
+        name=record.name,
+        description=record.description or f"The pipeline definition {record.name}.",
+        parameters={"definition": record.name},
+    )
+
+
 def _tags(tags: Sequence[str]) -> list[str]:
     return [tag for tag in tags if tag != DISABLED]
 
 
-async def _deployed(client: PrefectClient) -> list[str]:
-    """The names of the deployments that are ours."""
+async def _deployed(client: PrefectClient) -> list[DeploymentResponse]:
+    """The deployments of the flow."""
     only = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
-    found: list[str] = []
+    found: list[DeploymentResponse] = []
     while True:
         page = await client.read_deployments(flow_filter=only, limit=_PAGE, offset=len(found))
-        found += [one.name for one in page]
+        found += page
         if len(page) < _PAGE:
             break
     return found

@@ -17,6 +17,7 @@ from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -130,33 +131,39 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
     """
-    schema = parameter_schema(wanted.flow).model_dump_for_openapi()
+    own = _own_fields(wanted)
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
     except ObjectNotFound:
         deployment_id = await client.create_deployment(
             flow_id=await client.create_flow_from_name(wanted.flow.name),
             name=wanted.name,
-            description=wanted.description,
-            entrypoint=wanted.entrypoint,
+            **own,
             work_pool_name=POOL_NAME,
             tags=TAGS,
             parameters=dict(wanted.parameters),
             schedules=list(wanted.schedules),
-            parameter_openapi_schema=schema,
             enforce_parameter_schema=True,
         )
     else:
         deployment_id = known.id
-        own = {
-            "description": wanted.description,
-            "entrypoint": wanted.entrypoint,
-            "parameter_openapi_schema": schema,
-        }
-        if any(getattr(known, name) != value for name, value in own.items()):
+        if not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
     await _ensure_triggers(client, deployment_id, wanted)
     return deployment_id
+
+
+def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
+    """Whether what is ours of a deployment is as it should be."""
+    return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
+
+
+def _own_fields(wanted: Deployment) -> dict[str, Any]:
+    return {
+        "description": wanted.description,
+        "entrypoint": wanted.entrypoint,
+        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
+    }
 
 
 async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:

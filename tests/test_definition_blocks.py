@@ -5,6 +5,7 @@ The blocks are in memory here; `test_definition_prefect.py` has real ones.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +121,18 @@ async def test_while_prefect_is_away_the_stored_version_runs_and_nobody_waits_tw
     blocks.away = True
     assert [(await book.load("look")).version for _ in range(3)] == [1, 1, 1]
     assert blocks.reads == 1
+
+
+async def test_a_prefect_that_does_not_answer_in_time_keeps_no_alert_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowBlocks(MemoryBlocks):
+        async def read(self, name: str) -> DefinitionBlock | None:
+            return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr("flows.definitions.PATIENCE_SECONDS", 0.05)
+    await put(database, look())
+    assert (await DefinitionBook(database, blocks=SlowBlocks()).load("look")).version == 1
 
 
 async def test_a_block_made_by_hand_is_a_new_definition(

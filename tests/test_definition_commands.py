@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,19 @@ def test_an_error_is_one_line(command: Command, tmp_path: Path) -> None:
     broken.write_text(BROKEN_TEXT)
     said = says_in_one_line(command("alert-pipeline", "definitions", "apply", str(broken)), 1)
     assert said == f"{broken}: The definition cannot be used: node 'a', field 'next': there is no node 'b' (known: a)"
+
+
+def test_looking_at_a_file_needs_no_prefect(tmp_path: Path) -> None:
+    path = tmp_path / "look.json"
+    path.write_text(json.dumps(look()))
+    code = (
+        "import sys\nfrom service.cli import main\n"
+        "main.app(['definitions', 'validate', sys.argv[1]], standalone_mode=False)\n"
+        "main.app(['definitions', 'graph', sys.argv[1]], standalone_mode=False)\n"
+        "assert 'prefect' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 GATE: dict[str, Any] = {

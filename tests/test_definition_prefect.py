@@ -152,7 +152,10 @@ async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does
     assert await versions(database) == [2, 1]
     # Whoever writes over a broken edit is told so.
     done = await desk.apply(new(look(description="mended")), created_by="test")
-    assert "the edit was written over" in done.notes[0]
+    assert done.notes == [
+        "its block had an edit that could not be used (node 'checks', field 'next': there is no node 'pager' "
+        "(known: checks)): it was written over"
+    ]
 
 
 async def test_an_edit_that_nobody_has_run_is_kept_when_a_file_is_applied(

@@ -120,7 +120,9 @@ async def prefect_at(api_url: str | None) -> AsyncIterator[PrefectClient]:
 
 
 class WorkerProcess:
-    """`alert-pipeline worker` beside the test."""
+    """`alert-pipeline worker` beside the test, or another command that is a worker."""
+
+    command: Sequence[str] = ("alert-pipeline", "worker")
 
     def __init__(self, settings: Settings, addresses: StackAddresses, log: Path, **environment: str) -> None:
         self.log = log
@@ -137,7 +139,7 @@ class WorkerProcess:
         }
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "alert-pipeline"), "worker"],
+                [str(Path(sys.executable).parent / self.command[0]), *self.command[1:]],
                 env={**clean_environment(), **own},
                 stdout=output,
                 stderr=output,

@@ -96,6 +96,11 @@ class RunRecord(Contract):
     completed_at: UtcDatetime | None = None
     total_duration_ms: float | None = None
 
+    @property
+    def chosen_definition(self) -> str | None:
+        """The definition that it is a run of, also before it has begun; None: the linear pipeline."""
+        return self.definition_name or self.options.definition
+
 
 class AttemptRecord(Contract):
     """A row of `stage_execution`."""

@@ -67,9 +67,9 @@ class Story(Contract):
             stages_completed=self.stages_completed,
             final_error=self.final_error,
             skip_reason=run.skip_reason,
-            definition_name=run.definition_name,
+            definition_name=run.chosen_definition,
             definition_version=run.definition_version,
-            nodes=self.nodes if run.definition_name is not None else [],
+            nodes=self.nodes if run.options.defined else [],
         )
 
     @property

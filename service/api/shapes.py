@@ -198,8 +198,9 @@ class RunSummary(BaseModel):
                 message=run.last_error_message or "",
                 retryable=bool(run.last_error_retryable),
             )
-        names = RunSummary.model_fields.keys() - {"last_error"}
-        return {"last_error": error, **{name: getattr(run, name) for name in names}}
+        names = RunSummary.model_fields.keys() - {"last_error", "definition_name"}
+        named = {"last_error": error, "definition_name": run.chosen_definition}
+        return {**named, **{name: getattr(run, name) for name in names}}
 
     @classmethod
     def of(cls, run: RunRecord) -> RunSummary:

@@ -140,7 +140,7 @@ def _show_run(story: Story) -> None:
 
 def _definition(run: RunRecord) -> str | None:
     if run.definition_version is None:
-        return run.definition_name
+        return run.chosen_definition
     return f"{run.definition_name}, version {run.definition_version}"
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
+from orchestration.errors import BadInput
 from orchestration.store import alerts as alert_store
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts
@@ -46,9 +47,12 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
     """Record the alerts of this run.
 
     Raises:
+        BadInput: there are none: the run was started for a definition that took in no alerts then.
         Unavailable: the database does not answer.
     """
     push = StoredPush.model_validate(context.payload)
+    if not push.alerts:
+        raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to take in")
     async with config.database.transaction() as tx:
         # An earlier try may have come this far and died before its row was settled. Recording the
         # alerts again would find nothing new, and nobody would be told.
