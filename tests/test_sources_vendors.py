@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +204,20 @@ def test_a_title_that_datadog_writes_anew_is_one_alert() -> None:
         ("Down", alerts[0].fingerprint, "datadog:Down:lb-2")
     }
     assert only(body("datadog_default") | {"title": "[Team A] Down"}).name == "[Team A] Down"
+
+
+def test_the_datadog_payload_of_the_documentation_is_datadogs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "http.md").read_text()
+    (template,) = [block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "$ALERT_ID" in block]
+    alert = only(json.loads(template.replace("$ALERT_TRANSITION", "Recovered").replace("$ALERT_PRIORITY", "P1")))
+    assert (alert.source, alert.name, alert.fingerprint) == ("datadog", "$ALERT_TITLE", "$ALERT_ID:$ALERT_SCOPE")
+    assert (alert.severity, alert.status) == (Severity.CRITICAL, AlertStatus.RESOLVED)
+
+
+def test_new_relics_default_payload_calls_the_issue_id() -> None:
+    whole = body("newrelic_issue")
+    whole["id"] = whole.pop("issueId")
+    assert only(whole).fingerprint == only(body("newrelic_issue")).fingerprint
 
 
 def test_zabbix_tells_one_trigger_on_two_hosts_apart_and_two_firings_not() -> None:
