@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import prefect
 import pytest
 from prefect.client.schemas.actions import WorkPoolUpdate
 from pydantic import SecretStr
@@ -29,7 +30,7 @@ from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME
 from tests.cli_helpers import json_of
 from tests.conftest import Command
-from tests.receivers import http_receiver
+from tests.receivers import Answer, http_receiver
 from tests.stack_fixtures import settings_for
 from tests.worker_helpers import prefect_at
 
@@ -141,7 +142,7 @@ async def test_work_that_does_not_go_on(database: Database, settings: Settings) 
 
 @pytest.mark.parametrize(
     ("known", "level", "says"),
-    [("0000", Level.WARNING, "this version works with 0000"), ("9999", Level.WARNING, "works with 9999")],
+    [("0000", Level.BROKEN, "which this version, 0000, does not know"), ("9999", Level.WARNING, "works with 9999")],
 )
 async def test_a_schema_of_another_version(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, known: str, level: Level, says: str
@@ -149,8 +150,8 @@ async def test_a_schema_of_another_version(
     monkeypatch.setattr(database_part, "head_revision", lambda: known)
     findings = by_name(await database_findings(settings, database.url, embedded=True))
 
-    expected = Level.BROKEN if known == "0000" else level
-    assert findings["migrations"].level is expected
+    assert findings["migrations"].level is level
+    assert says in findings["migrations"].detail
     assert findings["clock"].level is not Level.SKIPPED
     assert findings["workers"].level is Level.SKIPPED
 
@@ -183,6 +184,25 @@ async def test_what_is_amiss_in_prefect(stack: StackAddresses, monkeypatch: pyte
     assert findings["work pool"].detail == "there is no work pool no-such-pool"
     assert findings["deployments"].detail == "not registered: alert-pipeline/no-such-deployment"
     assert findings["deployments"].level is Level.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("database", "level", "says"),
+    [
+        ({"connection_url": None}, Level.WARNING, ", on SQLite"),
+        ({"driver": "sqlite+aiosqlite"}, Level.WARNING, ", on SQLite"),
+        ({"driver": "postgresql+asyncpg", "host": "db"}, Level.OK, ", on PostgreSQL"),
+        ({"connection_url": "**********"}, Level.OK, ", on a database of its own"),
+    ],
+)
+async def test_which_database_prefect_is_on(database: dict[str, str | None], level: Level, says: str) -> None:
+    answers = [Answer.json(answer) for answer in (True, prefect.__version__, {"server": {"database": database}})]
+    with http_receiver(*answers, default=Answer.json({"detail": "Not Found"}, status=404)) as server:
+        findings = by_name(await prefect_findings(f"{server.url}/api", embedded=False))
+
+    assert findings["prefect"].level is level
+    assert findings["prefect"].detail.endswith(f"version {prefect.__version__}{says}")
+    assert findings["deployments"].detail.startswith("not registered: alert-pipeline/default, upkeep/default")
 
 
 async def test_a_name_that_is_no_setting_and_a_key_that_others_can_read(

@@ -52,7 +52,7 @@ def skipped(checks: Sequence[str], why: str) -> list[Finding]:
 
 
 async def look(
-    check: str, work: Callable[[], Awaitable[Finding]], *, mend: str, patience_seconds: float = 5.0
+    check: str, work: Callable[[], Awaitable[Finding]], *, mend: str, patience_seconds: float = 10.0
 ) -> Finding:
     """What `work` finds. One that raises, or takes too long, has found something broken."""
     began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import httpx
@@ -21,6 +22,9 @@ from service.deployments import wanted_deployments
 from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
 from service.worker.warm import POOL_NAME, WarmWorker
 
+PATIENCE_SECONDS = 20.0
+"""Its server is one busy process, and slow is not down."""
+
 _LATER = ("work pool", "deployments")
 _START = "Start it with `alert-pipeline up`, or name a server in PREFECT_API_URL; meanwhile runs go on without it"
 _REGISTER = "Start a worker: it registers what is missing. `prefect deploy --all` does so too"
@@ -34,6 +38,7 @@ async def prefect_findings(api_url: str | None, *, embedded: bool) -> list[Findi
             *skipped(_LATER, "no Prefect server runs"),
         ]
     mend = _START if embedded else f"Look at PREFECT_API_URL={_shown(api_url)} and at the server"
+    ask = partial(look, mend=mend, patience_seconds=PATIENCE_SECONDS)
     own: dict[Any, Any] = {
         PREFECT_API_URL: api_url,
         PREFECT_CLIENT_MAX_RETRIES: 0,
@@ -41,14 +46,11 @@ async def prefect_findings(api_url: str | None, *, embedded: bool) -> list[Findi
     }
     with temporary_settings(own):
         async with get_client() as client:
-            first = await look("prefect", lambda: _server(client, api_url, embedded=embedded), mend=mend)
+            first = await ask("prefect", lambda: _server(client, api_url, embedded=embedded))
             if first.level is Level.BROKEN:
                 return [first, *skipped(_LATER, "Prefect does not answer")]
-            pool = look("work pool", lambda: _pool(client), mend=mend)
-            return [
-                first,
-                *await asyncio.gather(pool, look("deployments", lambda: _deployments(client), mend=mend)),
-            ]
+            looks = (ask("work pool", lambda: _pool(client)), ask("deployments", lambda: _deployments(client)))
+            return [first, *await asyncio.gather(*looks)]
 
 
 async def _server(client: PrefectClient, api_url: str, *, embedded: bool) -> Finding:
