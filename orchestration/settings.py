@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -167,6 +168,20 @@ class Settings(BaseSettings):
         validation_alias="API_RATE_LIMIT_PER_SECOND",
         description="Requests per second that one key, or one address without a key, may make. 0: any number.",
     )
+    api_public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+/?$",
+        validation_alias="API_PUBLIC_URL",
+        description="Where people reach the API, such as https://alerts.example.com: with https, the admin's cookie "
+        "goes over https only. None: as the request came.",
+    )
+    admin_session_hours: float = Field(
+        12.0,
+        gt=0,
+        le=720,
+        validation_alias="ADMIN_SESSION_HOURS",
+        description="How long one is signed in to the admin, in hours.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         validation_alias="ORCHESTRATION_LOG_LEVEL",
@@ -243,6 +258,12 @@ class Settings(BaseSettings):
         validation_alias="PREFECT_API_URL",
         description="Prefect's API (a setting of Prefect's own). None: the embedded server.",
     )
+    prefect_ui_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        validation_alias="PREFECT_UI_URL",
+        description="Prefect's UI, for links to it (a setting of Prefect's own). None: PREFECT_API_URL without /api.",
+    )
     home: Path = Field(
         default_factory=lambda: default_home(),
         validation_alias="ALERT_PIPELINE_HOME",
@@ -274,6 +295,14 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: str | None) -> str | None:
         return value or None
+
+    @property
+    def prefect_ui(self) -> str | None:
+        """Where Prefect's UI is, without a slash at the end; None: not known."""
+        if self.prefect_ui_url is not None:
+            return self.prefect_ui_url.rstrip("/")
+        api = re.sub("//[^/@]*@", "//", self.prefect_api_url or "").rstrip("/")
+        return api.removesuffix("/api") if api.endswith("/api") else None
 
     @property
     def retry_delays(self) -> list[float]:

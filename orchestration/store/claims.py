@@ -56,7 +56,7 @@ async def claim_runs(
     from its first time there. `limit_of_all` is how many runs all workers together may have.
     """
     if limit_of_all is not None:
-        limit = min(limit, limit_of_all - await _count_held(tx))
+        limit = min(limit, limit_of_all - await _count_held_alone(tx))
     if limit <= 0:
         return []
     # A run that was resumed by hand is not overdue because it is old: its last change counts.
@@ -105,13 +105,24 @@ async def count_waiting(tx: AsyncConnection) -> int:
     return (await tx.execute(query)).scalar_one()
 
 
+async def oldest_waiting_seconds(tx: AsyncConnection) -> float | None:
+    """How long the run has waited that has waited longest; None: none waits. A resume starts the wait anew."""
+    waited = func.extract("epoch", func.clock_timestamp() - func.min(_T.updated_at))
+    found = (await tx.execute(select(waited).where(CLAIMABLE, free_lease()))).scalar()
+    return None if found is None else float(found)
+
+
+async def count_held(tx: AsyncConnection) -> int:
+    """How many runs are being worked on."""
+    return (await tx.execute(select(func.count()).where(CLAIMABLE, ~free_lease()))).scalar_one()
+
+
 def free_lease() -> ColumnElement[bool]:
     """Nobody holds the run."""
     return or_(_T.lease_owner.is_(None), _T.lease_expires_at < func.clock_timestamp())
 
 
-async def _count_held(tx: AsyncConnection) -> int:
+async def _count_held_alone(tx: AsyncConnection) -> int:
     """How many runs are being worked on. Until the end of the transaction no other worker counts."""
     await tx.execute(text(_LIMIT_LOCK))
-    held = select(func.count()).where(CLAIMABLE, ~free_lease())
-    return (await tx.execute(held)).scalar_one()
+    return await count_held(tx)

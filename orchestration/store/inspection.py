@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
-from orchestration.store.claims import CLAIMABLE, count_waiting, free_lease
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.retention import count_unfinished
 from orchestration.store.runs import in_seconds
@@ -29,14 +26,6 @@ class Server(Contract):
     connections: int
     max_connections: int
     clock: UtcDatetime
-
-
-class Waiting(Contract):
-    """What waits for a worker."""
-
-    count: int
-    oldest: UtcDatetime | None
-    """When the one that has waited longest came in."""
 
 
 class Trouble(Contract):
@@ -62,22 +51,11 @@ async def read_server(tx: AsyncConnection) -> Server:
     return Server.model_validate(dict((await tx.execute(query)).mappings().one()))
 
 
-async def read_clock(tx: AsyncConnection) -> datetime:
-    """The time by which all leases go."""
-    return (await tx.execute(select(func.clock_timestamp()))).scalar_one()
-
-
 async def read_revision(tx: AsyncConnection) -> str | None:
     """The revision of the schema that is there; None: none yet."""
     if (await tx.execute(text("select to_regclass('alembic_version')"))).scalar_one() is None:
         return None
     return (await tx.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
-
-
-async def read_waiting(tx: AsyncConnection) -> Waiting:
-    """What waits for a worker."""
-    oldest = select(func.min(_R.created_at)).where(CLAIMABLE, free_lease())
-    return Waiting(count=await count_waiting(tx), oldest=(await tx.execute(oldest)).scalar_one())
 
 
 async def read_trouble(tx: AsyncConnection, *, stuck_after_seconds: float) -> Trouble:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
@@ -19,6 +21,7 @@ from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _T = PipelineRunRow
 _ROW_ID = "row_id"
+_LATEST = 2000
 
 
 class RunFilter(Contract):
@@ -30,6 +33,8 @@ class RunFilter(Contract):
     stage: str | None = None
     trace_id: str | None = None
     run_ids: frozenset[str] | None = None
+    search: str | None = None
+    """A run's id or its beginning, a trace id, or the fingerprint of an alert."""
 
 
 class RunPage(Contract):
@@ -58,6 +63,8 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         where.append(_T.trace_id == wanted.trace_id)
     if wanted.run_ids is not None:
         where.append(_T.run_id.in_(wanted.run_ids))
+    if wanted.search is not None:
+        where.append(_found_by(wanted.search))
     if cursor is not None:
         where.append(tuple_(_T.created_at, _T.id) < tuple_(*_decoded(cursor)))
     query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
@@ -69,6 +76,20 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         runs=[run_record({name: row[name] for name in row if name != _ROW_ID}) for row in shown],
         next_cursor=_encoded(last["created_at"], last[_ROW_ID]) if last is not None else None,
     )
+
+
+def _found_by(words: str) -> ColumnElement[bool]:
+    """Equality, and for ids a range: with each of them the index serves, whatever the database's collation."""
+    named = [_T.run_id == words, _T.trace_id == words, _T.alert_fingerprint == words]
+    if re.fullmatch("[0-9a-f]{4,31}", words):
+        named += [and_(column >= words, column < f"{words}g") for column in (_T.run_id, _T.trace_id)]
+    return or_(*named)
+
+
+async def seen_lately(tx: AsyncConnection, column: Literal["source", "environment"]) -> list[str]:
+    """The values that this column has in the latest runs, in order: what one may want to filter by."""
+    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(_LATEST).subquery()
+    return list((await tx.execute(select(latest.c.value).distinct().order_by(latest.c.value).limit(100))).scalars())
 
 
 async def list_final(tx: AsyncConnection, run_ids: Sequence[str]) -> list[str]:

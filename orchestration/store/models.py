@@ -96,7 +96,7 @@ class AlertRow(Base):
 
     id: Mapped[int] = _primary_key()
     source: Mapped[str]
-    fingerprint: Mapped[str]
+    fingerprint: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
     severity: Mapped[str]
     status: Mapped[str]
@@ -136,7 +136,7 @@ class PipelineRunRow(Base):
 
     id: Mapped[int] = _primary_key()
     run_id: Mapped[str] = mapped_column(unique=True)
-    trace_id: Mapped[str]
+    trace_id: Mapped[str] = mapped_column(index=True)
     status: Mapped[str] = mapped_column(server_default="pending")
     current_stage: Mapped[str | None]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
@@ -178,8 +178,6 @@ class PipelineRunRow(Base):
 
     __table_args__ = (
         Index(None, "created_at"),
-        # Also for the start of an id, whatever the database's collation is.
-        Index(None, "trace_id", postgresql_ops={"trace_id": "text_pattern_ops"}),
         Index(None, "status", "created_at"),
         Index(None, "source"),
         Index(
@@ -331,3 +329,12 @@ class DefinitionRow(Base):
         Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
     )
+
+
+class EndedSessionRow(Base):
+    """A session of the admin that somebody signed out of; its cookie would still be good otherwise."""
+
+    __tablename__ = "ended_session"
+
+    session: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = _now()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TypeVar
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import (
@@ -163,3 +165,8 @@ async def read_story(tx: AsyncConnection, run_id: str) -> Story:
         attempts=await attempts.list_attempts(tx, run_id),
         deliveries=await deliveries.list_deliveries(tx, run_id),
     )
+
+
+async def read_clock(tx: AsyncConnection) -> datetime:
+    """The database's clock, by which all moments of a story go."""
+    return (await tx.execute(select(func.clock_timestamp()))).scalar_one()

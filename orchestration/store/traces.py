@@ -13,7 +13,7 @@ from orchestration.contracts import Contract
 from orchestration.errors import BadInput, RunNotFound
 from orchestration.store.models import DeliveryRow, HistoryRow, IncidentRow, PipelineRunRow, StageExecutionRow
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record
+from orchestration.store.runs import RUN_COLUMNS, run_record, starts_with
 from orchestration.store.story import Story
 
 RecordT = TypeVar("RecordT", bound=Contract)
@@ -50,7 +50,7 @@ async def find_trace(tx: AsyncConnection, prefix: str) -> str:
         BadInput: several start so; the message names some of them.
         RunNotFound: none does.
     """
-    starts = _R.trace_id.startswith(prefix, autoescape=True)
+    starts = starts_with(_R.trace_id, prefix)
     query = select(_R.trace_id).where(starts).group_by(_R.trace_id).order_by(_R.trace_id).limit(4)
     found = list((await tx.execute(query)).scalars())
     if not found:

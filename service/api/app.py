@@ -15,6 +15,7 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
+from service.admin import mount
 from service.api import definitions, document, health, pipeline, problems, webhooks
 from service.api.auth import Guard, is_loopback
 from service.api.state import ApiState
@@ -57,6 +58,7 @@ def create_app(settings: Settings, database_url: str, *, host: str = "127.0.0.1"
     problems.install(app)
     for router in (pipeline.router, definitions.router, webhooks.router, health.router):
         app.include_router(router)
+    mount.install(app)
     document.install(app)
     app.add_middleware(TrailingSlash)
     return app

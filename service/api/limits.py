@@ -14,11 +14,19 @@ _MOST_CALLERS = 10_000
 
 
 class RateLimit:
-    """A bucket of tokens for each caller: it holds a second's worth, and fills as fast as calls are allowed."""
+    """A bucket of tokens for each caller: it holds a second's worth, or `burst`, and fills as fast as is allowed."""
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        burst: float | None = None,
+        refusal: str = "More than API_RATE_LIMIT_PER_SECOND={rate:g} requests a second",
+    ) -> None:
         self._rate = per_second
-        self._size = max(per_second, 1.0)
+        self._size = max(per_second, 1.0) if burst is None else burst
+        self._refusal = refusal.format(rate=per_second)
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -41,6 +49,6 @@ class RateLimit:
             wait = max(1, math.ceil((1 - tokens) / self._rate))
             raise HttpProblem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"More than API_RATE_LIMIT_PER_SECOND={self._rate:g} requests a second: try again in {wait} s",
+                f"{self._refusal}: try again in {wait} s",
                 {"Retry-After": str(wait)},
             )

@@ -65,6 +65,7 @@ async def _until_ended(work: Coroutine[None, None, None]) -> None:
 def _say_ready(addresses: StackAddresses, api: str) -> None:
     embedded = "postgres" in addresses.embedded
     output.print(f"API       {api}/orchestration/  (documentation: {api}/docs)", markup=False)
+    output.print(f"Admin     {api}/admin/orchestration/", markup=False)
     output.print(f"Prefect   {(addresses.prefect_api_url or '').removesuffix('/api')}", markup=False)
     output.print(f"Database  {'embedded, by socket only' if embedded else 'DATABASE_URL'}", markup=False)
     output.print("Ready. Ctrl-C ends it.", markup=False)

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from flows.upkeep import STUCK_SECONDS
 from orchestration.settings import Settings
 from orchestration.store import inspection
+from orchestration.store.claims import count_waiting, oldest_waiting_seconds
 from orchestration.store.database import Database, head_revision
+from orchestration.store.story import read_clock
 from orchestration.store.workers import list_workers
 from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
 from service.doctor.host import clock_is_kept
@@ -80,9 +82,9 @@ async def _schema(database: Database) -> Finding:
 async def _clock(database: Database) -> Finding:
     """Against the database's, by which leases, heartbeats and deadlines go."""
     async with database.transaction() as tx:
-        await inspection.read_clock(tx)  # the connection is there now, and the next answer takes one round trip
+        await read_clock(tx)  # the connection is there now, and the next answer takes one round trip
         before = datetime.now(UTC)
-        theirs = await inspection.read_clock(tx)
+        theirs = await read_clock(tx)
         after = datetime.now(UTC)
     off = abs((theirs - (before + (after - before) / 2)).total_seconds())
     kept = await clock_is_kept()
@@ -113,15 +115,14 @@ async def _workers(database: Database) -> Finding:
 
 async def _inbox(database: Database, settings: Settings) -> Finding:
     async with database.transaction() as tx:
-        waiting = await inspection.read_waiting(tx)
-    if not waiting.count or waiting.oldest is None:
+        waiting, oldest = await count_waiting(tx), await oldest_waiting_seconds(tx)
+    if not waiting or oldest is None:
         return ok("inbox", "empty")
-    oldest = max((datetime.now(UTC) - waiting.oldest).total_seconds(), 0)
-    detail = f"{waiting.count} waiting, the oldest for {oldest:.0f} s"
+    detail = f"{waiting} waiting, the oldest for {oldest:.0f} s"
     mend = "Look whether workers live and whether the pool is paused; more of them carry more at once"
     if oldest > STUCK_SECONDS:
         return broken("inbox", detail, mend)
-    deep = waiting.count >= settings.inbox_warning or oldest > settings.page_deadline_seconds
+    deep = waiting >= settings.inbox_warning or oldest > settings.page_deadline_seconds
     return warning("inbox", detail, mend) if deep else ok("inbox", detail)
 
 

@@ -1,0 +1,166 @@
+"""Is it healthy? What one look at the last 24 hours tells; every query is bounded, however much is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from pydantic import Field
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import UtcDatetime
+from orchestration.contracts import Contract
+from orchestration.states import RunStatus
+from orchestration.store.claims import count_held, count_waiting, oldest_waiting_seconds
+from orchestration.store.listing import RunFilter, list_page
+from orchestration.store.records import RunRecord
+from orchestration.store.workers import WorkerRecord, list_workers
+
+HOURS = 24
+_HOUR = timedelta(hours=1)
+MOST_RUNS = 100_000
+"""Of more runs in the last 24 hours, the newest so many are looked at."""
+
+MOST_MESSAGES = 20_000
+"""The same for messages, of which each has to be looked up."""
+
+BEFORE_INGEST = "before ingest"
+"""Where a run failed that never came to a stage."""
+
+
+class Hour(Contract):
+    """What became of the runs that came in during one hour, and how soon their messages were out."""
+
+    begins_at: UtcDatetime
+    by_status: dict[str, int] = Field(default_factory=dict[str, int])
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class Overview(Contract):
+    """How the service does. Counts and times are of the last 24 hours, `hours` oldest first."""
+
+    at: UtcDatetime
+    waiting: int
+    oldest_waiting_seconds: float | None
+    running: int
+    workers: list[WorkerRecord]
+    hours: list[Hour]
+    by_status: dict[str, int]
+    by_engine: dict[str, int]
+    failures: dict[str, int] = Field(description="Failed runs by the stage that they failed at.")
+    fallbacks: int
+    messages: int
+    p50_ms: float | None
+    p99_ms: float | None
+    cut: bool = Field(description="There were more runs or messages than are looked at.")
+    last_failures: list[RunRecord]
+
+    @property
+    def runs(self) -> int:
+        """How many runs came in."""
+        return sum(self.by_status.values())
+
+    @property
+    def told(self) -> int:
+        """How many of them told somebody."""
+        return self.by_status.get(RunStatus.NOTIFIED.value, 0)
+
+
+_RUNS = text(
+    """
+    select
+        floor(extract(epoch from created_at - cast(:since as timestamptz)) / 3600)::int as hour,
+        status, engine, intelligence_fallback_used as fallback,
+        case status when 'failed' then coalesce(current_stage, :before_ingest) end as failed_at,
+        count(*) as count
+    from (
+        select created_at, status, engine, intelligence_fallback_used, current_stage
+        from pipeline_run
+        where created_at > :since
+        order by created_at desc
+        limit :most
+    ) as newest
+    group by 1, 2, 3, 4, 5
+    """
+)
+
+# The row without an hour is of all of them.
+_MESSAGES = text(
+    """
+    select
+        hour, count(*) as count,
+        percentile_cont(0.5) within group (order by ms) as p50, percentile_cont(0.99) within group (order by ms) as p99
+    from (
+        select
+            floor(extract(epoch from run.created_at - cast(:since as timestamptz)) / 3600)::int as hour,
+            extract(epoch from delivery.settled_at - run.created_at) * 1000 as ms
+        from (
+            select id, created_at
+            from pipeline_run
+            where status = 'notified' and created_at > :since
+            order by created_at desc
+            limit :most
+        ) as run
+        join delivery on delivery.pipeline_run_id = run.id and delivery.status = 'sent'
+    ) as message
+    group by grouping sets ((hour), ())
+    """
+)
+
+_NOW = text("select clock_timestamp() as now, clock_timestamp() - make_interval(hours => :hours) as since")
+
+
+async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overview:
+    """How the service does now, with the latest runs that failed."""
+    moment = (await tx.execute(_NOW, {"hours": HOURS})).mappings().one()
+    since = moment["since"]
+    rows = (await tx.execute(_RUNS, {"since": since, "most": MOST_RUNS, "before_ingest": BEFORE_INGEST})).mappings()
+    runs = list(rows)
+    messages = list((await tx.execute(_MESSAGES, {"since": since, "most": MOST_MESSAGES})).mappings())
+    of_all = next((row for row in messages if row["hour"] is None), None)
+    failed = await list_page(tx, RunFilter(status=RunStatus.FAILED), limit=last_failures)
+    return Overview(
+        at=moment["now"],
+        waiting=await count_waiting(tx),
+        oldest_waiting_seconds=await oldest_waiting_seconds(tx),
+        running=await count_held(tx),
+        workers=await list_workers(tx),
+        hours=_hours(since, runs, messages),
+        by_status=_counted(runs, "status"),
+        by_engine=_counted(runs, "engine"),
+        failures=_counted(runs, "failed_at"),
+        fallbacks=sum(row["count"] for row in runs if row["fallback"]),
+        messages=of_all["count"] if of_all else 0,
+        p50_ms=of_all["p50"] if of_all else None,
+        p99_ms=of_all["p99"] if of_all else None,
+        cut=sum(row["count"] for row in runs) >= MOST_RUNS or (of_all is not None and of_all["count"] >= MOST_MESSAGES),
+        last_failures=failed.runs,
+    )
+
+
+def _counted(rows: Iterable[RowMapping], name: str) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for row in rows:
+        if row[name] is not None:
+            found[row[name]] += row["count"]
+    return dict(found)
+
+
+def _hours(since: datetime, runs: list[RowMapping], messages: list[RowMapping]) -> list[Hour]:
+    by_status: list[Counter[str]] = [Counter() for _ in range(HOURS)]
+    for row in runs:
+        # What came in between the two queries belongs to the last hour.
+        by_status[min(row["hour"], HOURS - 1)][row["status"]] += row["count"]
+    latency: Mapping[int | None, RowMapping] = {row["hour"]: row for row in messages}
+    return [
+        Hour(
+            begins_at=since + _HOUR * number,
+            by_status=dict(counts),
+            p50_ms=latency[number]["p50"] if number in latency else None,
+            p99_ms=latency[number]["p99"] if number in latency else None,
+        )
+        for number, counts in enumerate(by_status)
+    ]

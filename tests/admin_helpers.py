@@ -1,0 +1,87 @@
+"""What the tests of the admin share: a key, a browser's view of the pages, and runs that failed."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from orchestration.errors import DeliveryFailed
+from orchestration.sealing import load_seal
+from orchestration.settings import Settings
+from orchestration.store import keys
+from orchestration.store.database import Database
+from orchestration.store.keys import NewKey, Scope
+from orchestration.store.records import RunRecord
+from service.admin.mount import PATH
+from tasks.run import Services
+from tests.api_helpers import alert, carry, open_api, trigger
+from tests.conftest import MemoryChannel
+
+
+async def make_key(settings: Settings, database: Database, *scopes: Scope, name: str = "oncall") -> NewKey:
+    """An API key; an admin's without scopes."""
+    async with database.transaction() as tx:
+        return await keys.create_key(tx, name, scopes or (Scope.ADMIN,), load_seal(settings))
+
+
+def field(page: str, name: str = "csrf") -> str:
+    """The value of a form's hidden field."""
+    found = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert found, f"no field {name} in {page[:2000]}"
+    return html.unescape(found[1])
+
+
+def words_of(page: str) -> str:
+    """The text of a page's middle, as a person reads it."""
+    text = re.sub(r"<[^>]*>", " ", page.partition("<main>")[2])
+    return " ".join(html.unescape(text).split())
+
+
+class Browser:
+    """The admin as somebody sees it who has a browser. `client` belongs to the same application."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+
+    async def get(self, path: str = "/") -> httpx.Response:
+        """A page of the admin."""
+        return await self.client.get(PATH + path)
+
+    async def post(self, path: str, **fields: str) -> httpx.Response:
+        """A form, with these fields and no others."""
+        return await self.client.post(PATH + path, data=fields)
+
+    async def sign_in(self, token: str, **more: str) -> httpx.Response:
+        """The sign-in form, filled in."""
+        page = await self.get("/login/")
+        return await self.post("/login/", csrf=field(page.text), key=token, **more)
+
+    async def csrf(self) -> str:
+        """What every form of this session carries."""
+        return field((await self.get("/keys/")).text)
+
+
+@asynccontextmanager
+async def browser(settings: Settings, database: Database) -> AsyncGenerator[Browser]:
+    """A browser that nobody has signed in with yet."""
+    async with open_api(settings, database.url) as client:
+        yield Browser(client)
+
+
+async def push(client: httpx.AsyncClient, *alerts: dict[str, object], **more: object) -> list[str]:
+    """Send alerts; the ids of their runs."""
+    answer = await client.post("/orchestration/pipeline/", json=trigger(*(alerts or (alert(),)), **more))
+    assert answer.status_code == 202, answer.text
+    return answer.json()["run_ids"]
+
+
+async def fail(services: Services, channel: MemoryChannel, run_id: str) -> RunRecord:
+    """Bring a run to its end while its channel does not take messages."""
+    channel.failures = [DeliveryFailed("hooks.example.com answered 503", retryable=True) for _ in range(4)]
+    record = await carry(services, run_id)
+    assert record.status == "failed"
+    return record
