@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from bench import commands, flow, memory, service
+from bench import commands, flow, memory, service, status
 from bench.figures import show
 
 PARTS = {
@@ -15,6 +15,7 @@ PARTS = {
     "message": service.measure_message,
     "empty": service.measure_empty_flow,
     "direct": service.measure_direct,
+    "status": status.measure,
 }
 LONG = {"memory": memory.measure_memory}
 """Measured only when asked for by name."""

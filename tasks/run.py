@@ -21,6 +21,7 @@ from orchestration.store import attempts, runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord, Node, RunRecord
 from tasks.holders import held_as, holder_name, may_live, take_held
+from tasks.whole import ensure_going, whole
 
 if TYPE_CHECKING:
     from tasks.analyze.stage import AnalysisProvider
@@ -179,6 +180,10 @@ class ActiveRun:
 
     async def skip(self, node: Node, reason: str) -> None:
         """Leave a stage out, with a row that says why."""
+        _, cancelled = await whole(self._skip(node, reason))
+        ensure_going(cancelled)
+
+    async def _skip(self, node: Node, reason: str) -> None:
         async with self.services.database.transaction() as tx:
             await attempts.skip(tx, self.run_id, node, reason)
         self.note_skipped(node, reason)
@@ -187,6 +192,10 @@ class ActiveRun:
         self, status: RunStatus, *, skip_reason: str | None = None, error: StageError | None = None
     ) -> None:
         """Bring the run to a final status and tell of it. `error`: what it failed of, if not of the last one it met."""
+        _, cancelled = await whole(self._finish(status, skip_reason, error))
+        ensure_going(cancelled)
+
+    async def _finish(self, status: RunStatus, skip_reason: str | None, error: StageError | None) -> None:
         # A single statement while nobody has touched the run.
         async with self.writing, self.services.database.statement() as tx:
             self.record = await runs.finish(

@@ -18,11 +18,12 @@ from orchestration.errors import PipelineError, RunBusy, Unavailable, is_retryab
 from orchestration.redaction import MAX_TEXT, redact, redact_text
 from orchestration.settings import Settings
 from orchestration.signals import Signal, logger
-from orchestration.states import StageStatus
+from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.progress import close_attempt, open_attempt
 from orchestration.store.records import Node
 from tasks.run import ActiveRun
+from tasks.whole import ensure_going, whole
 
 ConfigT = TypeVar("ConfigT")
 ResultT = TypeVar("ResultT", bound=Contract)
@@ -106,22 +107,27 @@ async def run_stage(
 
 async def _try(run: ActiveRun, step: Step, retries_left: int) -> Any:
     node, spec = step.node, step.spec
-    attempt = await _start(run, step)
+    attempt, cancelled = await whole(_start(run, step))
     seconds = step.timeout_seconds or run.services.settings.stage_timeout_seconds
     patience = asyncio.timeout(seconds)
     started = time.perf_counter()
     try:
+        ensure_going(cancelled)
         async with patience:
             config = await spec.configure(run)
             result = await spec.function(run.context(attempt, step.before), config)
-        return await _succeed(run, node, attempt, result, _elapsed_ms(started))
+        kept, cancelled = await whole(_succeed(run, node, attempt, result, _elapsed_ms(started)))
     except asyncio.CancelledError:
         await asyncio.shield(_fail(run, node, attempt, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
         raise
     except Exception as error:
         described = describe(error, timed_out_after=seconds if patience.expired() else None)
-        await _fail(run, node, attempt, described, _elapsed_ms(started), retries_left=retries_left)
+        failing = _fail(run, node, attempt, described, _elapsed_ms(started), retries_left=retries_left)
+        _, cancelled = await whole(failing)
+        ensure_going(cancelled)
         raise StageFailed(node, described) from error
+    ensure_going(cancelled)
+    return kept
 
 
 def describe(error: BaseException, *, timed_out_after: float | None = None) -> StageError:
@@ -205,7 +211,8 @@ async def _fail(
                 attempt,
                 StageStatus.RETRYING if retrying else StageStatus.FAILED,
                 owner=run.owner,
-                status=run.status,
+                # A node that fails for good leaves the run where its start has put it.
+                status=RunStatus.RETRYING if retrying else None,
                 values=runs.error_columns(error),
                 duration_ms=duration_ms,
                 error=error,

@@ -111,6 +111,15 @@ class Beside:
     def stderr(self) -> str:
         return self.stderr_file.read_text()
 
+    @property
+    def stdout(self) -> str:
+        return self._stdout_file.read_text()
+
+    def wait_until_it_prints(self, text: str) -> None:
+        """Wait for this on standard output."""
+        until(lambda: text in self.stdout or self.process.poll() is not None, repr(text))
+        assert text in self.stdout, self.stderr
+
     def wait_until_it_says(self, *words: str) -> None:
         """Wait for a line on standard error with all of these words."""
         until(lambda: any(all(word in line for word in words) for line in self.stderr.splitlines()), repr(words))

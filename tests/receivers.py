@@ -88,7 +88,7 @@ class HttpReceiver:
             def handle_any(self) -> None:
                 receiver._handle(self)
 
-            do_POST = do_PUT = do_GET = handle_any
+            do_POST = do_PUT = do_GET = do_HEAD = handle_any
 
             def log_message(self, format: str, *args: Any) -> None:
                 """The log of requests is `requests`."""
@@ -136,7 +136,8 @@ class HttpReceiver:
             for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
                 request.send_header(name, value)
             request.end_headers()
-            request.wfile.write(answer.body)
+            if request.command != "HEAD":
+                request.wfile.write(answer.body)
 
 
 def _answer(answer: int | Answer) -> Answer:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter
 from orchestration.store.runs import NewRun
-from tests.cli_helpers import json_of, says_in_one_line, side_by_side
+from service.cli.watching import Changes, Look, watch_runs
+from tests import stack_fixtures
+from tests.api_helpers import until
+from tests.cli_helpers import Start, json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, clean_environment
 
 pytest_plugins = ["tests.cli_helpers"]
@@ -59,6 +75,124 @@ async def test_the_latest_runs_are_listed_and_filtered(command: Command, databas
     assert listed.stderr == ""
 
 
+async def add(database: Database, run_id: str, **more: Any) -> None:
+    new = NewRun(run_id=run_id, trace_id="t", source="grafana", environment="test", payload={}, title="Disk full")
+    async with database.transaction() as tx:
+        await runs.add_runs(tx, [new.model_copy(update=more)])
+
+
+async def move(database: Database, run_id: str, status: str) -> None:
+    async with database.transaction() as tx:
+        changes = f"status = '{status}', updated_at = clock_timestamp(), total_duration_ms = 412"
+        await tx.exec_driver_sql(f"update pipeline_run set {changes} where run_id = '{run_id}'")
+
+
+async def test_in_a_pipe_watching_is_a_line_a_change_until_ctrl_c(start: Start, database: Database) -> None:
+    await keep_runs(database)
+    lines = start("monitor_pipeline", "--watch")
+    objects = start("monitor_pipeline", "--watch", "--json", "--environment", "production", "--limit", "1")
+    lines.wait_until_it_prints("bbbb33330000  skipped  generic")
+    await add(database, "dddd44440000")
+    lines.wait_until_it_prints("dddd44440000  pending  grafana  -  Disk full")
+    await move(database, "dddd44440000", "notified")
+    lines.wait_until_it_prints("dddd44440000  notified  grafana  412 ms  Disk full")
+    await add(database, "eeee55550000", environment="production")
+    objects.wait_until_it_prints("eeee55550000")
+
+    ended, other = lines.end(signal.SIGINT), objects.end(signal.SIGINT)
+
+    assert (ended.returncode, ended.stderr, other.returncode, other.stderr) == (0, "", 0, "")
+    seen = [line.split()[2] for line in ended.stdout.splitlines()]
+    assert seen[:5] == ["aaaa11110000", "aaaa22220000", "bbbb33330000", "dddd44440000", "dddd44440000"]
+    assert [json.loads(line)["run_id"] for line in other.stdout.splitlines()] == ["eeee55550000"]
+
+
+async def test_on_a_terminal_watching_is_one_table(home: Path, database: Database) -> None:
+    await keep_runs(database)
+    with on_a_terminal(home, "--watch", "--limit", "2") as terminal:
+        terminal.wait_for("bbbb33330000")
+        await add(database, "dddd44440000")
+        terminal.wait_for("dddd44440000")
+        terminal.press_ctrl_c()
+        assert terminal.process.wait(20) == 0
+    assert "2 runs, 1 in progress" in terminal.seen
+    assert "Error" not in terminal.seen
+    assert terminal.seen.rindex("\x1b[?25h") > terminal.seen.rindex("\x1b[?25l")  # the cursor is back
+
+
+async def test_watching_ends_without_a_word_when_nobody_reads_on(home: Path, database: Database) -> None:
+    await keep_runs(database)
+    with piped(home, "--watch") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        await add(database, "dddd44440000")
+        assert process.wait(30) == 1
+        assert process.stderr.read() == ""
+
+
+async def test_watching_one_run_is_refused(home: Path) -> None:
+    refused = watched(home, "--watch", "--run-id", "aaaa")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("Error: --watch shows the latest runs")
+
+
+async def test_what_is_news_between_two_looks(database: Database) -> None:
+    await keep_runs(database, more=5)
+    changes = Changes(database, RunFilter(), 3)
+
+    async def news() -> list[str]:
+        return [run.run_id for run in (await changes.look()).changed]
+
+    assert await news() == ["aaaa11110000", "aaaa22220000", "bbbb33330000"]
+    assert await news() == []  # the older ones, which are now in sight too, are no news
+    for n in range(250):
+        await add(database, f"ffff{n:08}")
+    assert await news() == [f"ffff{n:08}" for n in range(250)]
+    await move(database, "ffff00000000", "notified")  # far behind the newest hundred, and still moving when last seen
+    await move(database, "ffff00000249", "ingested")
+    assert await news() == ["ffff00000000", "ffff00000249"]
+    assert [run.run_id for run in (await changes.look()).latest] == ["ffff00000249", "ffff00000248", "ffff00000247"]
+
+
+async def test_a_run_that_leaves_the_filter_leaves_the_table(database: Database) -> None:
+    await keep_runs(database)
+    changes = Changes(database, RunFilter(status=RunStatus.FAILED), 10)
+    assert [run.run_id for run in (await changes.look()).latest] == ["aaaa22220000"]
+    await move(database, "aaaa22220000", "retrying")
+    await move(database, "bbbb33330000", "failed")
+    look = await changes.look()
+    assert [run.run_id for run in look.changed] == [run.run_id for run in look.latest] == ["bbbb33330000"]
+
+
+class Kept:
+    """A view that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.looks: list[Look] = []
+        self.outages: list[str] = []
+
+    def show(self, look: Look) -> None:
+        self.looks.append(look)
+
+    def lost(self, reason: str) -> None:
+        self.outages.append(reason)
+
+
+async def test_watching_outlives_an_outage_of_the_database(database: Database) -> None:
+    kept = Kept()
+    away = Database("postgresql://me@127.0.0.1:1/alerts")
+    watching = asyncio.create_task(watch_runs(away, RunFilter(), 10, kept))
+    await until(lambda: len(kept.outages) > 1, "two looks at a database that is not there")
+    away.engine, away.url = database.engine, database.url
+    await until(lambda: kept.looks, "a look")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+    assert kept.outages[0].startswith("The database does not answer: ")
+
+
 async def test_one_run_is_found_by_the_start_of_its_id(command: Command, database: Database) -> None:
     await keep_runs(database)
     shown, as_json, ambiguous, unknown, wildcard = side_by_side(
@@ -85,6 +219,68 @@ async def test_it_looks_without_importing_prefect(home: Path, database: Database
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith("Disk full: skipped")
     assert finished.stderr == "[]\n"
+
+
+class Terminal:
+    """`monitor_pipeline` on a terminal of its own."""
+
+    def __init__(self, home: Path, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
+        self.seen = ""
+        self.process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "monitor_pipeline"), *words],
+            env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), "TERM": "xterm"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, text: str) -> None:
+        stack_fixtures.until(lambda: text in self.seen or self.process.poll() is not None, repr(text))
+        assert text in self.seen
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+        self._reader.join(20)
+        os.close(self._master)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the other end is closed: the command has ended
+            while chunk := os.read(self._master, 65536):
+                self.seen += chunk.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def piped(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`monitor_pipeline` whose output is read while it runs."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "monitor_pipeline"), *words],
+        env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def on_a_terminal(home: Path, *words: str) -> Iterator[Terminal]:
+    with contextlib.closing(Terminal(home, *words)) as terminal:
+        yield terminal
 
 
 def watched(home: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import psycopg
 import pytest
 
 from flows.direct import ENGINE, DirectSteps
@@ -24,6 +25,7 @@ from tasks.run import ActiveRun, Services, take_run
 from tasks.stage import StageFailed, Step, try_step
 from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+from tests.worker_helpers import eventually
 
 ALERT = {"name": "HighCPU", "severity": "critical", "host": "web-1"}
 MEMORY = {"checker_names": ["memory"]}
@@ -494,6 +496,42 @@ async def test_a_cancelled_run_closes_the_rows_of_all_its_branches_and_goes_on_w
     assert run.status is RunStatus.NOTIFIED
     assert (await rows_of(services, run))[-2:] == ["page/1 succeeded", "start/1 succeeded"]
     assert len(channel.messages) == 1
+
+
+async def test_a_cancellation_does_not_cut_off_a_write_that_is_under_way(
+    services: Services, channel: MemoryChannel
+) -> None:
+    """It may be done all the same: then the run would be another one in the store than in memory."""
+    run_id = await accepted(services, nodes(node("think", "intelligence"), node("page", "notify")), {})
+    lock = await asyncio.to_thread(psycopg.connect, services.database.url)
+
+    class LocksTheRun(ScriptedAnalysis):
+        async def analyze(self, case: Case) -> AnalyzeResult:
+            wanted = "select 1 from pipeline_run where run_id = %s for update"
+            await asyncio.to_thread(lock.execute, wanted, (run_id,))
+            return await super().analyze(case)
+
+    def waiters() -> int:
+        with psycopg.connect(services.database.url) as connection:
+            found = connection.execute("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+            return int((found.fetchone() or (0,))[0])
+
+    async def somebody_waits() -> int:
+        return await asyncio.to_thread(waiters)
+
+    async with take_run(replace(services, analysis=LocksTheRun()), run_id, engine=ENGINE) as run:
+        handover = Handover(run)
+        carrying = asyncio.create_task(handover.carry(DirectSteps()))
+        await eventually(somebody_waits, "the write to be under way")
+        handover.cancel()
+        await asyncio.to_thread(lock.close)
+        cancelled = await carrying
+
+    assert (cancelled.status, cancelled.last_error_type) == (RunStatus.FAILED, "Cancelled")
+    assert "think" in run.results
+    assert await rows_of(services, cancelled) == ["think/1 succeeded"]
+    assert (await carry(services, run_id)).status is RunStatus.NOTIFIED
+    assert (await story_of(services, cancelled)).stages_completed == ["think", "page"]
 
 
 # Going on

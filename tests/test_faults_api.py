@@ -88,7 +88,7 @@ async def restart_under_load(settings: Settings, database: Database, sender: Sen
             await asyncio.sleep(0.2)  # the pace of the load, not a wait
 
     async with working(settings, database.url, NOWHERE), httpx.AsyncClient(timeout=20) as client:
-        loads = [asyncio.create_task(load(client)) for _ in range(4)]
+        loads = [asyncio.create_task(load(client)) for _ in range(2)]
         await asyncio.to_thread(receiver.wait_for, 3)
         while not sender.refused:
             await restart_postgresql(settings.home, database)

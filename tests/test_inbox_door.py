@@ -16,8 +16,9 @@ from orchestration.store import runs
 from orchestration.store.claims import claim_runs
 from orchestration.store.database import Database
 from orchestration.store.listen import notifications
-from orchestration.store.pushes import NewPush, PushWriter, WrittenPush, forget_pushes
+from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
 from orchestration.store.records import RunOptions
+from orchestration.store.retention import delete_old
 from tasks.holders import holder_name
 from tasks.ingest.inbox import Arrival, accept_health_check, accept_push, take_push
 from tasks.run import Services, take_run
@@ -232,9 +233,9 @@ async def test_accept_push_knows_keys_too(services: Services) -> None:
 async def test_old_keys_are_forgotten(services: Services, database: Database) -> None:
     first = await take(services, idempotency_key="k1")
     async with database.transaction() as tx:
-        assert await forget_pushes(tx, older_than_seconds=60) == 0
-        await tx.exec_driver_sql("update push set created_at = now() - interval '2 minutes'")
-        assert await forget_pushes(tx, older_than_seconds=60) == 1
+        assert await delete_old(tx, "push", days=1) == 0
+        await tx.exec_driver_sql("update push set created_at = now() - interval '2 days'")
+        assert await delete_old(tx, "push", days=1) == 1
 
     assert (await take(services, idempotency_key="k1")).run_ids != first.run_ids
 

@@ -118,6 +118,208 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         },
         {"name": "Certificate expires", "description": "in 3 days", "severity": Severity.INFO},
     ],
+    "pagerduty_triggered": [
+        {
+            "source": "pagerduty",
+            "name": "Payments answer slowly",
+            "fingerprint": "PGR0VU2",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "labels": {
+                "service": "Payments API",
+                "escalation_policy": "Payments, day and night",
+                "team": "Payments",
+                "priority": "P3",
+                "urgency": "high",
+                "dedup_key": "payments-latency",
+            },
+            "incident_key": "pagerduty:PGR0VU2",
+            "links": {
+                "source": "https://acme.pagerduty.com/incidents/PGR0VU2",
+                "conference": "https://meet.example.net/payments",
+            },
+            "started_at": datetime(2026, 3, 14, 2, 11, 9, 418000, UTC),
+            "ended_at": None,
+        }
+    ],
+    "pagerduty_resolved": [
+        {
+            "fingerprint": "PGR0VU2",
+            "severity": Severity.INFO,
+            "status": AlertStatus.RESOLVED,
+            "incident_key": "pagerduty:PGR0VU2",
+            "started_at": datetime(2026, 3, 14, 2, 11, 9, tzinfo=UTC),
+            "ended_at": datetime(2026, 3, 14, 2, 40, tzinfo=UTC),
+        }
+    ],
+    "pagerduty_v2": [
+        {
+            "name": "Certificate of shop.example.net expires",
+            "fingerprint": "PRORDTY",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "started_at": datetime(2026, 2, 1, 8, 0, tzinfo=UTC),
+        },
+        {
+            "fingerprint": "PRORDTX",
+            "status": AlertStatus.RESOLVED,
+            "ended_at": datetime(2026, 2, 1, 8, 30, tzinfo=UTC),
+        },
+    ],
+    "datadog_triggered": [
+        {
+            "source": "datadog",
+            "name": "Disk is nearly full",
+            "fingerprint": "23412571:device:/dev/sda1,host:web-9",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.FIRING,
+            "incident_key": "datadog:Disk is nearly full:web-9",
+            "title": "Disk is nearly full on web-9",
+            "links": {
+                "source": "https://app.datadoghq.eu/monitors/23412571?group=host%3Aweb-9",
+                "image": "https://p.datadoghq.eu/snapshot/abc.png",
+            },
+            "started_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "ended_at": None,
+        }
+    ],
+    "datadog_recovered": [
+        {
+            "name": "Disk is nearly full",
+            "fingerprint": "23412571:device:/dev/sda1,host:web-9",
+            "status": AlertStatus.RESOLVED,
+            "labels": {
+                "device": "/dev/sda1",
+                "env": "prod",
+                "host": "web-9",
+                "tags": "monitor",
+                "team": "web",
+                "alert_id": "23412571",
+                "scope": "device:/dev/sda1,host:web-9",
+            },
+            "incident_key": "datadog:Disk is nearly full:web-9",
+            "ended_at": datetime(2026, 1, 1, 1, tzinfo=UTC),
+        }
+    ],
+    "datadog_default": [
+        {
+            "name": "Load balancer is down",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.FIRING,
+            "labels": {"host": "lb-2", "port": "443", "scope": "host:lb-2,port:443"},
+            "incident_key": "datadog:Load balancer is down:lb-2",
+        }
+    ],
+    "newrelic_issue": [
+        {
+            "source": "newrelic",
+            "name": "Memory used % > 90 for at least 2 minutes on 'orders-3'",
+            "fingerprint": "b6f53a0e-2c4e-4a3d-9f3f-0a7f2f6ad4ab",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "labels": {
+                "policy": "Golden signals",
+                "condition": "Memory",
+                "entity": "orders-3, orders-4",
+                "workflow": "Orders team",
+            },
+            "incident_key": "newrelic:b6f53a0e-2c4e-4a3d-9f3f-0a7f2f6ad4ab",
+            "started_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "ended_at": None,
+        }
+    ],
+    "newrelic_closed": [
+        {
+            "name": "Memory used % > 90 for at least 2 minutes on 'orders-3'",
+            "fingerprint": "b6f53a0e-2c4e-4a3d-9f3f-0a7f2f6ad4ab",
+            "status": AlertStatus.RESOLVED,
+            "description": "Restart the service.",
+            "labels": {"policy": "Golden signals", "condition": "Memory"},
+            "ended_at": datetime(2026, 1, 1, 1, tzinfo=UTC),
+        }
+    ],
+    "newrelic_legacy": [
+        {
+            "name": "Apdex is low",
+            "fingerprint": "2901",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.FIRING,
+            "description": "Apdex score < 0.7 for at least 5 minutes on 'Shop'",
+            "labels": {"env": "prod", "policy": "Shop", "condition": "Apdex is low", "entity": "Shop"},
+            "incident_key": "newrelic:2901",
+            "title": "Apdex is low on Shop",
+            "links": {
+                "source": "https://alerts.newrelic.com/accounts/17/incidents/2901",
+                "runbook": "https://wiki.example.net/runbooks/apdex",
+            },
+            "started_at": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+    ],
+    "opsgenie_create": [
+        {
+            "source": "opsgenie",
+            "name": "Queue of mx-3 grows",
+            "fingerprint": "mail-queue-mx-3",
+            "severity": Severity.CRITICAL,
+            "status": AlertStatus.FIRING,
+            "description": "1,912 mails wait.\nThe oldest for 40 minutes.",
+            "labels": {
+                "queue": "deferred",
+                "runbook": "https://wiki.example.net/runbooks/mail",
+                "shards": "4",
+                "entity": "mx-3",
+                "team": "Mail",
+                "tags": "mail, OverwriteQuietHours",
+                "tiny_id": "10",
+                "sender": "10.0.0.7",
+            },
+            "incident_key": "opsgenie:mail-queue-mx-3",
+            "title": "Queue of mx-3 grows",
+            "links": {"runbook": "https://wiki.example.net/runbooks/mail"},
+            "started_at": datetime(2026, 1, 1, 0, 0, 0, 123000, UTC),
+        }
+    ],
+    "opsgenie_close": [
+        {
+            "fingerprint": "0f5f3b8c-91b4-4a6c-8a47-1d1f3e4a7c11-1767225600000",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.RESOLVED,
+            "ended_at": datetime(2026, 1, 1, 1, tzinfo=UTC),
+        }
+    ],
+    "zabbix_problem": [
+        {
+            "source": "zabbix",
+            "name": "High CPU utilization",
+            "fingerprint": "23541:pg-3",
+            "severity": Severity.WARNING,
+            "status": AlertStatus.FIRING,
+            "description": "The system is busy.",
+            "labels": {
+                "component": "cpu",
+                "scope": "performance",
+                "host": "pg-3",
+                "host_ip": "192.0.2.3",
+                "trigger_id": "23541",
+            },
+            "incident_key": "zabbix:High CPU utilization:pg-3",
+            "title": "High CPU utilization on pg-3",
+            "links": {
+                "source": "https://zabbix.example.net/tr_events.php?triggerid=23541&eventid=81237",
+                "runbook": "https://wiki.example.net/runbooks/cpu",
+            },
+            "started_at": datetime(2026, 3, 14, 2, 11, 9, tzinfo=UTC),
+            "ended_at": None,
+        }
+    ],
+    "zabbix_recovery": [
+        {
+            "fingerprint": "23541:pg-3",
+            "status": AlertStatus.RESOLVED,
+            "incident_key": "zabbix:High CPU utilization:pg-3",
+            "ended_at": datetime(2026, 3, 14, 2, 31, 40, tzinfo=UTC),
+        }
+    ],
     "generic_title": [
         {
             "source": "generic",

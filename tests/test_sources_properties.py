@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +17,18 @@ from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import SOURCES, parse_push, recognise, registry
 from tests.payloads import NAMES, body
 
+
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """A body and every object in it, however deep."""
+    if isinstance(value, dict):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        yield from objects_in(each)
+
+
 FIELDS = sorted(
-    {field for whole in map(body, NAMES) for part in (whole, *(whole.get("alerts") or [])) for field in part}
+    {field for whole in map(body, NAMES) for part in objects_in(whole) for field in part}
     | {"name", "alertname", "labels", "annotations", "payload", "fingerprint", "tags", "incident_key", "instance"}
 )
 
@@ -34,8 +46,10 @@ vendor_like = st.sampled_from([source.sample("01") for source in SOURCES.values(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> dict[str, Any]:
-    """A vendor's body, or none, with some fields of it and of its alerts replaced by anything."""
-    whole = draw(vendor_like | st.just({})) | draw(objects)
+    """A vendor's body, or none, with some fields of it and of an object in it replaced by anything."""
+    whole = copy.deepcopy(draw(vendor_like | st.just({})))
+    draw(st.sampled_from(list(objects_in(whole)))).update(draw(objects))
+    whole |= draw(objects | st.just({}))
     alerts = whole.get("alerts")
     if isinstance(alerts, list):
         whole["alerts"] = [alert | draw(objects) if isinstance(alert, dict) else alert for alert in alerts] + draw(

@@ -56,6 +56,14 @@ class ChannelBlock(Block):
             DeliveryFailed: which says whether a retry can help.
         """
 
+    async def probe(self) -> str:
+        """Try the way to the channel without a message to anybody; what was found, in words.
+
+        Raises:
+            DeliveryFailed: the way is blocked, or the vendor does not know the credentials.
+        """
+        return "set up; whether it works shows with the first message"
+
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Settings) -> Self | None:
@@ -113,6 +121,23 @@ def host_of(url: SecretStr | str) -> str:
     """The host of a checked URL: all of it that is ever shown."""
     value = url if isinstance(url, str) else url.get_secret_value()
     return urlsplit(value).hostname or "unknown host"
+
+
+async def reach(url: SecretStr | str, timeout_seconds: float) -> str:
+    """Whether the host of a URL answers, by a request for its root that changes nothing, through a proxy if one is set.
+
+    Raises:
+        DeliveryFailed: it does not, or its certificate is not trusted.
+    """
+    parts = urlsplit(url if isinstance(url, str) else url.get_secret_value())
+    where = host_of(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+    try:
+        async with httpx.AsyncClient(verify=tls_context(), timeout=timeout_seconds, follow_redirects=False) as client:
+            await client.head(origin, headers={"User-Agent": USER_AGENT})
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise unreachable(where, error) from None
+    return f"{where} answers{' over TLS' if parts.scheme == 'https' else ''}"
 
 
 def status_retryable(status: int) -> bool:

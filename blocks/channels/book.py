@@ -10,7 +10,7 @@ from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock
 from blocks.channels.console import ConsoleChannel
 from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
-from orchestration.errors import BadInput, Unavailable
+from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
@@ -57,6 +57,22 @@ class ChannelBook:
             return self._without_blocks(name, error)
         wanted = [name] if name else self._settings.notify_channels
         return [channel for one in wanted for channel in self._named(one, blocks)] or self._defaults(blocks)
+
+    async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
+        """Every channel by name, saved or set up by the environment; one that cannot be used by what is wrong with it.
+
+        Raises:
+            Unavailable: Prefect's API does not answer.
+        """
+        found: dict[str, ChannelBlock | PipelineError] = {}
+        for name, driver in CHANNELS.items():
+            try:
+                channel = driver.from_settings(self._settings) if name != "console" else None
+            except BadSetting as error:
+                found[name] = error
+            else:
+                found |= {name: channel} if channel is not None else {}
+        return found | (await self._load() if self._blocks_known else {})
 
     def _without_blocks(self, name: str | None, missing: Unavailable) -> list[NamedChannel]:
         """What the environment alone sets up: a page there is better than none. One to the console would be none."""

@@ -119,6 +119,23 @@ class EmailChannel(ChannelBlock):
             refused={address: _reply(*answer) for address, answer in not_taken.items()},
         )
 
+    async def probe(self) -> str:
+        """Connect, secure the connection and log in, and hang up without a mail.
+
+        Raises:
+            DeliveryFailed: the server does not answer, has not the security asked for, or refuses the login.
+        """
+        try:
+            await asyncio.to_thread(self._greet)
+        except smtplib.SMTPResponseException as error:
+            raise _answered(error) from None
+        except smtplib.SMTPNotSupportedError as error:
+            raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
+        except (smtplib.SMTPException, OSError) as error:
+            raise unreachable(self.smtp_host, error) from None
+        login = ", takes the login" if self.username else ""
+        return f"{self.smtp_host}:{self.smtp_port} answers ({self.security}){login}"
+
     def mail(self, message: Message) -> EmailMessage:
         """The message as a mail: the same Message-ID at every try, one thread for each incident."""
         domain = parseaddr(self.from_address)[1].rpartition("@")[2]
@@ -144,13 +161,24 @@ class EmailChannel(ChannelBlock):
         mail.add_alternative(f'<!doctype html><html><body style="{_STYLE}">{body}</body></html>', subtype="html")
         return mail
 
+    def _greet(self) -> None:
+        server = self._connected()
+        try:
+            self._secure(server)
+            server.noop()
+        finally:
+            _hang_up(server)
+
+    def _secure(self, server: smtplib.SMTP) -> None:
+        if self.security == "starttls":
+            server.starttls(context=tls_context())
+        if self.username and self.password:
+            server.login(self.username, self.password.get_secret_value())
+
     def _hand_over(self, mail: EmailMessage) -> Refused:
         server = self._connected()
         try:
-            if self.security == "starttls":
-                server.starttls(context=tls_context())
-            if self.username and self.password:
-                server.login(self.username, self.password.get_secret_value())
+            self._secure(server)
             sender = parseaddr(self.from_address)[1]
             return server.send_message(mail, from_addr=sender, to_addrs=self.to_addresses)
         finally:

@@ -15,7 +15,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefect.types import SecretDict
 from pydantic import Field, SecretStr, field_validator
 
-from blocks.channels.base import USER_AGENT, ChannelBlock, checked_url, host_of, refused, tls_context, unreachable
+from blocks.channels.base import (
+    USER_AGENT,
+    ChannelBlock,
+    checked_url,
+    host_of,
+    reach,
+    refused,
+    tls_context,
+    unreachable,
+)
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
@@ -116,6 +125,14 @@ class GenericChannel(ChannelBlock):
         if not response.is_success:
             raise refused(self.target, response.status_code, retry_after=response.headers.get("retry-after"))
         return self._sent(self.target, provider_id=_id_in(body), status=response.status_code)
+
+    async def probe(self) -> str:
+        """Whether the endpoint's host answers; the endpoint itself is for messages.
+
+        Raises:
+            DeliveryFailed: it does not.
+        """
+        return await reach(self.endpoint, self.timeout_seconds)
 
     def _request(self, message: Message) -> httpx.Request:
         headers = {

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from slack_sdk import WebClient, WebhookClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 
-from blocks.channels.base import ChannelBlock, checked_url, host_of, refused, tls_context, unreachable
+from blocks.channels.base import ChannelBlock, checked_url, host_of, reach, refused, tls_context, unreachable
 from blocks.channels.slack_blocks import blocks_of, fallback_of
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+
+ResultT = TypeVar("ResultT")
 
 _PASSING = frozenset(
     {
@@ -111,14 +114,26 @@ class SlackChannel(ChannelBlock):
             DeliveryFailed: retryable for rate limits, Slack's own troubles, 5xx and a broken exchange; not for a
                 wrong token, an unknown channel or a message that Slack refuses.
         """
-        try:
-            return await asyncio.to_thread(self._by_bot if self.bot_token else self._by_webhook, message)
-        except (OSError, HTTPException) as error:
-            raise unreachable("Slack", error) from None
-        except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the client met no Slack there
-            raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
+        return await _asked(self._by_bot if self.bot_token else self._by_webhook, message)
 
-    def _by_bot(self, message: Message) -> Delivery:
+    async def probe(self) -> str:
+        """Whether Slack knows the bot; of a webhook only its host is asked, as it takes nothing but messages.
+
+        Raises:
+            DeliveryFailed: Slack does not answer, or does not know the token.
+        """
+        if self.bot_token:
+            return await _asked(self._introduce)
+        return await reach(self.webhook_url or "", self.timeout_seconds)
+
+    def _introduce(self) -> str:
+        try:
+            said: dict[str, Any] = self._client().auth_test().data
+        except SlackApiError as error:
+            raise _api_error(error, "does not let the bot in") from None
+        return f"Slack knows the bot {redact_text(str(said.get('user')))} of {redact_text(str(said.get('team')))}"
+
+    def _client(self) -> Any:
         # The client's own annotations are partly unknown.
         client: Any = WebClient(
             token=self.bot_token.get_secret_value() if self.bot_token else None,
@@ -129,8 +144,11 @@ class SlackChannel(ChannelBlock):
             retry_handlers=[],
         )
         client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, minds NO_PROXY.
+        return client
+
+    def _by_bot(self, message: Message) -> Delivery:
         try:
-            response = client.chat_postMessage(
+            response = self._client().chat_postMessage(
                 channel=self.channel or "",
                 metadata={
                     "event_type": "alert_pipeline_message",
@@ -165,6 +183,20 @@ class SlackChannel(ChannelBlock):
         return self._sent("slack", status=response.status_code)
 
 
+async def _asked(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
+    """What Slack's client, which blocks, gives; its errors are ours.
+
+    Raises:
+        DeliveryFailed: retryable where the exchange broke off.
+    """
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except (OSError, HTTPException) as error:
+        raise unreachable("Slack", error) from None
+    except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the client met no Slack there
+        raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
+
+
 def _content(message: Message) -> dict[str, Any]:
     return {
         "text": fallback_of(message),
@@ -186,10 +218,10 @@ def _accepted(body: str) -> bool:
     return start != "<"
 
 
-def _api_error(error: SlackApiError) -> DeliveryFailed:
+def _api_error(error: SlackApiError, what: str = "refused the message") -> DeliveryFailed:
     failure: Any = error
     status, headers = int(failure.response.status_code), failure.response.headers
     code = str(failure.response.get("error", ""))
     if not 200 <= status < 300:
         return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
-    return DeliveryFailed(f"Slack refused the message: {redact_text(code, limit=200)}", retryable=code in _PASSING)
+    return DeliveryFailed(f"Slack {what}: {redact_text(code, limit=200)}", retryable=code in _PASSING)

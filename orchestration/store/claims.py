@@ -14,10 +14,10 @@ from orchestration.store.records import RunRecord
 from orchestration.store.runs import RUN_COLUMNS, in_seconds, run_record
 
 _T = PipelineRunRow
-# Written out in the statement, so that PostgreSQL sees that the partial index is the one to use.
-_CLAIMABLE: ColumnElement[bool] = _T.status.in_(
+CLAIMABLE: ColumnElement[bool] = _T.status.in_(
     bindparam("claimable", CLAIMABLE_STATUSES, expanding=True, literal_execute=True)
 )
+"""Runs that are not over, written out in the statement so that PostgreSQL sees that their index is the one to use."""
 
 _RUN_NAMES = [column.name for column in RUN_COLUMNS]
 
@@ -63,7 +63,7 @@ async def claim_runs(
     overdue = and_(_T.severity == Severity.CRITICAL.value, _T.updated_at < in_seconds(-deadline_seconds))
     chosen = (
         select(_T.id, overdue.label("overdue"))
-        .where(_CLAIMABLE, free_lease(), *([overdue] if overdue_only else []))
+        .where(CLAIMABLE, free_lease(), *([overdue] if overdue_only else []))
         .order_by(_T.priority.desc(), _T.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -87,7 +87,7 @@ def _claim(row: RowMapping) -> Claim:
 
 async def list_holders(tx: AsyncConnection) -> list[str]:
     """The names under which the leases of runs that are not over are held."""
-    query = select(_T.lease_owner).where(_CLAIMABLE, _T.lease_owner.is_not(None))
+    query = select(_T.lease_owner).where(CLAIMABLE, _T.lease_owner.is_not(None))
     return [owner for owner in (await tx.execute(query)).scalars() if owner is not None]
 
 
@@ -101,20 +101,20 @@ async def free_leases(tx: AsyncConnection, owners: Collection[str]) -> int:
 
 async def count_waiting(tx: AsyncConnection) -> int:
     """How many runs wait for a worker."""
-    query = select(func.count()).where(_CLAIMABLE, free_lease())
+    query = select(func.count()).where(CLAIMABLE, free_lease())
     return (await tx.execute(query)).scalar_one()
 
 
 async def oldest_waiting_seconds(tx: AsyncConnection) -> float | None:
     """How long the run has waited that has waited longest; None: none waits. A resume starts the wait anew."""
     waited = func.extract("epoch", func.clock_timestamp() - func.min(_T.updated_at))
-    found = (await tx.execute(select(waited).where(_CLAIMABLE, free_lease()))).scalar()
+    found = (await tx.execute(select(waited).where(CLAIMABLE, free_lease()))).scalar()
     return None if found is None else float(found)
 
 
 async def count_held(tx: AsyncConnection) -> int:
     """How many runs are being worked on."""
-    return (await tx.execute(select(func.count()).where(_CLAIMABLE, ~free_lease()))).scalar_one()
+    return (await tx.execute(select(func.count()).where(CLAIMABLE, ~free_lease()))).scalar_one()
 
 
 def free_lease() -> ColumnElement[bool]:

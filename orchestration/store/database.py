@@ -125,7 +125,7 @@ def migrate(url: str) -> None:
     Raises:
         Unavailable: when the database does not answer, or its schema is newer than this program.
     """
-    head = _head_revision()
+    head = head_revision()
     try:
         with psycopg.connect(libpq_url(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
             if _current_revision(connection) == head:
@@ -154,7 +154,8 @@ def libpq_url(url: str) -> str:
     return "postgresql://" + url.split("://", 1)[1]
 
 
-def _head_revision() -> str:
+def head_revision() -> str:
+    """The schema that this version of the program works with."""
     # The newest migration's file name starts with its revision, so that a process whose database is
     # current starts without importing Alembic (0.2 s).
     return max(path.name.split("_", 1)[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))

@@ -32,6 +32,7 @@ class RunFilter(Contract):
     environment: str | None = None
     stage: str | None = None
     trace_id: str | None = None
+    run_ids: frozenset[str] | None = None
     search: str | None = None
     """A run's id or its beginning, a trace id, or the fingerprint of an alert."""
 
@@ -60,6 +61,8 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         where.append(_T.current_stage == wanted.stage)
     if wanted.trace_id is not None:
         where.append(_T.trace_id == wanted.trace_id)
+    if wanted.run_ids is not None:
+        where.append(_T.run_id.in_(wanted.run_ids))
     if wanted.search is not None:
         where.append(_found_by(wanted.search))
     if cursor is not None:

@@ -165,6 +165,7 @@ class PipelineRunRow(Base):
     last_error_retryable: Mapped[bool | None]
     prefect_flow_run_id: Mapped[str | None]
     engine: Mapped[str | None]
+    carried_by: Mapped[str | None]
     definition_name: Mapped[str | None]
     definition_version: Mapped[int | None]
     lease_owner: Mapped[str | None]

@@ -280,15 +280,3 @@ async def _recall(tx: AsyncConnection, push: NewPush, key: str) -> WrittenPush:
     if found["body_hash"] != push.body_hash:
         raise KeyReused(f"The idempotency key {key[:64]!r} was used for another push: take a new key for each push")
     return WrittenPush(trace_id=found["trace_id"], run_ids=found["run_ids"], repeated=True)
-
-
-async def forget_pushes(tx: AsyncConnection, *, older_than_seconds: float) -> int:
-    """Forget the keys of old pushes; how many. Their runs stay."""
-    gone = await tx.execute(
-        text(
-            "with gone as (delete from push where created_at < now() - make_interval(secs => :age) returning 1) "
-            "select count(*) from gone"
-        ),
-        {"age": older_than_seconds},
-    )
-    return int(gone.scalar_one())

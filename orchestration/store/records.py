@@ -85,6 +85,7 @@ class RunRecord(Contract):
     last_error_retryable: bool | None = None
     prefect_flow_run_id: str | None = None
     engine: str | None = None
+    carried_by: str | None = None
     definition_name: str | None = None
     definition_version: int | None = None
     lease_owner: str | None = None

@@ -8,6 +8,7 @@ from sqlalchemy import Delete, and_, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.states import RunStatus
+from orchestration.store.claims import CLAIMABLE
 from orchestration.store.models import (
     OPEN_STATUSES,
     AlertRow,
@@ -93,5 +94,5 @@ TABLES = tuple(_STATEMENTS)
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:
     """How many runs are not over although nothing has happened to them for so long."""
-    stuck = and_(PipelineRunRow.status.not_in(_FINAL), PipelineRunRow.updated_at < in_seconds(-older_than_seconds))
-    return (await tx.execute(select(func.count()).select_from(PipelineRunRow).where(stuck))).scalar_one()
+    still = PipelineRunRow.updated_at < in_seconds(-older_than_seconds)
+    return (await tx.execute(select(func.count()).where(CLAIMABLE, still))).scalar_one()

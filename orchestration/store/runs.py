@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, StageError
@@ -115,9 +116,16 @@ async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
     return payload
 
 
+def starts_with(column: InstrumentedAttribute[str], prefix: str) -> ColumnElement[bool]:
+    """Whether an id starts so. Of hexadecimal digits the ids are a range: its index serves, whatever the collation."""
+    if prefix and set(prefix) <= set("0123456789abcdef"):
+        return and_(column >= prefix, column < f"{prefix}g", column.startswith(prefix))
+    return column.startswith(prefix, autoescape=True)
+
+
 async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
     """The runs whose id starts so."""
-    query = select(*RUN_COLUMNS).where(_T.run_id.startswith(id_prefix, autoescape=True)).limit(limit)
+    query = select(*RUN_COLUMNS).where(starts_with(_T.run_id, id_prefix)).limit(limit)
     return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
@@ -251,7 +259,7 @@ _COLUMNS = ", ".join(column.name for column in RUN_COLUMNS)
 _BEGIN = text(
     f"""
     update pipeline_run
-    set {_LEASE}, status = :standing, engine = :engine,
+    set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
         prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
         started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
         completed_at = null, total_duration_ms = null

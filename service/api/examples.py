@@ -203,7 +203,7 @@ _TRIGGER_BODY = _body(
     },
 )
 
-_REFUSED = (400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
+_REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 TRIGGER: dict[str, Any] = {
     "openapi_extra": {**_TRIGGER_BODY, "parameters": _HEADERS},
@@ -244,7 +244,7 @@ DEFINITION: dict[str, Any] = {
 }
 VALIDATE: dict[str, Any] = {
     "openapi_extra": _body(
-        {"type": "object", "properties": {"config": {"type": "object"}}},
+        {"type": "object", "properties": {"config": {"description": "What is to be looked at, whatever it is."}}},
         {"of the body": {"summary": "A definition that is not stored", "value": {"config": _CONFIG}}},
         required=False,
     ),
@@ -279,7 +279,7 @@ EXECUTE: dict[str, Any] = {
     "responses": {
         **_answer(200, "The pipeline is over: COMPLETED or SKIPPED.", _RESULT_OF_DEFINITION),
         **_answer(502, _WHY[502], {**_RESULT_OF_DEFINITION, "status": "FAILED"}),
-        **_problems(*_REFUSED, 404, 504),
+        **_problems(*_REFUSED, 504),
     },
 }
 WEBHOOK: dict[str, Any] = {

@@ -10,8 +10,10 @@ from orchestration.contracts import PipelineOutcome
 from orchestration.settings import load_settings
 from service.cli import definitions, keys
 from service.cli.api import api
+from service.cli.doctor import doctor
 from service.cli.results import show_results
 from service.cli.terminal import as_json, progress, resumable, run_app
+from service.cli.trace import trace
 from service.cli.up import up
 from service.cli.worker import worker
 
@@ -47,6 +49,8 @@ def resume(
 app.command()(up)
 app.command()(worker)
 app.command()(api)
+app.command()(trace)
+app.command()(doctor)
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
 

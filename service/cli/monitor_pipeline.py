@@ -5,37 +5,29 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from orchestration.errors import BadInput, RunNotFound
-from orchestration.settings import load_settings
-from orchestration.states import RunStatus, StageStatus, parse_run_status
+from orchestration.settings import Settings, load_settings
+from orchestration.states import StageStatus, parse_run_status
 from orchestration.store import runs
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
 from orchestration.store.story import Story, read_story
 from service.cli.reader import read
-from service.cli.terminal import as_json, output, run_app
+from service.cli.run_table import STYLES, duration, run_table
+from service.cli.terminal import INTERRUPTED, Stopped, as_json, fail, output, run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
-_COLUMNS = ("RUN ID", "STATUS", "TRACE ID", "SOURCE", "CREATED", "DURATION", "WHAT")
-_SHORT = 12
-"""Digits of an id in the list: enough to tell runs apart, and `--run-id` takes them."""
+USAGE = 2
 
-_STYLES = {
-    RunStatus.NOTIFIED: "green",
-    RunStatus.FAILED: "red",
-    RunStatus.RETRYING: "yellow",
-    RunStatus.SKIPPED: "dim",
-}
 _MARKS = {StageStatus.SUCCEEDED: "✓", StageStatus.SKIPPED: "-", StageStatus.RUNNING: "…", StageStatus.PENDING: "…"}
 
 
 @app.command(
     epilog="Examples:\n\nmonitor_pipeline --limit 50\n\nmonitor_pipeline --status failed\n\n"
-    "monitor_pipeline --run-id 4be1 --json"
+    "monitor_pipeline --watch --environment production\n\nmonitor_pipeline --run-id 4be1 --json"
 )
 def monitor_pipeline(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many runs to list.")] = 10,
@@ -47,28 +39,60 @@ def monitor_pipeline(
         ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Only runs of this source, such as grafana.")] = None,
+    environment: Annotated[str | None, typer.Option(help="Only runs of this environment, such as production.")] = None,
     run_id: Annotated[str | None, typer.Option(help="Show one run; the start of its id is enough.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on until Ctrl-C: new runs appear, statuses move. In a pipe, a line a change."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, and nothing else; with --watch, an object a line.")
+    ] = False,
 ) -> int:
     """List the latest pipeline runs, or show one run with every attempt and delivery.
 
-    Exit code: 0, or 1 when there is no such run or the database does not answer.
+    Exit code: 0 (also after Ctrl-C of --watch), or 1 when there is no such run or the database does not answer.
     """
     settings = load_settings()
     if run_id is not None:
-        wanted = run_id
-        story = read(settings, lambda database: _one(database, wanted))
+        if watch:
+            fail("--watch shows the latest runs: leave out --run-id", code=USAGE)
+        story = read(settings, lambda database: _one(database, run_id))
         as_json(story.model_dump(mode="json")) if json else _show_run(story)
         return 0
-    only = None if status is None else parse_run_status(status)
-    found = read(settings, lambda database: _list(database, limit, only, source))
-    as_json([run.model_dump(mode="json") for run in found]) if json else _show_list(found)
+    only = parse_run_status(status) if status is not None else None
+    wanted = RunFilter(status=only, source=source, environment=environment)
+    if watch:
+        return _watch(settings, wanted, limit, as_json_lines=json)
+    found = read(settings, lambda database: _list(database, wanted, limit))
+    if json:
+        as_json([run.model_dump(mode="json") for run in found])
+    elif found:
+        output.print(run_table(found))
+    else:
+        output.print("No pipeline runs", markup=False)
     return 0
 
 
-async def _list(database: Database, limit: int, status: RunStatus | None, source: str | None) -> list[RunRecord]:
+def _watch(settings: Settings, wanted: RunFilter, limit: int, *, as_json_lines: bool) -> int:
+    """Watch until Ctrl-C, which is how it is meant to end."""
+    from service.cli.watching import view, watch_runs
+
+    async def work(database: Database) -> None:
+        with view(as_json_lines=as_json_lines) as shown:
+            await watch_runs(database, wanted, limit, shown)
+
+    try:
+        read(settings, work)
+    except Stopped as stop:
+        if stop.exit_code != INTERRUPTED:
+            raise
+    return 0
+
+
+async def _list(database: Database, wanted: RunFilter, limit: int) -> list[RunRecord]:
     async with database.transaction() as tx:
-        return await runs.list_runs(tx, limit=limit, status=status, source=source)
+        return (await list_page(tx, wanted, limit=limit)).runs
 
 
 async def _one(database: Database, id_prefix: str) -> Story:
@@ -81,36 +105,9 @@ async def _one(database: Database, id_prefix: str) -> Story:
         return await read_story(tx, found[0].run_id)
 
 
-def _show_list(found: list[RunRecord]) -> None:
-    if not found:
-        output.print("No pipeline runs", markup=False)
-        return
-    rows = [_row(run) for run in found]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, cells in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
-        # On a narrow terminal the last column gives way, not the ids.
-        width = 4 if title == _COLUMNS[-1] else max(len(title), *(len(cell) for cell in cells))
-        table.add_column(title, no_wrap=True, min_width=width)
-    for run, row in zip(found, rows, strict=True):
-        table.add_row(*(Text(cell, style=_STYLES.get(run.status, "") if i == 1 else "") for i, cell in enumerate(row)))
-    output.print(table)
-
-
-def _row(run: RunRecord) -> tuple[str, ...]:
-    return (
-        run.run_id[:_SHORT],
-        run.status.value + (f" ({run.skip_reason})" if run.skip_reason else ""),
-        run.trace_id if len(run.trace_id) < 2 * _SHORT else run.trace_id[:_SHORT],
-        run.source,
-        f"{run.created_at:%Y-%m-%d %H:%M:%S}",
-        _duration(run.total_duration_ms),
-        run.title,
-    )
-
-
 def _show_run(story: Story) -> None:
     run = story.run
-    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {_STYLES.get(run.status, '')}", markup=False)
+    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}", markup=False)
     facts: dict[str, Any] = {
         "Run": run.run_id,
         "Trace": run.trace_id,
@@ -122,7 +119,7 @@ def _show_run(story: Story) -> None:
         "Stage": run.current_stage,
         "Skipped": run.skip_reason,
         "Created": f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        "Duration": _duration(run.total_duration_ms),
+        "Duration": duration(run.total_duration_ms),
         "Attempts": run.total_attempts,
         "AI fallback": "used" if run.intelligence_fallback_used else None,
         "Engine": run.engine,
@@ -153,7 +150,7 @@ def _attempt(attempt: AttemptRecord) -> str:
     said = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
     return (
         f"{mark} {attempt.node_id:<8} attempt {attempt.attempt}  {attempt.status.value:<9} "
-        f"{_duration(attempt.duration_ms):>9}  {said}"
+        f"{duration(attempt.duration_ms):>9}  {said}"
     ).rstrip()
 
 
@@ -162,12 +159,6 @@ def _delivery(delivery: DeliveryRecord) -> str:
     tries = f"{delivery.tries} {'try' if delivery.tries == 1 else 'tries'}"
     said = delivery.error or delivery.provider_id or ""
     return f"{mark} {delivery.channel} to {delivery.target}: {delivery.status} after {tries}  {said}".rstrip()
-
-
-def _duration(milliseconds: float | None) -> str:
-    if milliseconds is None:
-        return "-"
-    return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 from orchestration.settings import Settings
@@ -35,5 +36,7 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
         async with open_database(addresses.database_url, pool_size=2) as database:
             return await work(database, addresses.prefect_api_url)
 
-    with progress() as show, attach(settings, need_prefect=False, progress=show) as addresses:
+    with ExitStack() as attached:
+        with progress() as show:  # over before `work` begins, which may have the terminal to itself
+            addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
         return asyncio.run(open_and_work(addresses))

@@ -12,7 +12,7 @@ from orchestration.settings import Settings, load_settings
 from service.cli.payload import read_payload
 from service.cli.results import show_results
 from service.cli.terminal import as_json, fail, progress, resumable, run_app
-from tasks.ingest.sources import parse_push
+from tasks.ingest.sources import SOURCES, parse_push
 
 if TYPE_CHECKING:
     from service.cli.chosen import Chosen
@@ -40,7 +40,7 @@ def run_pipeline(
         str | None, typer.Option(metavar="PATH", help="A file with the alert as JSON; - for stdin.")
     ] = None,
     source: Annotated[
-        str, typer.Option(help="Who sent it: alertmanager, grafana, generic. Others: recognised by its shape.")
+        str, typer.Option(help=f"Who sent it: {', '.join(SOURCES)}. By default: recognised by its shape.")
     ] = "cli",
     environment: Annotated[str, typer.Option(help="Where it happened, such as production.")] = "development",
     trace_id: Annotated[str | None, typer.Option(help="The id that all runs of this push share.")] = None,

@@ -71,6 +71,34 @@ def _texts(value: JsonValue, name: str, *, lines: bool) -> dict[str, str]:
     return {key: item for key, item in pairs if key and item}
 
 
+def tags_of(value: JsonValue, name: str = "tags") -> dict[str, str]:
+    """A list of tags, or a text of them with commas between, as labels: `host:web-1` is the label `host`.
+
+    What holds no colon is gathered in one label called `name`; so are the values of a key that comes twice.
+    """
+    if isinstance(value, dict):
+        return labels_of(value, name)
+    tags = value if isinstance(value, list) else text(value).split(",")
+    gathered: dict[str, list[str]] = {}
+    for tag in filter(None, map(line, tags)):
+        key, colon, said = tag.partition(":")
+        named = colon and key.strip() and said.strip()
+        gathered.setdefault(key.strip() if named else name, []).append(said.strip() if named else tag)
+    return labels_of({key: ", ".join(dict.fromkeys(values)) for key, values in gathered.items()})
+
+
+def object_in(value: JsonValue) -> JsonObject:
+    """The object that stands there; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def first_of(value: JsonValue) -> JsonValue:
+    """The first of a list, or the value itself: templates give a list even where there is one."""
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value
+
+
 def pick(places: Sequence[Mapping[str, JsonValue]], names: Iterable[str]) -> JsonValue:
     """The first value that says something: under any of `names` in the first place, else in the next place, …"""
     names = tuple(names)

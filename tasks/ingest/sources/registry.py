@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orchestration.alert import Alert
 from orchestration.errors import BadInput
-from tasks.ingest.sources import alertmanager, generic, grafana
+from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.sources.fields import kind, line
 from tasks.ingest.sources.source import JsonObject, Push, Source
@@ -17,6 +17,11 @@ SOURCES: dict[str, Source] = {
     for module in (
         alertmanager,
         grafana,
+        pagerduty,
+        datadog,
+        newrelic,
+        opsgenie,
+        zabbix,
         generic,
     )
 }

@@ -30,6 +30,12 @@ def severity_of(*values: JsonValue) -> Severity:
     return known_severity(*values) or Severity.WARNING
 
 
+def worst_of(*values: JsonValue) -> Severity:
+    """The worst that a known word among `values` means, for vendors that say it in two places; warning without one."""
+    known = [severity for value in values if (severity := known_severity(value)) is not None]
+    return Severity.worst(*known) if known else Severity.WARNING
+
+
 def status_of(*values: JsonValue) -> AlertStatus:
     """What the first word that is there says. Anything that is not plainly an end (acknowledged, …) is firing."""
     words = (text(value).strip().casefold() for value in values)

@@ -1,0 +1,157 @@
+"""Looking at runs with few and with many stored: lists and filters, a run, a trace, commands, accepts and claims."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from bench.commands import fresh_home, run
+from bench.figures import Figures, timed
+from bench.load import free_port, post_all, push
+from bench.seed import seed
+from bench.service import NOWHERE, TRIGGER, started
+from orchestration.settings import load_settings
+from orchestration.store.claims import claim_runs
+from orchestration.store.database import Database, libpq_url
+from service.stack import attach
+
+FEW, MANY = 1_000, 100_000
+LISTS = (
+    "",
+    "?limit=1000",
+    "?status=failed",
+    "?status=retrying",
+    "?source=generic",
+    "?environment=development",
+    "?environment=nowhere",
+    "?stage=check",
+    "?status=failed&source=generic&stage=check",
+)
+_PUSHES = 500
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The values of one row, few runs or many being stored; the smaller is the better, unless it is a rate."""
+
+    values: list[float]
+    unit: str
+    target: str = ""
+
+    @property
+    def p50(self) -> float:
+        """The middle one."""
+        return sorted(self.values)[len(self.values) // 2]
+
+    @property
+    def p95(self) -> float:
+        """What one in twenty exceeds."""
+        return sorted(self.values)[int(len(self.values) * 0.95)]
+
+
+def measure(times: int) -> list[Figures]:
+    """Each row with many runs stored; its name says how many times that is what it was with few, minutes before."""
+    with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
+        url, port = addresses.database_url, free_port()
+        seed(url, FEW)
+        with started(["api", "--port", str(port)], {"DATABASE_URL": url, "PREFECT_API_URL": NOWHERE}, port, "/health/"):
+            few = _measured(home, url, port, times)
+            seed(url, MANY - FEW)
+            many = _measured(home, url, port, times)
+    return [_row(what, few[what], found) for what, found in many.items()]
+
+
+def _row(what: str, few: Measured, many: Measured) -> Figures:
+    p95 = "" if many.unit == "/s" else f", p95 {many.p95:,.3g}"
+    said = f"{what}: × {many.p50 / few.p50:.2f}{p95}"
+    return Figures(what=said, values=many.values, unit=many.unit, target=many.target)
+
+
+def _measured(home: Path, url: str, port: int, times: int) -> Mapping[str, Measured]:
+    with psycopg.connect(libpq_url(url)) as connection:
+        found = connection.execute(
+            "select run_id, trace_id from pipeline_run order by id offset 500 limit 1"
+        ).fetchone()
+    assert found is not None
+    run_id, trace_id = found
+    pages = {f"GET pipelines/{query}": f"/orchestration/pipelines/{query}" for query in LISTS}
+    pages["GET pipelines/, the 10th page"] = f"/orchestration/pipelines/?cursor={_tenth_page(port)}"
+    pages["GET pipelines/?trace_id=…"] = f"/orchestration/pipelines/?trace_id={trace_id}"
+    pages["GET pipeline/{run_id}/"] = f"/orchestration/pipeline/{run_id}/"
+    rows = {name: Measured(_gets(port, path, times * 5), "ms", "≤ 300 ms") for name, path in pages.items()}
+    commands = {
+        "monitor_pipeline": ("monitor_pipeline",),
+        "monitor_pipeline --run-id": ("monitor_pipeline", "--run-id", run_id[:12]),
+        "alert-pipeline trace": ("alert-pipeline", "trace", trace_id[:12]),
+    }
+    for name, words in commands.items():
+        seconds = [timed(_command(home, *words)) for _ in range(times)]
+        rows[f"{name}, the whole command"] = Measured(seconds, "s", "≤ 1 s")
+    return rows | asyncio.run(_accepts_and_claims(url, port, max(times // 3, 3)))
+
+
+def _command(home: Path, name: str, *arguments: str) -> Callable[[], None]:
+    return lambda: run(home, name, *arguments)
+
+
+def _gets(port: int, path: str, count: int) -> list[float]:
+    """Milliseconds of so many requests over one connection, after two to warm up."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    found: list[float] = []
+    for _ in range(count + 2):
+        began = time.perf_counter()
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        found.append((time.perf_counter() - began) * 1000)
+        if answer.status != 200:
+            raise SystemExit(f"{path} answered {answer.status}")
+    connection.close()
+    return found[2:]
+
+
+def _tenth_page(port: int) -> str:
+    cursor = ""
+    for _ in range(9):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", f"/orchestration/pipelines/?limit=50{f'&cursor={cursor}' if cursor else ''}")
+        cursor = json.loads(connection.getresponse().read())["next_cursor"]
+        connection.close()
+    return cursor
+
+
+async def _accepts_and_claims(url: str, port: int, turns: int) -> dict[str, Measured]:
+    """Pushes over HTTP, and then claims of all that they left, as a worker makes them."""
+    rates, claims = list[float](), list[float]()
+    database = Database(url)
+    for turn in range(turns + 1):
+        bodies = [push(f"{time.time_ns()}-{turn}-{i}") for i in range(_PUSHES)]
+        began = time.perf_counter()
+        await post_all(port, TRIGGER, bodies, 16)
+        rates.append(len(bodies) / (time.perf_counter() - began))
+        while True:
+            began = time.perf_counter()
+            async with database.transaction() as tx:
+                taken = await claim_runs(tx, process="bench/1/1", limit=_AT_ONCE, lease_seconds=30, deadline_seconds=30)
+            if not taken:
+                break
+            claims.append((time.perf_counter() - began) * 1000)
+        async with database.transaction() as tx:
+            # What is over is in nobody's way, as after a run.
+            await tx.exec_driver_sql(
+                "update pipeline_run set status = 'notified', completed_at = now(), lease_owner = null "
+                "where lease_owner like 'bench/%%'"
+            )
+    await database.close()
+    return {
+        "durable accepts, 16 connections": Measured(rates[1:], "/s", "as with few"),
+        f"claim of {_AT_ONCE} runs": Measured(claims[_PUSHES // _AT_ONCE :], "ms", "as with few"),
+    }

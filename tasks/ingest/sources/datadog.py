@@ -1,0 +1,156 @@
+"""Datadog: the webhooks integration, with its default body or one that the operator made of its variables.
+
+Source: Datadog documentation, "Integrations → Webhooks", its table of variables.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from orchestration.alert import Alert, AlertStatus
+from tasks.ingest.sources.fields import (
+    annotations_of,
+    fingerprint_of,
+    incident_key,
+    incident_title,
+    labels_of,
+    line,
+    links_of,
+    moment,
+    pick,
+    prose,
+    tags_of,
+)
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.words import status_of, worst_of
+
+_SOURCE = "datadog"
+_NAME = ("alert_title", "title")
+_SEVERITY = ("severity", "alert_type", "alert_priority", "priority")
+_OWN_FIELDS = (
+    "alert_transition",
+    "alert_type",
+    "alert_metric",
+    "alert_priority",
+    "alert_query",
+    "alert_scope",
+    "alert_status",
+    "alert_title",
+    "alert_cycle_key",
+    "aggreg_key",
+)
+"""Names of the documented variables, as operators call the fields that they fill with them."""
+_DEFAULT_FIELDS = ("last_updated", "event_type", "org", "date", "body", "id")
+"""What the integration's default body has beside the title."""
+
+_STATE_IN_TITLE = re.compile(r"\[(?P<state>[^\]{]*?)(?:\s+on\s+\{(?P<scope>[^}]*)\})?\]\s*(?P<rest>\S.*)")
+_STATES = re.compile(
+    r"(re-?)?(triggered|recovered|warn(ed|ing)?|no data|notified|notify)( .*)?|ok|alert|error", re.IGNORECASE
+)
+_RECOVERED = re.compile(r"\brecover(ed|y)\b", re.IGNORECASE)
+
+
+def _recognises(body: JsonObject) -> int:
+    own = sum(name in body for name in _OWN_FIELDS)
+    decisive = "alert_id" in body and ("alert_transition" in body or "alert_type" in body)
+    if decisive or (own >= 2 and line(pick((body,), _NAME))):
+        return VENDOR + VENDOR * own
+    defaults = sum(name in body for name in _DEFAULT_FIELDS)
+    is_default = "title" in body and "last_updated" in body and isinstance(body.get("org"), dict)
+    return VENDOR + VENDOR * defaults if is_default else NOT_MINE
+
+
+def _parse(body: JsonObject) -> Push:
+    if not _recognises(body):
+        return Push(source=_SOURCE)
+    identifier = line(body.get("alert_id"), None)
+    name, scope_in_title = _without_state(line(pick((body,), _NAME)) or line(f"Monitor {identifier}"))
+    scope = line(body.get("alert_scope"), None) or scope_in_title
+    labels = _labels(body, scope)
+    own = f"{identifier}:{scope}" if identifier and scope else identifier or line(body.get("aggreg_key"), None)
+    status = AlertStatus.RESOLVED if _has_recovered(body) else AlertStatus.FIRING
+    told_at = moment(pick((body,), ("last_updated", "date")))
+    alert = Alert(
+        source=_SOURCE,
+        fingerprint=own or fingerprint_of(name, labels),
+        name=name,
+        severity=worst_of(*(body.get(field) for field in _SEVERITY)),
+        status=status,
+        description=prose(pick((body,), ("body", "event_msg", "text_only_msg", "message", "alert_status"))),
+        labels=labels,
+        annotations=_annotations(body),
+        incident_key=incident_key(_SOURCE, name, labels),
+        title=incident_title(name, labels),
+        links=links_of({"source": pick((body,), ("link", "url")), "image": body.get("snapshot")}),
+        started_at=told_at,
+        ended_at=told_at if status is AlertStatus.RESOLVED else None,
+        raw_payload=body,
+    )
+    return Push(source=_SOURCE, alerts=(alert,))
+
+
+def _without_state(title: str) -> tuple[str, str]:
+    """A title such as `[Triggered on {host:web-1}] CPU is high` without the state, and the scope that stood in it.
+
+    The name must be the same when the alert has recovered.
+    """
+    found = _STATE_IN_TITLE.match(title)
+    if found is None or not _STATES.fullmatch(found["state"].strip()):
+        return title, ""
+    return line(found["rest"]), line(found["scope"] or "", None)
+
+
+def _has_recovered(body: JsonObject) -> bool:
+    """By the transition where it is told; else by the other fields that say so."""
+    transition = line(body.get("alert_transition"))
+    if transition:
+        return status_of(transition) is AlertStatus.RESOLVED or bool(_RECOVERED.search(transition))
+    if status_of(body.get("alert_status")) is AlertStatus.RESOLVED:
+        return True
+    if line(body.get("alert_type")).casefold() == "success":
+        return True
+    state = _STATE_IN_TITLE.match(line(pick((body,), ("title", "alert_title"))))
+    return state is not None and bool(_RECOVERED.search(state["state"]))
+
+
+def _labels(body: JsonObject, scope: str) -> dict[str, str]:
+    own = {"host": pick((body,), ("hostname", "host")), "alert_id": body.get("alert_id"), "scope": scope}
+    return tags_of(body.get("tags")) | tags_of(scope, "scope") | labels_of(own)
+
+
+def _annotations(body: JsonObject) -> dict[str, str]:
+    names = ("alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id", "aggreg_key")
+    return annotations_of({name: body.get(name) for name in names})
+
+
+def _sample(mark: str) -> JsonObject:
+    since = datetime.now(UTC) - timedelta(minutes=6)
+    moment_ms = int(since.timestamp() * 1000)
+    host = f"api-{mark}"
+    return {
+        "alert_id": "81236541",
+        "alert_metric": "system.load.norm.5",
+        "alert_priority": "P1",
+        "alert_query": "avg(last_5m):avg:system.load.norm.5{env:prod} by {host} > 4",
+        "alert_scope": f"host:{host}",
+        "alert_status": f"system.load.norm.5 over host:{host} was > 4 on average during the last 5m",
+        "alert_title": "Load is high",
+        "alert_transition": "Triggered",
+        "alert_type": "error",
+        "aggreg_key": sha256(host.encode()).hexdigest()[:32],
+        "body": f"The load of {host} has been above 4 per core for 5 minutes. @webhook-alert-pipeline",
+        "date": str(moment_ms),
+        "event_id": str(5_000_000_000 + moment_ms % 1_000_000),
+        "event_type": "query_alert_monitor",
+        "hostname": host,
+        "last_updated": str(moment_ms),
+        "link": "https://app.datadoghq.com/monitors/81236541",
+        "org": {"id": "1234", "name": "Example"},
+        "tags": f"env:prod,host:{host},monitor,team:api",
+        "title": f"[Triggered on {{host:{host}}}] Load is high",
+    }
+
+
+SOURCE = Source(name=_SOURCE, title="Datadog", recognises=_recognises, parse=_parse, sample=_sample)

@@ -1,0 +1,131 @@
+"""Opsgenie, and Jira Service Management's operations, which send the same: the webhook integration.
+
+Source: Opsgenie documentation, "Integrations → Integrate Opsgenie with Webhook".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, AlertStatus
+from tasks.ingest.sources.fields import (
+    annotations_of,
+    fingerprint_of,
+    labels_of,
+    line,
+    links_of,
+    moment,
+    object_in,
+    pick,
+    place_of,
+    prose,
+)
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.words import severity_of, status_of
+
+_SOURCE = "opsgenie"
+_OWN_FIELDS = ("integrationId", "integrationName", "integrationType", "escalationId", "escalationNotify")
+_ENDS = frozenset(("close", "resolve", "delete"))
+_LINKS = {
+    "runbook": ("runbook_url", "runbookURL", "runbook", "Runbook"),
+    "dashboard": ("dashboard_url", "dashboardURL", "dashboard", "Dashboard"),
+    "source": ("url", "link", "source_url", "generatorURL"),
+}
+_NOTES = frozenset(("addnote", "addtags", "removetags", "adddetails", "removedetails"))
+"""They come for closed alerts too and do not say which it is: a note must not page anybody again."""
+
+
+def _recognises(body: JsonObject) -> int:
+    alert = body.get("alert")
+    if "action" not in body or not isinstance(alert, dict) or not ("alertId" in alert or "tinyId" in alert):
+        return NOT_MINE
+    own = sum(name in body for name in _OWN_FIELDS)
+    return VENDOR + VENDOR * own + VENDOR * ("alertId" in alert and "tinyId" in alert)
+
+
+def _parse(body: JsonObject) -> Push:
+    told = object_in(body.get("alert"))
+    if not told:
+        return Push(source=_SOURCE)
+    action = line(body.get("action"))
+    if action.casefold() in _NOTES:
+        said = f"action {action} does not say whether the alert still fires: take it out of the integration's actions"
+        return Push(source=_SOURCE, errors=(said,))
+    return Push(source=_SOURCE, alerts=(_alert(body, told, action),))
+
+
+def _alert(body: JsonObject, told: JsonObject, action: str) -> Alert:
+    """What the action says of the alert: acknowledged, snoozed or escalated, it still fires."""
+    name = line(told.get("message")) or line(f"Alert {line(pick((told,), ('tinyId', 'alertId')))}")
+    closed = action.casefold() in _ENDS or status_of(told.get("status")) is AlertStatus.RESOLVED
+    labels = _labels(told)
+    identifier = line(pick((told,), ("alias", "alertId", "tinyId")), None) or fingerprint_of(name, labels)
+    details = object_in(told.get("details"))
+    place = place_of(labels) or line(told.get("entity"))
+    return Alert(
+        source=_SOURCE,
+        fingerprint=identifier,
+        name=name,
+        severity=severity_of(told.get("priority")),
+        status=AlertStatus.RESOLVED if closed else AlertStatus.FIRING,
+        description=prose(told.get("description")),
+        labels=labels,
+        annotations=annotations_of({"action": action, "by": told.get("username"), "note": told.get("note")}),
+        incident_key=f"{_SOURCE}:{identifier}",
+        title=line(f"{name} on {place}" if place and place not in name else name),
+        links=links_of({link: pick((details,), names) for link, names in _LINKS.items()}),
+        started_at=moment(told.get("createdAt")),
+        ended_at=moment(told.get("updatedAt")) if closed else None,
+        raw_payload=body,
+    )
+
+
+def _labels(told: JsonObject) -> dict[str, str]:
+    own = {
+        "entity": told.get("entity"),
+        "team": pick((told,), ("team", "teams")),
+        "tags": _listed(told.get("tags")),
+        "tiny_id": told.get("tinyId"),
+        "sender": told.get("source"),
+    }
+    return labels_of(told.get("details"), "details") | labels_of(own)
+
+
+def _listed(value: JsonValue) -> str:
+    return ", ".join(filter(None, map(line, value))) if isinstance(value, list) else line(value)
+
+
+def _sample(mark: str) -> JsonObject:
+    since_ms = int((datetime.now(UTC) - timedelta(minutes=8)).timestamp() * 1000)
+    host, page = f"mx-{mark}", "https://runbooks.example.com/mail-queue"
+    identifier = sha256(mark.encode()).hexdigest()
+    return {
+        "action": "Create",
+        "alert": {
+            "alertId": f"{identifier[:8]}-{identifier[8:12]}-4a3b-9c2d-{identifier[12:24]}-{since_ms}",
+            "tinyId": str(1000 + int(identifier[:3], 16)),
+            "alias": f"mail-queue-{host}",
+            "message": "Mail queue grows",
+            "description": f"1,912 mails wait on {host}, and their number has grown for half an hour.",
+            "priority": "P2",
+            "entity": host,
+            "tags": ["mail", "queue"],
+            "teams": ["Mail"],
+            "details": {"host": host, "queue": "deferred", "runbook_url": page},
+            "actions": [],
+            "createdAt": since_ms,
+            "updatedAt": since_ms * 1_000_000,
+            "username": "Monitoring",
+            "source": "monitoring",
+        },
+        "source": {"name": "", "type": "API"},
+        "integrationId": "37c8f316-17c6-49d7-899b-9c7e540c048d",
+        "integrationName": "alert-pipeline",
+        "integrationType": "Webhook",
+    }
+
+
+SOURCE = Source(name=_SOURCE, title="Opsgenie", recognises=_recognises, parse=_parse, sample=_sample)

@@ -1,0 +1,190 @@
+"""PagerDuty: webhooks version 3, one event each, and version 2, a list of messages.
+
+Sources: PagerDuty developer documentation, "Webhooks → Webhooks overview" (v3), "Webhooks → v2 overview".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, AlertStatus
+from tasks.ingest.sources.fields import (
+    annotations_of,
+    fingerprint_of,
+    kind,
+    labels_of,
+    line,
+    links_of,
+    moment,
+    object_in,
+    pick,
+    prose,
+)
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.words import status_of, worst_of
+
+_SOURCE = "pagerduty"
+_OWN_FIELDS = ("resource_type", "occurred_at", "agent", "client")
+_NUMBER = ("number", "incident_number")
+_ENDS = (".resolve", ".resolved")
+
+
+def _recognises(body: JsonObject) -> int:
+    event = object_in(body.get("event"))
+    if line(event.get("event_type")) and isinstance(event.get("data"), dict):
+        return VENDOR + VENDOR * sum(name in event for name in _OWN_FIELDS)
+    messages = body.get("messages")
+    if isinstance(messages, list) and any(isinstance(object_in(each).get("incident"), dict) for each in messages):
+        return VENDOR * 2
+    return NOT_MINE
+
+
+def _parse(body: JsonObject) -> Push:
+    if isinstance(body.get("messages"), list):
+        return _parse_messages(body)
+    event = object_in(body.get("event"))
+    if not event:
+        return Push(source=_SOURCE)
+    name, data = line(event.get("event_type")), object_in(event.get("data"))
+    incident = _incident_of(data)
+    if incident is None:
+        return Push(source=_SOURCE, errors=(_tells_nothing(f"event {name}"),))
+    return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
+
+
+def _parse_messages(body: JsonObject) -> Push:
+    messages = body.get("messages")
+    alerts: list[Alert] = []
+    errors: list[str] = []
+    for index, message in enumerate(messages if isinstance(messages, list) else []):
+        if not isinstance(message, dict):
+            errors.append(f"messages[{index}] is {kind(message)}, not an object")
+            continue
+        incident = _incident_of(object_in(message.get("incident")))
+        if incident is None:
+            errors.append(_tells_nothing(f"messages[{index}]"))
+        else:
+            alerts.append(_alert(incident, line(message.get("event")), message.get("created_on"), message))
+    return Push(source=_SOURCE, alerts=tuple(alerts), errors=tuple(errors))
+
+
+def _incident_of(data: JsonObject) -> JsonObject | None:
+    """The incident, where it is told whole.
+
+    A note or a status update names its incident without saying how it stands: it must not reopen what is resolved.
+    """
+    if line(data.get("type")) not in ("", "incident"):
+        return None
+    return data if line(pick((data,), ("title", "status"))) else None
+
+
+def _tells_nothing(what: str) -> str:
+    return f"{what} does not tell how an incident stands: subscribe to the incident's own events alone"
+
+
+def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonObject) -> Alert:
+    """An incident of PagerDuty's is one alert and one incident here. Acknowledged, it still goes on."""
+    own_id = line(incident.get("id"), None)
+    name = line(pick((incident,), ("title", "summary", "description"))) or line(f"Incident {own_id}")
+    ended = event.endswith(_ENDS) or status_of(incident.get("status")) is AlertStatus.RESOLVED
+    labels = _labels(incident)
+    identifier = own_id or fingerprint_of(name, labels)
+    news = {"event": event, "status": incident.get("status"), "number": pick((incident,), _NUMBER)}
+    return Alert(
+        source=_SOURCE,
+        fingerprint=identifier,
+        name=name,
+        # Every service has an urgency, few incidents have a priority: the worse of the two counts.
+        severity=worst_of(incident.get("urgency"), _name_of(incident.get("priority"))),
+        status=AlertStatus.RESOLVED if ended else AlertStatus.FIRING,
+        description=prose(_details(incident)),
+        labels=labels,
+        annotations=annotations_of(news),
+        incident_key=f"{_SOURCE}:{identifier}",
+        title=name,
+        links=links_of({"source": incident.get("html_url"), "conference": _conference(incident)}),
+        started_at=_since(incident, event, occurred_at),
+        ended_at=moment(occurred_at) if ended else None,
+        raw_payload=raw,
+    )
+
+
+def _since(incident: JsonObject, event: str, occurred_at: JsonValue) -> datetime | None:
+    """When it began: an event after the first one occurred later than that."""
+    created_at = moment(incident.get("created_at"))
+    began = event in ("", "incident.trigger", "incident.triggered", "incident.reopened")
+    return (moment(occurred_at) or created_at) if began else (created_at or moment(occurred_at))
+
+
+def _labels(incident: JsonObject) -> dict[str, str]:
+    teams = incident.get("teams")
+    names = [_name_of(team) for team in teams] if isinstance(teams, list) else []
+    return labels_of(
+        {
+            "service": _name_of(incident.get("service")),
+            "escalation_policy": _name_of(incident.get("escalation_policy")),
+            "team": ", ".join(filter(None, names)),
+            "priority": _name_of(incident.get("priority")),
+            "urgency": incident.get("urgency"),
+            "dedup_key": incident.get("incident_key"),
+        }
+    )
+
+
+def _name_of(reference: JsonValue) -> str:
+    """What a reference such as `{"id": …, "summary": "API Service"}` is called."""
+    if isinstance(reference, dict):
+        return line(pick((reference,), ("summary", "name", "id")))
+    return line(reference)
+
+
+def _details(incident: JsonObject) -> JsonValue:
+    body, first = object_in(incident.get("body")), object_in(incident.get("first_trigger_log_entry"))
+    return pick((body, incident, first), ("details", "description", "summary"))
+
+
+def _conference(incident: JsonObject) -> JsonValue:
+    return object_in(incident.get("conference_bridge")).get("conference_url")
+
+
+def _sample(mark: str) -> JsonObject:
+    since = (datetime.now(UTC) - timedelta(minutes=3)).isoformat(timespec="milliseconds")
+    number = int.from_bytes(mark.encode()[:3], "big")
+
+    def reference(identifier: str, what: str, summary: str) -> JsonObject:
+        page = f"https://example.pagerduty.com/{what}s/{identifier}"
+        return {"id": identifier, "type": f"{what}_reference", "summary": summary, "html_url": page}
+
+    incident: JsonObject = {
+        "id": f"Q1CHECKOUT{mark.upper()}",
+        "type": "incident",
+        "html_url": f"https://example.pagerduty.com/incidents/Q1CHECKOUT{mark.upper()}",
+        "number": number,
+        "status": "triggered",
+        "incident_key": f"checkout-latency-{mark}",
+        "created_at": since,
+        "title": f"Checkout {mark} answers slowly",
+        "service": reference("PF9KMXH", "service", "Checkout"),
+        "escalation_policy": reference("PUS0KTE", "escalation_policy", "Shop, day and night"),
+        "teams": [reference("PFCVPS0", "team", "Shop")],
+        "priority": reference("PSO75BM", "priority", "P1"),
+        "urgency": "high",
+        "conference_bridge": None,
+        "resolve_reason": None,
+    }
+    return {
+        "event": {
+            "id": f"01EXAMPLE{mark.upper()}",
+            "event_type": "incident.triggered",
+            "resource_type": "incident",
+            "occurred_at": since,
+            "agent": reference("PGFKXTO", "service", "Checkout"),
+            "client": {"name": "Monitoring"},
+            "data": incident,
+        }
+    }
+
+
+SOURCE = Source(name=_SOURCE, title="PagerDuty", recognises=_recognises, parse=_parse, sample=_sample)
