@@ -58,7 +58,7 @@ class Arrival:
     idempotency_key: str | None = None
     """With the same key and the same content, a push is the same push: its runs are those of the first time."""
     held_by: str | None = None
-    """Under which name (`tasks.holders.holder_name()`) this process holds the runs from the start, to run them itself."""
+    """Under which name (`tasks.holders.holder_name()`) this process holds the runs from the start: it runs them."""
     held_runs: int | None = None
     """How many of the runs it holds: the first ones. None: all."""
     skip_duplicates: bool = False
