@@ -24,7 +24,7 @@ select
     md5(%(salt)s || 'trace' || i / 3) as trace_id,
     md5(%(salt)s || 'fingerprint' || i / 4) as fingerprint,
     now() - interval '30 days' * (1 - i::float / %(runs)s) - interval '1 second' as created_at,
-    case when r < 0.86 then 'notified' when r < 0.95 then 'skipped' else 'failed' end as status,
+    case when r < 0.9 then 'notified' when r < 0.985 then 'skipped' else 'failed' end as status,
     case when a < 0.55 then 'alertmanager' when a < 0.8 then 'grafana' else 'generic' end as source,
     case when b < 0.7 then 'production' when b < 0.9 then 'staging' else 'development' end as environment,
     case when c < 0.2 then 'critical' when c < 0.7 then 'warning' else 'info' end as severity,

@@ -21,7 +21,8 @@ from orchestration.store import runs, workers
 from orchestration.store.records import RunOptions, RunRecord
 from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 from tasks.task import PrefectSteps
 
 ENGINE = "prefect"

@@ -16,8 +16,7 @@ from orchestration.graph import NodeDefinition
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
 from orchestration.states import RunStatus
-from orchestration.store import alerts as alert_store
-from orchestration.store import runs
+from orchestration.store import incidents, runs
 from tasks.analyze.stage import fallback_spec
 from tasks.definitions import Plan, plan_of
 from tasks.run import ActiveRun
@@ -183,7 +182,7 @@ async def _adopt(run: ActiveRun, plan: Plan) -> None:
     values: dict[str, object] = {"definition_name": plan.name, "definition_version": plan.version}
     async with run.services.database.transaction() as tx:
         if (incident_id := record.options.incident_id) is not None and record.incident_id is None:
-            incident = await alert_store.find_incident(tx, incident_id)
+            incident = await incidents.find_incident(tx, incident_id)
             values["incident_id"] = int(incident.id)
         run.record = await runs.change(tx, run.run_id, owner=run.owner, known=record.status, values=values)
 

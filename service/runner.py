@@ -25,7 +25,7 @@ from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store import runs
+from orchestration.store import leases, runs
 from orchestration.store.listing import find_run
 from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
@@ -33,7 +33,8 @@ from service.stack import StackAddresses
 from tasks.holders import holder_name
 from tasks.ingest.definition import accept_definition_run
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.run import Services, ensure_takable
+from tasks.run import Services
+from tasks.taking import ensure_takable
 
 AT_ONCE = 4
 """How many runs of a push go on at once: Prefect's server is one process, and more would only wait there."""
@@ -119,7 +120,7 @@ class Runner:
             await asyncio.sleep(seconds / 3)
             try:
                 async with self._services.database.transaction() as tx:
-                    await runs.renew_all(tx, self._holder, seconds=seconds)
+                    await leases.renew_all(tx, self._holder, seconds=seconds)
             except Unavailable as error:
                 logger.warning("The leases of waiting runs could not be renewed: %s", error)
 
@@ -154,7 +155,7 @@ class Runner:
         """A run that is not carried here any more is one for a worker."""
         with suppress(Unavailable):
             async with self._services.database.transaction() as tx:
-                await runs.release(tx, run_id, owner=self._holder)
+                await leases.release(tx, run_id, owner=self._holder)
 
     async def _carry_in_turn(self, run_id: str) -> PipelineResult:
         async with self._slots:

@@ -18,7 +18,8 @@ from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
 from service.api import create_app
 from service.api.server import listen
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 
 LOCAL = ("127.0.0.1", 50_000)
 

@@ -17,7 +17,8 @@ from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from tasks.analyze.stage import Case
 from tasks.ingest.inbox import accept_push
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 
 
 class BrokenAnalysis:

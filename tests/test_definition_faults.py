@@ -20,7 +20,8 @@ from orchestration.store.story import Story, read_story
 from service.stack import StackAddresses
 from tasks.definitions import validate_definition
 from tasks.ingest.definition import accept_definition_run
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 from tests.broken_definitions import node, nodes
 from tests.cli_helpers import flow_run_of, task_runs_of
 from tests.conftest import MemoryChannel

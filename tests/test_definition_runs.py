@@ -21,8 +21,9 @@ from orchestration.store.records import Node, RunOptions, RunRecord
 from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import Case
 from tasks.ingest.definition import accept_definition_run
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, Step, try_step
+from tasks.taking import take_run
 from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 from tests.worker_helpers import eventually

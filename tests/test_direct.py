@@ -15,8 +15,9 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, RunRecord
 from tasks.ingest.inbox import accept_push
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
 from tasks.stage import Step
+from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 
 

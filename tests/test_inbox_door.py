@@ -12,7 +12,7 @@ import pytest
 from orchestration.contracts import StageError
 from orchestration.errors import BadInput, KeyReused, RunBusy, Unavailable
 from orchestration.states import RunStatus
-from orchestration.store import runs
+from orchestration.store import leases, runs
 from orchestration.store.claims import claim_runs
 from orchestration.store.database import Database
 from orchestration.store.listen import notifications
@@ -21,7 +21,8 @@ from orchestration.store.records import RunOptions
 from orchestration.store.retention import delete_old
 from tasks.holders import holder_name
 from tasks.ingest.inbox import Arrival, accept_health_check, accept_push, take_push
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 from tests.api_helpers import alert, all_runs, carry, run_of
 from tests.conftest import RecordedSignals
 
@@ -277,7 +278,7 @@ async def test_runs_that_their_process_holds_are_not_claimed(services: Services,
     health = await accept_health_check(services, trace_id=None, options=RunOptions(), **call)
     async with database.transaction() as tx:
         claimed = await claim_runs(tx, process="w", limit=9, lease_seconds=9, deadline_seconds=30)
-        assert await runs.renew_all(tx, holder, seconds=30) == 3
+        assert await leases.renew_all(tx, holder, seconds=30) == 3
 
     assert [claim.run_id for claim in claimed] == [free]
     for run_id in (held, half, health):

@@ -21,7 +21,8 @@ from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.records import RunRecord
 from tasks.ingest.inbox import accept_push
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
+from tasks.taking import take_run
 
 ELSEWHERE = "another-host/4711/99/abcd1234"
 
@@ -30,7 +31,8 @@ import asyncio, sys
 from orchestration.settings import load_settings
 from orchestration.signals import Signals
 from orchestration.store.database import Database
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 
 async def hold(url, run_id):
     database = Database(url)

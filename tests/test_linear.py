@@ -23,8 +23,9 @@ from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import Case, fallback_spec
 from tasks.definitions import LINEAR_PLAN
 from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, Step, run_stage, try_step
+from tasks.taking import take_run
 from tests.conftest import MemoryChannel, RecordedSignals
 from tests.receivers import statsd_receiver
 
@@ -453,7 +454,8 @@ from orchestration.signals import Signals
 from orchestration.store.database import Database
 from tasks.check.stage import CHECK
 from tasks.ingest.stage import INGEST
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 from tasks.stage import run_stage
 
 async def hang(context, config):

@@ -19,8 +19,9 @@ from orchestration.store.story import Story, read_story
 from tasks.ingest.inbox import accept_push
 from tasks.ingest.stage import INGEST
 from tasks.notify.stage import NOTIFY
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, run_stage
+from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels
 
 SECRET = "hunter2xyzzy"

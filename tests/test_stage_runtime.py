@@ -19,8 +19,9 @@ from tasks.analyze.stage import ANALYZE
 from tasks.check.stage import CHECK
 from tasks.ingest.inbox import accept_push
 from tasks.ingest.stage import INGEST
-from tasks.run import ActiveRun, Services, take_run
+from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, StageSpec, describe, run_stage
+from tasks.taking import take_run
 from tests.conftest import RecordedSignals
 
 SECRET = "hunter2xyzzy"

@@ -13,8 +13,9 @@ from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Se
 from orchestration.contracts import IngestResult
 from orchestration.states import RunStatus
 from orchestration.store import runs
-from orchestration.store.alerts import RecordedAlerts, count_alerts, get_incident, list_history, record_alerts
+from orchestration.store.alerts import RecordedAlerts, record_alerts
 from orchestration.store.database import Database
+from orchestration.store.incidents import count_alerts, get_incident, list_history
 from orchestration.store.models import AlertRow, IncidentRow
 from orchestration.store.records import new_id
 from orchestration.store.runs import NewRun

@@ -7,7 +7,7 @@ import pytest
 from orchestration.contracts import Stage
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store import attempts, runs
+from orchestration.store import attempts, leases, runs
 from orchestration.store.database import Database
 from orchestration.store.records import Node, new_id
 from orchestration.store.runs import NewRun
@@ -40,7 +40,7 @@ async def test_an_illegal_move_changes_nothing(database: Database) -> None:
 async def test_whoever_lost_the_lease_writes_no_more(database: Database) -> None:
     run_id = await stored(database)
     async with database.transaction() as tx:
-        await runs.claim(tx, run_id, owner="new/1/2/3", seconds=30)
+        await leases.claim(tx, run_id, owner="new/1/2/3", seconds=30)
 
     with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
         async with database.transaction() as tx:

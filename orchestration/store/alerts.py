@@ -10,31 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, or_, select, text, true, update
+from sqlalchemy import RowMapping, bindparam, column, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.errors import BadInput
-from orchestration.states import RunStatus
-from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, PipelineRunRow
-from orchestration.store.records import HistoryRecord
+from orchestration.store.incidents import (
+    count_alerts,
+    get_incident,
+    get_incident_with_counts,
+    lock_incident,
+    told_before,
+    update_incident,
+)
+from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow
 
 _A = AlertRow
 _I = IncidentRow
-_INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
 _CHUNK = 1000
-_ID_DIGITS = 18  # what fits a bigint
-
-_COUNTS = (
-    select(
-        func.count().filter(_A.status == AlertStatus.FIRING.value).label("firing"),
-        func.count().filter(_A.status == AlertStatus.RESOLVED.value).label("resolved"),
-    )
-    .where(_A.incident_id == bindparam("wanted"))
-    .subquery()
-)
-_WITH_COUNTS = select(*_INCIDENT_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
 
 
 @dataclass(kw_only=True)
@@ -78,12 +71,12 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
     is resolved. Alerts that resolve under another key than they fired under end the incident that they are in.
     """
     key = alerts[0].incident_key
-    await _lock_incident(tx, key)
+    await lock_incident(tx, key)
     recorded = RecordedAlerts()
     before = await _known_alerts(tx, alerts)
     incident_id = await _find_or_open(tx, key, alerts, before, recorded)
     if recorded.known and incident_id is not None:
-        recorded.told_before = await _told_before(tx, incident_id, run_id)
+        recorded.told_before = await told_before(tx, incident_id, run_id)
     _compare(alerts, before, incident_id, recorded)
     ids = await _upsert(tx, alerts, incident_id)
     _note_alerts(alerts, before, ids, recorded)
@@ -92,50 +85,6 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
         await _resolve_left_behind(tx, before, incident_id, recorded)
     await _write_history(tx, recorded, run_id)
     return recorded
-
-
-async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
-    """The incident with this id."""
-    return await _incident(tx, int(incident_id))
-
-
-async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
-    """The same, of an id that somebody names.
-
-    Raises:
-        BadInput: there is no such incident.
-    """
-    known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
-    query = select(_I.id).where(_I.id == int(incident_id)) if known else None
-    if query is None or (await tx.execute(query)).first() is None:
-        raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
-    return await get_incident(tx, incident_id)
-
-
-async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
-    """What happened to an incident and its alerts, oldest first."""
-    columns = [c for name, c in HistoryRow.__table__.columns.items() if name in HistoryRecord.model_fields]
-    query = select(*columns).where(HistoryRow.incident_id == int(incident_id)).order_by(HistoryRow.id)
-    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
-
-
-async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
-    """An incident, and how many of its alerts fire and how many are resolved."""
-    row = (await tx.execute(_WITH_COUNTS, {"wanted": int(incident_id)})).mappings().one()
-    values = dict(row)
-    firing, resolved = values.pop("firing"), values.pop("resolved")
-    return _incident_of(values), firing, resolved
-
-
-async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
-    """How many alerts of an incident fire and how many are resolved."""
-    query = select(_A.status, func.count()).where(_A.incident_id == int(incident_id)).group_by(_A.status)
-    counts = {row[0]: row[1] for row in await tx.execute(query)}
-    return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
-
-
-async def _lock_incident(tx: AsyncConnection, key: str) -> None:
-    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
 
 
 async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[str, RowMapping]:
@@ -186,7 +135,7 @@ async def _open_home(tx: AsyncConnection, before: Mapping[str, RowMapping]) -> i
     home = (await tx.execute(query)).mappings().one_or_none()
     if home is None:
         return None
-    await _lock_incident(tx, home["incident_key"])
+    await lock_incident(tx, home["incident_key"])
     return home["id"]
 
 
@@ -223,25 +172,6 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
     )
     recorded.reopened = True
     recorded.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
-
-
-async def _told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
-    """Whether the latest attempt to tell a human of this incident went out, or still may.
-
-    False: it failed for good, or its definition told nobody, so nobody knows. Runs that ingest found to be nothing
-    new were no such attempt.
-    """
-    meant_to_tell = or_(
-        PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
-    )
-    query = (
-        select(PipelineRunRow.status)
-        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, meant_to_tell)
-        .order_by(PipelineRunRow.id.desc())
-        .limit(1)
-    )
-    status = (await tx.execute(query)).scalar_one_or_none()
-    return status not in (RunStatus.FAILED.value, RunStatus.SKIPPED.value)
 
 
 def _compare(
@@ -343,13 +273,13 @@ async def _settle_incident(
     if firing and worst.rank > incident.severity.rank:
         recorded.severity_raised = True
         recorded.note("incident_severity_raised", old=incident.severity, new=worst)
-        await _update_incident(tx, incident_id, severity=worst.value)
+        await update_incident(tx, incident_id, severity=worst.value)
     elif not firing and incident.status.value in OPEN_STATUSES:
         recorded.resolved = True
         await _resolve(tx, incident, recorded)
     else:
         return
-    recorded.incident = await _incident(tx, incident_id)
+    recorded.incident = await get_incident(tx, str(incident_id))
 
 
 async def _resolve_left_behind(
@@ -358,8 +288,8 @@ async def _resolve_left_behind(
     """Alerts that moved here under a new key may leave their old incident with nothing that fires."""
     left = {row["incident_id"] for row in before.values()} - {incident_id, None}
     for old_id in sorted(left):
-        await _lock_incident(tx, (await _incident(tx, old_id)).incident_key)
-        old = await _incident(tx, old_id)
+        await lock_incident(tx, (await get_incident(tx, str(old_id))).incident_key)
+        old = await get_incident(tx, str(old_id))
         firing, _ = await count_alerts(tx, str(old_id))
         if not firing and old.status.value in OPEN_STATUSES:
             await _resolve(tx, old, recorded, details={"alerts_moved_to": incident_id})
@@ -368,7 +298,7 @@ async def _resolve_left_behind(
 async def _resolve(
     tx: AsyncConnection, incident: Incident, recorded: RecordedAlerts, *, details: dict[str, Any] | None = None
 ) -> None:
-    await _update_incident(
+    await update_incident(
         tx, int(incident.id), status=IncidentStatus.RESOLVED.value, resolved_at=func.clock_timestamp()
     )
     recorded.note(
@@ -378,19 +308,6 @@ async def _resolve(
         new=IncidentStatus.RESOLVED,
         details=details,
     )
-
-
-async def _update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> None:
-    await tx.execute(update(_I).where(_I.id == incident_id).values(**values, updated_at=func.clock_timestamp()))
-
-
-async def _incident(tx: AsyncConnection, incident_id: int) -> Incident:
-    row = (await tx.execute(select(*_INCIDENT_COLUMNS).where(_I.id == incident_id))).mappings().one()
-    return _incident_of(row)
-
-
-def _incident_of(row: Mapping[Any, Any]) -> Incident:
-    return Incident.model_validate({**row, "id": str(row["id"])})
 
 
 async def _write_history(tx: AsyncConnection, recorded: RecordedAlerts, run_id: str) -> None:

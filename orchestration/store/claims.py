@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, RowMapping, String, and_, bindparam, cast,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMNS, in_seconds, run_record
+from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.retention import count_unfinished
-from orchestration.store.runs import in_seconds
 
 _R = PipelineRunRow
 _DAY_SECONDS = 86_400.0

@@ -16,8 +16,8 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.sealing import Seal
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import ApiKeyRow, UsedSignatureRow
-from orchestration.store.runs import in_seconds
 
 TOKEN_START = "apk_"  # noqa: S105 - by this a person, and a scanner for leaked secrets, knows a key
 SIGNING_START = "aps_"

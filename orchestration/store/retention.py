@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.states import RunStatus
 from orchestration.store.claims import CLAIMABLE
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import (
     OPEN_STATUSES,
     AlertRow,
@@ -18,7 +19,6 @@ from orchestration.store.models import (
     PushRow,
     UsedSignatureRow,
 )
-from orchestration.store.runs import in_seconds
 
 DAY_SECONDS = 86400.0
 BATCH = 500

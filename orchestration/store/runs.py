@@ -13,7 +13,7 @@ from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, advance
-from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
+from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunOptions, RunRecord
 
 _T = PipelineRunRow
@@ -152,49 +152,6 @@ async def list_runs(
     return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
-# Whether a lease is free is asked on the database's clock. `lost` names a holder that is known to be dead; without
-# one the comparison is NULL, which is not true.
-_FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
-_LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
-
-_CLAIM = text(f"update pipeline_run set {_LEASE} where run_id = :run_id and {_FREE} returning id")
-
-
-async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
-    """Take the run's lease, if nobody holds it; `lost` names a holder that is known to be dead."""
-    taken = await tx.execute(_CLAIM, {"run_id": run_id, "owner": owner, "seconds": seconds, "lost": lost})
-    return taken.first() is not None
-
-
-async def renew(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float) -> bool:
-    """Hold the lease on. False: somebody else has it."""
-    held = await tx.execute(
-        update(_T)
-        .where(_T.run_id == run_id, _T.lease_owner == owner)
-        .values(lease_expires_at=in_seconds(seconds))
-        .returning(_T.id)
-    )
-    return held.first() is not None
-
-
-async def renew_all(tx: AsyncConnection, owner: str, *, seconds: float) -> int:
-    """Hold on to all leases under this name, of runs that are not over; how many there are."""
-    held = await tx.execute(
-        update(_T)
-        .where(_T.status.in_(CLAIMABLE_STATUSES), _T.lease_owner == owner)
-        .values(lease_expires_at=in_seconds(seconds))
-        .returning(_T.id)
-    )
-    return len(held.all())
-
-
-async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
-    """Give the lease back."""
-    await tx.execute(
-        update(_T).where(_T.run_id == run_id, _T.lease_owner == owner).values(lease_owner=None, lease_expires_at=None)
-    )
-
-
 async def change(
     tx: AsyncConnection,
     run_id: str,
@@ -254,46 +211,7 @@ async def _set(
     return None if row is None else run_record(row)
 
 
-_COLUMNS = ", ".join(column.name for column in RUN_COLUMNS)
-
-_BEGIN = text(
-    f"""
-    update pipeline_run
-    set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
-        prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
-        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
-        completed_at = null, total_duration_ms = null
-    where run_id = :run_id and {_FREE}
-    returning {_COLUMNS}
-    """
-)
-
-
-async def begin(
-    tx: AsyncConnection,
-    current: RunRecord,
-    *,
-    owner: str,
-    seconds: float,
-    lost: str | None,
-    standing: RunStatus,
-    engine: str,
-    prefect_flow_run_id: str | None,
-) -> RunRecord | None:
-    """Claim a run, and set it going: a new one, one that failed, or one that a lost process left. The run as it is now.
-
-    `current` is the run as the caller has just locked it, `standing` is where it stands by its stages. None:
-    somebody else holds the lease.
-
-    Raises:
-        IllegalTransition: a run in its status is not set going.
-    """
-    if current.status is not standing:
-        advance(advance(current.status, RunStatus.RETRYING), standing)
-    values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
-    going = {"standing": standing.value, "engine": engine, "prefect_flow_run_id": prefect_flow_run_id}
-    row = (await tx.execute(_BEGIN, {**values, **going})).mappings().one_or_none()
-    return None if row is None else run_record(row)
+COLUMN_NAMES = ", ".join(column.name for column in RUN_COLUMNS)
 
 
 _FINISH = text(
@@ -307,7 +225,7 @@ _FINISH = text(
         lease_owner = null, lease_expires_at = null
     from (select clock_timestamp() as moment) as now
     where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
-    returning {_COLUMNS}, cast(pg_notify(:channel, run_id) as text) as told
+    returning {COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as told
     """
 )
 
@@ -368,11 +286,6 @@ async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestRes
             severity=result.severity.value,
         )
     )
-
-
-def in_seconds(seconds: float) -> ColumnElement[Any]:
-    """The moment so many seconds from now, on the database's clock, by which all leases go."""
-    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def run_record(row: Mapping[Any, Any]) -> RunRecord:

@@ -6,8 +6,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import EndedSessionRow
-from orchestration.store.runs import in_seconds
 
 _T = EndedSessionRow
 

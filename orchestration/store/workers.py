@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
+from orchestration.store.clock import in_seconds
 from orchestration.store.models import WorkerRow
-from orchestration.store.runs import in_seconds
 
 _T = WorkerRow
 

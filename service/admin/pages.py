@@ -15,7 +15,7 @@ from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs
-from orchestration.store.incidents import MOST, read_incident
+from orchestration.store.incident_story import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.story import Story, read_clock, read_story

@@ -26,7 +26,8 @@ from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.worker.breaker import Breaker
 from service.worker.mirror import PREFECT_ERRORS, Mirror
-from tasks.run import Services, take_run
+from tasks.run import Services
+from tasks.taking import take_run
 
 UNHURRIED = 5
 """How many times the patience of a critical run any other one has."""

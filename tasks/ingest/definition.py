@@ -9,7 +9,7 @@ from orchestration.contracts import Stage
 from orchestration.errors import BadInput
 from orchestration.redaction import one_line
 from orchestration.settings import Settings
-from orchestration.store import alerts as alert_store
+from orchestration.store import incidents
 from orchestration.store.pushes import NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import RunOptions, new_id
 from tasks.definitions import DefinitionSource, Plan, plan_for
@@ -83,7 +83,7 @@ async def take_definition_push(
     plan = await plan_for(options, services.definitions)
     if (incident_id := options.incident_id) is not None:
         async with services.database.transaction() as tx:
-            await alert_store.find_incident(tx, incident_id)
+            await incidents.find_incident(tx, incident_id)
     way_in = arrival or Arrival()
     if not ingests(plan):
         checked_size(payload, way_in, services.settings)

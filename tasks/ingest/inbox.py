@@ -19,7 +19,7 @@ from orchestration.errors import BadInput
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunStatus
-from orchestration.store import runs
+from orchestration.store import leases, runs
 from orchestration.store.database import Database
 from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import RunOptions, new_id
@@ -58,7 +58,7 @@ class Arrival:
     idempotency_key: str | None = None
     """With the same key and the same content, a push is the same push: its runs are those of the first time."""
     held_by: str | None = None
-    """Under which name (`tasks.run.holder_name()`) this process holds the runs from the start, to run them itself."""
+    """Under which name (`tasks.holders.holder_name()`) this process holds the runs from the start: it runs them."""
     held_runs: int | None = None
     """How many of the runs it holds: the first ones. None: all."""
     skip_duplicates: bool = False
@@ -250,7 +250,7 @@ async def accept_health_check(
         if held_by is None:
             await runs.notify(tx, runs.INBOX_CHANNEL)
         else:
-            await runs.claim(tx, run.run_id, owner=held_by, seconds=services.settings.lease_seconds)
+            await leases.claim(tx, run.run_id, owner=held_by, seconds=services.settings.lease_seconds)
             hold([run.run_id], held_by)
     return run.run_id
 

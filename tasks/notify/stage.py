@@ -18,7 +18,7 @@ from orchestration.contracts import (
 )
 from orchestration.errors import DeliveryFailed
 from orchestration.message import NamedChannel
-from orchestration.store import alerts as alert_store
+from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.records import Node
 from orchestration.store.story import all_checks
@@ -93,7 +93,7 @@ async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = 
     incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
         async with run.services.database.statement() as tx:
-            incident, firing, resolved = await alert_store.get_incident_with_counts(tx, record.incident_id)
+            incident, firing, resolved = await incidents.get_incident_with_counts(tx, record.incident_id)
     ingested = run.found(IngestResult, before)
     analyses = run.found(AnalyzeResult, before)
     done = run.results if before is None else [one for one in before if one in run.results]
