@@ -86,7 +86,7 @@ class PipelineOrchestrator:
         Args:
             payload: What the monitoring system sent, as it came or as {"payload": …}. None: a definition that
                 takes in no alerts is run.
-            source: Who sent it; a name that is no source: recognised by its shape.
+            source: Who sent it, such as grafana; "webhook", "manual" and the like: recognised by its shape.
             trace_id: The id that all runs of the push share.
             environment: Where it happened.
             options: checker_names, checker_configs, labels, notify_driver; definition, the name of a stored one
