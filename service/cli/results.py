@@ -21,7 +21,6 @@ from orchestration.contracts import (
 from service.cli.terminal import output
 
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "!", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
-_WHY = {"checks_only": "the checks are all that was asked for"}
 _STYLES = {PipelineOutcome.COMPLETED: "green", PipelineOutcome.FAILED: "red", PipelineOutcome.SKIPPED: "yellow"}
 
 
@@ -44,7 +43,9 @@ def _show(result: PipelineResult) -> None:
         "Duration": f"{result.total_duration_ms:.0f} ms",
     }
     if result.skip_reason:
-        head["Skipped"] = f"{result.skip_reason}: {_WHY.get(result.skip_reason, 'nobody needs to be told')}"
+        from service.cli.timeline import reason_in_words
+
+        head["Skipped"] = reason_in_words(result.skip_reason)
     for label, value in head.items():
         output.print(f"  {label + ':':<10} {value}", markup=False)
     if result.definition_name is not None:
