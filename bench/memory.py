@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import psutil
+from rich.progress import Progress
 
 from bench.figures import Figures
 from bench.load import Receiver, post_all, push, receiver
@@ -30,10 +32,12 @@ def measure_memory(_times: int) -> list[Figures]:
 def _growth(port: int, target: Receiver, how: str) -> list[Figures]:
     worker = _worker()
     already = len(target.arrived)
-    _run(port, target, already, 0, FIRST)
-    early = worker.memory_info().rss / 2**20
-    _run(port, target, already, FIRST, LAST)
-    late = worker.memory_info().rss / 2**20
+    with Progress(transient=True) as progress:
+        done = progress.add_task(how, total=LAST)
+        _run(port, target, already, range(FIRST), lambda: progress.advance(done, AT_ONCE))
+        early = worker.memory_info().rss / 2**20
+        _run(port, target, already, range(FIRST, LAST), lambda: progress.advance(done, AT_ONCE))
+        late = worker.memory_info().rss / 2**20
     return [
         Figures(what=f"worker, {how}, after {FIRST} runs", values=[early], unit="MiB"),
         Figures(what=f"worker, {how}, after {LAST:,} runs", values=[late], unit="MiB"),
@@ -41,12 +45,13 @@ def _growth(port: int, target: Receiver, how: str) -> list[Figures]:
     ]
 
 
-def _run(port: int, target: Receiver, already: int, start: int, end: int) -> None:
-    for first in range(start, end, AT_ONCE):
-        bodies = [push(f"memory{already}-{number}") for number in range(first, min(first + AT_ONCE, end))]
+def _run(port: int, target: Receiver, already: int, numbers: range, advance: Callable[[], None]) -> None:
+    for first in numbers[::AT_ONCE]:
+        bodies = [push(f"memory{already}-{number}") for number in range(first, first + AT_ONCE)]
         asyncio.run(post_all(port, TRIGGER, bodies, 16))
-        if not target.wait_for(already + first + len(bodies), PATIENCE_SECONDS):
-            raise SystemExit(f"{len(target.arrived) - already} of {first + len(bodies)} messages came")
+        if not target.wait_for(already + first + AT_ONCE, PATIENCE_SECONDS):
+            raise SystemExit(f"{len(target.arrived) - already} of {first + AT_ONCE} messages came")
+        advance()
 
 
 def _worker() -> psutil.Process:

@@ -15,6 +15,7 @@ from flows.graph import run_graph
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord
 from service.api import create_app
 from service.api.server import listen
@@ -76,7 +77,7 @@ async def run_of(database: Database, run_id: str) -> RunRecord:
 async def all_runs(database: Database) -> list[RunRecord]:
     """The stored runs, newest first."""
     async with database.transaction() as tx:
-        return await runs.list_runs(tx, limit=10_000)
+        return (await list_page(tx, RunFilter(), limit=10_000)).runs
 
 
 async def carry(services: Services, run_id: str) -> RunRecord:

@@ -22,8 +22,8 @@ from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import text
 
-from orchestration.store import runs
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
 from orchestration.store.story import Story, read_story
@@ -82,7 +82,7 @@ async def row_counts(database: Database) -> dict[str, int]:
 async def all_runs(database: Database) -> list[RunRecord]:
     """Every run, the newest first."""
     async with database.transaction() as tx:
-        return await runs.list_runs(tx, limit=1000)
+        return (await list_page(tx, RunFilter(), limit=1000)).runs
 
 
 async def story_of(database: Database, run_id: str) -> Story:

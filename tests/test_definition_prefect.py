@@ -19,8 +19,9 @@ from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
 from orchestration.settings import Settings
-from orchestration.store import runs, workers
+from orchestration.store import workers
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunOptions, RunRecord, new_id
 from service.definition_mirror import DISABLED, sync
 from service.definitions import Desk
@@ -221,7 +222,7 @@ async def test_prefect_starts_a_definition_by_its_deployment(
 
         async def over() -> RunRecord | None:
             async with database.transaction() as tx:
-                found = await runs.list_runs(tx, limit=5)
+                found = (await list_page(tx, RunFilter(), limit=5)).runs
             return found[0] if found and found[0].status.final else None
 
         run = await eventually(over, "the run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -308,6 +309,15 @@ async def test_ten_thousand_alerts_of_one_push_are_one_incident(inbox: Inbox) ->
 
     assert (recorded.alerts_created, recorded.new_firing, recorded.still_firing) == (10_000,) * 3
     assert len(await inbox.events(incident_of(recorded).id)) == 10_001
+
+
+async def test_a_resolution_without_a_start_leaves_the_moment_at_which_it_all_began(inbox: Inbox) -> None:
+    began = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+    await inbox.push(alert(started_at=began))
+    await inbox.push(alert(status=AlertStatus.RESOLVED, started_at=None))
+
+    async with inbox.database.transaction() as tx:
+        assert (await tx.execute(select(AlertRow.started_at))).scalar_one() == began
 
 
 async def test_the_history_tells_the_story_in_order(inbox: Inbox) -> None:

@@ -9,6 +9,7 @@ from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFou
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, leases, runs
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import Node, new_id
 from orchestration.store.runs import NewRun
 from orchestration.store.story import read_story
@@ -58,11 +59,11 @@ async def test_runs_are_listed_newest_first_and_found_by_what_they_are(database:
     second = await stored(database, trace_id="b")
 
     async with database.transaction() as tx:
-        assert [run.run_id for run in await runs.list_runs(tx, limit=10)] == [second, first]
-        assert [run.run_id for run in await runs.list_runs(tx, limit=1)] == [second]
-        for wanted in ({"source": "grafana"}, {"environment": "staging"}, {"trace_id": "a"}):
-            assert [run.run_id for run in await runs.list_runs(tx, limit=10, **wanted)] == [first]
-        assert await runs.list_runs(tx, limit=10, status=RunStatus.FAILED) == []
+        assert [run.run_id for run in (await list_page(tx, RunFilter(), limit=10)).runs] == [second, first]
+        assert [run.run_id for run in (await list_page(tx, RunFilter(), limit=1)).runs] == [second]
+        for wanted in (RunFilter(source="grafana"), RunFilter(environment="staging"), RunFilter(trace_id="a")):
+            assert [run.run_id for run in (await list_page(tx, wanted, limit=10)).runs] == [first]
+        assert (await list_page(tx, RunFilter(status=RunStatus.FAILED), limit=10)).runs == []
         assert [run.run_id for run in await runs.find_runs(tx, first[:12])] == [first]
         assert await runs.find_runs(tx, "%") == []
 

@@ -18,6 +18,7 @@ from orchestration.errors import Unavailable
 from orchestration.states import RunStatus
 from orchestration.store import attempts, runs, workers
 from orchestration.store.database import Database
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import Node, RunOptions
 from service.deployments import register
 from service.stack import StackAddresses
@@ -247,7 +248,7 @@ async def test_a_run_that_prefect_starts_with_several_incidents_leaves_the_other
 
             async def both() -> list[runs.RunRecord]:
                 async with database.transaction() as tx:
-                    found = await runs.list_runs(tx, limit=5)
+                    found = (await list_page(tx, RunFilter(), limit=5)).runs
                 return found if len(found) == 2 and all(record.status.final for record in found) else []
 
             found = await eventually(both, "both runs")

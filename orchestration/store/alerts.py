@@ -204,6 +204,8 @@ async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int
             index_elements=[_A.source, _A.fingerprint],
             set_={
                 **changes,
+                # A resolution may come without the moment at which it all began.
+                "started_at": func.coalesce(statement.excluded.started_at, _A.started_at),
                 "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
                 "received_at": func.clock_timestamp(),
                 "updated_at": func.clock_timestamp(),

@@ -6,8 +6,9 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.states import RunStatus, advance
+from orchestration.store.claims import CLAIMABLE
 from orchestration.store.clock import in_seconds
-from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
+from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import COLUMN_NAMES, run_record
 
@@ -44,7 +45,7 @@ async def renew_all(tx: AsyncConnection, owner: str, *, seconds: float) -> int:
     """Hold on to all leases under this name, of runs that are not over; how many there are."""
     held = await tx.execute(
         update(_T)
-        .where(_T.status.in_(CLAIMABLE_STATUSES), _T.lease_owner == owner)
+        .where(CLAIMABLE, _T.lease_owner == owner)
         .values(lease_expires_at=in_seconds(seconds))
         .returning(_T.id)
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
@@ -17,7 +17,7 @@ from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import RunStatus
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMNS, find_runs, run_record
+from orchestration.store.runs import RUN_COLUMNS, find_runs, run_record, starts_with
 
 _T = PipelineRunRow
 _ROW_ID = "row_id"
@@ -82,7 +82,7 @@ def _found_by(words: str) -> ColumnElement[bool]:
     """Equality, and for ids a range: with each of them the index serves, whatever the database's collation."""
     named = [_T.run_id == words, _T.trace_id == words, _T.alert_fingerprint == words]
     if re.fullmatch("[0-9a-f]{4,31}", words):
-        named += [and_(column >= words, column < f"{words}g") for column in (_T.run_id, _T.trace_id)]
+        named += [starts_with(column, words) for column in (_T.run_id, _T.trace_id)]
     return or_(*named)
 
 

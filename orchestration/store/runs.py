@@ -129,29 +129,6 @@ async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> 
     return [run_record(row) for row in (await tx.execute(query)).mappings()]
 
 
-async def list_runs(
-    tx: AsyncConnection,
-    *,
-    limit: int,
-    status: RunStatus | None = None,
-    source: str | None = None,
-    environment: str | None = None,
-    trace_id: str | None = None,
-) -> list[RunRecord]:
-    """The newest runs first."""
-    wanted: list[ColumnElement[bool]] = []
-    if status is not None:
-        wanted.append(_T.status == status.value)
-    if source is not None:
-        wanted.append(_T.source == source)
-    if environment is not None:
-        wanted.append(_T.environment == environment)
-    if trace_id is not None:
-        wanted.append(_T.trace_id == trace_id)
-    query = select(*RUN_COLUMNS).where(*wanted).order_by(_T.created_at.desc(), _T.id.desc()).limit(limit)
-    return [run_record(row) for row in (await tx.execute(query)).mappings()]
-
-
 async def change(
     tx: AsyncConnection,
     run_id: str,

@@ -16,6 +16,7 @@ from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.incident_story import MOST, read_incident
+from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.story import Story, read_clock, read_story
@@ -101,7 +102,7 @@ class Pages:
         async with self._site.api.database.transaction() as tx:
             story = await read_story(tx, run_id)
             payload = await runs.get_payload(tx, run_id)
-            family = await runs.list_runs(tx, limit=SIBLINGS + 1, trace_id=story.run.trace_id)
+            family = (await list_page(tx, RunFilter(trace_id=story.run.trace_id), limit=SIBLINGS + 1)).runs
             now = await read_clock(tx)
         run = story.run
         going = not run.status.final

@@ -14,6 +14,7 @@ import typer
 
 from orchestration.settings import Settings, load_settings
 from service.cli.terminal import output, progress
+from service.garbage import look_seldom
 from service.stack import StackAddresses, attach
 
 
@@ -40,6 +41,8 @@ def worker(
 async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int | None) -> None:
     # Prefect takes seconds to import: `--help` need not wait for it.
     from service.worker.warm import POOL_NAME, WarmWorker
+
+    look_seldom()
 
     own = WarmWorker(POOL_NAME, name=_name(), limit=concurrency, settings=settings, addresses=addresses)
     serving = asyncio.create_task(own.start(printer=_say))

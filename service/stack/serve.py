@@ -7,6 +7,8 @@ import gc
 import importlib
 from typing import Any
 
+from service.garbage import look_seldom
+
 
 def create_app() -> Any:
     """Prefect's server application, made with the garbage collector out of the way.
@@ -20,7 +22,7 @@ def create_app() -> Any:
         end_without_a_last_sleep(importlib.import_module("prefect.server.events.triggers"))
         return app
     finally:
-        gc.freeze()
+        look_seldom()
         gc.enable()
 
 
