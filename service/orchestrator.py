@@ -86,7 +86,7 @@ class PipelineOrchestrator:
         Args:
             payload: What the monitoring system sent, as it came or as {"payload": …}. None: a definition that
                 takes in no alerts is run.
-            source: Who sent it; a name that is no source: recognised by its shape.
+            source: Who sent it, such as grafana; "webhook", "manual" and the like: recognised by its shape.
             trace_id: The id that all runs of the push share.
             environment: Where it happened.
             options: checker_names, checker_configs, labels, notify_driver; definition, the name of a stored one
@@ -162,14 +162,15 @@ class PipelineOrchestrator:
     def resume_pipeline(self, run_id: str) -> PipelineResult:
         """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.
 
-        The payload comes from the store, attempt numbers go on, and what was delivered is not sent again.
+        The payload comes from the store, attempt numbers go on, and what was delivered is not sent again. The start
+        of the run's id is enough.
 
         Raises:
             RunNotFound: there is no such run.
             RunBusy: another process is at it.
-            BadInput: the run is over.
+            BadInput: the run is over, or several runs start so.
         """
-        return self._call(lambda runner: runner.carry(run_id))
+        return self._call(lambda runner: runner.resume(run_id))
 
     def close(self) -> None:
         """Wait for the runs that were started, and leave the stack."""

@@ -26,6 +26,7 @@ from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import leases, runs
+from orchestration.store.listing import find_run
 from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
@@ -100,14 +101,16 @@ class Runner:
         """Carry stored runs to their ends, several at once; their results in the same order."""
         return await _results(*(self._spawn(self._carry(run_id)) for run_id in run_ids))
 
-    async def carry(self, run_id: str) -> PipelineResult:
-        """Carry one run from where it stands to its end.
+    async def resume(self, id_prefix: str) -> PipelineResult:
+        """Carry one run, named by its id or the start of it, from where it stands to its end.
 
         Raises:
-            RunNotFound, RunBusy, BadInput: the run cannot be taken.
+            RunNotFound, RunBusy, BadInput: the run cannot be taken, or several start so.
             Unavailable: the database or Prefect broke off, and the run is not at its end.
         """
-        (result,) = await _results(self._spawn(self._carry(run_id)))
+        async with self._services.database.transaction() as tx:
+            run = await find_run(tx, id_prefix)
+        (result,) = await _results(self._spawn(self._carry(run.run_id)))
         return result
 
     async def keep_accepted(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestration.correlation import correlated
 from orchestration.errors import BadInput, RunBusy, Unavailable
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus
@@ -32,15 +33,16 @@ async def take_run(
     """
     owner = held_as or take_held(run_id) or holder_name()
     run = await _open(services, run_id, owner, engine, prefect_flow_run_id)
-    keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
-    try:
-        yield run
-    finally:
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
-        if not run.over:  # the end of a run gives its lease back
-            await asyncio.shield(_release(services, run_id, owner))
+    with correlated(trace_id=run.record.trace_id, run_id=run_id):
+        keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
+        try:
+            yield run
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+            if not run.over:  # the end of a run gives its lease back
+                await asyncio.shield(_release(services, run_id, owner))
 
 
 def ensure_takable(record: RunRecord) -> str | None:

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import RunStatus
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record, starts_with
+from orchestration.store.runs import RUN_COLUMNS, find_runs, run_record, starts_with
 
 _T = PipelineRunRow
 _ROW_ID = "row_id"
@@ -84,6 +84,22 @@ def _found_by(words: str) -> ColumnElement[bool]:
     if re.fullmatch("[0-9a-f]{4,31}", words):
         named += [starts_with(column, words) for column in (_T.run_id, _T.trace_id)]
     return or_(*named)
+
+
+async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
+    """The run whose id is, or starts with, what somebody typed.
+
+    Raises:
+        RunNotFound: none does.
+        BadInput: several do.
+    """
+    found = await find_runs(tx, id_prefix, limit=3)
+    exact = [run for run in found if run.run_id == id_prefix]
+    if not found:
+        raise RunNotFound(f"There is no pipeline run {id_prefix!r}; monitor_pipeline lists the latest ones")
+    if len(found) > 1 and not exact:
+        raise BadInput(f"Several runs start with {id_prefix!r}: " + ", ".join(run.run_id for run in found) + ", …")
+    return (exact or found)[0]
 
 
 async def seen_lately(tx: AsyncConnection, column: Literal["source", "environment"]) -> list[str]:

@@ -27,7 +27,7 @@ def about() -> None:
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(help="The run, as monitor_pipeline shows it.")],
+    run_id: Annotated[str, typer.Argument(help="The run; the start of its id is enough.")],
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
 ) -> int:
     """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.

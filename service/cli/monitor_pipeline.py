@@ -6,12 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestration.errors import BadInput, RunNotFound
 from orchestration.settings import Settings, load_settings
 from orchestration.states import StageStatus, parse_run_status
-from orchestration.store import runs
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
+from orchestration.store.listing import RunFilter, find_run, list_page
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
 from orchestration.store.story import Story, read_story
 from service.cli.reader import read
@@ -97,12 +95,7 @@ async def _list(database: Database, wanted: RunFilter, limit: int) -> list[RunRe
 
 async def _one(database: Database, id_prefix: str) -> Story:
     async with database.transaction() as tx:
-        found = await runs.find_runs(tx, id_prefix, limit=3)
-        if not found:
-            raise RunNotFound(f"There is no pipeline run {id_prefix!r}; monitor_pipeline lists the latest ones")
-        if len(found) > 1 and id_prefix not in {run.run_id for run in found}:
-            raise BadInput(f"Several runs start with {id_prefix!r}: " + ", ".join(run.run_id for run in found) + ", …")
-        return await read_story(tx, found[0].run_id)
+        return await read_story(tx, (await find_run(tx, id_prefix)).run_id)
 
 
 def _show_run(story: Story) -> None:

@@ -167,7 +167,7 @@ def _listen(port: int | None) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise BadSetting(f"Port {port} is in use: choose another one for Prefect's server.") from None
+            raise BadSetting(f"Port {port} is in use: choose another one with --prefect-port") from None
         if error.errno == errno.EACCES:
             raise BadSetting(f"Port {port} is not open to this user: choose one above 1023.") from None
         raise
