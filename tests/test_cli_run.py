@@ -14,6 +14,7 @@ import pytest
 from orchestration.contracts import PipelineResult
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
+from service.cli.terminal import INTERRUPTED, Stopped, resumable
 from tests.cli_helpers import (
     HIGH_CPU,
     QUICK,
@@ -90,7 +91,7 @@ async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
 
 async def test_a_file_and_standard_input_are_read(command: Command, database: Database, tmp_path: Path) -> None:
     alert = tmp_path / "alert.json"
-    alert.write_text('{"name": "Test", "status": "firing", "severity": "warning"}')
+    alert.write_text('{"name": "Test", "status": "firing", "severity": "warning"}', encoding="utf-8-sig")
     first = command("run_pipeline", "--file", str(alert), "--sample", env=QUICK)
     assert first.returncode == 0, first.stderr
     assert "✓ generic, warning: opened" in first.stdout
@@ -235,6 +236,16 @@ def test_wrong_usage_is_two_and_says_what_is_missing(command: Command) -> None:
     assert done[3].returncode == 2
     assert "No such option: --nonsense" in done[3].stderr
     assert "Traceback" not in done[3].stderr
+
+
+def test_who_stops_a_push_over_many_incidents_learns_what_becomes_of_them() -> None:
+    with pytest.raises(Stopped) as stopped, resumable(["a1", "b2", "c3"]):
+        raise Stopped(INTERRUPTED, "Interrupted")
+    assert stopped.value.exit_code == INTERRUPTED
+    assert stopped.value.message == (
+        "Interrupted. Go on with: alert-pipeline resume a1; "
+        "of 2 more of its trace a worker goes on with those that had not begun"
+    )
 
 
 @pytest.mark.parametrize(

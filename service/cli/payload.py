@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, cast
@@ -39,7 +40,7 @@ def parse_json(text: bytes, where: str, limit: int) -> dict[str, Any]:
     if len(text) > limit:
         raise BadInput(f"{where} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
     try:
-        value: object = orjson.loads(text)
+        value: object = orjson.loads(text.removeprefix(BOM_UTF8))  # some editors write one
     except orjson.JSONDecodeError as error:
         raise BadInput(f"{where} is not JSON: {error}") from None
     if not isinstance(value, dict):

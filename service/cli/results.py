@@ -43,7 +43,9 @@ def _show(result: PipelineResult) -> None:
         "Duration": f"{result.total_duration_ms:.0f} ms",
     }
     if result.skip_reason:
-        head["Skipped"] = f"{result.skip_reason}: nobody needs to be told"
+        from service.cli.timeline import reason_in_words
+
+        head["Skipped"] = reason_in_words(result.skip_reason)
     for label, value in head.items():
         output.print(f"  {label + ':':<10} {value}", markup=False)
     if result.definition_name is not None:

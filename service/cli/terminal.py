@@ -105,7 +105,8 @@ def resumable(run_ids: Sequence[str]) -> Generator[None]:
     try:
         yield
     except Stopped as stop:
-        more = f", and {len(run_ids) - 1} more of the same trace" if len(run_ids) > 1 else ""
+        others = len(run_ids) - 1
+        more = f"; of {others} more of its trace a worker goes on with those that had not begun" if others else ""
         raise Stopped(stop.exit_code, f"{stop.message}. Go on with: alert-pipeline resume {run_ids[0]}{more}") from None
 
 
