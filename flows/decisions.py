@@ -33,7 +33,7 @@ class Decisions:
 
         branch_not_taken: it can only be reached by the way that a condition did not take.
         (ingest's own reason): ingest came before it, and decided that nobody is told.
-        checks_only: the checks are all that was asked for; there are no alerts, and nobody is told.
+        checks_only: the run is about this host's health, and has no alerts to take in.
         resolved: it is an all-clear: nobody looks at hosts or asks a model.
         checkers_skip_all: the operator wants no checks.
         errors_in: a node that its skip_if_errors names has errors.
@@ -45,7 +45,7 @@ class Decisions:
             return f"{NOT_TAKEN}: {', '.join(edge.source for edge in self._plan.graph.incoming(node.id))}"
         if reason := self._not_told(node):
             return reason
-        if node.stage is not Stage.CHECK and run.record.options.checks_only:
+        if node.stage is Stage.INGEST and run.record.options.checks_only:
             return CHECKS_ONLY
         if node.stage in (Stage.CHECK, Stage.ANALYZE) and await self._all_clear():
             return ALL_CLEAR

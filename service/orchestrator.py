@@ -139,9 +139,7 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> PipelineResult:
-        """Run the checkers on this host, and nothing else: no alert, no analysis, no message. It ends SKIPPED, with the
-        reason checks_only.
-        """
+        """Check, analyze and report this host's own health, without an alert."""
         return self.start_health_check(source, trace_id, environment, **options).wait()[0]
 
     def start_health_check(
@@ -151,7 +149,7 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> StartedPipeline:
-        """Store a run of the checkers alone and return at once, as `start_pipeline()` does."""
+        """Store a look at this host's own health and return at once, as `start_pipeline()` does."""
         trace = trace_id or new_id()
         chosen = _options(options)
         run_id = self._call(

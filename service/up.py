@@ -34,7 +34,8 @@ class OwnProcess:
         self, name: str, arguments: list[str], env: Mapping[str, str], ready: Callable[[], Awaitable[bool]]
     ) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "service.cli.main", *arguments]
+        # -P: a file of the operator's folder that happens to be called statsd.py is not ours to import.
+        self._command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
         self._env = dict(env)
         self._ready = ready
 

@@ -133,24 +133,20 @@ async def test_ten_thousand_alerts_of_one_group_are_one_run_and_one_message(
     assert (counts["alert"], counts["incident"], counts["pipeline_run"]) == (10_000, 1, 1)
 
 
-async def test_checks_only_runs_the_checkers_stage_alone(command: Command, database: Database) -> None:
+async def test_checks_only_reports_this_host_without_an_alert(command: Command, database: Database) -> None:
     finished = command("run_pipeline", "--sample", "--checks-only", "--json", env={"CHECKERS_ENABLED": "memory,disk"})
     assert finished.returncode == 0, finished.stderr
     result: dict[str, Any] = json_of(finished)
     assert set(result) == set(PipelineResult.model_fields)
-    assert (result["status"], result["skip_reason"], result["stages_completed"]) == (
-        "SKIPPED",
-        "checks_only",
-        ["check"],
-    )
-    assert (result["ingest"], result["analyze"], result["notify"]) == (None, None, None)
+    assert (result["status"], result["ingest"]) == ("COMPLETED", None)
+    assert result["stages_completed"] == ["check", "analyze", "notify"]
     assert set(result["check"]["timings"]) == {"memory", "disk"}
     assert datetime.fromisoformat(result["started_at"]).tzinfo is not None
-    assert set(await row_counts(database)) == {"pipeline_run", "stage_execution"}
+    assert set(await row_counts(database)) == {"pipeline_run", "stage_execution", "delivery"}
     (run,) = await all_runs(database)
     assert (run.title, run.incident_id) == ("Host health", None)
     story = await story_of(database, run.run_id)
-    assert tries(story) == ["ingest 1 skipped", "check 1 succeeded", "analyze 1 skipped", "notify 1 skipped"]
+    assert tries(story) == ["ingest 1 skipped", "check 1 succeeded", "analyze 1 succeeded", "notify 1 succeeded"]
     assert story.attempts[0].output_snapshot == {"skipped": "checks_only"}
 
 
@@ -231,17 +227,15 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
 
 def test_wrong_usage_is_two_and_says_what_is_missing(command: Command) -> None:
     both, checks = ["--definition", "mine", "--config", "my.json"], ["--definition", "mine", "--checks-only"]
-    told = ["--checks-only", "--notify-driver", "slack"]
-    words = [both, checks, [], told, ["--sample", "--nonsense"]]
+    words = [both, checks, [], ["--sample", "--nonsense"]]
     done = side_by_side(command, *((["run_pipeline", *more], {}) for more in words))
-    said = [says_in_one_line(finished, 2) for finished in done[:4]]
+    said = [says_in_one_line(finished, 2) for finished in done[:3]]
     assert said[0].startswith("--definition and --config both name a definition: give one of them")
     assert said[1].startswith("--checks-only runs no definition: leave one of them out")
     assert said[2].startswith("Nothing to run: give --sample, --payload, --file, --checks-only or --definition")
-    assert said[3].startswith("--checks-only tells nobody: leave out --notify-driver")
-    assert done[4].returncode == 2
-    assert "No such option: --nonsense" in done[4].stderr
-    assert "Traceback" not in done[4].stderr
+    assert done[3].returncode == 2
+    assert "No such option: --nonsense" in done[3].stderr
+    assert "Traceback" not in done[3].stderr
 
 
 def test_who_stops_a_push_over_many_incidents_learns_what_becomes_of_them() -> None:

@@ -20,7 +20,7 @@ async def test_everything_is_shown_and_nothing_happens(command: Command, databas
             command,
             (["run_pipeline", "--sample", "--dry-run", "--environment", "staging"], env),
             (["run_pipeline", "--payload", json.dumps(three_incidents()), "--dry-run", "--json"], env),
-            (["run_pipeline", "--checks-only", "--dry-run", "--json"], env),
+            (["run_pipeline", "--checks-only", "--dry-run", "--notify-driver", "console", "--json"], env),
             (["run_pipeline", "--payload", json.dumps(body("alertmanager_resolved")), "--dry-run", "--json"], env),
         )
         assert receiver.requests == []
@@ -41,7 +41,7 @@ async def test_everything_is_shown_and_nothing_happens(command: Command, databas
     assert len({run["incident_key"] for run in pushed["runs"]}) == 3
     assert all(f"[WARNING] Disk{n}Full" in run["message"] for n, run in enumerate(pushed["runs"], 1))
     (host,) = json_of(health)["runs"]
-    assert (host["incident_key"], host["alerts"], host["channels"], host["message"]) == (None, [], [], None)
-    assert [found.split(":")[0] for found in host["found"]] == host["checks"] == ["memory", "disk"]
+    assert (host["incident_key"], host["alerts"], host["channels"]) == (None, [], ["console: console to console"])
+    assert host["checks"] == ["memory", "disk"]
     assert {run["status"] for run in json_of(resolved)["runs"]} == {"resolved"}
     assert [run["checks"] for run in json_of(resolved)["runs"]] == [[]]  # nobody looks at hosts for an all-clear

@@ -19,6 +19,7 @@ from orchestration.store.database import Database
 from orchestration.store.records import RunOptions
 from service.deployments import register
 from service.stack import StackAddresses
+from service.worker.process import open_worker
 from tasks.ingest.inbox import accept_push
 from tasks.run import Services
 from tests.receivers import Answer, HttpReceiver, http_receiver
@@ -146,6 +147,27 @@ async def test_with_prefect_down_a_critical_alert_is_on_the_channel_within_five_
     assert took < 5
     assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
     assert len(receiver.requests) == 1
+
+
+async def test_a_prefect_that_hangs_keeps_no_place_from_a_critical_alert(
+    database: Database, home: Path, receiver: HttpReceiver, tmp_path: Path
+) -> None:
+    server = BreakableServer(home, tmp_path / "prefect.log")
+    # The only place belongs to a run that would wait for Prefect longer than this test does.
+    patient = worker_settings(home, receiver, prefect_patience_seconds=60.0, page_deadline_seconds=3600.0)
+    try:
+        await asyncio.to_thread(server.start)
+        async with open_worker(
+            patient, database_url=database.url, prefect_api_url=server.api_url, concurrency=1
+        ) as worker:
+            server.stop()
+            worker.start()
+            first = await push(worker.services, "Minor", severity="warning")
+            critical = await push(worker.services, "Major", instance="web-2")
+            assert (await over(database, critical)).status is RunStatus.NOTIFIED
+            assert (await over(database, first)).status is RunStatus.NOTIFIED
+    finally:
+        server.close()
 
 
 async def test_prefect_dies_during_and_after_a_run_and_comes_back(

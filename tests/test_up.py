@@ -39,6 +39,7 @@ def up(home: Path, log: Path, **environment: str) -> Iterator[tuple[subprocess.P
                     "--port",
                     str(port),
                 ],
+                cwd=log.parent,
                 env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), **environment},
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -103,6 +104,8 @@ async def make_key(home: Path) -> str:
 
 def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:
     log = tmp_path / "up.log"
+    # Files of the folder that it is started in are nobody's modules, whatever they are called.
+    (tmp_path / "statsd.py").write_text("raise SystemExit('not a module of ours')")
     prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
     with new_home() as home, up(home, log, **prefect) as (process, api):
         # Open to the network it asks for a key, and the operator is told of those who have none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,17 @@ from service.worker.warm import POOL_NAME
 from service.worker.watch import Watch, Will
 from tasks.ingest.inbox import accept_push
 from tests.receivers import HttpReceiver, http_receiver
-from tests.worker_helpers import DeafHost, at_stage, over, prefect_at, push, record_of, worker_settings, working
+from tests.worker_helpers import (
+    DeafHost,
+    at_stage,
+    eventually,
+    over,
+    prefect_at,
+    push,
+    record_of,
+    worker_settings,
+    working,
+)
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -100,6 +111,42 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
     await watch.look()
 
     assert watch.will == Will(limit=2)
+
+
+class NeverRenewed(Mirror):
+    """Prefect hangs at what is seldom looked at."""
+
+    renewing = False
+
+    async def reconcile(self, database: Database, live: object) -> None:
+        self.renewing = True
+        await asyncio.Event().wait()
+
+
+async def test_a_slow_look_at_what_seldom_changes_makes_nobody_blind(
+    places: dict[str, Set],
+    client: PrefectClient,
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.2)
+    mirror = NeverRenewed(client)
+    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+    watch = Watch(client, mirror, Breaker(), shelf, database, lambda: None)
+    watching = asyncio.create_task(watch.run())
+
+    async def hangs() -> bool:
+        return mirror.renewing
+
+    async def sees_the_pause() -> bool:
+        return watch.will.paused
+
+    await eventually(hangs, "the slow look")
+    await places["pool"](paused=True)
+    await eventually(sees_the_pause, "the pause to be seen")
+    watching.cancel()
+    await asyncio.wait({watching})
 
 
 async def test_a_page_that_is_overdue_waits_for_no_limit(

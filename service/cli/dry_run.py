@@ -27,13 +27,12 @@ class Preview(Contract):
 
     incident_key: str | None
     title: str
-    severity: Severity | None
-    status: AlertStatus | None
+    severity: Severity
+    status: AlertStatus
     alerts: list[str]
     checks: list[str]
-    found: list[str]
     channels: list[str]
-    message: str | None
+    message: str
 
 
 def show_dry_run(
@@ -45,7 +44,7 @@ def show_dry_run(
     notify_driver: str | None,
     as_json_text: bool,
 ) -> int:
-    """Print what would happen; nothing is written and nothing is sent. No payload: only the checks are run.
+    """Print what would happen; nothing is written and nothing is sent.
 
     Raises:
         BadInput: what would be refused.
@@ -66,25 +65,25 @@ def show_dry_run(
 
 
 async def _preview_all(settings: Settings, push: Push, environment: str, notify_driver: str | None) -> list[Preview]:
+    channels = await channels_of(settings, notify_driver)
     checks = CheckConfig.from_settings(settings)
     context = StageContext(trace_id=new_id(), run_id=new_id(), environment=environment, source=push.source)
-    if not push.alerts:
-        return [_described([], await check(context, checks) if checks.names else None, [], None)]
-    channels = await channels_of(settings, notify_driver)
     checked = await check(context, checks) if checks.names else None
-    return [await _preview(context, group, checked, channels) for group in split_by_incident(push.alerts)]
+    groups = split_by_incident(push.alerts) or [[]]
+    return [await _preview(context, group, checked, checks.names, channels) for group in groups]
 
 
 async def _preview(
     context: StageContext,
     alerts: Sequence[Alert],
     checked: CheckResult | None,
+    checks: Sequence[str],
     channels: Sequence[NamedChannel],
 ) -> Preview:
     incident = _incident(alerts)
-    resolved = not any(alert.firing for alert in alerts)
+    resolved = bool(alerts) and not any(alert.firing for alert in alerts)
     if resolved:
-        checked = None
+        checked, checks = None, ()
     analysis = (
         None if resolved else await LocalAnalysis().analyze(Case(incident=incident, alerts=alerts, check=checked))
     )
@@ -105,28 +104,28 @@ async def _preview(
         ),
         channel=channels[0].name,
     )
-    return _described(alerts, checked, channels, message)
+    return _described(alerts, checks, channels, message)
 
 
 def _described(
-    alerts: Sequence[Alert], checked: CheckResult | None, channels: Sequence[NamedChannel], message: Message | None
+    alerts: Sequence[Alert], checks: Sequence[str], channels: Sequence[NamedChannel], message: Message
 ) -> Preview:
-    checks = checked.checks if checked else []
     return Preview(
         incident_key=alerts[0].incident_key if alerts else None,
         title=title_of(alerts) if alerts else "Host health",
-        severity=message.severity if message else None,
-        status=message.status if message else None,
+        severity=message.severity,
+        status=message.status,
         alerts=[f"{alert.name} ({alert.status}, {alert.severity}, {alert.fingerprint})" for alert in alerts],
-        checks=[one.name for one in checks],
-        found=[f"{one.name}: {one.status}, {one.message}" for one in checks],
+        checks=list(checks),
         channels=[f"{named.name}: {named.channel.driver} to {named.channel.target}" for named in channels],
-        message=message.text if message else None,
+        message=message.text,
     )
 
 
-def _incident(alerts: Sequence[Alert]) -> Incident:
+def _incident(alerts: Sequence[Alert]) -> Incident | None:
     """The incident that the alerts would open, if they are the first of their key."""
+    if not alerts:
+        return None
     lead = alerts[0]
     return Incident(
         id="new",
@@ -157,16 +156,16 @@ async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedCha
 def _show(preview: Preview) -> None:
     output.print()
     rows = {
-        "Run": f"{preview.title} ({preview.status}, {preview.severity})" if preview.status else preview.title,
+        "Run": f"{preview.title} ({preview.status}, {preview.severity})",
         "Incident": preview.incident_key or "none",
         "Alerts": "\n             ".join(preview.alerts[:20]) or "none",
         "Checks": ", ".join(preview.checks) or "none",
-        "Channels": ", ".join(preview.channels) or "none: nobody is told",
+        "Channels": ", ".join(preview.channels),
     }
     if len(preview.alerts) > 20:
         rows["Alerts"] += f"\n             and {len(preview.alerts) - 20} more"
     for label, value in rows.items():
         output.print(f"  {label + ':':<10} {value}", markup=False)
-    output.print("  Message:" if preview.message else "  Found:", markup=False)
-    for line in preview.message.splitlines() if preview.message else preview.found:
+    output.print("  Message:", markup=False)
+    for line in preview.message.splitlines():
         output.print(f"    │ {line}", markup=False)

@@ -45,8 +45,7 @@ def run_pipeline(
     environment: Annotated[str, typer.Option(help="Where it happened, such as production.")] = "development",
     trace_id: Annotated[str | None, typer.Option(help="The id that all runs of this push share.")] = None,
     checks_only: Annotated[
-        bool,
-        typer.Option("--checks-only", help="Run only the checks, of this host; nobody is told."),
+        bool, typer.Option("--checks-only", help="Check, analyze and report this host, without an alert.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would happen; write nothing, send nothing.")
@@ -72,8 +71,6 @@ def run_pipeline(
     """
     settings = load_settings()
     chosen = _chosen(definition, config, checks_only=checks_only)
-    if checks_only and notify_driver is not None:
-        fail("--checks-only tells nobody: leave out --notify-driver (the definition local-monitor tells)", code=USAGE)
     given = read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
     if given is None and not checks_only and chosen is None:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from orchestration.signals import logger
 
@@ -12,6 +14,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self._opened = asyncio.Event()
+        self._waits: set[asyncio.Timeout] = set()
 
     @property
     def closed(self) -> bool:
@@ -23,6 +26,25 @@ class Breaker:
         if self.closed:
             logger.warning("Prefect does not answer (%s): runs go on without it", reason)
         self._opened.set()
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def patience(self, seconds: float) -> AsyncGenerator[None]:
+        """Wait for Prefect in here: so long at most, and no longer than it is thought to answer.
+
+        Without the second, runs that wait for a Prefect that hangs would keep their places from a critical one.
+
+        Raises:
+            TimeoutError: the time is over, or Prefect does not answer.
+        """
+        async with asyncio.timeout(seconds if self.closed else 0) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
 
     def reset(self) -> bool:
         """Prefect answers. True: it had not before."""

@@ -84,7 +84,7 @@ class Carrier:
     async def _open(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None when Prefect does not give one in time."""
         try:
-            async with asyncio.timeout(self._patience(record)):
+            async with self._breaker.patience(self._patience(record)):
                 return await self._mirror.open(record)
         except PREFECT_ERRORS as error:
             self._breaker.trip(f"opening a flow run: {type(error).__name__}")
@@ -133,7 +133,9 @@ class Carrier:
 
     async def _follow(self, task: FlowTask, handover: Handover, patience: float) -> None:
         """Wait until the flow has carried the run, or it is clear that it does not."""
-        await _first(task, handover.begun, timeout=patience)
+        with suppress(TimeoutError):
+            async with self._breaker.patience(patience):
+                await _first(task, handover.begun)
         if handover.begun.is_set():
             await _first(task, handover.ended)
             # A domain error is the same without Prefect. Anything else is Prefect's, and the direct engine helps.
@@ -156,7 +158,9 @@ class Carrier:
     async def _settle(self, flow_run: FlowRun, task: FlowTask, handover: Handover) -> None:
         """Let Prefect be told of the end. Where that takes long, it goes on behind the next run."""
         handover.ended.set()
-        await asyncio.wait({task}, timeout=SETTLE_SECONDS if self._breaker.closed else 0)
+        with suppress(TimeoutError):
+            async with self._breaker.patience(SETTLE_SECONDS):
+                await asyncio.wait({task})
         if not task.done():
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
@@ -182,11 +186,11 @@ async def _awaited(running: Awaitable[State[Any]]) -> State[Any]:
     return await running
 
 
-async def _first(task: FlowTask, event: asyncio.Event, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+async def _first(task: FlowTask, event: asyncio.Event) -> None:
     """Wait for the task or the event, whichever comes first."""
     waiter = asyncio.create_task(event.wait())
     try:
-        await asyncio.wait({task, waiter}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiter.cancel()
 

@@ -22,8 +22,10 @@ WATCH_SECONDS = 1.5
 PROBE_SECONDS = 2.0
 """An answer that takes longer is none."""
 
-RENEW_EVERY = 10
-"""Looks between two looks at what seldom changes: which deployment there is, and the channel blocks."""
+RENEW_SECONDS = 15.0
+"""How often what seldom changes is looked at: which deployment there is, and the channel blocks."""
+RENEW_PATIENCE_SECONDS = 15.0
+"""How long such a look may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +55,33 @@ class Watch:
         self._shelf = shelf
         self._database = database
         self._changed = changed
-        self._looks = 0
         self.will = Will()
 
     async def run(self) -> None:
         """Look until cancelled."""
-        while True:
-            await self.look()
-            await self._breaker.wait_open(WATCH_SECONDS)
+        # Side by side: a slow look at what seldom changes must not keep anybody from seeing that Prefect hangs.
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look_for_ever())
+            both.create_task(self._renew_for_ever())
 
     async def look(self) -> None:
-        """Look once."""
+        """Look once, at what seldom changes as well."""
+        await self._look()
+        if self._breaker.closed:
+            await self._renew()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await self._look()
+            await self._breaker.wait_open(WATCH_SECONDS)
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._breaker.closed:
+                await self._renew()
+
+    async def _look(self) -> None:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 if not self._breaker.closed and (broken := await self._client.api_healthcheck()) is not None:
@@ -80,17 +98,14 @@ class Watch:
             logger.info("Prefect: %s, limit %s", "paused" if self.will.paused else "not paused", self.will.limit)
         if self._breaker.reset() or before != self.will:
             self._changed()
-        await self._look_now_and_then()
 
-    async def _look_now_and_then(self) -> None:
+    async def _renew(self) -> None:
         """What need not be looked at each time. What fails here comes again, and is no outage."""
-        self._looks += 1
-        if self._looks % RENEW_EVERY != 1:
-            return
         try:
-            await self._shelf.refresh()
-            await self._mirror.place(renew=True)
-            await self._mirror.reconcile(self._database, live_runs())
+            async with self._breaker.patience(RENEW_PATIENCE_SECONDS):
+                await self._shelf.refresh()
+                await self._mirror.place(renew=True)
+                await self._mirror.reconcile(self._database, live_runs())
         except (*PREFECT_ERRORS, Unavailable) as error:
             logger.warning("A look at Prefect broke off: %s: %s", type(error).__name__, error)
 
