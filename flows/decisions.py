@@ -5,12 +5,12 @@ from __future__ import annotations
 from orchestration.alert import IncidentStatus
 from orchestration.contracts import ConditionResult, IngestResult, Stage
 from orchestration.graph import Edge, Expression, NodeDefinition, TransformConfig
-from orchestration.store.records import CHECKS_ONLY
 from tasks.definitions import Plan
 from tasks.ingest.stage import alerts_of
 from tasks.run import ActiveRun
 from tasks.values import PAYLOAD, value_of
 
+CHECKS_ONLY = "checks_only"
 ALL_CLEAR = "resolved"
 CHECKS_OFF = "checkers_skip_all"
 NOT_TAKEN = "branch_not_taken"

@@ -35,10 +35,6 @@ class Node:
         return cls(id=stage.value, stage=stage)
 
 
-CHECKS_ONLY = "checks_only"
-"""Why a run that was to check only left out all else."""
-
-
 class RunOptions(Contract):
     """What the caller asked for, kept with the run so that a resume does the same."""
 

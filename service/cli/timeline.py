@@ -9,7 +9,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.pushes import DUPLICATE
-from orchestration.store.records import CHECKS_ONLY, AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.traces import Trace, TracedRun
 from service.cli.run_table import duration
 from tasks.ingest.incidents import Reason
@@ -25,7 +25,6 @@ _REASONS: dict[str, str] = {
     Reason.SOME_RESOLVED: "others of it still fire",
     Reason.NOTHING_OPEN: "what has resolved belongs to no known incident",
     DUPLICATE: "the same was said shortly before",
-    CHECKS_ONLY: "the checks are all that was asked for",
 }
 
 _MARKS = {
