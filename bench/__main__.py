@@ -17,7 +17,7 @@ PARTS = {
     "direct": service.measure_direct,
     "status": status.measure,
 }
-LONG = {"memory": memory.measure_memory}
+LONG = {"memory": memory.measure_memory, "direct-memory": memory.measure_direct_memory}
 """Measured only when asked for by name."""
 
 
