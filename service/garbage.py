@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 
-ALLOCATIONS = 20_000
-"""So many objects more than were freed, and the youngest are looked through; some megabytes at most."""
+THRESHOLDS = (20_000, 10, 5)
+"""So many objects more than were freed, and the youngest are looked through. What outlives that waits for a tenth such
+look, and then for a fifth of those: runs that were under way at the time, and nothing of them is kept for long."""
 
 
 def look_seldom() -> None:
     """Leave what is loaded now out of every collection, and make them rare."""
     gc.freeze()
-    gc.set_threshold(ALLOCATIONS, 20, 50)
+    gc.set_threshold(*THRESHOLDS)
