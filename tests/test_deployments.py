@@ -80,7 +80,7 @@ async def test_what_operators_set_stays(stack: StackAddresses) -> None:
             deployment = await client.read_deployment_by_name("alert-pipeline/default")
             pool = await client.read_work_pool(POOL_NAME)
         finally:
-            await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=False))
+            await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=False, concurrency_limit=None))
             await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=None, paused=False))
 
     assert deployment.paused
@@ -107,7 +107,8 @@ async def test_prefect_deploy_finds_the_same_deployments(stack: StackAddresses) 
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert {one.id for one in before} == {one.id for one in after}
-    assert {one.entrypoint for one in after} == {"flows.alert_pipeline.alert_pipeline", "flows.upkeep.upkeep"}
+    # Those of definitions may be there too, if other tests have applied some.
+    assert {one.entrypoint for one in wanted_deployments()} <= {one.entrypoint for one in after}
     assert len(automations) == 1
 
 
