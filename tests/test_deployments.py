@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
+from prefect.client.schemas.filters import DeploymentFilter
 from sqlalchemy import text
 
 from flows.services import open_services
@@ -22,7 +23,7 @@ from service.deployments import Deployment, register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from tests.conftest import clean_environment
-from tests.worker_helpers import prefect_at, push, record_of
+from tests.worker_helpers import eventually, prefect_at, push, record_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,6 +68,19 @@ async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:
     assert [len(one.schedules) for one in before] == [len(one.schedules) for one in after]
     assert len(automations) == 1
     assert pool.type == WarmWorker.type
+
+
+async def test_prefect_schedules_the_upkeep(stack: StackAddresses) -> None:
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        deployment = await client.read_deployment_by_name("upkeep/default")
+        of_upkeep = DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}})
+
+        async def scheduled() -> bool:
+            found = await client.read_flow_runs(deployment_filter=of_upkeep, limit=1)
+            return bool(found) and found[0].auto_scheduled
+
+        await eventually(scheduled, "Prefect's scheduler to plan a run", 75)
 
 
 async def test_what_operators_set_stays(stack: StackAddresses) -> None:

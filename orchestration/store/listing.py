@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, or_, select, tuple_
+from sqlalchemy import ColumnElement, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
@@ -66,7 +66,7 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
     if wanted.search is not None:
         where.append(_found_by(wanted.search))
     if cursor is not None:
-        where.append(tuple_(_T.created_at, _T.id) < tuple_(*_decoded(cursor)))
+        where.append(tuple_(_T.created_at, _T.id) < tuple_(*map(literal, _decoded(cursor))))
     query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
     newest = query.order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
     rows = (await tx.execute(newest)).mappings().all()

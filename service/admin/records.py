@@ -120,7 +120,7 @@ class RecordView(ModelView):
         query = self._columns(self._details_prop_names).where(self._key() == int(key))
         return (await tx.execute(query)).first()
 
-    def _columns(self, names: Sequence[str]) -> Select[*tuple[Any, ...]]:
+    def _columns(self, names: Sequence[str]) -> Select[tuple[Any, ...]]:
         wanted = dict.fromkeys(["id", *names, *self.own_columns])
         return select(*(getattr(self.model, name) for name in wanted))
 
