@@ -15,7 +15,7 @@ import httpx
 
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.signals import logger
-from service.stack import StackAddresses
+from service.stack import HeldStack
 from service.stack.part import Part
 from service.stack.process import describe_exit, end, follow_parent
 
@@ -70,13 +70,14 @@ class OwnProcess:
 
 
 async def serve(
-    addresses: StackAddresses, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[], None]
+    stack: HeldStack, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[], None]
 ) -> None:
-    """Run the API and a worker on this stack, restart one that dies, until cancelled; then end both.
+    """Run the API and a worker on this stack, restart what dies of all, until cancelled; then end both.
 
     Raises:
         Unavailable: one of them did not start.
     """
+    addresses = stack.addresses
     env = {**os.environ, "DATABASE_URL": addresses.database_url, "PREFECT_API_URL": addresses.prefect_api_url or ""}
     base = f"http://{_reachable(host)}:{port}"
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
@@ -90,7 +91,7 @@ async def serve(
         try:
             await asyncio.gather(*(part.ensure() for part in parts))
             ready()
-            await asyncio.Event().wait()
+            await stack.hold()
         finally:
             # First no new pushes, then no new runs.
             for part in parts:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import signal
 import socket
@@ -93,6 +95,14 @@ def status_of(url: str, key: str | None = None) -> int:
         return 0
 
 
+def keeper_of(home: Path) -> int:
+    """The process that owns the embedded stack; 0: there is no word of one."""
+    try:
+        return int(json.loads((home / "stack.json").read_text())["pid"])
+    except (OSError, ValueError):
+        return 0
+
+
 async def make_key(home: Path) -> str:
     """A key for everything, made beside the running stack."""
     settings = settings_for(home)
@@ -125,6 +135,14 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
         first.kill()
         until(lambda: part(process, "api") not in (None, first) and status_of(f"{api}/health/") == 200, "a new API")
         assert re.search(r"the API ended \(SIGKILL\); restarting it", log.read_text())
+
+        keeper = keeper_of(home)
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: keeper_of(home) not in (0, keeper), "a new keeper")
+        until(lambda: status_of(f"{api}/ready/") == 200, "a database that answers again")
+        again = httpx.post(f"{api}/alerts/webhook/", json=alert(), headers={"Authorization": f"Bearer {key}"})
+        assert again.status_code == 202, again.text
+        assert "The keeper of the embedded stack ended; starting the stack again" in log.read_text()
 
         all_of_it = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(signal.SIGINT)

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from orchestration.errors import BadSetting
 from orchestration.settings import load_settings
 from service.cli.terminal import output, progress
-from service.stack import StackAddresses, attach
+from service.stack import HeldStack, StackAddresses
 from service.up import ensure_port_free, serve
 
 PORT, PREFECT_PORT = 8000, 4200
@@ -32,16 +33,18 @@ def up(
     """
     settings = load_settings()
     ensure_port_free(host, port, option="--port")
+    if port == prefect_port and not settings.prefect_api_url:
+        raise BadSetting(f"Port {port} cannot be both the API's and Prefect's; choose another with --prefect-port")
     with ExitStack() as opening, ExitStack() as starting:
         show = starting.enter_context(progress())
         chosen = None if settings.prefect_api_url else prefect_port
-        addresses = opening.enter_context(attach(settings, progress=show, prefect_port=chosen))
+        stack = opening.enter_context(HeldStack(settings, progress=show, prefect_port=chosen))
 
         def ready() -> None:
             starting.close()
-            _say_ready(addresses, f"http://{host}:{port}")
+            _say_ready(stack.addresses, f"http://{host}:{port}")
 
-        asyncio.run(_until_ended(serve(addresses, host=host, port=port, progress=show, ready=ready)))
+        asyncio.run(_until_ended(serve(stack, host=host, port=port, progress=show, ready=ready)))
     return 0
 
 

@@ -37,11 +37,13 @@ def attach(
     need_prefect: bool = True,
     progress: Callable[[str], None] | None = None,
     prefect_port: int | None = None,
+    lost: Callable[[], None] | None = None,
 ) -> Generator[StackAddresses]:
     """The addresses for the duration of the block; what no setting names is embedded, and started if need be.
 
     Blocks, for seconds when the stack has to start: from asyncio, enter and leave it with `asyncio.to_thread`.
-    When the last command leaves, the stack has ended before this returns.
+    When the last command leaves, the stack has ended before this returns. `lost` is called, in another thread, if
+    the whole embedded stack ends within the block.
 
     Raises:
         BadSetting: a setting, a folder or a port cannot be used.
@@ -56,7 +58,7 @@ def attach(
         return
     need = [POSTGRES, PREFECT] if embed_prefect else [POSTGRES]
     paths = stack_paths(settings.home)
-    with _session(paths, Request(need=need, prefect_port=prefect_port), progress or _ignore) as ready:
+    with _session(paths, Request(need=need, prefect_port=prefect_port), progress or _ignore, lost or _nothing) as ready:
         embedded = {POSTGRES} if own_database is None else set[str]()
         if settings.prefect_api_url is None and ready.prefect_api_url is not None:
             embedded.add(PREFECT)
@@ -82,7 +84,9 @@ def running(settings: Settings) -> StackAddresses | None:
 
 
 @contextmanager
-def _session(paths: StackPaths, request: Request, progress: Callable[[str], None]) -> Generator[Report]:
+def _session(
+    paths: StackPaths, request: Request, progress: Callable[[str], None], lost: Callable[[], None]
+) -> Generator[Report]:
     prepare(paths)
     began = time.monotonic()
     while True:
@@ -92,7 +96,7 @@ def _session(paths: StackPaths, request: Request, progress: Callable[[str], None
             if ready is not None:
                 if connection.saw_progress:
                     progress(f"Stack ready in {time.monotonic() - began:.1f} s")
-                connection.watch()
+                connection.watch(lost)
                 yield ready
                 return
         finally:
@@ -100,4 +104,8 @@ def _session(paths: StackPaths, request: Request, progress: Callable[[str], None
 
 
 def _ignore(_text: str) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass

@@ -36,6 +36,7 @@ class Connection:
         self._started = started
         self._keeper = 0
         self._stays = False
+        self._leaving = False
         self._watcher: threading.Thread | None = None
         self.saw_progress = False
 
@@ -63,13 +64,14 @@ class Connection:
         log = self._paths.log("keeper")
         raise Unavailable(f"The embedded stack ended while it was starting, see {log}: {log_tail(log, 2)}")
 
-    def watch(self) -> None:
-        """Log what the keeper has to say while the stack is in use."""
-        self._watcher = threading.Thread(target=self._log_notices, name="stack-notices", daemon=True)
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Log what the keeper has to say while the stack is in use. `lost` is called if it ends before `leave()`."""
+        self._watcher = threading.Thread(target=self._log_notices, args=[lost], name="stack-notices", daemon=True)
         self._watcher.start()
 
     def leave(self) -> None:
         """Give the stack back. If nobody else uses it, return when it has ended."""
+        self._leaving = True
         with contextlib.suppress(OSError):
             self._socket.settimeout(LEAVE_SECONDS)
             self._socket.shutdown(socket.SHUT_WR)
@@ -84,10 +86,12 @@ class Connection:
         if self._keeper and not self._stays:
             _await_end(self._keeper)
 
-    def _log_notices(self) -> None:
+    def _log_notices(self, lost: Callable[[], None]) -> None:
         while (report := self._read()) is not None:
             if report.kind == "notice":
                 logger.warning(report.text)
+        if not self._leaving:
+            lost()
 
     def _read(self) -> Report | None:
         try:
