@@ -276,7 +276,7 @@ async def test_critical_alerts_are_claimed_before_older_ones(services: Services,
 
 async def test_runs_that_their_process_holds_are_not_claimed(services: Services, database: Database) -> None:
     holder = holder_name()
-    call = {"source": "webhook", "environment": "test", "held_by": holder}
+    call = {"source": "webhook", "environment": "test", "reserved_by": holder}
     (held,) = await accept_push(services, alert(), **call)
     (half, free) = await accept_push(
         services,
