@@ -128,7 +128,7 @@ def test_all_problems_are_told_at_once():
 
 def test_a_definition_with_very_many_problems_says_how_many_more_there_are():
     with pytest.raises(BadDefinition) as refused:
-        parse_definition(nodes(*(node(f"n{number}", "shell", x=1) for number in range(60))))
+        parse_definition(nodes(*(node(f"n{number}", "shell", x=1) for number in range(60))), KINDS.by_type)
     assert len(refused.value.problems) == 50
     assert refused.value.lines[-1] == "and 70 more"
 

@@ -292,15 +292,14 @@ async def test_runs_that_their_process_holds_are_not_claimed(services: Services,
 
     assert [claim.run_id for claim in claimed] == [free]
     for run_id in (held, half, health):
-        async with lease_run(services, run_id, engine="test") as run:
+        async with lease_run(services, run_id, engine="test", owner=holder) as run:
             assert run.owner == holder
 
 
 async def test_only_one_takes_a_run_that_its_process_holds(services: Services) -> None:
-    (run_id,) = await accept_push(
-        services, alert(), source="webhook", environment="test", reserved_by=new_lease_owner()
-    )
-    async with lease_run(services, run_id, engine="test"):
+    owner = new_lease_owner()
+    (run_id,) = await accept_push(services, alert(), source="webhook", environment="test", reserved_by=owner)
+    async with lease_run(services, run_id, engine="test", owner=owner):
         with pytest.raises(RunBusy):
             async with lease_run(services, run_id, engine="test"):
                 pass
