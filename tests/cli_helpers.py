@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,9 @@ def orchestrators(home: Path, stack: StackAddresses) -> Iterator[Orchestrators]:
 @asynccontextmanager
 async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterator[BoundedWorker]:
     """A bounded worker in this event loop, with services of the test's own."""
+    # On a busy machine Prefect may be slow, which is no outage.
+    settings = services.settings.model_copy(update={"prefect_patience_seconds": 30.0})
+    services = replace(services, settings=settings)
     with temporary_settings(prefect_settings(stack.prefect_api_url)):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():

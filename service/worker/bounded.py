@@ -150,7 +150,9 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         except (RuntimeError, httpx.HTTPError, PrefectException) as error:  # Prefect's client raises RuntimeError
             raise Unavailable(f"Prefect cannot be used: {_in_words(error)}") from error
         breaker, mirror = Breaker(), Mirror(client)
-        executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
+        # A person waits here, not a page: a Prefect that has just been started may take its time.
+        results = settings.home.expanduser() / "results"
+        executor = RunExecutor(services, mirror, breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
         watch = Watch(client, mirror, breaker, None, services.database, lambda: None)
         for duty in (worker.keep_reservations(), watch.run()):

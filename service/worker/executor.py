@@ -50,7 +50,11 @@ FlowTask = asyncio.Task[State[Any]]
 class RunExecutor:
     """Executes claimed runs. Prefect comes first; the direct engine does whatever Prefect fails at."""
 
-    def __init__(self, services: Services, mirror: Mirror, breaker: Breaker, results: Path) -> None:
+    def __init__(
+        self, services: Services, mirror: Mirror, breaker: Breaker, results: Path, *, hurry: bool = True
+    ) -> None:
+        """`hurry` is whether critical runs wait a shorter time for Prefect than others."""
+        self._hurry = hurry
         self._services = services
         self._mirror = mirror
         self._breaker = breaker
@@ -164,7 +168,8 @@ class RunExecutor:
 
     def _timeout_seconds(self, record: RunRecord) -> float:
         seconds = self._services.settings.prefect_patience_seconds
-        return seconds if record.severity is Severity.CRITICAL else seconds * NON_CRITICAL_TIMEOUT_FACTOR
+        hurried = self._hurry and record.severity is Severity.CRITICAL
+        return seconds if hurried else seconds * NON_CRITICAL_TIMEOUT_FACTOR
 
 
 async def _first(flow: FlowTask, event: asyncio.Event) -> None:
