@@ -17,11 +17,12 @@ from pathlib import Path
 import httpx
 import psutil
 
+from orchestration.embedded_stack import find_running_stack
 from orchestration.sealing import load_seal
 from orchestration.store import keys
 from orchestration.store.database import open_database
 from orchestration.store.keys import Scope
-from service.stack import StackAddresses, running
+from service.stack import StackAddresses
 from tests.api_helpers import alert
 from tests.conftest import clean_environment
 from tests.stack_fixtures import new_home, processes_of, settings_for, until
@@ -106,7 +107,7 @@ def keeper_of(home: Path) -> int:
 async def make_key(home: Path) -> str:
     """A key for everything, made beside the running stack."""
     settings = settings_for(home)
-    there = running(settings)
+    there = find_running_stack(settings)
     assert there is not None
     async with open_database(there.database_url) as database, database.transaction() as tx:
         return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
@@ -149,6 +150,6 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
         assert process.wait(60) == 0
         until(lambda: not any(map(lives, all_of_it)), "every process to end")
         until(lambda: not processes_of(home), "the database to end")
-        assert running(settings_for(home)) is None
+        assert find_running_stack(settings_for(home)) is None
         assert not (home / "stack.json").exists()
     assert "Traceback" not in log.read_text()
