@@ -28,6 +28,7 @@ from service.stack.process import Supervisor, describe_exit, end, follow_parent
 PORT, PREFECT_PORT = 8000, 4200
 
 READY_SECONDS = 60.0
+PREFECT_TIMEOUT_SECONDS = 20.0
 GRACE_SECONDS = 40.0
 """More than WORKER_GRACE_SECONDS, in which a worker finishes its runs. Another worker resumes those of a killed one."""
 
@@ -128,7 +129,7 @@ async def _serve(
 ) -> None:
     """Run the API and a worker on this stack until cancelled, and restart whatever dies; then end both.
 
-    `ready` is called once, with whether the worker reaches Prefect.
+    `ready` is called once, with whether Prefect answers.
 
     Raises:
         Unavailable: the API or the worker did not start.
@@ -148,7 +149,7 @@ async def _serve(
         ]
         try:
             await asyncio.gather(*(supervisor.ensure() for supervisor in supervisors))
-            ready(await _prefect_answers(client, readiness))
+            ready(await _prefect_answers(client, readiness, addresses))
             await stack.keep_running()
         finally:
             # First no new pushes, then no new runs.
@@ -180,12 +181,22 @@ async def _answers(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
-async def _prefect_answers(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether the worker reaches Prefect, by its own report."""
+async def _prefect_answers(client: httpx.AsyncClient, readiness: str, addresses: StackAddresses) -> bool:
+    """Whether Prefect answers the worker or, within a longer time, this process."""
+    if "prefect" in addresses.embedded:
+        return True
     try:
-        return bool((await client.get(url)).json()["prefect"]["ok"])
+        if (await client.get(readiness)).json()["prefect"]["ok"]:
+            return True
     except (httpx.HTTPError, ValueError, LookupError):
+        pass
+    # The worker waits 2 s for an answer. A server that is only busy must not be reported as down.
+    try:
+        async with httpx.AsyncClient(timeout=PREFECT_TIMEOUT_SECONDS) as patient:
+            await patient.get(f"{addresses.prefect_api_url}/health")
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
+    return True
 
 
 def _reachable(host: str) -> str:
@@ -196,22 +207,22 @@ def _reachable(host: str) -> str:
 
 
 def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:
-    outage = "prefect" not in addresses.embedded and not prefect_answers
     lines = {
         "API": f"{api}/orchestration/  (documentation: {api}/docs)",
         "Admin": f"{api}/admin/orchestration/",
-        "Prefect": (_prefect_outage if outage else _prefect_ui)(addresses.prefect_api_url or ""),
+        "Prefect": (_prefect_ui if prefect_answers else _prefect_outage)(addresses.prefect_api_url or ""),
         "Database": "as DATABASE_URL says",
     }
     if "postgres" in addresses.embedded:
-        lines["Database"] = f"embedded; this user's other processes need DATABASE_URL='{addresses.database_url}'"
+        lines["Database"] = f"embedded  (for this user's other programs: DATABASE_URL='{addresses.database_url}')"
     for name, text in lines.items():
         output.print(f"{name:<9} {text}", markup=False)
-    output.print(f"Ready{', without Prefect' if outage else ''}. Ctrl-C ends it.", markup=False)
+    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.", markup=False)
 
 
 def _prefect_ui(api_url: str) -> str:
-    return redact_text(api_url).removesuffix("/api")
+    shown = redact_text(api_url)
+    return f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
 
 
 def _prefect_outage(api_url: str) -> str:
