@@ -10,6 +10,7 @@ from typing import Any
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
+from orchestration.embedded_stack import find_running_stack
 from orchestration.message import Message, NamedChannel
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
@@ -147,9 +148,8 @@ async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedCha
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from blocks.channels.book import ChannelBook
-    from service.stack import running
 
-    stack = running(settings)
+    stack = find_running_stack(settings)
     url = settings.prefect_api_url or (stack.prefect_api_url if stack else None)
     with temporary_settings({PREFECT_API_URL: url}):
         return await ChannelBook(settings, blocks_known=url is not None).select(name)

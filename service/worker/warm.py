@@ -20,11 +20,12 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
+from orchestration.embedded_stack import find_running_stack
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
-from service.stack import StackAddresses, running
+from service.stack import StackAddresses
 from service.worker.mirror import PREFECT_ERRORS
 from service.worker.process import open_worker
 from service.worker.worker import Worker
@@ -163,6 +164,6 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
             return self._addresses.database_url, self._addresses.prefect_api_url
         if self._ours.database_url is not None:
             return self._ours.database_url.get_secret_value(), None
-        if (found := running(self._ours)) is not None:
+        if (found := find_running_stack(self._ours)) is not None:
             return found.database_url, None
         raise BadSetting("DATABASE_URL is not set, and no stack runs here: set it, or start `alert-pipeline up`")
