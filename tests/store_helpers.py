@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.store import attempts, claims, runs
 from orchestration.store.database import Database
-from orchestration.store.incidents import read_incident
+from orchestration.store.models import HistoryRow, columns_of
 from orchestration.store.pushes import NewPush, NewRun, write_push
 from orchestration.store.records import HistoryRecord, Node, new_id
 
@@ -27,8 +28,9 @@ async def add_runs(tx: AsyncConnection, *new: NewRun) -> None:
 
 async def history_of(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
     """The history of an incident, oldest first."""
-    story = await read_incident(tx, int(incident_id))
-    return story.history[::-1] if story else []
+    mine = HistoryRow.incident_id == int(incident_id)
+    query = select(*columns_of(HistoryRow, HistoryRecord)).where(mine).order_by(HistoryRow.id)
+    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
 
 
 async def open_attempts(database: Database, run_id: str, *nodes: Node) -> None:
