@@ -10,7 +10,7 @@ from orchestration.contracts import Contract, Stage
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.pushes import DUPLICATE
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.traces import Trace, TracedRun
+from orchestration.store.story import Trace, TracedRun
 from service.cli.run_table import duration
 from tasks.ingest.incidents import Reason
 
