@@ -168,7 +168,10 @@ NOTE = {"id": "PNOTE", "type": "incident_note", "content": "Post mortem at ten."
     ("payload", "said"),
     [
         (body("opsgenie_create") | {"action": "AddNote"}, "action AddNote does not say whether the alert still fires"),
-        ({"event": {"event_type": "incident.annotated", "data": NOTE}}, "event incident.annotated does not tell"),
+        (
+            {"event": {"event_type": "incident.annotated", "data": NOTE}},
+            "event incident.annotated does not have",
+        ),
         ({"event": {"event_type": "pagey.ping", "data": {"type": "ping", "message": "Hi"}}}, "event pagey.ping"),
     ],
 )
