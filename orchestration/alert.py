@@ -64,7 +64,8 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(_bounded_key)]
 HOST_LABELS = ("instance", "host", "hostname", "node")
 """The labels that name the host of an alert, in the order in which they are read."""
 
-_PLACE_LABELS = ("nodename", "server", "pod", "service")
+PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service")
+"""The labels that say where an alert happens, in the order in which they are read: the host first."""
 
 
 def host_of(labels: Mapping[str, str]) -> str:
@@ -73,14 +74,6 @@ def host_of(labels: Mapping[str, str]) -> str:
     The incident key, the title and the message all use this function, so that they name the same host.
     """
     return next((host for name in HOST_LABELS if (host := labels.get(name))), "")
-
-
-def place_of(labels: Mapping[str, str]) -> str:
-    """Where the alert happens, for people: its host, else the server, pod or service that the labels name.
-
-    An incident key never contains this fallback: a host that appears later would change the key.
-    """
-    return host_of(labels) or next((place for name in _PLACE_LABELS if (place := labels.get(name))), "")
 
 
 _UNSAFE_IN_URL = re.compile("[\\s<>\"'`|\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -140,7 +133,7 @@ class Alert(BaseModel):
     @property
     def place(self) -> str:
         """Where the alert happens, for people: the host, else the server, pod or service; "" if nothing is named."""
-        return place_of(self.labels)
+        return next((place for name in PLACE_LABELS if (place := self.labels.get(name))), "")
 
 
 class IncidentStatus(StrEnum):
