@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestration.correlation import correlated
 from orchestration.errors import BadInput, RunBusy, Unavailable
-from orchestration.signals import Signal, logger
+from orchestration.signals import Signal, correlated, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, leases, runs
 from orchestration.store.records import RunRecord

@@ -12,9 +12,8 @@ import pytest
 from flows.direct import DirectSteps
 from flows.graph import run_graph
 from orchestration.contracts import AnalyzeResult
-from orchestration.correlation import correlated
 from orchestration.errors import Unavailable
-from orchestration.signals import logger
+from orchestration.signals import correlated, logger
 from tasks.analyze.stage import Case
 from tasks.run import Services
 from tasks.taking import take_run

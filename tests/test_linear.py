@@ -35,7 +35,7 @@ class LoopSteps:
     """The nodes, tried again in a loop of their own as the settings say."""
 
     async def take(self, run: ActiveRun, step: Step) -> Contract:
-        delays = list(run.services.settings.retry_delays)
+        delays = run.services.settings.delays(run.services.settings.max_retries_per_stage)
         while True:
             try:
                 return await try_step(run, step, retries_left=len(delays))
@@ -537,6 +537,7 @@ def ended_as(status: str) -> list[str]:
     return [
         "pipeline.completed.generic:1|c",
         f"pipeline.completed.{status}.generic:1|c",
+        "pipeline.engine.test.generic:1|c",
         "pipeline.duration.generic:MS|ms",
     ]
 
