@@ -112,6 +112,7 @@ async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = 
         firing=firing,
         resolved=resolved,
         title=record.title if record.options.defined else "",
+        test=record.options.test,
     )
 
 
