@@ -1,4 +1,4 @@
-"""Correlation ids in the log: whose line it is, also while several runs go on side by side."""
+"""Correlation ids in the log, also while several runs are executed at the same time."""
 
 from __future__ import annotations
 

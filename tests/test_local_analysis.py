@@ -1,4 +1,4 @@
-"""The local analysis: what it makes of an alert's words, of the checks, and of the host it runs on."""
+"""The local analysis of an alert's words, the checks, and the host that runs it."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_any_text_has_words(text: str) -> None:
     assert all(word == word.lower() for word in words_of(text) if word.isascii())
 
 
-# Judgement
+# Diagnosis
 
 
-def test_a_name_outweighs_what_the_description_and_labels_speak_of() -> None:
+def test_a_name_outweighs_the_description_and_labels() -> None:
     found = diagnose(Case(alerts=[alert("HighCPU", "memory is fine", job="memory")]), of_this_host=True)
     assert found.cause is Cause.CPU
 
@@ -205,7 +205,7 @@ async def test_findings_about_this_host_need_no_such_note() -> None:
     assert "which runs this pipeline" not in result.model_dump_json()
 
 
-# The whole analysis
+# The complete analysis
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ async def test_a_search_that_cannot_begin_leaves_the_analysis_standing() -> None
 
 
 class Fixed:
-    """A provider that gives what it was given."""
+    """A provider that returns a prepared result."""
 
     name = "fixed"
 

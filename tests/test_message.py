@@ -1,4 +1,4 @@
-"""What a human reads at three in the morning, and what an alert's text cannot make of it."""
+"""The message that a person reads at three in the morning, and hostile text in its alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings: the variables of the spec, what happens to wrong ones, and what never changes them."""
+"""The settings: the variables of the specification, wrong values, and their sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monitoring signals: what is told, in what form, and that a broken monitoring never costs an alert."""
+"""Monitoring signals: their names, tags and forms, and that an outage of the monitoring never costs an alert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose body it is, and what a body that is nobody's, or broken, is answered."""
+"""Which source reads a body, and the error for a body that no source can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each field of an alert, from whatever stands in the body."""
+"""Each field of an alert, from good and bad values in the body."""
 
 from __future__ import annotations
 

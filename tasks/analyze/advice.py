@@ -176,7 +176,7 @@ def _general() -> list[Recommendation]:
         Recommendation(
             type=GENERAL,
             priority=MEDIUM,
-            title="Look at the whole host",
+            title="Look at the host",
             description="Neither the alert nor the checks name a cause.",
             actions=[
                 "uptime; free -h; df -h",

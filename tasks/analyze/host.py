@@ -1,4 +1,4 @@
-"""What this host shows: whether an alert is about it, its busiest processes, its largest and oldest files.
+"""A look at this host: whether an alert is about it, its busiest processes, its largest and oldest files.
 
 Of processes only names and ids are shown, because a command line can contain secrets.
 """
@@ -69,7 +69,7 @@ def hosts_of(alerts: Iterable[Alert]) -> list[str]:
 
 
 def bare_host(instance: str) -> str:
-    """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in small letters."""
+    """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in lower case."""
     host = one_line(instance).lower().rpartition("://")[2].partition("/")[0]
     if host.startswith("["):
         return host[1:].partition("]")[0]

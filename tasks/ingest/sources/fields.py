@@ -1,4 +1,4 @@
-"""What all parsers share: JSON values as bounded text, times, links, severities, statuses and identities."""
+"""Helpers of all parsers: JSON values as bounded text, times, links, severities, statuses and identities."""
 
 from __future__ import annotations
 
