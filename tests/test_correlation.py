@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from flows.direct import DirectSteps
-from flows.graph import run_graph
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult
+from orchestration.engine.execution import Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.signals import correlated, logger
-from tasks.analyze.stage import Case
-from tasks.run import Services
-from tasks.taking import take_run
 from tests.inbox_helpers import accept_push
 
 
@@ -25,7 +24,7 @@ class BrokenAnalysis:
 
     name = "model"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         raise Unavailable("the model answered 503")
 
 
@@ -44,8 +43,8 @@ async def test_every_line_of_a_run_says_its_trace_and_its_run(
     async def execute(name: str) -> str:
         where: dict[str, Any] = {"source": "generic", "environment": "test", "trace_id": f"trace of {name}"}
         (run_id,) = await accept_push(services, {"name": name}, **where)
-        async with take_run(services, run_id, engine="test") as run:
-            await run_graph(run, DirectSteps())
+        async with lease_run(services, run_id, engine="test") as run:
+            await Execution(run).execute_directly()
         return run_id
 
     first, second = await asyncio.gather(execute("One"), execute("Two"))

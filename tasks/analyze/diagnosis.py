@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import Check, CheckStatus
-from tasks.analyze.stage import Case
 
 
 class Cause(StrEnum):
@@ -90,7 +90,7 @@ class Diagnosis:
     evidence: tuple[str, ...]
 
 
-def diagnose(case: Case, *, of_this_host: bool) -> Diagnosis:
+def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
     """Find the likely cause. `of_this_host` says whether the checks looked at the host that the alert is about.
 
     The cause is the one with the highest weight: the sum of its words, and its check if any word names it. If no
@@ -161,7 +161,7 @@ def _from_checks(checks: dict[str, Check], *, beside_alert: bool) -> Diagnosis:
     return Diagnosis(Cause(worst.name), _bounded(confidence), (evidence,))
 
 
-def _weigh_words(case: Case) -> tuple[dict[Cause, float], dict[Cause, str]]:
+def _weigh_words(case: AnalysisInput) -> tuple[dict[Cause, float], dict[Cause, str]]:
     """The weight of the words for each cause, and the most important place of these words."""
     weights: dict[Cause, float] = {}
     places: dict[Cause, str] = {}
@@ -172,7 +172,7 @@ def _weigh_words(case: Case) -> tuple[dict[Cause, float], dict[Cause, str]]:
     return {cause: weights[cause] for cause in Cause if cause in weights}, places
 
 
-def _texts(case: Case) -> list[tuple[float, str, set[str]]]:
+def _texts(case: AnalysisInput) -> list[tuple[float, str, set[str]]]:
     incident, alerts = case.incident, list(case.alerts)[:_MAX_ALERTS]
     names = {alert.name for alert in alerts} | {alert.title for alert in alerts}
     descriptions = {alert.description for alert in alerts}

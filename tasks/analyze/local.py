@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import psutil
 
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult, Check, Recommendation
 from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import Findings, advise, also_look_at
 from tasks.analyze.diagnosis import Cause, Diagnosis, diagnose, unhealthy
 from tasks.analyze.host import hosts_of, in_bytes, look_around, one_line, other_hosts, top_by_cpu, top_by_memory
-from tasks.analyze.stage import Case
 
 LOOK_TIMEOUT_SECONDS = 1.0
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
@@ -33,7 +33,7 @@ class LocalAnalysis:
 
     name = "local"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         """The likely cause, what this host shows about it, and what to do.
 
         The findings are of the host that runs this process. If the alert is about another host, the text says so,
@@ -65,7 +65,7 @@ def _first_step(advice: Recommendation) -> str:
     return f"{advice.title}: {advice.actions[0] if advice.actions else advice.description}"
 
 
-async def _look(case: Case, cause: Cause | None) -> Findings:
+async def _look(case: AnalysisInput, cause: Cause | None) -> Findings:
     """What this host shows about a cause. `errors` says what could not be read."""
     check = next((check for check in case.check.checks if check.name == cause), None) if case.check else None
     try:
@@ -78,7 +78,7 @@ async def _look(case: Case, cause: Cause | None) -> Findings:
     return Findings(check=check, errors=[f"could not look at this host for {cause}: {problem}"])
 
 
-async def _findings(case: Case, cause: Cause | None, check: Check | None) -> Findings:
+async def _findings(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
     match cause:
         case Cause.MEMORY:
             return Findings(processes=await top_by_memory(), check=check)
@@ -92,7 +92,7 @@ async def _findings(case: Case, cause: Cause | None, check: Check | None) -> Fin
             return Findings(check=check)
 
 
-def _named_mounts(case: Case) -> tuple[str, ...]:
+def _named_mounts(case: AnalysisInput) -> tuple[str, ...]:
     labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
     return tuple(dict.fromkeys(label for label in labels if label))
 
@@ -121,7 +121,7 @@ def _noted(advice: Recommendation, note: str) -> Recommendation:
     return advice.model_copy(update={"description": f"{note}{advice.description}".strip()}) if note else advice
 
 
-def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
+def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
     """The analysis in one or two sentences, for a person who was asleep a minute ago."""
     own = socket.gethostname()
     title = _title(case)
@@ -137,7 +137,7 @@ def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[s
     return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
 
 
-def _checked(case: Case) -> str:
+def _checked(case: AnalysisInput) -> str:
     if case.check is None or not case.check.checks:
         return "nothing was checked"
     bad = [f"{check.name} is {check.status}" for check in unhealthy(case.check.checks)]
@@ -158,7 +158,7 @@ def _probable_cause(diagnosis: Diagnosis) -> str:
     return f"{diagnosis.cause}: {'; '.join(diagnosis.evidence)}" if diagnosis.cause else "unknown"
 
 
-def _title(case: Case) -> str:
+def _title(case: AnalysisInput) -> str:
     title = case.incident.title if case.incident else ""
     if not title and case.alerts:
         title = case.alerts[0].title or case.alerts[0].name
