@@ -104,8 +104,7 @@ async def _preview(
             analysis=analysis,
             firing=sum(alert.firing for alert in alerts),
             resolved=sum(not alert.firing for alert in alerts),
-        ),
-        channel=channels[0].name,
+        )
     )
     return _described(alerts, checks, channels, message)
 

@@ -10,8 +10,8 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 from orchestration.settings import Settings
+from orchestration.threads import in_daemon_thread
 from service.doctor import Finding, broken, ok, run_check, warning
-from tasks.check.threads import in_daemon_thread
 
 _OWN_PREFIXES = ("ORCHESTRATION_", "CHECKERS_", "ALERT_PIPELINE_", "WORKER_")
 _GIB = 1024**3
