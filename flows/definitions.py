@@ -46,7 +46,7 @@ class BrokenBlock(BadDefinition):
         )
 
 
-class DefinitionBook:
+class DefinitionResolver:
     """The definitions of this installation, as `tasks.definitions.DefinitionSource` asks for them."""
 
     def __init__(self, database: Database, *, blocks: DefinitionBlocks | None = None) -> None:

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import BlockSource, read_documents
-from flows.definitions import DefinitionBook
+from blocks.channels.resolver import ChannelResolver
+from blocks.channels.saved_blocks import BlockSource, read_documents
+from flows.definitions import DefinitionResolver
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
@@ -36,9 +36,9 @@ def make_services(settings: Settings, database: Database, *, blocks: BlockSource
         database=database,
         signals=make_signals(settings),
         settings=settings,
-        channels=ChannelBook(settings, source=blocks),
+        channels=ChannelResolver(settings, source=blocks),
         analysis=LocalAnalysis(),
-        definitions=DefinitionBook(database),
+        definitions=DefinitionResolver(database),
     )
 
 

@@ -31,7 +31,7 @@ class Outcome(Contract):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
+class DefinitionService:
     """Where definitions are changed. `prefect_api_url` None: there is no Prefect within reach."""
 
     database: Database
@@ -87,7 +87,7 @@ class Desk:
             notes.append(f"Prefect does not run here: {LATER}")
             return None
         # Prefect takes 1.5 s to import, which a command without one need not wait for.
-        from service.definition_mirror import at
+        from service.mirror.definitions import at
 
         try:
             with at(self.prefect_api_url):
@@ -98,7 +98,7 @@ class Desk:
 
 
 async def _take_up(database: Database, name: str) -> str | None:
-    from service.definition_mirror import take_up
+    from service.mirror.definitions import take_up
 
     return await take_up(database, name)
 
@@ -106,8 +106,8 @@ async def _take_up(database: Database, name: str) -> str | None:
 async def _show(database: Database, name: str) -> str:
     from prefect import get_client
 
-    from service.definition_mirror import show
-    from service.worker.mirror import PREFECT_ERRORS
+    from service.mirror.definitions import show
+    from service.mirror.flow_runs import PREFECT_ERRORS
 
     try:
         async with get_client() as client:

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from orchestration.encryption import load_seal
 from orchestration.errors import DeliveryFailed
-from orchestration.sealing import load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import time
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_seal
 from orchestration.settings import Settings
 from orchestration.store import definitions, keys
 from orchestration.store.database import Database

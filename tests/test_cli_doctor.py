@@ -18,7 +18,6 @@ from orchestration.settings import Settings
 from orchestration.store import runs, workers
 from orchestration.store.database import Database
 from orchestration.store.runs import NewRun
-from service.deployments import register, wanted_deployments
 from service.doctor import database as database_part
 from service.doctor import prefect as prefect_part
 from service.doctor.database import database_findings
@@ -26,6 +25,7 @@ from service.doctor.examine import examine
 from service.doctor.finding import Finding, Level, look, ok
 from service.doctor.host import host_findings
 from service.doctor.prefect import prefect_findings
+from service.mirror.deployments import register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME
 from tests.cli_helpers import json_of

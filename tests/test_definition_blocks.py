@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from blocks.pipeline_definition import DefinitionBlock
-from flows.definitions import EDITOR, BrokenBlock, DefinitionBook
+from flows.definitions import EDITOR, BrokenBlock, DefinitionResolver
 from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound, Unavailable
 from orchestration.store import definitions
 from orchestration.store.database import Database
@@ -53,8 +53,8 @@ def blocks() -> MemoryBlocks:
 
 
 @pytest.fixture
-def book(database: Database, blocks: MemoryBlocks) -> DefinitionBook:
-    return DefinitionBook(database, blocks=blocks)
+def book(database: Database, blocks: MemoryBlocks) -> DefinitionResolver:
+    return DefinitionResolver(database, blocks=blocks)
 
 
 async def applied(database: Database, blocks: MemoryBlocks, written: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ async def applied(database: Database, blocks: MemoryBlocks, written: dict[str, A
 
 
 async def test_an_edit_is_the_next_version_and_runs(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look(description="one"))
     blocks.edit(look(description="edited"))
@@ -82,7 +82,7 @@ async def test_an_edit_is_the_next_version_and_runs(
 
 
 async def test_a_block_that_is_behind_is_no_edit(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look(description="one"))
     await put(database, look(description="two"))  # while Prefect did not answer
@@ -96,7 +96,7 @@ async def test_a_block_that_is_behind_is_no_edit(
 
 
 async def test_a_broken_edit_runs_nothing_and_is_not_stored(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     for broken in BROKEN:
@@ -115,7 +115,7 @@ async def test_a_broken_edit_runs_nothing_and_is_not_stored(
 
 
 async def test_while_prefect_is_away_the_stored_version_runs_and_nobody_waits_twice(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await put(database, look())
     blocks.away = True
@@ -132,11 +132,11 @@ async def test_a_prefect_that_does_not_answer_in_time_keeps_no_alert_waiting(
 
     monkeypatch.setattr("flows.definitions.PATIENCE_SECONDS", 0.05)
     await put(database, look())
-    assert (await DefinitionBook(database, blocks=SlowBlocks()).load("look")).version == 1
+    assert (await DefinitionResolver(database, blocks=SlowBlocks()).load("look")).version == 1
 
 
 async def test_a_block_made_by_hand_is_a_new_definition(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     blocks.edit(look(), "by-hand")
 
@@ -145,7 +145,7 @@ async def test_a_block_made_by_hand_is_a_new_definition(
 
 
 async def test_the_block_of_a_deleted_definition_does_not_bring_it_back(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     async with database.transaction() as tx:
@@ -158,7 +158,7 @@ async def test_the_block_of_a_deleted_definition_does_not_bring_it_back(
 
 
 async def test_a_disabled_definition_is_refused_whatever_its_block_says(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, book: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     async with database.transaction() as tx:
@@ -170,6 +170,6 @@ async def test_a_disabled_definition_is_refused_whatever_its_block_says(
     assert blocks.reads == 0
 
 
-async def test_what_nobody_has_ever_stored(book: DefinitionBook) -> None:
+async def test_what_nobody_has_ever_stored(book: DefinitionResolver) -> None:
     with pytest.raises(BadInput, match="There is no definition 'nowhere'"):
         await book.load("nowhere")

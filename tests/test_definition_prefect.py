@@ -23,9 +23,9 @@ from orchestration.store import workers
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunOptions, RunRecord, new_id
-from service.definition_mirror import DISABLED, sync
-from service.definitions import Desk
-from service.deployments import register
+from service.definitions import DefinitionService
+from service.mirror.definitions import DISABLED, sync
+from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from tasks.definitions import validate_definition
@@ -50,8 +50,8 @@ async def client(stack: StackAddresses, database: Database) -> AsyncIterator[Pre
 
 
 @pytest.fixture
-def desk(database: Database, stack: StackAddresses) -> Desk:
-    return Desk(database=database, prefect_api_url=stack.prefect_api_url)
+def desk(database: Database, stack: StackAddresses) -> DefinitionService:
+    return DefinitionService(database=database, prefect_api_url=stack.prefect_api_url)
 
 
 async def edit(client: PrefectClient, config: dict[str, Any], name: str = "look") -> None:
@@ -71,7 +71,7 @@ async def run_by_hand(services: Any, stack: StackAddresses, name: str, payload: 
         return result
 
 
-async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, desk: Desk) -> None:
+async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, desk: DefinitionService) -> None:
     done = await desk.apply(new(look(description="Looks at this host")), created_by="test")
 
     assert (done.change, done.in_prefect, done.notes) == ("created", True, [])
@@ -91,7 +91,9 @@ async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, 
     assert (block.config["description"], block.stored_version) == ("Looks at this host", 1)
 
 
-async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(client: PrefectClient, desk: Desk) -> None:
+async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(
+    client: PrefectClient, desk: DefinitionService
+) -> None:
     await desk.apply(new(look()), created_by="test")
     await desk.set_active("look", active=False)
     paused = await client.read_deployment_by_name("definition-pipeline/look")
@@ -115,11 +117,11 @@ async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(client
 async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
     client: PrefectClient, database: Database
 ) -> None:
-    away = Desk(database=database, prefect_api_url="http://127.0.0.1:9/api")
+    away = DefinitionService(database=database, prefect_api_url="http://127.0.0.1:9/api")
     done = await away.apply(new(look()), created_by="test")
     assert (done.change, done.in_prefect) == ("created", False)
     assert done.notes[0].startswith("Prefect's API does not answer: ")
-    nowhere = await Desk(database=database).apply(new(look(), "other"), created_by="test")
+    nowhere = await DefinitionService(database=database).apply(new(look(), "other"), created_by="test")
     assert nowhere.notes[0].startswith("Prefect does not run here: a worker writes its block")
 
     await sync(client, database)
@@ -134,7 +136,7 @@ async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
 
 
 async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does_not(
-    client: PrefectClient, desk: Desk, database: Database, settings: Settings, stack: StackAddresses
+    client: PrefectClient, desk: DefinitionService, database: Database, settings: Settings, stack: StackAddresses
 ) -> None:
     await desk.apply(new(look()), created_by="test")
     async with open_services(settings, database.url) as services:
@@ -160,7 +162,7 @@ async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does
 
 
 async def test_an_edit_that_nobody_has_run_is_kept_when_a_file_is_applied(
-    client: PrefectClient, desk: Desk, database: Database
+    client: PrefectClient, desk: DefinitionService, database: Database
 ) -> None:
     await desk.apply(new(look()), created_by="test")
     await edit(client, look(description="edited"))
@@ -180,7 +182,12 @@ def receiver() -> Iterator[HttpReceiver]:
 
 
 async def test_every_sample_runs_through_prefect(
-    client: PrefectClient, desk: Desk, database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+    client: PrefectClient,
+    desk: DefinitionService,
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
 ) -> None:
     for name in sample_names():
         written = decode_definition(sample_text(name))
@@ -201,7 +208,12 @@ async def test_every_sample_runs_through_prefect(
 
 
 async def test_prefect_starts_a_definition_by_its_deployment(
-    client: PrefectClient, desk: Desk, database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+    client: PrefectClient,
+    desk: DefinitionService,
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
 ) -> None:
     await desk.apply(new(look(checker_names=["memory"])), created_by="test")
     await desk.apply(new(look(checker_names=["memory"]), "off"), created_by="test")

@@ -19,7 +19,7 @@ from flows.upkeep import look_after
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
-from service.deployments import Deployment, register, wanted_deployments
+from service.mirror.deployments import Deployment, register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from tests.conftest import clean_environment

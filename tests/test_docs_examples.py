@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database

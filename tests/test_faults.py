@@ -17,7 +17,7 @@ from flows.services import open_services
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunOptions
-from service.deployments import register
+from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
 from tasks.ingest.inbox import accept_push

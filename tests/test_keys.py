@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.encryption import Seal, load_key, load_seal
 from orchestration.errors import BadInput, BadSetting
-from orchestration.sealing import Seal, load_key, load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database

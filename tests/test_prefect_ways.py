@@ -16,7 +16,7 @@ import pytest
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
-from service.deployments import register
+from service.mirror.deployments import register
 from service.stack import StackAddresses
 from tests.api_helpers import all_runs
 from tests.conftest import clean_environment

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_seal
 from orchestration.store import keys
 from orchestration.store.database import open_database
 from orchestration.store.keys import Scope

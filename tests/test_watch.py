@@ -11,17 +11,17 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 
-from blocks.channels.shelf import ChannelShelf
-from orchestration.sealing import load_key
+from blocks.channels.cache import ChannelCache
+from orchestration.encryption import load_key
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.records import RunOptions
-from orchestration.store.sealed import SealedCopies
-from service.deployments import register
+from service.mirror.deployments import register
+from service.mirror.flow_runs import Mirror
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
-from service.worker.mirror import Mirror
 from service.worker.warm import POOL_NAME
 from service.worker.watch import Watch, Will
 from tasks.ingest.inbox import accept_push
@@ -77,7 +77,7 @@ async def places(client: PrefectClient) -> AsyncIterator[dict[str, Set]]:
 @pytest.fixture
 def watch(client: PrefectClient, settings: Settings, database: Database) -> Watch:
     """The worker's watch, without the worker."""
-    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+    shelf = ChannelCache(EncryptedCache(database), load_key(settings))
     return Watch(client, Mirror(client), Breaker(), shelf, database, lambda: None)
 
 
@@ -132,7 +132,7 @@ async def test_a_slow_look_at_what_seldom_changes_makes_nobody_blind(
 ) -> None:
     monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.2)
     mirror = NeverRenewed(client)
-    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+    shelf = ChannelCache(EncryptedCache(database), load_key(settings))
     watch = Watch(client, mirror, Breaker(), shelf, database, lambda: None)
     watching = asyncio.create_task(watch.run())
 

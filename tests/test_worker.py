@@ -20,7 +20,7 @@ from orchestration.store import attempts, runs, workers
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import Node, RunOptions
-from service.deployments import register
+from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker

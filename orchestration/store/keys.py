@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
+from orchestration.encryption import Seal
 from orchestration.errors import BadInput
-from orchestration.sealing import Seal
 from orchestration.store.clock import in_seconds
 from orchestration.store.models import ApiKeyRow, UsedSignatureRow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from orchestration.encryption import Seal, load_seal
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.sealing import Seal, load_seal
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import keys

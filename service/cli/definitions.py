@@ -28,7 +28,7 @@ from service.cli.definition_views import (
 from service.cli.drawing import mermaid
 from service.cli.reader import read, read_at
 from service.cli.terminal import as_json, fail, output
-from service.definitions import Desk, Outcome
+from service.definitions import DefinitionService, Outcome
 
 USAGE = 2
 
@@ -96,7 +96,7 @@ def apply(
         fail("--name is for one file", code=USAGE)
     new = new_definitions(given, samples=samples, name=name)
 
-    async def work(desk: Desk) -> list[Outcome]:
+    async def work(desk: DefinitionService) -> list[Outcome]:
         return [await desk.apply(one, created_by=_who()) for one in new]
 
     _tell(_at_desk(work), as_json_text=json)
@@ -240,16 +240,18 @@ async def _get(database: Database, name: str, version: int | None) -> Definition
         return await store.get_definition(tx, name, version)
 
 
-def _change(work: Callable[[Desk], Awaitable[Outcome]], *, json: bool) -> int:
-    async def all_of_it(desk: Desk) -> list[Outcome]:
+def _change(work: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
+    async def all_of_it(desk: DefinitionService) -> list[Outcome]:
         return [await work(desk)]
 
     _tell(_at_desk(all_of_it), as_json_text=json, one=True)
     return 0
 
 
-def _at_desk(work: Callable[[Desk], Awaitable[list[Outcome]]]) -> list[Outcome]:
-    return read_at(load_settings(), lambda database, url: work(Desk(database=database, prefect_api_url=url)))
+def _at_desk(work: Callable[[DefinitionService], Awaitable[list[Outcome]]]) -> list[Outcome]:
+    return read_at(
+        load_settings(), lambda database, url: work(DefinitionService(database=database, prefect_api_url=url))
+    )
 
 
 def _tell(outcomes: list[Outcome], *, as_json_text: bool, one: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_seal
 from orchestration.settings import load_settings
 from orchestration.store import keys
 from orchestration.store.database import Database

@@ -7,7 +7,7 @@ import asyncio
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.channels import ChannelBlock
-from blocks.channels.book import ChannelBook
+from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import PipelineError
 from orchestration.settings import Settings
 from service.doctor.finding import Finding, broken, look, ok, warning
@@ -19,7 +19,7 @@ _MEND = "Edit the block in Prefect's UI under Blocks, or its variables (docs/cha
 async def channel_findings(settings: Settings, api_url: str | None) -> list[Finding]:
     """Where messages go that name no channel, and then each channel by itself."""
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
-        book = ChannelBook(settings, blocks_known=api_url is not None)
+        book = ChannelResolver(settings, blocks_known=api_url is not None)
         defaults = await look("channels", lambda: _defaults(book, blocks_known=api_url is not None), mend=_MEND)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -29,7 +29,7 @@ async def channel_findings(settings: Settings, api_url: str | None) -> list[Find
     return [defaults, *await asyncio.gather(*(_channel(name, channel) for name, channel in found.items()))]
 
 
-async def _defaults(book: ChannelBook, *, blocks_known: bool) -> Finding:
+async def _defaults(book: ChannelResolver, *, blocks_known: bool) -> Finding:
     chosen = await book.select(None)
     told = ", ".join(f"{one.name} ({one.channel.driver} to {one.channel.target})" for one in chosen)
     unseen = "" if blocks_known else "; blocks that are saved in Prefect are not known while it does not run"

@@ -18,8 +18,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from service.deployments import wanted_deployments
 from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
+from service.mirror.deployments import wanted_deployments
 from service.worker.warm import POOL_NAME, WarmWorker
 
 PATIENCE_SECONDS = 20.0

@@ -24,8 +24,8 @@ from orchestration.signals import logger
 from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
+from service.mirror.flow_runs import PREFECT_ERRORS, Mirror
 from service.worker.breaker import Breaker
-from service.worker.mirror import PREFECT_ERRORS, Mirror
 from tasks.run import Services
 from tasks.taking import take_run
 

@@ -20,16 +20,16 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.cache import ChannelCache
 from flows.services import make_services, use_services
+from orchestration.encryption import load_key
 from orchestration.errors import Unavailable
-from orchestration.sealing import load_key
 from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
-from orchestration.store.sealed import SealedCopies
+from orchestration.store.encrypted_cache import EncryptedCache
+from service.mirror.flow_runs import Mirror
 from service.worker.breaker import Breaker
 from service.worker.carry import Carrier
-from service.worker.mirror import Mirror
 from service.worker.watch import Watch
 from service.worker.worker import Worker
 
@@ -61,7 +61,7 @@ async def open_worker(
         # One client for the process: otherwise each run builds two and loads the certificates twice.
         client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
         opening.enter_context(SyncClientContext.get_or_create())
-        shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+        shelf = ChannelCache(EncryptedCache(database), load_key(settings))
         with suppress(Unavailable):
             await shelf.unseal()
         services = make_services(settings, database, blocks=shelf)

@@ -24,8 +24,8 @@ from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
+from service.mirror.flow_runs import PREFECT_ERRORS
 from service.stack import StackAddresses, running
-from service.worker.mirror import PREFECT_ERRORS
 from service.worker.process import open_worker
 from service.worker.worker import Worker
 
@@ -142,8 +142,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
         """Register the deployments as soon as Prefect answers; then keep it in step with the definitions."""
-        from service.definition_mirror import sync
-        from service.deployments import register
+        from service.mirror.definitions import sync
+        from service.mirror.deployments import register
 
         registered = False
         while True:

@@ -10,13 +10,13 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.cache import ChannelCache
 from flows.handover import live_runs
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store.database import Database
+from service.mirror.flow_runs import PREFECT_ERRORS, Mirror
 from service.worker.breaker import Breaker
-from service.worker.mirror import PREFECT_ERRORS, Mirror
 
 WATCH_SECONDS = 1.5
 PROBE_SECONDS = 2.0
@@ -45,7 +45,7 @@ class Watch:
         client: PrefectClient,
         mirror: Mirror,
         breaker: Breaker,
-        shelf: ChannelShelf,
+        shelf: ChannelCache,
         database: Database,
         changed: Callable[[], None],
     ) -> None:

@@ -11,7 +11,7 @@ from orchestration.store.models import SealedCopyRow
 _T = SealedCopyRow
 
 
-class SealedCopies:
+class EncryptedCache:
     """The table `sealed_copy`, as `blocks/channels/shelf.py` asks for it."""
 
     def __init__(self, database: Database) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
-from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
+from blocks.channels.saved_blocks import BlockSource, ChannelDocument, read_documents
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 
@@ -25,7 +25,7 @@ AGAIN_SECONDS = 5.0
 """How long nobody asks again, after Prefect did not answer and nothing is known."""
 
 
-class SealedStore(Protocol):
+class EncryptedStore(Protocol):
     """Where a sealed copy is kept. It never sees what is in it."""
 
     async def read(self, name: str) -> bytes | None:
@@ -37,10 +37,10 @@ class SealedStore(Protocol):
         ...
 
 
-class ChannelShelf:
-    """The saved channel blocks, as `ChannelBook` asks for them, without a request to Prefect."""
+class ChannelCache:
+    """The saved channel blocks, as `ChannelResolver` asks for them, without a request to Prefect."""
 
-    def __init__(self, store: SealedStore, key: bytes, *, source: BlockSource = read_documents) -> None:
+    def __init__(self, store: EncryptedStore, key: bytes, *, source: BlockSource = read_documents) -> None:
         self._store = store
         self._fernet = Fernet(key)
         # Workers on hosts with keys of their own do not write over each other's copy.

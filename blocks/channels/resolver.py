@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock
 from blocks.channels.console import ConsoleChannel
-from blocks.channels.documents import BlockSource, ChannelDocument, read_documents
+from blocks.channels.saved_blocks import BlockSource, ChannelDocument, read_documents
 from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
@@ -28,7 +28,7 @@ Blocks = dict[str, ChannelBlock | BrokenBlock]
 """The channel blocks by name; one that is broken is known by its error."""
 
 
-class ChannelBook:
+class ChannelResolver:
     """The channels of this installation, as `orchestration.message.ChannelSource` asks for them.
 
     `blocks_known=False` leaves Prefect out, where there is none to ask: then only the environment counts.

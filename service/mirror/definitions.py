@@ -27,7 +27,7 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
+from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
 
 FLOW_NAME = "definition-pipeline"
 

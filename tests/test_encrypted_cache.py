@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import ChannelDocument
+from blocks.channels.cache import ChannelCache
 from blocks.channels.generic import GenericChannel
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.resolver import ChannelResolver
+from blocks.channels.saved_blocks import ChannelDocument
+from orchestration.encryption import load_key
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.sealing import load_key
 from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.sealed import SealedCopies
+from orchestration.store.encrypted_cache import EncryptedCache
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
@@ -54,8 +54,8 @@ def key(settings: Settings) -> bytes:
 
 async def test_a_page_needs_no_request(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
-    book = ChannelBook(settings, source=shelf)
+    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    book = ChannelResolver(settings, source=shelf)
     await shelf.refresh()
     prefect.down = True
 
@@ -66,17 +66,17 @@ async def test_a_page_needs_no_request(database: Database, settings: Settings) -
 
 
 async def test_the_copy_is_there_when_prefect_is_not(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     later = Prefect()
     later.down = True
 
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=later)
+    shelf = ChannelCache(EncryptedCache(database), key(settings), source=later)
 
     assert await shelf() == [ONCALL]
 
 
 async def test_what_is_in_the_database_is_unreadable(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
 
     async with database.transaction() as tx:
         (content,) = (await tx.execute(text("select content from sealed_copy"))).scalars().all()
@@ -86,31 +86,31 @@ async def test_what_is_in_the_database_is_unreadable(database: Database, setting
 
 
 async def test_another_key_opens_nothing(database: Database, settings: Settings, home: Path) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     other = load_settings({"home": home, "secret_key": "another secret of 16 or more"})
     prefect = Prefect()
     prefect.down = True
 
-    shelf = ChannelShelf(SealedCopies(database), key(other), source=prefect)
+    shelf = ChannelCache(EncryptedCache(database), key(other), source=prefect)
 
     with pytest.raises(Unavailable):
         await shelf()
 
 
 async def test_a_copy_that_was_changed_is_not_believed(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     async with database.transaction() as tx:
         await tx.execute(text("update sealed_copy set content = 'forged'"))
     prefect = Prefect()
     prefect.down = True
 
     with pytest.raises(Unavailable):
-        await ChannelShelf(SealedCopies(database), key(settings), source=prefect)()
+        await ChannelCache(EncryptedCache(database), key(settings), source=prefect)()
 
 
 async def test_a_deleted_block_is_forgotten_and_a_new_one_known(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
+    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
     await shelf.refresh()
     night = ONCALL.model_copy(update={"name": "night"})
     prefect.documents = [night]
@@ -123,7 +123,7 @@ async def test_a_deleted_block_is_forgotten_and_a_new_one_known(database: Databa
 async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Database, settings: Settings) -> None:
     prefect = Prefect()
     prefect.down = True
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
+    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
 
     for _ in range(3):
         with pytest.raises(Unavailable):
@@ -135,14 +135,14 @@ async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Dat
 async def test_a_prefect_that_hangs_is_none(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.channels.shelf.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("blocks.channels.cache.PATIENCE_SECONDS", 0.05)
 
     async def hang() -> list[ChannelDocument]:
         await asyncio.Event().wait()
         return []
 
     with pytest.raises(Unavailable):
-        await ChannelShelf(SealedCopies(database), key(settings), source=hang)()
+        await ChannelCache(EncryptedCache(database), key(settings), source=hang)()
 
 
 async def test_without_blocks_a_page_goes_where_the_environment_says(settings: Settings, home: Path) -> None:
@@ -150,13 +150,13 @@ async def test_without_blocks_a_page_goes_where_the_environment_says(settings: S
     prefect.down = True
     configured = load_settings({"home": home, "webhook_url": "https://hooks.example.com/x"})
 
-    (channel,) = await ChannelBook(configured, source=prefect).select(None)
+    (channel,) = await ChannelResolver(configured, source=prefect).select(None)
 
     assert channel.name == "generic"
     with pytest.raises(Unavailable):  # the console would look like a success, and nobody would be told
-        await ChannelBook(settings, source=prefect).select(None)
+        await ChannelResolver(settings, source=prefect).select(None)
     with pytest.raises(Unavailable):
-        await ChannelBook(configured, source=prefect).select("oncall")
+        await ChannelResolver(configured, source=prefect).select("oncall")
 
 
 async def test_a_worker_that_starts_while_prefect_is_down_still_pages_the_saved_channel(
@@ -164,7 +164,7 @@ async def test_a_worker_that_starts_while_prefect_is_down_still_pages_the_saved_
 ) -> None:
     settings = worker_settings(home, receiver, notify_channels=(), webhook_url=None)
     saved = ONCALL.model_copy(update={"data": {"endpoint": receiver.url, "default": True}})
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(saved)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(saved)).refresh()
 
     async with working(settings, database.url, NOWHERE) as worker:
         run_id = await push(worker.services, "Down")

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks.channels import ChannelBlock, GenericChannel, SlackChannel
-from blocks.channels.book import ChannelBook
+from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.signals import LOGGER_NAME
 from service.stack import StackAddresses
@@ -76,7 +76,7 @@ def webhook(url: str = "https://hooks.example.com/x", **more: Any) -> GenericCha
 async def selected(stack: StackAddresses, name: str | None = None, **settings: Any) -> list[tuple[str, str]]:
     """Name and driver of what the book gives."""
     async with prefect_of(stack):
-        book = ChannelBook(settings_for(NOWHERE, **settings))
+        book = ChannelResolver(settings_for(NOWHERE, **settings))
         return [(named.name, named.channel.driver) for named in await book.select(name)]
 
 
@@ -154,7 +154,7 @@ async def test_the_name_of_a_block_comes_before_the_name_of_a_driver(saved: Save
 async def test_a_prefect_that_fails_is_an_outage() -> None:
     with http_receiver(default=500) as receiver, temporary_settings({PREFECT_API_URL: f"{receiver.url}/api"}):
         with pytest.raises(Unavailable, match="Prefect's API does not answer"):
-            await ChannelBook(settings_for(NOWHERE)).select(None)
+            await ChannelResolver(settings_for(NOWHERE)).select(None)
         assert receiver.requests
 
 
