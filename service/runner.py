@@ -9,20 +9,18 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 
-import httpx
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from flows.alert_pipeline import carry_in_prefect
 from flows.definition_pipeline import flow_of
 from flows.services import open_services, use_services
 from orchestration.contracts import PipelineResult
 from orchestration.errors import Unavailable
-from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import leases, runs
@@ -164,11 +162,11 @@ class Runner:
             ensure_takable(record)
             with use_services(self._services):
                 try:
-                    state = await carry_in_prefect(record, flow_of(record))
-                except (httpx.HTTPError, PrefectException) as error:
+                    with prefect_errors():
+                        state = await carry_in_prefect(record, flow_of(record))
+                except PrefectUnavailable as error:
                     raise Unavailable(
-                        f"Prefect broke off ({_in_words(error)}). "
-                        f"The run is stored: resume it with alert-pipeline resume {run_id}"
+                        f"Prefect broke off ({error}). The run is stored: resume it with alert-pipeline resume {run_id}"
                     ) from error
             return await self._result(run_id, state)
 
@@ -193,11 +191,9 @@ async def open_runner(settings: Settings, addresses: StackAddresses) -> AsyncGen
     async with AsyncExitStack() as opening:
         services = await opening.enter_async_context(open_services(settings, addresses.database_url))
         opening.enter_context(temporary_settings({PREFECT_API_URL: addresses.prefect_api_url}))
-        try:
+        with prefect_errors():
             await opening.enter_async_context(AsyncClientContext.get_or_create())
             opening.enter_context(SyncClientContext.get_or_create())
-        except (RuntimeError, httpx.HTTPError, PrefectException) as error:  # Prefect's client raises RuntimeError
-            raise Unavailable(f"Prefect cannot be used: {_in_words(error)}") from error
         runner = Runner(services)
         keeping = asyncio.create_task(runner.keep_accepted())
         opening.callback(keeping.cancel)
@@ -226,7 +222,3 @@ async def _results(*carrying: asyncio.Task[PipelineResult]) -> list[PipelineResu
         for task in carrying:
             task.cancel()
         raise
-
-
-def _in_words(error: Exception) -> str:
-    return redact_text(" ".join(str(error).split()) or type(error).__name__, limit=300)

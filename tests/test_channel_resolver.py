@@ -1,4 +1,4 @@
-"""The channel book with blocks that are really saved in Prefect: what a run's messages go to, and why."""
+"""The channel resolver with blocks that are really saved in Prefect: what a run's messages go to, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks.channels import ChannelBlock, GenericChannel, SlackChannel
+from blocks.channels import GenericChannel, SlackChannel
+from blocks.channels.base import ChannelBlock
 from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.signals import LOGGER_NAME
@@ -26,7 +27,7 @@ pytest_plugins = ["tests.cli_helpers"]
 
 
 NOWHERE = Path("/nonexistent")
-"""A home that is not looked at: the book asks Prefect and the environment."""
+"""A home that is not looked at: the resolver asks Prefect and the environment."""
 
 
 class Saved:
@@ -74,10 +75,10 @@ def webhook(url: str = "https://hooks.example.com/x", **more: Any) -> GenericCha
 
 
 async def selected(stack: StackAddresses, name: str | None = None, **settings: Any) -> list[tuple[str, str]]:
-    """Name and driver of what the book gives."""
+    """Name and driver of what the resolver gives."""
     async with prefect_of(stack):
-        book = ChannelResolver(settings_for(NOWHERE, **settings))
-        return [(named.name, named.channel.driver) for named in await book.select(name)]
+        resolver = ChannelResolver(settings_for(NOWHERE, **settings))
+        return [(named.name, named.channel.driver) for named in await resolver.select(name)]
 
 
 async def test_a_block_is_found_by_its_name(saved: Saved, stack: StackAddresses) -> None:

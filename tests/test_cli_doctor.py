@@ -25,9 +25,8 @@ from service.doctor.examine import examine
 from service.doctor.finding import Finding, Level, look, ok
 from service.doctor.host import host_findings
 from service.doctor.prefect import prefect_findings
-from service.mirror.deployments import register, wanted_deployments
+from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME
 from tests.cli_helpers import json_of
 from tests.conftest import Command
 from tests.receivers import Answer, http_receiver

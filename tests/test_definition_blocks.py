@@ -130,7 +130,7 @@ async def test_a_prefect_that_does_not_answer_in_time_keeps_no_alert_waiting(
         async def read(self, name: str) -> DefinitionBlock | None:
             return await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr("flows.definitions.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("flows.definitions.READ_TIMEOUT_SECONDS", 0.05)
     await put(database, look())
     assert (await DefinitionResolver(database, blocks=SlowBlocks()).load("look")).version == 1
 

@@ -19,9 +19,9 @@ from flows.upkeep import look_after
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
-from service.mirror.deployments import Deployment, register, wanted_deployments
+from service.mirror.deployments import POOL_NAME, Deployment, register, wanted_deployments
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from tests.conftest import clean_environment
 from tests.worker_helpers import eventually, prefect_at, push, record_of
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from blocks.channels.cache import ChannelCache
 from blocks.channels.generic import GenericChannel
-from blocks.channels.resolver import ChannelResolver
-from blocks.channels.saved_blocks import ChannelDocument
+from blocks.channels.resolver import ChannelCache, ChannelResolver
+from blocks.prefect_api import SavedBlock
 from orchestration.encryption import load_key
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
@@ -24,7 +23,7 @@ from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
 SECRET = "https://hooks.example.com/services/T0/B0/very-secret"
 SLUG = GenericChannel.get_block_type_slug()
-ONCALL = ChannelDocument(name="oncall", slug=SLUG, data={"endpoint": SECRET, "default": True})
+ONCALL = SavedBlock(name="oncall", slug=SLUG, data={"endpoint": SECRET, "default": True})
 
 
 @pytest.fixture
@@ -36,12 +35,12 @@ def receiver() -> Iterator[HttpReceiver]:
 class Prefect:
     """Where the blocks come from; down when it is told so."""
 
-    def __init__(self, *documents: ChannelDocument) -> None:
+    def __init__(self, *documents: SavedBlock) -> None:
         self.documents = list(documents)
         self.down = False
         self.asked = 0
 
-    async def __call__(self) -> list[ChannelDocument]:
+    async def __call__(self) -> list[SavedBlock]:
         self.asked += 1
         if self.down:
             raise Unavailable("Prefect's API does not answer")
@@ -54,13 +53,13 @@ def key(settings: Settings) -> bytes:
 
 async def test_a_page_needs_no_request(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
-    book = ChannelResolver(settings, source=shelf)
-    await shelf.refresh()
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    resolver = ChannelResolver(settings, source=cache)
+    await cache.refresh()
     prefect.down = True
 
     for _ in range(3):
-        assert [channel.name for channel in await book.select(None)] == ["oncall"]
+        assert [channel.name for channel in await resolver.select(None)] == ["oncall"]
 
     assert prefect.asked == 1
 
@@ -70,9 +69,9 @@ async def test_the_copy_is_there_when_prefect_is_not(database: Database, setting
     later = Prefect()
     later.down = True
 
-    shelf = ChannelCache(EncryptedCache(database), key(settings), source=later)
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=later)
 
-    assert await shelf() == [ONCALL]
+    assert await cache() == [ONCALL]
 
 
 async def test_what_is_in_the_database_is_unreadable(database: Database, settings: Settings) -> None:
@@ -91,10 +90,10 @@ async def test_another_key_opens_nothing(database: Database, settings: Settings,
     prefect = Prefect()
     prefect.down = True
 
-    shelf = ChannelCache(EncryptedCache(database), key(other), source=prefect)
+    cache = ChannelCache(EncryptedCache(database), key(other), source=prefect)
 
     with pytest.raises(Unavailable):
-        await shelf()
+        await cache()
 
 
 async def test_a_copy_that_was_changed_is_not_believed(database: Database, settings: Settings) -> None:
@@ -110,24 +109,24 @@ async def test_a_copy_that_was_changed_is_not_believed(database: Database, setti
 
 async def test_a_deleted_block_is_forgotten_and_a_new_one_known(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
-    await shelf.refresh()
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    await cache.refresh()
     night = ONCALL.model_copy(update={"name": "night"})
     prefect.documents = [night]
 
-    await shelf.refresh()
+    await cache.refresh()
 
-    assert await shelf() == [night]
+    assert await cache() == [night]
 
 
 async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Database, settings: Settings) -> None:
     prefect = Prefect()
     prefect.down = True
-    shelf = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
 
     for _ in range(3):
         with pytest.raises(Unavailable):
-            await shelf()
+            await cache()
 
     assert prefect.asked == 1
 
@@ -135,9 +134,9 @@ async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Dat
 async def test_a_prefect_that_hangs_is_none(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.channels.cache.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("blocks.channels.resolver.READ_TIMEOUT_SECONDS", 0.05)
 
-    async def hang() -> list[ChannelDocument]:
+    async def hang() -> list[SavedBlock]:
         await asyncio.Event().wait()
         return []
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from orchestration.encryption import load_seal
+from orchestration.encryption import load_cipher
 from orchestration.store import keys
 from orchestration.store.database import open_database
 from orchestration.store.keys import Scope
@@ -109,7 +109,7 @@ async def make_key(home: Path) -> str:
     there = running(settings)
     assert there is not None
     async with open_database(there.database_url) as database, database.transaction() as tx:
-        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
+        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_cipher(settings))).token
 
 
 def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:

@@ -11,19 +11,18 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 
-from blocks.channels.cache import ChannelCache
+from blocks.channels.resolver import ChannelCache
 from orchestration.encryption import load_key
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.records import RunOptions
-from service.mirror.deployments import register
-from service.mirror.flow_runs import Mirror
+from service.mirror.deployments import POOL_NAME, register
+from service.mirror.flow_runs import FlowRunMirror
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
-from service.worker.warm import POOL_NAME
-from service.worker.watch import Watch, Will
+from service.worker.watch import OperatorControls, Watch
 from tasks.ingest.inbox import accept_push
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import (
@@ -77,8 +76,8 @@ async def places(client: PrefectClient) -> AsyncIterator[dict[str, Set]]:
 @pytest.fixture
 def watch(client: PrefectClient, settings: Settings, database: Database) -> Watch:
     """The worker's watch, without the worker."""
-    shelf = ChannelCache(EncryptedCache(database), load_key(settings))
-    return Watch(client, Mirror(client), Breaker(), shelf, database, lambda: None)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    return Watch(client, FlowRunMirror(client), Breaker(), channels, database, lambda: None)
 
 
 @pytest.fixture
@@ -90,19 +89,19 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.mark.parametrize("place", ["pool", "queue", "deployment"])
 async def test_a_pause_or_a_limit_is_seen_wherever_it_is_set(places: dict[str, Set], watch: Watch, place: str) -> None:
     await watch.look()
-    assert watch.will == Will()
+    assert watch.controls == OperatorControls()
 
     await places[place](paused=True)
     await watch.look()
-    assert watch.will == Will(paused=True)
+    assert watch.controls == OperatorControls(paused=True)
 
     await places[place](limit=3)
     await watch.look()
-    assert watch.will == Will(limit=3)
+    assert watch.controls == OperatorControls(limit=3)
 
     await places[place]()
     await watch.look()
-    assert watch.will == Will()
+    assert watch.controls == OperatorControls()
 
 
 async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], watch: Watch) -> None:
@@ -110,10 +109,10 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
         await place(limit=limit)
     await watch.look()
 
-    assert watch.will == Will(limit=2)
+    assert watch.controls == OperatorControls(limit=2)
 
 
-class NeverRenewed(Mirror):
+class NeverRenewed(FlowRunMirror):
     """Prefect hangs at what is seldom looked at."""
 
     renewing = False
@@ -132,15 +131,15 @@ async def test_a_slow_look_at_what_seldom_changes_makes_nobody_blind(
 ) -> None:
     monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.2)
     mirror = NeverRenewed(client)
-    shelf = ChannelCache(EncryptedCache(database), load_key(settings))
-    watch = Watch(client, mirror, Breaker(), shelf, database, lambda: None)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    watch = Watch(client, mirror, Breaker(), channels, database, lambda: None)
     watching = asyncio.create_task(watch.run())
 
     async def hangs() -> bool:
         return mirror.renewing
 
     async def sees_the_pause() -> bool:
-        return watch.will.paused
+        return watch.controls.paused
 
     await eventually(hangs, "the slow look")
     await places["pool"](paused=True)

@@ -20,9 +20,9 @@ from orchestration.store import attempts, runs, workers
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import Node, RunOptions
-from service.mirror.deployments import register
+from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
 from tasks.holders import holder_name
 from tasks.ingest.inbox import accept_push

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.encryption import Seal
+from orchestration.encryption import Cipher
 from orchestration.errors import BadInput
 from orchestration.store.clock import in_seconds
 from orchestration.store.models import ApiKeyRow, UsedSignatureRow
@@ -70,7 +70,7 @@ class NewKey(Contract):
 _COLUMNS = [column for name, column in _T.__table__.columns.items() if name in ApiKey.model_fields]
 
 
-async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], seal: Seal) -> NewKey:
+async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], cipher: Cipher) -> NewKey:
     """Make a key of 256 random bits.
 
     Raises:
@@ -85,7 +85,7 @@ async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], 
         name=name,
         prefix=prefix_of(token),
         hash=_hash(token),
-        sealed_signing_secret=seal.close(signing_secret_of(token).encode()),
+        sealed_signing_secret=cipher.encrypt(signing_secret_of(token).encode()),
         scopes=sorted(scopes),
     )
     made = await tx.execute(row.on_conflict_do_nothing(index_elements=[_T.name]).returning(_T.id))

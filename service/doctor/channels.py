@@ -6,7 +6,7 @@ import asyncio
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from blocks.channels import ChannelBlock
+from blocks.channels.base import ChannelBlock
 from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import PipelineError
 from orchestration.settings import Settings

@@ -19,15 +19,14 @@ from prefect.settings import (
 )
 
 from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
-from service.mirror.deployments import wanted_deployments
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.mirror.deployments import POOL_NAME, POOL_TYPE, wanted_deployments
 
 PATIENCE_SECONDS = 20.0
 """Its server is one busy process, and slow is not down."""
 
 _LATER = ("work pool", "deployments")
 _START = "Start it with `alert-pipeline up`, or name a server in PREFECT_API_URL; meanwhile runs go on without it"
-_REGISTER = "Start a worker: it registers what is missing. `prefect deploy --all` does so too"
+_REGISTER = "Start a worker: it registers what is missing"
 
 
 async def prefect_findings(api_url: str | None, *, embedded: bool) -> list[Finding]:
@@ -85,9 +84,9 @@ async def _pool(client: PrefectClient) -> Finding:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
         return broken("work pool", f"there is no work pool {POOL_NAME}", _REGISTER)
-    if pool.type != WarmWorker.type:
+    if pool.type != POOL_TYPE:
         mend = f"prefect work-pool delete {POOL_NAME}; the next worker that starts makes it anew"
-        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {WarmWorker.type}", mend)
+        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {POOL_TYPE}", mend)
     if pool.is_paused:
         mend = f"prefect work-pool resume {POOL_NAME}"
         return warning("work pool", f"{POOL_NAME} is paused: only overdue critical alerts are carried out", mend)

@@ -1,7 +1,7 @@
-"""What Prefect's server has to know of us: the work pool, the deployments with their trigger, the block types.
+"""Registers in Prefect what our runs need: the work pool, the deployments of prefect.yaml, the types of the blocks.
 
-`prefect deploy --all` does the same from prefect.yaml. This does it without a project folder, fast and as often
-as one likes: a worker does it when it starts. What an operator has changed (paused, limits) stays.
+A worker does so when it starts. It creates what is missing and updates description, entry point and parameter schema;
+whatever an operator can set (pause, limits, schedules, tags, parameters, automations) stays as it is.
 """
 
 from __future__ import annotations
@@ -9,84 +9,66 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import yaml
 from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
+from prefect.workers.base import BaseWorker
 
 from blocks.channels import CHANNELS
-from flows.alert_pipeline import alert_pipeline
-from flows.upkeep import upkeep
 from orchestration.signals import logger
-from service.worker.warm import POOL_NAME, WarmWorker
 
-UPKEEP_MINUTES = 10
+POOL_NAME = "alerts"
+"""The work pool of all deployments."""
 
-TAGS = ["alert-pipeline"]
+POOL_TYPE = "warm"
+"""The type of the work pool, and of the workers that run its flow runs."""
 
-EVENT = "alert.received"
-EVENT_RESOURCE = "alert.*"
-EVENT_PARAMETERS: dict[str, Any] = {
-    "payload": {
-        "__prefect_kind": "json",
-        "value": {"__prefect_kind": "jinja", "template": "{{ event.payload | tojson }}"},
-    }
-}
-"""The event's payload, handed on as an object."""
+TAGS = ("alert-pipeline",)
+"""The tags of a new deployment. `service/mirror/definitions.py` deletes no deployment without them."""
+
+_OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """One deployment as it should be."""
+    """A deployment as it should be in Prefect."""
 
     flow: Flow[..., Any]
     entrypoint: str
-    name: str = "default"
+    name: str
     description: str
+    tags: Sequence[str] = TAGS
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    schedules: Sequence[DeploymentScheduleCreate] = field(default=())
-    triggers: Sequence[DeploymentEventTrigger] = field(default=())
+    schedules: Sequence[DeploymentScheduleCreate] = ()
+    triggers: Sequence[DeploymentEventTrigger] = ()
 
 
 def wanted_deployments() -> list[Deployment]:
-    """The deployments, as prefect.yaml has them."""
-    return [
-        Deployment(
-            flow=cast("Flow[..., Any]", alert_pipeline),
-            entrypoint="flows.alert_pipeline.alert_pipeline",
-            description="Takes one incident's alerts to the person on call.",
-            triggers=[
-                DeploymentEventTrigger(
-                    name="alert-pipeline: alert received",
-                    expect={EVENT},
-                    match={"prefect.resource.id": EVENT_RESOURCE},
-                    parameters=EVENT_PARAMETERS,
-                )
-            ],
-        ),
-        Deployment(
-            flow=cast("Flow[..., Any]", upkeep),
-            entrypoint="flows.upkeep.upkeep",
-            description="Looks for runs that are stuck, and deletes what is older than the retention time.",
-            schedules=[DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=UPKEEP_MINUTES)))],
-        ),
-    ]
+    """The deployments of prefect.yaml.
+
+    Raises:
+        OSError, yaml.YAMLError, pydantic.ValidationError, KeyError: prefect.yaml is missing or broken.
+    """
+    declared: list[dict[str, Any]] = yaml.safe_load(_prefect_yaml().read_text())["deployments"]
+    return [_deployment(entry) for entry in declared]
 
 
 async def register(client: PrefectClient) -> None:
-    """Make the server know everything that is above.
+    """Create the work pool, the deployments and the types of the blocks in Prefect, or update them.
 
     Raises:
-        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     await ensure_pool(client)
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
@@ -96,40 +78,39 @@ async def register(client: PrefectClient) -> None:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool, unless it is there.
+    """Create the work pool, unless it exists.
 
     Raises:
-        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
-        template = WarmWorker.get_default_base_job_template()
         wanted = WorkPoolCreate(
             name=POOL_NAME,
-            type=WarmWorker.type,
+            type=POOL_TYPE,
             description="Runs of the warm worker.",
-            base_job_template=template,
+            base_job_template=_job_template(),
         )
         try:
             await client.create_work_pool(wanted)
-        except ObjectAlreadyExists:
+        except ObjectAlreadyExists:  # another worker started at the same time
             return
     else:
-        if pool.type != WarmWorker.type:
+        if pool.type != POOL_TYPE:
             logger.warning(
-                "The work pool %s has the type %s: scheduled runs need %s. Delete it, and it is made anew",
+                "The work pool %s has the type %s: scheduled runs need %s. Delete it, and the next worker creates it",
                 POOL_NAME,
                 pool.type,
-                WarmWorker.type,
+                POOL_TYPE,
             )
 
 
 async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
-    """Create the deployment, or bring what is ours of it up to date: queue, pause, limit and schedule are theirs.
+    """Create the deployment, or update the fields that operators do not set; its id.
 
     Raises:
-        httpx.HTTPError, prefect.exceptions.PrefectException: Prefect's API broke off.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     own = _own_fields(wanted)
     try:
@@ -140,7 +121,7 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
             name=wanted.name,
             **own,
             work_pool_name=POOL_NAME,
-            tags=TAGS,
+            tags=list(wanted.tags),
             parameters=dict(wanted.parameters),
             schedules=list(wanted.schedules),
             enforce_parameter_schema=True,
@@ -154,8 +135,41 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
 
 
 def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
-    """Whether what is ours of a deployment is as it should be."""
+    """Whether the fields that operators do not set are as they should be."""
     return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
+
+
+def _job_template() -> dict[str, Any]:
+    # That of `WarmWorker`, which adds nothing to the base class. Importing it here would be an import circle.
+    base: Any = BaseWorker
+    return base.get_default_base_job_template()
+
+
+def _prefect_yaml() -> Path:
+    """The file in the installed package (pyproject.toml puts it there), else that of the project folder."""
+    installed = Path(__file__).with_name("prefect.yaml")
+    return installed if installed.exists() else Path(__file__).parents[2] / "prefect.yaml"
+
+
+def _deployment(entry: dict[str, Any]) -> Deployment:
+    module, _, name = str(entry["entrypoint"]).rpartition(".")
+    return Deployment(
+        flow=cast("Flow[..., Any]", getattr(import_module(module), name)),
+        entrypoint=entry["entrypoint"],
+        name=entry["name"],
+        description=entry["description"],
+        tags=entry["tags"],
+        parameters=entry["parameters"],
+        schedules=[_schedule(each) for each in entry.get("schedules", ())],
+        triggers=[DeploymentEventTrigger.model_validate(each) for each in entry.get("triggers", ())],
+    )
+
+
+def _schedule(entry: dict[str, Any]) -> DeploymentScheduleCreate:
+    # prefect.yaml has one level where the API has two.
+    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
+    inner = {name: value for name, value in entry.items() if name not in outer}
+    return DeploymentScheduleCreate.model_validate({"schedule": inner, **outer})
 
 
 def _own_fields(wanted: Deployment) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
 
+from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from flows import direct
 from flows.alert_pipeline import ENGINE, alert_pipeline
 from flows.definition_pipeline import definition_pipeline
@@ -24,7 +25,7 @@ from orchestration.signals import logger
 from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
-from service.mirror.flow_runs import PREFECT_ERRORS, Mirror
+from service.mirror.flow_runs import FlowRunMirror
 from service.worker.breaker import Breaker
 from tasks.run import Services
 from tasks.taking import take_run
@@ -50,7 +51,7 @@ FlowTask = asyncio.Task[State[Any]]
 class Carrier:
     """Carries claimed runs. Prefect comes first; whatever it fails at, the direct engine does."""
 
-    def __init__(self, services: Services, mirror: Mirror, breaker: Breaker, results: Path) -> None:
+    def __init__(self, services: Services, mirror: FlowRunMirror, breaker: Breaker, results: Path) -> None:
         self._services = services
         self._mirror = mirror
         self._breaker = breaker
@@ -84,10 +85,11 @@ class Carrier:
     async def _open(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None when Prefect does not give one in time."""
         try:
-            async with self._breaker.patience(self._patience(record)):
-                return await self._mirror.open(record)
-        except PREFECT_ERRORS as error:
-            self._breaker.trip(f"opening a flow run: {type(error).__name__}")
+            with prefect_errors():
+                async with self._breaker.patience(self._patience(record)):
+                    return await self._mirror.open(record)
+        except PrefectUnavailable as error:
+            self._breaker.trip(str(error))
             return None
 
     async def _carry(self, claim: Claim, record: RunRecord, flow_run: FlowRun | None) -> None:
@@ -167,7 +169,7 @@ class Carrier:
         elif not task.cancelled() and (error := task.exception()) is not None:
             logger.info("Prefect was not told of the end of run %s: %s", handover.run.run_id, type(error).__name__)
         if handover.cancelled and task.done():
-            with suppress(*PREFECT_ERRORS):
+            with suppress(PrefectUnavailable), prefect_errors():
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self._mirror.set_state(flow_run.id, Cancelled(message="Cancelled by an operator."))
 

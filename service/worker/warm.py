@@ -18,18 +18,19 @@ from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
+from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
-from service.mirror.flow_runs import PREFECT_ERRORS
+from service.mirror.definitions import sync
+from service.mirror.deployments import POOL_TYPE, register
 from service.stack import StackAddresses, running
 from service.worker.process import open_worker
 from service.worker.worker import Worker
 
-POOL_NAME = "alerts"
 AGAIN_SECONDS = 5.0
 SYNC_SECONDS = 60.0
 """How often a worker brings Prefect's blocks and deployments in step with the definitions."""
@@ -42,7 +43,7 @@ class WarmResult(BaseWorkerResult):
 class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
     """Runs flows in this process, next to the runs that it claims from the inbox."""
 
-    type = "warm"
+    type = POOL_TYPE
     job_configuration = BaseJobConfiguration
     _description = "Runs alert pipelines in one warm process, claimed from the inbox or scheduled by Prefect."
 
@@ -142,17 +143,15 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
         """Register the deployments as soon as Prefect answers; then keep it in step with the definitions."""
-        from service.mirror.definitions import sync
-        from service.mirror.deployments import register
-
         registered = False
         while True:
             try:
-                if not registered:
-                    await register(client)
-                    registered = True
-                await sync(client, database)
-            except (*PREFECT_ERRORS, Unavailable) as error:
+                with prefect_errors():
+                    if not registered:
+                        await register(client)
+                        registered = True
+                    await sync(client, database)
+            except Unavailable as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
             else:

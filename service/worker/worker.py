@@ -126,10 +126,10 @@ class Worker:
 
     async def _claim(self) -> None:
         """Take what there is room for."""
-        will = self._watch.will
-        room = 0 if will.paused else self.concurrency - self.running
+        controls = self._watch.controls
+        room = 0 if controls.paused else self.concurrency - self.running
         if room > 0:
-            self._carry_all(await self._take(room, limit_of_all=will.limit))
+            self._carry_all(await self._take(room, limit_of_all=controls.limit))
 
     async def _claim_overdue(self) -> None:
         """A critical alert that has waited too long goes out whatever is set, and however full it is here."""
