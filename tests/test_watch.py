@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -24,7 +26,7 @@ from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.watch import OperatorControls, Watch
 from tasks.ingest.inbox import accept_push
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,
     at_stage,
@@ -110,6 +112,67 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
     await watch.look()
 
     assert watch.controls == OperatorControls(limit=2)
+
+
+HTML = Answer(body=b"<html><title>Sign in</title></html>", headers={"Content-Type": "text/html"})
+FLOW = {"id": str(UUID(int=7)), "name": "alert-pipeline"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HTML,
+        Answer.json({}),
+        Answer.json([]),
+        Answer.json({"detail": "maintenance"}),
+        Answer.json(FLOW),
+        Answer(body=b""),
+    ],
+    ids=["html", "object", "list", "other-json", "half-right-json", "empty"],
+)
+async def test_an_address_that_is_not_prefects_ends_no_worker_and_delays_no_page(
+    database: Database, home: Path, receiver: HttpReceiver, answer: Answer
+) -> None:
+    with http_receiver(default=answer) as proxy:
+        async with working(worker_settings(home, receiver), database.url, f"{proxy.url}/api") as worker:
+            run_id = await push(worker.services, "Down")
+            done = await over(database, run_id)
+        assert proxy.requests
+
+    assert (done.status, done.engine) == (RunStatus.NOTIFIED, "direct")
+
+
+class Failing(FlowRunMirror):
+    """Each read of what seldom changes fails in another way."""
+
+    failures: ClassVar = [
+        json.JSONDecodeError("Expecting value", "<html>", 0),
+        RuntimeError("cannot connect"),
+        TimeoutError(),
+        AssertionError("a bug"),
+    ]
+    count = 0
+
+    async def reconcile(self, database: Database, busy: object) -> int:
+        self.count += 1
+        raise self.failures[self.count % len(self.failures)]
+
+
+async def test_a_failed_read_of_what_seldom_changes_is_repeated(
+    client: PrefectClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.05)
+    mirror = Failing(client)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    watching = asyncio.create_task(Watch(client, mirror, Breaker(), channels, database, lambda: None).run())
+
+    async def again_and_again() -> bool:
+        return watching.done() or mirror.count > len(mirror.failures)
+
+    await eventually(again_and_again, "several failed reads")
+    assert not watching.done()
+    watching.cancel()
+    await asyncio.wait({watching})
 
 
 class NeverRenewed(FlowRunMirror):
