@@ -157,7 +157,7 @@ async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does
     done = await service.apply(new(look(description="mended")), created_by="test")
     assert done.notes == [
         "its block had an edit that could not be used (node 'checks', field 'next': there is no node 'pager' "
-        "(known: checks)): it was written over"
+        "(known: checks)): the edit was overwritten"
     ]
 
 
