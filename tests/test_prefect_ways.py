@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import yaml
+from prefect.automations import AutomationCore
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import AwaitingRetry, Scheduled
 
@@ -146,3 +149,34 @@ async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pa
     assert (retried.state.type, retried.state.name) == (StateType.COMPLETED, "Notified")
     assert (await over(database, run_id)).status is RunStatus.NOTIFIED
     assert len(receiver.requests) == 1
+
+
+async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+) -> None:
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    settings = worker_settings(home, receiver)
+    page = (Path(__file__).parent.parent / "docs" / "prefect.md").read_text()
+    (declared,) = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert declared["actions"][0]["type"] == "send-notification"
+    declared["actions"] = [{"type": "do-nothing"}]
+    receiver.answer_next(404)
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        automation = await client.create_automation(AutomationCore.model_validate(declared))
+        fired = {
+            "event": {"name": ["prefect.automation.triggered"]},
+            "resource": {"id": [f"prefect.automation.{automation}"]},
+        }
+
+        async def events() -> int:
+            return (await client.request("POST", "/events/filter", json=fired)).json()["total"]
+
+        try:
+            async with warm_worker(settings, addresses):
+                async with open_services(settings, database.url) as services:
+                    run_id = await push(services, "Down")
+                assert (await over(database, run_id)).status is RunStatus.FAILED
+                await eventually(events, "the automation to fire", 60)
+        finally:
+            await client.delete_automation(automation)

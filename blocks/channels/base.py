@@ -26,7 +26,6 @@ USER_AGENT = "alert-pipeline"
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """HTTP statuses below 500 that allow a retry. Every 5xx does."""
 
-
 _CONSOLE_WIDTH = 78
 
 
