@@ -117,6 +117,7 @@ async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIte
 
 
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
+@pytest.mark.usefixtures("patient")
 @pytest.mark.xfail(strict=False, reason="needs the new flow body")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
 async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pages_nobody_again(
@@ -134,6 +135,7 @@ async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pa
             async with open_services(settings, database.url) as services:
                 run_id = await push(services, "Down")
             record = await over(database, run_id)
+            assert record.prefect_flow_run_id is not None
             flow_run_id = UUID(record.prefect_flow_run_id)
 
             async def ended(run_count: int) -> FlowRun | None:
@@ -151,6 +153,7 @@ async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pa
     assert len(receiver.requests) == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
     database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
 ) -> None:
