@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,9 +23,11 @@ from sqlalchemy import text
 
 from flows.services import open_services
 from flows.upkeep import look_after
+from orchestration.errors import BadSetting
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
+from service.mirror import deployments
 from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
@@ -52,6 +55,26 @@ def test_prefect_yaml_is_what_the_worker_registers() -> None:
     assert trigger.parameters == said["parameters"]
     assert not pipeline.schedules
     assert not upkeep.triggers
+
+
+def test_the_wheel_has_prefect_yaml_where_the_worker_reads_it() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+
+    assert ROOT / build["force-include"]["prefect.yaml"] == Path(deployments.__file__).with_name("prefect.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "deployments: [", "name: x", "deployments: [{name: default}]", "deployments: [{entrypoint: no.such.flow}]"],
+)
+def test_a_broken_prefect_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    path = tmp_path / "prefect.yaml"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setattr(deployments, "prefect_yaml", lambda: path)
+
+    with pytest.raises(BadSetting, match=r"prefect\.yaml cannot be used"):
+        wanted_deployments()
 
 
 async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:

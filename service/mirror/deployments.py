@@ -26,6 +26,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.base import BaseWorker
 
 from blocks.channels import CHANNELS
+from orchestration.errors import BadSetting
 from orchestration.signals import logger
 
 POOL_NAME = "alerts"
@@ -58,16 +59,28 @@ def wanted_deployments() -> list[Deployment]:
     """The deployments of prefect.yaml.
 
     Raises:
-        OSError, yaml.YAMLError, pydantic.ValidationError, KeyError: prefect.yaml is missing or broken.
+        BadSetting: prefect.yaml is missing or broken.
     """
-    declared: list[dict[str, Any]] = yaml.safe_load(_prefect_yaml().read_text())["deployments"]
-    return [_deployment(entry) for entry in declared]
+    path = prefect_yaml()
+    try:
+        declared: list[dict[str, Any]] = yaml.safe_load(path.read_text())["deployments"]
+        return [_deployment(entry) for entry in declared]
+    except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        problem = " ".join(str(error).split())
+        raise BadSetting(f"{path} cannot be used: {type(error).__name__}: {problem[:300]}") from error
+
+
+def prefect_yaml() -> Path:
+    """The path of prefect.yaml: in the installed package (pyproject.toml puts it there), else in the project folder."""
+    installed = Path(__file__).with_name("prefect.yaml")
+    return installed if installed.exists() else Path(__file__).parents[2] / "prefect.yaml"
 
 
 async def register(client: PrefectClient) -> None:
     """Create the work pool, the deployments and the types of the blocks in Prefect, or update them.
 
     Raises:
+        BadSetting: prefect.yaml is missing or broken.
         Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     await ensure_pool(client)
@@ -143,12 +156,6 @@ def _job_template() -> dict[str, Any]:
     # That of `WarmWorker`, which adds nothing to the base class. Importing it here would be an import circle.
     base: Any = BaseWorker
     return base.get_default_base_job_template()
-
-
-def _prefect_yaml() -> Path:
-    """The file in the installed package (pyproject.toml puts it there), else that of the project folder."""
-    installed = Path(__file__).with_name("prefect.yaml")
-    return installed if installed.exists() else Path(__file__).parents[2] / "prefect.yaml"
 
 
 def _deployment(entry: dict[str, Any]) -> Deployment:

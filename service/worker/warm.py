@@ -151,6 +151,9 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
                         await register(client)
                         registered = True
                     await sync(client, database)
+            except BadSetting as error:
+                logger.error("The deployments cannot be registered: %s", error)
+                await asyncio.sleep(SYNC_SECONDS)
             except Unavailable as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
