@@ -29,12 +29,12 @@ from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Story, read_story
+from service.mirror.flow_runs import FlowRunMirror
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses
 from service.worker.bounded import BoundedWorker
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
-from service.worker.mirror import Mirror
 from service.worker.process import prefect_settings
 from tests.conftest import Command, clean_environment
 from tests.stack_fixtures import settings_for, until
@@ -185,7 +185,7 @@ async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterato
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
                 results = services.settings.home / "results"
-                yield BoundedWorker(services, RunExecutor(services, Mirror(context.client), Breaker(), results))
+                yield BoundedWorker(services, RunExecutor(services, FlowRunMirror(context.client), Breaker(), results))
 
 
 @asynccontextmanager

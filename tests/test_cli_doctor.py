@@ -18,7 +18,6 @@ from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from service.cli.doctor import examine
-from service.deployments import register, wanted_deployments
 from service.doctor import Finding, Level, ok, run_check
 from service.doctor import database as database_part
 from service.doctor import prefect as prefect_part
@@ -26,8 +25,8 @@ from service.doctor.channels import channel_findings
 from service.doctor.database import database_findings
 from service.doctor.host import host_findings
 from service.doctor.prefect import prefect_findings
+from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME
 from tests.cli_helpers import json_of
 from tests.conftest import Command
 from tests.receivers import Answer, http_receiver

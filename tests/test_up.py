@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from orchestration.embedded_stack import find_running_stack
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_cipher
 from orchestration.store import keys
 from orchestration.store.database import open_database
 from orchestration.store.keys import Scope
@@ -128,7 +128,7 @@ async def make_key(home: Path) -> str:
     there = find_running_stack(settings)
     assert there is not None
     async with open_database(there.database_url) as database, database.transaction() as tx:
-        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
+        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_cipher(settings))).token
 
 
 def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:

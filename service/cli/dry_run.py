@@ -142,16 +142,16 @@ def _incident(alerts: Sequence[Alert]) -> Incident | None:
 async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
     """The channels as the environment has them, and as a Prefect that runs already has them.
 
-    Raises what `ChannelBook.select()` does.
+    Raises what `ChannelResolver.select()` does.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from blocks.channels.book import ChannelBook
+    from blocks.channels.resolver import ChannelResolver
 
     stack = find_running_stack(settings)
     url = settings.prefect_api_url or (stack.prefect_api_url if stack else None)
     with temporary_settings({PREFECT_API_URL: url}):
-        return await ChannelBook(settings, blocks_known=url is not None).select(name)
+        return await ChannelResolver(settings, blocks_known=url is not None).select(name)
 
 
 def _show(preview: Preview) -> None:

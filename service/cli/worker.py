@@ -40,7 +40,8 @@ def worker(
 
 async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int | None) -> None:
     # Prefect takes seconds to import: `--help` need not wait for it.
-    from service.worker.warm import POOL_NAME, WarmWorker
+    from service.mirror.deployments import POOL_NAME
+    from service.worker.warm import WarmWorker
 
     collect_garbage_rarely()
 

@@ -6,8 +6,8 @@ import asyncio
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from blocks.channels import ChannelBlock
-from blocks.channels.book import ChannelBook
+from blocks.channels.base import ChannelBlock
+from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
@@ -28,7 +28,7 @@ async def channel_findings(settings: Settings, api_url: str | None) -> list[Find
     """The default channels first, then each channel. `api_url` None means that no Prefect server runs."""
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
         channels, unknown = await _read_channels(settings, api_url)
-        resolver = ChannelBook(settings, blocks_known=not unknown)
+        resolver = ChannelResolver(settings, blocks_known=not unknown)
         defaults = await run_check("channels", lambda: _defaults(resolver, unknown), fix=_EDIT)
         return [defaults, *await asyncio.gather(*(_channel(name, found) for name, found in channels.items()))]
 
@@ -38,13 +38,13 @@ async def _read_channels(settings: Settings, api_url: str | None) -> tuple[Chann
     if api_url is not None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await ChannelBook(settings).survey(), ""
+                return await ChannelResolver(settings).survey(), ""
         except (Unavailable, TimeoutError):
             pass
-    return await ChannelBook(settings, blocks_known=False).survey(), _NO_PREFECT if api_url is None else _OUTAGE
+    return await ChannelResolver(settings, blocks_known=False).survey(), _NO_PREFECT if api_url is None else _OUTAGE
 
 
-async def _defaults(resolver: ChannelBook, unknown: str) -> Finding:
+async def _defaults(resolver: ChannelResolver, unknown: str) -> Finding:
     try:
         chosen = list(await resolver.select(None))
     except BadInput:

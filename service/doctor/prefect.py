@@ -18,9 +18,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from service.deployments import wanted_deployments
 from service.doctor import Finding, Level, broken, ok, run_check, skipped, warning
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.mirror.deployments import POOL_NAME, POOL_TYPE, wanted_deployments
 
 TIMEOUT_SECONDS = 20.0
 """Prefect's server is one busy process: slow does not mean down."""
@@ -30,7 +29,7 @@ _START = "Start it with `alert-pipeline up`, or set PREFECT_API_URL. Meanwhile t
 _NOT_IN_STACK = (
     "If `alert-pipeline up` was started with PREFECT_API_URL, set the same here; otherwise run `alert-pipeline up`"
 )
-_REGISTER = "Start a worker: it registers what is missing. `prefect deploy --all` does so too"
+_REGISTER = "Start a worker: it registers what is missing"
 
 
 async def prefect_findings(api_url: str | None, *, embedded: bool, stack_runs: bool = False) -> list[Finding]:
@@ -102,9 +101,9 @@ async def _pool(client: PrefectClient) -> Finding:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
         return broken("work pool", f"there is no work pool {POOL_NAME}", _REGISTER)
-    if pool.type != WarmWorker.type:
+    if pool.type != POOL_TYPE:
         fix = f"prefect work-pool delete {POOL_NAME}; the next worker that starts creates it"
-        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {WarmWorker.type}", fix)
+        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {POOL_TYPE}", fix)
     if pool.is_paused:
         fix = f"prefect work-pool resume {POOL_NAME}"
         return warning("work pool", f"{POOL_NAME} is paused: only overdue critical alerts are executed", fix)
