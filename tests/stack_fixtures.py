@@ -1,4 +1,4 @@
-"""Shared by the tests of the embedded stack: homes that PostgreSQL can reach, commands, and helpers that inspect both."""
+"""Shared by the tests of the embedded stack: homes that PostgreSQL can reach, commands, and helpers for both."""
 
 from __future__ import annotations
 
