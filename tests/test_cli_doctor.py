@@ -133,6 +133,15 @@ async def test_channels_of_the_environment_are_checked_while_prefect_is_away(set
     assert generic.detail == "127.0.0.1 answers"
 
 
+async def test_a_running_stack_is_not_to_be_started(settings: Settings) -> None:
+    (database, *_) = await database_findings(settings, "postgresql://127.0.0.1:1/alerts", embedded=True)
+    (server, *_) = await prefect_findings("http://127.0.0.1:1/api", embedded=True)
+
+    for finding in (database, server):
+        assert finding.level is Level.BROKEN
+        assert str(finding.fix).startswith("The stack restarts it by itself")
+
+
 async def test_a_stack_that_runs_without_prefect(settings: Settings) -> None:
     first, *others = await prefect_findings(None, embedded=True, stack_runs=True)
 
