@@ -125,9 +125,9 @@ def keeper_of(home: Path) -> int:
 async def make_key(home: Path) -> str:
     """An API key with all rights, created in the running stack."""
     settings = settings_for(home)
-    found = find_running_stack(settings)
-    assert found is not None
-    async with open_database(found.database_url) as database, database.transaction() as tx:
+    there = find_running_stack(settings)
+    assert there is not None
+    async with open_database(there.database_url) as database, database.transaction() as tx:
         return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
 
 
