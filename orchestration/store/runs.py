@@ -129,7 +129,7 @@ def ensure_leased(current: RunRecord, owner: str | None) -> None:
         RunBusy: another process has the lease, or had it.
     """
     if owner is not None and current.lease_owner != owner:
-        other = current.lease_owner or "a process that has left it again"
+        other = current.lease_owner or "a process that has released it since"
         raise RunBusy(f"Run {current.run_id} was taken over by {other}")
 
 
