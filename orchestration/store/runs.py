@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, literal, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, advance
-from orchestration.store.models import PipelineRunRow, columns_of
+from orchestration.store.models import HistoryRow, PipelineRunRow, columns_of
 from orchestration.store.records import RunRecord
 
 _T = PipelineRunRow
@@ -31,6 +31,9 @@ INBOX_CHANNEL = "alert_pipeline_inbox"
 
 DONE_CHANNEL = "alert_pipeline_done"
 """The channel of NOTIFY on which the id of a run is sent when the run is over."""
+
+RESUMED = "run_resumed"
+"""The event of a line of history that says that a run was resumed."""
 
 _ROW_ID = "row_id"
 _LATEST = 2000
@@ -126,7 +129,7 @@ def ensure_leased(current: RunRecord, owner: str | None) -> None:
         RunBusy: another process has the lease, or had it.
     """
     if owner is not None and current.lease_owner != owner:
-        other = current.lease_owner or "a process that has left it again"
+        other = current.lease_owner or "a process that has released it since"
         raise RunBusy(f"Run {current.run_id} was taken over by {other}")
 
 
@@ -209,8 +212,10 @@ async def finish(
         known = current.status
 
 
-async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
-    """Give a run that failed, or that no process executes any more, back to the workers. Returns the run after that.
+async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = None) -> RunRecord:
+    """Queue a run that failed, or that no process executes any more, again. Returns the run after that.
+
+    `by` is the name of the API key with which the resume was requested; None means that it is not known.
 
     Raises:
         IllegalTransition: the run is neither failed nor retrying.
@@ -224,8 +229,21 @@ async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
     leased = and_(_T.status == RunStatus.RETRYING.value, _T.lease_expires_at > func.clock_timestamp())
     if (await tx.execute(select(_T.id).where(_T.run_id == run_id, leased))).first() is not None:
         raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
+    await note_resume(tx, current, by=by)
     await tx.execute(select(func.pg_notify(INBOX_CHANNEL, "")))
     return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
+
+
+async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None) -> None:
+    """Write into the history that a run is resumed, and who has executed it until now.
+
+    The next lease of the run overwrites `carried_by` and `engine`, so this line is the only record of them. `current`
+    is the run before the resume. `by` is the API key or the lease owner that resumes it; None means not known.
+    """
+    details = {"by": by, "owner": current.carried_by, "engine": current.engine}
+    line = {"event": RESUMED, "run_id": current.run_id, "old_status": current.status.value, "details": details}
+    incident_id = int(current.incident_id) if current.incident_id else None
+    await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
 
 
 async def ingest_result(tx: AsyncConnection, run_id: str) -> IngestResult | None:

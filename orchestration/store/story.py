@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from pydantic import Field
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Incident
+from orchestration.alert import Incident, UtcDatetime
 from orchestration.contracts import (
     AnalyzeResult,
     CheckResult,
@@ -34,7 +35,7 @@ from orchestration.store.models import (
     columns_of,
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record, starts_with
+from orchestration.store.runs import RESUMED, RUN_COLUMNS, run_record, starts_with
 
 ResultT = TypeVar("ResultT", bound=Contract)
 RecordT = TypeVar("RecordT", bound=Contract)
@@ -190,12 +191,36 @@ async def read_story(tx: AsyncConnection, run_id: str) -> Story:
 # A push
 
 
+class Resume(Contract):
+    """One resume of a run."""
+
+    at: UtcDatetime
+    by: str | None = None
+    """The API key or the lease owner that resumed it. None means that it is not known."""
+    owner: str | None = None
+    """The lease owner that had executed the run until then. None means that nobody had."""
+    engine: str | None = None
+    """The engine that had executed the run until then."""
+
+
 class TracedRun(Story):
-    """A run of a push, and why it notifies somebody or not."""
+    """A run of a push, and why somebody was notified of it or not."""
 
     told: bool | None = None
-    """Whether a human is notified. None means that this is not decided yet, or that there is nothing to decide."""
+    """Whether somebody is notified. None means that this is not decided yet, or that there was nothing to decide."""
     reason: str | None = None
+    resumes: list[Resume] = Field(default_factory=list[Resume])
+    """Oldest first."""
+
+    @property
+    def first_owner(self) -> str | None:
+        """The lease owner that executed the run first, whoever resumed it later."""
+        return self.resumes[0].owner if self.resumes else self.run.carried_by
+
+    @property
+    def first_engine(self) -> str | None:
+        """The engine that executed the run first."""
+        return self.resumes[0].engine if self.resumes else self.run.engine
 
 
 class Trace(Contract):
@@ -244,15 +269,18 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
     keys = [row["row_id"] for row in rows]
     attempts = await _by_run(tx, AttemptRecord, StageExecutionRow, keys)
     deliveries = await _by_run(tx, DeliveryRecord, DeliveryRow, keys)
+    found = [run_record(row) for row in rows]
+    resumes = await read_resumes(tx, found)
     runs = [
         TracedRun(
-            run=run_record(row),
+            run=run,
             attempts=attempts[row["row_id"]],
             deliveries=deliveries[row["row_id"]],
             told=row["told"],
             reason=row["reason"],
+            resumes=resumes[run.run_id],
         )
-        for row in rows
+        for run, row in zip(found, rows, strict=True)
     ]
     count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id)
     incident_ids = {int(one.run.incident_id) for one in runs if one.run.incident_id}
@@ -263,6 +291,19 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
         incidents=await _incidents(tx, incident_ids),
         history=await _history(tx, incident_ids, {one.run.run_id for one in runs}),
     )
+
+
+async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[str, list[Resume]]:
+    """The resumes of these runs, by run id, oldest first. A run that was never resumed has an empty list."""
+    # The history has an index of incidents and none of runs; a run that failed before ingest has no incident.
+    incident_ids = {int(run.incident_id) for run in runs if run.incident_id}
+    within = or_(HistoryRow.incident_id.in_(incident_ids), HistoryRow.incident_id.is_(None))
+    mine = (within, HistoryRow.run_id.in_([run.run_id for run in runs]), HistoryRow.event == RESUMED)
+    query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
+    found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}
+    for run_id, at, details in await tx.execute(query):
+        found[run_id].append(Resume(at=at, **details))
+    return found
 
 
 async def _by_run(
