@@ -118,7 +118,6 @@ async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIte
 
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
 @pytest.mark.usefixtures("patient")
-@pytest.mark.xfail(strict=False, reason="needs the new flow body")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
 async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pages_nobody_again(
     database: Database,
