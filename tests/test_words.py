@@ -9,27 +9,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "blocks", "orchestration", "service", "bench")
-FORBIDDEN = frozenset(
-    [
-        "carry",
-        "carries",
-        "carried",
-        "carrying",
-        "carrier",
-        "taking",
-        "holder",
-        "holders",
-        "whole",
-        "handover",
-        "shelf",
-        "book",
-        "books",
-        "desk",
-        "bell",
-        "will",
-        "wishes",
-    ]
+_CARRY = ("carry", "carries", "carried", "carrying", "carrier")
+_OTHERS = (
+    "taking",
+    "holder",
+    "holders",
+    "whole",
+    "handover",
+    "shelf",
+    "book",
+    "books",
+    "desk",
+    "bell",
+    "will",
+    "wishes",
 )
+FORBIDDEN = frozenset(_CARRY + _OTHERS)
 COLUMNS = frozenset({"carried_by"})
 """Names of database columns, which a migration would have to rename."""
 
