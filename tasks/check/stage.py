@@ -129,7 +129,7 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
     try:
         async with limit:
             found = await checker.run(options)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a broken checker is a finding beside the others
         late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
         logger.warning("The check %s of run %s broke: %s", name, context.run_id, reason, exc_info=not late)
