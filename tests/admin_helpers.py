@@ -16,7 +16,7 @@ from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from orchestration.store.records import RunRecord
-from service.admin.mount import PATH
+from service.admin import PATH
 from tasks.run import Services
 from tests.api_helpers import alert, carry, open_api, trigger
 from tests.conftest import MemoryChannel

@@ -18,7 +18,7 @@ import pytest
 
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from service.admin.mount import PATH
+from service.admin import PATH
 from tasks.run import Services
 from tests.admin_helpers import fail, make_key
 from tests.api_helpers import alert, carry, eventually, serve_api, trigger, until
