@@ -167,6 +167,9 @@ async def test_in_a_browser_a_failed_run_is_found_understood_and_resumed(
                 await window.go(f"{address}{PATH}{page}")
                 assert await window.run("document.documentElement.scrollWidth <= window.innerWidth"), (page, width)
                 assert await window.run("getComputedStyle(document.body).marginTop") == "0px", "admin.css is not used"
+                for part in (".bar nav", ".timeline"):
+                    cut = f"[...document.querySelectorAll('{part}')].some(one => one.scrollWidth > one.clientWidth)"
+                    assert not await window.run(cut), (part, page, width)
         complaints = [line["message"] for line in await window.call("se/log", type="browser")]
         assert not complaints
         await window.click(".out button")

@@ -135,7 +135,7 @@ class Pages:
             "siblings": [one for one in family if one.run_id != run_id][:SIBLINGS],
             "timeline": charts.timeline(story.attempts, now, [resume.at for resume in resumes]),
             "steps": steps_of(story.attempts, resumes),
-            "first_owner": resumes[0].owner if resumes else run.carried_by,
+            "owners": owners_of(run, resumes),
             "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
             "prefect": self._prefect_link(run.prefect_flow_run_id),
             "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
@@ -226,6 +226,12 @@ def steps_of(attempts: Sequence[AttemptRecord], resumes: Sequence[Resume]) -> li
             steps.append(Step(resume=waiting.pop(0)))
         steps.append(Step(attempt=attempt))
     return [*steps, *(Step(resume=resume) for resume in waiting)]
+
+
+def owners_of(run: RunRecord, resumes: Sequence[Resume]) -> list[str]:
+    """The processes that executed a run, in their order, such as `host/pid`."""
+    names = [*(resume.owner for resume in resumes), run.carried_by]
+    return list(dict.fromkeys(formatting.owner(name) for name in names if name))
 
 
 def _attempt_to_unfold(story: Story) -> AttemptRecord | None:

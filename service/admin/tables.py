@@ -252,7 +252,7 @@ class DefinitionView(RecordView, model=DefinitionRow):
         Column("name", "Definition", show_row=lambda row: formatting.link(f"/definitions/{row.id}/", row.name)),
         Column("version", "Version"),
         Column("description", "Description"),
-        Column("config", "Nodes", lambda config: len(config.get("nodes") or ())),
+        Column("node_count", "Nodes", show_row=lambda row: len(row.config.get("nodes") or ())),
         Column("created_by", "By"),
         Column("created_at", "Created", formatting.ago),
     )
