@@ -15,12 +15,13 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.handover import CANCELLED, Handover, cancellable, handed_run
 from flows.report import tell_story
 from flows.services import flow_services
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
-from orchestration.store.records import RunOptions, RunRecord
+from orchestration.store.records import RunRecord
 from tasks.holders import holder_name
-from tasks.ingest.inbox import accept_push
+from tasks.ingest.inbox import PushMetadata, accept
 from tasks.run import Services
 from tasks.taking import take_run
 from tasks.task import PrefectSteps
@@ -63,16 +64,15 @@ async def alert_pipeline(
                 notify_driver=notify_driver,
             )
             own = await held_runs(services)
-            run_id, *others = await accept_push(
-                services,
-                payload,
-                source=source,
-                environment=environment,
-                trace_id=trace_id,
-                options=options,
-                held_by=holder_name(),
-                held_runs=own,
-            )
+            run_id, *others = (
+                await accept(
+                    services,
+                    RunRequest(
+                        payload=payload, source=source, environment=environment, trace_id=trace_id, options=options
+                    ),
+                    PushMetadata(reserved_by=holder_name(), reserved_runs=own),
+                )
+            ).run_ids
             others = others if own is None else []
         return await carry_runs(services, [run_id, *others], alert_pipeline)
 

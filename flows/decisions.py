@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestration.alert import IncidentStatus
 from orchestration.contracts import ConditionResult, IngestResult, Stage
 from orchestration.graph import Edge, Expression, NodeDefinition, TransformConfig
+from orchestration.requests import alerts_of
 from tasks.definitions import Plan
-from tasks.ingest.stage import alerts_of
 from tasks.run import ActiveRun
 from tasks.values import PAYLOAD, value_of
 

@@ -10,9 +10,10 @@ from prefect.client.schemas.objects import State
 from flows.alert_pipeline import alert_pipeline, carry_runs, held_runs
 from flows.services import flow_services
 from orchestration.errors import BadInput
-from orchestration.store.records import RunOptions, RunRecord
+from orchestration.requests import RunOptions, RunRequest
+from orchestration.store.records import RunRecord
 from tasks.holders import holder_name
-from tasks.ingest.definition import accept_definition_run
+from tasks.ingest.inbox import PushMetadata, accept
 
 
 @flow(name="definition-pipeline", persist_result=False, validate_parameters=True)
@@ -59,16 +60,13 @@ async def definition_pipeline(
             notify_driver=notify_driver,
         )
         own = await held_runs(services)
-        run_ids = await accept_definition_run(
-            services,
-            payload,
-            source=source,
-            environment=environment,
-            trace_id=trace_id,
-            options=options,
-            held_by=holder_name(),
-            held_runs=own,
-        )
+        run_ids = (
+            await accept(
+                services,
+                RunRequest(payload=payload, source=source, environment=environment, trace_id=trace_id, options=options),
+                PushMetadata(reserved_by=holder_name(), reserved_runs=own),
+            )
+        ).run_ids
         return await carry_runs(services, run_ids[:own], _this_flow())
 
 

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings, load_settings
-from orchestration.store.records import RunOptions, new_id
+from orchestration.store.records import new_id
 from service.stack import attach
 
 if TYPE_CHECKING:
@@ -125,11 +126,8 @@ class PipelineOrchestrator:
         """
         trace = trace_id or new_id()
         chosen = _options(options)
-        run_ids = self._call(
-            lambda runner: runner.accept(
-                payload, source=source, environment=environment, trace_id=trace, options=chosen
-            )
-        )
+        request = RunRequest(payload=payload, source=source, environment=environment, trace_id=trace, options=chosen)
+        run_ids = self._call(lambda runner: runner.accept(request))
         return self._start(trace, run_ids)
 
     def check_health(
@@ -152,12 +150,10 @@ class PipelineOrchestrator:
         """Store a look at this host's own health and return at once, as `start_pipeline()` does."""
         trace = trace_id or new_id()
         chosen = _options(options)
-        run_id = self._call(
-            lambda runner: runner.accept_health_check(
-                source=source, environment=environment, trace_id=trace, options=chosen
-            )
-        )
-        return self._start(trace, [run_id])
+        checking = chosen.model_copy(update={"checks_only": True})
+        request = RunRequest(source=source, environment=environment, trace_id=trace, options=checking)
+        run_ids = self._call(lambda runner: runner.accept(request))
+        return self._start(trace, run_ids)
 
     def resume_pipeline(self, run_id: str) -> PipelineResult:
         """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.

@@ -23,16 +23,15 @@ from flows.services import open_services, use_services
 from orchestration.contracts import PipelineResult
 from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import leases, runs
 from orchestration.store.listing import find_run
-from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
 from tasks.holders import holder_name
-from tasks.ingest.definition import accept_definition_run
-from tasks.ingest.inbox import accept_health_check, accept_push
+from tasks.ingest.inbox import PushMetadata, accept
 from tasks.run import Services
 from tasks.taking import ensure_takable
 
@@ -56,46 +55,17 @@ class Runner:
         # What is accepted here is carried here: no worker of the same stack may take it meanwhile.
         self._holder = holder_name()
 
-    async def accept(
-        self, payload: object, *, source: str, environment: str, trace_id: str, options: RunOptions
-    ) -> list[str]:
-        """Store a push, or a run of a definition that needs none; the ids of its runs.
+    async def accept(self, request: RunRequest) -> list[str]:
+        """Store the runs of a request; their ids.
 
         Raises:
-            BadInput: the payload, a name, the definition or the wanted channel is no good; nothing is written.
+            BadInput: the payload, a name, the definition or the channel is wrong; nothing is written.
             Unavailable: the database or Prefect does not answer; nothing is written.
         """
-        await self._check_channel(options)
-        if options.defined:
-            # In the context with Prefect's settings: the definition's block is looked at there.
-            accepting = self._accept_definition_run(
-                payload, source=source, environment=environment, trace_id=trace_id, options=options
-            )
-            return await asyncio.create_task(accepting, context=self._context.copy())
-        return await accept_push(
-            self._services,
-            payload,
-            source=source,
-            environment=environment,
-            trace_id=trace_id,
-            options=options,
-            held_by=self._holder,
-        )
-
-    async def _accept_definition_run(self, payload: object, **call: Any) -> list[str]:
-        return await accept_definition_run(self._services, payload, held_by=self._holder, **call)
-
-    async def accept_health_check(self, *, source: str, environment: str, trace_id: str, options: RunOptions) -> str:
-        """Store a run about this host's own health; its id. Raises what `accept()` does."""
-        await self._check_channel(options)
-        return await accept_health_check(
-            self._services,
-            source=source,
-            environment=environment,
-            trace_id=trace_id,
-            options=options,
-            held_by=self._holder,
-        )
+        await self._check_channel(request.options)
+        # In the context with Prefect's settings: the block of a definition is read there.
+        accepting = accept(self._services, request, PushMetadata(reserved_by=self._holder))
+        return (await asyncio.create_task(accepting, context=self._context.copy())).run_ids
 
     async def carry_all(self, run_ids: Sequence[str]) -> list[PipelineResult]:
         """Carry stored runs to their ends, several at once; their results in the same order."""

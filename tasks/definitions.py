@@ -20,7 +20,8 @@ from orchestration.graph import (
     parse_definition,
 )
 from orchestration.graph.references import config_problems
-from orchestration.store.records import RunOptions, RunRecord
+from orchestration.requests import RunOptions
+from orchestration.store.records import RunRecord
 from tasks.check.stage import CheckConfig
 from tasks.nodes import CONFIGS, PROVIDERS, ContextNode, IntelligenceNode, steps_of
 from tasks.stage import Step

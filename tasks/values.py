@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from orchestration.contracts import TransformResult
 from orchestration.errors import BadInput
 from orchestration.graph import Reference
-from tasks.ingest.stage import StoredPush
+from orchestration.requests import StoredPush
 
 if TYPE_CHECKING:
     from tasks.run import ActiveRun

@@ -7,11 +7,12 @@ import re
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from tasks.ingest.inbox import Arrival, accept_push, take_push
+from tasks.ingest.inbox import PushMetadata
 from tasks.run import Services
 from tests.api_helpers import alert, carry
 from tests.cli_helpers import json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, MemoryChannel
+from tests.inbox_helpers import accept_push, written_push
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -76,13 +77,13 @@ async def test_it_says_why_nobody_was_told(services: Services, command: Command)
     first = {"alerts": [alert(), alert("DiskFull", instance="db-1")]}
     runs = await pushed(services, first, "first")
     await pushed(services, alert() | {"value": 7}, "second")
-    repeated = await take_push(
+    repeated = await written_push(
         services,
         alert() | {"value": 7},
         source="webhook",
         environment="production",
         trace_id="third",
-        arrival=Arrival(skip_duplicates=True),
+        metadata=PushMetadata(skip_duplicates=True),
     )
 
     one, two, three = side_by_side(

@@ -16,9 +16,9 @@ from orchestration.correlation import correlated
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from tasks.analyze.stage import Case
-from tasks.ingest.inbox import accept_push
 from tasks.run import Services
 from tasks.taking import take_run
+from tests.inbox_helpers import accept_push
 
 
 class BrokenAnalysis:

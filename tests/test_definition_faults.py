@@ -13,18 +13,18 @@ from flows.direct import ENGINE, DirectSteps
 from flows.graph import run_graph
 from flows.services import open_services
 from orchestration.contracts import NodeResult
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database
-from orchestration.store.records import RunOptions
 from orchestration.store.story import Story, read_story
 from service.stack import StackAddresses
 from tasks.definitions import validate_definition
-from tasks.ingest.definition import accept_definition_run
 from tasks.run import Services
 from tasks.taking import take_run
 from tests.broken_definitions import node, nodes
 from tests.cli_helpers import flow_run_of, task_runs_of
 from tests.conftest import MemoryChannel
+from tests.inbox_helpers import accept_push
 from tests.receivers import http_receiver
 from tests.worker_helpers import (
     DeafHost,
@@ -116,7 +116,7 @@ async def story_of(database: Database, run_id: str) -> Story:
 async def accepted(services: Services, definition: dict[str, Any], name: str) -> str:
     alert = {"alertname": name, "severity": "critical", "instance": name}
     options = RunOptions(definition_config=definition)
-    (run_id,) = await accept_definition_run(services, alert, source="generic", environment="test", options=options)
+    (run_id,) = await accept_push(services, alert, source="generic", environment="test", options=options)
     return run_id
 
 

@@ -18,11 +18,12 @@ from flows.services import open_services
 from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
+from orchestration.requests import RunOptions
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
-from orchestration.store.records import RunOptions, RunRecord, new_id
+from orchestration.store.records import RunRecord, new_id
 from service.definition_mirror import DISABLED, sync
 from service.definitions import Desk
 from service.deployments import register

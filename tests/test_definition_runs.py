@@ -15,17 +15,18 @@ from flows.handover import Handover
 from orchestration.contracts import AnalyzeResult, Contract, Stage
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.graph import StoredDefinition
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts
-from orchestration.store.records import Node, RunOptions, RunRecord
+from orchestration.store.records import Node, RunRecord
 from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import Case
-from tasks.ingest.definition import accept_definition_run
 from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, Step, try_step
 from tasks.taking import take_run
 from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+from tests.inbox_helpers import accept_push
 from tests.worker_helpers import eventually
 
 ALERT = {"name": "HighCPU", "severity": "critical", "host": "web-1"}
@@ -55,7 +56,7 @@ class ScriptedAnalysis:
 
 async def accepted(services: Services, definition: dict[str, Any], payload: object = None, **options: Any) -> str:
     wanted = RunOptions(definition_config=definition, **options)
-    (run_id,) = await accept_definition_run(services, payload, source="generic", environment="test", options=wanted)
+    (run_id,) = await accept_push(services, payload, source="generic", environment="test", options=wanted)
     return run_id
 
 
@@ -581,7 +582,7 @@ async def test_a_run_stays_with_the_version_that_it_began_with(services: Service
     shelf = Shelf([nodes(node("old", "notify"))])
     services = replace(services, definitions=shelf)
     channel.failures = [DeliveryFailed("gone", retryable=False)]
-    (run_id,) = await accept_definition_run(
+    (run_id,) = await accept_push(
         services, None, source="cli", environment="test", options=RunOptions(definition="ours")
     )
     failed = await carry(services, run_id)
@@ -609,7 +610,7 @@ async def test_a_definition_that_was_broken_meanwhile_is_refused_and_nothing_is_
     assert len(stored) > 60
     for broken in stored:
         shelf.versions[-1] = whole
-        (run_id,) = await accept_definition_run(
+        (run_id,) = await accept_push(
             services, None, source="cli", environment="test", options=RunOptions(definition="ours")
         )
         shelf.versions[-1] = cast("dict[str, Any]", broken.raw)
@@ -631,7 +632,7 @@ async def test_a_definition_that_takes_in_alerts_only_since_the_run_was_accepted
 ) -> None:
     shelf = Shelf([nodes(node("page", "notify"))])
     services = replace(services, definitions=shelf)
-    (run_id,) = await accept_definition_run(
+    (run_id,) = await accept_push(
         services, {"x": 1}, source="cli", environment="test", options=RunOptions(definition="ours")
     )
     shelf.versions.append(nodes(node("intake", "ingest"), node("page", "notify")))

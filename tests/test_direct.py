@@ -14,11 +14,11 @@ from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, RunRecord
-from tasks.ingest.inbox import accept_push
 from tasks.run import ActiveRun, Services
 from tasks.stage import Step
 from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+from tests.inbox_helpers import accept_push
 
 
 async def carry(services: Services, name: str = "HighCPU") -> tuple[RunRecord, list[AttemptRecord]]:

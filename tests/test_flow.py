@@ -16,10 +16,10 @@ from prefect.states import Failed
 
 from orchestration.contracts import AnalyzeResult
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
+from orchestration.requests import RunOptions
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.records import RunOptions
 from service.stack import StackAddresses
 from tasks.analyze.stage import Case
 from tasks.retries import with_retries, worth_another_try

@@ -11,29 +11,30 @@ import pytest
 
 from orchestration.contracts import StageError
 from orchestration.errors import BadInput, KeyReused, RunBusy, Unavailable
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store import leases, runs
 from orchestration.store.claims import claim_runs
 from orchestration.store.database import Database
 from orchestration.store.listen import notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
-from orchestration.store.records import RunOptions
 from orchestration.store.retention import delete_old
 from tasks.holders import holder_name
-from tasks.ingest.inbox import Arrival, accept_health_check, accept_push, take_push
+from tasks.ingest.inbox import PushMetadata
 from tasks.run import Services
 from tasks.taking import take_run
 from tests.api_helpers import alert, all_runs, carry, run_of
 from tests.conftest import RecordedSignals
+from tests.inbox_helpers import accept_health_check, accept_push, written_push
 
 
-async def take(services: Services, payload: object | None = None, **arrival: Any) -> WrittenPush:
-    return await take_push(
+async def take(services: Services, payload: object | None = None, **metadata: Any) -> WrittenPush:
+    return await written_push(
         services,
         payload or alert(),
         source="webhook",
         environment="test",
-        arrival=Arrival(**{"skip_duplicates": True} | arrival),
+        metadata=PushMetadata(**{"skip_duplicates": True} | metadata),
     )
 
 
@@ -155,8 +156,13 @@ async def test_one_new_alert_among_known_ones_is_news(services: Services) -> Non
 async def test_other_wishes_are_no_duplicate(services: Services) -> None:
     await take(services)
     wishes = RunOptions(notify_driver="email")
-    other = await take_push(
-        services, alert(), source="webhook", environment="test", options=wishes, arrival=Arrival(skip_duplicates=True)
+    other = await written_push(
+        services,
+        alert(),
+        source="webhook",
+        environment="test",
+        options=wishes,
+        metadata=PushMetadata(skip_duplicates=True),
     )
 
     assert await status_of(services, other) == NEWS
@@ -270,10 +276,15 @@ async def test_critical_alerts_are_claimed_before_older_ones(services: Services,
 
 async def test_runs_that_their_process_holds_are_not_claimed(services: Services, database: Database) -> None:
     holder = holder_name()
-    call = {"source": "webhook", "environment": "test", "held_by": holder}
+    call = {"source": "webhook", "environment": "test", "reserved_by": holder}
     (held,) = await accept_push(services, alert(), **call)
     (half, free) = await accept_push(
-        services, {"alerts": [alert("A"), alert("B")]}, held_runs=1, source="webhook", environment="t", held_by=holder
+        services,
+        {"alerts": [alert("A"), alert("B")]},
+        reserved_runs=1,
+        source="webhook",
+        environment="t",
+        reserved_by=holder,
     )
     health = await accept_health_check(services, trace_id=None, options=RunOptions(), **call)
     async with database.transaction() as tx:
@@ -287,7 +298,7 @@ async def test_runs_that_their_process_holds_are_not_claimed(services: Services,
 
 
 async def test_only_one_takes_a_run_that_its_process_holds(services: Services) -> None:
-    (run_id,) = await accept_push(services, alert(), source="webhook", environment="test", held_by=holder_name())
+    (run_id,) = await accept_push(services, alert(), source="webhook", environment="test", reserved_by=holder_name())
     async with take_run(services, run_id, engine="test"):
         with pytest.raises(RunBusy):
             async with take_run(services, run_id, engine="test"):
@@ -310,7 +321,7 @@ async def test_pushes_that_come_together_are_written_together_and_answered_apart
 
     async def push(number: int) -> WrittenPush:
         payload = {"alerts": [alert(instance=f"{number}-{n}") for n in range(3)]}
-        return await take_push(
+        return await written_push(
             services, payload, source="webhook", environment="t", trace_id=f"trace-{number}", write=writer.write
         )
 
@@ -327,7 +338,7 @@ async def test_a_push_is_written_at_whatever_moment_it_comes(services: Services)
         for number in range(50):
             # At once after the answer: the writer of the one before is just ending.
             payload = alert(instance=str(number))
-            await take_push(services, payload, source="webhook", environment="t", write=writer.write)
+            await written_push(services, payload, source="webhook", environment="t", write=writer.write)
 
     assert len(await all_runs(services.database)) == 50
 
@@ -336,7 +347,7 @@ async def test_what_the_database_refuses_does_not_take_its_neighbours_along(serv
     writer = PushWriter(services.database)
     broken = NewPush(trace_id="t", run_ids=["x"], rows=b'{"run_id": "x", "priority": "none"}')
     good = [
-        take_push(services, alert(instance=str(n)), source="webhook", environment="t", write=writer.write)
+        written_push(services, alert(instance=str(n)), source="webhook", environment="t", write=writer.write)
         for n in range(5)
     ]
     answers = await asyncio.gather(*good[:2], writer.write(broken), *good[2:], return_exceptions=True)
@@ -350,7 +361,7 @@ async def test_without_a_database_everybody_is_told(services: Services) -> None:
     writer = PushWriter(away)
     answers = await asyncio.gather(
         *(
-            take_push(services, alert(instance=str(n)), source="webhook", environment="t", write=writer.write)
+            written_push(services, alert(instance=str(n)), source="webhook", environment="t", write=writer.write)
             for n in range(5)
         ),
         return_exceptions=True,

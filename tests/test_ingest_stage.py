@@ -12,17 +12,18 @@ from sqlalchemy import func, select
 
 from orchestration.contracts import IngestResult, StageContext
 from orchestration.errors import BadInput
+from orchestration.requests import RunOptions, alerts_of
 from orchestration.states import RunStatus
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
 from orchestration.store.incidents import get_incident, list_history
 from orchestration.store.models import AlertRow, PipelineRunRow
-from orchestration.store.records import RunOptions, RunRecord
-from tasks.ingest.inbox import accept_health_check, accept_push
-from tasks.ingest.stage import INGEST, IngestConfig, alerts_of, ingest
+from orchestration.store.records import RunRecord
+from tasks.ingest.stage import INGEST, IngestConfig, ingest
 from tasks.run import Services
 from tasks.stage import run_stage
 from tasks.taking import take_run
+from tests.inbox_helpers import accept_health_check, accept_push
 
 
 def alert(name: str = "HighCPU", **more: Any) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from orchestration.errors import BadInput, RunBusy, RunNotFound
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.records import RunRecord
-from tasks.ingest.inbox import accept_push
 from tasks.run import ActiveRun, Services
 from tasks.taking import take_run
+from tests.inbox_helpers import accept_push
 
 ELSEWHERE = "another-host/4711/99/abcd1234"
 

@@ -14,19 +14,20 @@ from sqlalchemy import update
 from flows.graph import run_graph
 from orchestration.contracts import LINEAR_STAGES, AnalyzeResult, Contract, Stage, StageError
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
+from orchestration.requests import RunOptions
 from orchestration.signals import Signals, StatsdBackend
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts
 from orchestration.store.models import StageExecutionRow
-from orchestration.store.records import Node, RunOptions, RunRecord
+from orchestration.store.records import Node, RunRecord
 from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import Case, fallback_spec
 from tasks.definitions import LINEAR_PLAN
-from tasks.ingest.inbox import accept_health_check, accept_push
 from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, Step, run_stage, try_step
 from tasks.taking import take_run
 from tests.conftest import MemoryChannel, RecordedSignals
+from tests.inbox_helpers import accept_health_check, accept_push
 from tests.receivers import statsd_receiver
 
 

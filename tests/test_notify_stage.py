@@ -16,13 +16,13 @@ from orchestration.states import RunStatus
 from orchestration.store import deliveries
 from orchestration.store.records import AttemptRecord, DeliveryRecord
 from orchestration.store.story import Story, read_story
-from tasks.ingest.inbox import accept_push
 from tasks.ingest.stage import INGEST
 from tasks.notify.stage import NOTIFY
 from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, run_stage
 from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels
+from tests.inbox_helpers import accept_push
 
 SECRET = "hunter2xyzzy"
 

@@ -17,12 +17,12 @@ from orchestration.store.records import AttemptRecord, Node, RunRecord
 from orchestration.store.story import Story, read_story
 from tasks.analyze.stage import ANALYZE
 from tasks.check.stage import CHECK
-from tasks.ingest.inbox import accept_push
 from tasks.ingest.stage import INGEST
 from tasks.run import ActiveRun, Services
 from tasks.stage import StageFailed, StageSpec, describe, run_stage
 from tasks.taking import take_run
 from tests.conftest import RecordedSignals
+from tests.inbox_helpers import accept_push
 
 SECRET = "hunter2xyzzy"
 

@@ -12,11 +12,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 
 from blocks.channels.shelf import ChannelShelf
+from orchestration.requests import RunOptions
 from orchestration.sealing import load_key
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.records import RunOptions
 from orchestration.store.sealed import SealedCopies
 from service.deployments import register
 from service.stack import StackAddresses
@@ -24,7 +24,7 @@ from service.worker.breaker import Breaker
 from service.worker.mirror import Mirror
 from service.worker.warm import POOL_NAME
 from service.worker.watch import Watch, Will
-from tasks.ingest.inbox import accept_push
+from tests.inbox_helpers import accept_push
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,

@@ -15,17 +15,18 @@ from prefect.states import Cancelling
 
 from orchestration.contracts import Stage
 from orchestration.errors import Unavailable
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store import attempts, runs, workers
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
-from orchestration.store.records import Node, RunOptions
+from orchestration.store.records import Node
 from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker
 from tasks.holders import holder_name
-from tasks.ingest.inbox import accept_push
+from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,
@@ -296,7 +297,7 @@ async def test_a_run_at_which_process_after_process_dies_is_left_to_a_human(
     worker: Worker, database: Database, receiver: HttpReceiver
 ) -> None:
     (run_id,) = await accept_push(
-        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", held_by=holder_name()
+        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", reserved_by=holder_name()
     )
     async with database.transaction() as tx:
         for _ in range(5):

@@ -27,9 +27,9 @@ from service.stack.paths import stack_paths
 from service.stack.prefect_server import PrefectServer
 from service.worker.process import open_worker
 from service.worker.worker import Worker
-from tasks.ingest.inbox import accept_push
 from tasks.run import Services
 from tests.conftest import clean_environment
+from tests.inbox_helpers import accept_push
 from tests.receivers import HttpReceiver
 from tests.stack_fixtures import get, settings_for, until
 

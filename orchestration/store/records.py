@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, ValidationError
 
 from orchestration.alert import Severity, UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.redaction import redact_text
+from orchestration.requests import RunOptions
 from orchestration.signals import logger
 from orchestration.states import RunStatus, StageStatus
 
@@ -33,27 +34,6 @@ class Node:
     def of(cls, stage: Stage) -> Node:
         """The step of the linear pipeline that runs this stage."""
         return cls(id=stage.value, stage=stage)
-
-
-class RunOptions(Contract):
-    """What the caller asked for, kept with the run so that a resume does the same."""
-
-    checker_names: list[str] | None = None
-    checker_configs: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
-    labels: dict[str, str] = Field(default_factory=dict[str, str])
-    notify_driver: str | None = None
-    checks_only: bool = False
-    definition: str | None = Field(default=None, description="The stored definition to run; None: the linear pipeline.")
-    definition_config: dict[str, JsonValue] | None = Field(
-        default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
-    )
-
-    incident_id: str | None = Field(default=None, description="The incident that a run without alerts is about.")
-
-    @property
-    def defined(self) -> bool:
-        """Whether the run is one of a definition of its own."""
-        return self.definition is not None or self.definition_config is not None
 
 
 class RunRecord(Contract):

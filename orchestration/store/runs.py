@@ -12,9 +12,10 @@ from sqlalchemy.orm import InstrumentedAttribute
 from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import IllegalTransition, RunBusy, RunNotFound
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus, advance
 from orchestration.store.models import HistoryRow, PipelineRunRow
-from orchestration.store.records import RunOptions, RunRecord
+from orchestration.store.records import RunRecord
 
 _T = PipelineRunRow
 RUN_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from orchestration.errors import BadInput
+from orchestration.requests import RunOptions
 from orchestration.settings import Settings
-from orchestration.store.records import RunOptions
 from service.api.shapes import Wishes
 from tasks.check.stage import CheckConfig
 

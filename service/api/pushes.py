@@ -9,14 +9,13 @@ from fastapi import Request, Response
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.errors import PipelineError, Unavailable
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.store.pushes import WrittenPush
-from orchestration.store.records import RunOptions
 from orchestration.store.story import read_story
 from service.api.problems import json_response
 from service.api.state import Admitted
 from service.api.traces import trace_id_of
-from tasks.ingest.definition import take_definition_push
-from tasks.ingest.inbox import Arrival, take_push
+from tasks.ingest.inbox import PushMetadata, accept
 
 WRITE_SECONDS = 15.0
 """How long the database may take to store a push before its sender is told to try again."""
@@ -41,25 +40,22 @@ async def store(
         Unavailable: the database does not answer, or not in time.
     """
     api = admitted.api
-    arrival = Arrival(
+    metadata = PushMetadata(
         sender=admitted.caller.name,
         idempotency_key=request.headers.get("idempotency-key"),
         skip_duplicates=True,
         size_bytes=size,
     )
-    wanted = options or RunOptions()
+    wanted = RunRequest(
+        payload=payload,
+        source=source,
+        environment=environment,
+        trace_id=trace_id or trace_id_of(request.headers),
+        options=options or RunOptions(),
+    )
     try:
         async with asyncio.timeout(WRITE_SECONDS):
-            return await (take_definition_push if wanted.defined else take_push)(
-                api,
-                payload,
-                source=source,
-                environment=environment,
-                trace_id=trace_id or trace_id_of(request.headers),
-                options=wanted,
-                arrival=arrival,
-                write=api.writer.write,
-            )
+            return await accept(api, wanted, metadata, write=api.writer.write)
     except TimeoutError:
         await _may_come_again(admitted)
         raise Unavailable(f"The database did not store the push within {WRITE_SECONDS:g} s") from None

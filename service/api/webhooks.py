@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from orchestration.requests import RunOptions
 from orchestration.store.keys import Scope
-from orchestration.store.records import RunOptions
 from service.api import examples, pushes
 from service.api.problems import json_response
 from service.api.shapes import Queued

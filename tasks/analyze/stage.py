@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from orchestration.alert import Alert, Incident
 from orchestration.contracts import AnalyzeResult, CheckResult, Stage, StageContext, StageError
 from orchestration.errors import Unavailable
+from orchestration.requests import alerts_of
 from orchestration.store.story import all_checks
-from tasks.ingest.stage import alerts_of
 from tasks.stage import StageSpec
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""The inbox: a push becomes runs, committed before anything else happens.
+"""The inbox: a request becomes runs, committed before anything else happens.
 
-Every way in (command line, HTTP, Prefect) comes through `take_push()`, most of them by `accept_push()`.
+Every door (command line, HTTP, Prefect) comes through `accept()`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,36 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import orjson
 
 from orchestration.alert import Alert, Severity
+from orchestration.contracts import Stage
 from orchestration.errors import BadInput
+from orchestration.redaction import one_line
+from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunStatus
-from orchestration.store import leases, runs
+from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
-from orchestration.store.records import RunOptions, new_id
-from orchestration.store.runs import NewRun
+from orchestration.store.records import new_id
+from tasks.definitions import DefinitionSource, Plan, plan_for
 from tasks.holders import hold
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.stage import StoredPush
-from tasks.run import Services
 
 _NAME_CHARACTERS = 128
+_TITLE_CHARACTERS = 200
 _LARGE_BYTES = 32 * 1024
-"""From this size on a push is read in a thread: 10,000 alerts take a second, and other alerts wait meanwhile."""
+"""From this size on a push is parsed in a thread: 10,000 alerts take a second, in which other alerts would wait."""
 
 
-class Door(Protocol):
-    """What of a process's services the inbox needs."""
+class IntakeServices(Protocol):
+    """What the inbox needs of a process's services."""
 
     @property
     def database(self) -> Database: ...
@@ -48,164 +50,214 @@ class Door(Protocol):
     @property
     def settings(self) -> Settings: ...
 
+    @property
+    def definitions(self) -> DefinitionSource | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """How a push came in, apart from what it says."""
+class PushMetadata:
+    """How a request arrived, apart from what it says."""
 
     sender: str = ""
     """Within whose pushes `idempotency_key` is unique."""
     idempotency_key: str | None = None
-    """With the same key and the same content, a push is the same push: its runs are those of the first time."""
-    held_by: str | None = None
-    """Under which name (`tasks.holders.holder_name()`) this process holds the runs from the start: it runs them."""
-    held_runs: int | None = None
-    """How many of the runs it holds: the first ones. None: all."""
+    """A push with the same key and the same content is the same push: it is answered with the first one's runs."""
+    reserved_by: str | None = None
+    """The lease owner of this process, if it executes the runs itself: no worker claims them."""
+    reserved_runs: int | None = None
+    """How many of the runs are reserved, counted from the first. None means all."""
     skip_duplicates: bool = False
     """Whether runs that repeat what their incident's latest run says are skipped at once."""
     size_bytes: int | None = None
-    """Its size as JSON, where whoever read it has measured it already."""
+    """The payload's size as JSON, if the door has measured it already."""
 
 
 Write = Callable[[NewPush], Awaitable[WrittenPush]]
 
+_FROM_INSIDE = PushMetadata()
 
-async def accept_push(
-    services: Door,
-    payload: object,
+
+async def accept(
+    services: IntakeServices,
+    request: RunRequest,
+    metadata: PushMetadata = _FROM_INSIDE,
     *,
-    source: str,
-    environment: str,
-    trace_id: str | None = None,
-    options: RunOptions | None = None,
-    idempotency_key: str | None = None,
-    held_by: str | None = None,
-    held_runs: int | None = None,
-) -> list[str]:
-    """Write one PENDING run for each incident of a push; their ids, in the order of the push.
-
-    As `take_push()`, for callers inside of this installation.
-    """
-    arrival = Arrival(idempotency_key=idempotency_key, held_by=held_by, held_runs=held_runs)
-    taken = await take_push(
-        services, payload, source=source, environment=environment, trace_id=trace_id, options=options, arrival=arrival
-    )
-    return taken.run_ids
-
-
-async def take_push(
-    services: Door,
-    payload: object,
-    *,
-    source: str,
-    environment: str,
-    trace_id: str | None = None,
-    options: RunOptions | None = None,
-    arrival: Arrival | None = None,
     write: Write | None = None,
 ) -> WrittenPush:
-    """Write one run for each incident of a push, PENDING, or SKIPPED where it says nothing new.
+    """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
-    All or none: the runs are committed together. They share `trace_id` (a new one if none is given). At commit
-    workers are told, unless the runs are held. `write` is how they are written, by default in a transaction of
-    their own.
+    A push with alerts becomes one run for each of its incidents, in the order of the push. A request without alerts
+    (a check of this host's health, a definition without an ingest node) becomes a single run. The runs share
+    the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in a
+    transaction of their own.
 
     Raises:
-        BadInput: no alert can be read from the payload, or it is too large; nothing is written.
+        BadInput: no alert can be read from the payload, it is too large, a name is wrong, or the definition is
+            missing or broken; nothing is written.
         KeyReused: the idempotency key came with another push before; nothing is written.
-        Unavailable: the database does not answer.
+        Unavailable: the database, or the place where definitions are kept, does not answer.
     """
-    way_in = arrival or Arrival()
-    size = checked_size(payload, way_in, services.settings)
-    call = _Call(
-        trace_id=checked_name("trace id", trace_id) if trace_id else new_id(),
-        source=source,
-        environment=checked_name("environment", environment),
-        options=storable(options or RunOptions()),
-        arrival=way_in,
+    intake = _Intake(
+        trace_id=checked_name("trace id", request.trace_id) if request.trace_id else new_id(),
+        source=request.source,
+        environment=checked_name("environment", request.environment),
+        options=_storable(request.options),
+        metadata=metadata,
         settings=services.settings,
     )
-    large = size > _LARGE_BYTES
-    push, rows = await asyncio.to_thread(_prepare, payload, call) if large else _prepare(payload, call)
+    size = _checked_size(request.payload, metadata, services.settings)
+    title = await _title_without_alerts(services, request)
+    if title is not None:
+        push, rows = _single(request.payload, title, intake)
+    elif size > _LARGE_BYTES:
+        push, rows = await asyncio.to_thread(_by_incident, request.payload, intake)
+    else:
+        push, rows = _by_incident(request.payload, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
-    if way_in.held_by is not None and not written.repeated:
-        hold(push.run_ids[: push.held], way_in.held_by)
-    _tell_duplicates(services.signals, written, rows)
+    if metadata.reserved_by is not None and not written.repeated:
+        hold(push.run_ids[: push.held], metadata.reserved_by)
+    _signal_duplicates(services.signals, written, rows)
     return written
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Call:
-    """What `take_push()` was asked, checked."""
+class _Intake:
+    """A request's fields, checked, with how it arrived."""
 
     trace_id: str
     source: str
     environment: str
     options: RunOptions
-    arrival: Arrival
+    metadata: PushMetadata
     settings: Settings
 
+    @property
+    def options_json(self) -> bytes:
+        return self.options.model_dump_json().encode()
 
-def _prepare(payload: object, call: _Call) -> tuple[NewPush, list[RunRow]]:
-    """A push as it is written: everything that takes time and no database."""
-    push = parse_push(payload, source=call.source)
+
+async def _title_without_alerts(services: IntakeServices, request: RunRequest) -> str | None:
+    """The title of a run that needs no alert; None means that the payload must have alerts."""
+    options = request.options
+    if options.checks_only:
+        return "Host health"
+    if not options.defined:
+        return None
+    plan = await plan_for(options, services.definitions)
+    if options.incident_id is not None:
+        async with services.database.transaction() as tx:
+            await incidents.find_incident(tx, options.incident_id)
+    if not ingests(plan):
+        return _title_of_value(plan, clean(request.payload))
+    if request.payload is None:
+        raise BadInput(f"The definition {plan.name!r} ingests alerts: give it a payload that has one")
+    if options.incident_id is not None:
+        raise BadInput(f"The definition {plan.name!r} ingests alerts, which find their incident: give no incident_id")
+    return None
+
+
+def ingests(plan: Plan) -> bool:
+    """Whether a payload has to have alerts."""
+    return any(node.stage is Stage.INGEST for node in plan.definition.nodes)
+
+
+def _title_of_value(plan: Plan, payload: object) -> str:
+    given = cast("dict[str, object]", payload).get("title") if isinstance(payload, dict) else None
+    return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
+
+
+def _by_incident(payload: object, intake: _Intake) -> tuple[NewPush, list[RunRow]]:
+    """The runs of a push with alerts: everything that takes time and no database."""
+    push = parse_push(payload, source=intake.source)
     groups = split_by_incident(push.alerts)
-    held = 0
-    if call.arrival.held_by is not None:
-        held = len(groups) if call.arrival.held_runs is None else min(call.arrival.held_runs, len(groups))
-    options = call.options.model_dump_json().encode()
-    rows = [_row(push, group, call, options, held=index < held) for index, group in enumerate(groups)]
-    written = [
-        row_as_json(row, StoredPush(alerts=group, errors=list(push.errors)).model_dump_json().encode(), options)
-        for row, group in zip(rows, groups, strict=True)
-    ]
-    key = call.arrival.idempotency_key
-    new = NewPush(
-        trace_id=call.trace_id,
-        run_ids=[row.run_id for row in rows],
-        rows=b",".join(written),
-        sender=call.arrival.sender,
-        idempotency_key=checked_name("idempotency key", key) if key is not None else None,
-        body_hash=digest([call.source, call.environment, options.decode(), clean(payload)]) if key is not None else "",
-        held=held,
+    metadata = intake.metadata
+    reserved = 0
+    if metadata.reserved_by is not None:
+        reserved = len(groups) if metadata.reserved_runs is None else min(metadata.reserved_runs, len(groups))
+    rows = [_row(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
+    stored = [StoredPush(alerts=group, errors=list(push.errors)) for group in groups]
+    return _new_push(payload, rows, stored, intake, reserved), rows
+
+
+def _single(payload: object, title: str, intake: _Intake) -> tuple[NewPush, list[RunRow]]:
+    """A run without alerts, which is never a duplicate."""
+    data = None if intake.options.checks_only else clean(payload)
+    owner = intake.metadata.reserved_by
+    row = RunRow(
+        run_id=new_id(),
+        trace_id=intake.trace_id,
+        source=checked_name("source", intake.source),
+        environment=intake.environment,
+        incident_key=None,
+        title=title,
+        alert_fingerprint=None,
+        severity=Severity.INFO.value,
+        priority=Severity.INFO.rank,
+        content_hash="",
+        firing=False,
+        window_seconds=0,
+        max_retries=intake.settings.max_retries_per_stage,
+        lease_owner=owner,
+        lease_seconds=intake.settings.lease_seconds,
     )
-    return new, rows
+    stored = StoredPush.model_validate({"data": data})
+    return _new_push(payload, [row], [stored], intake, int(owner is not None)), [row]
 
 
-def _row(push: Push, group: Sequence[Alert], call: _Call, options: bytes, *, held: bool) -> RunRow:
+def _new_push(
+    payload: object, rows: Sequence[RunRow], stored: Sequence[StoredPush], intake: _Intake, reserved: int
+) -> NewPush:
+    options = intake.options_json
+    key = intake.metadata.idempotency_key
+    body = [intake.source, intake.environment, options.decode(), clean(payload)] if key is not None else None
+    return NewPush(
+        trace_id=intake.trace_id,
+        run_ids=[row.run_id for row in rows],
+        rows=b",".join(
+            _row_as_json(row, push.model_dump_json().encode(), options) for row, push in zip(rows, stored, strict=True)
+        ),
+        sender=intake.metadata.sender,
+        idempotency_key=checked_name("idempotency key", key) if key is not None else None,
+        body_hash=_digest(body) if body is not None else "",
+        held=reserved,
+    )
+
+
+def _row(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> RunRow:
     severity = Severity.worst(*(alert.severity for alert in group))
-    said = sorted([alert.fingerprint, alert.status.value, alert.severity.value] for alert in group)
+    content = sorted([alert.fingerprint, alert.status.value, alert.severity.value] for alert in group)
+    metadata, settings = intake.metadata, intake.settings
     return RunRow(
         run_id=new_id(),
-        trace_id=call.trace_id,
+        trace_id=intake.trace_id,
         source=push.source,
-        environment=call.environment,
+        environment=intake.environment,
         incident_key=group[0].incident_key,
         title=title_of(group),
         alert_fingerprint=group[0].fingerprint,
         severity=severity.value,
         priority=severity.rank,
-        content_hash=digest([push.source, call.environment, options.decode(), said]),
+        content_hash=_digest([push.source, intake.environment, intake.options_json.decode(), content]),
         firing=any(alert.firing for alert in group),
-        window_seconds=call.settings.duplicate_window_seconds if call.arrival.skip_duplicates else 0,
-        max_retries=call.settings.max_retries_per_stage,
-        lease_owner=call.arrival.held_by if held else None,
-        lease_seconds=call.settings.lease_seconds,
+        window_seconds=settings.duplicate_window_seconds if metadata.skip_duplicates else 0,
+        max_retries=settings.max_retries_per_stage,
+        lease_owner=metadata.reserved_by if reserved else None,
+        lease_seconds=settings.lease_seconds,
     )
 
 
-def row_as_json(row: RunRow, payload: bytes, options: bytes) -> bytes:
+def _row_as_json(row: RunRow, payload: bytes, options: bytes) -> bytes:
     """A run as it is written, with its payload and options, which are JSON already."""
     return orjson.dumps({**row.model_dump(), "payload": orjson.Fragment(payload), "options": orjson.Fragment(options)})
 
 
-def digest(value: object) -> str:
-    """By what equal values are known."""
+def _digest(value: object) -> str:
+    """The SHA-256 of a value as JSON with sorted keys: equal values have equal digests."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _tell_duplicates(signals: Signals, written: WrittenPush, rows: Sequence[RunRow]) -> None:
-    """A run that is over before it began sends its two signals here: no engine ever sees it."""
+def _signal_duplicates(signals: Signals, written: WrittenPush, rows: Sequence[RunRow]) -> None:
+    """Send the two signals of a run that is over before it began: no engine ever executes it."""
     for row in rows:
         original = written.duplicates.get(row.run_id)
         if original is None:
@@ -222,41 +274,8 @@ def _tell_duplicates(signals: Signals, written: WrittenPush, rows: Sequence[RunR
         signals.emit(Signal.COMPLETED, tags, status=skipped, reason=DUPLICATE, duplicate_of=original, duration_ms=0.0)
 
 
-async def accept_health_check(
-    services: Services,
-    *,
-    source: str,
-    environment: str,
-    trace_id: str | None,
-    options: RunOptions,
-    held_by: str | None = None,
-) -> str:
-    """Write a PENDING run without an alert, about the health of the host that runs it; its id.
-
-    `held_by` is the name under which this process holds the run from the start, to run it itself.
-    """
-    run = NewRun(
-        run_id=new_id(),
-        trace_id=checked_name("trace id", trace_id) if trace_id else new_id(),
-        source=checked_name("source", source),
-        environment=checked_name("environment", environment),
-        payload=StoredPush().model_dump(mode="json"),
-        options=storable(options).model_copy(update={"checks_only": True}),
-        title="Host health",
-        max_retries=services.settings.max_retries_per_stage,
-    )
-    async with services.database.transaction() as tx:
-        await runs.add_runs(tx, [run])
-        if held_by is None:
-            await runs.notify(tx, runs.INBOX_CHANNEL)
-        else:
-            await leases.claim(tx, run.run_id, owner=held_by, seconds=services.settings.lease_seconds)
-            hold([run.run_id], held_by)
-    return run.run_id
-
-
 def title_of(alerts: Sequence[Alert]) -> str:
-    """What a run is called in lists: the incident's title, or the alert's name with its host."""
+    """A run's title in lists: the incident's title, or the alert's name with its host."""
     lead = alerts[0]
     more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
     place = lead.labels.get("instance") or lead.labels.get("host")
@@ -274,19 +293,19 @@ def checked_name(what: str, text: str) -> str:
     return text
 
 
-def storable(options: RunOptions) -> RunOptions:
-    """The options without what PostgreSQL refuses."""
+def _storable(options: RunOptions) -> RunOptions:
+    """The options without the characters that PostgreSQL refuses."""
     return RunOptions.model_validate(clean(options.model_dump()))
 
 
-def checked_size(payload: object, arrival: Arrival, settings: Settings) -> int:
+def _checked_size(payload: object, metadata: PushMetadata, settings: Settings) -> int:
     """The payload's size in bytes of JSON.
 
     Raises:
-        BadInput: it is more than is read.
+        BadInput: it is larger than ORCHESTRATION_MAX_PAYLOAD_BYTES.
     """
     limit = settings.max_payload_bytes
-    size = arrival.size_bytes if arrival.size_bytes is not None else size_of(payload)
+    size = metadata.size_bytes if metadata.size_bytes is not None else size_of(payload)
     if size > limit:
         raise BadInput(
             f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
@@ -301,7 +320,7 @@ def size_of(payload: object) -> int:
         BadInput: JSON cannot hold it.
     """
     try:
-        # Values that only Python knows become text when the payload is read.
+        # Values that only Python knows become text when the payload is parsed.
         return len(json.dumps(payload, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"The payload is not JSON: {error}") from None

@@ -4,13 +4,12 @@ whether a human is told. One transaction, which also keeps the result: a second 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field, JsonValue
-
-from orchestration.alert import Alert, Severity
-from orchestration.contracts import Contract, IngestResult, Stage, StageContext
+from orchestration.alert import Severity
+from orchestration.contracts import IngestResult, Stage, StageContext
 from orchestration.errors import BadInput
+from orchestration.requests import StoredPush
 from orchestration.store import alerts as alert_store
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts
@@ -28,19 +27,6 @@ class IngestConfig:
     """Where ingest writes."""
 
     database: Database
-
-
-class StoredPush(Contract):
-    """What a run is started with: the alerts of one incident, and what was wrong with the push around them."""
-
-    alerts: list[Alert] = Field(default_factory=list[Alert])
-    errors: list[str] = Field(default_factory=list[str])
-    data: JsonValue = Field(default=None, description="The payload itself, of a definition that reads no alerts.")
-
-
-def alerts_of(payload: dict[str, Any]) -> list[Alert]:
-    """The alerts that a run was started with (`tasks/ingest/inbox.py` has put them there)."""
-    return StoredPush.model_validate(payload).alerts
 
 
 async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:

@@ -18,11 +18,11 @@ from orchestration.contracts import (
 )
 from orchestration.errors import DeliveryFailed
 from orchestration.message import NamedChannel
+from orchestration.requests import alerts_of
 from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.records import Node
 from orchestration.store.story import all_checks
-from tasks.ingest.stage import alerts_of
 from tasks.notify.ledger import deliver
 from tasks.notify.message import MessageSubject, render_message
 from tasks.stage import StageSpec
