@@ -75,8 +75,10 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         return None
     alerts = select(*_ALERT).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id.desc())
     history = select(*_HISTORY).where(HistoryRow.incident_id == incident_id).order_by(HistoryRow.id.desc())
-    runs = await _runs_of(tx, incident_id)
-    duplicates = select(*RUN_COLUMNS).where(_repeats(incident_id, runs)).order_by(PipelineRunRow.id.desc())
+    latest = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
+    runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
+    repeats = _repeats(incident_id, [run.run_id for run in runs])
+    duplicates = select(*RUN_COLUMNS).where(repeats).order_by(PipelineRunRow.id.desc())
     return IncidentStory(
         incident=Incident.model_validate({**row, "id": str(row["id"])}),
         alerts=[AlertRecord.model_validate(dict(one)) for one in (await tx.execute(alerts.limit(MOST))).mappings()],
@@ -92,23 +94,20 @@ async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> AlertTime
         HistoryRow.alert_id == alert.id, HistoryRow.event == "alert_created"
     )
     last = alert.updated_at
-    if alert.incident_id is not None and (runs := await _runs_of(tx, alert.incident_id)):
+    if alert.incident_id is not None:
+        runs = select(PipelineRunRow.run_id).where(PipelineRunRow.incident_id == alert.incident_id)
+        run_ids = (await tx.execute(runs.order_by(PipelineRunRow.id.desc()).limit(MOST))).scalars().all()
         contained = PipelineRunRow.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
-        repeated = select(func.max(PipelineRunRow.created_at)).where(_repeats(alert.incident_id, runs), contained)
+        repeated = select(func.max(PipelineRunRow.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
         last = max(last, (await tx.execute(repeated)).scalar_one() or last)
     return AlertTimes(first_received_at=(await tx.execute(created)).scalar_one(), last_received_at=last)
 
 
-async def _runs_of(tx: AsyncConnection, incident_id: int) -> list[RunRecord]:
-    runs = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
-    return [run_record(one) for one in (await tx.execute(runs.limit(MOST))).mappings()]
-
-
-def _repeats(incident_id: int, runs: Sequence[RunRecord]) -> ColumnElement[bool]:
+def _repeats(incident_id: int, run_ids: Sequence[str]) -> ColumnElement[bool]:
     """Whether a run is a duplicate of one of these runs of the incident."""
     # There is no index of `duplicate_of`. A duplicate has the same alerts as the run that it repeats, in any order,
     # and there is an index of the fingerprint of a run's first alert.
     alerts = select(AlertRow.fingerprint).where(AlertRow.incident_id == incident_id)
     leads = select(PipelineRunRow.alert_fingerprint).where(PipelineRunRow.incident_id == incident_id)
     same_alerts = PipelineRunRow.alert_fingerprint.in_(alerts.union(leads))
-    return and_(same_alerts, PipelineRunRow.duplicate_of.in_([run.run_id for run in runs]))
+    return and_(same_alerts, PipelineRunRow.duplicate_of.in_(run_ids))
