@@ -10,17 +10,17 @@ from typing import Any
 import httpx
 import uvicorn
 
-from flows.direct import ENGINE, DirectSteps
-from flows.graph import run_graph
+from orchestration.engine.execution import DIRECT, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord
+from service.admin import mount
 from service.api import create_app
 from service.api.server import listen
-from tasks.run import Services
-from tasks.taking import take_run
 
 LOCAL = ("127.0.0.1", 50_000)
 
@@ -35,7 +35,7 @@ async def open_api(
     base_url: str = "http://127.0.0.1:8000",
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """The application as a client sees it that calls from `client`, while the application believes to be at `host`."""
-    app = create_app(settings, url, host=host)
+    app = create_app(settings, url, host=host, extensions=[mount.install])
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as api:
         yield api
@@ -45,7 +45,7 @@ async def open_api(
 async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, int]]:
     """The application behind a real server; its address."""
     with listen("127.0.0.1", 0) as listening:
-        app = create_app(settings, url)
+        app = create_app(settings, url, extensions=[mount.install])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         serving = asyncio.create_task(server._serve([listening]))
         await until(lambda: server.started, "the server to start")
@@ -82,8 +82,8 @@ async def all_runs(database: Database) -> list[RunRecord]:
 
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a run to its end, as a worker would."""
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_graph(run, DirectSteps())
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await Execution(run).execute_directly()
     return run.record
 
 

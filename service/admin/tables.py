@@ -29,6 +29,7 @@ from orchestration.store.models import (
 from service.admin import PATH, formatting
 from service.admin.records import PAGE_ROWS, Column, Filter, Page, RecordView, row_number
 from tasks.ingest.incidents import reason_in_words
+from tasks.kinds import KINDS
 
 _MAX_WORKERS = 500
 _MAX_SUMMARY_CHARACTERS = 160
@@ -233,7 +234,7 @@ def _definition_state(row: Any) -> Markup:
 
 def _definition_graph(row: Any) -> Markup:
     try:
-        return formatting.block("\n".join(draw(parse_definition(row.config))))
+        return formatting.block("\n".join(draw(parse_definition(row.config, KINDS.by_type))))
     except BadDefinition as error:
         return formatting.block(f"This version of alert-pipeline cannot draw it: {error}")
 

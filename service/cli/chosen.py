@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from orchestration.errors import BadInput
-from orchestration.graph import Definition, NodeType
+from orchestration.graph import Definition
 from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.database import Database
@@ -14,8 +14,9 @@ from orchestration.store.definitions import DefinitionRecord
 from service.cli.definition_file import read_definition
 from service.cli.dry_run_definition import show_definition_dry_run
 from service.cli.reader import read
-from tasks.definitions import validate_definition
 from tasks.ingest.sources import parse_push
+from tasks.ingest.stage import INGEST
+from tasks.kinds import validate_definition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Chosen:
         """Whether it takes in alerts; None: only the store knows."""
         if self.definition is None:
             return None
-        return any(node.type is NodeType.INGEST for node in self.definition.nodes)
+        return any(node.type == INGEST.name for node in self.definition.nodes)
 
     def check_input(self, payload: dict[str, Any] | None, source: str) -> None:
         """Whether what is known of it here can be run with this payload.

@@ -10,7 +10,7 @@ from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import MAX_BYTES, BadDefinition, Definition, DefinitionProblem, decode_definition
 from service.cli.payload import read_file
-from tasks.definitions import validate_definition
+from tasks.kinds import validate_definition
 
 STDIN = "-"
 

@@ -14,6 +14,7 @@ from orchestration.graph.drawing import draw
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.terminal import output
 from service.definitions import Outcome
+from tasks.kinds import KINDS
 
 _MARKS = {"unchanged": "=", "deleted": "-", "disabled": "-"}
 _WORDS = {"rolled_back": "rolled back to"}
@@ -79,7 +80,7 @@ def show_one(record: DefinitionRecord, versions: Sequence[DefinitionRecord]) -> 
         if value:
             output.print(f"  {label + ':':<9} {value}", markup=False)
     output.print("  Graph", style="bold")
-    show_graph(parse_definition(record.config), indent="    ")
+    show_graph(parse_definition(record.config, KINDS.by_type), indent="    ")
     output.print("  Versions", style="bold")
     for one in versions:
         when = f"{one.created_at:%Y-%m-%d %H:%M}"

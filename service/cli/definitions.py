@@ -10,7 +10,7 @@ import typer
 
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import in_order
-from orchestration.graph import BadDefinition, Definition, parse_definition, parse_definition_text
+from orchestration.graph import BadDefinition, Definition, decode_definition, parse_definition
 from orchestration.graph.drawing import mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
@@ -29,6 +29,7 @@ from service.cli.definition_views import (
 from service.cli.reader import read, read_at
 from service.cli.terminal import as_json, fail, output
 from service.definitions import Desk, Outcome
+from tasks.kinds import KINDS, validate_definition
 
 USAGE = 2
 
@@ -187,7 +188,7 @@ def samples(name: Annotated[str | None, typer.Argument(help="A sample, to print 
         output.print(sample_text(name).rstrip(), markup=False)
         return 0
     for one in sample_names():
-        definition = parse_definition_text(sample_text(one))
+        definition = validate_definition(decode_definition(sample_text(one)))
         output.print(one, style="bold", markup=False)
         output.print(f"  {definition.description}", markup=False)
         show_graph(definition, indent="    ")
@@ -230,7 +231,7 @@ def _definition_of(what: str, version: int | None) -> Definition:
         return read_definition(what)[0]
     record = read(load_settings(), lambda database: _get(database, what, version))
     try:
-        return parse_definition(record.config)
+        return parse_definition(record.config, KINDS.by_type)
     except BadDefinition as error:
         raise BadFile(what, error) from None
 

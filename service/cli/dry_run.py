@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
 from orchestration.message import Message, NamedChannel
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
 from service.cli.terminal import as_json, output
 from tasks.analyze.local import LocalAnalysis
-from tasks.analyze.stage import Case
 from tasks.check.stage import CheckConfig, check
 from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
@@ -85,7 +85,9 @@ async def _preview(
     if resolved:
         checked, checks = None, ()
     analysis = (
-        None if resolved else await LocalAnalysis().analyze(Case(incident=incident, alerts=alerts, check=checked))
+        None
+        if resolved
+        else await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
     )
     message = render_message(
         MessageSubject(

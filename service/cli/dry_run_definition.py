@@ -9,16 +9,20 @@ from typing import Any
 from orchestration.alert import Alert
 from orchestration.contracts import Contract
 from orchestration.errors import PipelineError
-from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition, NodeType, TransformConfig
+from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition
 from orchestration.graph.drawing import draw
 from orchestration.settings import Settings
 from service.cli.dry_run import channels_of
 from service.cli.terminal import as_json, output
-from tasks.check.stage import CheckConfig
+from tasks.analyze.stage import IntelligenceNode
+from tasks.check.stage import CheckConfig, ContextNode
 from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import parse_push
-from tasks.nodes import ContextNode, IntelligenceNode, NotifyNode
+from tasks.ingest.stage import IngestNode
+from tasks.kinds import KINDS
+from tasks.notify.stage import NotifyNode
+from tasks.transform.stage import TransformConfig
 
 
 class NodePreview(Contract):
@@ -39,7 +43,7 @@ async def _previews(
     return [
         NodePreview(
             id=node_id,
-            type=graph.nodes[node_id].type.value,
+            type=graph.nodes[node_id].type,
             what=await teller.what(graph.nodes[node_id]),
             next=list(graph.successors(node_id)),
             required=graph.nodes[node_id].required,
@@ -57,23 +61,24 @@ class _Teller:
         self._notify_driver = notify_driver
 
     async def what(self, node: NodeDefinition) -> str:
-        match node.type:
-            case NodeType.INGEST:
+        config = KINDS.by_type[node.type].config.model_validate(node.config)
+        match config:
+            case IngestNode():
                 alerts = sum(len(group) for group in self._groups)
-                return f"takes in {alerts} {'alert' if alerts == 1 else 'alerts'}"
-            case NodeType.CONTEXT:
-                own = ContextNode.model_validate(node.config)
-                config = CheckConfig.from_settings(self._settings, names=own.checker_names, configs=own.checker_configs)
-                return f"checks {', '.join(config.names) or 'nothing'}"
-            case NodeType.INTELLIGENCE:
-                provider = IntelligenceNode.model_validate(node.config).provider
+                return f"ingests {alerts} {'alert' if alerts == 1 else 'alerts'}"
+            case ContextNode(checker_names=names, checker_configs=configs):
+                checks = CheckConfig.from_settings(self._settings, names=names, configs=configs)
+                return f"checks {', '.join(checks.names) or 'nothing'}"
+            case IntelligenceNode(provider=provider):
                 return f"asks {provider or 'the usual provider'} for an analysis"
-            case NodeType.NOTIFY:
-                return await self._channels(NotifyNode.model_validate(node.config))
-            case NodeType.TRANSFORM:
-                return _transform(TransformConfig.model_validate(node.config))
-            case NodeType.CONDITION:
-                return f"decides whether {ConditionConfig.model_validate(node.config).expression}"
+            case NotifyNode():
+                return await self._channels(config)
+            case TransformConfig():
+                return _transform(config)
+            case ConditionConfig(expression=expression):
+                return f"decides whether {expression}"
+            case _:
+                return f"runs {node.type}"
 
     async def _channels(self, own: NotifyNode) -> str:
         said: list[str] = []

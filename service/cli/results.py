@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestration.contracts import (
-    RESULT_TYPES,
     AnalyzeResult,
     CheckResult,
     CheckStatus,
@@ -19,7 +18,9 @@ from orchestration.contracts import (
     TransformResult,
 )
 from service.cli.terminal import output
+from tasks.kinds import KINDS
 
+_RESULT_TYPES = {kind.stage: kind.result for kind in KINDS.by_type.values()}
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "!", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 _STYLES = {PipelineOutcome.COMPLETED: "green", PipelineOutcome.FAILED: "red", PipelineOutcome.SKIPPED: "yellow"}
 
@@ -83,7 +84,7 @@ def _show_node(node: NodeResult) -> None:
     if node.error is not None:
         output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red", markup=False)
     elif node.result is not None:
-        for line in _lines(RESULT_TYPES[node.stage].model_validate(node.result)):
+        for line in _lines(_RESULT_TYPES[node.stage].model_validate(node.result)):
             output.print(f"    {line}", markup=False)
 
 
