@@ -1,4 +1,4 @@
-"""The pages of the admin: they find what one looks for, show it without harm, and resume what failed."""
+"""The pages of the admin find runs, show untrusted values safely, and resume failed runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.definition_helpers import look, put
 
 @pytest.fixture
 async def here(settings: Settings, database: Database) -> AsyncIterator[Browser]:
-    """A browser that an admin is signed in with."""
+    """A browser in which an admin is signed in."""
     ui = settings.model_copy(update={"prefect_api_url": "http://prefect.example.com:4200/api"})
     async with browser(ui, database) as one:
         key = await make_key(settings, database)

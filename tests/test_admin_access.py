@@ -1,4 +1,4 @@
-"""Who gets into the admin, and what those see who do not."""
+"""Who can open the admin, and what all others see."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ async def test_over_https_the_cookie_goes_over_https_only(
 ) -> None:
     public = "https://alerts.example.com" if way == "a proxy with https" else None
     base = "http://127.0.0.1:8000" if public else "https://127.0.0.1:8000"
-    told = settings.model_copy(update={"api_public_url": public})
-    async with open_api(told, database.url, base_url=base) as client:
+    https = settings.model_copy(update={"api_public_url": public})
+    async with open_api(https, database.url, base_url=base) as client:
         page = await client.get(f"{PATH}/login/")
         assert "Secure" in page.headers["set-cookie"]
         nonce = page.headers["set-cookie"].partition(";")[0]
