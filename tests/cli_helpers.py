@@ -24,9 +24,9 @@ from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Story, read_story
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses

@@ -17,7 +17,7 @@ from orchestration.states import StageStatus
 from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord
-from orchestration.store.traces import read_trace
+from orchestration.store.story import read_trace
 from service.admin import PATH, charts
 from service.cli.timeline import timeline
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of

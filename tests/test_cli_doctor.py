@@ -15,9 +15,8 @@ from pydantic import SecretStr
 
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
-from orchestration.store import runs, workers
+from orchestration.store import workers
 from orchestration.store.database import Database
-from orchestration.store.runs import NewRun
 from service.deployments import register, wanted_deployments
 from service.doctor import database as database_part
 from service.doctor import prefect as prefect_part
@@ -32,6 +31,7 @@ from tests.cli_helpers import json_of
 from tests.conftest import Command
 from tests.receivers import Answer, http_receiver
 from tests.stack_fixtures import settings_for
+from tests.store_helpers import add_runs, new_run
 from tests.worker_helpers import prefect_at
 
 pytest_plugins = ["tests.cli_helpers"]
@@ -122,9 +122,8 @@ async def test_work_that_does_not_go_on(database: Database, settings: Settings) 
 
     assert (await found())["workers"][0] is Level.BROKEN
     await beat(database, prefect_ok=False)
-    old = NewRun(run_id="r1", trace_id="t", source="generic", environment="test", payload={})
     async with database.transaction() as tx:
-        await runs.add_runs(tx, [old, old.model_copy(update={"run_id": "r2"})])
+        await add_runs(tx, new_run(run_id="r1"), new_run(run_id="r2"))
         await tx.exec_driver_sql("update pipeline_run set status = 'failed' where run_id = 'r2'")
     now = await found()
     assert now["workers"] == (Level.WARNING, "w/1 with 2 runs; 1 without Prefect")

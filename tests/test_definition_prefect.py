@@ -22,8 +22,8 @@ from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord, new_id
+from orchestration.store.runs import RunFilter, list_page
 from service.definition_mirror import DISABLED, sync
 from service.definitions import Desk
 from service.deployments import register

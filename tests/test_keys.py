@@ -53,7 +53,7 @@ async def test_a_name_is_taken_for_good(database: Database, settings: Settings) 
     async with database.transaction() as tx:
         await keys.create_key(tx, "ci", [Scope.READ], seal)
         await keys.revoke_key(tx, "ci")
-        with pytest.raises(BadInput, match="take another name"):
+        with pytest.raises(BadInput, match="choose another name"):
             await keys.create_key(tx, "ci", [Scope.READ], seal)
         with pytest.raises(BadInput, match="no key 'ci' in use"):
             await keys.revoke_key(tx, "ci")

@@ -27,8 +27,7 @@ from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import one_line
 from orchestration.sealing import load_key
 from orchestration.signals import logger
-from orchestration.store.keys import ApiKey, Scope
-from orchestration.store.sessions import end_session, is_ended
+from orchestration.store.keys import ApiKey, Scope, end_session, is_ended
 from service.admin import PATH
 from service.admin.formatting import Renderer
 from service.api.bodies import read_raw

@@ -15,8 +15,7 @@ from orchestration.contracts import Stage
 from orchestration.graph import BadDefinition, parse_definition
 from orchestration.graph.drawing import draw
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store.incident_story import AlertRecord, read_alert_times
-from orchestration.store.listing import RunFilter, list_page, seen_lately
+from orchestration.store.incidents import AlertRecord, read_alert_times
 from orchestration.store.models import (
     AlertRow,
     ApiKeyRow,
@@ -26,6 +25,7 @@ from orchestration.store.models import (
     StageExecutionRow,
     WorkerRow,
 )
+from orchestration.store.runs import RunFilter, list_page, seen_lately
 from service.admin import PATH, formatting
 from service.admin.records import PAGE_ROWS, Column, Filter, Page, RecordView, row_number
 from tasks.ingest.incidents import reason_in_words

@@ -9,8 +9,8 @@ import typer
 from orchestration.settings import Settings, load_settings
 from orchestration.states import StageStatus, parse_run_status
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, find_run, list_page
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
+from orchestration.store.runs import RunFilter, find_run, list_page
 from orchestration.store.story import Story, read_story
 from service.cli.reader import read
 from service.cli.run_table import STYLES, duration, run_table

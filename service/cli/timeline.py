@@ -9,7 +9,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.traces import Trace, TracedRun
+from orchestration.store.story import Trace, TracedRun
 from service.cli.run_table import duration
 from tasks.ingest.incidents import reason_in_words
 

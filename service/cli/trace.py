@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestration.settings import load_settings
 from orchestration.store.database import Database
-from orchestration.store.traces import Trace, TracedRun, find_trace, read_trace
+from orchestration.store.story import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
 from service.cli.run_table import SHORT, STYLES, duration, status_of
 from service.cli.terminal import as_json, output

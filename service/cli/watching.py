@@ -16,11 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestration.errors import Unavailable
-from orchestration.store.database import Database
-from orchestration.store.listen import notifications
-from orchestration.store.listing import RunFilter, list_page
+from orchestration.store.database import Database, notifications
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL
+from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL, RunFilter, list_page
 from service.cli.run_table import SHORT, duration, run_table, status_of
 from service.cli.terminal import errors, output
 

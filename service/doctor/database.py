@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
 from orchestration.settings import Settings
-from orchestration.store import inspection
+from orchestration.store import overview
 from orchestration.store.claims import count_waiting, oldest_waiting_seconds
-from orchestration.store.database import Database, head_revision
-from orchestration.store.story import read_clock
+from orchestration.store.database import Database, head_revision, read_clock
 from orchestration.store.workers import list_workers
 from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
 from service.doctor.host import clock_is_kept
@@ -51,7 +50,7 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
 
 async def _server(database: Database, *, embedded: bool) -> Finding:
     async with database.transaction() as tx:
-        server = await inspection.read_server(tx)
+        server = await overview.read_server(tx)
     detail = f"PostgreSQL {server.version}{', embedded' if embedded else ''}"
     if server.major < OLDEST_MAJOR:
         return broken("database", detail, f"Take PostgreSQL {OLDEST_MAJOR} or later")
@@ -65,7 +64,7 @@ async def _server(database: Database, *, embedded: bool) -> Finding:
 
 async def _schema(database: Database) -> Finding:
     async with database.transaction() as tx:
-        found = await inspection.read_revision(tx)
+        found = await overview.read_revision(tx)
     ours = head_revision()
     if found == ours:
         return ok("migrations", f"the schema is at {found}")
@@ -128,7 +127,7 @@ async def _inbox(database: Database, settings: Settings) -> Finding:
 
 async def _runs(database: Database) -> Finding:
     async with database.transaction() as tx:
-        trouble = await inspection.read_trouble(tx, stuck_after_seconds=STUCK_SECONDS)
+        trouble = await overview.read_trouble(tx, stuck_after_seconds=STUCK_SECONDS)
     failed = f"{trouble.failed_last_day or 'none'} failed within a day"
     if trouble.stuck:
         return broken(

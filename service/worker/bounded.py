@@ -28,9 +28,9 @@ from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store import leases, runs
+from orchestration.store import claims, runs
 from orchestration.store.claims import Claim
-from orchestration.store.listing import find_run
+from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
@@ -94,7 +94,7 @@ class BoundedWorker:
             await asyncio.sleep(seconds / 3)
             try:
                 async with self._services.database.transaction() as tx:
-                    await leases.renew_all(tx, self._owner, seconds=seconds)
+                    await claims.renew_all(tx, self._owner, seconds=seconds)
             except Unavailable as error:
                 logger.warning("The leases of waiting runs could not be renewed: %s", error)
 
