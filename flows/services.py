@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import BlockSource, read_documents
-from flows.definitions import DefinitionBook
+from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
+from flows.definitions import DefinitionResolver
+from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.run import Services
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
@@ -31,16 +31,16 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
         yield make_services(settings, database)
 
 
-def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_documents) -> Services:
-    """The services of a process. `blocks` is where it has the saved channel blocks from."""
+def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks) -> Services:
+    """The services of a process. `blocks` lists the saved channel blocks."""
     return Services(
         database=database,
         signals=make_signals(settings),
         settings=settings,
-        channels=ChannelBook(settings, source=blocks),
+        channels=ChannelResolver(settings, source=blocks),
         analysis=LocalAnalysis(),
         kinds=KINDS,
-        definitions=DefinitionBook(database),
+        definitions=DefinitionResolver(database),
     )
 
 
@@ -59,18 +59,25 @@ async def flow_services() -> AsyncGenerator[Services]:
     """The services of this process; a flow that Prefect started in a process of its own opens them itself.
 
     Raises:
-        BadSetting: there are none, and DATABASE_URL does not say where to find the database.
+        BadSetting: nothing says where the database is, and no embedded stack runs.
         Unavailable: the database does not answer.
     """
     if (services := _current.get()) is not None:
         yield services
         return
     settings = load_settings()
-    if settings.database_url is None:
-        raise BadSetting(
-            "DATABASE_URL is not set: a flow that Prefect starts in a process of its own needs it "
-            "(in the deployment's job variables, or in the worker's environment)"
-        )
-    async with open_services(settings, settings.database_url.get_secret_value()) as services:
+    async with open_services(settings, _database_url(settings)) as services:
         with use_services(services):  # the flows of the push's other incidents run within
             yield services
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    stack = find_running_stack(settings)
+    if stack is None:
+        raise BadSetting(
+            "DATABASE_URL is not set, and no embedded stack runs here: set it in the deployment's job variables or in "
+            "the environment of this process, or start `alert-pipeline up`"
+        )
+    return stack.database_url

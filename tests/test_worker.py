@@ -22,9 +22,9 @@ from orchestration.store import runs, workers
 from orchestration.store.database import Database
 from orchestration.store.records import Node
 from orchestration.store.runs import RunFilter, list_page
-from service.deployments import register
+from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver, http_receiver

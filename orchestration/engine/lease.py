@@ -13,10 +13,9 @@ from typing import Any
 
 import psutil
 
-from orchestration.correlation import correlated
 from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, RunBusy, Unavailable
-from orchestration.signals import logger
+from orchestration.signals import correlated, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, claims, runs
 from orchestration.store.records import RunRecord, new_id

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
+from orchestration.encryption import Cipher
 from orchestration.errors import BadInput
-from orchestration.sealing import Seal
 from orchestration.store.database import in_seconds
 from orchestration.store.models import ApiKeyRow, EndedSessionRow, UsedSignatureRow, columns_of
 
@@ -71,7 +71,7 @@ class NewKey(Contract):
 _COLUMNS = columns_of(_T, ApiKey)
 
 
-async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], seal: Seal) -> NewKey:
+async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], cipher: Cipher) -> NewKey:
     """Create a key of 256 random bits.
 
     Raises:
@@ -86,7 +86,7 @@ async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], 
         name=name,
         prefix=prefix_of(token),
         hash=_hash(token),
-        sealed_signing_secret=seal.close(signing_secret_of(token).encode()),
+        sealed_signing_secret=cipher.encrypt(signing_secret_of(token).encode()),
         scopes=sorted(scopes),
     )
     made = await tx.execute(row.on_conflict_do_nothing(index_elements=[_T.name]).returning(_T.id))

@@ -28,7 +28,7 @@ from service.cli.definition_views import (
 )
 from service.cli.reader import read, read_at
 from service.cli.terminal import as_json, fail, output
-from service.definitions import Desk, Outcome
+from service.definitions import DefinitionService, Outcome
 from tasks.kinds import KINDS, validate_definition
 
 USAGE = 2
@@ -97,10 +97,10 @@ def apply(
         fail("--name is for one file", code=USAGE)
     new = new_definitions(given, samples=samples, name=name)
 
-    async def work(desk: Desk) -> list[Outcome]:
-        return [await desk.apply(one, created_by=_who()) for one in new]
+    async def work(service: DefinitionService) -> list[Outcome]:
+        return [await service.apply(one, created_by=_who()) for one in new]
 
-    _tell(_at_desk(work), as_json_text=json)
+    _tell(_in_service(work), as_json_text=json)
     return 0
 
 
@@ -199,13 +199,13 @@ def samples(name: Annotated[str | None, typer.Argument(help="A sample, to print 
 @app.command()
 def enable(name: Name, json: Json = False) -> int:
     """Have a disabled definition run again, in its current version."""
-    return _change(lambda desk: desk.set_active(name, active=True), json=json)
+    return _change(lambda service: service.set_active(name, active=True), json=json)
 
 
 @app.command()
 def disable(name: Name, json: Json = False) -> int:
     """Keep a definition from running, also when Prefect asks for it. Nothing of it is lost."""
-    return _change(lambda desk: desk.set_active(name, active=False), json=json)
+    return _change(lambda service: service.set_active(name, active=False), json=json)
 
 
 @app.command()
@@ -215,13 +215,13 @@ def rollback(
     json: Json = False,
 ) -> int:
     """Have an earlier version run again. It also brings back what was deleted."""
-    return _change(lambda desk: desk.rollback(name, version), json=json)
+    return _change(lambda service: service.rollback(name, version), json=json)
 
 
 @app.command()
 def delete(name: Name, json: Json = False) -> int:
     """Take a definition away, with its block and its deployment. Runs that named it can still be resumed."""
-    return _change(lambda desk: desk.delete(name), json=json)
+    return _change(lambda service: service.delete(name), json=json)
 
 
 def _definition_of(what: str, version: int | None) -> Definition:
@@ -241,16 +241,18 @@ async def _get(database: Database, name: str, version: int | None) -> Definition
         return await store.get_definition(tx, name, version)
 
 
-def _change(work: Callable[[Desk], Awaitable[Outcome]], *, json: bool) -> int:
-    async def all_of_it(desk: Desk) -> list[Outcome]:
-        return [await work(desk)]
+def _change(work: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
+    async def all_of_it(service: DefinitionService) -> list[Outcome]:
+        return [await work(service)]
 
-    _tell(_at_desk(all_of_it), as_json_text=json, one=True)
+    _tell(_in_service(all_of_it), as_json_text=json, one=True)
     return 0
 
 
-def _at_desk(work: Callable[[Desk], Awaitable[list[Outcome]]]) -> list[Outcome]:
-    return read_at(load_settings(), lambda database, url: work(Desk(database=database, prefect_api_url=url)))
+def _in_service(work: Callable[[DefinitionService], Awaitable[list[Outcome]]]) -> list[Outcome]:
+    return read_at(
+        load_settings(), lambda database, url: work(DefinitionService(database=database, prefect_api_url=url))
+    )
 
 
 def _tell(outcomes: list[Outcome], *, as_json_text: bool, one: bool = False) -> None:

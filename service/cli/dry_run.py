@@ -10,6 +10,7 @@ from typing import Any
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
+from orchestration.embedded_stack import find_running_stack
 from orchestration.message import Message, NamedChannel
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
@@ -103,8 +104,7 @@ async def _preview(
             analysis=analysis,
             firing=sum(alert.firing for alert in alerts),
             resolved=sum(not alert.firing for alert in alerts),
-        ),
-        channel=channels[0].name,
+        )
     )
     return _described(alerts, checks, channels, message)
 
@@ -142,17 +142,16 @@ def _incident(alerts: Sequence[Alert]) -> Incident | None:
 async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
     """The channels as the environment has them, and as a Prefect that runs already has them.
 
-    Raises what `ChannelBook.select()` does.
+    Raises what `ChannelResolver.select()` does.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from blocks.channels.book import ChannelBook
-    from service.stack import running
+    from blocks.channels.resolver import ChannelResolver
 
-    stack = running(settings)
+    stack = find_running_stack(settings)
     url = settings.prefect_api_url or (stack.prefect_api_url if stack else None)
     with temporary_settings({PREFECT_API_URL: url}):
-        return await ChannelBook(settings, blocks_known=url is not None).select(name)
+        return await ChannelResolver(settings, blocks_known=url is not None).select(name)
 
 
 def _show(preview: Preview) -> None:

@@ -14,8 +14,8 @@ import typer
 
 from orchestration.settings import Settings, load_settings
 from service.cli.terminal import output, progress
-from service.garbage import look_seldom
 from service.stack import StackAddresses, attach
+from service.stack.process import collect_garbage_rarely
 
 
 def worker(
@@ -40,9 +40,10 @@ def worker(
 
 async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int | None) -> None:
     # Prefect takes seconds to import: `--help` need not wait for it.
-    from service.worker.warm import POOL_NAME, WarmWorker
+    from service.mirror.deployments import POOL_NAME
+    from service.worker.warm import WarmWorker
 
-    look_seldom()
+    collect_garbage_rarely()
 
     own = WarmWorker(POOL_NAME, name=_name(), limit=concurrency, settings=settings, addresses=addresses)
     serving = asyncio.create_task(own.start(printer=_say))

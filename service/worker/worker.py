@@ -126,7 +126,7 @@ class Worker:
 
     async def _claim(self) -> None:
         """Claim as many runs as there are free slots."""
-        controls = self._watch.will
+        controls = self._watch.controls
         room = 0 if controls.paused else self.concurrency - self.running
         if room > 0:
             self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
