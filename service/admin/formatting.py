@@ -18,10 +18,10 @@ from sqladmin.templating import Jinja2Templates
 from starlette.requests import Request
 from starlette.responses import Response
 
+from orchestration.alert import web_address
 from orchestration.redaction import redact, redact_text
 from orchestration.store.workers import ALIVE_SECONDS
 from service.admin import PATH
-from tasks.ingest.sources.fields import web_address
 
 GOOD, BAD, BUSY, QUIET, WARN = "good", "bad", "busy", "quiet", "warn"
 
@@ -193,7 +193,7 @@ def incident_link(number: int | None) -> Markup:
 
 def safe_address(value: object) -> str:
     """The value as the address of a web page; "" if it is none, or contains a secret."""
-    address = web_address(value if isinstance(value, str) else None)
+    address = web_address(value)
     return address if redact_text(address) == address else ""
 
 

@@ -23,9 +23,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from orchestration.encryption import load_key
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import one_line
-from orchestration.sealing import load_key
 from orchestration.signals import logger
 from orchestration.store.keys import ApiKey, Scope, end_session, is_ended
 from service.admin import PATH

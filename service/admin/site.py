@@ -15,7 +15,6 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from orchestration.encryption import load_key
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.signals import logger
 from service.admin import PATH, formatting
