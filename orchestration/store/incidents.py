@@ -137,7 +137,7 @@ class AlertTimes(Contract):
 
 
 class IncidentStory(Contract):
-    """An incident and its rows. Lists are newest first, with at most `MOST` rows each."""
+    """An incident and its rows. Lists are newest first, at most `MOST` of each."""
 
     incident: Incident
     alerts: list[AlertRecord]
