@@ -1,4 +1,4 @@
-"""What the tests of the admin share: a key, a browser's view of the pages, and runs that failed."""
+"""Helpers for the tests of the admin: API keys, a browser, pushes, and failed runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from orchestration.store.records import RunRecord
-from service.admin.mount import PATH
+from service.admin import PATH
 from tests.api_helpers import alert, carry, open_api, trigger
 from tests.conftest import MemoryChannel
 
 
 async def make_key(settings: Settings, database: Database, *scopes: Scope, name: str = "oncall") -> NewKey:
-    """An API key; an admin's without scopes."""
+    """Create an API key. Without scopes, it has the scope admin."""
     async with database.transaction() as tx:
         return await keys.create_key(tx, name, scopes or (Scope.ADMIN,), load_cipher(settings))
 
@@ -36,13 +36,13 @@ def field(page: str, name: str = "csrf") -> str:
 
 
 def words_of(page: str) -> str:
-    """The text of a page's middle, as a person reads it."""
+    """The text of the main part of a page, as a person reads it."""
     text = re.sub(r"<[^>]*>", " ", page.partition("<main>")[2])
     return " ".join(html.unescape(text).split())
 
 
 class Browser:
-    """The admin as somebody sees it who has a browser. `client` belongs to the same application."""
+    """A browser that opens pages of the admin. `client` calls the API of the same application."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
@@ -52,35 +52,35 @@ class Browser:
         return await self.client.get(PATH + path)
 
     async def post(self, path: str, **fields: str) -> httpx.Response:
-        """A form, with these fields and no others."""
+        """Send a form with exactly these fields."""
         return await self.client.post(PATH + path, data=fields)
 
     async def sign_in(self, token: str, **more: str) -> httpx.Response:
-        """The sign-in form, filled in."""
+        """Open the sign-in form, fill it in and send it."""
         page = await self.get("/login/")
         return await self.post("/login/", csrf=field(page.text), key=token, **more)
 
     async def csrf(self) -> str:
-        """What every form of this session carries."""
+        """The CSRF token of the session."""
         return field((await self.get("/keys/")).text)
 
 
 @asynccontextmanager
 async def browser(settings: Settings, database: Database) -> AsyncGenerator[Browser]:
-    """A browser that nobody has signed in with yet."""
+    """A browser in which nobody is signed in."""
     async with open_api(settings, database.url) as client:
         yield Browser(client)
 
 
 async def push(client: httpx.AsyncClient, *alerts: dict[str, object], **more: object) -> list[str]:
-    """Send alerts; the ids of their runs."""
+    """Push alerts and return the ids of their runs."""
     answer = await client.post("/orchestration/pipeline/", json=trigger(*(alerts or (alert(),)), **more))
     assert answer.status_code == 202, answer.text
     return answer.json()["run_ids"]
 
 
 async def fail(services: Services, channel: MemoryChannel, run_id: str) -> RunRecord:
-    """Bring a run to its end while its channel does not take messages."""
+    """Execute a run while its channel refuses all messages."""
     channel.failures = [DeliveryFailed("hooks.example.com answered 503", retryable=True) for _ in range(4)]
     record = await carry(services, run_id)
     assert record.status == "failed"

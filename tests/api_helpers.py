@@ -18,6 +18,7 @@ from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import RunFilter, list_page
+from service.admin import mount
 from service.api import create_app
 from service.api.server import listen
 
@@ -34,7 +35,7 @@ async def open_api(
     base_url: str = "http://127.0.0.1:8000",
 ) -> AsyncGenerator[httpx.AsyncClient]:
     """The application as a client sees it that calls from `client`, while the application believes to be at `host`."""
-    app = create_app(settings, url, host=host)
+    app = create_app(settings, url, host=host, extensions=[mount.install])
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as api:
         yield api
@@ -44,7 +45,7 @@ async def open_api(
 async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, int]]:
     """The application behind a real server; its address."""
     with listen("127.0.0.1", 0) as listening:
-        app = create_app(settings, url)
+        app = create_app(settings, url, extensions=[mount.install])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         serving = asyncio.create_task(server._serve([listening]))
         await until(lambda: server.started, "the server to start")

@@ -1,4 +1,4 @@
-"""The pages of the admin: they find what one looks for, show it without harm, and resume what failed."""
+"""The pages of the admin find runs, show untrusted values safely, and resume failed runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord
 from orchestration.store.workers import beat
-from service.admin import charts
-from service.admin.mount import PATH
+from service.admin import PATH, charts
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, carry, run_of
 from tests.conftest import MemoryChannel
@@ -28,7 +27,7 @@ from tests.definition_helpers import look, put
 
 @pytest.fixture
 async def here(settings: Settings, database: Database) -> AsyncIterator[Browser]:
-    """A browser that an admin is signed in with."""
+    """A browser in which an admin is signed in."""
     ui = settings.model_copy(update={"prefect_api_url": "http://prefect.example.com:4200/api"})
     async with browser(ui, database) as one:
         key = await make_key(settings, database)
@@ -346,9 +345,9 @@ def test_a_timeline_keeps_short_attempts_visible_beside_a_long_wait() -> None:
     assert drawn is not None
     widths = [lane.box.width for lane in drawn.lanes]
     assert widths == pytest.approx([142.5, 142.5, 285.0])
-    assert [text for _, text in drawn.breaks] == ["2 h"]
+    assert [pause.text for pause in drawn.pauses] == ["2 h"]
     assert [lane.label for lane in drawn.lanes] == ["ingest", "notify", "notify 2"]
-    assert all(lane.box.x + lane.box.width <= charts.LABEL + charts.TRACK + 0.1 for lane in drawn.lanes)
+    assert all(lane.box.x + lane.box.width <= charts.TRACK + 0.1 for lane in drawn.lanes)
     assert charts.timeline([], datetime.now(UTC)) is None
 
 
@@ -356,5 +355,5 @@ def test_a_timeline_of_many_resumes_stays_on_the_page() -> None:
     many = [attempt(Stage.NOTIFY, n, n * 3600, 0.01, StageStatus.FAILED) for n in range(1, 60)]
     drawn = charts.timeline(many, datetime(2026, 2, 1, tzinfo=UTC))
     assert drawn is not None
-    assert len(drawn.breaks) < 10
-    assert all(charts.LABEL <= lane.box.x <= charts.LABEL + charts.TRACK for lane in drawn.lanes)
+    assert len(drawn.pauses) < 10
+    assert all(0 <= lane.box.x <= charts.TRACK for lane in drawn.lanes)

@@ -1,4 +1,4 @@
-"""Who gets into the admin, and what those see who do not."""
+"""Who can open the admin, and what all others see."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
-from service.admin import gate
-from service.admin.mount import PATH
-from service.admin.sessions import SESSION_COOKIE
+from service.admin import PATH, sign_in
+from service.admin.sign_in import SESSION_COOKIE
 from service.api import keyring
 from tests.admin_helpers import Browser, browser, fail, field, make_key, push, words_of
 from tests.api_helpers import open_api, run_of
@@ -100,8 +99,8 @@ async def test_wrong_keys_are_told_apart_from_keys_for_other_things(
 async def test_an_address_that_tries_many_keys_has_to_wait(
     here: Browser, key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "TRIES_PER_SECOND", 0.001)
-    for _ in range(int(gate.TRIES_AT_ONCE)):
+    monkeypatch.setattr(sign_in, "TRIES_PER_SECOND", 0.001)
+    for _ in range(int(sign_in.TRIES_AT_ONCE)):
         assert (await here.sign_in("apk_wrong")).status_code == 401
     answer = await here.sign_in(key.token)
     assert (answer.status_code, "Too many attempts" in answer.text) == (429, True)
@@ -124,8 +123,8 @@ async def test_over_https_the_cookie_goes_over_https_only(
 ) -> None:
     public = "https://alerts.example.com" if way == "a proxy with https" else None
     base = "http://127.0.0.1:8000" if public else "https://127.0.0.1:8000"
-    told = settings.model_copy(update={"api_public_url": public})
-    async with open_api(told, database.url, base_url=base) as client:
+    https = settings.model_copy(update={"api_public_url": public})
+    async with open_api(https, database.url, base_url=base) as client:
         page = await client.get(f"{PATH}/login/")
         assert "Secure" in page.headers["set-cookie"]
         nonce = page.headers["set-cookie"].partition(";")[0]

@@ -1,4 +1,4 @@
-"""The admin in a real browser: somebody finds a failed run, sees why, resumes it, and sees it succeed."""
+"""The admin in a real browser: a person finds a failed run, reads why it failed, resumes it, and sees it succeed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from service.admin.mount import PATH
+from service.admin import PATH
 from tests.admin_helpers import fail, make_key
 from tests.api_helpers import alert, carry, eventually, serve_api, trigger, until
 from tests.conftest import MemoryChannel
 
-PATIENCE_SECONDS = 40.0
+TIMEOUT_SECONDS = 40.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 
@@ -32,14 +32,14 @@ needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium 
 
 
 class Chromium:
-    """A window, driven by WebDriver's own protocol."""
+    """A browser window, driven over the WebDriver protocol."""
 
     def __init__(self, client: httpx.AsyncClient, session: str) -> None:
         self._client = client
         self._session = session
 
     async def call(self, command: str, **values: Any) -> Any:
-        """One command; its answer."""
+        """Send a command and return its answer."""
         answer = await self._client.post(f"{self._session}/{command}", json=values)
         assert answer.status_code == 200, answer.text
         return answer.json()["value"]
@@ -49,7 +49,7 @@ class Chromium:
         await self.call("url", url=url)
 
     async def find(self, css: str) -> str:
-        """The first element that fits, once there is one."""
+        """Wait for the first element that matches."""
         found = await self.call("element", using="css selector", value=css)
         return next(iter(found.values()))
 
@@ -62,22 +62,22 @@ class Chromium:
         await self.call(f"element/{await self.find(css)}/value", text=text)
 
     async def run(self, script: str) -> Any:
-        """What a script finds out about the page."""
+        """The value of a JavaScript expression in the page."""
         return await self.call("execute/sync", script=f"return {script}", args=[])
 
     async def text(self) -> str:
-        """What there is to be read."""
+        """The visible text of the page."""
         return str(await self.run("document.body.innerText"))
 
 
 @asynccontextmanager
 async def chromium(place: Path) -> AsyncGenerator[Chromium]:
-    """A browser that is gone afterwards; skips the test where it does not start."""
+    """A browser for one test. If it does not start on this machine, the test is skipped."""
     said = place / "driver.log"
     driver = _started(said)
     try:
         address = await _address(driver, said)
-        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             made = await client.post(f"{address}/session", json={"capabilities": {"alwaysMatch": _wanted(place)}})
             if made.status_code != 200:
                 pytest.skip(f"Chromium does not start here: {made.json()['value']['message'][:200]}")
@@ -89,7 +89,7 @@ async def chromium(place: Path) -> AsyncGenerator[Chromium]:
 
 
 def _started(said: Path) -> subprocess.Popen[bytes]:
-    """A driver in a group of its own, so that the browser ends with it whatever happens."""
+    """Start the driver in its own process group, so that killing the group ends the browser too."""
     assert DRIVER
     with said.open("wb") as output:
         return subprocess.Popen([DRIVER, "--port=0"], stdout=output, stderr=output, start_new_session=True)
@@ -125,7 +125,7 @@ def _wanted(place: Path) -> dict[str, Any]:
     return {
         "goog:chromeOptions": {"binary": CHROMIUM, "args": [*flags, "--window-size=1280,900"]},
         "goog:loggingPrefs": {"browser": "ALL"},
-        "timeouts": {"implicit": int(PATIENCE_SECONDS * 500), "pageLoad": int(PATIENCE_SECONDS * 1000)},
+        "timeouts": {"implicit": int(TIMEOUT_SECONDS * 500), "pageLoad": int(TIMEOUT_SECONDS * 1000)},
     }
 
 
@@ -167,6 +167,9 @@ async def test_in_a_browser_a_failed_run_is_found_understood_and_resumed(
                 await window.go(f"{address}{PATH}{page}")
                 assert await window.run("document.documentElement.scrollWidth <= window.innerWidth"), (page, width)
                 assert await window.run("getComputedStyle(document.body).marginTop") == "0px", "admin.css is not used"
+                for part in (".bar nav", ".timeline"):
+                    cut = f"[...document.querySelectorAll('{part}')].some(one => one.scrollWidth > one.clientWidth)"
+                    assert not await window.run(cut), (part, page, width)
         complaints = [line["message"] for line in await window.call("se/log", type="browser")]
         assert not complaints
         await window.click(".out button")

@@ -1,4 +1,7 @@
-"""The admin at `/admin/orchestration/`: look at runs, incidents and alerts, and resume what failed.
+"""The admin at `/admin/orchestration/`: shows runs, incidents and alerts, and resumes failed runs.
 
-Only `mount.py` is imported when the API starts; the rest, with sqladmin, when somebody first opens a page.
+The API imports only `mount.py` when it starts. The rest, and sqladmin, is imported with the first request.
 """
+
+PATH = "/admin/orchestration"
+"""Where the API serves the admin."""

@@ -1,30 +1,30 @@
-"""What the drawings are made of: places and sizes, which the templates put into SVG. No script draws anything."""
+"""Computes the drawings of the admin: sizes and places, which the templates write as SVG. No script draws anything."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.overview import Hour
 from orchestration.store.records import AttemptRecord
-from service.admin import words
+from service.admin import formatting
 
 WIDTH, HEIGHT = 480.0, 96.0
-"""Of a chart of 24 hours, in its own units; the page scales it."""
+"""The size of a chart of 24 hours, in its own units; the page scales it."""
 
-LANE, LABEL, TRACK = 26.0, 112.0, 600.0
-"""Of a timeline: the height of an attempt's line, and the widths of its name and of the time beside it."""
+TRACK, LANE = 600.0, 26.0
+"""The width and height of one line of a timeline, in its own units; the page scales the width."""
 
-FOOT = 16.0
-"""Room below, for how long the breaks are."""
+_LEAST_WIDTH = 2.0
+_LEAST_LANE_WIDTH = 4.0
+_PAUSE_WIDTH = 30.0
+_MAX_PIECES = 8
 
-_END = 84.0
-_BREAK = 30.0
-_LEAST = 2.0
-_MOST_PIECES = 8
+_PERCENT_PER_CHARACTER = 3.7
+"""How much of a timeline's width a character of a label needs on a phone, where a timeline is 190 px wide."""
 
 _STACK = (
     ("bad", (RunStatus.FAILED,)),
@@ -32,12 +32,12 @@ _STACK = (
     ("quiet", (RunStatus.SKIPPED,)),
     ("busy", tuple(status for status in RunStatus if not status.final)),
 )
-"""How an hour's runs are stacked, from below."""
+"""The colours of an hour's bar and the statuses that they stand for, from below."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle with what it says on hovering."""
+    """A rectangle, and the text that hovering shows."""
 
     x: float
     y: float
@@ -49,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A line through some points, broken where nothing was measured."""
+    """A line through some points, interrupted where nothing was measured."""
 
     tone: str
     paths: Sequence[str]
@@ -57,27 +57,49 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """One attempt on a timeline."""
+    """One attempt of a timeline: its name, its bar, and how long it took."""
 
-    y: float
     label: str
     box: Box
+    took: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """A long wait between attempts, which is not drawn to scale.
+
+    Attributes:
+        x: its middle, in units of the timeline.
+        text: how long it was.
+        row: the row of its label; labels that would overlap are in different rows.
+    """
+
+    x: float
     text: str
-    text_x: float
+    row: int
+
+    @property
+    def percent(self) -> float:
+        """Its middle as a percentage of the timeline's width."""
+        return 100 * self.x / TRACK
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """A run's attempts in time. `breaks` are where nothing happened for long, which is not drawn to scale."""
+    """The attempts of a run, the long waits between them, and where the run was resumed."""
 
     lanes: Sequence[Lane]
-    breaks: Sequence[tuple[float, str]]
-    width: float
-    height: float
+    pauses: Sequence[Pause]
+    resumes: Sequence[float]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the labels of the pauses need."""
+        return max((pause.row + 1 for pause in self.pauses), default=0)
 
 
 def throughput(hours: Sequence[Hour]) -> tuple[list[Box], int]:
-    """A stacked bar for each hour, and how many runs the highest stands for."""
+    """A stacked bar for each hour, and the number of runs of the highest bar."""
     most = max((sum(hour.by_status.values()) for hour in hours), default=0)
     step = WIDTH / max(len(hours), 1)
     boxes: list[Box] = []
@@ -88,9 +110,9 @@ def throughput(hours: Sequence[Hour]) -> tuple[list[Box], int]:
             count = sum(hour.by_status.get(status.value, 0) for status in statuses)
             if not count:
                 continue
-            height = max(count / most * HEIGHT, _LEAST)
+            height = max(count / most * HEIGHT, _LEAST_WIDTH)
             bottom -= height
-            title = f"from {begins}: {count} {' or '.join(statuses) if len(statuses) == 1 else 'at work'}"
+            title = f"from {begins}: {count} {' or '.join(statuses) if len(statuses) == 1 else 'in progress'}"
             boxes.append(Box(x=place * step + 1, y=bottom, width=step - 2, height=height, tone=tone, title=title))
     return boxes, most
 
@@ -111,68 +133,75 @@ def _paths(values: Sequence[float | None], top: float) -> list[str]:
             paths.append([])
             continue
         y = HEIGHT - (value / top * (HEIGHT - 4) if top else 0) - 2
-        # A short stroke, so that an hour between two empty ones is seen too.
+        # A short stroke, so that a single hour between empty ones is visible.
         paths[-1] += [f"{place * step + step * 0.3:.1f},{y:.1f}", f"{place * step + step * 0.7:.1f},{y:.1f}"]
     return [" ".join(points) for points in paths if points]
 
 
-def timeline(attempts: Sequence[AttemptRecord], now: datetime) -> Timeline | None:
-    """The attempts that took time, in order; None where there is none."""
+def timeline(attempts: Sequence[AttemptRecord], now: datetime, resumed_at: Sequence[datetime] = ()) -> Timeline | None:
+    """The timeline of a run; None if no attempt took time.
+
+    Args:
+        attempts: all attempts of the run. Skipped ones are left out.
+        now: the end of an attempt that still runs.
+        resumed_at: when the run was resumed.
+    """
     timed = [attempt for attempt in attempts if attempt.started_at and attempt.status is not StageStatus.SKIPPED]
     if not timed:
         return None
     spans = [(_begin(attempt), _end(attempt, now)) for attempt in timed]
     scale = _Scale(_pieces(spans))
-    lanes = [_lane(place, attempt, span, scale) for place, (attempt, span) in enumerate(zip(timed, spans, strict=True))]
-    breaks = scale.breaks()
     return Timeline(
-        lanes=lanes,
-        breaks=breaks,
-        width=LABEL + TRACK + _END,
-        height=LANE * len(lanes) + (FOOT if breaks else 0.0),
+        lanes=[_lane(attempt, span, scale) for attempt, span in zip(timed, spans, strict=True)],
+        pauses=scale.pauses(),
+        resumes=[scale.place(at.timestamp()) for at in resumed_at],
     )
 
 
 class _Scale:
-    """Where a moment is on the track: pieces of time side by side, with a break between two."""
+    """Maps a moment to its place on a timeline: pieces of time side by side, with a pause between two of them."""
 
     def __init__(self, pieces: Sequence[tuple[float, float]]) -> None:
         self._pieces = pieces
         active = sum(end - begin for begin, end in pieces)
-        self._per_second = (TRACK - _BREAK * (len(pieces) - 1)) / active if active else 0.0
+        self._per_second = (TRACK - _PAUSE_WIDTH * (len(pieces) - 1)) / active if active else 0.0
 
     def place(self, at: float) -> float:
-        """The place of a moment, seconds since 1970."""
-        x = LABEL
+        """The place of a moment, given in seconds since 1970."""
+        x = 0.0
         for begin, end in self._pieces:
             if at <= end:
                 return x + max(at - begin, 0.0) * self._per_second
-            x += (end - begin) * self._per_second + _BREAK
-        return LABEL + TRACK
+            x += (end - begin) * self._per_second + _PAUSE_WIDTH
+        return TRACK
 
-    def breaks(self) -> list[tuple[float, str]]:
-        """Where each break is, and how long."""
-        return [
-            (self.place(end) + _BREAK / 2, words.seconds(following - end))
-            for (_, end), (following, _) in itertools.pairwise(self._pieces)
-        ]
+    def pauses(self) -> list[Pause]:
+        """The pauses between the pieces, with labels that do not overlap."""
+        found: list[Pause] = []
+        ends: list[float] = []
+        for (_, end), (following, _) in itertools.pairwise(self._pieces):
+            pause = Pause(x=self.place(end) + _PAUSE_WIDTH / 2, text=formatting.seconds(following - end), row=0)
+            half = (len(pause.text) + 2) * _PERCENT_PER_CHARACTER / 2
+            row = next((row for row, taken in enumerate(ends) if taken <= pause.percent - half), len(ends))
+            ends[row:] = [pause.percent + half, *ends[row + 1 :]]
+            found.append(replace(pause, row=row))
+        return found
 
 
-def _lane(number: int, attempt: AttemptRecord, span: tuple[float, float], scale: _Scale) -> Lane:
+def _lane(attempt: AttemptRecord, span: tuple[float, float], scale: _Scale) -> Lane:
     begin, end = span
-    x = scale.place(begin)
-    width = max(scale.place(end) - x, _LEAST)
-    took = words.milliseconds(attempt.duration_ms) or f"{words.seconds(end - begin)} so far"
-    name = f"{attempt.node_id[:14]} {attempt.attempt}" if attempt.attempt > 1 else attempt.node_id[:16]
+    x = min(scale.place(begin), TRACK - _LEAST_LANE_WIDTH)
+    took = formatting.milliseconds(attempt.duration_ms) or f"{formatting.seconds(end - begin)} so far"
     box = Box(
         x=x,
-        y=number * LANE + 5,
-        width=width,
+        y=5,
+        width=max(scale.place(end) - x, _LEAST_LANE_WIDTH),
         height=LANE - 10,
-        tone=words.TONES.get(attempt.status.value, words.BUSY),
+        tone=formatting.TONES.get(attempt.status.value, formatting.BUSY),
         title=f"{attempt.node_id} {attempt.attempt}: {attempt.status.value}, {took}",
     )
-    return Lane(y=number * LANE + LANE / 2, label=name, box=box, text=took, text_x=x + width + 6)
+    label = f"{attempt.node_id[:14]} {attempt.attempt}" if attempt.attempt > 1 else attempt.node_id[:16]
+    return Lane(label=label, box=box, took=took)
 
 
 def _begin(attempt: AttemptRecord) -> float:
@@ -187,7 +216,7 @@ def _end(attempt: AttemptRecord, now: datetime) -> float:
 
 
 def _pieces(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The times in which something happened. Short pauses belong to them, long ones would leave nothing to see."""
+    """The spans of time to draw to scale. A short wait is part of one; a long wait would leave nothing to see."""
     merged: list[tuple[float, float]] = []
     for begin, end in sorted(spans):
         if merged and begin <= merged[-1][1]:
@@ -201,7 +230,7 @@ def _pieces(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
             pieces[-1] = (pieces[-1][0], end)
         else:
             pieces.append((begin, end))
-    while len(pieces) > _MOST_PIECES:
+    while len(pieces) > _MAX_PIECES:
         shortest = min(range(1, len(pieces)), key=lambda place: pieces[place][0] - pieces[place - 1][1])
         pieces[shortest - 1 : shortest + 1] = [(pieces[shortest - 1][0], pieces[shortest][1])]
     return pieces

@@ -1,79 +1,66 @@
-"""The admin's place in the API: everything behind it is imported when the first request comes."""
+"""Mounts the admin in the API. The admin itself is imported with its first request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, RedirectResponse
-from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestration.errors import BadSetting
 from orchestration.signals import logger
+from service.admin import PATH
 from service.api.state import ApiState
-
-if TYPE_CHECKING:
-    from service.admin.site import Site
-
-PATH = "/admin/orchestration"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def install(app: FastAPI) -> None:
-    """Have the app serve the admin."""
-    app.mount(PATH, Admin(app), name="admin")
+    """Serve the admin below `PATH`, and redirect `/admin/` to it."""
+    app.mount(PATH, LazyAdmin(app), name="admin")
 
     @app.get("/admin/", include_in_schema=False)
-    async def entrance() -> RedirectResponse:
-        return RedirectResponse(f"{PATH}/", 307)
+    async def redirect() -> RedirectResponse:
+        return RedirectResponse(f"{PATH}/", HTTPStatus.TEMPORARY_REDIRECT)
 
-    del entrance
+    del redirect
 
 
-class Admin:
-    """The admin as an ASGI application."""
+class LazyAdmin:
+    """An ASGI application that builds the admin with its first request, and again when the API has a new state."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._site: Site | None = None
-        self._opening = asyncio.Lock()
-
-    @property
-    def routes(self) -> Sequence[BaseRoute]:
-        """By these `url_for("admin:…")` finds its addresses."""
-        return self._site.routes if self._site else []
+        self._admin: ASGIApp | None = None
+        self._api: ApiState | None = None
+        self._building = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
         try:
-            site = await self._open(cast("ApiState", self._app.state.api))
+            admin = await self._built(cast("ApiState", self._app.state.api))
         except BadSetting as error:
-            # It names files of this machine: nothing for who has not signed in.
+            # The error names files of this machine, which nobody may read before signing in.
             logger.error("The admin cannot be opened: %s", error)
             refusal = PlainTextResponse(
                 "The admin cannot be opened; the log says why\n", HTTPStatus.SERVICE_UNAVAILABLE
             )
             await refusal(scope, receive, send)
             return
-        await site.gate(scope, receive, send)
+        await admin(scope, receive, send)
 
-    async def _open(self, api: ApiState) -> Site:
-        async with self._opening:
-            if self._site is None or self._site.api is not api:
-                self._site = await asyncio.to_thread(_build, api)
-            return self._site
+    async def _built(self, api: ApiState) -> ASGIApp:
+        async with self._building:
+            if self._admin is None or self._api is not api:
+                self._admin, self._api = await asyncio.to_thread(_build, api), api
+            return self._admin
 
 
-def _build(api: ApiState) -> Site:
-    # A tenth of a second and some megabytes, which an API that nobody looks at need not spend.
-    from service.admin.site import Site
+def _build(api: ApiState) -> ASGIApp:
+    # The import costs a tenth of a second and some megabytes, which an API without visitors saves.
+    from service.admin.site import build_site
 
-    return Site(api)
+    return build_site(api)

@@ -1,15 +1,26 @@
-"""The pages that are more than a table: the first one, a run's, an incident's, and the resume of a run."""
+"""The pages that are more than a table: the first page, a run, its resume, and an incident."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from orchestration.contracts import Stage
+from orchestration.contracts import (
+    AnalyzeResult,
+    CheckResult,
+    CheckStatus,
+    ConditionResult,
+    IngestResult,
+    NotifyResult,
+    Stage,
+    TransformResult,
+)
 from orchestration.errors import IllegalTransition, PipelineError, RunBusy, RunNotFound
 from orchestration.redaction import one_line
 from orchestration.signals import logger
@@ -20,40 +31,47 @@ from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.runs import RunFilter, list_page
-from orchestration.store.story import Story, read_story
-from service.admin import charts, words
-from service.admin.findings import findings_of, links_of
-from service.admin.gate import read_own_form
-from service.admin.mount import PATH
+from orchestration.store.story import Resume, Story, read_resumes, read_story
+from service.admin import PATH, charts, formatting
+from service.admin.formatting import BAD, GOOD, QUIET, WARN, Renderer
+from service.admin.sign_in import read_own_form
 from service.api.problems import status_of
-
-if TYPE_CHECKING:
-    from service.admin.site import Site
+from service.api.state import ApiState
+from tasks.ingest.incidents import reason_in_words
 
 REFRESH_SECONDS = (2, 15)
-"""How often the page of a run that is not over comes anew: at first, and of one to which nothing happens."""
+"""How often the page of an unfinished run is loaded again: while it changes, and after a minute without a change."""
 
 REFRESH_HOME_SECONDS = 30
 SIBLINGS = 50
+"""How many other runs of the same push a run's page lists."""
+
 SLOW_MS = 5000.0
-"""A p99 from alert to message beyond which the first page says so."""
+"""The first page warns if the p99 from alert to message is greater."""
+
+_LONG_WAIT_SECONDS = 60
+_MAX_LINKS = 10
+
+Finding = tuple[str, str]
+"""A tone and a sentence."""
 
 
 class Pages:
     """The handlers of these pages."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, api: ApiState, renderer: Renderer) -> None:
+        self._api = api
+        self._renderer = renderer
 
     async def home(self, request: Request) -> Response:
-        """Is it healthy?"""
-        async with self._site.api.database.transaction() as tx:
+        """The first page: whether the service is healthy."""
+        async with self._api.database.transaction() as tx:
             seen = await read_overview(tx)
         bars, most = charts.throughput(seen.hours)
         curves, top_ms = charts.latency(seen.hours)
         context = {
             "seen": seen,
-            "worries": worries(seen, self._site.api.settings.inbox_warning),
+            "worries": worries(seen, self._api.settings.inbox_warning),
             "engine": engine(seen),
             "bars": bars,
             "most": most,
@@ -63,79 +81,84 @@ class Pages:
             "stages": set(Stage),
             "refresh": REFRESH_HOME_SECONDS,
         }
-        return await self._site.render(request, "home.html", context)
+        return await self._renderer.render(request, "home.html", context)
 
     async def run(self, request: Request) -> Response:
-        """A run with all that belongs to it."""
+        """The page of a run."""
         return await self._show_run(request)
 
     async def confirm_resume(self, request: Request) -> Response:
-        """Asks once more."""
-        async with self._site.api.database.transaction() as tx:
+        """The page that asks whether to resume a run."""
+        async with self._api.database.transaction() as tx:
             story = await read_story(tx, _run_id(request))
-        return await self._site.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
+        return await self._renderer.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
 
     async def resume(self, request: Request) -> Response:
         """Resume a run, as POST /orchestration/pipeline/{run_id}/resume/ does."""
         await read_own_form(request)
         run_id = _run_id(request)
+        key_name: str = request.state.session.key_name
         try:
-            async with self._site.api.database.transaction() as tx:
-                await runs.request_resume(tx, run_id)
+            async with self._api.database.transaction() as tx:
+                await runs.request_resume(tx, run_id, by=key_name)
         except (IllegalTransition, RunBusy) as error:
             return await self._show_run(request, error)
-        logger.info("%s resumed run %s in the admin", one_line(request.state.session.key_name, 64), run_id)
+        logger.info("%s resumed run %s in the admin", one_line(key_name, 64), run_id)
         return RedirectResponse(f"{PATH}/runs/{run_id}/?resumed=1", HTTPStatus.SEE_OTHER)
 
     async def incident(self, request: Request) -> Response:
-        """An incident with its alerts, history and runs."""
+        """The page of an incident."""
         number = request.path_params["number"]
         story = None
         if number.isascii() and number.isdecimal() and len(number) < 19:
-            async with self._site.api.database.transaction() as tx:
+            async with self._api.database.transaction() as tx:
                 story = await read_incident(tx, int(number))
         if story is None:
-            return await self._site.say(request, HTTPStatus.NOT_FOUND, f"There is no incident {number[:40]!r}")
-        return await self._site.render(request, "incident.html", {"story": story, "most": MOST})
+            message = f"There is no incident {number[:40]!r}"
+            return await self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
+        return await self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
 
     async def _show_run(self, request: Request, problem: PipelineError | None = None) -> Response:
         run_id = _run_id(request)
-        async with self._site.api.database.transaction() as tx:
+        async with self._api.database.transaction() as tx:
             story = await read_story(tx, run_id)
             payload = await runs.get_payload(tx, run_id)
             family = (await list_page(tx, RunFilter(trace_id=story.run.trace_id), limit=SIBLINGS + 1)).runs
+            resumes = (await read_resumes(tx, [story.run]))[run_id]
             now = await read_clock(tx)
         run = story.run
-        going = not run.status.final
+        is_over = run.status.final
         context = {
             "story": story,
             "run": run,
             "payload": payload,
             "siblings": [one for one in family if one.run_id != run_id][:SIBLINGS],
-            "timeline": charts.timeline(story.attempts, now),
+            "timeline": charts.timeline(story.attempts, now, [resume.at for resume in resumes]),
+            "steps": steps_of(story.attempts, resumes),
+            "owners": owners_of(run, resumes),
             "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
             "prefect": self._prefect_link(run.prefect_flow_run_id),
             "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
-            "going": going,
+            "is_over": is_over,
             "resumed": "resumed" in request.query_params,
-            "opened": _to_open(story),
-            "refresh": refresh_seconds(run, now) if going else None,
+            "opened": _attempt_to_unfold(story),
+            "refresh": None if is_over else refresh_seconds(run, now),
             "links": links_of(payload),
             "problem": str(problem) if problem else None,
         }
         status = status_of(problem) if problem else HTTPStatus.OK
-        return await self._site.render(request, "run.html", context, status=status)
+        return await self._renderer.render(request, "run.html", context, status=status)
 
     def _prefect_link(self, flow_run_id: str | None) -> str | None:
-        ui = self._site.api.settings.prefect_ui
+        ui = self._api.settings.prefect_ui
         return f"{ui}/runs/flow-run/{flow_run_id}" if ui and flow_run_id else None
 
 
 def _run_id(request: Request) -> str:
-    """The run's id in the address, if PostgreSQL can look for it.
+    """The run id of the address.
 
     Raises:
-        RunNotFound: it cannot.
+        RunNotFound: PostgreSQL cannot look for such an id.
     """
     run_id: str = request.path_params["run_id"]
     if not run_id.isprintable() or len(run_id) > 64:
@@ -144,45 +167,143 @@ def _run_id(request: Request) -> str:
 
 
 def refresh_seconds(run: RunRecord, now: datetime) -> int:
-    """When a run's page comes anew. What one has unfolded is folded again then, so a run that waits long is left be."""
+    """When to load a run's page again. Loading folds what the reader unfolded, so an idle run is loaded less often."""
     return REFRESH_SECONDS[now - run.updated_at > timedelta(minutes=1)]
 
 
-def engine(seen: Overview) -> tuple[str, str]:
-    """Which engine new runs go through, and its tone."""
+def engine(seen: Overview) -> Finding:
+    """The engine that executes new runs, and its tone."""
     if not seen.workers:
-        return "none", words.BAD
+        return BAD, "none"
     if any(worker.prefect_ok for worker in seen.workers):
-        return "Prefect", words.GOOD
-    return "direct", words.WARN
+        return GOOD, "Prefect"
+    return WARN, "direct"
 
 
-def worries(seen: Overview, inbox_warning: int) -> list[tuple[str, str]]:
-    """What is not as it should be, worst first: tone and sentence. Nothing: all is well."""
-    found: list[tuple[str, str]] = []
+def worries(seen: Overview, inbox_warning: int) -> list[Finding]:
+    """The problems of the service. An empty list means that all is well.
+
+    Args:
+        seen: the state of the service.
+        inbox_warning: from how many waiting runs on the inbox is a problem.
+    """
+    found: list[Finding] = []
     if not seen.workers:
-        found.append((words.BAD, "No worker is alive: alerts are stored, and wait. Start one: alert-pipeline worker"))
+        found.append((BAD, "No worker is alive: alerts are stored, and wait. Start one: alert-pipeline worker"))
     elif not any(worker.prefect_ok for worker in seen.workers):
-        found.append((words.WARN, "Prefect does not answer: runs go through the direct engine meanwhile"))
+        found.append((WARN, "Prefect does not answer: runs go through the direct engine meanwhile"))
     oldest = seen.oldest_waiting_seconds or 0.0
-    if seen.waiting >= inbox_warning or oldest > 60:
-        found.append((words.WARN, f"{seen.waiting} runs wait for a worker, the oldest for {words.seconds(oldest)}"))
+    if seen.waiting >= inbox_warning or oldest > _LONG_WAIT_SECONDS:
+        found.append((WARN, f"{seen.waiting} runs wait for a worker, the oldest for {formatting.seconds(oldest)}"))
     failed = seen.by_status.get(RunStatus.FAILED.value, 0)
     if failed:
-        found.append((words.BAD, f"{failed} of {seen.runs} runs of the last 24 hours failed: see why, and resume them"))
+        found.append((BAD, f"{failed} of {seen.runs} runs of the last 24 hours failed: see why, and resume them"))
     if is_slow(seen):
-        slow = words.milliseconds(seen.p99_ms)
-        found.append((words.WARN, f"One message in a hundred took longer than {slow} from the alert to the channel"))
+        slow = formatting.milliseconds(seen.p99_ms)
+        found.append((WARN, f"One message in a hundred took longer than {slow} from the alert to the channel"))
     return found
 
 
 def is_slow(seen: Overview) -> bool:
-    """Whether some messages take too long."""
+    """Whether some messages take longer than `SLOW_MS`."""
     return (seen.p99_ms or 0.0) > SLOW_MS
 
 
-def _to_open(story: Story) -> AttemptRecord | None:
-    """The attempt that one wants to see at once: the last one that failed, of a run that did."""
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A line of the list of stages: an attempt, or a resume of the run."""
+
+    attempt: AttemptRecord | None = None
+    resume: Resume | None = None
+
+
+def steps_of(attempts: Sequence[AttemptRecord], resumes: Sequence[Resume]) -> list[Step]:
+    """The attempts of a run in their order, with each resume before the first attempt that began after it."""
+    steps: list[Step] = []
+    waiting = list(resumes)
+    for attempt in attempts:
+        while waiting and attempt.started_at is not None and waiting[0].at <= attempt.started_at:
+            steps.append(Step(resume=waiting.pop(0)))
+        steps.append(Step(attempt=attempt))
+    return [*steps, *(Step(resume=resume) for resume in waiting)]
+
+
+def owners_of(run: RunRecord, resumes: Sequence[Resume]) -> list[str]:
+    """The processes that executed a run, in their order, such as `host/pid`."""
+    names = [*(resume.owner for resume in resumes), run.carried_by]
+    return list(dict.fromkeys(formatting.owner(name) for name in names if name))
+
+
+def _attempt_to_unfold(story: Story) -> AttemptRecord | None:
+    """The last failed attempt of a failed run."""
     if story.run.status is not RunStatus.FAILED:
         return None
     return next((attempt for attempt in reversed(story.attempts) if attempt.error_type), None)
+
+
+_CHECK_TONES = {CheckStatus.OK: GOOD, CheckStatus.WARNING: WARN, CheckStatus.CRITICAL: BAD}
+
+
+def findings_of(attempt: AttemptRecord) -> list[Finding]:
+    """What an attempt found. An attempt that did not succeed has no findings."""
+    match attempt.stage:
+        case Stage.INGEST:
+            return _ingest(attempt.result(IngestResult))
+        case Stage.CHECK:
+            return _check(attempt.result(CheckResult))
+        case Stage.ANALYZE:
+            return _analyze(attempt.result(AnalyzeResult))
+        case Stage.NOTIFY:
+            return _notify(attempt.result(NotifyResult))
+        case Stage.TRANSFORM:
+            return _transform(attempt.result(TransformResult))
+        case Stage.CONDITION:
+            return _condition(attempt.result(ConditionResult))
+
+
+def _ingest(result: IngestResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    decision = "somebody is notified" if result.tell else "nobody is notified"
+    return [(QUIET, f"{result.severity.value}; {decision}: {reason_in_words(result.reason)}")]
+
+
+def _check(result: CheckResult | None) -> list[Finding]:
+    checks = result.checks if result else []
+    return [(_CHECK_TONES.get(one.status, QUIET), f"{one.name}: {one.message}") for one in checks]
+
+
+def _analyze(result: AnalyzeResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    tone = WARN if result.fallback_used else QUIET
+    said = (result.summary, result.probable_cause, *result.actions)
+    return [(tone, text) for text in said if text]
+
+
+def _notify(result: NotifyResult | None) -> list[Finding]:
+    deliveries = result.deliveries if result else []
+    return [
+        (BAD if one.status == "failed" else GOOD, f"{one.channel} via {one.driver}: {one.status}") for one in deliveries
+    ]
+
+
+def _transform(result: TransformResult | None) -> list[Finding]:
+    return [] if result is None else [(QUIET, f"{result.count} items")]
+
+
+def _condition(result: ConditionResult | None) -> list[Finding]:
+    if result is None:
+        return []
+    return [(QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
+
+
+def links_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    """The web addresses that the alerts of a run link to, by name. Addresses with secrets are left out."""
+    found: dict[str, str] = {}
+    for alert in payload.get("alerts") or ():
+        links = cast("Mapping[str, object]", alert).get("links") if isinstance(alert, Mapping) else None
+        for name, url in cast("Mapping[str, object]", links).items() if isinstance(links, Mapping) else ():
+            if address := formatting.safe_address(url):
+                found.setdefault(str(name)[:40], address)
+    return dict(list(found.items())[:_MAX_LINKS])

@@ -1,8 +1,11 @@
-"""What all lists share: they only read, the newest first, page by page without counting, by bounded queries."""
+"""What all tables of the admin share: they can only be read, by bounded queries.
+
+A list shows the newest rows first, page by page, without counting them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,13 +15,37 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.errors import BadInput
 
-PAGE = 50
-_MOST_CHARACTERS = 256
+PAGE_ROWS = 50
+_MAX_CHARACTERS = 256
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a list, or a line of a row's page.
+
+    Attributes:
+        name: the column of the database, or the name of a value that `RecordView.one()` adds.
+        label: the heading.
+        show: formats the value. None shows the value as it is.
+        show_row: formats the row, for a cell that needs several of its values; used instead of `show`.
+    """
+
+    name: str
+    label: str
+    show: Callable[[Any], object] | None = None
+    show_row: Callable[[Any], object] | None = None
+
+    def format(self, row: Any, _name: str) -> object:
+        """The cell of this row; sqladmin calls it."""
+        if self.show_row:
+            return self.show_row(row)
+        value = getattr(row, self.name)
+        return self.show(value) if self.show else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """One field of the form above a list. Without `choices` it takes any text."""
+    """A field of the form above a list. Without `choices`, any text can be entered."""
 
     name: str
     label: str
@@ -27,7 +54,13 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some rows, what was asked for, and where the next ones begin; None: these are the last."""
+    """Some rows of a table.
+
+    Attributes:
+        older: where the next page begins. None means that this is the last page.
+        asked: the filters, the search and the position that the address contains.
+        suggestions: known values of the filters that take any text.
+    """
 
     rows: Sequence[Any]
     older: str | None
@@ -36,59 +69,51 @@ class Page:
 
     @property
     def refined(self) -> dict[str, str]:
-        """The filters and the search that the address has."""
+        """The filters and the search that the address contains, without the position."""
         return {name: value for name, value in self.asked.items() if name != "before"}
 
 
 class RecordView(ModelView):
-    """A table, for looking at only. Its columns, labels and formatters are sqladmin's."""
+    """A table that can only be read. A subclass declares it; sqladmin's options are derived from `columns`."""
 
     can_create = can_edit = can_delete = can_export = can_import = False
 
-    # sqladmin leaves their types open.
+    address: ClassVar[str] = ""
+    """The part of the path after `PATH`."""
+
+    about: ClassVar[str] = ""
+    columns: ClassVar[Sequence[Column]] = ()
+    page_columns: ClassVar[Sequence[Column]] = ()
+    """The lines of a row's page. A table without them has no pages of rows, or its own in `pages.py`."""
+
+    extra_columns: ClassVar[Sequence[str]] = ()
+    """Columns that are not shown, but needed to format others."""
+
+    filters: ClassVar[Sequence[Filter]] = ()
+    search_hint: ClassVar[str] = ""
+    window: ClassVar[int | None] = None
+    """How many of the newest rows a filter looks at, because no index serves it. None means all rows."""
+
+    # Derived from the columns; sqladmin leaves their types open.
+    column_list: ClassVar[Any] = ()
+    column_details_list: ClassVar[Any] = ()
     column_labels: ClassVar[Any] = {}
     column_formatters: ClassVar[Any] = {}
     column_formatters_detail: ClassVar[Any] = {}
 
-    address: ClassVar[str] = ""
-    """Its part of the addresses."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.column_list = [column.name for column in cls.columns]
+        cls.column_details_list = [column.name for column in cls.page_columns]
+        cls.column_labels = {column.name: column.label for column in (*cls.page_columns, *cls.columns)}
+        cls.column_formatters = {column.name: column.format for column in cls.columns}
+        cls.column_formatters_detail = {column.name: column.format for column in cls.page_columns}
 
-    about: ClassVar[str] = ""
-    filters: ClassVar[Sequence[Filter]] = ()
-    search_hint: ClassVar[str] = ""
-    window: ClassVar[int | None] = None
-    """With a filter that no index serves, so many rows are looked at: the newest."""
-
-    own_columns: ClassVar[Sequence[str]] = ()
-    """Columns that formatters need beside those that are shown."""
-
-    details: ClassVar[bool] = True
-    """Whether a row has a page."""
-
-    def asked(self, params: Mapping[str, str]) -> dict[str, str]:
-        """What the address asks for, without what is empty.
+    def search(self, text: str) -> ColumnElement[bool]:
+        """The condition of a search. It compares for equality, in columns that have an index.
 
         Raises:
-            BadInput: a filter has a value that cannot be.
-        """
-        found: dict[str, str] = {}
-        names = {one.name: one for one in self.filters}
-        for name in (*names, "search", "before"):
-            value = params.get(name, "").strip()
-            if not value:
-                continue
-            if len(value) > _MOST_CHARACTERS or not value.isprintable():
-                raise BadInput(f"{name}: expected at most {_MOST_CHARACTERS} printable characters")
-            if name in names and names[name].choices and value not in names[name].choices:
-                raise BadInput(f"There is no {name} {value!r}. Known: {', '.join(names[name].choices)}")
-            found[name] = value
-        return found
-
-    def found_by(self, text: str) -> ColumnElement[bool]:
-        """What a search looks for: equality only, in columns that have an index.
-
-        Raises:
-            BadInput: it is nothing that these rows are found by.
+            BadInput: the table has no search, or the text cannot be searched for.
         """
         raise BadInput(f"{self.name_plural} cannot be searched, not for {text!r} either")
 
@@ -96,43 +121,62 @@ class RecordView(ModelView):
         """The rows that the address asks for.
 
         Raises:
-            BadInput: it asks for something that cannot be.
+            BadInput: the address contains an impossible filter, search or position.
         """
-        asked = self.asked(params)
+        asked = self.read_query(params)
         key = self._key()
-        query = self._columns(self._list_prop_names).order_by(key.desc()).limit(PAGE + 1)
+        query = self._select(self.column_list).order_by(key.desc()).limit(PAGE_ROWS + 1)
         chosen = [name for name in asked if name not in ("search", "before")]
         query = query.where(*(getattr(self.model, name) == asked[name] for name in chosen))
         if chosen and self.window is not None:
             query = query.where(key > select(func.max(key) - self.window).scalar_subquery())
         if "search" in asked:
-            query = query.where(self.found_by(asked["search"]))
+            query = query.where(self.search(asked["search"]))
         if "before" in asked:
-            query = query.where(key < number(asked["before"]))
+            query = query.where(key < row_number(asked["before"]))
         rows = (await tx.execute(query)).all()
-        older = str(rows[PAGE - 1].id) if len(rows) > PAGE else None
-        return Page(rows=rows[:PAGE], older=older, asked=asked)
+        older = str(rows[PAGE_ROWS - 1].id) if len(rows) > PAGE_ROWS else None
+        return Page(rows=rows[:PAGE_ROWS], older=older, asked=asked)
 
     async def one(self, tx: AsyncConnection, key: str) -> Any | None:
-        """The row of this number, with the columns of its page; None: there is none."""
-        if not self.details or not key.isdecimal() or int(key) >= 2**63:
+        """The row with this id, with the columns of its page. None means that there is no such page."""
+        if not self.page_columns or not key.isdecimal() or int(key) >= 2**63:
             return None
-        query = self._columns(self._details_prop_names).where(self._key() == int(key))
+        query = self._select(self.column_details_list).where(self._key() == int(key))
         return (await tx.execute(query)).first()
 
-    def _columns(self, names: Sequence[str]) -> Select[tuple[Any, ...]]:
-        wanted = dict.fromkeys(["id", *names, *self.own_columns])
-        return select(*(getattr(self.model, name) for name in wanted))
+    def read_query(self, params: Mapping[str, str]) -> dict[str, str]:
+        """The filters, the search and the position that the address contains, without empty ones.
+
+        Raises:
+            BadInput: a filter has an impossible value.
+        """
+        found: dict[str, str] = {}
+        choices = {one.name: one.choices for one in self.filters}
+        for name in (*choices, "search", "before"):
+            value = params.get(name, "").strip()
+            if not value:
+                continue
+            if len(value) > _MAX_CHARACTERS or not value.isprintable():
+                raise BadInput(f"{name}: expected at most {_MAX_CHARACTERS} printable characters")
+            if (known := choices.get(name)) and value not in known:
+                raise BadInput(f"There is no {name} {value!r}. Known: {', '.join(known)}")
+            found[name] = value
+        return found
+
+    def _select(self, names: Sequence[str]) -> Select[tuple[Any, ...]]:
+        wanted = dict.fromkeys(["id", *names, *self.extra_columns])
+        return select(*(getattr(self.model, name) for name in wanted if hasattr(self.model, name)))
 
     def _key(self) -> Any:
         return getattr(self.model, "id")  # noqa: B009 - sqladmin does not say what a model has
 
 
-def number(text: str) -> int:
-    """A row's number from an address.
+def row_number(text: str) -> int:
+    """The id of a row, as an address contains it.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the text is no id.
     """
     if not text.isascii() or not text.isdecimal() or int(text[:20]) >= 2**63 or len(text) > 19:
         raise BadInput(f"{text[:40]!r} is no number of a row")

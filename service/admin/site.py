@@ -1,11 +1,10 @@
-"""The admin as a whole: sqladmin's tables behind our gate, with our addresses, and none that writes a record."""
+"""The admin as one application: sqladmin's tables at our own addresses, behind the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqladmin import Admin
 from starlette.applications import Starlette
@@ -14,136 +13,111 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
-from orchestration.encryption import load_key
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.signals import logger
-from service.admin import words
-from service.admin.gate import Entrance, Gate
-from service.admin.installation import DefinitionView, KeyView, WorkerView
-from service.admin.mount import PATH
+from service.admin import PATH, formatting
+from service.admin.formatting import Renderer
 from service.admin.pages import Pages
 from service.admin.records import RecordView
-from service.admin.sessions import Sessions
-from service.admin.views import AlertView, AttemptView, IncidentView, RunView
+from service.admin.sign_in import Gate, SignIn
+from service.admin.tables import TABLES
 from service.api.document import VERSION
 from service.api.problems import status_of
 from service.api.state import ApiState
+from tasks.ingest.incidents import reason_in_words
 
-_HERE = Path(__file__).parent
+_STATICS = Path(__file__).parent / "statics"
+_SHARED: dict[str, Any] = {
+    "formatting": formatting,
+    "path": PATH,
+    "version": VERSION,
+    "tables": TABLES,
+    "reason_in_words": reason_in_words,
+}
+"""What every template can use."""
 
-VIEWS = (RunView, IncidentView, AlertView, AttemptView, DefinitionView, WorkerView, KeyView)
-"""The tables, as the menu has them."""
+
+def build_site(api: ApiState) -> ASGIApp:
+    """The admin of an API process, with the gate before it.
+
+    Raises:
+        BadSetting: the secret key of the installation cannot be used.
+    """
+    renderer = Renderer(_SHARED)
+    sign_in = SignIn(api, renderer)
+    return Gate(Site(api, sign_in, renderer).admin, sign_in, renderer)
 
 
 class Site(Admin):
-    """What `mount.py` hands requests to.
+    """The pages and their addresses."""
 
-    Raises:
-        BadSetting: the sealing key cannot be used.
-    """
-
-    def __init__(self, api: ApiState) -> None:
-        self.api = api
-        self.sessions = Sessions(
-            load_key(api.settings),
-            seconds=api.settings.admin_session_hours * 3600,
-            path=PATH,
-            public_url=api.settings.api_public_url,
-        )
+    def __init__(self, api: ApiState, sign_in: SignIn, renderer: Renderer) -> None:
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - sqladmin leaves parts of it open
-            Starlette(),
-            engine=api.database.engine,
-            base_url=PATH,
-            title="alert-pipeline",
-            templates_dir=str(_HERE / "templates"),
+            Starlette(), engine=api.database.engine, base_url=PATH
         )
-        # sqladmin's own addresses also create, edit, delete and export; of ours, one resumes a run.
-        self.admin.router.routes = self._routes()
-        for kind, handler in (
-            (HTTPException, self._http_error),
-            (PipelineError, self._pipeline_error),
-            (Exception, self._bug),
-        ):
-            self.admin.add_exception_handler(kind, handler)
-        for view in VIEWS:
-            self.add_view(view)
-        self.gate = Gate(self.admin, self)
-        shared: dict[str, Any] = {"words": words, "path": PATH, "version": VERSION}
-        cast("dict[str, Any]", self.templates.env.globals).update(shared)
-        self.templates.env.trim_blocks = self.templates.env.lstrip_blocks = True
+        self._api = api
+        self._renderer = renderer
+        # sqladmin's own addresses also create, edit, delete and export. Of ours, only one changes a record.
+        self.admin.router.routes = self._routes(Pages(api, renderer), sign_in)
+        self.admin.add_exception_handler(HTTPException, self._answer_http_error)
+        self.admin.add_exception_handler(PipelineError, self._answer_pipeline_error)
+        self.admin.add_exception_handler(Exception, self._answer_bug)
+        for table in TABLES:
+            self.add_view(table)
 
-    @property
-    def routes(self) -> list[BaseRoute]:
-        """The addresses there are."""
-        return self.admin.router.routes
-
-    def _routes(self) -> list[BaseRoute]:
-        pages, entrance = Pages(self), Entrance(self)
+    def _routes(self, pages: Pages, sign_in: SignIn) -> list[BaseRoute]:
         return [
-            Mount("/statics", StaticFiles(directory=_HERE / "statics"), name="statics"),
-            Route("/", pages.home, name="index"),
-            Route("/login/", entrance.login, methods=["GET", "POST"], name="login"),
-            Route("/logout/", entrance.logout, methods=["POST"], name="logout"),
+            Mount("/statics", StaticFiles(directory=_STATICS)),
+            Route("/", pages.home),
+            Route("/login/", sign_in.login, methods=["GET", "POST"]),
+            Route("/logout/", sign_in.logout, methods=["POST"]),
             Route("/runs/{run_id}/", pages.run),
             Route("/runs/{run_id}/resume/", pages.confirm_resume),
             Route("/runs/{run_id}/resume/", pages.resume, methods=["POST"]),
             Route("/incidents/{number}/", pages.incident),
-            Route("/{address}/", self.show_list, name="list"),
-            Route("/{address}/{pk}/", self.show_one, name="details"),
+            Route("/{address}/", self.show_list),
+            Route("/{address}/{key}/", self.show_row),
         ]
 
     async def show_list(self, request: Request) -> Response:
-        """The list of one table."""
+        """The list of a table."""
         view = self._view(request)
-        async with self.api.database.transaction() as tx:
+        async with self._api.database.transaction() as tx:
             page = await view.page(tx, request.query_params)
-        older = words.query(**page.refined, before=page.older) if page.older else None
+        older = formatting.query(**page.refined, before=page.older) if page.older else None
         windowed = view.window is not None and bool(page.refined.keys() - {"search"})
         context = {"view": view, "page": page, "older": older, "windowed": windowed}
-        return await self.render(request, "list.html", context)
+        return await self._renderer.render(request, "list.html", context)
 
-    async def show_one(self, request: Request) -> Response:
-        """One row of a table."""
+    async def show_row(self, request: Request) -> Response:
+        """The page of a row."""
         view = self._view(request)
-        async with self.api.database.transaction() as tx:
-            row = await view.one(tx, request.path_params["pk"])
+        async with self._api.database.transaction() as tx:
+            row = await view.one(tx, request.path_params["key"])
         if row is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return await self.render(request, "details.html", {"view": view, "row": row})
-
-    async def render(
-        self, request: Request, template: str, context: Mapping[str, Any], *, status: int = HTTPStatus.OK
-    ) -> Response:
-        """A page; `session` is nobody's where nobody is signed in."""
-        session = getattr(request.state, "session", None)
-        views = [view for view in self.views if isinstance(view, RecordView)]
-        shared = {"session": session, "views": views, "here": request.url.path.removeprefix(PATH)}
-        values: dict[str, Any] = {**shared, **context}
-        page = cast("Any", self.templates).TemplateResponse
-        return await page(request, template, values, status_code=status)
-
-    async def say(self, request: Request, status: int, message: str) -> Response:
-        """A page that says what is wrong."""
-        return await self.render(request, "problem.html", {"code": status, "message": message}, status=status)
+        return await self._renderer.render(request, "details.html", {"view": view, "row": row})
 
     def _view(self, request: Request) -> RecordView:
-        address = request.path_params["address"]
         for view in self.views:
-            if isinstance(view, RecordView) and view.address == address:
+            if isinstance(view, RecordView) and view.address == request.path_params["address"]:
                 return view
         raise HTTPException(HTTPStatus.NOT_FOUND)
 
-    async def _http_error(self, request: Request, error: Exception) -> Response:
+    async def _answer_http_error(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
-        said = {HTTPStatus.NOT_FOUND: "There is nothing at this address"}
-        return await self.say(request, status, said.get(HTTPStatus(status), HTTPStatus(status).phrase))
+        is_unknown = status == HTTPStatus.NOT_FOUND
+        message = "There is nothing at this address" if is_unknown else HTTPStatus(status).phrase
+        return await self._renderer.render_problem(request, status, message)
 
-    async def _pipeline_error(self, request: Request, error: Exception) -> Response:
+    async def _answer_pipeline_error(self, request: Request, error: Exception) -> Response:
         status = status_of(error) if isinstance(error, PipelineError) else HTTPStatus.INTERNAL_SERVER_ERROR
         if isinstance(error, Unavailable):
             logger.warning("A page of the admin was answered 503: %s", error)
-        return await self.say(request, status, str(error))
+        return await self._renderer.render_problem(request, status, str(error))
 
-    async def _bug(self, request: Request, _error: Exception) -> Response:
-        return await self.say(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong; the log says what")
+    async def _answer_bug(self, request: Request, _error: Exception) -> Response:
+        message = "Something went wrong; the log says what"
+        return await self._renderer.render_problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, message)

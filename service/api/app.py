@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
-from service.admin import mount
 from service.api import definitions, document, health, pipeline, problems, webhooks
 from service.api.auth import Guard, is_loopback
 from service.api.state import ApiState
@@ -30,7 +29,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def create_app(settings: Settings, database_url: str, *, host: str = "127.0.0.1") -> FastAPI:
+Extension = Callable[[FastAPI], None]
+"""Adds addresses of its own to the application, as the admin does."""
+
+
+def create_app(
+    settings: Settings, database_url: str, *, host: str = "127.0.0.1", extensions: Sequence[Extension] = ()
+) -> FastAPI:
     """The application. `host` is where it will listen: an API for this machine alone may ask for no key.
 
     It starts also while the database does not answer: then every call is answered with 503, until it does.
@@ -58,7 +63,8 @@ def create_app(settings: Settings, database_url: str, *, host: str = "127.0.0.1"
     problems.install(app)
     for router in (pipeline.router, definitions.router, webhooks.router, health.router):
         app.include_router(router)
-    mount.install(app)
+    for extend in extensions:
+        extend(app)
     document.install(app)
     app.add_middleware(TrailingSlash)
     return app

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
 
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings
-from service.api.app import create_app
+from service.api.app import Extension, create_app
 
 GRACE_SECONDS = 10
 """How long requests in progress may take when the server is told to end."""
@@ -27,6 +27,7 @@ def serve(
     *,
     host: str,
     port: int,
+    extensions: Sequence[Extension] = (),
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve the API until SIGINT or SIGTERM; blocking. `ready` is told the address once it answers.
@@ -35,7 +36,7 @@ def serve(
         BadSetting: the port is in use, or the host is not this machine's.
     """
     listening = listen(host, port)
-    app = create_app(settings, database_url, host=host)
+    app = create_app(settings, database_url, host=host, extensions=extensions)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -20,6 +20,7 @@ def api(
     Uses the PostgreSQL of DATABASE_URL, or the embedded one.
     """
     # Importing FastAPI takes a moment that other commands need not spend.
+    from service.admin import mount
     from service.api.server import serve
 
     settings = load_settings()
@@ -29,6 +30,7 @@ def api(
             addresses.database_url,
             host=host,
             port=port,
+            extensions=[mount.install],
             ready=lambda address: output.print(f"API       {address}", markup=False),
         )
     return 0

@@ -44,7 +44,7 @@ def _show(result: PipelineResult) -> None:
         "Duration": f"{result.total_duration_ms:.0f} ms",
     }
     if result.skip_reason:
-        from service.cli.timeline import reason_in_words
+        from tasks.ingest.incidents import reason_in_words
 
         head["Skipped"] = reason_in_words(result.skip_reason)
     for label, value in head.items():

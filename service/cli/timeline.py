@@ -8,24 +8,10 @@ from datetime import datetime, timedelta
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store.pushes import DUPLICATE
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.story import Trace, TracedRun
 from service.cli.run_table import duration
-from tasks.ingest.incidents import Reason
-
-_REASONS: dict[str, str] = {
-    Reason.OPENED: "a new incident",
-    Reason.REOPENED: "it was resolved, and fires again",
-    Reason.SEVERITY_RAISED: "it got worse",
-    Reason.NEW_ALERTS: "a further alert fires in it",
-    Reason.RESOLVED: "nothing of it fires any more",
-    Reason.UNTOLD: "nothing new, but the last message about it failed for good",
-    Reason.REPEAT: "nothing new",
-    Reason.SOME_RESOLVED: "others of it still fire",
-    Reason.NOTHING_OPEN: "what has resolved belongs to no known incident",
-    DUPLICATE: "the same was said shortly before",
-}
+from tasks.ingest.incidents import reason_in_words
 
 _MARKS = {
     StageStatus.SUCCEEDED: "✓",
@@ -47,12 +33,6 @@ class Event(Contract):
     text: str
 
 
-def reason_in_words(reason: str | None) -> str:
-    """A decision's name with what it means."""
-    known = _REASONS.get(reason or "")
-    return f"{reason}, {known}" if known else reason or "no reason is on record"
-
-
 def timeline(trace: Trace) -> list[Event]:
     """All events of a push; those of one moment in the order in which they belong."""
     accepted = min(one.run.created_at for one in trace.runs)
@@ -71,18 +51,21 @@ def _of_runs(trace: Trace) -> Iterator[_Line]:
         run = one.run
         yield run.created_at, run.run_id, "accepted", "·", f"accepted: {run.title or 'a push'}, {run.severity.value}"
         if run.started_at is not None:
-            yield run.started_at, run.run_id, "claimed", "·", _claimed(run)
+            yield run.started_at, run.run_id, "claimed", "·", _claimed(one)
         yield from _of_attempts(one)
         for delivery in one.deliveries:
             yield _delivered(run, delivery)
+        for resume in one.resumes:
+            yield resume.at, run.run_id, "resumed", "·", f"resumed{f' by {resume.by}' if resume.by else ''}"
         if run.status.final:
             yield _ended(run)
 
 
-def _claimed(run: RunRecord) -> str:
+def _claimed(one: TracedRun) -> str:
+    run = one.run
     waited = (run.started_at or run.created_at) - run.created_at
-    by = f" by {'/'.join(run.carried_by.split('/')[:2])}" if run.carried_by else ""
-    engine = f", engine {run.engine}" if run.engine else ""
+    by = f" by {'/'.join(one.first_owner.split('/')[:2])}" if one.first_owner else ""
+    engine = f", engine {one.first_engine}" if one.first_engine else ""
     return f"taken up{by}{engine} after {duration(waited.total_seconds() * 1000)} in the inbox"
 
 

@@ -13,7 +13,8 @@ from orchestration.store.story import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
 from service.cli.run_table import SHORT, STYLES, duration, status_of
 from service.cli.terminal import as_json, output
-from service.cli.timeline import Event, reason_in_words, timeline
+from service.cli.timeline import Event, timeline
+from tasks.ingest.incidents import reason_in_words
 
 
 def trace(

@@ -1,17 +1,17 @@
-"""A definition's graph as a drawing: in text, with a lane for each branch, and as Mermaid."""
+"""Draws the graph of a definition: as text, with a lane for each branch, and as a Mermaid flowchart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestration.graph import CONDITION, Definition, Edge, Graph, NodeDefinition
-from orchestration.graph.shape import condition_of
+from orchestration.graph.model import CONDITION, Definition, NodeDefinition
+from orchestration.graph.shape import Edge, Graph, condition_of
 
 _MERMAID_SHAPES = {CONDITION: ("{", "}"), "transform": ("[/", "/]"), "notify": ("([", "])")}
 
 
 def draw(definition: Definition) -> list[str]:
-    """The graph in lines of text, each node after those before it: `├─╮` is a branch, `├─╯` a join."""
+    """The graph as lines of text. Each node is below the nodes that it follows; `├─╮` is a branch, `├─╯` a join."""
     graph = Graph(definition)
     rows = list(_Lanes(graph).rows())
     width = max(len(lanes) for lanes, _ in rows)
@@ -23,7 +23,7 @@ def draw(definition: Definition) -> list[str]:
 
 
 def described(node: NodeDefinition, graph: Graph) -> str:
-    """What a node is, and when it runs, in a few words."""
+    """The type of a node and the conditions under which it runs, as one line."""
     words = [node.type]
     if (condition := condition_of(node)) is not None:
         words = [f"{node.type}: {condition.expression}"]
@@ -43,7 +43,7 @@ def described(node: NodeDefinition, graph: Graph) -> str:
 
 
 class _Lanes:
-    """Lanes from left to right; in each, the node that the way in it leads to."""
+    """The lanes of a drawing, from left to right. A lane holds the id of the node that its edge leads to, or None."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -83,7 +83,7 @@ class _Lanes:
         ).rstrip()
 
     def _across(self, own: int, others: Sequence[int], middle: str, end: str) -> str:
-        """A line from one lane to others at its right, over whatever lies between."""
+        """A line from one lane to lanes at its right, across the lanes between them."""
         row = ""
         for lane, target in enumerate(self._lanes):
             within = own <= lane < others[-1]
@@ -100,7 +100,7 @@ class _Lanes:
 
 
 def mermaid(definition: Definition) -> str:
-    """The graph as a Mermaid flowchart, as documentation and pull requests show it."""
+    """The graph as a Mermaid flowchart, for documentation and pull requests."""
     graph = Graph(definition)
     names = {node_id: f"n{number}" for number, node_id in enumerate(graph.order, 1)}
     lines = ["flowchart TD"]
@@ -122,5 +122,5 @@ def _arrow(edge: Edge) -> str:
 
 
 def _label(text: str) -> str:
-    """Somebody's text within quotes: Mermaid knows entities, by number."""
+    """The text, escaped for a quoted label: Mermaid reads numeric entities."""
     return "".join(f"#{ord(character)};" if character in '"#<>&;`' else character for character in text)

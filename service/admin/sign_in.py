@@ -1,0 +1,317 @@
+"""Signing in to the admin: the cookies, the sign-in form, and the gate before every page.
+
+Two cookies are used. The session cookie is encrypted and says which API key somebody signed in with. The login cookie
+holds a random nonce, so that the sign-in form can carry a CSRF token before there is a session.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from cryptography.fernet import Fernet, InvalidToken
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from orchestration.encryption import load_key
+from orchestration.errors import PipelineError, Unavailable
+from orchestration.redaction import one_line
+from orchestration.signals import logger
+from orchestration.store.keys import ApiKey, Scope, end_session, is_ended
+from service.admin import PATH
+from service.admin.formatting import Renderer
+from service.api.bodies import read_raw
+from service.api.limits import RateLimit
+from service.api.problems import HttpProblem, status_of
+from service.api.state import ApiState
+
+SESSION_COOKIE = "alert_pipeline_admin"
+LOGIN_COOKIE = "alert_pipeline_login"
+LOGIN_COOKIE_SECONDS = 3600
+
+TRIES_PER_SECOND, TRIES_AT_ONCE = 0.5, 10.0
+"""How often one address may try to sign in."""
+
+HEADERS = {
+    # Neither scripts nor inline styles are allowed, and nothing is loaded from other hosts.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_STATICS_CACHING = {"Cache-Control": "private, max-age=86400"}
+
+_KEY_LABEL = b"alert-pipeline admin session"
+_MAX_COOKIE_CHARACTERS = 2048
+_MAX_FORM_BYTES = 8192
+_STATICS = "/statics/"
+_LOGIN = "/login/"
+_LOGOUT = "/logout/"
+_DATABASE_IS_AWAY = "The database does not answer. Try again in a moment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A session of somebody who signed in with an API key."""
+
+    id: str
+    key_name: str
+    key_prefix: str
+    csrf: str
+    """The token that every form of this session carries."""
+
+
+class SessionCookies:
+    """Writes and reads the cookies. Every API process of an installation derives the same key and reads them.
+
+    Args:
+        secret_key: the secret key of the installation. The key of the cookies is derived from it one-way, with HMAC.
+        seconds: how long a session lasts.
+        public_url: `API_PUBLIC_URL`. If it is https, the cookies are sent over https only.
+    """
+
+    def __init__(self, secret_key: bytes, *, seconds: float, public_url: str | None) -> None:
+        self._key = hmac.new(secret_key, _KEY_LABEL, hashlib.sha256).digest()
+        self._fernet = Fernet(base64.urlsafe_b64encode(self._key))
+        self._seconds = int(seconds)
+        self._https = (public_url or "").startswith("https://")
+
+    def begin_session(self, request: Request, response: Response, key: ApiKey) -> None:
+        """Sign the caller in: the response carries the session cookie."""
+        content = {"id": secrets.token_urlsafe(16), "name": key.name, "prefix": key.prefix}
+        encrypted = self._fernet.encrypt(json.dumps(content).encode()).decode()
+        self._set(request, response, SESSION_COOKIE, encrypted, self._seconds)
+        response.delete_cookie(LOGIN_COOKIE, path=PATH)
+
+    def read_session(self, request: Request) -> Session | None:
+        """The session of the caller's cookie. None means that the cookie is missing, not ours, or too old."""
+        cookie = request.cookies.get(SESSION_COOKIE, "")
+        if not cookie.isascii() or not 0 < len(cookie) <= _MAX_COOKIE_CHARACTERS:
+            return None
+        try:
+            content = json.loads(self._fernet.decrypt(cookie, ttl=self._seconds))
+        except InvalidToken:
+            return None
+        name, prefix, session = content["name"], content["prefix"], content["id"]
+        return Session(id=session, key_name=name, key_prefix=prefix, csrf=self._token(f"session/{session}"))
+
+    def delete_session(self, response: Response) -> None:
+        """Delete the session cookie in the caller's browser."""
+        response.delete_cookie(SESSION_COOKIE, path=PATH)
+
+    def begin_login(self, request: Request) -> str:
+        """The nonce of a sign-in form. A nonce that the caller has is used again, so that two open tabs both work."""
+        known = request.cookies.get(LOGIN_COOKIE, "")
+        is_usable = known.isascii() and known.isprintable() and 16 <= len(known) <= 64
+        return known if is_usable else secrets.token_urlsafe(16)
+
+    def set_login(self, request: Request, response: Response, nonce: str) -> None:
+        """Set the login cookie."""
+        self._set(request, response, LOGIN_COOKIE, nonce, LOGIN_COOKIE_SECONDS)
+
+    def login_token(self, nonce: str) -> str:
+        """The CSRF token of the sign-in form with this nonce."""
+        return self._token(f"login/{nonce}")
+
+    def is_login_token(self, request: Request, token: str) -> bool:
+        """Whether the CSRF token belongs to the caller's login cookie."""
+        nonce = request.cookies.get(LOGIN_COOKIE, "")
+        return bool(nonce) and _is_same(self.login_token(nonce), token)
+
+    def _token(self, purpose: str) -> str:
+        return hmac.new(self._key, f"csrf/{purpose}".encode(), hashlib.sha256).hexdigest()
+
+    def _set(self, request: Request, response: Response, name: str, value: str, seconds: int) -> None:
+        # Lax, because a link to a run in a message must work. A change needs a CSRF token as well.
+        secure = self._https or request.url.scheme == "https"
+        response.set_cookie(name, value, max_age=seconds, path=PATH, secure=secure, httponly=True, samesite="lax")
+
+
+class Gate:
+    """ASGI middleware: passes on the requests of people who signed in, and redirects all others to the sign-in page.
+
+    It also sets the security headers of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, sign_in: SignIn, renderer: Renderer) -> None:
+        self._app = app
+        self._sign_in = sign_in
+        self._renderer = renderer
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(PATH)
+        is_static = path.startswith(_STATICS)
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = HEADERS | (_STATICS_CACHING if is_static else {})
+                own = {name.lower().encode(): value.encode() for name, value in headers.items()}
+                kept = [(name, value) for name, value in message["headers"] if name.lower() not in own]
+                message = {**message, "headers": [*kept, *own.items()]}
+            await send(message)
+
+        refusal = None if path == _LOGIN or is_static else await self._refusal(Request(scope), path)
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    async def _refusal(self, request: Request, path: str) -> Response | None:
+        """The answer to somebody who is not signed in. None means that `request.state.session` says who it is."""
+        try:
+            session = await self._sign_in.find_session(request)
+        except PipelineError as error:
+            logger.warning("The admin cannot check a session: %s", error)
+            return await self._renderer.render_problem(request, status_of(error), f"{_DATABASE_IS_AWAY}.")
+        if session is not None:
+            request.state.session = session
+            return None
+        asked = path + (f"?{request.url.query}" if request.url.query else "")
+        after = f"?next={quote(asked)}" if request.method == "GET" and path != "/" and len(asked) < 500 else ""
+        return RedirectResponse(f"{PATH}{_LOGIN}{after}", HTTPStatus.SEE_OTHER)
+
+
+class SignIn:
+    """The sign-in page, signing out, and the check of a session.
+
+    Raises:
+        BadSetting: the secret key of the installation cannot be used.
+    """
+
+    def __init__(self, api: ApiState, renderer: Renderer) -> None:
+        self._api = api
+        self._renderer = renderer
+        self._session_seconds = api.settings.admin_session_hours * 3600
+        self._cookies = SessionCookies(
+            load_key(api.settings), seconds=self._session_seconds, public_url=api.settings.api_public_url
+        )
+        self._tries = RateLimit(
+            TRIES_PER_SECOND, burst=TRIES_AT_ONCE, refusal="Too many attempts to sign in from your address"
+        )
+
+    async def find_session(self, request: Request) -> Session | None:
+        """The caller's session. None means that nobody is signed in, or that the key is revoked or no admin's.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        api, session = self._api, self._cookies.read_session(request)
+        if session is None:
+            return None
+        if api.schema_problem is not None:
+            raise Unavailable(f"The database cannot be used: {api.schema_problem}")
+        key = await api.guard.ring.named(session.key_name)
+        if key is None or key.prefix != session.key_prefix or not key.allows(Scope.ADMIN):
+            return None
+        async with api.database.transaction() as tx:
+            if await is_ended(tx, session.id):
+                return None
+        api.guard.ring.note_use(key)
+        return session
+
+    async def login(self, request: Request) -> Response:
+        """GET shows the sign-in form, POST signs in and redirects to the page that was asked for."""
+        if request.method != "POST":
+            asked = request.query_params.get("next", "")
+            if await self._is_signed_in(request):
+                return RedirectResponse(_page_after_sign_in(asked), HTTPStatus.SEE_OTHER)
+            return await self._show_form(request, after=asked)
+        form: Mapping[str, str] = {}
+        try:
+            form = await _read_form(request)
+            return await self._sign_in(request, form)
+        except HttpProblem as problem:
+            return await self._show_form(request, problem, after=form.get("next", ""))
+        except Unavailable as error:
+            logger.warning("Nobody can sign in to the admin: %s", error)
+            problem = HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, _DATABASE_IS_AWAY)
+            return await self._show_form(request, problem, after=form.get("next", ""))
+
+    async def logout(self, request: Request) -> Response:
+        """End the session. A copy of its cookie is of no use afterwards."""
+        await read_own_form(request)
+        async with self._api.database.transaction() as tx:
+            await end_session(tx, request.state.session.id, lifetime_seconds=self._session_seconds)
+        response = RedirectResponse(f"{PATH}{_LOGIN}", HTTPStatus.SEE_OTHER)
+        self._cookies.delete_session(response)
+        return response
+
+    async def _is_signed_in(self, request: Request) -> bool:
+        try:
+            return await self.find_session(request) is not None
+        except Unavailable:
+            return False
+
+    async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
+        address = request.client.host if request.client else "?"
+        self._tries.take(address)
+        if not self._cookies.is_login_token(request, form.get("csrf", "")):
+            raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
+        key = await self._api.guard.ring.find(form.get("key", "").strip())
+        if key is None or not key.allows(Scope.ADMIN):
+            why = "the key is unknown or revoked" if key is None else f"the key {key.name!r} has no scope admin"
+            logger.warning("Refused to sign %s in to the admin: %s", address, one_line(why, 120))
+            said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
+            raise HttpProblem(HTTPStatus.UNAUTHORIZED if key is None else HTTPStatus.FORBIDDEN, said)
+        logger.info("%s signed in to the admin from %s", one_line(key.name, 64), address)
+        response = RedirectResponse(_page_after_sign_in(form.get("next", "")), HTTPStatus.SEE_OTHER)
+        self._cookies.begin_session(request, response, key)
+        return response
+
+    async def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
+        nonce = self._cookies.begin_login(request)
+        context = {
+            "token": self._cookies.login_token(nonce),
+            "problem": str(problem) if problem else None,
+            "next": after if _page_after_sign_in(after) != f"{PATH}/" else "",
+        }
+        status = problem.status if problem else HTTPStatus.OK
+        response = await self._renderer.render(request, "login.html", context, status=status)
+        self._cookies.set_login(request, response, nonce)
+        if problem is not None:
+            response.headers.update(problem.headers)
+        return response
+
+
+async def read_own_form(request: Request) -> dict[str, str]:
+    """The fields of a form that a page of this session contained.
+
+    Raises:
+        HttpProblem: 400 for anything but a form, 413 if it is too large, 403 if another site sent it, or if the CSRF
+            token is not the session's.
+    """
+    form = await _read_form(request)
+    if not _is_same(request.state.session.csrf, form.get("csrf", "")):
+        raise HttpProblem(HTTPStatus.FORBIDDEN, "This form is out of date: go back, reload the page, and try again")
+    return form
+
+
+async def _read_form(request: Request) -> dict[str, str]:
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HttpProblem(HTTPStatus.FORBIDDEN, "This form was sent from another site")
+    try:
+        return dict(parse_qsl((await read_raw(request, _MAX_FORM_BYTES)).decode(), max_num_fields=20))
+    except ValueError:
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, "This is not a form of the admin") from None
+
+
+def _page_after_sign_in(path: str) -> str:
+    """The page to go to after signing in. A path that does not lead to a page of the admin leads to the first page."""
+    is_plain = path.isprintable() and path.isascii() and "\\" not in path and ".." not in path
+    is_page = is_plain and path.startswith("/") and not path.startswith(("//", _LOGIN, _LOGOUT))
+    return f"{PATH}{path}" if is_page else f"{PATH}/"
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """Whether two tokens are equal, compared in constant time."""
+    return hmac.compare_digest(expected.encode(), given.encode())
