@@ -8,7 +8,7 @@ import pytest
 
 from flows.samples import sample_names, sample_text
 from orchestration.graph import decode_definition, parse_definition
-from service.cli.drawing import draw, mermaid
+from orchestration.graph.drawing import draw, mermaid
 from tasks.definitions import validate_definition
 
 BRANCHES: dict[str, Any] = {

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from orchestration.definitions import in_order
 from orchestration.graph import BadDefinition, Definition, parse_definition
+from orchestration.graph.drawing import draw
 from orchestration.store.definitions import DefinitionRecord
-from service.cli.drawing import draw
 from service.cli.terminal import output
 from service.definitions import Outcome
 

@@ -11,6 +11,7 @@ import typer
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import in_order
 from orchestration.graph import BadDefinition, Definition, parse_definition, parse_definition_text
+from orchestration.graph.drawing import mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import Database
@@ -25,7 +26,6 @@ from service.cli.definition_views import (
     show_outcome,
     show_problems,
 )
-from service.cli.drawing import mermaid
 from service.cli.reader import read, read_at
 from service.cli.terminal import as_json, fail, output
 from service.definitions import Desk, Outcome

@@ -10,8 +10,8 @@ from orchestration.alert import Alert
 from orchestration.contracts import Contract
 from orchestration.errors import PipelineError
 from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition, NodeType, TransformConfig
+from orchestration.graph.drawing import draw
 from orchestration.settings import Settings
-from service.cli.drawing import draw
 from service.cli.dry_run import channels_of
 from service.cli.terminal import as_json, output
 from tasks.check.stage import CheckConfig

@@ -1,4 +1,4 @@
-"""A definition's graph as a drawing: in text, with a lane for each branch, and as Mermaid."""
+"""Draws a definition's graph: as lines of text with a lane for each branch, and as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MERMAID_SHAPES = {NodeType.CONDITION: ("{", "}"), NodeType.TRANSFORM: ("[/", "/
 
 
 def draw(definition: Definition) -> list[str]:
-    """The graph in lines of text, each node after those before it: `├─╮` is a branch, `├─╯` a join."""
+    """Draw the graph as lines of text, each node below its predecessors: `├─╮` is a branch, `├─╯` a join."""
     graph = Graph(definition)
     rows = list(_Lanes(graph).rows())
     width = max(len(lanes) for lanes, _ in rows)
@@ -23,7 +23,7 @@ def draw(definition: Definition) -> list[str]:
 
 
 def described(node: NodeDefinition, graph: Graph) -> str:
-    """What a node is, and when it runs, in a few words."""
+    """Describe a node's type and the conditions under which it runs, in a few words."""
     words = [node.type.value]
     if (condition := condition_of(node)) is not None:
         words = [f"{node.type.value}: {condition.expression}"]
@@ -43,7 +43,7 @@ def described(node: NodeDefinition, graph: Graph) -> str:
 
 
 class _Lanes:
-    """Lanes from left to right; in each, the node that the way in it leads to."""
+    """The lanes of a drawing, left to right. Each holds the id of the node that its line leads to, or None if free."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -83,7 +83,7 @@ class _Lanes:
         ).rstrip()
 
     def _across(self, own: int, others: Sequence[int], middle: str, end: str) -> str:
-        """A line from one lane to others at its right, over whatever lies between."""
+        """A horizontal line from lane `own` to `others` at its right. It crosses the lanes between them."""
         row = ""
         for lane, target in enumerate(self._lanes):
             within = own <= lane < others[-1]
@@ -100,7 +100,7 @@ class _Lanes:
 
 
 def mermaid(definition: Definition) -> str:
-    """The graph as a Mermaid flowchart, as documentation and pull requests show it."""
+    """Draw the graph as a Mermaid flowchart, which documents and pull requests render."""
     graph = Graph(definition)
     names = {node_id: f"n{number}" for number, node_id in enumerate(graph.order, 1)}
     lines = ["flowchart TD"]
@@ -122,5 +122,5 @@ def _arrow(edge: Edge) -> str:
 
 
 def _label(text: str) -> str:
-    """Somebody's text within quotes: Mermaid knows entities, by number."""
+    """Escape text for a quoted Mermaid label. Mermaid understands numeric character references only."""
     return "".join(f"#{ord(character)};" if character in '"#<>&;`' else character for character in text)
