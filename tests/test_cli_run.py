@@ -90,9 +90,8 @@ async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
     (run,) = await all_runs(database)
     assert (run.trace_id, run.environment, run.run_id) == ("my-trace-123", "production", result.run_id)
     assert not run.options.test
-    assert [(node.id, node.status, node.result) for node in result.nodes] == [
-        (stage, "succeeded", None) for stage in ALL_FOUR
-    ]
+    assert [node.id for node in result.nodes if node.status == "succeeded"] == ALL_FOUR
+    assert not any(node.result for node in result.nodes)  # the answer has each result only once
 
 
 async def test_a_file_and_standard_input_are_read(command: Command, database: Database, tmp_path: Path) -> None:
