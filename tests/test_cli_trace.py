@@ -96,9 +96,9 @@ async def test_it_says_why_nobody_was_told(services: Services, command: Command)
     assert "· decided not to notify: repeat, nothing new" in events(two.stdout)
     assert "- check: skipped, repeat" in events(two.stdout)
     assert list(repeated.duplicates) == repeated.run_ids
-    assert "Notify:    no: duplicate, the same alerts came shortly before" in three.stdout
+    assert "Notify:    no: duplicate, the same was said shortly before" in three.stdout
     assert re.search(
-        r"- skipped after …: duplicate, the same alerts came shortly before \(run \w+\)", str(events(three.stdout))
+        r"- skipped after …: duplicate, the same was said shortly before \(run \w+\)", str(events(three.stdout))
     )
 
 

@@ -14,7 +14,7 @@ from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import IllegalTransition, RunBusy, RunNotFound
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus, advance
-from orchestration.store.models import PipelineRunRow
+from orchestration.store.models import HistoryRow, PipelineRunRow
 from orchestration.store.records import RunRecord
 
 _T = PipelineRunRow
@@ -59,8 +59,11 @@ async def notify(tx: AsyncConnection, channel: str, notice: str = "") -> None:
     await tx.execute(select(func.pg_notify(channel, notice)))
 
 
-async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
-    """Give a run that failed, or that nobody goes on with, back to the workers. The run as it is now.
+async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = None) -> RunRecord:
+    """Queue a run that failed, or that nobody goes on with, again. The run as it is now.
+
+    Args:
+        by: the name of the API key with which the resume was asked for. None means that it is not known.
 
     Raises:
         IllegalTransition: it is neither failed nor retrying.
@@ -74,8 +77,28 @@ async def request_resume(tx: AsyncConnection, run_id: str) -> RunRecord:
     held = and_(_T.status == RunStatus.RETRYING.value, _T.lease_expires_at > func.clock_timestamp())
     if (await tx.execute(select(_T.id).where(_T.run_id == run_id, held))).first() is not None:
         raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
+    await note_resume(tx, current, by=by)
     await notify(tx, INBOX_CHANNEL)
     return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
+
+
+RESUMED = "run_resumed"
+"""The event of a line of history that says that a run was resumed."""
+
+
+async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None) -> None:
+    """Write into the history that a run is resumed, and who has executed it until now.
+
+    The next lease of the run overwrites `carried_by` and `engine`; so this line is the only record of them.
+
+    Args:
+        current: the run as it is before the resume.
+        by: the API key or the lease owner that resumes it. None means that it is not known.
+    """
+    details = {"by": by, "owner": current.carried_by, "engine": current.engine}
+    line = {"event": RESUMED, "run_id": current.run_id, "old_status": current.status.value, "details": details}
+    incident_id = int(current.incident_id) if current.incident_id else None
+    await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
 
 
 async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:

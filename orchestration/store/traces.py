@@ -1,38 +1,64 @@
-"""A push with everything that became of it, read at once: its runs, their attempts and deliveries, their incidents."""
+"""A push with everything that belongs to it, read at once: its runs, their attempts and deliveries, their incidents."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from pydantic import Field
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Incident
+from orchestration.alert import Incident, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, RunNotFound
 from orchestration.store.models import DeliveryRow, HistoryRow, IncidentRow, PipelineRunRow, StageExecutionRow
-from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record, starts_with
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
+from orchestration.store.runs import RESUMED, RUN_COLUMNS, run_record, starts_with
 from orchestration.store.story import Story
 
 RecordT = TypeVar("RecordT", bound=Contract)
 
 _R = PipelineRunRow
 MOST_RUNS = 200
-"""A push over thousands of incidents is told by its first runs."""
+"""How many runs of a push are read at most: a push over thousands of incidents is shown by its first runs."""
+
+
+class Resume(Contract):
+    """One resume of a run."""
+
+    at: UtcDatetime
+    by: str | None = None
+    """The API key or the lease owner that resumed it. None means that it is not known."""
+    owner: str | None = None
+    """The lease owner that had executed the run until then. None means that nobody had."""
+    engine: str | None = None
+    """The engine that had executed the run until then."""
 
 
 class TracedRun(Story):
-    """A run of a push, and why somebody was told of it or not."""
+    """A run of a push, and why somebody was notified of it or not."""
 
     told: bool | None = None
-    """Whether a human is told; None: not decided yet, or there was nothing to decide."""
+    """Whether somebody is notified. None means that this is not decided yet, or that there was nothing to decide."""
     reason: str | None = None
+    resumes: list[Resume] = Field(default_factory=list[Resume])
+    """Oldest first."""
+
+    @property
+    def first_owner(self) -> str | None:
+        """The lease owner that executed the run first, whoever resumed it later."""
+        return self.resumes[0].owner if self.resumes else self.run.carried_by
+
+    @property
+    def first_engine(self) -> str | None:
+        """The engine that executed the run first."""
+        return self.resumes[0].engine if self.resumes else self.run.engine
 
 
 class Trace(Contract):
-    """What became of a push."""
+    """A push, its runs and their incidents."""
 
     trace_id: str
     run_count: int
@@ -44,11 +70,11 @@ class Trace(Contract):
 
 
 async def find_trace(tx: AsyncConnection, prefix: str) -> str:
-    """The trace id that is or starts with this.
+    """The trace id that equals `prefix`, or else the only one that starts with it.
 
     Raises:
-        BadInput: several start so; the message names some of them.
-        RunNotFound: none does.
+        BadInput: several trace ids start with it; the message names some of them.
+        RunNotFound: no trace id starts with it.
     """
     starts = starts_with(_R.trace_id, prefix)
     query = select(_R.trace_id).where(starts).group_by(_R.trace_id).order_by(_R.trace_id).limit(4)
@@ -64,7 +90,7 @@ async def find_trace(tx: AsyncConnection, prefix: str) -> str:
 
 
 async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
-    """A push with all that belongs to it.
+    """The push with this trace id.
 
     Raises:
         RunNotFound: no run has this trace id.
@@ -78,15 +104,18 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
     attempts = await _by_run(tx, AttemptRecord, StageExecutionRow, keys)
     deliveries = await _by_run(tx, DeliveryRecord, DeliveryRow, keys)
     names = [column.name for column in RUN_COLUMNS]
+    found = [run_record(dict(zip(names, row[:-3], strict=True))) for row in rows]
+    resumes = await read_resumes(tx, found)
     runs = [
         TracedRun(
-            run=run_record(dict(zip(names, row[:-3], strict=True))),
+            run=run,
             attempts=attempts[row[-3]],
             deliveries=deliveries[row[-3]],
             told=row[-2],
             reason=row[-1],
+            resumes=resumes[run.run_id],
         )
-        for row in rows
+        for run, row in zip(found, rows, strict=True)
     ]
     count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id)
     incident_ids = {int(one.run.incident_id) for one in runs if one.run.incident_id}
@@ -97,6 +126,19 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
         incidents=await _incidents(tx, incident_ids),
         history=await _history(tx, incident_ids, {one.run.run_id for one in runs}),
     )
+
+
+async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[str, list[Resume]]:
+    """The resumes of these runs, by run id, oldest first. A run that was never resumed has an empty list."""
+    # The history has an index of incidents and none of runs; a run that failed before ingest has no incident.
+    incident_ids = {int(run.incident_id) for run in runs if run.incident_id}
+    within = or_(HistoryRow.incident_id.in_(incident_ids), HistoryRow.incident_id.is_(None))
+    mine = (within, HistoryRow.run_id.in_([run.run_id for run in runs]), HistoryRow.event == RESUMED)
+    query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
+    found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}
+    for run_id, at, details in await tx.execute(query):
+        found[run_id].append(Resume(at=at, **details))
+    return found
 
 
 async def _by_run(
@@ -119,7 +161,7 @@ async def _incidents(tx: AsyncConnection, ids: set[int]) -> list[Incident]:
 
 
 async def _history(tx: AsyncConnection, incident_ids: set[int], run_ids: set[str]) -> list[HistoryRecord]:
-    # By incident too, which has an index.
+    # By incident too, because the history has an index of incidents and none of runs.
     mine = (HistoryRow.incident_id.in_(incident_ids), HistoryRow.run_id.in_(run_ids))
     query = select(*_columns(HistoryRecord, HistoryRow)).where(*mine).order_by(HistoryRow.id)
     return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

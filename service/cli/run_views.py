@@ -25,6 +25,7 @@ from orchestration.contracts import (
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import RunRecord
 from service.cli.terminal import output
+from tasks.ingest.incidents import reason_in_words
 
 SHORT = 12
 """Digits of an id in a list. They are enough to tell runs apart, and commands accept the start of an id."""
@@ -63,9 +64,6 @@ def _show_result(result: PipelineResult) -> None:
         "Duration": duration(result.total_duration_ms),
     }
     if result.skip_reason:
-        # It imports the store, which a command that ends otherwise does not wait for.
-        from service.cli.trace import reason_in_words
-
         head["Skipped"] = reason_in_words(result.skip_reason)
     if result.definition_name is not None:
         version = f", version {result.definition_version}" if result.definition_version is not None else ""

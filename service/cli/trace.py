@@ -14,26 +14,12 @@ from orchestration.contracts import Contract, Stage
 from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database
-from orchestration.store.pushes import DUPLICATE
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.traces import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
 from service.cli.run_views import SHORT, STYLES, duration, status_of
 from service.cli.terminal import as_json, output
-from tasks.ingest.incidents import Reason
-
-_REASONS: dict[str, str] = {
-    Reason.OPENED: "a new incident",
-    Reason.REOPENED: "it was resolved, and fires again",
-    Reason.SEVERITY_RAISED: "it got worse",
-    Reason.NEW_ALERTS: "another alert fires in it",
-    Reason.RESOLVED: "none of its alerts fires any more",
-    Reason.UNTOLD: "nothing new, but the last message about it failed for good",
-    Reason.REPEAT: "nothing new",
-    Reason.SOME_RESOLVED: "other alerts of it still fire",
-    Reason.NOTHING_OPEN: "the resolved alerts belong to no open incident",
-    DUPLICATE: "the same alerts came shortly before",
-}
+from tasks.ingest.incidents import reason_in_words
 
 _MARKS = {
     StageStatus.SUCCEEDED: "✓",
@@ -92,12 +78,6 @@ def trace(
     return 0
 
 
-def reason_in_words(reason: str | None) -> str:
-    """The name of a notify decision, followed by its meaning."""
-    known = _REASONS.get(reason or "")
-    return f"{reason}, {known}" if known else reason or "no reason is on record"
-
-
 def timeline(trace: Trace) -> list[Event]:
     """All events of a push by time. Events of the same moment keep the order of the stages."""
     accepted = min(traced.run.created_at for traced in trace.runs)
@@ -114,19 +94,36 @@ def _run_lines(runs: Sequence[TracedRun]) -> Iterator[_Line]:
         title = f"accepted: {run.title or 'a push'}, {run.severity.value}"
         yield _Line(run.created_at, run.run_id, "accepted", "·", title)
         if run.started_at is not None:
-            yield _Line(run.started_at, run.run_id, "claimed", "·", _claimed(run))
+            yield _Line(run.started_at, run.run_id, "claimed", "·", _claimed(traced))
         yield from _attempt_lines(traced)
         for delivery in traced.deliveries:
             yield _delivery_line(run, delivery)
+        yield from _resume_lines(traced)
         if run.status.final:
             yield _end_line(run)
 
 
-def _claimed(run: RunRecord) -> str:
+def _claimed(traced: TracedRun) -> str:
+    run = traced.run
     waited = (run.started_at or run.created_at) - run.created_at
-    by = f" by {'/'.join(run.carried_by.split('/')[:2])}" if run.carried_by else ""
-    engine = f", engine {run.engine}" if run.engine else ""
+    by = f" by {_process(traced.first_owner)}" if traced.first_owner else ""
+    engine = f", engine {traced.first_engine}" if traced.first_engine else ""
     return f"claimed{by}{engine} after {_seconds(waited)} in the queue"
+
+
+def _resume_lines(traced: TracedRun) -> Iterator[_Line]:
+    """A line for each resume: who asked for it, and which process executed the run from then on."""
+    run = traced.run
+    owners = [*(later.owner for later in traced.resumes[1:]), run.carried_by]
+    for resume, owner in zip(traced.resumes, owners, strict=True):
+        by = f" by {_process(resume.by)}" if resume.by else ""
+        executed = f", executed by {_process(owner)}" if owner and owner not in (resume.by, resume.owner) else ""
+        yield _Line(resume.at, run.run_id, "resumed", "·", f"resumed{by}{executed}")
+
+
+def _process(owner: str) -> str:
+    """The host and the process id of a lease owner."""
+    return "/".join(owner.split("/")[:2])
 
 
 def _attempt_lines(traced: TracedRun) -> Iterator[_Line]:
