@@ -6,6 +6,7 @@ import re
 
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus
+from orchestration.store import runs
 from orchestration.store.database import Database
 from tasks.ingest.inbox import PushMetadata
 from tasks.run import Services
@@ -116,6 +117,25 @@ async def test_a_run_that_failed_says_of_what_and_how_to_go_on(
     assert delivery.startswith("✗ ")
     assert last.startswith("✗ failed after …: DeliveryFailed: ")
     assert last.endswith(f"Resume it with: alert-pipeline resume {run_id}")
+
+
+async def test_a_resume_is_on_the_timeline_and_the_first_claim_keeps_its_process(
+    services: Services, channel: MemoryChannel, database: Database, command: Command
+) -> None:
+    channel.failures = [DeliveryFailed("hooks.example.net answered 404", retryable=False)]
+    (run_id,) = await pushed(services, alert(), "resumed")
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql("update pipeline_run set carried_by = 'first-host/11/1'")
+        await runs.request_resume(tx, run_id, by="oncall")
+    await carry(services, run_id)
+
+    lines = events(command("alert-pipeline", "trace", "resumed").stdout)
+
+    assert re.match(r"· claimed by first-host/11, engine direct after … in the queue", lines[1])
+    (resumed,) = [line for line in lines if "resumed" in line]
+    assert re.fullmatch(r"· resumed by oncall, executed by \S+/\d+", resumed)
+    assert "first-host" not in resumed
+    assert lines[-1].startswith("✓ notified after …")
 
 
 async def test_a_push_that_waits_has_no_end_yet(services: Services, database: Database, command: Command) -> None:

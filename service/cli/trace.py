@@ -114,9 +114,10 @@ def _claimed(traced: TracedRun) -> str:
 def _resume_lines(traced: TracedRun) -> Iterator[_Line]:
     """A line for each resume: who asked for it, and which process executed the run from then on."""
     run = traced.run
-    owners = [*(later.owner for later in traced.resumes[1:]), run.carried_by]
-    for resume, owner in zip(traced.resumes, owners, strict=True):
+    for index, resume in enumerate(traced.resumes, 1):
+        owner = traced.resumes[index].owner if index < len(traced.resumes) else run.carried_by
         by = f" by {_process(resume.by)}" if resume.by else ""
+        # The owner of before means that no process has claimed the run since.
         executed = f", executed by {_process(owner)}" if owner and owner not in (resume.by, resume.owner) else ""
         yield _Line(resume.at, run.run_id, "resumed", "·", f"resumed{by}{executed}")
 
