@@ -62,9 +62,8 @@ def measure_reads(times: int) -> list[Figures]:
     with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
         url, port = addresses.database_url, free_port()
         seed(url, FEW)
-        with started(
-            ["api", "--port", str(port)], {"DATABASE_URL": url, "PREFECT_API_URL": NO_PREFECT}, port, "/health/"
-        ):
+        env = {"DATABASE_URL": url, "PREFECT_API_URL": NO_PREFECT}
+        with started(["api", "--port", str(port)], env, port, "/health/"):
             few = _measured(home, url, port, times)
             seed(url, MANY - FEW)
             many = _measured(home, url, port, times)
@@ -158,7 +157,5 @@ async def _accepts_and_claims(url: str, port: int, turns: int) -> dict[str, Meas
     first_turn = _PUSHES_PER_TURN // _RUNS_PER_CLAIM  # warms up, as the first rate does
     return {
         "durable accepts, 16 connections": Measured(rates[1:], "/s", "as with few"),
-        f"claim of {_RUNS_PER_CLAIM} runs": Measured(
-            claims[_PUSHES_PER_TURN // _RUNS_PER_CLAIM :], "ms", "as with few"
-        ),
+        f"claim of {_RUNS_PER_CLAIM} runs": Measured(claims[first_turn:], "ms", "as with few"),
     }
