@@ -20,7 +20,7 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import Change, DefinitionRecord
-from tasks.definitions import validate_definition
+from tasks.kinds import validate_definition
 
 PATIENCE_SECONDS = 2.0
 """How long Prefect may take to show a block: an alert waits meanwhile."""

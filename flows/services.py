@@ -9,12 +9,13 @@ from contextvars import ContextVar
 from blocks.channels.book import ChannelBook
 from blocks.channels.documents import BlockSource, read_documents
 from flows.definitions import DefinitionBook
+from orchestration.engine.run import Services
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
 from orchestration.store.database import Database, open_database
 from tasks.analyze.local import LocalAnalysis
-from tasks.run import Services
+from tasks.kinds import KINDS
 
 _current: ContextVar[Services | None] = ContextVar("alert_pipeline_services", default=None)
 
@@ -38,6 +39,7 @@ def make_services(settings: Settings, database: Database, *, blocks: BlockSource
         settings=settings,
         channels=ChannelBook(settings, source=blocks),
         analysis=LocalAnalysis(),
+        kinds=KINDS,
         definitions=DefinitionBook(database),
     )
 

@@ -7,11 +7,11 @@ from pydantic import Field
 
 from flows.services import flow_services
 from orchestration.contracts import Contract
+from orchestration.engine.lease import owner_is_alive
+from orchestration.engine.run import Services
 from orchestration.signals import logger
 from orchestration.store import claims, retention, workers
 from orchestration.store.database import Database
-from tasks.holders import may_live
-from tasks.run import Services
 
 STUCK_SECONDS = 900.0
 """A run that is not over and to which nothing has happened for so long is reported."""
@@ -44,7 +44,7 @@ async def look_after(services: Services) -> Upkeep:
     """
     settings = services.settings
     async with services.database.transaction() as tx:
-        dead = {owner for owner in await claims.list_holders(tx) if not may_live(owner)}
+        dead = {owner for owner in await claims.list_holders(tx) if not owner_is_alive(owner)}
         found = Upkeep(
             leases_freed=await claims.free_leases(tx, dead) if dead else 0,
             waiting=await claims.count_waiting(tx),

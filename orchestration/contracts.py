@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from orchestration.alert import Severity, UtcDatetime
 
@@ -30,6 +30,10 @@ class Stage(StrEnum):
 
 LINEAR_STAGES = (Stage.INGEST, Stage.CHECK, Stage.ANALYZE, Stage.NOTIFY)
 """The four stages of the linear pipeline, in order. The others are nodes of definitions that come in between."""
+
+
+ALL_CLEAR = "resolved"
+"""The reason to skip checks and analysis in a run about a resolved incident: only the all-clear goes out."""
 
 
 class StageError(Contract):
@@ -164,19 +168,8 @@ class ConditionResult(Contract):
     duration_ms: float = 0.0
 
 
-RESULT_TYPES: Mapping[Stage, type[Contract]] = {
-    Stage.INGEST: IngestResult,
-    Stage.CHECK: CheckResult,
-    Stage.ANALYZE: AnalyzeResult,
-    Stage.NOTIFY: NotifyResult,
-    Stage.TRANSFORM: TransformResult,
-    Stage.CONDITION: ConditionResult,
-}
-"""What each stage results in."""
-
-
 class StageContext(Contract):
-    """What every stage is told."""
+    """What every stage knows of its run."""
 
     trace_id: str
     run_id: str
@@ -186,8 +179,9 @@ class StageContext(Contract):
     source: str = "unknown"
     alert_fingerprint: str | None = None
     payload: dict[str, Any] = Field(default_factory=dict[str, Any])
-    previous_results: dict[str, Any] = Field(
-        default_factory=dict[str, Any], description="The results of the nodes before, by node id, as JSON values."
+    previous_results: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict[str, Any],
+        description="The results of the nodes before, by node id, as JSON values; each is dumped when it is read.",
     )
 
 

@@ -243,3 +243,15 @@ def _number(value: int | float) -> JsonValue:
         return float(value) if math.isfinite(value) else str(float(value))
     # Python refuses to write integers of thousands of digits, and PostgreSQL to read them.
     return int(value) if value.bit_length() <= 1024 else f"[integer of {value.bit_length()} bits]"
+
+
+_SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: one short line, without secrets."""
+    if isinstance(value, str):
+        return repr(one_line(value, _SHOWN_CHARACTERS))
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)[:_SHOWN_CHARACTERS]
+    return f"a value of type {type(value).__name__}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, JsonValue
 
@@ -33,6 +33,15 @@ class RunOptions(Contract):
     def defined(self) -> bool:
         """Whether the run executes a definition other than the linear pipeline."""
         return self.definition is not None or self.definition_config is not None
+
+    def with_given(self, **given: Any) -> Self:
+        """These options, with those of `given` that are not None in their place.
+
+        Raises:
+            pydantic.ValidationError: a value has the wrong type.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return self.model_validate(self.model_dump() | chosen)
 
 
 class RunRequest(Contract):

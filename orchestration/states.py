@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
@@ -90,6 +90,16 @@ STATUS_AFTER: Mapping[Stage, RunStatus] = {
     Stage.NOTIFY: RunStatus.NOTIFIED,
 }
 """What a run's status is once this stage is done. The other stages do not move a run."""
+
+
+def furthest(done: Iterable[Stage]) -> RunStatus:
+    """The furthest status that these stages lead to: branches that end in any order only move a run forward.
+
+    NOTIFIED is not among them: the end of a run is written by itself.
+    """
+    order = list(RunStatus)
+    reached = [STATUS_AFTER[stage] for stage in done if stage in STATUS_AFTER and stage is not Stage.NOTIFY]
+    return max(reached, key=order.index, default=RunStatus.PENDING)
 
 
 def advance(current: StatusT, new: StatusT) -> StatusT:

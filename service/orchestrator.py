@@ -29,7 +29,7 @@ from orchestration.store.records import new_id
 from service.stack import attach
 
 if TYPE_CHECKING:
-    from service.runner import Runner
+    from service.worker.bounded import BoundedWorker
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -69,7 +69,7 @@ class PipelineOrchestrator:
         self._progress = progress
         self._open = ExitStack()
         self._portal: BlockingPortal | None = None
-        self._runner: Runner | None = None
+        self._worker: BoundedWorker | None = None
         self._opening = RLock()
         self._under_way: set[Future[Any]] = set()
 
@@ -127,7 +127,7 @@ class PipelineOrchestrator:
         trace = trace_id or new_id()
         chosen = _options(options)
         request = RunRequest(payload=payload, source=source, environment=environment, trace_id=trace, options=chosen)
-        run_ids = self._call(lambda runner: runner.accept(request))
+        run_ids = self._call(lambda worker: worker.accept(request))
         return self._start(trace, run_ids)
 
     def check_health(
@@ -152,7 +152,7 @@ class PipelineOrchestrator:
         chosen = _options(options)
         checking = chosen.model_copy(update={"checks_only": True})
         request = RunRequest(source=source, environment=environment, trace_id=trace, options=checking)
-        run_ids = self._call(lambda runner: runner.accept(request))
+        run_ids = self._call(lambda worker: worker.accept(request))
         return self._start(trace, run_ids)
 
     def resume_pipeline(self, run_id: str) -> PipelineResult:
@@ -166,12 +166,12 @@ class PipelineOrchestrator:
             RunBusy: another process is at it.
             BadInput: the run is over, or several runs start so.
         """
-        return self._call(lambda runner: runner.resume(run_id))
+        return self._call(lambda worker: worker.resume(run_id))
 
     def close(self) -> None:
         """Wait for the runs that were started, and leave the stack."""
         atexit.unregister(self.close)
-        self._portal = self._runner = None
+        self._portal = self._worker = None
         self._open.close()
 
     def _cancel(self) -> None:
@@ -190,15 +190,15 @@ class PipelineOrchestrator:
         self.close()
 
     def _start(self, trace_id: str, run_ids: list[str]) -> StartedPipeline:
-        portal, runner = self._ready()
-        results = self._noted(portal.start_task_soon(runner.carry_all, run_ids))
+        portal, worker = self._ready()
+        results = self._noted(portal.start_task_soon(worker.execute_all, run_ids))
         return StartedPipeline(trace_id=trace_id, run_ids=run_ids, results=results)
 
-    def _call(self, work: Callable[[Runner], Awaitable[T]]) -> T:
-        portal, runner = self._ready()
+    def _call(self, work: Callable[[BoundedWorker], Awaitable[T]]) -> T:
+        portal, worker = self._ready()
 
         async def at_work() -> T:
-            return await work(runner)
+            return await work(worker)
 
         return self._noted(portal.start_task_soon(at_work)).result()
 
@@ -208,29 +208,29 @@ class PipelineOrchestrator:
         future.add_done_callback(self._under_way.discard)
         return future
 
-    def _ready(self) -> tuple[BlockingPortal, Runner]:
+    def _ready(self) -> tuple[BlockingPortal, BoundedWorker]:
         with self._opening:
             return self._opened()
 
-    def _opened(self) -> tuple[BlockingPortal, Runner]:
-        if self._portal is None or self._runner is None:
+    def _opened(self) -> tuple[BlockingPortal, BoundedWorker]:
+        if self._portal is None or self._worker is None:
             with ExitStack() as opening:
                 # Importing Prefect takes 1.5 s, which starting the stack can share.
-                importing = Thread(target=_import_quickly, args=("service.runner",), daemon=True)
+                importing = Thread(target=_import_quickly, args=("service.worker.bounded",), daemon=True)
                 importing.start()
                 addresses = opening.enter_context(attach(self._settings, progress=self._progress))
                 importing.join()
-                from service.runner import open_runner
+                from service.worker.bounded import open_bounded_worker
 
                 portal = opening.enter_context(start_blocking_portal(name="alert-pipeline"))
-                runner: AbstractContextManager[Runner] = portal.wrap_async_context_manager(
-                    open_runner(self._settings, addresses)
+                worker: AbstractContextManager[BoundedWorker] = portal.wrap_async_context_manager(
+                    open_bounded_worker(self._settings, addresses)
                 )
-                self._runner = opening.enter_context(runner)
+                self._worker = opening.enter_context(worker)
                 self._portal = portal
                 self._open = opening.pop_all()
             atexit.register(self.close)
-        return self._portal, self._runner
+        return self._portal, self._worker
 
 
 def _import_quickly(name: str) -> None:

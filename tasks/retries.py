@@ -1,21 +1,22 @@
-"""How Prefect retries a stage: set from the settings when a run starts, never at import."""
+"""What the stages share as Prefect tasks: an attempt on record, and retries as the settings or the definition say."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import prefect.runtime.task_run
 from prefect import Task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from orchestration.settings import Settings
+from orchestration.contracts import Contract
+from orchestration.engine.attempt import attempt_node
+from orchestration.engine.perform import StageTask
+from orchestration.engine.run import ActiveRun
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def worth_another_try(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+def worth_another_attempt(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Prefect's `retry_condition_fn`: the error itself says whether a retry can help.
 
     Prefect takes plain functions only: a partial or a callable object would silently mean "never".
@@ -23,27 +24,38 @@ def worth_another_try(_task: Task[..., Any], _task_run: TaskRun, state: State[An
     return bool(getattr(state.data, "retryable", False))
 
 
-def with_retries(
-    task: Task[P, R], settings: Settings, *, retries: int | None = None, name: str | None = None
-) -> Task[P, R]:
-    """The task, retrying as the settings say: `max_retries` times, `factor ** n` seconds before retry n.
+STAGE_TASK: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_condition_fn": worth_another_attempt,
+}
+"""The options of every stage's `@task`."""
 
-    `retries` is another number of them, `name` what the task and its runs are called.
+
+def with_retries(task: Task[..., Any], run: ActiveRun, node_id: str | None = None) -> StageTask:
+    """A stage's task for one node, with the retries of the node's definition or of the settings.
+
+    `node_id` is the node, by default the one that is called like the task.
     """
-    count = settings.max_retries_per_stage if retries is None else retries
-    found = _retrying(task, name, count, tuple(settings.delays(count)))
-    return cast("Task[P, R]", found)
+    name = node_id or task.name
+    settings = run.services.settings
+    retries = run.plan.steps[name].retries(settings)
+    return cast("StageTask", _retrying(task, name, retries, tuple(settings.delays(retries))))
 
 
 @lru_cache(maxsize=512)
-def _retrying(task: Task[..., Any], name: str | None, retries: int, delays: tuple[float, ...]) -> Task[..., Any]:
+def _retrying(task: Task[..., Any], name: str, retries: int, delays: tuple[float, ...]) -> Task[..., Any]:
     # Making a task takes 2 ms, of which a process with many runs would spend four on each.
-    named: dict[str, Any] = {} if name is None else {"name": name, "task_run_name": name}
-    return task.with_options(
-        retries=retries, retry_delay_seconds=list(delays), retry_condition_fn=worth_another_try, **named
-    )
+    return task.with_options(name=name, task_run_name=name, retries=retries, retry_delay_seconds=list(delays))
 
 
-def retries_left(retries: int) -> int:
-    """How many tries follow the present one of the current task run, if all of them fail."""
-    return max(retries + 1 - (prefect.runtime.task_run.run_count or 1), 0)
+async def attempt_in_prefect(run: ActiveRun, node_id: str) -> Contract:
+    """Try a node once, on record, within its task; Prefect tries again where that can help.
+
+    Raises:
+        StageFailed: the attempt failed.
+    """
+    step = run.plan.steps[node_id]
+    attempts = step.retries(run.services.settings) + 1
+    left = max(attempts - (prefect.runtime.task_run.run_count or 1), 0)
+    return await attempt_node(run, step, retries_left=left)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.sealing import load_seal
 from orchestration.settings import Settings
@@ -17,7 +18,6 @@ from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from orchestration.store.records import RunRecord
 from service.admin.mount import PATH
-from tasks.run import Services
 from tests.api_helpers import alert, carry, open_api, trigger
 from tests.conftest import MemoryChannel
 

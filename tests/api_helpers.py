@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from flows.direct import ENGINE, DirectSteps
-from flows.graph import run_graph
+from orchestration.engine.execution import DIRECT, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
@@ -19,8 +20,6 @@ from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord
 from service.api import create_app
 from service.api.server import listen
-from tasks.run import Services
-from tasks.taking import take_run
 
 LOCAL = ("127.0.0.1", 50_000)
 
@@ -82,8 +81,8 @@ async def all_runs(database: Database) -> list[RunRecord]:
 
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a run to its end, as a worker would."""
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_graph(run, DirectSteps())
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await Execution(run).execute_directly()
     return run.record
 
 

@@ -22,15 +22,19 @@ from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import text
 
+from orchestration.engine.run import Services
 from orchestration.store.database import Database
 from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
 from orchestration.store.story import Story, read_story
 from service.orchestrator import PipelineOrchestrator
-from service.runner import Runner
 from service.stack import StackAddresses
-from tasks.run import Services
+from service.worker.bounded import BoundedWorker
+from service.worker.breaker import Breaker
+from service.worker.executor import RunExecutor
+from service.worker.mirror import Mirror
+from service.worker.process import prefect_settings
 from tests.conftest import Command, clean_environment
 from tests.stack_fixtures import settings_for, until
 
@@ -171,12 +175,13 @@ def orchestrators(home: Path, stack: StackAddresses) -> Iterator[Orchestrators]:
 
 
 @asynccontextmanager
-async def runner_with(services: Services, stack: StackAddresses) -> AsyncIterator[Runner]:
-    """A runner in this event loop, with services of the test's own."""
-    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
-        async with AsyncClientContext.get_or_create():
+async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterator[BoundedWorker]:
+    """A bounded worker in this event loop, with services of the test's own."""
+    with temporary_settings(prefect_settings(stack.prefect_api_url)):
+        async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
-                yield Runner(services)
+                results = services.settings.home / "results"
+                yield BoundedWorker(services, RunExecutor(services, Mirror(context.client), Breaker(), results))
 
 
 @asynccontextmanager

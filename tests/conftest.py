@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from orchestration.contracts import Delivery
+from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message, NamedChannel
 from orchestration.settings import Settings
@@ -21,7 +22,7 @@ from orchestration.store.database import Database, open_database
 from orchestration.store.models import Base
 from service.stack import StackAddresses, attach
 from tasks.analyze.local import LocalAnalysis
-from tasks.run import Services
+from tasks.kinds import KINDS
 from tests.stack_fixtures import new_home, settings_for
 
 # Prefect reads these when it is imported, and a developer's own must not leak into the tests.
@@ -140,6 +141,7 @@ def services(database: Database, settings: Settings, signals: RecordedSignals, c
         settings=settings,
         channels=MemoryChannels({"memory": channel}),
         analysis=LocalAnalysis(),
+        kinds=KINDS,
     )
 
 

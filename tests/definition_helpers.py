@@ -9,6 +9,7 @@ from orchestration.graph import parse_definition
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord, Stored
+from tasks.kinds import KINDS
 
 
 def look(*, description: str = "", **config: Any) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def look(*, description: str = "", **config: Any) -> dict[str, Any]:
 
 def new(written: dict[str, Any], name: str = "look") -> NewDefinition:
     """A definition on its way into the store."""
-    return NewDefinition.of(parse_definition(written), written, name=name)
+    return NewDefinition.of(parse_definition(written, KINDS.by_type), written, name=name)
 
 
 async def put(database: Database, written: dict[str, Any], name: str = "look") -> Stored:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from bench.seed import seed
 from orchestration.contracts import Stage
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.states import StageStatus
 from orchestration.store import runs
@@ -19,7 +20,6 @@ from orchestration.store.records import AttemptRecord
 from orchestration.store.workers import beat
 from service.admin import charts
 from service.admin.mount import PATH
-from tasks.run import Services
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, carry, run_of
 from tests.conftest import MemoryChannel

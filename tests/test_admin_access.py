@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -19,7 +20,6 @@ from service.admin import gate
 from service.admin.mount import PATH
 from service.admin.sessions import SESSION_COOKIE
 from service.api import keyring
-from tasks.run import Services
 from tests.admin_helpers import Browser, browser, fail, field, make_key, push, words_of
 from tests.api_helpers import open_api, run_of
 from tests.conftest import MemoryChannel

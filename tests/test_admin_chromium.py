@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.admin.mount import PATH
-from tasks.run import Services
 from tests.admin_helpers import fail, make_key
 from tests.api_helpers import alert, carry, eventually, serve_api, trigger, until
 from tests.conftest import MemoryChannel

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestration.engine.run import Services
 from orchestration.sealing import load_seal
 from orchestration.settings import Settings
 from orchestration.store import definitions, keys
 from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.keys import Scope
-from tasks.run import Services
 from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
 from tests.broken_definitions import BROKEN
 from tests.cli_helpers import row_counts

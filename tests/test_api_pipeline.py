@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store import leases, runs
 from orchestration.store.database import Database
-from tasks.run import Services
 from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
 from tests.conftest import MemoryChannel
 from tests.payloads import body

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from tasks.ingest.sources import SOURCES
-from tasks.run import Services
 from tests.api_helpers import all_runs, carry, open_api, run_of
 from tests.conftest import MemoryChannel
 from tests.payloads import NAMES, body

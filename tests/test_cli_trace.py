@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.database import Database
 from tasks.ingest.inbox import PushMetadata
-from tasks.run import Services
 from tests.api_helpers import alert, carry
 from tests.cli_helpers import json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, MemoryChannel

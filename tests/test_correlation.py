@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from flows.direct import DirectSteps
-from flows.graph import run_graph
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult
 from orchestration.correlation import correlated
+from orchestration.engine.execution import Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
-from tasks.analyze.stage import Case
-from tasks.run import Services
-from tasks.taking import take_run
 from tests.inbox_helpers import accept_push
 
 
@@ -26,7 +25,7 @@ class BrokenAnalysis:
 
     name = "model"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         raise Unavailable("the model answered 503")
 
 
@@ -42,14 +41,14 @@ async def test_every_line_of_a_run_says_its_trace_and_its_run(
     quick = {"max_retries_per_stage": 0, "intelligence_fallback_enabled": False}
     services = replace(services, analysis=BrokenAnalysis(), settings=services.settings.model_copy(update=quick))
 
-    async def carry(name: str) -> str:
+    async def execute(name: str) -> str:
         where: dict[str, Any] = {"source": "generic", "environment": "test", "trace_id": f"trace of {name}"}
         (run_id,) = await accept_push(services, {"name": name}, **where)
-        async with take_run(services, run_id, engine="test") as run:
-            await run_graph(run, DirectSteps())
+        async with lease_run(services, run_id, engine="test") as run:
+            await Execution(run).execute_directly()
         return run_id
 
-    first, second = await asyncio.gather(carry("One"), carry("Two"))
+    first, second = await asyncio.gather(execute("One"), execute("Two"))
 
     told = [record.getMessage() for record in lines.records if "failed at" in record.getMessage()]
     assert sorted(line.partition("503 ")[2] for line in told) == sorted(

@@ -9,7 +9,7 @@ import pytest
 from flows.samples import sample_names, sample_text
 from orchestration.graph import decode_definition, parse_definition
 from orchestration.graph.drawing import draw, mermaid
-from tasks.definitions import validate_definition
+from tasks.kinds import KINDS, validate_definition
 
 BRANCHES: dict[str, Any] = {
     "nodes": [
@@ -30,7 +30,7 @@ BRANCHES: dict[str, Any] = {
 
 
 def test_branches_and_joins_are_lanes() -> None:
-    assert draw(parse_definition(BRANCHES)) == [
+    assert draw(parse_definition(BRANCHES, KINDS.by_type)) == [
         "●          ingest   ingest",
         "├─┬─╮",
         "● │ │      host     context",
@@ -50,13 +50,13 @@ def test_branches_and_joins_are_lanes() -> None:
 def test_a_list_without_next_is_drawn_in_its_order() -> None:
     listed = [{"id": "in", "type": "ingest"}, {"id": "b", "type": "context"}, {"id": "c", "type": "notify"}]
     with pytest.raises(Exception, match="reserved word"):  # `in` is one of the language of conditions
-        parse_definition({"nodes": listed})
+        parse_definition({"nodes": listed}, KINDS.by_type)
     listed[0]["id"] = "a"
-    assert draw(parse_definition({"nodes": listed})) == ["●  a  ingest", "●  b  context", "●  c  notify"]
+    assert draw(parse_definition({"nodes": listed}, KINDS.by_type)) == ["●  a  ingest", "●  b  context", "●  c  notify"]
 
 
 def test_mermaid_has_every_node_and_every_way() -> None:
-    drawn = mermaid(parse_definition(BRANCHES)).splitlines()
+    drawn = mermaid(parse_definition(BRANCHES, KINDS.by_type)).splitlines()
     assert drawn[0] == "flowchart TD"
     assert '    n6{"worse<br/>web.checks_failed #62; 0"}' in drawn
     assert "    n6 -- true --> n7" in drawn
@@ -72,7 +72,9 @@ def test_text_of_an_expression_cannot_leave_its_label() -> None:
         {"id": "gate", "type": "condition", "config": config},
         {"id": "page", "type": "notify"},
     ]
-    (line,) = [line for line in mermaid(parse_definition({"nodes": nodes})).splitlines() if "gate" in line]
+    (line,) = [
+        line for line in mermaid(parse_definition({"nodes": nodes}, KINDS.by_type)).splitlines() if "gate" in line
+    ]
     assert line.count('"') == 2
     assert ">" not in line.replace("<br/>", "")
 

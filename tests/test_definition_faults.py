@@ -9,18 +9,17 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 
-from flows.direct import ENGINE, DirectSteps
-from flows.graph import run_graph
 from flows.services import open_services
 from orchestration.contracts import NodeResult
+from orchestration.engine.execution import DIRECT, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database
 from orchestration.store.story import Story, read_story
 from service.stack import StackAddresses
-from tasks.definitions import validate_definition
-from tasks.run import Services
-from tasks.taking import take_run
+from tasks.kinds import validate_definition
 from tests.broken_definitions import node, nodes
 from tests.cli_helpers import flow_run_of, task_runs_of
 from tests.conftest import MemoryChannel
@@ -172,8 +171,8 @@ async def test_thirty_nodes_go_on_after_a_kill_and_tell_the_same_story_on_both_e
         assert killed.state_type is StateType.CRASHED
 
     direct_id = await accepted(services, definition, "Direct")
-    async with take_run(services, direct_id, engine=ENGINE) as active:
-        await run_graph(active, DirectSteps())
+    async with lease_run(services, direct_id, engine=DIRECT) as active:
+        await Execution(active).execute_directly()
     direct = await story_of(database, direct_id)
     assert direct.run.engine == "direct"
     assert told(direct) == told(after)

@@ -14,15 +14,15 @@ from orchestration.graph import (
     BadExpression,
     Expression,
     Graph,
+    decode_definition,
     parse_definition,
-    parse_definition_text,
 )
-from tasks.definitions import LINEAR, validate_definition
+from tasks.kinds import KINDS, LINEAR, validate_definition
 from tests.broken_definitions import BROKEN, Broken, condition, node, nodes
 
 
 def graph_of(*listed: dict[str, Any]) -> Graph:
-    return Graph(parse_definition(nodes(*listed)))
+    return Graph(parse_definition(nodes(*listed), KINDS.by_type))
 
 
 # Order
@@ -62,7 +62,7 @@ def test_a_condition_leads_two_ways():
 
 
 def test_in_a_list_what_follows_a_condition_is_what_it_guards():
-    edges = Graph(parse_definition(condition("checks.has_errors"))).edges
+    edges = Graph(parse_definition(condition("checks.has_errors"), KINDS.by_type)).edges
     assert [(edge.source, edge.target, edge.branch) for edge in edges][-1] == ("gate", "page", True)
 
 
@@ -128,7 +128,7 @@ def test_all_problems_are_told_at_once():
 
 def test_a_definition_with_very_many_problems_says_how_many_more_there_are():
     with pytest.raises(BadDefinition) as refused:
-        parse_definition(nodes(*(node(f"n{number}", "shell", x=1) for number in range(60))))
+        parse_definition(nodes(*(node(f"n{number}", "shell", x=1) for number in range(60))), KINDS.by_type)
     assert len(refused.value.problems) == 50
     assert refused.value.lines[-1] == "and 70 more"
 
@@ -154,7 +154,7 @@ def test_a_secret_in_a_broken_definition_is_not_told():
 )
 def test_a_hostile_text_is_refused_at_once(text: str | bytes, says: str) -> None:
     with pytest.raises(BadDefinition, match=says):
-        parse_definition_text(text)
+        validate_definition(decode_definition(text))
 
 
 JSON = st.recursive(

@@ -18,7 +18,7 @@ from flows.services import open_services
 from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
-from orchestration.requests import RunOptions
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
@@ -29,9 +29,9 @@ from service.definitions import Desk
 from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
-from tasks.definitions import validate_definition
+from tasks.kinds import validate_definition
 from tests.api_helpers import alert
-from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, row_counts, runner_with, task_runs_of
+from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, row_counts, task_runs_of, worker_with
 from tests.definition_helpers import current, look, new, put, versions
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import eventually, worker_settings
@@ -65,10 +65,10 @@ async def edit(client: PrefectClient, config: dict[str, Any], name: str = "look"
 
 async def run_by_hand(services: Any, stack: StackAddresses, name: str, payload: dict[str, Any] | None = None) -> Any:
     """A run of a definition in this process, as `run_pipeline --definition` has it."""
-    async with runner_with(services, stack) as runner:
+    async with worker_with(services, stack) as worker:
         options = RunOptions(definition=name, checker_names=["memory"])
         call: dict[str, Any] = {"source": "cli", "environment": "test", "trace_id": new_id(), "options": options}
-        (result,) = await runner.carry_all(await runner.accept(payload, **call))
+        (result,) = await worker.execute_all(await worker.accept(RunRequest(payload=payload, **call)))
         return result
 
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from flows.direct import ENGINE, DirectSteps
-from flows.graph import run_graph
-from flows.handover import Handover
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult, Contract, Stage
+from orchestration.engine.execution import DIRECT, DirectTask, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import ActiveRun, Services, StageFailed
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.graph import StoredDefinition
 from orchestration.requests import RunOptions
@@ -20,12 +21,9 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts
 from orchestration.store.records import Node, RunRecord
 from orchestration.store.story import Story, read_story
-from tasks.analyze.stage import Case
-from tasks.run import ActiveRun, Services
-from tasks.stage import StageFailed, Step, try_step
-from tasks.taking import take_run
 from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+from tests.engine_helpers import attempt, execute, execute_leased
 from tests.inbox_helpers import accept_push
 from tests.worker_helpers import eventually
 
@@ -40,10 +38,10 @@ class ScriptedAnalysis:
     """An analysis that is told what it says, and keeps what it was asked."""
 
     failures: list[Exception] = field(default_factory=list[Exception])
-    cases: list[Case] = field(default_factory=list[Case])
+    cases: list[AnalysisInput] = field(default_factory=list[AnalysisInput])
     name: str = "scripted"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         self.cases.append(case)
         if self.failures:
             raise self.failures.pop(0)
@@ -60,14 +58,8 @@ async def accepted(services: Services, definition: dict[str, Any], payload: obje
     return run_id
 
 
-async def carry(services: Services, run_id: str, steps: DirectSteps | None = None) -> RunRecord:
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_graph(run, steps or DirectSteps())
-    return run.record
-
-
 async def run_of(services: Services, definition: dict[str, Any], payload: object = None, **options: Any) -> RunRecord:
-    return await carry(services, await accepted(services, definition, payload, **options))
+    return await execute(services, await accepted(services, definition, payload, **options))
 
 
 async def story_of(services: Services, run: RunRecord) -> Story:
@@ -335,19 +327,19 @@ async def test_a_required_node_that_fails_ends_the_run_when_those_beside_it_are_
         node("later", config=MEMORY),
     )
 
-    class BesideEndsLast(DirectSteps):
+    class BesideEndsLast(DirectTask):
         failed = asyncio.Event()
 
-        async def take(self, run: ActiveRun, step: Step) -> Contract:
-            if step.node.id == "beside":
+        async def __call__(self, run: ActiveRun, node_id: str, /) -> Contract:
+            if node_id == "beside":
                 await self.failed.wait()
             try:
-                return await super().take(run, step)
+                return await super().__call__(run, node_id)
             finally:
-                if step.node.id == "bad":
+                if node_id == "bad":
                     self.failed.set()
 
-    run = await carry(services, await accepted(services, definition, {}), BesideEndsLast())
+    run = await execute(services, await accepted(services, definition, {}), BesideEndsLast)
 
     assert (run.status, run.last_error_type) == (RunStatus.FAILED, "BadInput")
     assert "not" in str(run.last_error_message)
@@ -380,7 +372,7 @@ async def test_retries_and_time_limits_are_the_nodes_then_the_definitions_then_t
 
 async def test_a_time_limit_ends_an_attempt(services: Services) -> None:
     class Hangs(ScriptedAnalysis):
-        async def analyze(self, case: Case) -> AnalyzeResult:
+        async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
             await asyncio.Event().wait()
             raise AssertionError("it waits for ever")
 
@@ -430,14 +422,14 @@ async def test_a_run_is_retrying_while_one_of_its_branches_waits_and_only_moves_
     waits, thought, checked = asyncio.Event(), asyncio.Event(), asyncio.Event()
     after = {"think": thought, "quick": checked}
 
-    class InTurns(DirectSteps):
+    class InTurns(DirectTask):
         """slow fails and waits, think ends, quick ends, and only then slow is tried again."""
 
-        async def take(self, run: ActiveRun, step: Step) -> Contract:
-            match step.node.id:
+        async def __call__(self, run: ActiveRun, node_id: str, /) -> Contract:
+            match node_id:
                 case "slow":
                     with pytest.raises(StageFailed):
-                        await try_step(run, step, retries_left=1)
+                        await attempt(run, node_id, retries_left=1)
                     seen["slow waits"] = run.record.status
                     waits.set()
                     await checked.wait()
@@ -445,15 +437,15 @@ async def test_a_run_is_retrying_while_one_of_its_branches_waits_and_only_moves_
                     await waits.wait()
                 case "quick":
                     await thought.wait()
-            result = await try_step(run, step, retries_left=0)
-            seen[step.node.id] = run.record.status
-            if step.node.id in after:
-                after[step.node.id].set()
+            result = await attempt(run, node_id)
+            seen[node_id] = run.record.status
+            if node_id in after:
+                after[node_id].set()
             return result
 
     failing = MemoryChannel(failures=[DeliveryFailed("busy", retryable=True)])
     services = replace(services, channels=MemoryChannels({"memory": failing}))
-    run = await carry(services, await accepted(services, definition, {}), InTurns())
+    run = await execute(services, await accepted(services, definition, {}), InTurns)
 
     assert seen == {
         "start": RunStatus.PENDING,
@@ -478,23 +470,23 @@ async def test_a_cancelled_run_closes_the_rows_of_all_its_branches_and_goes_on_w
     both = asyncio.Barrier(3)
 
     class Hangs(ScriptedAnalysis):
-        async def analyze(self, case: Case) -> AnalyzeResult:
+        async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
             await both.wait()
             await asyncio.Event().wait()
             raise AssertionError("it waits for ever")
 
     run_id = await accepted(services, definition, {})
-    async with take_run(replace(services, analysis=Hangs()), run_id, engine=ENGINE) as run:
-        handover = Handover(run)
-        carrying = asyncio.create_task(handover.carry(DirectSteps()))
+    async with lease_run(replace(services, analysis=Hangs()), run_id, engine=DIRECT) as run:
+        execution = Execution(run)
+        executing = asyncio.create_task(execute_leased(execution))
         await both.wait()
-        handover.cancel()
-        cancelled = await carrying
+        execution.cancel()
+        cancelled = await executing
 
     assert (cancelled.status, cancelled.last_error_type) == (RunStatus.FAILED, "Cancelled")
     assert await rows_of(services, cancelled) == ["a/1 failed", "b/1 failed", "start/1 succeeded"]
 
-    run = await carry(services, run_id)
+    run = await execute(services, run_id)
     assert run.status is RunStatus.NOTIFIED
     assert (await rows_of(services, run))[-2:] == ["page/1 succeeded", "start/1 succeeded"]
     assert len(channel.messages) == 1
@@ -508,7 +500,7 @@ async def test_a_cancellation_does_not_cut_off_a_write_that_is_under_way(
     lock = await asyncio.to_thread(psycopg.connect, services.database.url)
 
     class LocksTheRun(ScriptedAnalysis):
-        async def analyze(self, case: Case) -> AnalyzeResult:
+        async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
             wanted = "select 1 from pipeline_run where run_id = %s for update"
             await asyncio.to_thread(lock.execute, wanted, (run_id,))
             return await super().analyze(case)
@@ -521,18 +513,18 @@ async def test_a_cancellation_does_not_cut_off_a_write_that_is_under_way(
     async def somebody_waits() -> int:
         return await asyncio.to_thread(waiters)
 
-    async with take_run(replace(services, analysis=LocksTheRun()), run_id, engine=ENGINE) as run:
-        handover = Handover(run)
-        carrying = asyncio.create_task(handover.carry(DirectSteps()))
+    async with lease_run(replace(services, analysis=LocksTheRun()), run_id, engine=DIRECT) as run:
+        execution = Execution(run)
+        executing = asyncio.create_task(execute_leased(execution))
         await eventually(somebody_waits, "the write to be under way")
-        handover.cancel()
+        execution.cancel()
         await asyncio.to_thread(lock.close)
-        cancelled = await carrying
+        cancelled = await executing
 
     assert (cancelled.status, cancelled.last_error_type) == (RunStatus.FAILED, "Cancelled")
     assert "think" in run.results
     assert await rows_of(services, cancelled) == ["think/1 succeeded"]
-    assert (await carry(services, run_id)).status is RunStatus.NOTIFIED
+    assert (await execute(services, run_id)).status is RunStatus.NOTIFIED
     assert (await story_of(services, cancelled)).stages_completed == ["think", "page"]
 
 
@@ -552,7 +544,7 @@ async def test_a_resumed_run_keeps_what_was_decided_and_does_not_try_again_what_
     failed = await run_of(services, definition, {})
     assert failed.status is RunStatus.FAILED
 
-    run = await carry(services, failed.run_id)
+    run = await execute(services, failed.run_id)
     assert run.status is RunStatus.NOTIFIED
     assert await rows_of(services, run) == [
         "extra/1 failed",
@@ -585,11 +577,11 @@ async def test_a_run_stays_with_the_version_that_it_began_with(services: Service
     (run_id,) = await accept_push(
         services, None, source="cli", environment="test", options=RunOptions(definition="ours")
     )
-    failed = await carry(services, run_id)
+    failed = await execute(services, run_id)
     assert (failed.status, failed.definition_name, failed.definition_version) == (RunStatus.FAILED, "ours", 1)
 
     shelf.versions.append(nodes(node("new", "notify")))
-    run = await carry(services, run_id)
+    run = await execute(services, run_id)
 
     assert (run.status, run.definition_version) == (RunStatus.NOTIFIED, 1)
     assert await rows_of(services, run) == ["old/1 failed", "old/2 succeeded"]
@@ -614,7 +606,7 @@ async def test_a_definition_that_was_broken_meanwhile_is_refused_and_nothing_is_
             services, None, source="cli", environment="test", options=RunOptions(definition="ours")
         )
         shelf.versions[-1] = cast("dict[str, Any]", broken.raw)
-        run = await carry(services, run_id)
+        run = await execute(services, run_id)
 
         assert (run.status, run.last_error_type) == (RunStatus.FAILED, "BadDefinition"), broken.name
         assert run.last_error_retryable is False
@@ -624,7 +616,7 @@ async def test_a_definition_that_was_broken_meanwhile_is_refused_and_nothing_is_
     assert channel.messages == []
 
     shelf.versions[-1] = whole
-    assert (await carry(services, run.run_id)).status is RunStatus.NOTIFIED
+    assert (await execute(services, run.run_id)).status is RunStatus.NOTIFIED
 
 
 async def test_a_definition_that_takes_in_alerts_only_since_the_run_was_accepted_says_that_there_are_none(
@@ -636,7 +628,7 @@ async def test_a_definition_that_takes_in_alerts_only_since_the_run_was_accepted
         services, {"x": 1}, source="cli", environment="test", options=RunOptions(definition="ours")
     )
     shelf.versions.append(nodes(node("intake", "ingest"), node("page", "notify")))
-    run = await carry(services, run_id)
+    run = await execute(services, run_id)
 
     assert run.status is RunStatus.FAILED
     assert "started without an alert" in str(run.last_error_message)

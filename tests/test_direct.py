@@ -6,28 +6,26 @@ from dataclasses import replace
 
 import pytest
 
-from flows.direct import ENGINE, DirectSteps
-from flows.graph import run_graph
-from flows.handover import Handover
 from orchestration.contracts import Contract
+from orchestration.engine.execution import DIRECT, DirectTask, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, RunRecord
-from tasks.run import ActiveRun, Services
-from tasks.stage import Step
-from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
+from tests.engine_helpers import execute_leased
 from tests.inbox_helpers import accept_push
 
 
-async def carry(services: Services, name: str = "HighCPU") -> tuple[RunRecord, list[AttemptRecord]]:
+async def execute_alert(services: Services, name: str = "HighCPU") -> tuple[RunRecord, list[AttemptRecord]]:
     """One alert through the direct engine; the run, and its attempts at notify."""
     (run_id,) = await accept_push(
         services, {"alertname": name, "severity": "critical"}, source="generic", environment="test"
     )
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_graph(run, DirectSteps())
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await Execution(run).execute_directly()
     async with services.database.transaction() as tx:
         tries = [attempt for attempt in await attempts.list_attempts(tx, run_id) if attempt.node_id == "notify"]
         return await runs.get_run(tx, run_id), tries
@@ -36,7 +34,7 @@ async def carry(services: Services, name: str = "HighCPU") -> tuple[RunRecord, l
 async def test_an_alert_goes_out_and_says_which_engine_carried_it(
     services: Services, channel: MemoryChannel, signals: RecordedSignals
 ) -> None:
-    record, _ = await carry(services)
+    record, _ = await execute_alert(services)
 
     assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
     assert len(channel.messages) == 1
@@ -51,7 +49,7 @@ async def test_a_failure_that_can_pass_is_tried_again(
 ) -> None:
     channel.failures = [DeliveryFailed("busy", retryable=True)] * 3
 
-    record, tries = await carry(services)
+    record, tries = await execute_alert(services)
 
     assert record.status is RunStatus.NOTIFIED
     assert [one.status for one in tries] == [StageStatus.RETRYING] * 3 + [StageStatus.SUCCEEDED]
@@ -62,7 +60,7 @@ async def test_a_failure_that_can_pass_is_tried_again(
 async def test_after_the_last_retry_the_run_fails(services: Services, channel: MemoryChannel) -> None:
     channel.failures = [DeliveryFailed("busy", retryable=True)] * 4
 
-    record, tries = await carry(services)
+    record, tries = await execute_alert(services)
 
     assert (record.status, record.last_error_type) == (RunStatus.FAILED, "DeliveryFailed")
     assert [one.status for one in tries] == [StageStatus.RETRYING] * 3 + [StageStatus.FAILED]
@@ -71,7 +69,7 @@ async def test_after_the_last_retry_the_run_fails(services: Services, channel: M
 async def test_a_failure_that_stays_is_not_tried_again(services: Services, channel: MemoryChannel) -> None:
     channel.failures = [DeliveryFailed("no such channel", retryable=False)]
 
-    record, tries = await carry(services)
+    record, tries = await execute_alert(services)
 
     assert record.status is RunStatus.FAILED
     assert len(tries) == 1
@@ -82,34 +80,33 @@ async def test_the_direct_engine_goes_on_where_another_one_stood(
 ) -> None:
     broken = replace(services, channels=MemoryChannels({}))
     channel.failures = [DeliveryFailed("gone", retryable=False)]
-    failed, _ = await carry(services)
+    failed, _ = await execute_alert(services)
     del broken
 
-    async with take_run(services, failed.run_id, engine="prefect") as run:
-        handover = Handover(run)
-        await handover.switch_engine(ENGINE)
-        record = await handover.carry(DirectSteps())
+    async with lease_run(services, failed.run_id, engine="prefect") as run:
+        await Execution(run).execute_directly()
+        record = run.record
 
     assert (record.status, record.engine) == (RunStatus.NOTIFIED, "direct")
     assert signals.names().count("stage.started/ingest/1") == 1
     assert len(channel.messages) == 1
 
 
-class BreaksAtCheck(DirectSteps):
+class BreaksAtCheck(DirectTask):
     """An engine that breaks off."""
 
-    async def take(self, run: ActiveRun, step: Step) -> Contract:
-        if step.node.id == "check":
+    async def __call__(self, run: ActiveRun, node_id: str, /) -> Contract:
+        if node_id == "check":
             raise ConnectionError("the engine is gone")
-        return await super().take(run, step)
+        return await super().__call__(run, node_id)
 
 
 async def test_who_comes_second_waits_for_the_end(services: Services, channel: MemoryChannel) -> None:
     (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        handover = Handover(run)
-        first = await handover.carry(DirectSteps())
-        second = await handover.carry(DirectSteps())
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        execution = Execution(run)
+        first = await execute_leased(execution)
+        second = await execute_leased(execution)
 
     assert first == second
     assert len(channel.messages) == 1
@@ -119,13 +116,13 @@ async def test_an_engine_that_breaks_off_leaves_the_rest_to_the_next(
     services: Services, channel: MemoryChannel
 ) -> None:
     (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
-    async with take_run(services, run_id, engine="prefect") as run:
-        handover = Handover(run)
+    async with lease_run(services, run_id, engine="prefect") as run:
+        execution = Execution(run)
         with pytest.raises(ConnectionError):
-            await handover.carry(BreaksAtCheck())
-        assert isinstance(handover.error, ConnectionError)
-        handover.reopen()
-        record = await handover.carry(DirectSteps())
+            await execute_leased(execution, BreaksAtCheck)
+        assert isinstance(execution.error, ConnectionError)
+        await execution.execute_directly()
+        record = run.record
 
     assert record.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1
@@ -133,15 +130,15 @@ async def test_an_engine_that_breaks_off_leaves_the_rest_to_the_next(
 
 async def test_a_cancelled_run_fails_and_goes_on_when_it_is_resumed(services: Services, channel: MemoryChannel) -> None:
     (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
-    async with take_run(services, run_id, engine="prefect") as run:
-        handover = Handover(run)
-        handover.cancel()
-        record = await handover.carry(DirectSteps())
+    async with lease_run(services, run_id, engine="prefect") as run:
+        execution = Execution(run)
+        execution.cancel()
+        record = await execute_leased(execution)
     assert (record.status, record.last_error_type) == (RunStatus.FAILED, "Cancelled")
     assert channel.messages == []
 
-    async with take_run(services, run_id, engine=ENGINE) as run:
-        await run_graph(run, DirectSteps())
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await Execution(run).execute_directly()
 
     assert run.record.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1

@@ -14,13 +14,13 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from flows.services import open_services
+from orchestration.engine.run import Services
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
-from tasks.run import Services
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (

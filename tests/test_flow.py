@@ -14,16 +14,16 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult
+from orchestration.engine.run import Services
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
-from orchestration.requests import RunOptions
+from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service.stack import StackAddresses
-from tasks.analyze.stage import Case
-from tasks.retries import with_retries, worth_another_try
-from tasks.run import Services
+from tasks.retries import with_retries, worth_another_attempt
 from tests.cli_helpers import (
     HIGH_CPU,
     Orchestrators,
@@ -31,11 +31,11 @@ from tests.cli_helpers import (
     flow_run_of,
     prefect_of,
     row_counts,
-    runner_with,
     story_of,
     task_runs_of,
     three_incidents,
     tries,
+    worker_with,
 )
 from tests.conftest import MemoryChannel, RecordedSignals, clean_environment
 from tests.receivers import http_receiver, statsd_receiver
@@ -52,15 +52,15 @@ class BrokenAnalysis:
 
     name = "model"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         raise Unavailable("the model answered 503")
 
 
-async def carried(services: Services, stack: StackAddresses, payload: dict[str, Any], **more: Any) -> list[Any]:
+async def executed(services: Services, stack: StackAddresses, payload: dict[str, Any], **more: Any) -> list[Any]:
     """The results of a push."""
-    async with runner_with(services, stack) as runner:
+    async with worker_with(services, stack) as worker:
         where = {"source": "generic", "environment": "production", "trace_id": "trace-1", **more}
-        return await runner.carry_all(await runner.accept(payload, options=RunOptions(), **where))
+        return await worker.execute_all(await worker.accept(RunRequest(payload=payload, **where)))
 
 
 # What Prefect shows
@@ -70,7 +70,7 @@ async def test_prefect_shows_who_it_was_about_and_how_it_ended(
     services: Services, stack: StackAddresses, database: Database, channel: MemoryChannel
 ) -> None:
     alert = {**HIGH_CPU, "host": "web-1", "description": f"load {{high}} <b>| password={SECRET}", "api_key": SECRET}
-    await carried(services, stack, alert)
+    await executed(services, stack, alert)
     assert len(channel.messages) == 1
     (run,) = await all_runs(database)
     async with prefect_of(stack) as client:
@@ -108,9 +108,9 @@ async def test_retries_and_failure_are_seen_in_prefect(
 ) -> None:
     down = DeliveryFailed("web answered 503", retryable=True)
     channel.failures += [down] * 2
-    await carried(services, stack, {"name": "Retried"})
+    await executed(services, stack, {"name": "Retried"})
     channel.failures += [down] * 4
-    await carried(services, stack, {"name": "Failed"})
+    await executed(services, stack, {"name": "Failed"})
     failed, retried = await all_runs(database)
     assert (retried.status, failed.status) == (RunStatus.NOTIFIED, RunStatus.FAILED)
     async with prefect_of(stack) as client:
@@ -141,8 +141,8 @@ async def test_retries_and_failure_are_seen_in_prefect(
 async def test_a_run_that_tells_nobody_ends_skipped(
     services: Services, stack: StackAddresses, database: Database, channel: MemoryChannel
 ) -> None:
-    await carried(services, stack, HIGH_CPU)
-    (result,) = await carried(services, stack, HIGH_CPU)
+    await executed(services, stack, HIGH_CPU)
+    (result,) = await executed(services, stack, HIGH_CPU)
     assert (result.status, result.skip_reason, result.stages_completed) == ("SKIPPED", "repeat", ["ingest"])
     assert len(channel.messages) == 1
     repeated, _ = await all_runs(database)
@@ -166,7 +166,7 @@ async def test_a_run_that_tells_nobody_ends_skipped(
 async def test_without_an_analysis_the_page_goes_out_and_says_so(
     services: Services, stack: StackAddresses, database: Database, channel: MemoryChannel, signals: RecordedSignals
 ) -> None:
-    (result,) = await carried(replace(services, analysis=BrokenAnalysis()), stack, HIGH_CPU)
+    (result,) = await executed(replace(services, analysis=BrokenAnalysis()), stack, HIGH_CPU)
     assert (result.status, result.final_error) == ("COMPLETED", None)
     (message,) = channel.messages
     assert "AI analysis unavailable" in message.text
@@ -189,7 +189,7 @@ async def test_with_the_fallback_switched_off_the_run_fails(
     services: Services, stack: StackAddresses, database: Database, channel: MemoryChannel, settings: Settings
 ) -> None:
     strict = settings.model_copy(update={"intelligence_fallback_enabled": False, "max_retries_per_stage": 0})
-    (result,) = await carried(replace(services, analysis=BrokenAnalysis(), settings=strict), stack, HIGH_CPU)
+    (result,) = await executed(replace(services, analysis=BrokenAnalysis(), settings=strict), stack, HIGH_CPU)
     assert (result.status, channel.messages) == ("FAILED", [])
     assert result.final_error.message == "the model answered 503"
 
@@ -249,7 +249,7 @@ def test_the_waits_are_those_of_the_settings() -> None:
     usual = with_retries(stage, Settings())
     assert usual.retries == 3
     assert usual.retry_delay_seconds == [2.0, 4.0, 8.0]
-    assert usual.retry_condition_fn is worth_another_try
+    assert usual.retry_condition_fn is worth_another_attempt
     other = with_retries(stage, Settings.model_validate({"ORCHESTRATION_MAX_RETRIES_PER_STAGE": 0}))
     assert other.retries == 0
     assert stage.retries == 0  # the task itself stays as it was
@@ -268,7 +268,7 @@ def test_the_waits_are_those_of_the_settings() -> None:
 )
 def test_an_error_says_itself_whether_it_is_tried_again(error: Exception | None, again: bool) -> None:
     state: State[Any] = Failed(data=error)
-    assert worth_another_try(None, None, state) is again  # type: ignore[arg-type]
+    assert worth_another_attempt(None, None, state) is again  # type: ignore[arg-type]
 
 
 async def test_a_refused_message_is_one_attempt_and_an_error_of_the_server_four(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from orchestration.contracts import StageError
+from orchestration.engine.lease import lease_run, new_lease_owner
+from orchestration.engine.run import Services
 from orchestration.errors import BadInput, KeyReused, RunBusy, Unavailable
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
@@ -19,10 +21,7 @@ from orchestration.store.database import Database
 from orchestration.store.listen import notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
 from orchestration.store.retention import delete_old
-from tasks.holders import holder_name
 from tasks.ingest.inbox import PushMetadata
-from tasks.run import Services
-from tasks.taking import take_run
 from tests.api_helpers import alert, all_runs, carry, run_of
 from tests.conftest import RecordedSignals
 from tests.inbox_helpers import accept_health_check, accept_push, written_push
@@ -275,7 +274,7 @@ async def test_critical_alerts_are_claimed_before_older_ones(services: Services,
 
 
 async def test_runs_that_their_process_holds_are_not_claimed(services: Services, database: Database) -> None:
-    holder = holder_name()
+    holder = new_lease_owner()
     call = {"source": "webhook", "environment": "test", "reserved_by": holder}
     (held,) = await accept_push(services, alert(), **call)
     (half, free) = await accept_push(
@@ -293,15 +292,16 @@ async def test_runs_that_their_process_holds_are_not_claimed(services: Services,
 
     assert [claim.run_id for claim in claimed] == [free]
     for run_id in (held, half, health):
-        async with take_run(services, run_id, engine="test") as run:
+        async with lease_run(services, run_id, engine="test", owner=holder) as run:
             assert run.owner == holder
 
 
 async def test_only_one_takes_a_run_that_its_process_holds(services: Services) -> None:
-    (run_id,) = await accept_push(services, alert(), source="webhook", environment="test", reserved_by=holder_name())
-    async with take_run(services, run_id, engine="test"):
+    owner = new_lease_owner()
+    (run_id,) = await accept_push(services, alert(), source="webhook", environment="test", reserved_by=owner)
+    async with lease_run(services, run_id, engine="test", owner=owner):
         with pytest.raises(RunBusy):
-            async with take_run(services, run_id, engine="test"):
+            async with lease_run(services, run_id, engine="test"):
                 pass
 
 
@@ -376,10 +376,10 @@ async def test_without_a_database_everybody_is_told(services: Services) -> None:
 
 async def test_a_failed_run_is_given_back_to_the_workers(services: Services, database: Database) -> None:
     push = await take(services)
-    async with take_run(services, push.run_ids[0], engine="test") as run:
+    async with lease_run(services, push.run_ids[0], engine="test") as run:
         async with database.transaction() as tx:
             await runs.change(tx, run.run_id, values=runs.error_columns(StageError(error_type="E", message="m")))
-        await run.finish(RunStatus.FAILED)
+        await run.end(RunStatus.FAILED)
     async with aclosing(notifications(database.url, runs.INBOX_CHANNEL)) as notices:
         await anext(notices)
         async with database.transaction() as tx:

@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import func, select
 
 from orchestration.contracts import IngestResult, StageContext
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
 from orchestration.errors import BadInput
 from orchestration.requests import RunOptions, alerts_of
 from orchestration.states import RunStatus
@@ -19,10 +21,8 @@ from orchestration.store.database import Database
 from orchestration.store.incidents import get_incident, list_history
 from orchestration.store.models import AlertRow, PipelineRunRow
 from orchestration.store.records import RunRecord
-from tasks.ingest.stage import INGEST, IngestConfig, ingest
-from tasks.run import Services
-from tasks.stage import run_stage
-from tasks.taking import take_run
+from tasks.ingest.stage import IngestConfig, ingest
+from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_health_check, accept_push
 
 
@@ -41,9 +41,9 @@ async def record_of(services: Services, run_id: str) -> RunRecord:
 
 async def ingest_run(services: Services, run_id: str, *, ends: RunStatus = RunStatus.NOTIFIED) -> IngestResult:
     """Take a run through ingest alone."""
-    async with take_run(services, run_id, engine="test") as run:
-        result = await run_stage(run, INGEST, retries_left=0)
-        await run.finish(ends)
+    async with lease_run(services, run_id, engine="test") as run:
+        result = await attempt(run, "ingest")
+        await run.end(ends)
     return result
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, RunBusy, RunNotFound
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.records import RunRecord
-from tasks.run import ActiveRun, Services
-from tasks.taking import take_run
 from tests.inbox_helpers import accept_push
 
 ELSEWHERE = "another-host/4711/99/abcd1234"
@@ -31,15 +31,16 @@ import asyncio, sys
 from orchestration.settings import load_settings
 from orchestration.signals import Signals
 from orchestration.store.database import Database
-from tasks.run import Services
-from tasks.taking import take_run
+from orchestration.engine.run import Services
+from orchestration.engine.lease import lease_run
+from tasks.kinds import KINDS
 
 async def hold(url, run_id):
     database = Database(url)
     services = Services(
-        database=database, signals=Signals([]), settings=load_settings(), channels=None, analysis=None
+        database=database, signals=Signals([]), settings=load_settings(), channels=None, analysis=None, kinds=KINDS
     )
-    async with take_run(services, run_id, engine="test"):
+    async with lease_run(services, run_id, engine="test"):
         print("TAKEN", flush=True)
         await asyncio.Event().wait()
 
@@ -88,12 +89,12 @@ def with_lease(services: Services, seconds: float) -> Services:
 
 
 async def take(services: Services, run_id: str) -> ActiveRun:
-    async with take_run(services, run_id, engine="test") as run:
+    async with lease_run(services, run_id, engine="test") as run:
         return run
 
 
 async def test_a_second_taker_is_refused_and_told_who_has_it(services: Services, run_id: str) -> None:
-    async with take_run(services, run_id, engine="test") as run:
+    async with lease_run(services, run_id, engine="test") as run:
         with pytest.raises(RunBusy) as busy:
             await take(services, run_id)
 
@@ -105,7 +106,7 @@ async def test_of_many_takers_at_once_one_gets_the_run(services: Services, run_i
     held = asyncio.Event()
 
     async def work() -> None:
-        async with take_run(services, run_id, engine="test"):
+        async with lease_run(services, run_id, engine="test"):
             await held.wait()
 
     takers = [asyncio.create_task(work()) for _ in range(6)]
@@ -129,7 +130,7 @@ async def test_the_lease_is_given_back_at_the_end(services: Services, run_id: st
 
 async def test_the_lease_is_given_back_when_the_work_breaks_off(services: Services, run_id: str) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with take_run(services, run_id, engine="test"):
+        async with lease_run(services, run_id, engine="test"):
             _ = 1 / 0
 
     assert (await record_of(services, run_id)).lease_owner is None
@@ -180,7 +181,7 @@ async def test_a_clock_that_is_set_makes_nobody_dead(
         def create_time(self) -> float:
             return super().create_time() + 3600
 
-    async with take_run(services, run_id, engine="test"):
+    async with lease_run(services, run_id, engine="test"):
         monkeypatch.setattr(psutil, "Process", LaterBoot)
         with pytest.raises(RunBusy):
             await take(services, run_id)
@@ -188,7 +189,7 @@ async def test_a_clock_that_is_set_makes_nobody_dead(
 
 async def test_the_lease_is_renewed_while_the_work_goes_on(services: Services, run_id: str) -> None:
     short = with_lease(services, 1.5)
-    async with take_run(short, run_id, engine="test") as run:
+    async with lease_run(short, run_id, engine="test") as run:
         first = run.record.lease_expires_at
         assert first is not None
 
@@ -205,7 +206,7 @@ async def test_whoever_loses_the_lease_is_stopped(services: Services, run_id: st
     stopped_in: list[str] = []
 
     async def work() -> None:
-        async with take_run(with_lease(services, 0.1), run_id, engine="test"):
+        async with lease_run(with_lease(services, 0.1), run_id, engine="test"):
             await give_to(services, run_id, ELSEWHERE, seconds=60)
             try:
                 await asyncio.Event().wait()
@@ -227,8 +228,8 @@ async def test_a_run_that_does_not_exist_is_named(services: Services) -> None:
 
 @pytest.mark.parametrize("status", [RunStatus.NOTIFIED, RunStatus.SKIPPED])
 async def test_a_run_that_is_over_is_not_taken_up_again(services: Services, run_id: str, status: RunStatus) -> None:
-    async with take_run(services, run_id, engine="test") as run:
-        await run.finish(status)
+    async with lease_run(services, run_id, engine="test") as run:
+        await run.end(status)
 
     with pytest.raises(BadInput, match=f"is over: {status.value}"):
         await take(services, run_id)

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from flows.graph import run_graph
-from orchestration.contracts import LINEAR_STAGES, AnalyzeResult, Contract, Stage, StageError
+from orchestration.analysis import AnalysisInput
+from orchestration.contracts import LINEAR_STAGES, AnalyzeResult, Stage, StageError
+from orchestration.engine.execution import DIRECT, DirectTask, Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.perform import finish, perform_all
+from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.requests import RunOptions
 from orchestration.signals import Signals, StatsdBackend
@@ -21,34 +25,17 @@ from orchestration.store import attempts
 from orchestration.store.models import StageExecutionRow
 from orchestration.store.records import Node, RunRecord
 from orchestration.store.story import Story, read_story
-from tasks.analyze.stage import Case, fallback_spec
-from tasks.definitions import LINEAR_PLAN
-from tasks.run import ActiveRun, Services
-from tasks.stage import StageFailed, Step, run_stage, try_step
-from tasks.taking import take_run
+from tasks.analyze.stage import fallback_result
 from tests.conftest import MemoryChannel, RecordedSignals
+from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
 from tests.receivers import statsd_receiver
 
 
-class LoopSteps:
-    """The nodes, tried again in a loop of their own as the settings say."""
-
-    async def take(self, run: ActiveRun, step: Step) -> Contract:
-        delays = list(run.services.settings.retry_delays)
-        while True:
-            try:
-                return await try_step(run, step, retries_left=len(delays))
-            except StageFailed as failed:
-                if not (failed.retryable and delays):
-                    raise
-                await asyncio.sleep(delays.pop(0))
-
-
-async def take(run: ActiveRun, *stages: Stage) -> None:
+async def do(run: ActiveRun, *stages: Stage) -> None:
     """Do these stages of the linear pipeline, and no more."""
     for stage in stages:
-        await LoopSteps().take(run, LINEAR_PLAN.steps[stage.value])
+        await DirectTask(run.plan.steps[stage.value])(run, stage.value)
 
 
 @dataclass
@@ -56,10 +43,10 @@ class ScriptedAnalysis:
     """An analysis that fails as often as it is told to."""
 
     failures: list[Exception] = field(default_factory=list[Exception])
-    cases: list[Case] = field(default_factory=list[Case])
+    cases: list[AnalysisInput] = field(default_factory=list[AnalysisInput])
     name: str = "scripted"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         self.cases.append(case)
         if self.failures:
             raise self.failures.pop(0)
@@ -85,9 +72,7 @@ async def accepted(services: Services, payload: object, **more: Any) -> str:
 
 async def carry(services: Services, run_id: str) -> RunRecord:
     """Bring a stored run to its end."""
-    async with take_run(services, run_id, engine="test") as run:
-        await run_graph(run, LoopSteps())
-    return run.record
+    return await execute(services, run_id)
 
 
 async def push(services: Services, payload: object, **more: Any) -> RunRecord:
@@ -114,7 +99,7 @@ ALL_GOOD = ["ingest/1 succeeded", "check/1 succeeded", "analyze/1 succeeded", "n
 async def test_an_alert_becomes_a_message(services: Services, channel: MemoryChannel) -> None:
     run = await push(services, alert(), trace_id="trace")
 
-    assert (run.status, run.engine, run.total_attempts, run.trace_id) == (RunStatus.NOTIFIED, "test", 4, "trace")
+    assert (run.status, run.engine, run.total_attempts, run.trace_id) == (RunStatus.NOTIFIED, "direct", 4, "trace")
     assert run.total_duration_ms is not None
     assert run.total_duration_ms > 0
     assert run.completed_at
@@ -325,10 +310,10 @@ async def test_a_fallback_is_on_record_though_the_process_dies_right_after_it(
     services: Services, channel: MemoryChannel
 ) -> None:
     run_id = await accepted(services, alert())
-    async with take_run(services, run_id, engine="test") as run:
-        await take(run, Stage.INGEST, Stage.CHECK)
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await do(run, Stage.INGEST, Stage.CHECK)
         error = StageError(error_type="Unavailable", message="the model does not answer", retryable=True)
-        await run_stage(run, fallback_spec(error), retries_left=0)
+        await attempt(run, "analyze", given=fallback_result(error))
 
     assert (await carry(services, run_id)).intelligence_fallback_used
     assert "AI analysis unavailable" in channel.messages[0].text
@@ -398,9 +383,10 @@ async def test_a_resumed_message_is_the_one_that_could_not_be_sent(services: Ser
     """What a resume reads back from the store is what the stages found."""
     channel.failures = [DeliveryFailed("it answered 404", retryable=False)]
     failed = await push(services, alert(description="load is 97 %"))
-    async with take_run(services, failed.run_id, engine="test") as run:
-        before = dict(run.results)
-        await run_graph(run, LoopSteps())
+    async with lease_run(services, failed.run_id, engine=DIRECT) as run, Execution(run).begin() as begun:
+        before = dict(begun.results)
+        await perform_all(run, DirectTask)
+        await finish(run)
 
     assert list(before) == ["ingest", "check", "analyze"]
     assert "load is 97 %" in channel.messages[0].text
@@ -448,34 +434,33 @@ async def test_a_run_that_is_killed_in_check_goes_on_there(services: Services, c
 HANGS_IN_CHECK = """
 import asyncio, sys
 from dataclasses import replace
+from orchestration.engine.execution import Execution
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import NodeKinds, Services
 from orchestration.settings import load_settings
 from orchestration.signals import Signals
 from orchestration.store.database import Database
-from tasks.check.stage import CHECK
-from tasks.ingest.stage import INGEST
-from tasks.run import Services
-from tasks.taking import take_run
-from tasks.stage import run_stage
+from tasks.kinds import KINDS
 
 async def hang(context, config):
     print("CHECKING", flush=True)
     await asyncio.Event().wait()
 
-async def carry(url, run_id):
-    database = Database(url)
+async def execute(url, run_id):
+    hanging = replace(KINDS.by_type["context"], function=hang)
+    kinds = NodeKinds(by_type={**KINDS.by_type, "context": hanging}, linear=KINDS.linear)
     services = Services(
-        database=database, signals=Signals([]), settings=load_settings(), channels=None, analysis=None
+        database=Database(url), signals=Signals([]), settings=load_settings(), channels=None, analysis=None, kinds=kinds
     )
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=3)
-        await run_stage(run, replace(CHECK, function=hang), retries_left=3)
+    async with lease_run(services, run_id, engine="direct") as run:
+        await Execution(run).execute_directly()
 
-asyncio.run(carry(*sys.argv[1:]))
+asyncio.run(execute(*sys.argv[1:]))
 """
 
 
 def kill_in_check(database_url: str, run_id: str) -> None:
-    """Let another process carry the run into check, and kill it there."""
+    """Let another process execute the run up to check, and kill it there."""
     command = [sys.executable, "-c", HANGS_IN_CHECK, database_url, run_id]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -487,8 +472,8 @@ async def test_a_process_that_dies_between_the_message_and_the_end_leaves_only_t
     services: Services, channel: MemoryChannel
 ) -> None:
     run_id = await accepted(services, alert())
-    async with take_run(services, run_id, engine="test") as run:
-        await take(run, *LINEAR_STAGES)
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await do(run, *LINEAR_STAGES)
     ended = await carry(services, run_id)
 
     assert ended.status is RunStatus.NOTIFIED
@@ -499,8 +484,8 @@ async def test_a_process_that_dies_between_the_message_and_the_end_leaves_only_t
 async def test_a_process_that_dies_while_it_skips_leaves_only_the_end_to_do(services: Services) -> None:
     await push(services, alert())
     run_id = await accepted(services, alert())
-    async with take_run(services, run_id, engine="test") as run:
-        await take(run, Stage.INGEST)
+    async with lease_run(services, run_id, engine=DIRECT) as run:
+        await do(run, Stage.INGEST)
         for stage in (Stage.CHECK, Stage.ANALYZE):
             await run.skip(Node.of(stage), "repeat")
     ended = await carry(services, run_id)

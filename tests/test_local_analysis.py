@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.alert import Alert, Incident
+from orchestration.analysis import AnalysisInput, AnalysisProvider
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, StageContext, StageError
 from orchestration.errors import Unavailable
 from tasks.analyze.advice import Findings, advise
@@ -25,7 +26,7 @@ from tasks.analyze.diagnosis import diagnose
 from tasks.analyze.files import FileFindings, FoundFile, look_around
 from tasks.analyze.host import bare_host, is_this_host
 from tasks.analyze.local import LocalAnalysis
-from tasks.analyze.stage import AnalysisProvider, AnalyzeConfig, Case, analyze, fallback_result
+from tasks.analyze.stage import AnalyzeConfig, analyze, fallback_result
 from tasks.analyze.words import CLEAR_WORDS, Cause, causes_in, words_of
 
 CONTEXT = StageContext(trace_id="trace", run_id="run")
@@ -47,7 +48,7 @@ def checks(**statuses: CheckStatus) -> CheckResult:
 async def analysis_of(
     *alerts: Alert, check: CheckResult | None = None, incident: Incident | None = None
 ) -> AnalyzeResult:
-    case = Case(alerts=alerts, check=check, incident=incident)
+    case = AnalysisInput(alerts=alerts, check=check, incident=incident)
     return await analyze(CONTEXT, AnalyzeConfig(provider=LocalAnalysis(), case=case))
 
 
@@ -78,7 +79,7 @@ async def analysis_of(
     ],
 )
 def test_a_cause_is_recognised_by_whole_words(name: str, cause: Cause | None) -> None:
-    assert diagnose(Case(alerts=[alert(name)]), of_this_host=True).cause is cause
+    assert diagnose(AnalysisInput(alerts=[alert(name)]), of_this_host=True).cause is cause
 
 
 @given(word=st.sampled_from(sorted(set().union(*CLEAR_WORDS.values()))), before=LETTERS, after=LETTERS)
@@ -105,7 +106,7 @@ def test_any_text_has_words(text: str) -> None:
 
 
 def test_a_name_outweighs_what_the_description_and_labels_speak_of() -> None:
-    found = diagnose(Case(alerts=[alert("HighCPU", "memory is fine", job="memory")]), of_this_host=True)
+    found = diagnose(AnalysisInput(alerts=[alert("HighCPU", "memory is fine", job="memory")]), of_this_host=True)
     assert found.cause is Cause.CPU
 
 
@@ -113,12 +114,14 @@ def test_labels_and_annotations_are_read_but_no_links() -> None:
     base = alert("Trouble")
     labelled = base.model_copy(update={"labels": {"resource": "cpu"}})
     linked = base.model_copy(update={"annotations": {"dashboard": "https://grafana.example.com/d/cpu-memory-disk"}})
-    assert diagnose(Case(alerts=[labelled]), of_this_host=True).cause is Cause.CPU
-    assert diagnose(Case(alerts=[linked]), of_this_host=True).cause is None
+    assert diagnose(AnalysisInput(alerts=[labelled]), of_this_host=True).cause is Cause.CPU
+    assert diagnose(AnalysisInput(alerts=[linked]), of_this_host=True).cause is None
 
 
 def test_a_critical_check_decides_between_two_causes_in_the_text() -> None:
-    case = Case(alerts=[alert("Slow", "cpu or disk")], check=checks(cpu=CheckStatus.OK, disk=CheckStatus.CRITICAL))
+    case = AnalysisInput(
+        alerts=[alert("Slow", "cpu or disk")], check=checks(cpu=CheckStatus.OK, disk=CheckStatus.CRITICAL)
+    )
     assert diagnose(case, of_this_host=True).cause is Cause.DISK
 
 
@@ -126,7 +129,9 @@ def test_a_critical_check_decides_between_two_causes_in_the_text() -> None:
 def test_the_better_a_check_supports_the_cause_the_surer(cause: Cause, name: bool) -> None:
     told = alert(f"{cause} trouble") if name else alert("Trouble", f"about {min(CLEAR_WORDS[cause])}")
     order = [CheckStatus.OK, CheckStatus.UNKNOWN, CheckStatus.WARNING, CheckStatus.CRITICAL]
-    found = [diagnose(Case(alerts=[told], check=checks(**{cause: status})), of_this_host=True) for status in order]
+    found = [
+        diagnose(AnalysisInput(alerts=[told], check=checks(**{cause: status})), of_this_host=True) for status in order
+    ]
     assert {one.cause for one in found} == {cause}
     confidences = [one.confidence for one in found]
     assert confidences == sorted(set(confidences))
@@ -134,26 +139,26 @@ def test_the_better_a_check_supports_the_cause_the_surer(cause: Cause, name: boo
 
 
 def test_the_checks_of_this_host_say_nothing_about_another() -> None:
-    case = Case(alerts=[alert("HighCPU")], check=checks(cpu=CheckStatus.CRITICAL, disk=CheckStatus.CRITICAL))
+    case = AnalysisInput(alerts=[alert("HighCPU")], check=checks(cpu=CheckStatus.CRITICAL, disk=CheckStatus.CRITICAL))
     found = diagnose(case, of_this_host=False)
     assert (found.cause, found.confidence) == (Cause.CPU, 0.5)
     assert "check" not in " ".join(found.evidence)
-    nameless = Case(alerts=[alert("Trouble")], check=checks(disk=CheckStatus.CRITICAL))
+    nameless = AnalysisInput(alerts=[alert("Trouble")], check=checks(disk=CheckStatus.CRITICAL))
     assert diagnose(nameless, of_this_host=False).cause is None
 
 
 def test_without_a_word_a_critical_check_is_the_cause_and_a_warning_only_without_an_alert() -> None:
     critical, warning = checks(disk=CheckStatus.CRITICAL), checks(memory=CheckStatus.WARNING)
-    assert diagnose(Case(alerts=[alert("Trouble")], check=critical), of_this_host=True).cause is Cause.DISK
-    assert diagnose(Case(alerts=[alert("Trouble")], check=warning), of_this_host=True).cause is None
-    assert diagnose(Case(check=warning), of_this_host=True).cause is Cause.MEMORY
+    assert diagnose(AnalysisInput(alerts=[alert("Trouble")], check=critical), of_this_host=True).cause is Cause.DISK
+    assert diagnose(AnalysisInput(alerts=[alert("Trouble")], check=warning), of_this_host=True).cause is None
+    assert diagnose(AnalysisInput(check=warning), of_this_host=True).cause is Cause.MEMORY
 
 
 def test_an_earlier_summary_of_the_incident_is_no_evidence() -> None:
     incident = Incident(
         id="1", incident_key="k", title="Trouble", summary="probably the CPU", opened_at=datetime.now(UTC)
     )
-    assert diagnose(Case(incident=incident), of_this_host=True).cause is None
+    assert diagnose(AnalysisInput(incident=incident), of_this_host=True).cause is None
 
 
 # Which host
@@ -403,7 +408,7 @@ class Fixed:
     def __init__(self, result: AnalyzeResult | Exception) -> None:
         self.result = result
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -412,12 +417,12 @@ class Fixed:
 async def test_an_outage_of_the_provider_is_an_error() -> None:
     provider: AnalysisProvider = Fixed(ConnectionError("no model"))
     with pytest.raises(ConnectionError, match="no model"):
-        await analyze(CONTEXT, AnalyzeConfig(provider=provider, case=Case()))
+        await analyze(CONTEXT, AnalyzeConfig(provider=provider, evidence=AnalysisInput()))
 
 
 async def test_an_empty_analysis_is_no_success() -> None:
     with pytest.raises(Unavailable, match="by fixed came back empty"):
-        await analyze(CONTEXT, AnalyzeConfig(provider=Fixed(AnalyzeResult(summary=" ")), case=Case()))
+        await analyze(CONTEXT, AnalyzeConfig(provider=Fixed(AnalyzeResult(summary=" ")), evidence=AnalysisInput()))
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,16 @@ from typing import Any
 import pytest
 
 from orchestration.contracts import Delivery, NotifyResult
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import ActiveRun, Services, StageFailed
 from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message, NamedChannel
 from orchestration.states import RunStatus
 from orchestration.store import deliveries
 from orchestration.store.records import AttemptRecord, DeliveryRecord
 from orchestration.store.story import Story, read_story
-from tasks.ingest.stage import INGEST
-from tasks.notify.stage import NOTIFY
-from tasks.run import ActiveRun, Services
-from tasks.stage import StageFailed, run_stage
-from tasks.taking import take_run
 from tests.conftest import MemoryChannel, MemoryChannels
+from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_push
 
 SECRET = "hunter2xyzzy"
@@ -40,8 +38,8 @@ async def run_id(services: Services) -> str:
     """A run that has come as far as notify."""
     payload = {"name": "HighCPU", "severity": "critical", "host": "web-1"}
     (run_id,) = await accept_push(services, payload, source="generic", environment="test")
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        await attempt(run, "ingest")
     return run_id
 
 
@@ -51,16 +49,16 @@ def with_channels(services: Services, **channels: Any) -> Services:
 
 async def notify(services: Services, run_id: str, *, tries: int = 1) -> NotifyResult | StageFailed:
     """Try notify until it succeeds, must not be tried again, or `tries` are spent; then end the run."""
-    async with take_run(services, run_id, engine="test") as run:
+    async with lease_run(services, run_id, engine="test") as run:
         result = await _tried(run, tries)
-        await run.finish(RunStatus.FAILED if isinstance(result, StageFailed) else RunStatus.NOTIFIED)
+        await run.end(RunStatus.FAILED if isinstance(result, StageFailed) else RunStatus.NOTIFIED)
     return result
 
 
 async def _tried(run: ActiveRun, tries: int) -> NotifyResult | StageFailed:
     for left in reversed(range(tries)):
         try:
-            return await run_stage(run, NOTIFY, retries_left=left)
+            return await attempt(run, "notify", retries_left=left)
         except StageFailed as failed:
             if not (failed.retryable and left):
                 return failed

@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Contract, Stage, StageContext
+from orchestration.engine.attempt import describe
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import ActiveRun, Services, StageFailed, Step
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, Unavailable
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, Node, RunRecord
 from orchestration.store.story import Story, read_story
-from tasks.analyze.stage import ANALYZE
 from tasks.check.stage import CHECK
-from tasks.ingest.stage import INGEST
-from tasks.run import ActiveRun, Services
-from tasks.stage import StageFailed, StageSpec, describe, run_stage
-from tasks.taking import take_run
 from tests.conftest import RecordedSignals
+from tests.engine_helpers import attempt, with_kind
 from tests.inbox_helpers import accept_push
 
 SECRET = "hunter2xyzzy"
@@ -29,7 +28,7 @@ SECRET = "hunter2xyzzy"
 Try = Callable[[StageContext], Awaitable[CheckResult]]
 
 
-def scripted(*tries: Exception | CheckResult) -> StageSpec[None, CheckResult]:
+def scripted(*tries: Exception | CheckResult) -> Try:
     """A check stage whose tries end so, one after the other."""
     script: Iterator[Exception | CheckResult] = iter(tries)
 
@@ -39,17 +38,19 @@ def scripted(*tries: Exception | CheckResult) -> StageSpec[None, CheckResult]:
             raise ends
         return ends
 
-    return stage(one)
+    return one
 
 
-def stage(function: Try) -> StageSpec[None, CheckResult]:
-    async def configure(_run: ActiveRun) -> None:
+def checking(services: Services, function: Try) -> Services:
+    """Services whose check stage is this function."""
+
+    async def set_up(_run: ActiveRun, _step: Step) -> None:
         return None
 
-    async def run(context: StageContext, _config: None) -> CheckResult:
+    async def run(context: StageContext, _setup: None) -> CheckResult:
         return await function(context)
 
-    return StageSpec(stage=Stage.CHECK, function=run, configure=configure)
+    return with_kind(services, CHECK, function=run, set_up=set_up)
 
 
 async def forever(_context: StageContext) -> CheckResult:
@@ -76,10 +77,10 @@ async def record_of(services: Services, run_id: str) -> RunRecord:
     return (await story_of(services, run_id)).run
 
 
-async def try_stage(run: ActiveRun, spec: StageSpec[Any, Any], *, retries_left: int) -> StageFailed:
-    """A try that must fail; its error."""
+async def fail_at_check(run: ActiveRun, *, retries_left: int) -> StageFailed:
+    """A try of the check stage that must fail; its error."""
     with pytest.raises(StageFailed) as failed:
-        await run_stage(run, spec, retries_left=retries_left)
+        await attempt(run, "check", retries_left=retries_left)
     return failed.value
 
 
@@ -89,9 +90,9 @@ def quick(services: Services, **settings: Any) -> Services:
 
 async def test_a_success_is_a_row_with_its_input_and_output(services: Services) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=0)
-        await run_stage(run, CHECK, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        await attempt(run, "ingest", retries_left=0)
+        await attempt(run, "check", retries_left=0)
 
     ingested, checked = await rows_of(services, run_id)
     assert [(row.node_id, row.stage, row.status, row.attempt) for row in (ingested, checked)] == [
@@ -111,9 +112,9 @@ async def test_a_success_is_a_row_with_its_input_and_output(services: Services) 
 
 async def test_all_references_of_a_run_resolve(services: Services) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        for spec in (INGEST, CHECK, ANALYZE):
-            await run_stage(run, spec, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        for node_id in ("ingest", "check", "analyze"):
+            await attempt(run, node_id)
 
     story = await story_of(services, run_id)
     async with services.database.transaction() as tx:
@@ -136,9 +137,9 @@ async def test_a_stage_is_told_what_came_before_it(services: Services) -> None:
         return CheckResult()
 
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        ingested = await run_stage(run, INGEST, retries_left=0)
-        await run_stage(run, stage(listen), retries_left=0)
+    async with lease_run(checking(services, listen), run_id, engine="test") as run:
+        ingested = await attempt(run, "ingest", retries_left=0)
+        await attempt(run, "check")
 
     (context,) = told
     assert (context.run_id, context.trace_id, context.environment, context.source) == (
@@ -154,11 +155,11 @@ async def test_a_stage_is_told_what_came_before_it(services: Services) -> None:
 
 async def test_tries_are_numbered_and_failures_say_what_failed(services: Services) -> None:
     run_id = await accepted(services)
-    spec = scripted(Unavailable("nobody answers"), ValueError("no such metric"), CheckResult())
-    async with take_run(services, run_id, engine="test") as run:
-        first = await try_stage(run, spec, retries_left=2)
-        second = await try_stage(run, spec, retries_left=1)
-        await run_stage(run, spec, retries_left=0)
+    failing = checking(services, scripted(Unavailable("nobody answers"), ValueError("no such metric"), CheckResult()))
+    async with lease_run(failing, run_id, engine="test") as run:
+        first = await fail_at_check(run, retries_left=2)
+        second = await fail_at_check(run, retries_left=1)
+        await attempt(run, "check")
 
     assert (first.retryable, second.retryable) == (True, False)
     assert str(first) == "check: nobody answers"
@@ -177,19 +178,22 @@ async def test_tries_are_numbered_and_failures_say_what_failed(services: Service
 
 
 async def test_a_run_shows_retrying_while_it_waits_and_then_where_it_was(services: Services) -> None:
-    seen: list[tuple[str, str | None, str | None]] = []
+    seen: list[tuple[str | None, ...]] = []
     run_id = await accepted(services)
 
     async def look(_context: StageContext) -> CheckResult:
+        if not seen:
+            seen.append(())
+            raise Unavailable("nobody answers")
         record = await record_of(services, run_id)
         seen.append((record.status, record.current_stage, record.last_error_message))
         return CheckResult()
 
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=0)
-        await try_stage(run, scripted(Unavailable("nobody answers")), retries_left=1)
+    async with lease_run(checking(services, look), run_id, engine="test") as run:
+        await attempt(run, "ingest", retries_left=0)
+        await fail_at_check(run, retries_left=1)
         waiting = await record_of(services, run_id)
-        await run_stage(run, stage(look), retries_left=0)
+        await attempt(run, "check")
         after = await record_of(services, run_id)
 
     assert (waiting.status, waiting.current_stage) == (RunStatus.RETRYING, "check")
@@ -198,16 +202,16 @@ async def test_a_run_shows_retrying_while_it_waits_and_then_where_it_was(service
         "nobody answers",
         True,
     )
-    assert seen == [("ingested", "check", "nobody answers")]
+    assert seen[1:] == [("ingested", "check", "nobody answers")]
     assert (after.status, after.last_error_type, after.last_error_message) == (RunStatus.CHECKED, None, None)
 
 
 async def test_the_current_stage_moves(services: Services) -> None:
     run_id = await accepted(services)
     stages: list[str | None] = [(await record_of(services, run_id)).current_stage]
-    async with take_run(services, run_id, engine="test") as run:
-        for spec in (INGEST, CHECK, ANALYZE):
-            await run_stage(run, spec, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        for node_id in ("ingest", "check", "analyze"):
+            await attempt(run, node_id)
             stages.append((await record_of(services, run_id)).current_stage)
 
     assert stages == [None, "ingest", "check", "analyze"]
@@ -215,16 +219,15 @@ async def test_the_current_stage_moves(services: Services) -> None:
 
 async def test_signals_tell_of_success_failure_and_retry_in_order(services: Services, signals: RecordedSignals) -> None:
     run_id = await accepted(services)
-    spec = scripted(Unavailable("nobody answers"), CheckResult())
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=1)
-        await try_stage(run, spec, retries_left=1)
-        await run_stage(run, spec, retries_left=0)
-        await try_stage(run, scripted(Unavailable("still not")), retries_left=0)
-        await run.finish(RunStatus.FAILED)
+    failing = checking(services, scripted(Unavailable("nobody answers"), CheckResult(), Unavailable("still not")))
+    async with lease_run(failing, run_id, engine="test") as run:
+        await attempt(run, "ingest", retries_left=1)
+        await fail_at_check(run, retries_left=1)
+        await attempt(run, "check")
+        await fail_at_check(run, retries_left=0)
+        await run.end(RunStatus.FAILED)
 
     assert signals.names() == [
-        "started/pipeline/1",
         "stage.started/ingest/1",
         "stage.succeeded/ingest/1",
         "stage.started/check/1",
@@ -246,14 +249,14 @@ async def test_signals_tell_of_success_failure_and_retry_in_order(services: Serv
 
 async def test_every_signal_has_all_its_tags_once_they_are_known(services: Services, signals: RecordedSignals) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        ingested = await run_stage(run, INGEST, retries_left=0)
-        await run_stage(run, CHECK, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        ingested = await attempt(run, "ingest", retries_left=0)
+        await attempt(run, "check", retries_left=0)
 
     for _, tags, _ in signals.seen:
         assert (tags.trace_id, tags.run_id, tags.source, tags.environment) == ("trace", run_id, "generic", "test")
         assert tags.alert_fingerprint == ingested.alert_fingerprint
-    assert [tags.incident_id for _, tags, _ in signals.seen] == ["", ""] + [ingested.incident_id] * 3
+    assert [tags.incident_id for _, tags, _ in signals.seen] == [""] + [ingested.incident_id] * 3
 
 
 async def test_a_stage_that_takes_too_long_is_stopped_and_worth_another_try(
@@ -261,8 +264,8 @@ async def test_a_stage_that_takes_too_long_is_stopped_and_worth_another_try(
 ) -> None:
     services = quick(services, stage_timeout_seconds=0.05)
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        failed = await try_stage(run, stage(forever), retries_left=1)
+    async with lease_run(checking(services, forever), run_id, engine="test") as run:
+        failed = await fail_at_check(run, retries_left=1)
 
     assert failed.retryable
     (row,) = await rows_of(services, run_id)
@@ -278,8 +281,8 @@ async def test_a_stage_that_takes_too_long_is_stopped_and_worth_another_try(
 
 async def test_a_time_out_within_a_stage_is_not_taken_for_the_stages_own(services: Services) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        failed = await try_stage(run, scripted(TimeoutError()), retries_left=0)
+    async with lease_run(checking(services, scripted(TimeoutError())), run_id, engine="test") as run:
+        failed = await fail_at_check(run, retries_left=0)
 
     assert "60" not in failed.error.message
     assert failed.error.message == "Something in it took too long"
@@ -293,15 +296,15 @@ async def test_a_cancelled_attempt_is_closed(services: Services, signals: Record
         at_work.set()
         return await forever(context)
 
-    async def carry() -> None:
-        async with take_run(services, run_id, engine="test") as run:
-            await run_stage(run, stage(work), retries_left=3)
+    async def execute_check() -> None:
+        async with lease_run(checking(services, work), run_id, engine="test") as run:
+            await attempt(run, "check", retries_left=3)
 
-    carrying = asyncio.create_task(carry())
+    executing = asyncio.create_task(execute_check())
     await at_work.wait()
-    carrying.cancel()
+    executing.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await carrying
+        await executing
 
     (row,) = await rows_of(services, run_id)
     assert (row.status, row.error_type, row.error_retryable) == (StageStatus.FAILED, "Cancelled", True)
@@ -316,8 +319,8 @@ async def test_an_attempt_that_a_dead_process_left_is_closed_as_lost_by_the_next
     async with services.database.transaction() as tx:
         await attempts.start_attempt(tx, run_id, Node.of(Stage.CHECK), input_ref=None)
 
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, CHECK, retries_left=0)
+    async with lease_run(services, run_id, engine="test") as run:
+        await attempt(run, "check", retries_left=0)
 
     lost, done = await rows_of(services, run_id)
     assert (lost.status, lost.error_type, lost.error_retryable) == (StageStatus.FAILED, "ProcessLost", True)
@@ -327,8 +330,8 @@ async def test_an_attempt_that_a_dead_process_left_is_closed_as_lost_by_the_next
 
 async def test_bad_input_is_not_worth_another_try(services: Services, signals: RecordedSignals) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        failed = await try_stage(run, scripted(BadInput("no such checker")), retries_left=3)
+    async with lease_run(checking(services, scripted(BadInput("no such checker"))), run_id, engine="test") as run:
+        failed = await fail_at_check(run, retries_left=3)
         status = (await record_of(services, run_id)).status
 
     assert not failed.retryable
@@ -339,16 +342,15 @@ async def test_bad_input_is_not_worth_another_try(services: Services, signals: R
 
 
 async def test_what_sets_a_stage_up_fails_like_the_stage(services: Services) -> None:
-    async def configure(_run: ActiveRun) -> None:
+    async def set_up(_run: ActiveRun, _step: Step) -> None:
         raise Unavailable("the channels are unknown")
 
-    async def never(_context: StageContext, _config: None) -> Contract:
+    async def never(_context: StageContext, _setup: None) -> Contract:
         raise AssertionError("it is not set up")
 
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        spec = StageSpec(stage=Stage.NOTIFY, function=never, configure=configure)
-        failed = await try_stage(run, spec, retries_left=0)
+    async with lease_run(with_kind(services, CHECK, function=never, set_up=set_up), run_id, engine="test") as run:
+        failed = await fail_at_check(run, retries_left=0)
 
     assert failed.error.message == "the channels are unknown"
     assert [row.status for row in await rows_of(services, run_id)] == [StageStatus.FAILED]
@@ -357,10 +359,10 @@ async def test_what_sets_a_stage_up_fails_like_the_stage(services: Services) -> 
 @pytest.mark.parametrize("ends", [RunStatus.FAILED, RunStatus.SKIPPED])
 async def test_no_stage_runs_in_a_run_that_is_over(services: Services, ends: RunStatus) -> None:
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        await run.finish(ends)
+    async with lease_run(services, run_id, engine="test") as run:
+        await run.end(ends)
         with pytest.raises(IllegalTransition):
-            await run_stage(run, CHECK, retries_left=0)
+            await attempt(run, "check", retries_left=0)
 
     assert await rows_of(services, run_id) == []
 
@@ -377,12 +379,12 @@ async def test_secrets_are_not_in_what_a_run_leaves_behind(services: Services, s
         ]
     )
     run_id = await accepted(services, labels={"password": SECRET, "url": f"https://me:{SECRET}@example.com/"})
-    spec = scripted(Unavailable(f"postgresql://me:{SECRET}@db refused"), leaky)
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, INGEST, retries_left=0)
-        await try_stage(run, spec, retries_left=1)
-        await run_stage(run, spec, retries_left=0)
-        await run_stage(run, ANALYZE, retries_left=0)
+    failing = checking(services, scripted(Unavailable(f"postgresql://me:{SECRET}@db refused"), leaky))
+    async with lease_run(failing, run_id, engine="test") as run:
+        await attempt(run, "ingest", retries_left=0)
+        await fail_at_check(run, retries_left=1)
+        await attempt(run, "check")
+        await attempt(run, "analyze", retries_left=0)
 
     rows = await rows_of(services, run_id)
     assert len(rows) == 4
@@ -393,10 +395,11 @@ async def test_secrets_are_not_in_what_a_run_leaves_behind(services: Services, s
 
 async def test_output_that_postgresql_cannot_hold_costs_no_attempt(services: Services) -> None:
     found = Check(name="process", status=CheckStatus.OK, message="nul\x00 \ud800", metrics={"load": float("nan")})
+    failing = checking(services, scripted(CheckResult(checks=[found]), ValueError("nul\x00 \ud800")))
     run_id = await accepted(services)
-    async with take_run(services, run_id, engine="test") as run:
-        await run_stage(run, scripted(CheckResult(checks=[found])), retries_left=0)
-        await try_stage(run, scripted(ValueError("nul\x00 \ud800")), retries_left=0)
+    async with lease_run(failing, run_id, engine="test") as run:
+        await attempt(run, "check")
+        await fail_at_check(run, retries_left=0)
 
     assert [row.status for row in await rows_of(services, run_id)] == [StageStatus.SUCCEEDED, StageStatus.FAILED]
 
@@ -424,10 +427,10 @@ async def test_a_worker_that_lost_its_run_writes_nothing_over_the_others_work(se
             await runs.change(tx, run_id, values={"lease_owner": "elsewhere/1/2/3"})
         return CheckResult()
 
-    async with take_run(services, run_id, engine="test") as run:
-        await try_stage(run, stage(lose), retries_left=1)
+    async with lease_run(checking(services, lose), run_id, engine="test") as run:
+        await fail_at_check(run, retries_left=1)
         with pytest.raises(RunBusy, match="taken over by elsewhere"):
-            await run.finish(RunStatus.FAILED)
+            await run.end(RunStatus.FAILED)
 
     record = await record_of(services, run_id)
     assert (record.status, record.last_error_type, record.lease_owner) == (RunStatus.PENDING, None, "elsewhere/1/2/3")

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling
 
 from orchestration.contracts import Stage
+from orchestration.engine.lease import new_lease_owner
 from orchestration.errors import Unavailable
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
@@ -25,7 +26,6 @@ from service.deployments import register
 from service.stack import StackAddresses
 from service.worker.warm import POOL_NAME, WarmWorker
 from service.worker.worker import Worker
-from tasks.holders import holder_name
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
@@ -297,7 +297,7 @@ async def test_a_run_at_which_process_after_process_dies_is_left_to_a_human(
     worker: Worker, database: Database, receiver: HttpReceiver
 ) -> None:
     (run_id,) = await accept_push(
-        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", reserved_by=holder_name()
+        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", reserved_by=new_lease_owner()
     )
     async with database.transaction() as tx:
         for _ in range(5):

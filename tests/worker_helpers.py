@@ -18,6 +18,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
@@ -27,7 +28,6 @@ from service.stack.paths import stack_paths
 from service.stack.prefect_server import PrefectServer
 from service.worker.process import open_worker
 from service.worker.worker import Worker
-from tasks.run import Services
 from tests.conftest import clean_environment
 from tests.inbox_helpers import accept_push
 from tests.receivers import HttpReceiver

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestration.graph import Definition, Edge, Graph, NodeDefinition, NodeType
+from orchestration.graph import CONDITION, Definition, Edge, Graph, NodeDefinition
 from orchestration.graph.shape import condition_of
 
-_MERMAID_SHAPES = {NodeType.CONDITION: ("{", "}"), NodeType.TRANSFORM: ("[/", "/]"), NodeType.NOTIFY: ("([", "])")}
+_MERMAID_SHAPES = {CONDITION: ("{", "}"), "transform": ("[/", "/]"), "notify": ("([", "])")}
 
 
 def draw(definition: Definition) -> list[str]:
@@ -24,9 +24,9 @@ def draw(definition: Definition) -> list[str]:
 
 def described(node: NodeDefinition, graph: Graph) -> str:
     """Describe a node's type and the conditions under which it runs, in a few words."""
-    words = [node.type.value]
+    words = [node.type]
     if (condition := condition_of(node)) is not None:
-        words = [f"{node.type.value}: {condition.expression}"]
+        words = [f"{node.type}: {condition.expression}"]
     words += [
         f"if {edge.source} {'holds' if edge.branch else 'does not hold'}"
         for edge in graph.incoming(node.id)
@@ -108,7 +108,7 @@ def mermaid(definition: Definition) -> str:
         node = graph.nodes[node_id]
         opening, closing = _MERMAID_SHAPES.get(node.type, ("[", "]"))
         condition = condition_of(node)
-        what = condition.expression if condition else node.type.value
+        what = condition.expression if condition else node.type
         lines.append(f'    {names[node_id]}{opening}"{_label(node_id)}<br/>{_label(what)}"{closing}')
     lines += [f"    {names[edge.source]} {_arrow(edge)} {names[edge.target]}" for edge in graph.edges]
     optional = [names[node_id] for node_id in graph.order if not graph.nodes[node_id].required]

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 from simpleeval import EvalWithCompoundTypes  # pyright: ignore[reportMissingTypeStubs]
 
 from orchestration.errors import BadInput
-from orchestration.graph.problems import shown
+from orchestration.redaction import shown
 
 MAX_CHARACTERS = 500
 

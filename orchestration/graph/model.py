@@ -5,13 +5,13 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from orchestration.contracts import Contract, Stage
-from orchestration.graph.problems import shown
+from orchestration.redaction import shown
 
 RESERVED = frozenset({"payload", "run", "true", "false", "null"})
 """Names that mean something else in conditions and transforms."""
@@ -20,26 +20,35 @@ _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class NodeType(StrEnum):
-    """What a node does."""
-
-    INGEST = "ingest"
-    CONTEXT = "context"
-    INTELLIGENCE = "intelligence"
-    NOTIFY = "notify"
-    TRANSFORM = "transform"
-    CONDITION = "condition"
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+"""The name of a checker, a channel or the like in a node's config."""
 
 
-STAGES: Mapping[NodeType, Stage] = {
-    NodeType.INGEST: Stage.INGEST,
-    NodeType.CONTEXT: Stage.CHECK,
-    NodeType.INTELLIGENCE: Stage.ANALYZE,
-    NodeType.NOTIFY: Stage.NOTIFY,
-    NodeType.TRANSFORM: Stage.TRANSFORM,
-    NodeType.CONDITION: Stage.CONDITION,
-}
-"""The stage that a node of each type is."""
+class NodeConfig(Contract):
+    """The config of a node."""
+
+    model_config = _STRICT
+
+    def sources(self) -> Mapping[str, str]:
+        """The earlier nodes that it reads, by the field that names each."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType:
+    """What the graph of a definition has to know of one type of node."""
+
+    name: str
+    """How a definition names it, such as "context"."""
+    stage: Stage
+    config: type[NodeConfig]
+    result: type[Contract]
+    once: bool = False
+    """Whether a definition has at most one node of this type."""
+
+
+NodeTypes = Mapping[str, NodeType]
+"""The types of nodes that there are, by name."""
 
 
 def as_names(value: object) -> tuple[str, ...]:
@@ -81,7 +90,7 @@ class NodeDefinition(Contract):
     model_config = _STRICT
 
     id: str
-    type: NodeType
+    type: str
     config: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     next: NodeNames = Field(default=(), description="What follows: one node, or several that run side by side.")
     required: bool = Field(default=True, description="Whether the run fails when this node does.")
@@ -103,16 +112,12 @@ class NodeDefinition(Contract):
 
     @field_validator("type", mode="before")
     @classmethod
-    def _is_known(cls, value: object) -> NodeType:
-        try:
-            return NodeType(cast("str", value))
-        except ValueError:
-            raise ValueError(f"there is no type of node {shown(value)} (known: {', '.join(NodeType)})") from None
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that this node is."""
-        return STAGES[self.type]
+    def _is_known(cls, value: object, info: ValidationInfo) -> object:
+        # The types that there are come with the call that parses; without them any name is taken.
+        known = cast("NodeTypes | None", info.context)
+        if known is not None and (not isinstance(value, str) or value not in known):
+            raise ValueError(f"there is no type of node {shown(value)} (known: {', '.join(known)})")
+        return value
 
 
 class Defaults(Contract):
@@ -149,39 +154,16 @@ class Definition(Contract):
         raise KeyError(node_id)
 
 
-PRIORITIES = ("high", "medium", "low")
+CONDITION = "condition"
+"""The type of node that branches."""
 
 
-def _as_priorities(value: object) -> object:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or any(name not in PRIORITIES for name in cast("list[object]", names)):
-        raise ValueError(f"expected one or several of {', '.join(PRIORITIES)}")
-    return tuple(cast("list[str]", names))
-
-
-class ConditionConfig(Contract):
+class ConditionConfig(NodeConfig):
     """The config of a condition: an expression, and what follows if it holds and if it does not."""
-
-    model_config = _STRICT
 
     expression: str
     if_true: NodeNames = ()
     if_false: NodeNames = ()
-
-
-class TransformConfig(Contract):
-    """The config of a transform: what it reads, and what it makes of it."""
-
-    model_config = _STRICT
-
-    source_node: str = Field(description="The id of an earlier node, or payload.")
-    extract: str | None = Field(default=None, min_length=1, max_length=500, description="A dotted path in the source.")
-    filter_priority: Annotated[tuple[str, ...], BeforeValidator(_as_priorities)] = Field(
-        default=(), description="Keep of a list what has one of these priorities: high, medium, low."
-    )
-    mapping: dict[str, Annotated[str, Field(min_length=1, max_length=500)]] = Field(
-        default_factory=dict[str, str], max_length=100, description="New name to dotted path."
-    )
 
 
 class StoredDefinition(Contract):
@@ -190,3 +172,17 @@ class StoredDefinition(Contract):
     name: str
     version: int
     config: dict[str, Any]
+
+
+class DefinitionSource(Protocol):
+    """Finds stored definitions."""
+
+    async def load(self, name: str, version: int | None = None) -> StoredDefinition:
+        """This version of a definition; without a number the one to execute now.
+
+        Raises:
+            BadInput: there is no such definition or version, or it must not be executed.
+            BadDefinition: it is broken, as somebody has edited it.
+            Unavailable: the place where definitions are kept does not answer.
+        """
+        ...

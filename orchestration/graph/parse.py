@@ -10,9 +10,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestration.graph.model import Definition, NodeDefinition, NodeType, as_names
-from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, known_fields, path_of, shown
+from orchestration.graph.model import Definition, NodeDefinition, NodeTypes, as_names
+from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, known_fields, path_of
 from orchestration.graph.references import find_problems
+from orchestration.redaction import shown
 
 MAX_NODES = 200
 MAX_BYTES = 256 * 1024
@@ -24,15 +25,6 @@ MAX_DEPTH = 16
 _MAX_BITS = 1024
 
 
-def parse_definition_text(text: str | bytes) -> Definition:
-    """The definition in a JSON text. As `parse_definition()`.
-
-    Raises:
-        BadDefinition: all that is wrong.
-    """
-    return parse_definition(decode_definition(text))
-
-
 def decode_definition(text: str | bytes) -> object:
     """The value in a JSON text that is not too large for a definition.
 
@@ -40,71 +32,73 @@ def decode_definition(text: str | bytes) -> object:
         BadDefinition: it is too large, or no JSON.
     """
     if len(text) > MAX_BYTES:
-        raise _whole("definition", _too_large(len(text)))
+        raise _broken("definition", _too_large(len(text)))
     try:
         raw: object = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise _whole("definition", f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+        raise _broken("definition", f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError:
-        raise _whole("definition", "is not JSON: it is no UTF-8 text") from None
+        raise _broken("definition", "is not JSON: it is no UTF-8 text") from None
     except RecursionError:
-        raise _whole("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
+        raise _broken("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
-        raise _whole("definition", f"is not JSON: {error}") from None
+        raise _broken("definition", f"is not JSON: {error}") from None
     return raw
 
 
-def parse_definition(raw: object) -> Definition:
-    """The definition in a value, such as JSON gives. Its graph can be run; configs of nodes are others' matter.
+def parse_definition(raw: object, types: NodeTypes) -> Definition:
+    """The definition in a value, such as JSON gives. Its graph can be executed; most configs are checked elsewhere.
+
+    `types` are the types of nodes that there are.
 
     Raises:
         BadDefinition: all that is wrong, each problem with its node and field.
     """
     _bounded(raw)
     if not isinstance(raw, Mapping):
-        raise _whole("definition", f"expected an object with the field nodes, got {shown(raw)}")
+        raise _broken("definition", f"expected an object with the field nodes, got {shown(raw)}")
     given = cast("Mapping[str, object]", raw)
     nodes: Any = given.get("nodes")
     if not isinstance(nodes, list | tuple):
-        raise _whole("nodes", f"expected a list of nodes, got {shown(nodes)}" if "nodes" in given else "is missing")
+        raise _broken("nodes", f"expected a list of nodes, got {shown(nodes)}" if "nodes" in given else "is missing")
     listed = cast("Sequence[object]", nodes)
     if not listed:
-        raise _whole("nodes", "is empty: a definition has at least one node")
+        raise _broken("nodes", "is empty: a definition has at least one node")
     if len(listed) > MAX_NODES:
-        raise _whole("nodes", f"has {len(listed)} nodes: a definition has at most {MAX_NODES}")
+        raise _broken("nodes", f"has {len(listed)} nodes: a definition has at most {MAX_NODES}")
     try:
-        definition = Definition.model_validate(dict(given))
+        definition = Definition.model_validate(dict(given), context=types)
     except ValidationError as error:
         problems = [_problem(one, listed) for one in error.errors(include_url=False)]
-        raise _with_the_rest(listed, problems) from None
-    if found := list(find_problems(definition)):
+        raise _with_the_rest(listed, problems, types) from None
+    if found := list(find_problems(definition, types)):
         raise BadDefinition(found, readable=definition)
     return definition
 
 
-def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem]) -> BadDefinition:
+def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem], types: NodeTypes) -> BadDefinition:
     """The problems of broken nodes, and what is wrong with the others: all of it is told at once."""
     broken = {problem.node for problem in problems if problem.node is not None}
     known = [
         _bare(node, name) if (name := _name_of(node, at)) in broken else NodeDefinition.model_validate(node)
         for at, node in enumerate(nodes)
     ]
-    found = find_problems(Definition.model_construct(nodes=tuple(known)), vague=broken)
+    found = find_problems(Definition.model_construct(nodes=tuple(known)), types, vague=broken)
     rest = [problem for problem in found if problem.node not in broken]
-    whole = tuple(node for node in known if node.id not in broken)
-    return BadDefinition([*problems, *rest], readable=Definition.model_construct(nodes=whole))
+    readable = tuple(node for node in known if node.id not in broken)
+    return BadDefinition([*problems, *rest], readable=Definition.model_construct(nodes=readable))
 
 
 def _bare(node: object, name: str) -> NodeDefinition:
     """Of a broken node its name and its place. What it is does not matter: nobody looks at its result."""
     given = cast("Mapping[str, object]", node if isinstance(node, Mapping) else {})
     try:
-        return NodeDefinition.model_construct(id=name, type=NodeType.NOTIFY, next=as_names(given.get("next")))
+        return NodeDefinition.model_construct(id=name, type="", next=as_names(given.get("next")))
     except ValueError:
-        return NodeDefinition.model_construct(id=name, type=NodeType.NOTIFY)
+        return NodeDefinition.model_construct(id=name, type="")
 
 
-def _whole(field: str, message: str) -> BadDefinition:
+def _broken(field: str, message: str) -> BadDefinition:
     return BadDefinition([DefinitionProblem(node=None, field=field, message=message)])
 
 
@@ -125,14 +119,14 @@ def _bounded(raw: object) -> None:
         for value in level:
             size += len(value) if isinstance(value, str | bytes) else 1
             if (wrong := _unstorable(value)) is not None:
-                raise _whole("definition", f"has {wrong}")
+                raise _broken("definition", f"has {wrong}")
             if size > MAX_BYTES:
-                raise _whole("definition", f"is too large: a definition has at most {MAX_BYTES:,} bytes")
+                raise _broken("definition", f"is too large: a definition has at most {MAX_BYTES:,} bytes")
             inner.extend(_parts(value))
         if not inner:
             return
         level = inner
-    raise _whole("definition", f"is nested deeper than {MAX_DEPTH} levels")
+    raise _broken("definition", f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def _unstorable(value: object) -> str | None:

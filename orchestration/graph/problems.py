@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
-from orchestration.redaction import one_line
-
-if TYPE_CHECKING:
-    from orchestration.graph.model import Definition
+from orchestration.graph.model import Definition
+from orchestration.redaction import shown
 
 MAX_PROBLEMS = 50
 """Problems that are told; a definition with more is told so."""
-
-_SHOWN = 80
 
 
 class DefinitionProblem(Contract):
@@ -53,15 +49,6 @@ class BadDefinition(BadInput):
         if len(self.problems) == 1:
             return f"The definition cannot be used: {self.problems[0]}"
         return f"The definition has {len(self.problems) + self.more} problems: {'; '.join(self.lines)}"
-
-
-def shown(value: object) -> str:
-    """A value as a message quotes it: one short line, without secrets."""
-    if isinstance(value, str):
-        return repr(one_line(value, _SHOWN))
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)[:_SHOWN]
-    return f"a value of type {type(value).__name__}"
 
 
 def explain(error: ErrorDetails, *, known: Sequence[str] = ()) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from pydantic import ValidationError
 
-from orchestration.contracts import RESULT_TYPES, Contract
 from orchestration.graph.expression import FACTS, BadExpression, Expression, Reference
-from orchestration.graph.model import ConditionConfig, Definition, NodeDefinition, NodeType, TransformConfig
-from orchestration.graph.problems import DefinitionProblem, explain, known_fields, path_of, shown
+from orchestration.graph.model import ConditionConfig, Definition, NodeConfig, NodeDefinition, NodeTypes
+from orchestration.graph.problems import DefinitionProblem, explain, known_fields, path_of
 from orchestration.graph.shape import Graph
+from orchestration.redaction import shown
 
 RUN_FACTS = ("environment", "labels", "severity", "source", "title")
 """What an expression may ask of the run itself, as `run.severity`."""
@@ -18,7 +18,9 @@ RUN_FACTS = ("environment", "labels", "severity", "source", "title")
 PAYLOAD, RUN = "payload", "run"
 
 
-def find_problems(definition: Definition, *, vague: Collection[str] = ()) -> Iterator[DefinitionProblem]:
+def find_problems(
+    definition: Definition, types: NodeTypes, *, vague: Collection[str] = ()
+) -> Iterator[DefinitionProblem]:
     """Everything that keeps the graph of a definition from being run, in the order of its nodes.
 
     Of `vague` nodes only the id and what follows them is known, not what they are.
@@ -28,12 +30,14 @@ def find_problems(definition: Definition, *, vague: Collection[str] = ()) -> Ite
         if node.id in seen:
             yield _of(node, "id", f"{shown(node.id)} is the id of an earlier node too: each node needs its own")
         seen.add(node.id)
-    ingests = [node for node in definition.nodes if node.type is NodeType.INGEST and node.id not in vague]
-    for node in ingests[1:]:
-        yield _of(node, "type", f"node {shown(ingests[0].id)} ingests already: the alerts of a run are taken in once")
+    for node_type in (one for one in types.values() if one.once):
+        first, *others = [node for node in definition.nodes if node.type == node_type.name] or [None]
+        for node in others:
+            if node is not None and first is not None:
+                yield _of(node, "type", f"node {shown(first.id)} {node_type.name}s already: there can be only one")
     graph = Graph(definition)
     for node in definition.nodes:
-        yield from _Checked(graph, node, vague).problems()
+        yield from _Checked(graph, node, types, vague).problems()
     if graph.cycle:
         path = " → ".join(graph.cycle)
         yield DefinitionProblem(node=graph.cycle[0], field="next", message=f"leads in a circle: {path}")
@@ -45,7 +49,7 @@ def find_problems(definition: Definition, *, vague: Collection[str] = ()) -> Ite
             yield DefinitionProblem(node=node_id, field="next", message=message)
 
 
-def config_problems(node: NodeDefinition, config: type[Contract]) -> list[DefinitionProblem]:
+def config_problems(node: NodeDefinition, config: type[NodeConfig]) -> list[DefinitionProblem]:
     """What is wrong with a node's config, as its type has it."""
     try:
         config.model_validate(node.config)
@@ -58,19 +62,13 @@ def config_problems(node: NodeDefinition, config: type[Contract]) -> list[Defini
     return []
 
 
-_GRAPH_CONFIGS: Mapping[NodeType, type[Contract]] = {
-    NodeType.CONDITION: ConditionConfig,
-    NodeType.TRANSFORM: TransformConfig,
-}
-"""The configs that name other nodes."""
-
-
 class _Checked:
     """One node, looked at within its graph."""
 
-    def __init__(self, graph: Graph, node: NodeDefinition, vague: Collection[str]) -> None:
+    def __init__(self, graph: Graph, node: NodeDefinition, types: NodeTypes, vague: Collection[str]) -> None:
         self._graph = graph
         self._node = node
+        self._types = types
         self._vague = vague
 
     def problems(self) -> Iterator[DefinitionProblem]:
@@ -81,19 +79,22 @@ class _Checked:
                 yield from self._earlier("skip_if_errors", name)
         if node.skip_if_condition is not None:
             yield from self._expression("skip_if_condition", node.skip_if_condition)
-        config = _GRAPH_CONFIGS.get(node.type)
-        if config is None:
+        if node.id in self._vague:
             return
-        wrong = config_problems(node, config)
+        kind = self._types[node.type]
+        # The other types' configs are checked where their nodes are made; a mistake here would be named twice.
+        if kind.config is not ConditionConfig and not _names_nodes(kind.config):
+            return
+        wrong = config_problems(node, kind.config)
         yield from wrong
         if wrong:
             return
-        if config is ConditionConfig:
-            yield from self._condition(ConditionConfig.model_validate(node.config))
-        else:
-            source = TransformConfig.model_validate(node.config).source_node
+        config = kind.config.model_validate(node.config)
+        if isinstance(config, ConditionConfig):
+            yield from self._condition(config)
+        for field, source in config.sources().items():
             if source != PAYLOAD:
-                yield from self._earlier("config.source_node", source)
+                yield from self._earlier(f"config.{field}", source)
 
     def _condition(self, config: ConditionConfig) -> Iterator[DefinitionProblem]:
         yield from self._expression("config.expression", config.expression)
@@ -144,13 +145,20 @@ class _Checked:
         yield from wrong
         if wrong or reference.node in self._vague:
             return
-        fields = (*known_fields(RESULT_TYPES[self._graph.nodes[reference.node].stage].model_fields), *sorted(FACTS))
+        fields = (
+            *known_fields(self._types[self._graph.nodes[reference.node].type].result.model_fields),
+            *sorted(FACTS),
+        )
         if reference.path[0] not in fields:
             yield self._no_field(field, reference, fields)
 
     def _no_field(self, field: str, reference: Reference, known: tuple[str, ...]) -> DefinitionProblem:
         message = f"there is no {shown(str(reference))}: {reference.node} has {', '.join(known)}"
         return _of(self._node, field, message)
+
+
+def _names_nodes(config: type[NodeConfig]) -> bool:
+    return config.sources is not NodeConfig.sources
 
 
 def _of(node: NodeDefinition, field: str, message: str) -> DefinitionProblem:

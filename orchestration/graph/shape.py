@@ -11,7 +11,7 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from orchestration.graph.model import ConditionConfig, Definition, NodeDefinition, NodeType
+from orchestration.graph.model import CONDITION, ConditionConfig, Definition, NodeDefinition
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Graph:
 
 def condition_of(node: NodeDefinition) -> ConditionConfig | None:
     """The config of a condition, if it is one that can be read."""
-    if node.type is not NodeType.CONDITION:
+    if node.type != CONDITION:
         return None
     try:
         return ConditionConfig.model_validate(node.config)
@@ -135,7 +135,7 @@ def _edges(nodes: Sequence[NodeDefinition]) -> Iterator[Edge]:
     for index, node in enumerate(nodes):
         listed = () if explicit or index + 1 == len(nodes) else (nodes[index + 1].id,)
         after = node.next or listed
-        if node.type is not NodeType.CONDITION:
+        if node.type != CONDITION:
             yield from (Edge(node.id, target) for target in after)
             continue
         config = conditions[node.id]

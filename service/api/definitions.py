@@ -19,7 +19,7 @@ from service.api.options import options_of
 from service.api.problems import explain, json_response
 from service.api.shapes import DefinitionDetail, DefinitionList, DefinitionSummary, Execute, Fault, Verdict
 from service.api.state import admit
-from tasks.definitions import validate_definition
+from tasks.kinds import validate_definition
 
 router = APIRouter(prefix="/orchestration/definitions", tags=["definitions"])
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from fastapi import Request
 
+from orchestration.engine.run import NodeKinds
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.signals import Signals
@@ -17,11 +18,12 @@ from orchestration.store.pushes import PushWriter
 from service.api.auth import Caller, Guard
 from service.api.bodies import read_object, read_raw
 from service.api.waiting import Bell
+from tasks.kinds import KINDS
 
 
 @dataclass(kw_only=True)
 class ApiState:
-    """The door's own services. It has what `tasks.ingest.inbox.Door` asks for."""
+    """The door's own services. It has what `tasks.ingest.inbox.IntakeServices` asks for."""
 
     settings: Settings
     database: Database
@@ -29,6 +31,7 @@ class ApiState:
     writer: PushWriter
     definitions: StoredDefinitions
     guard: Guard
+    kinds: NodeKinds = KINDS
     bell: Bell
     schema_problem: str | None = field(default="The database was not asked yet")
     """Why the schema cannot be used; None: it is current."""

@@ -13,7 +13,6 @@ from orchestration.graph import (
     BadDefinition,
     Definition,
     DefinitionProblem,
-    NodeType,
     decode_definition,
 )
 from orchestration.requests import RunRequest
@@ -23,8 +22,9 @@ from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.reader import read
 from service.cli.terminal import STDIN, read_file
-from tasks.definitions import validate_definition
 from tasks.ingest.sources import parse_push
+from tasks.ingest.stage import INGEST
+from tasks.kinds import validate_definition
 
 
 class BadFile(BadDefinition):
@@ -113,7 +113,7 @@ def check_payload(request: RunRequest, definition: Definition) -> bool:
     Raises:
         BadInput: it has an ingest node, and the payload has no alert that can be read.
     """
-    ingests = any(node.type is NodeType.INGEST for node in definition.nodes)
+    ingests = any(node.type == INGEST.name for node in definition.nodes)
     if ingests and request.payload is None:
         name = definition.name or "The definition"
         raise BadInput(f"{name} needs an alert: give it one with --sample, --payload or --file")

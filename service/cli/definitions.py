@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import in_order
-from orchestration.graph import BadDefinition, Definition, parse_definition, parse_definition_text
+from orchestration.graph import BadDefinition, Definition, decode_definition, parse_definition
 from orchestration.graph.drawing import draw, mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
@@ -23,6 +23,7 @@ from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, as_json, fail, output
 from service.definitions import Desk as DefinitionService
 from service.definitions import Outcome
+from tasks.kinds import KINDS, validate_definition
 
 T = TypeVar("T")
 
@@ -198,7 +199,7 @@ def samples(name: Annotated[str | None, typer.Argument(help="The sample to print
         output.print(sample_text(name).rstrip(), markup=False)
         return 0
     for sample in sample_names():
-        definition = parse_definition_text(sample_text(sample))
+        definition = validate_definition(decode_definition(sample_text(sample)))
         output.print(sample, style="bold", markup=False)
         output.print(f"  {definition.description}", markup=False)
         _show_graph(definition, indent="    ")
@@ -237,7 +238,7 @@ def delete(name: Name, json: Json = False) -> int:
 def _stored_definition(name: str, version: int | None) -> Definition:
     record = read_stored(load_settings(), name, version)
     try:
-        return parse_definition(record.config)
+        return parse_definition(record.config, KINDS.by_type)
     except BadDefinition as error:
         raise BadFile(name, error) from None
 
@@ -326,7 +327,7 @@ def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionReco
         if value:
             output.print(f"  {label + ':':<9} {value}", markup=False)
     output.print("  Graph", style="bold")
-    _show_graph(parse_definition(record.config), indent="    ")
+    _show_graph(parse_definition(record.config, KINDS.by_type), indent="    ")
     output.print("  Versions", style="bold")
     for each in versions:
         when = f"{each.created_at:%Y-%m-%d %H:%M}"

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
+from orchestration.engine.plan import INLINE
 from orchestration.errors import PipelineError
-from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition, NodeType, TransformConfig
+from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition
 from orchestration.graph.drawing import draw
 from orchestration.message import NamedChannel
 from orchestration.requests import RunRequest
@@ -18,14 +20,16 @@ from orchestration.store.records import new_id
 from service.cli.definition_input import check_payload, load_definition
 from service.cli.terminal import as_json, output
 from tasks.analyze.local import LocalAnalysis
-from tasks.analyze.stage import Case
-from tasks.check.stage import CheckConfig, check
-from tasks.definitions import INLINE
+from tasks.analyze.stage import IntelligenceNode
+from tasks.check.stage import CheckConfig, ContextNode, check
 from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
-from tasks.nodes import ContextNode, IntelligenceNode, NotifyNode
+from tasks.ingest.stage import IngestNode
+from tasks.kinds import KINDS
 from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.stage import NotifyNode
+from tasks.transform.stage import TransformConfig
 
 _MAX_ALERTS_SHOWN = 20
 
@@ -135,7 +139,7 @@ async def _preview_run(
     if resolved:  # a run of resolved alerts checks and analyzes nothing
         checked, checks, analysis = None, (), None
     else:
-        analysis = await LocalAnalysis().analyze(Case(incident=incident, alerts=alerts, check=checked))
+        analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
     subject = MessageSubject(
         run_id=context.run_id,
         trace_id=context.trace_id,
@@ -188,7 +192,7 @@ async def _preview_nodes(
     return [
         NodePreview(
             id=node_id,
-            type=graph.nodes[node_id].type.value,
+            type=graph.nodes[node_id].type,
             what=await _describe(graph.nodes[node_id], settings, alert_count, notify_driver),
             next=list(graph.successors(node_id)),
             required=graph.nodes[node_id].required,
@@ -198,23 +202,23 @@ async def _preview_nodes(
 
 
 async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, notify_driver: str | None) -> str:
-    match node.type:
-        case NodeType.INGEST:
+    config = KINDS.by_type[node.type].config.model_validate(node.config)
+    match config:
+        case IngestNode():
             return f"ingests {alert_count} {'alert' if alert_count == 1 else 'alerts'}"
-        case NodeType.CONTEXT:
-            own = ContextNode.model_validate(node.config)
-            config = CheckConfig.from_settings(settings, names=own.checker_names, configs=own.checker_configs)
-            return f"checks {', '.join(config.names) or 'nothing'}"
-        case NodeType.INTELLIGENCE:
-            provider = IntelligenceNode.model_validate(node.config).provider
+        case ContextNode(checker_names=names, checker_configs=configs):
+            checks = CheckConfig.from_settings(settings, names=names, configs=configs)
+            return f"checks {', '.join(checks.names) or 'nothing'}"
+        case IntelligenceNode(provider=provider):
             return f"asks {provider or 'the default provider'} for an analysis"
-        case NodeType.NOTIFY:
-            own = NotifyNode.model_validate(node.config)
-            return await _describe_channels(settings, own.names or [notify_driver])
-        case NodeType.TRANSFORM:
-            return _describe_transform(TransformConfig.model_validate(node.config))
-        case NodeType.CONDITION:
-            return f"decides whether {ConditionConfig.model_validate(node.config).expression}"
+        case NotifyNode():
+            return await _describe_channels(settings, config.names or [notify_driver])
+        case TransformConfig():
+            return _describe_transform(config)
+        case ConditionConfig(expression=expression):
+            return f"decides whether {expression}"
+        case _:
+            return f"runs {node.type}"
 
 
 async def _describe_channels(settings: Settings, names: Sequence[str | None]) -> str:

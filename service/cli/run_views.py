@@ -9,7 +9,6 @@ from rich.text import Text
 
 from orchestration.contracts import (
     LINEAR_STAGES,
-    RESULT_TYPES,
     AnalyzeResult,
     CheckResult,
     CheckStatus,
@@ -112,7 +111,13 @@ def _show_node(title: str, node: NodeResult, found: Contract | None) -> None:
 
 
 def _parsed_result(node: NodeResult) -> Contract | None:
-    return RESULT_TYPES[node.stage].model_validate(node.result) if node.result is not None else None
+    if node.result is None:
+        return None
+    # The kinds import all stages and the store, for which a run of the linear pipeline must not wait at its start.
+    from tasks.kinds import KINDS
+
+    result_type = next(kind.result for kind in KINDS.by_type.values() if kind.stage is node.stage)
+    return result_type.model_validate(node.result)
 
 
 def _result_lines(found: Contract) -> Iterator[str]:

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed, Pending, to_state_create
 
-from flows.alert_pipeline import final_state, flow_run_name, flow_run_tags
+from flows.flow_run import final_state, flow_run_name, flow_run_tags
 from orchestration.errors import RunNotFound
 from orchestration.signals import logger
 from orchestration.store import runs

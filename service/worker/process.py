@@ -28,7 +28,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from orchestration.store.sealed import SealedCopies
 from service.worker.breaker import Breaker
-from service.worker.carry import Carrier
+from service.worker.executor import RunExecutor
 from service.worker.mirror import Mirror
 from service.worker.watch import Watch
 from service.worker.worker import Worker
@@ -57,7 +57,7 @@ async def open_worker(
     leave_signals_alone()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(database_url, pool_size=places + 4))
-        opening.enter_context(temporary_settings(_prefect_settings(prefect_api_url)))
+        opening.enter_context(temporary_settings(prefect_settings(prefect_api_url)))
         # One client for the process: otherwise each run builds two and loads the certificates twice.
         client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
         opening.enter_context(SyncClientContext.get_or_create())
@@ -67,9 +67,9 @@ async def open_worker(
         services = make_services(settings, database, blocks=shelf)
         opening.enter_context(use_services(services))
         breaker, mirror = Breaker(), Mirror(client)
-        carrier = Carrier(services, mirror, breaker, settings.home.expanduser() / "results")
+        executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
         watch = Watch(client, mirror, breaker, shelf, database, lambda: worker.wake())
-        worker = Worker(services, carrier, watch, breaker, concurrency=places)
+        worker = Worker(services, executor, watch, breaker, concurrency=places)
         # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
         await watch.look()
         preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
@@ -89,7 +89,8 @@ def leave_signals_alone() -> None:
     setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010 - it is not meant to be set
 
 
-def _prefect_settings(api_url: str | None) -> dict[Any, Any]:
+def prefect_settings(api_url: str | None) -> dict[Any, Any]:
+    """Prefect's settings for a process that executes runs. `api_url` None leaves Prefect's own address."""
     # The breaker decides what happens when Prefect fails; its client would try for a minute. Nor are settings
     # changed for single calls: making them anew takes 80 ms.
     own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}

@@ -11,7 +11,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 
 from blocks.channels.shelf import ChannelShelf
-from flows.handover import live_runs
+from orchestration.engine.execution import executions
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store.database import Database
@@ -45,7 +45,7 @@ class Watch:
         client: PrefectClient,
         mirror: Mirror,
         breaker: Breaker,
-        shelf: ChannelShelf,
+        shelf: ChannelShelf | None,
         database: Database,
         changed: Callable[[], None],
     ) -> None:
@@ -103,9 +103,10 @@ class Watch:
         """What need not be looked at each time. What fails here comes again, and is no outage."""
         try:
             async with self._breaker.patience(RENEW_PATIENCE_SECONDS):
-                await self._shelf.refresh()
+                if self._shelf is not None:
+                    await self._shelf.refresh()
                 await self._mirror.place(renew=True)
-                await self._mirror.reconcile(self._database, live_runs())
+                await self._mirror.reconcile(self._database, executions())
         except (*PREFECT_ERRORS, Unavailable) as error:
             logger.warning("A look at Prefect broke off: %s: %s", type(error).__name__, error)
 
@@ -133,7 +134,7 @@ class Watch:
         return Will(paused=paused, limit=min(set_limits) if set_limits else None)
 
     async def _pass_on_cancellations(self) -> None:
-        live = {flow_run_id: one for flow_run_id, one in live_runs().items() if not one.cancelled}
+        live = {flow_run_id: one for flow_run_id, one in executions().items() if not one.cancelled}
         if not live:
             return
         wanted = {"id": {"any_": list(live)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}

@@ -1,4 +1,4 @@
-"""The worker's loop: claim while there is room, carry what was claimed, and end in good order."""
+"""The worker's loop: claim while there is room, execute what was claimed, and end in good order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from contextlib import aclosing, suppress
 from contextvars import copy_context
 
-from orchestration.errors import Unavailable
+from orchestration.engine.lease import owner_is_alive, process_name
+from orchestration.engine.run import Services
+from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
 from orchestration.store import claims, workers
@@ -16,55 +18,53 @@ from orchestration.store.listen import notifications
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
-from service.worker.carry import Carrier
+from service.worker.executor import RunExecutor
 from service.worker.watch import Watch
-from tasks.holders import may_live, process_name
-from tasks.run import Services
 
 POLL_SECONDS = 2.0
-"""How often the worker looks for itself: for leases that ran out, and deadlines that nobody announces."""
+"""How often the worker polls: for expired leases, and for deadlines that no notification announces."""
 
 
 class Worker:
-    """Claims runs and carries them. Made by `open_worker()`."""
+    """Claims runs and executes them. Made by `open_worker()`."""
 
     def __init__(
-        self, services: Services, carrier: Carrier, watch: Watch, breaker: Breaker, *, concurrency: int
+        self, services: Services, executor: RunExecutor, watch: Watch, breaker: Breaker, *, concurrency: int
     ) -> None:
         self.name = process_name()
         self.concurrency = concurrency
         self._services = services
-        self._carrier = carrier
+        self._executor = executor
         self._watch = watch
         self._breaker = breaker
         self._wake = asyncio.Event()
-        self._carrying: set[asyncio.Task[None]] = set()
-        self._owed: set[str] = set()
-        self._elsewhere = 0
+        self._executing: set[asyncio.Task[None]] = set()
+        self._unreleased: set[str] = set()
+        self._scheduled = 0
         self._context = copy_context()
         self._duty: asyncio.Task[None] | None = None
 
     @property
     def services(self) -> Services:
-        """What the runs of this process share."""
+        """The services that the runs of this process share."""
         return self._services
 
     @property
     def running(self) -> int:
-        """How many runs this process is at, scheduled ones included."""
-        return len(self._carrying) + self._elsewhere
+        """How many runs this process executes, those that Prefect scheduled included."""
+        return len(self._executing) + self._scheduled
 
     def wake(self) -> None:
         """Look for runs now."""
         self._wake.set()
 
-    def occupy(self, places: int) -> None:
-        """A run that Prefect's scheduler started takes (1) or gives back (-1) a place."""
-        self._elsewhere += places
+    def occupy(self, slots: int) -> None:
+        """A run that Prefect's scheduler started occupies (1) or frees (-1) a slot."""
+        self._scheduled += slots
         self.wake()
 
     def start(self) -> asyncio.Task[None]:
-        """Begin to claim and to carry. The task ends only if something in it breaks, or with `end()`."""
+        """Begin to claim and to execute. The task ends only with an error, or with `end()`."""
         self._duty = asyncio.create_task(self._run())
         return self._duty
 
@@ -73,27 +73,27 @@ class Worker:
             duties.create_task(self._listen())
             duties.create_task(self._beat())
             duties.create_task(self._watch.run())
-            duties.create_task(self._claim_for_ever())
+            duties.create_task(self._keep_claiming())
 
     async def end(self, grace_seconds: float) -> None:
-        """Claim no more, and let the runs go on for so long; those that are not over then are given back."""
+        """Claim no more, and wait so long for the runs; those that are not over then are released."""
         duty, self._duty = self._duty, None
         if duty is None:
             return
         duty.cancel()
         await asyncio.wait({duty})
         await self._wait_idle(grace_seconds)
-        for task in self._carrying:
+        for task in self._executing:
             task.cancel()
-        if self._carrying:
-            logger.warning("%d runs are given back as they stand", len(self._carrying))
-            await asyncio.wait(self._carrying, timeout=5)
-        await self._carrier.close()
+        if self._executing:
+            logger.warning("Releasing %d unfinished runs", len(self._executing))
+            await asyncio.wait(self._executing, timeout=5)
+        await self._executor.close()
         try:
             async with self._services.database.transaction() as tx:
                 await workers.leave(tx, self.name)
         except Unavailable as error:
-            logger.warning("The worker could not sign off: %s", error)
+            logger.warning("The end of this worker could not be recorded: %s", error)
 
     async def _wait_idle(self, seconds: float) -> None:
         if self.running:
@@ -106,18 +106,18 @@ class Worker:
         except TimeoutError:
             return
 
-    async def _claim_for_ever(self) -> None:
-        looked_at = 0.0
+    async def _keep_claiming(self) -> None:
+        polled_at = 0.0
         while True:
             self._wake.clear()
-            by_itself = time.monotonic() - looked_at >= POLL_SECONDS
+            due = time.monotonic() - polled_at >= POLL_SECONDS
             try:
-                if by_itself:
-                    await self._tidy()
+                if due:
+                    await self._release_lost()
                 await self._claim()
-                if by_itself:
+                if due:
                     await self._claim_overdue()
-                    looked_at = time.monotonic()
+                    polled_at = time.monotonic()
             except Unavailable as error:
                 logger.warning("No runs can be claimed: %s", error)
             with suppress(TimeoutError):
@@ -125,26 +125,28 @@ class Worker:
                     await self._wake.wait()
 
     async def _claim(self) -> None:
-        """Take what there is room for."""
-        will = self._watch.will
-        room = 0 if will.paused else self.concurrency - self.running
+        """Claim as many runs as there are free slots."""
+        controls = self._watch.will
+        room = 0 if controls.paused else self.concurrency - self.running
         if room > 0:
-            self._carry_all(await self._take(room, limit_of_all=will.limit))
+            self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
 
     async def _claim_overdue(self) -> None:
-        """A critical alert that has waited too long goes out whatever is set, and however full it is here."""
+        """Claim critical runs that have waited too long, whatever is set in Prefect and however busy this worker is."""
         room = 2 * self.concurrency - self.running
         if room > 0:
-            self._carry_all(await self._take(room, overdue_only=True))
+            self._start_all(await self._claim_runs(room, overdue_only=True))
 
-    def _carry_all(self, taken: list[Claim]) -> None:
-        for claim in taken:
+    def _start_all(self, claimed: list[Claim]) -> None:
+        for claim in claimed:
             # Each in the context in which the worker was opened, with Prefect's settings and client.
-            task = asyncio.create_task(self._carry(claim), context=self._context.copy())
-            self._carrying.add(task)
+            task = asyncio.create_task(self._execute(claim), context=self._context.copy())
+            self._executing.add(task)
             task.add_done_callback(self._done)
 
-    async def _take(self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None) -> list[Claim]:
+    async def _claim_runs(
+        self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None
+    ) -> list[Claim]:
         settings = self._services.settings
         async with self._services.database.transaction() as tx:
             return await claims.claim_runs(
@@ -157,29 +159,31 @@ class Worker:
                 limit_of_all=limit_of_all,
             )
 
-    async def _carry(self, claim: Claim) -> None:
+    async def _execute(self, claim: Claim) -> None:
         try:
-            await self._carrier.carry(claim)
+            await self._executor.execute(claim)
+        except (RunBusy, RunNotFound, BadInput) as error:
+            logger.warning("Run %s is left alone: %s", claim.run_id, error)
         except Unavailable as error:
             logger.warning("Run %s broke off and goes on later: %s", claim.run_id, error)
-            self._owed.add(claim.owner)
-        except Exception as error:  # noqa: BLE001 - a run with a bug must not end the worker
+            self._unreleased.add(claim.owner)
+        except Exception as error:  # noqa: BLE001 - an error in one run must not end the worker
             logger.exception("Run %s broke off: %s", claim.run_id, redact_text(str(error)))
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._carrying.discard(task)
+        self._executing.discard(task)
         self.wake()
 
-    async def _tidy(self) -> None:
-        """Give back leases that nobody needs any more: those of dead processes of this host, and our own
-        that could not be given back while the database was away."""
+    async def _release_lost(self) -> None:
+        """Release leases that nobody needs any more: those of dead processes of this host, and our own that could not
+        be released while the database was away."""
         async with self._services.database.transaction() as tx:
-            holders = await claims.list_holders(tx)
-            lost = {owner for owner in holders if owner in self._owed or not may_live(owner)}
+            owners = await claims.list_holders(tx)
+            lost = {owner for owner in owners if owner in self._unreleased or not owner_is_alive(owner)}
             if lost:
                 freed = await claims.free_leases(tx, lost)
-                logger.warning("%d runs were left by a process that is gone; they go on where they stood", freed)
-        self._owed.clear()
+                logger.warning("Released %d leases of dead processes; their runs go on where they stood", freed)
+        self._unreleased.clear()
 
     async def _listen(self) -> None:
         while True:
@@ -188,7 +192,7 @@ class Worker:
                     async for _ in heard:
                         self.wake()
             except Unavailable as error:
-                logger.warning("The inbox is looked at every %g s for now: %s", POLL_SECONDS, error)
+                logger.warning("No notifications of new runs, polling every %g s: %s", POLL_SECONDS, error)
             await asyncio.sleep(1)
 
     async def _beat(self) -> None:
@@ -205,5 +209,5 @@ class Worker:
                         running=self.running,
                     )
             except Unavailable as error:
-                logger.warning("No heartbeat: %s", error)
+                logger.warning("The heartbeat could not be written: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestration.alert import Alert
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import Check, CheckStatus
-from tasks.analyze.stage import Case
 from tasks.analyze.words import Cause, causes_in
 
 # One name outweighs any description and label together.
@@ -26,7 +26,7 @@ class Diagnosis:
     evidence: tuple[str, ...]
 
 
-def diagnose(case: Case, *, of_this_host: bool) -> Diagnosis:
+def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
     """Judge a case. `of_this_host`: the checks looked at the host that the alert is about.
 
     The cause is the one that weighs most: 4 if a title or name speaks of it, 2 a description or annotation, 1 a
@@ -79,7 +79,7 @@ def _from_checks(checks: dict[str, Check], *, beside_alert: bool) -> Diagnosis:
     )
 
 
-def _weigh_words(case: Case) -> tuple[dict[Cause, float], dict[Cause, str]]:
+def _weigh_words(case: AnalysisInput) -> tuple[dict[Cause, float], dict[Cause, str]]:
     """How much the words speak of each cause, and where they do most."""
     weights: dict[Cause, float] = {}
     reasons: dict[Cause, str] = {}
@@ -90,7 +90,7 @@ def _weigh_words(case: Case) -> tuple[dict[Cause, float], dict[Cause, str]]:
     return {cause: weights[cause] for cause in Cause if cause in weights}, reasons
 
 
-def _texts(case: Case) -> list[tuple[float, str, set[str]]]:
+def _texts(case: AnalysisInput) -> list[tuple[float, str, set[str]]]:
     incident, alerts = case.incident, list(case.alerts)[:_MAX_ALERTS]
     names = {alert.name for alert in alerts} | {alert.title for alert in alerts}
     descriptions = {alert.description for alert in alerts}

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import psutil
 
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult, Check, Recommendation
 from tasks.analyze.advice import Findings, advise, also_look_at
 from tasks.analyze.diagnosis import Diagnosis, diagnose, unhealthy
 from tasks.analyze.files import look_around
 from tasks.analyze.host import hosts_of, in_bytes, one_line, other_hosts, top_by_cpu, top_by_memory
-from tasks.analyze.stage import Case
 from tasks.analyze.words import Cause
 from tasks.check.threads import in_daemon_thread
 
@@ -35,7 +35,7 @@ class LocalAnalysis:
 
     name = "local"
 
-    async def analyze(self, case: Case) -> AnalyzeResult:
+    async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
         """The likely cause, what this host shows of it, and what to do.
 
         It looks at the host that this process runs on. Where the alert is about another host, the text says so
@@ -65,7 +65,7 @@ class LocalAnalysis:
         )
 
 
-async def _look(case: Case, cause: Cause | None) -> Findings:
+async def _look(case: AnalysisInput, cause: Cause | None) -> Findings:
     """What this host shows of a cause. What cannot be read is left out, and said in `errors`."""
     check = next((check for check in case.check.checks if check.name == cause), None) if case.check else None
     try:
@@ -78,7 +78,7 @@ async def _look(case: Case, cause: Cause | None) -> Findings:
     return Findings(check=check, errors=[f"this host could not be looked at for {cause}: {problem}"])
 
 
-async def _findings(case: Case, cause: Cause | None, check: Check | None) -> Findings:
+async def _findings(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
     match cause:
         case Cause.MEMORY:
             return Findings(processes=await top_by_memory(), check=check)
@@ -92,7 +92,7 @@ async def _findings(case: Case, cause: Cause | None, check: Check | None) -> Fin
             return Findings(check=check)
 
 
-def _named_mounts(case: Case) -> tuple[str, ...]:
+def _named_mounts(case: AnalysisInput) -> tuple[str, ...]:
     labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
     return tuple(dict.fromkeys(label for label in labels if label))
 
@@ -121,7 +121,7 @@ def _noted(advice: Recommendation, note: str) -> Recommendation:
     return advice.model_copy(update={"description": f"{note}{advice.description}".strip()}) if note else advice
 
 
-def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
+def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
     """One or two sentences for somebody who was asleep a minute ago."""
     own = socket.gethostname()
     title = _title(case)
@@ -135,7 +135,7 @@ def _summary(case: Case, diagnosis: Diagnosis, findings: Findings, named: list[s
     return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
 
 
-def _checked(case: Case) -> str:
+def _checked(case: AnalysisInput) -> str:
     if case.check is None or not case.check.checks:
         return "nothing was checked"
     bad = [f"{check.name} is {check.status}" for check in unhealthy(case.check.checks)]
@@ -156,7 +156,7 @@ def _probable_cause(diagnosis: Diagnosis) -> str:
     return f"{diagnosis.cause}: {'; '.join(diagnosis.evidence)}" if diagnosis.cause else "unknown"
 
 
-def _title(case: Case) -> str:
+def _title(case: AnalysisInput) -> str:
     title = case.incident.title if case.incident else ""
     if not title and case.alerts:
         title = case.alerts[0].title or case.alerts[0].name

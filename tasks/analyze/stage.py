@@ -1,108 +1,111 @@
-"""The analyze stage: what probably happened and what to do, from whichever provider is set. It knows no Prefect."""
+"""The analyze stage: the probable cause and what to do, from whichever provider is set."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import cast
 
-from orchestration.alert import Alert, Incident
-from orchestration.contracts import AnalyzeResult, CheckResult, Stage, StageContext, StageError
-from orchestration.errors import Unavailable
-from orchestration.requests import alerts_of
+from orchestration.analysis import AnalysisInput, AnalysisProvider
+from orchestration.contracts import ALL_CLEAR, AnalyzeResult, CheckResult, Stage, StageContext, StageError
+from orchestration.engine.run import ActiveRun, NodeKind, Step
+from orchestration.errors import BadInput, Unavailable
+from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
+from orchestration.settings import Settings
 from orchestration.store.story import all_checks
-from tasks.stage import StageSpec
+from tasks.analyze.local import LocalAnalysis
 
-if TYPE_CHECKING:
-    from tasks.run import ActiveRun
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What there is to judge by. Without an incident and alerts it is a look at this host's own health."""
-
-    incident: Incident | None = None
-    alerts: Sequence[Alert] = ()
-    check: CheckResult | None = None
-
-
-class AnalysisProvider(Protocol):
-    """Who analyses. Safe to call from several tasks at once."""
-
-    @property
-    def name(self) -> str:
-        """The provider, as `model_info` and the record name it."""
-        ...
-
-    async def analyze(self, case: Case) -> AnalyzeResult:
-        """What probably happened, and what to do.
-
-        Raises whatever kept it from an answer: an outage is an error, never an empty success.
-        """
-        ...
+PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": LocalAnalysis}
+"""The analysis providers by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
-    """Who judges what."""
+    """The provider, and the evidence that it gets."""
 
     provider: AnalysisProvider
-    case: Case
+    evidence: AnalysisInput
 
 
 async def analyze(context: StageContext, config: AnalyzeConfig) -> AnalyzeResult:
-    """The provider's analysis of the case, with the time that it took in milliseconds.
+    """The provider's analysis of the evidence.
 
     Raises:
         Unavailable: the provider answered without a summary.
-        Exception: whatever the provider raises; the caller retries, and then takes `fallback_result()`.
+        Exception: whatever the provider raises; when the retries are used up, `fallback_result()` stands in.
     """
-    started = time.perf_counter()
-    result = await config.provider.analyze(config.case)
+    result = await config.provider.analyze(config.evidence)
     if not result.summary.strip():
-        raise Unavailable(f"the analysis of run {context.run_id} by {config.provider.name} came back empty")
-    return result.model_copy(update={"duration_ms": round((time.perf_counter() - started) * 1000, 3)})
+        raise Unavailable(f"The analysis of run {context.run_id} by {config.provider.name} came back empty")
+    return result
 
 
-def fallback_result(error: BaseException | StageError) -> AnalyzeResult:
-    """What the message says when no analysis could be had. `errors` keeps the cause."""
-    kind, words = (
-        (error.error_type, error.message) if isinstance(error, StageError) else (type(error).__name__, str(error))
-    )
+def fallback_result(error: StageError) -> AnalyzeResult:
+    """The result when no analysis could be had. `errors` keeps the cause."""
     return AnalyzeResult(
         summary="AI analysis unavailable",
         actions=["Manual investigation required"],
         confidence=0.0,
         fallback_used=True,
-        errors=[f"{kind}: {words}" if words else kind],
+        errors=[f"{error.error_type}: {error.message}" if error.message else error.error_type],
     )
 
 
-async def configure(run: ActiveRun) -> AnalyzeConfig:
-    """The process's provider, and what this run knows so far."""
-    return AnalyzeConfig(provider=run.services.analysis, case=await case_of(run))
+def ensure_provider(name: str | None) -> None:
+    """Refuse a provider that does not exist.
+
+    Raises:
+        BadInput: naming those that do.
+    """
+    if name is not None and name not in PROVIDERS:
+        raise BadInput(f"provider: there is no {name[:80]!r}; there are: {', '.join(PROVIDERS)}")
 
 
-async def case_of(run: ActiveRun, before: Iterable[str] | None = None) -> Case:
-    """What a run knows to judge by. `before` are the nodes whose findings count; None: all that are done."""
-    return Case(
-        incident=await run.incident(),
-        alerts=alerts_of(run.payload),
-        check=all_checks(run.found(CheckResult, before)),
+class IntelligenceNode(NodeConfig):
+    """Who analyzes. None means the run's provider, or else the installation's."""
+
+    provider: str | None = None
+
+
+async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
+    usual = run.services.analysis
+    name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
+    ensure_provider(name if name != usual.name else None)
+    return AnalyzeConfig(
+        provider=usual if name in (None, usual.name) else PROVIDERS[name](),
+        evidence=AnalysisInput(
+            incident=await run.incident(),
+            alerts=run.alerts,
+            check=all_checks(run.found(CheckResult, step.before)),
+        ),
     )
 
 
-ANALYZE = StageSpec(stage=Stage.ANALYZE, function=analyze, configure=configure)
+async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
+    return ALL_CLEAR if await run.is_all_clear() else None
 
 
-def fallback_spec(error: StageError) -> StageSpec[AnalyzeResult, AnalyzeResult]:
-    """The stage that stands in for an analysis that failed: it is on record like any other, as a fallback."""
+def _fallback(settings: Settings, error: StageError) -> AnalyzeResult | None:
+    return fallback_result(error) if settings.intelligence_fallback_enabled else None
 
-    async def give(_context: StageContext, result: AnalyzeResult) -> AnalyzeResult:
-        return result
 
-    async def make(_run: ActiveRun) -> AnalyzeResult:
-        return fallback_result(error)
+def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:
+    provider = IntelligenceNode.model_validate(node.config).provider
+    if provider is not None and provider not in PROVIDERS:
+        message = f"there is no provider {provider[:80]!r} (known: {', '.join(PROVIDERS)})"
+        yield DefinitionProblem(node=node.id, field="config.provider", message=message)
 
-    return StageSpec(stage=Stage.ANALYZE, function=give, configure=make)
+
+ANALYZE = NodeKind(
+    name="intelligence",
+    stage=Stage.ANALYZE,
+    config=IntelligenceNode,
+    result=AnalyzeResult,
+    function=analyze,
+    set_up=_set_up,
+    result_ref="ai_output_ref",
+    run_ref="intelligence_output_ref",
+    reason_to_skip=_reason_to_skip,
+    fallback=_fallback,
+    problems=_problems,
+)

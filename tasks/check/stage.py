@@ -1,25 +1,28 @@
-"""The check stage: every checker at once, each with its own patience. It knows no Prefect."""
+"""The check stage: every checker at once, each with its own time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
-from orchestration.contracts import Check, CheckResult, CheckStatus, Stage, StageContext
+from pydantic import Field, JsonValue
+
+from orchestration.contracts import ALL_CLEAR, Check, CheckResult, CheckStatus, Stage, StageContext
+from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting
+from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
 from orchestration.settings import Settings
 from tasks.check.checkers.base import CheckerConfig
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
-from tasks.stage import StageSpec
-
-if TYPE_CHECKING:
-    from tasks.run import ActiveRun
 
 logger = logging.getLogger(__name__)
+
+CHECKS_OFF = "checkers_skip_all"
+"""The reason to skip checks that an operator has switched off."""
 
 _NO_CONFIGS: Mapping[str, Mapping[str, object]] = {}
 
@@ -66,9 +69,9 @@ class CheckConfig:
         wanted = settings.checkers_enabled if names is None else _names(names)
         by_name = _NO_CONFIGS if configs is None else _options_by_name(configs)
         # Made once with every name wanted, so that a skipped one is still looked at for a mistake.
-        whole = cls(names=wanted, timeout_seconds=settings.checkers_timeout_seconds, configs=by_name)
+        wanted_config = cls(names=wanted, timeout_seconds=settings.checkers_timeout_seconds, configs=by_name)
         skipped = set(wanted) if settings.checkers_skip_all else set(settings.checkers_skip)
-        return replace(whole, names=tuple(name for name in dict.fromkeys(wanted) if name not in skipped))
+        return replace(wanted_config, names=tuple(name for name in dict.fromkeys(wanted) if name not in skipped))
 
     def options(self, name: str) -> CheckerConfig:
         """The configuration of one checker; its defaults where the run gives none.
@@ -108,7 +111,6 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
     Raises:
         BadInput: a checker's options are wrong.
     """
-    started = time.perf_counter()
     checks = await asyncio.gather(*(_run(config, name, context) for name in config.names))
     passed = sum(found.status is CheckStatus.OK for found in checks)
     return CheckResult(
@@ -118,20 +120,19 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
         checks_failed=len(checks) - passed,
         timings={found.name: found.duration_ms for found in checks},
         errors=[f"{found.name}: {found.error}" for found in checks if found.error],
-        duration_ms=_milliseconds_since(started),
     )
 
 
 async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
     """One checker's finding; only a cancelled stage raises."""
     checker, options = config.checkers[name], config.options(name)
-    patience = asyncio.timeout(config.timeout_seconds)
+    limit = asyncio.timeout(config.timeout_seconds)
     started = time.perf_counter()
     try:
-        async with patience:
+        async with limit:
             found = await checker.run(options)
     except Exception as error:
-        late = patience.expired()
+        late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
         logger.warning("check %s of run %s: %s", name, context.run_id, reason, exc_info=not late)
         found = Check(name=name, status=CheckStatus.UNKNOWN, message=f"could not check: {reason}", error=reason)
@@ -146,12 +147,55 @@ def _milliseconds_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
 
 
-async def configure(run: ActiveRun) -> CheckConfig:
-    """The operator's settings, with what the run asks for."""
-    options = run.record.options
+class ContextNode(NodeConfig):
+    """Which checkers run, and how. Names that are not given come from the run, or else from the settings."""
+
+    checker_names: list[Name] | None = None
+    checker_configs: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
+
+
+async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
+    own, options = cast("ContextNode", step.config), run.record.options
     return CheckConfig.from_settings(
-        run.services.settings, names=options.checker_names, configs=options.checker_configs
+        run.services.settings,
+        names=options.checker_names if own.checker_names is None else own.checker_names,
+        configs={**options.checker_configs, **own.checker_configs},
     )
 
 
-CHECK = StageSpec(stage=Stage.CHECK, function=check, configure=configure)
+async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
+    """An all-clear needs no checks, and the operator may want none."""
+    if await run.is_all_clear():
+        return ALL_CLEAR
+    return CHECKS_OFF if run.services.settings.checkers_skip_all else None
+
+
+def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:
+    config = ContextNode.model_validate(node.config)
+    for name in config.checker_names or ():
+        yield from _checker_problem(node, "config.checker_names", (name,), {})
+    for name, options in config.checker_configs.items():
+        yield from _checker_problem(node, f"config.checker_configs.{name}", (), {name: options})
+
+
+def _checker_problem(
+    node: NodeDefinition, field: str, names: tuple[str, ...], configs: Mapping[str, Mapping[str, object]]
+) -> Iterator[DefinitionProblem]:
+    try:
+        CheckConfig(names=names, timeout_seconds=1.0, configs=configs)
+    except BadInput as error:
+        yield DefinitionProblem(node=node.id, field=field, message=str(error))
+
+
+CHECK = NodeKind(
+    name="context",
+    stage=Stage.CHECK,
+    config=ContextNode,
+    result=CheckResult,
+    function=check,
+    set_up=_set_up,
+    result_ref="checker_output_ref",
+    run_ref="checker_output_ref",
+    reason_to_skip=_reason_to_skip,
+    problems=_problems,
+)

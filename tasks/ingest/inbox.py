@@ -16,7 +16,10 @@ import orjson
 
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Stage
+from orchestration.engine.plan import plan_for
+from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput
+from orchestration.graph import DefinitionSource
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
@@ -26,8 +29,6 @@ from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
 from orchestration.store.records import new_id
-from tasks.definitions import DefinitionSource, Plan, plan_for
-from tasks.holders import hold
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
@@ -49,6 +50,9 @@ class IntakeServices(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def kinds(self) -> NodeKinds: ...
 
     @property
     def definitions(self) -> DefinitionSource | None: ...
@@ -114,8 +118,6 @@ async def accept(
     else:
         push, rows = _by_incident(request.payload, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
-    if metadata.reserved_by is not None and not written.repeated:
-        hold(push.run_ids[: push.held], metadata.reserved_by)
     _signal_duplicates(services.signals, written, rows)
     return written
 
@@ -143,7 +145,7 @@ async def _title_without_alerts(services: IntakeServices, request: RunRequest) -
         return "Host health"
     if not options.defined:
         return None
-    plan = await plan_for(options, services.definitions)
+    plan = await plan_for(options, services.definitions, services.kinds)
     if options.incident_id is not None:
         async with services.database.transaction() as tx:
             await incidents.find_incident(tx, options.incident_id)
@@ -158,7 +160,7 @@ async def _title_without_alerts(services: IntakeServices, request: RunRequest) -
 
 def ingests(plan: Plan) -> bool:
     """Whether a payload has to have alerts."""
-    return any(node.stage is Stage.INGEST for node in plan.definition.nodes)
+    return any(step.node.stage is Stage.INGEST for step in plan.steps.values())
 
 
 def _title_of_value(plan: Plan, payload: object) -> str:

@@ -1,14 +1,15 @@
-"""Ingest: the alerts of a run become rows, their incident is opened or carried on, and it is decided
-whether a human is told. One transaction, which also keeps the result: a second try finds it."""
+"""Ingest: the alerts of a run become rows, their incident is opened or updated, and it is decided whether a human is
+notified. One transaction, which also keeps the result: a second attempt finds it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestration.alert import Severity
-from orchestration.contracts import IngestResult, Stage, StageContext
+from orchestration.contracts import Contract, IngestResult, Stage, StageContext
+from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput
+from orchestration.graph import NodeConfig
 from orchestration.requests import StoredPush
 from orchestration.store import alerts as alert_store
 from orchestration.store import runs
@@ -16,10 +17,9 @@ from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database
 from tasks.ingest.incidents import IncidentChange, Telling, decide
-from tasks.stage import StageSpec
 
-if TYPE_CHECKING:
-    from tasks.run import ActiveRun
+CHECKS_ONLY = "checks_only"
+"""The reason to skip ingest in a run that is about this host's health: there are no alerts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,15 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
     """Record the alerts of this run.
 
     Raises:
-        BadInput: there are none: the run was started for a definition that took in no alerts then.
+        BadInput: there are none: the run was started for a definition that ingested no alerts then.
         Unavailable: the database does not answer.
     """
     push = StoredPush.model_validate(context.payload)
     if not push.alerts:
-        raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to take in")
+        raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to ingest")
     async with config.database.transaction() as tx:
-        # An earlier try may have come this far and died before its row was settled. Recording the
-        # alerts again would find nothing new, and nobody would be told.
+        # An earlier attempt may have committed this and died before its row was closed. Recording the alerts again
+        # would find nothing new, and nobody would be notified.
         if earlier := await runs.ingest_result(tx, context.run_id):
             return earlier
         recorded = await alert_store.record_alerts(tx, push.alerts, run_id=context.run_id)
@@ -83,9 +83,32 @@ def _result(context: StageContext, push: StoredPush, recorded: RecordedAlerts, t
     )
 
 
-async def configure(run: ActiveRun) -> IngestConfig:
-    """Ingest writes to the process's database."""
+async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
     return IngestConfig(database=run.services.database)
 
 
-INGEST = StageSpec(stage=Stage.INGEST, function=ingest, configure=configure)
+async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
+    return CHECKS_ONLY if run.record.options.checks_only else None
+
+
+def _silences(result: Contract) -> str | None:
+    return result.reason if isinstance(result, IngestResult) and not result.tell else None
+
+
+class IngestNode(NodeConfig):
+    """Ingest works on what the run was started with, and needs no config."""
+
+
+INGEST = NodeKind(
+    name="ingest",
+    stage=Stage.INGEST,
+    config=IngestNode,
+    result=IngestResult,
+    once=True,
+    function=ingest,
+    set_up=_set_up,
+    result_ref="normalized_payload_ref",
+    run_ref="normalized_payload_ref",
+    reason_to_skip=_reason_to_skip,
+    silences=_silences,
+)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
+
+from pydantic import Field
 
 from orchestration.contracts import (
     AnalyzeResult,
@@ -16,24 +18,20 @@ from orchestration.contracts import (
     StageContext,
     TransformResult,
 )
+from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import DeliveryFailed
+from orchestration.graph import Name, NodeConfig
 from orchestration.message import NamedChannel
-from orchestration.requests import alerts_of
 from orchestration.store import incidents
 from orchestration.store.database import Database
-from orchestration.store.records import Node
 from orchestration.store.story import all_checks
 from tasks.notify.ledger import deliver
 from tasks.notify.message import MessageSubject, render_message
-from tasks.stage import StageSpec
-
-if TYPE_CHECKING:
-    from tasks.run import ActiveRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyConfig:
-    """What is told, and where."""
+    """What the message says, and where it goes."""
 
     database: Database
     channels: Sequence[NamedChannel]
@@ -41,7 +39,7 @@ class NotifyConfig:
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
-    """Send the message on every channel at once; channels that have it already are left alone.
+    """Send the message on every channel at once; channels that have it already are not sent it again.
 
     Raises:
         DeliveryFailed: at least one channel did not take it; the others have it. Worth a retry if it is for
@@ -54,7 +52,7 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             deliver(config.database, config.subject.node_id, named, message)
             for named, message in zip(config.channels, messages, strict=True)
         ),
-        # One that breaks off must not leave the others at work behind the next try's back.
+        # An error on one channel must not leave the others at work while the next attempt begins.
         return_exceptions=True,
     )
     if broken := [ended for ended in endings if isinstance(ended, BaseException)]:
@@ -62,9 +60,9 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     outcomes = [ended for ended in endings if not isinstance(ended, BaseException)]
     failures = {delivery.channel: failure for delivery, failure in outcomes if failure is not None}
     if failures:
-        told = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
+        others = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
         raise DeliveryFailed(
-            "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + told,
+            "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others,
             retryable=any(failure.retryable for failure in failures.values()),
         )
     deliveries = [delivery for delivery, _ in outcomes]
@@ -77,42 +75,65 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     )
 
 
-async def configure(run: ActiveRun) -> NotifyConfig:
-    """The channels that the run asks for, each once, and what there is to tell."""
-    channels = await run.services.channels.select(run.record.options.notify_driver)
+class NotifyNode(NodeConfig):
+    """Where the message goes: channels or drivers. Without any: where the run says, else the default channels."""
+
+    driver: Name | None = None
+    channel: Name | None = None
+    channels: list[Name] = Field(default_factory=list[str], max_length=50)
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(name for name in (*self.channels, self.channel, self.driver) if name))
+
+
+async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
+    names = cast("NotifyNode", step.config).names or [run.record.options.notify_driver]
+    chosen = [named for name in names for named in await run.services.channels.select(name)]
     return NotifyConfig(
         database=run.services.database,
-        channels=list({named.name: named for named in channels}.values()),
-        subject=await subject_of(run, Node.of(Stage.NOTIFY)),
+        channels=list({named.name: named for named in chosen}.values()),
+        subject=await _subject_of(run, step),
     )
 
 
-async def subject_of(run: ActiveRun, node: Node, before: Sequence[str] | None = None) -> MessageSubject:
-    """Everything that the message is made of. `before` are the nodes that it tells of; None: all that are done."""
+async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
+    """Everything that the message is made of."""
     record = run.record
     incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
         async with run.services.database.statement() as tx:
             incident, firing, resolved = await incidents.get_incident_with_counts(tx, record.incident_id)
-    ingested = run.found(IngestResult, before)
-    analyses = run.found(AnalyzeResult, before)
-    done = run.results if before is None else [one for one in before if one in run.results]
+    ingested = run.found(IngestResult, step.before)
+    analyses = run.found(AnalyzeResult, step.before)
+    results = {one: run.results[one] for one in step.before if one in run.results}
     return MessageSubject(
         run_id=record.run_id,
         trace_id=record.trace_id,
         source=record.source,
         environment=record.environment,
-        node_id=node.id,
+        node_id=step.node.id,
         incident=incident,
-        alerts=alerts_of(run.payload),
+        alerts=run.alerts,
         reason=ingested[-1].reason if ingested else "",
-        check=all_checks(run.found(CheckResult, before)),
+        check=all_checks(run.found(CheckResult, step.before)),
         analysis=analyses[-1] if analyses else None,
-        extracts={one: made.output for one in done if isinstance(made := run.results[one], TransformResult)},
+        extracts={one: made.output for one, made in results.items() if isinstance(made, TransformResult)},
         firing=firing,
         resolved=resolved,
         title=record.title if record.options.defined else "",
     )
 
 
-NOTIFY = StageSpec(stage=Stage.NOTIFY, function=notify, configure=configure)
+NOTIFY = NodeKind(
+    name="notify",
+    stage=Stage.NOTIFY,
+    config=NotifyNode,
+    result=NotifyResult,
+    function=notify,
+    set_up=_set_up,
+    result_ref="notify_output_ref",
+    run_ref="notify_output_ref",
+    notifies=True,
+)

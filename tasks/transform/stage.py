@@ -1,17 +1,19 @@
-"""The transform stage: takes out of an earlier result what later nodes need. It knows no Prefect."""
+"""The transform stage: extracts from an earlier result what later nodes need."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, cast
 
 import orjson
-from pydantic import JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
-from orchestration.contracts import StageContext, TransformResult
+from orchestration.contracts import Contract, Stage, StageContext, TransformResult
+from orchestration.engine.run import ActiveRun, NodeKind, Step
+from orchestration.engine.values import dig, find
 from orchestration.errors import BadInput
-from orchestration.graph import TransformConfig
-from tasks.values import dig, find
+from orchestration.graph import PAYLOAD, NodeConfig
 
 MAX_ITEMS = 1_000
 """Items of a list that a transform works on."""
@@ -20,9 +22,39 @@ MAX_BYTES = 64 * 1024
 """The size of what comes out, as JSON."""
 
 
+NO_SOURCE = "no_result_of"
+"""The reason to skip a transform whose source has no result."""
+
+PRIORITIES = ("high", "medium", "low")
+
+
+def _as_priorities(value: object) -> object:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or any(name not in PRIORITIES for name in cast("list[object]", names)):
+        raise ValueError(f"expected one or several of {', '.join(PRIORITIES)}")
+    return tuple(cast("list[str]", names))
+
+
+class TransformConfig(NodeConfig):
+    """The config of a transform: what it reads, and what it makes of it."""
+
+    source_node: str = Field(description="The id of an earlier node, or payload.")
+    extract: str | None = Field(default=None, min_length=1, max_length=500, description="A dotted path in the source.")
+    filter_priority: Annotated[tuple[str, ...], BeforeValidator(_as_priorities)] = Field(
+        default=(), description="Keep the items of a list that have one of these priorities: high, medium, low."
+    )
+    mapping: dict[str, Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        default_factory=dict[str, str], max_length=100, description="New name to dotted path."
+    )
+
+    def sources(self) -> Mapping[str, str]:
+        """The node that it reads."""
+        return {"source_node": self.source_node}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformSetup:
-    """What is made of what."""
+    """A transform's source and its config."""
 
     source: JsonValue
     config: TransformConfig
@@ -79,3 +111,33 @@ def _picked(value: JsonValue, mapping: Mapping[str, str]) -> JsonValue:
 
 def _count(value: JsonValue) -> int:
     return len(value) if isinstance(value, list) else int(value is not None)
+
+
+async def _set_up(run: ActiveRun, step: Step) -> TransformSetup:
+    config = cast("TransformConfig", step.config)
+    source = run.start_value if config.source_node == PAYLOAD else _value_of(run.results.get(config.source_node))
+    return TransformSetup(source=source, config=config)
+
+
+def _value_of(result: Contract | None) -> JsonValue:
+    """What a transform works on: an earlier transform's output, or another node's result."""
+    if isinstance(result, TransformResult):
+        return result.output
+    return None if result is None else result.model_dump(mode="json")
+
+
+async def _reason_to_skip(run: ActiveRun, step: Step) -> str | None:
+    source = cast("TransformConfig", step.config).source_node
+    return None if source == PAYLOAD or source in run.results else f"{NO_SOURCE}: {source}"
+
+
+TRANSFORM = NodeKind(
+    name="transform",
+    stage=Stage.TRANSFORM,
+    config=TransformConfig,
+    result=TransformResult,
+    function=transform,
+    set_up=_set_up,
+    result_ref="transform_output_ref",
+    reason_to_skip=_reason_to_skip,
+)

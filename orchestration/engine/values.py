@@ -1,29 +1,22 @@
-"""What the nodes of a run can ask of what came before them: values by dotted paths."""
+"""Values of a run by dotted paths, as expressions and transforms name them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import JsonValue
 
-from orchestration.contracts import TransformResult
+from orchestration.engine.run import ActiveRun
 from orchestration.errors import BadInput
-from orchestration.graph import Reference
-from orchestration.requests import StoredPush
-
-if TYPE_CHECKING:
-    from tasks.run import ActiveRun
-
-PAYLOAD, RUN = "payload", "run"
-"""Names that stand for what the run was started with, and for the run itself."""
+from orchestration.graph import HAS_ERRORS, SKIPPED, Reference
 
 
 def dig(value: object, path: Sequence[str]) -> JsonValue:
-    """What stands at a path: a key of an object, the number of an item of a list, or the `name` of one.
+    """The value at a path of keys of objects, and of numbers or `name`s of the items of lists.
 
     Raises:
-        BadInput: naming the first part that is not there, and what is.
+        BadInput: it names the first part that is missing, and what there is instead.
     """
     at: Any = value
     for depth, part in enumerate(path):
@@ -36,7 +29,7 @@ def dig(value: object, path: Sequence[str]) -> JsonValue:
 
 
 def find(value: object, path: Sequence[str]) -> JsonValue:
-    """The same; null where there is nothing."""
+    """The value at a path; null where there is none."""
     try:
         return dig(value, path)
     except BadInput:
@@ -67,36 +60,20 @@ def _contents(value: object) -> str:
 
 
 def value_of(run: ActiveRun, reference: Reference) -> JsonValue:
-    """What an expression asks for; null where there is nothing."""
+    """The value that an expression refers to; null where there is none."""
     first = reference.path[0]
     match reference.node:
         case "payload":
-            return find(payload_of(run.payload), reference.path)
+            return find(run.start_value, reference.path)
         case "run":
             return find(_facts(run), reference.path)
         case node:
-            if first == "has_errors":
+            if first == HAS_ERRORS:
                 return run.has_errors(node)
-            if first == "skipped":
+            if first == SKIPPED:
                 return node in run.skipped
             result = run.results.get(node)
             return None if result is None else find(result.model_dump(mode="json"), reference.path)
-
-
-def source_of(run: ActiveRun, node: str) -> JsonValue:
-    """What a transform works on: an earlier node's result, of a transform its output; null if it has none."""
-    if node == PAYLOAD:
-        return payload_of(run.payload)
-    result = run.results.get(node)
-    if isinstance(result, TransformResult):
-        return result.output
-    return None if result is None else result.model_dump(mode="json")
-
-
-def payload_of(stored: dict[str, Any]) -> JsonValue:
-    """What a run was started with: the value itself, or the alerts that were read from it."""
-    push = StoredPush.model_validate(stored)
-    return push.data if push.data is not None else push.model_dump(mode="json", include={"alerts", "errors"})
 
 
 def _facts(run: ActiveRun) -> dict[str, object]:

@@ -1,0 +1,143 @@
+"""A run as a flow run of Prefect: how it is opened, and under which name, tags and final state Prefect shows it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import prefect.runtime.flow_run
+from prefect import Flow, get_client
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
+
+from flows.report import tell_story
+from flows.services import flow_services
+from orchestration.engine.execution import CANCELLED, Execution, offered_execution, registered
+from orchestration.engine.lease import lease_run, new_lease_owner
+from orchestration.engine.run import ActiveRun, Services
+from orchestration.errors import BadInput, RunBusy
+from orchestration.requests import RunRequest
+from orchestration.signals import logger
+from orchestration.states import RunStatus
+from orchestration.store import runs, workers
+from orchestration.store.records import RunRecord
+from tasks.ingest.inbox import PushMetadata, accept
+
+ENGINE = "prefect"
+"""The engine's name for runs that a flow executes."""
+
+
+@asynccontextmanager
+async def open_run(flow: Flow[..., Any], run_id: str | None, request: RunRequest | None) -> AsyncGenerator[ActiveRun]:
+    """Execute a stored run, or the first run of a request, in the body; afterwards Prefect shows what happened.
+
+    A run that is over already comes as it is, so that a flow run that is retried in Prefect ends as it did. The further
+    runs of a request are left to the workers, or become flow runs within this one if no worker lives.
+
+    Raises:
+        BadInput: neither a run nor a request is given, or the request cannot be used.
+        RunNotFound, RunBusy: there is no such run, or another process executes it.
+        Unavailable: the database does not answer.
+    """
+    async with flow_services() as services:
+        owner, others = None, list[str]()
+        if run_id is None:
+            owner = new_lease_owner()
+            run_id, *others = await _accept(services, request, owner)
+        async with _leased(services, run_id, owner) as execution, execution.begin() as run:
+            yield run
+        await _introduce(execution.run.record)
+        await _write_artifact(services, execution.run.record)
+        for other in others:
+            await _execute_within(flow, other)
+
+
+async def _accept(services: Services, request: RunRequest | None, owner: str) -> list[str]:
+    """Store a request, whose first run is this flow run's; the ids of the runs that have to be executed here."""
+    if request is None:
+        raise BadInput("Neither a definition nor a run is named: give the name of a stored definition")
+    written = await accept(services, request, PushMetadata(reserved_by=owner, reserved_runs=1))
+    async with services.database.transaction() as tx:
+        worker_lives = bool(await workers.list_workers(tx))
+    return written.run_ids[:1] if worker_lives else written.run_ids
+
+
+@asynccontextmanager
+async def _leased(services: Services, run_id: str, owner: str | None) -> AsyncGenerator[Execution]:
+    """The run's execution: the one that the worker offers, or one of this flow run's own."""
+    execution = offered_execution(run_id)
+    if execution is not None:
+        yield execution
+        return
+    async with services.database.transaction() as tx:
+        record = await runs.get_run(tx, run_id)
+    if record.status in (RunStatus.NOTIFIED, RunStatus.SKIPPED):
+        yield Execution(ActiveRun(services, record, {}, [], engine=ENGINE, owner=""))
+        return
+    flow_run_id: str | None = prefect.runtime.flow_run.id
+    async with lease_run(services, run_id, engine=ENGINE, prefect_flow_run_id=flow_run_id, owner=owner) as run:
+        execution = Execution(run)
+        with registered(flow_run_id, execution):
+            yield execution
+
+
+async def _execute_within(flow: Flow[..., Any], run_id: str) -> None:
+    """Execute a further run of a push as a flow run within the present one."""
+    try:
+        await flow(run_id=run_id, return_state=True)
+    except RunBusy as error:
+        logger.info("Run %s is left to the process that executes it: %s", run_id, error)
+
+
+def flow_run_name(record: RunRecord) -> str:
+    """The flow run's name in Prefect: "critical · HighCPU on web-1"."""
+    # Prefect takes braces for a template.
+    return f"{record.severity.value} · {record.title or 'alert'}"[:200].replace("{", "(").replace("}", ")")
+
+
+def flow_run_tags(record: RunRecord) -> list[str]:
+    """The tags by which a flow run is found in Prefect: source, severity, environment and trace."""
+    return [record.source, record.severity.value, record.environment, f"trace:{record.trace_id}"]
+
+
+def final_state(record: RunRecord) -> State[Any]:
+    """Prefect's final state, under the run's own status, with the reason if there is one."""
+    match record.status:
+        case RunStatus.NOTIFIED:
+            fallback = " AI analysis was unavailable." if record.intelligence_fallback_used else ""
+            return Completed(name=record.status.label, message=f"Run {record.run_id}: the message is out.{fallback}")
+        case RunStatus.SKIPPED:
+            return Completed(name=record.status.label, message=f"Nobody is notified: {record.skip_reason}.")
+        case _ if record.last_error_type == CANCELLED.error_type:
+            return Cancelled(message=f"Run {record.run_id} was cancelled. It can be resumed.")
+        case _:
+            return Failed(message=f"{record.last_error_type}: {record.last_error_message}")
+
+
+async def _introduce(record: RunRecord) -> None:
+    """Name and tag a flow run that Prefect opened before the alert was known."""
+    if prefect.runtime.flow_run.name == flow_run_name(record):
+        return
+    known_tags: list[str] = prefect.runtime.flow_run.tags or []
+    tags = {*known_tags, *flow_run_tags(record)}
+    with _not_worth_a_failure(record, "its flow run could not be named"):
+        async with get_client() as client:
+            await client.update_flow_run(prefect.runtime.flow_run.id, name=flow_run_name(record), tags=sorted(tags))
+
+
+async def _write_artifact(services: Services, record: RunRecord) -> None:
+    key = f"incident-{record.incident_id}" if record.incident_id else "host-health"
+    with _not_worth_a_failure(record, "its story could not be written to Prefect"):
+        await acreate_markdown_artifact(
+            await tell_story(services.database, record.run_id), key=key, description=flow_run_name(record)
+        )
+
+
+@contextmanager
+def _not_worth_a_failure(record: RunRecord, what: str) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the message is out, whatever Prefect shows of it
+        logger.warning("Run %s: %s: %s", record.run_id, what, error)

@@ -1,0 +1,161 @@
+"""Leases: which process executes a run, until the run is over, the lease is released, or it expires."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestration.correlation import correlated
+from orchestration.engine.run import ActiveRun, Services
+from orchestration.errors import BadInput, RunBusy, Unavailable
+from orchestration.signals import logger
+from orchestration.states import RunStatus
+from orchestration.store import attempts, leases, runs
+from orchestration.store.records import RunRecord, new_id
+
+
+@asynccontextmanager
+async def lease_run(
+    services: Services, run_id: str, *, engine: str, prefect_flow_run_id: str | None = None, owner: str | None = None
+) -> AsyncGenerator[ActiveRun]:
+    """Hold a run's lease while the body works on the run. A failed or abandoned run goes on where it stood.
+
+    `owner` is the name under which the caller has leased the run already, by a claim or a reservation.
+
+    Raises:
+        RunNotFound: there is no such run.
+        RunBusy: another process executes it.
+        BadInput: the run is over.
+    """
+    run = await _open(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
+    with correlated(trace_id=run.record.trace_id, run_id=run_id):
+        keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
+        try:
+            yield run
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+            if not run.over:  # the end of a run releases its lease
+                await asyncio.shield(release_lease(services, run_id, run.owner))
+
+
+def lost_owner(record: RunRecord) -> str | None:
+    """The owner of the run's lease, if that owner is known to be dead; None if the lease is free.
+
+    Raises:
+        BadInput: the run is over.
+        RunBusy: somebody holds its lease.
+    """
+    if record.status in (RunStatus.NOTIFIED, RunStatus.SKIPPED):
+        raise BadInput(f"Run {record.run_id} is over: {record.status.value}. Nothing is left to do")
+    if record.lease_owner is None or record.lease_expires_at is None or record.lease_expires_at < datetime.now(UTC):
+        return None
+    if not owner_is_alive(record.lease_owner):
+        return record.lease_owner
+    raise _busy(record)
+
+
+async def release_lease(services: Services, run_id: str, owner: str) -> None:
+    """Release a lease, if this owner holds it. If the database does not answer, the lease expires by itself."""
+    try:
+        async with services.database.transaction() as tx:
+            await leases.release(tx, run_id, owner=owner)
+    except Unavailable as error:
+        logger.warning("The lease of run %s was not released and expires by itself: %s", run_id, error)
+
+
+def new_lease_owner() -> str:
+    """A new name under which this process can own leases."""
+    return f"{process_name()}/{new_id()[:8]}"
+
+
+def process_name() -> str:
+    """This process's name: host, process id, and its start time, because process ids are reused.
+
+    A lease owner's name is this with a random part, so that each lease of a run has another owner.
+    """
+    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def owner_is_alive(owner: str) -> bool:
+    """Whether the owner of a lease may still work. Only a process of this host can be known to be dead."""
+    host, process_id, started, _ = owner.rsplit("/", 3)
+    if host != socket.gethostname():
+        return True
+    try:
+        return _started(int(process_id)) == started
+    except psutil.AccessDenied:
+        return True
+
+
+def _started(process_id: int) -> str | None:
+    """When a process started, on a clock that nobody sets. None means that it has ended, also as a zombie."""
+    try:
+        process = psutil.Process(process_id)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        with suppress(OSError):
+            # Field 22, in ticks since boot. psutil adds the time of the boot, which moves with the wall clock, so that
+            # a living owner would be taken for dead.
+            return Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        return f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _busy(record: RunRecord) -> RunBusy:
+    return RunBusy(
+        f"Run {record.run_id} is being executed by {record.lease_owner} (its lease ends {record.lease_expires_at})"
+    )
+
+
+async def _open(services: Services, run_id: str, owner: str, engine: str, prefect_flow_run_id: str | None) -> ActiveRun:
+    async with services.database.transaction() as tx:
+        record, payload = await runs.get_run_with_payload(tx, run_id)
+        lost = None if record.lease_owner == owner else lost_owner(record)
+        done = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
+        run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
+        begun = await leases.begin(
+            tx,
+            record,
+            owner=owner,
+            seconds=services.settings.lease_seconds,
+            lost=lost,
+            standing=run.standing,
+            engine=engine,
+            prefect_flow_run_id=prefect_flow_run_id,
+        )
+        if begun is None:
+            raise _busy(record)
+        run.record = begun
+    return run
+
+
+async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:
+    """Renew the lease until cancelled; if somebody else owns it, cancel `worker`: two must not execute one run."""
+    services, run_id = run.services, run.run_id
+    seconds = services.settings.lease_seconds
+    while True:
+        await asyncio.sleep(seconds / 3)
+        try:
+            async with services.database.transaction() as tx:
+                held = await leases.renew(tx, run_id, owner=run.owner, seconds=seconds)
+        except Unavailable as error:
+            logger.warning("The lease of run %s could not be renewed: %s", run_id, error)
+            continue
+        if run.over:
+            return
+        if not held:
+            logger.error("Another process has taken over the lease of run %s: this one stops", run_id)
+            if worker is not None:
+                worker.cancel()
+            return

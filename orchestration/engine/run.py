@@ -1,0 +1,400 @@
+"""One run in progress: what it executes, what it is about, and what its nodes have found so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, Incident, IncidentStatus
+from orchestration.analysis import AnalysisProvider
+from orchestration.contracts import Contract, StageContext, StageError
+from orchestration.errors import PipelineError
+from orchestration.graph import (
+    Definition,
+    DefinitionProblem,
+    DefinitionSource,
+    Graph,
+    NodeConfig,
+    NodeDefinition,
+    NodeType,
+)
+from orchestration.message import ChannelSource
+from orchestration.requests import StoredPush
+from orchestration.settings import Settings
+from orchestration.signals import Signal, Signals, Tags
+from orchestration.states import RunStatus, StageStatus, furthest
+from orchestration.store import attempts, incidents, runs
+from orchestration.store.database import Database
+from orchestration.store.records import AttemptRecord, Node, RunRecord
+
+ResultT = TypeVar("ResultT", bound=Contract)
+SetupT = TypeVar("SetupT")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeKind(NodeType, Generic[SetupT]):
+    """One kind of node: what a definition says of it, what it does, and the rules that are its own."""
+
+    function: Callable[[StageContext, SetupT], Awaitable[Contract]]
+    """The stage itself: a plain async function of its context and its setup."""
+    set_up: Callable[[ActiveRun, Step], Awaitable[SetupT]]
+    """Prepares a node for one run: from the settings, the run's options, the node's config and earlier results."""
+    result_ref: str
+    """The field of the result that names its own record."""
+    run_ref: str | None = None
+    """The column of `pipeline_run` that names the output of a node of this kind. None means that no column does."""
+    reason_to_skip: Callable[[ActiveRun, Step], Awaitable[str | None]] | None = None
+    """A rule of this kind by which a node is left out: the reason's name, or None if the node runs."""
+    silences: Callable[[Contract], str | None] | None = None
+    """Why a result makes all later nodes unnecessary; None if it does not."""
+    holds: Callable[[Contract], bool] | None = None
+    """Which branch a result takes. None means that nodes of this kind do not branch."""
+    notifies: bool = False
+    """Whether a node of this kind that succeeded has notified somebody."""
+    fallback: Callable[[Settings, StageError], Contract | None] | None = None
+    """The result that stands in for one that failed for good; None if the failure stays one."""
+    problems: Callable[[NodeDefinition], Iterator[DefinitionProblem]] | None = None
+    """What is wrong with a node's config beyond the types of its fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeKinds:
+    """The node kinds of an installation, by the type that a definition names, and its linear pipeline."""
+
+    by_type: Mapping[str, NodeKind[Any]]
+    linear: Definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A node of a definition, ready to be tried."""
+
+    node: Node
+    definition: NodeDefinition
+    kind: NodeKind[Any]
+    config: NodeConfig
+    before: tuple[str, ...]
+    """The nodes before it, in order: its input comes from these."""
+    max_retries: int | None = None
+    """None means as many as the settings say."""
+    timeout_seconds: float | None = None
+    """The time limit of one attempt. None means the limit of the settings."""
+
+    def retries(self, settings: Settings) -> int:
+        """How often it is tried again."""
+        return settings.max_retries_per_stage if self.max_retries is None else self.max_retries
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A definition, ready to be executed."""
+
+    definition: Definition
+    kinds: NodeKinds
+    name: str | None = None
+    """The definition's name. None means the linear pipeline."""
+    version: int | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The order of the nodes."""
+        return Graph(self.definition)
+
+    @cached_property
+    def steps(self) -> Mapping[str, Step]:
+        """The nodes by id."""
+        return {node.id: self._step(node) for node in self.graph.nodes.values()}
+
+    def _step(self, node: NodeDefinition) -> Step:
+        defaults = self.definition.defaults
+        kind = self.kinds.by_type[node.type]
+        return Step(
+            node=Node(id=node.id, stage=kind.stage),
+            definition=node,
+            kind=kind,
+            config=kind.config.model_validate(node.config),
+            before=tuple(self.graph.ancestors_in_order(node.id)),
+            max_retries=defaults.max_retries if node.max_retries is None else node.max_retries,
+            timeout_seconds=node.timeout_seconds or defaults.timeout_seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What all runs of a process share."""
+
+    database: Database
+    signals: Signals
+    settings: Settings
+    channels: ChannelSource
+    analysis: AnalysisProvider
+    kinds: NodeKinds
+    definitions: DefinitionSource | None = None
+    """Finds stored definitions. None means that only the linear pipeline is executed here."""
+
+
+class ActiveRun:
+    """A run whose lease this process holds. Made by `lease_run()`; `adopt()` gives it its plan."""
+
+    def __init__(
+        self,
+        services: Services,
+        record: RunRecord,
+        payload: dict[str, Any],
+        done: list[AttemptRecord],
+        *,
+        engine: str,
+        owner: str,
+    ) -> None:
+        self.services = services
+        self.record = record
+        self.owner = owner
+        self.payload = payload
+        self.engine = engine
+        self.resumed = record.started_at is not None
+        self.plan = Plan(services.kinds.linear, services.kinds)
+        self.results: dict[str, Contract] = {}
+        self.refs: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        """Why nodes were left out."""
+        self.failed: dict[str, StageError] = {}
+        """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
+        self.waiting: set[str] = set()
+        """Nodes that wait for their next attempt."""
+        self.failure: StageFailed | None = None
+        """The failure that ends the run: the first one of a node that the run needs."""
+        self.writing = asyncio.Lock()
+        """Taken by whoever writes the run's status: branches that end at once must not overwrite each other's."""
+        self._done = done
+        self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
+
+    def adopt(self, plan: Plan) -> None:
+        """Execute this plan. Results of earlier attempts at its nodes are kept; unreadable ones are recomputed."""
+        self.plan = plan
+        for attempt in self._done:
+            step = plan.steps.get(attempt.node_id)
+            if step is not None:
+                self._recall(attempt, step)
+
+    def _recall(self, attempt: AttemptRecord, step: Step) -> None:
+        if attempt.status is StageStatus.SKIPPED:
+            self.note_skipped(step.node, str((attempt.output_snapshot or {}).get("skipped", "")))
+        elif attempt.status is StageStatus.FAILED and attempt.error_type not in attempts.CUT_SHORT:
+            self.failed[attempt.node_id] = StageError(
+                error_type=attempt.error_type or "",
+                message=attempt.error_message or "",
+                retryable=bool(attempt.error_retryable),
+            )
+        elif attempt.output_ref and (found := attempt.result(step.kind.result)) is not None:
+            self.note_result(step.node, found, attempt.output_ref)
+
+    def note_result(self, node: Node, result: Contract, ref: str) -> None:
+        """Keep a node's result."""
+        self._stages[node.id] = node.stage
+        self.results[node.id] = result
+        self.refs[node.id] = ref
+        self.failed.pop(node.id, None)
+
+    def note_skipped(self, node: Node, reason: str) -> None:
+        """Keep why a node is left out."""
+        self._stages[node.id] = node.stage
+        self.skipped[node.id] = reason
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.record.run_id
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has a final status; then this process holds no lease any more."""
+        return self.record.status.final
+
+    @property
+    def standing(self) -> RunStatus:
+        """The status by the nodes that are done: what RETRYING goes back to."""
+        return furthest(self._stages.values())
+
+    @property
+    def status(self) -> RunStatus:
+        """The status while the run goes on: RETRYING while one of its nodes waits for another attempt."""
+        return RunStatus.RETRYING if self.waiting else self.standing
+
+    def status_with(self, node: Node) -> RunStatus:
+        """The status once this node is done too."""
+        return RunStatus.RETRYING if self.waiting else furthest([*self._stages.values(), node.stage])
+
+    @cached_property
+    def push(self) -> StoredPush:
+        """What the run was started with."""
+        return StoredPush.model_validate(self.payload)
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """The alerts that the run was started with."""
+        return self.push.alerts
+
+    @property
+    def start_value(self) -> JsonValue:
+        """What expressions and transforms see as `payload`: the value itself, or the alerts that were read from it."""
+        push = self.push
+        return push.data if push.data is not None else push.model_dump(mode="json", include={"alerts", "errors"})
+
+    def input_ref(self, before: Iterable[str]) -> str:
+        """The reference of a node's input: the output of the last one before it, else the payload."""
+        refs = [self.refs[one] for one in before if one in self.refs]
+        return refs[-1] if refs else attempts.payload_ref(self.run_id)
+
+    def tags(self, stage: str | None = None, attempt: int = 1) -> Tags:
+        """The tags of this run's signals."""
+        record = self.record
+        tags = Tags(
+            trace_id=record.trace_id,
+            run_id=record.run_id,
+            incident_id=record.incident_id or "",
+            source=record.source,
+            alert_fingerprint=record.alert_fingerprint or "",
+            environment=record.environment,
+        )
+        return tags if stage is None else tags.at(stage, attempt)
+
+    def context(self, step: Step, attempt: int) -> StageContext:
+        """The context of one attempt at a node."""
+        return StageContext(
+            trace_id=self.record.trace_id,
+            run_id=self.record.run_id,
+            incident_id=self.record.incident_id,
+            attempt=attempt,
+            environment=self.record.environment,
+            source=self.record.source,
+            alert_fingerprint=self.record.alert_fingerprint,
+            payload=self.payload,
+            previous_results=_ResultsAsJson({one: self.results[one] for one in step.before if one in self.results}),
+        )
+
+    def found(self, result_type: type[ResultT], before: Iterable[str]) -> list[ResultT]:
+        """The results of this type among these nodes, in their order."""
+        results = (self.results.get(node) for node in before)
+        return [result for result in results if isinstance(result, result_type)]
+
+    def has_errors(self, node_id: str) -> bool:
+        """Whether a node failed, or its result names errors: a checker that broke, an analysis that fell back."""
+        return node_id in self.failed or bool(getattr(self.results.get(node_id), "errors", None))
+
+    async def incident(self) -> Incident | None:
+        """The run's incident as it is now."""
+        if self.record.incident_id is None:
+            return None
+        async with self.services.database.statement() as tx:
+            return await incidents.get_incident(tx, self.record.incident_id)
+
+    async def is_all_clear(self) -> bool:
+        """Whether the run is about a resolved incident.
+
+        Resolved alerts alone do not say so: the run may have to notify of an incident whose page failed and part of
+        which fires.
+        """
+        if not self.alerts or any(alert.firing for alert in self.alerts):
+            return False
+        incident = await self.incident()
+        return incident is None or incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+
+    async def skip(self, node: Node, reason: str) -> None:
+        """Leave a node out, with a row that says why."""
+        _, cancelled = await shielded_write(self._skip(node, reason))
+        raise_if_cancelled(cancelled)
+
+    async def _skip(self, node: Node, reason: str) -> None:
+        async with self.services.database.transaction() as tx:
+            await attempts.skip(tx, self.run_id, node, reason)
+        self.note_skipped(node, reason)
+
+    async def end(self, status: RunStatus, *, skip_reason: str | None = None, error: StageError | None = None) -> None:
+        """Give the run a final status and signal it. `error` is why it failed, if that is not its last error."""
+        _, cancelled = await shielded_write(self._end(status, skip_reason, error))
+        raise_if_cancelled(cancelled)
+
+    async def _end(self, status: RunStatus, skip_reason: str | None, error: StageError | None) -> None:
+        # A single statement while nobody has touched the run.
+        async with self.writing, self.services.database.statement() as tx:
+            self.record = await runs.finish(
+                tx,
+                self.run_id,
+                status,
+                owner=self.owner,
+                known=self.record.status,
+                skip_reason=skip_reason,
+                error=error,
+            )
+        self.emit(
+            Signal.COMPLETED,
+            self.tags(),
+            status=status.value,
+            duration_ms=self.record.total_duration_ms,
+            reason=skip_reason,
+            error_type=self.record.last_error_type,
+            message=self.record.last_error_message,
+            fallback=self.record.intelligence_fallback_used or None,
+        )
+
+    def emit(self, signal: Signal, tags: Tags, **fields: str | int | float | bool | None) -> None:
+        """Send a signal that names the engine of this run."""
+        self.services.signals.emit(signal, tags, engine=self.engine, **fields)
+
+
+class StageFailed(PipelineError):
+    """An attempt at a node failed. `retryable` says whether another attempt can help."""
+
+    def __init__(self, node: Node, error: StageError) -> None:
+        super().__init__(f"{node.id}: {error.message}")
+        self.node = node
+        self.error = error
+        self.retryable = error.retryable
+
+
+class _ResultsAsJson(Mapping[str, Any]):
+    """Results by node id, dumped to JSON values only where they are read."""
+
+    def __init__(self, results: Mapping[str, Contract]) -> None:
+        self._results = results
+
+    def __getitem__(self, node_id: str) -> Any:
+        return self._results[node_id].model_dump(mode="json")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+
+def _is_done(attempt: AttemptRecord) -> bool:
+    return attempt.status is StageStatus.SKIPPED or bool(attempt.output_ref)
+
+
+async def shielded_write(writing: Coroutine[Any, Any, T]) -> tuple[T, bool]:
+    """The write's result, and whether the present task was cancelled meanwhile.
+
+    A statement that is cut off may have been committed all the same: then the run would differ between the store and
+    this process. A second cancellation does not wait.
+    """
+    task = asyncio.ensure_future(writing)
+    try:
+        return await asyncio.shield(task), False
+    except asyncio.CancelledError:
+        try:
+            return await asyncio.shield(task), True
+        except Exception as error:
+            raise asyncio.CancelledError from error
+
+
+def raise_if_cancelled(cancelled: bool) -> None:
+    """Continue a cancellation that a `shielded_write()` has delayed."""
+    if cancelled:
+        raise asyncio.CancelledError

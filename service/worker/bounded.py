@@ -1,0 +1,188 @@
+"""A worker that is bounded to its own runs: what it accepts it executes, in this process, and nothing else.
+
+The command line and the Python API are such a worker. The executor is every worker's, so that a Prefect that breaks off
+is answered by the direct engine here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
+
+import httpx
+from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import temporary_settings
+
+from flows.services import open_services
+from orchestration.contracts import PipelineResult
+from orchestration.engine.lease import lost_owner, new_lease_owner, release_lease
+from orchestration.engine.run import Services
+from orchestration.errors import Unavailable
+from orchestration.redaction import redact_text
+from orchestration.requests import RunOptions, RunRequest
+from orchestration.settings import Settings
+from orchestration.signals import logger
+from orchestration.store import leases, runs
+from orchestration.store.claims import Claim
+from orchestration.store.listing import find_run
+from orchestration.store.story import read_story
+from service.stack import StackAddresses
+from service.worker.breaker import Breaker
+from service.worker.executor import RunExecutor
+from service.worker.mirror import Mirror
+from service.worker.process import prefect_settings
+from service.worker.watch import Watch
+from tasks.ingest.inbox import PushMetadata, accept
+
+MAX_CONCURRENT_RUNS = 4
+"""How many runs of a push are executed at once: Prefect's server is one process, and more would only wait there."""
+
+DRAIN_SECONDS = 5.0
+"""How long the end of a process waits until Prefect has the last events and log lines."""
+
+
+class BoundedWorker:
+    """Accepts requests and executes their runs. Made by `open_bounded_worker()`."""
+
+    def __init__(self, services: Services, executor: RunExecutor) -> None:
+        self._services = services
+        self._executor = executor
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_RUNS)
+        # What calls in comes from other contexts; runs need the one with Prefect's settings and clients.
+        self._context = copy_context()
+        self._executing: set[asyncio.Task[PipelineResult]] = set()
+        # No other worker of the same stack claims what is accepted here.
+        self._owner = new_lease_owner()
+
+    async def accept(self, request: RunRequest) -> list[str]:
+        """Store the runs of a request; their ids.
+
+        Raises:
+            BadInput: the payload, a name, the definition or the channel is wrong; nothing is written.
+            Unavailable: the database or Prefect does not answer; nothing is written.
+        """
+        # In the context with Prefect's settings: the blocks of channels and definitions are read there.
+        accepting = asyncio.create_task(self._accept(request), context=self._context.copy())
+        return await accepting
+
+    async def execute_all(self, run_ids: Sequence[str]) -> list[PipelineResult]:
+        """Execute accepted runs, several at once; their results in the same order."""
+        return await _results(*(self._start(run_id, self._owner) for run_id in run_ids))
+
+    async def resume(self, id_prefix: str) -> PipelineResult:
+        """Execute one run from where it stands to its end. It is named by its id or the start of it.
+
+        Raises:
+            RunNotFound, RunBusy, BadInput: the run cannot be executed, or several ids start so.
+            Unavailable: the database broke off, and the run is not at its end.
+        """
+        async with self._services.database.transaction() as tx:
+            run = await find_run(tx, id_prefix)
+        (result,) = await _results(self._start(run.run_id, new_lease_owner()))
+        return result
+
+    async def keep_reservations(self) -> None:
+        """Renew, until cancelled, the leases of accepted runs that wait for a slot."""
+        seconds = self._services.settings.lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 3)
+            try:
+                async with self._services.database.transaction() as tx:
+                    await leases.renew_all(tx, self._owner, seconds=seconds)
+            except Unavailable as error:
+                logger.warning("The leases of waiting runs could not be renewed: %s", error)
+
+    async def wait_until_idle(self) -> None:
+        """Wait for the runs that are being executed."""
+        while self._executing:
+            await asyncio.wait(set(self._executing))
+
+    async def _accept(self, request: RunRequest) -> list[str]:
+        await self._ensure_channel(request.options)
+        return (await accept(self._services, request, PushMetadata(reserved_by=self._owner))).run_ids
+
+    async def _ensure_channel(self, options: RunOptions) -> None:
+        """A channel that does not exist is an error now, not after the alert is stored."""
+        if options.notify_driver:
+            await self._services.channels.select(options.notify_driver)
+
+    def _start(self, run_id: str, owner: str) -> asyncio.Task[PipelineResult]:
+        task = asyncio.create_task(self._execute(run_id, owner), context=self._context.copy())
+        self._executing.add(task)
+        task.add_done_callback(self._executing.discard)
+        return task
+
+    async def _execute(self, run_id: str, owner: str) -> PipelineResult:
+        try:
+            async with self._slots:
+                async with self._services.database.transaction() as tx:
+                    record = await runs.get_run(tx, run_id)
+                if record.lease_owner != owner:
+                    lost_owner(record)  # refuse before Prefect gets a flow run of it
+                await self._executor.execute(Claim(record=record, owner=owner, overdue=False))
+            async with self._services.database.transaction() as tx:
+                return (await read_story(tx, run_id)).result()
+        except BaseException:
+            # A run that is not executed here any more is one for a worker.
+            await asyncio.shield(release_lease(self._services, run_id, owner))
+            raise
+
+
+@asynccontextmanager
+async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> AsyncGenerator[BoundedWorker]:
+    """A bounded worker on this stack. At the end it waits for the runs that are being executed.
+
+    Raises:
+        Unavailable: the database or Prefect does not answer.
+    """
+    async with AsyncExitStack() as opening:
+        services = await opening.enter_async_context(open_services(settings, addresses.database_url))
+        opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
+        try:
+            client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
+            opening.enter_context(SyncClientContext.get_or_create())
+        except (RuntimeError, httpx.HTTPError, PrefectException) as error:  # Prefect's client raises RuntimeError
+            raise Unavailable(f"Prefect cannot be used: {_in_words(error)}") from error
+        breaker, mirror = Breaker(), Mirror(client)
+        executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
+        worker = BoundedWorker(services, executor)
+        watch = Watch(client, mirror, breaker, None, services.database, lambda: None)
+        for duty in (worker.keep_reservations(), watch.run()):
+            opening.callback(asyncio.create_task(duty).cancel)
+        yield worker
+        await worker.wait_until_idle()
+        await executor.close()
+        if breaker.closed:
+            await _drain()
+
+
+async def _drain() -> None:
+    """Prefect sends events and log lines from threads of its own; wait until its server has them."""
+    for worker in (EventsWorker, APILogWorker):
+        drained = worker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+        if inspect.isawaitable(drained):
+            await drained
+
+
+async def _results(*executing: asyncio.Task[PipelineResult]) -> list[PipelineResult]:
+    """The results of the tasks, in order. Cancelled, it cancels each of them once.
+
+    A cancelled anyio scope cancels what it waits for again and again; a run that is closing its rows and releasing its
+    lease must be left to do so. `wait_until_idle()` waits for that.
+    """
+    try:
+        return await asyncio.shield(asyncio.gather(*executing))
+    except asyncio.CancelledError:
+        for task in executing:
+            task.cancel()
+        raise
+
+
+def _in_words(error: Exception) -> str:
+    return redact_text(" ".join(str(error).split()) or type(error).__name__, limit=300)

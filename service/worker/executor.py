@@ -1,0 +1,184 @@
+"""Executes one claimed run, from the claim to its end: through Prefect, or without it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled
+
+from flows.alert_pipeline import alert_pipeline
+from flows.definition_pipeline import definition_pipeline
+from flows.flow_run import ENGINE
+from flows.services import use_services
+from orchestration.alert import Severity
+from orchestration.contracts import StageError
+from orchestration.engine.execution import DIRECT, Execution, offer, registered
+from orchestration.engine.lease import lease_run
+from orchestration.engine.run import Services
+from orchestration.errors import PipelineError
+from orchestration.signals import logger
+from orchestration.store import attempts
+from orchestration.store.claims import Claim
+from orchestration.store.records import RunRecord
+from service.worker.breaker import Breaker
+from service.worker.mirror import PREFECT_ERRORS, Mirror
+
+NON_CRITICAL_TIMEOUT_FACTOR = 5
+"""How many times longer than a critical run any other run waits for Prefect."""
+
+SETTLE_SECONDS = 5.0
+"""How long a run that is over keeps its slot while Prefect records its end."""
+
+MAX_LOST_ATTEMPTS = 5
+"""After so many attempts at one node during which the process died, a run is not executed again by itself."""
+
+PROCESS_LOST = StageError(
+    error_type="ProcessLost",
+    message=f"{MAX_LOST_ATTEMPTS} processes ended while they executed this run: read their logs before you resume it",
+    retryable=False,
+)
+
+FlowTask = asyncio.Task[State[Any]]
+
+
+class RunExecutor:
+    """Executes claimed runs. Prefect comes first; the direct engine does whatever Prefect fails at."""
+
+    def __init__(self, services: Services, mirror: Mirror, breaker: Breaker, results: Path) -> None:
+        self._services = services
+        self._mirror = mirror
+        self._breaker = breaker
+        # A named storage spares each run the question for the server's default one. Nothing is written there.
+        # Nor need parameters be validated that are made here.
+        self._linear, self._of_definitions = (
+            cast("Flow[..., Any]", flow).with_options(result_storage=results, validate_parameters=False)
+            for flow in (alert_pipeline, definition_pipeline)
+        )
+        self._settling: set[FlowTask] = set()
+
+    async def execute(self, claim: Claim) -> None:
+        """Bring a claimed run to its end.
+
+        Raises:
+            RunBusy, RunNotFound, BadInput: the run cannot be executed here.
+            Unavailable: the database broke off; the run goes on where it stands when somebody claims it.
+        """
+        flow_run = None if claim.overdue or not self._breaker.closed else await self._open_flow_run(claim.record)
+        flow_run_id = None if flow_run is None else str(flow_run.id)
+        engine = DIRECT if flow_run is None else ENGINE
+        with ExitStack() as ending:
+            async with lease_run(
+                self._services, claim.run_id, engine=engine, prefect_flow_run_id=flow_run_id, owner=claim.owner
+            ) as run:
+                execution = Execution(run)
+                # Registered until Prefect has the final state, so that reconcile() leaves its flow run alone.
+                ending.enter_context(registered(flow_run_id, execution))
+                if await self._keeps_dying(claim.record):
+                    await execution.fail(PROCESS_LOST)
+                flow = None if flow_run is None or execution.over else self._start_flow(flow_run, execution)
+                try:
+                    if flow is not None:
+                        await self._follow(flow, execution, self._timeout_seconds(claim.record))
+                    if not execution.over:
+                        await execution.execute_directly()
+                except asyncio.CancelledError:
+                    await self._stop(flow)
+                    raise
+            if flow_run is not None and flow is not None:
+                await self._settle(flow_run, flow, execution)
+
+    async def close(self) -> None:
+        """Stop waiting for Prefect to record the ends of runs; they are reconciled later."""
+        for task in self._settling:
+            task.cancel()
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=1)
+
+    async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
+        """The run's flow run; None if Prefect does not give one in time."""
+        try:
+            async with self._breaker.patience(self._timeout_seconds(record)):
+                return await self._mirror.open(record)
+        except PREFECT_ERRORS as error:
+            self._breaker.trip(f"opening a flow run: {type(error).__name__}")
+            return None
+
+    async def _keeps_dying(self, record: RunRecord) -> bool:
+        """Whether process after process has died during this run. A run that is resumed by hand is tried again."""
+        if record.started_at is None or record.completed_at is not None:
+            return False
+        async with self._services.database.transaction() as tx:
+            lost = await attempts.count_lost(tx, record.run_id)
+        return lost >= MAX_LOST_ATTEMPTS
+
+    def _start_flow(self, flow_run: FlowRun, execution: Execution) -> FlowTask:
+        # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
+        bare = flow_run.model_copy(update={"deployment_id": None})
+        parameters = {"run_id": execution.run.run_id}
+        flow = self._of_definitions if execution.run.record.options.defined else self._linear
+        with use_services(self._services), offer(execution):
+            running = run_flow(flow, flow_run=bare, parameters=parameters, return_type="state")
+            return asyncio.create_task(cast("Any", running))
+
+    async def _follow(self, flow: FlowTask, execution: Execution, timeout_seconds: float) -> None:
+        """Wait until the flow has executed the run, or it is clear that it does not."""
+        with suppress(TimeoutError):
+            async with self._breaker.patience(timeout_seconds):
+                await _first(flow, execution.begun)
+        if execution.begun.is_set():
+            await _first(flow, execution.ended)
+            # A domain error is the same without Prefect. Any other error is Prefect's, and the direct engine helps.
+            if isinstance(execution.error, PipelineError):
+                raise execution.error
+        elif not execution.cancelled:
+            why = f"ended as {_ending(flow)}" if flow.done() else f"did not begin within {timeout_seconds:g} s"
+            self._breaker.trip(f"a flow run {why}")
+
+    async def _settle(self, flow_run: FlowRun, flow: FlowTask, execution: Execution) -> None:
+        """Wait until Prefect has recorded the end. If that takes long, it goes on beside the next run."""
+        execution.ended.set()
+        with suppress(TimeoutError):
+            async with self._breaker.patience(SETTLE_SECONDS):
+                await asyncio.wait({flow})
+        if not flow.done():
+            self._settling.add(flow)
+            flow.add_done_callback(self._settling.discard)
+        elif not flow.cancelled() and (error := flow.exception()) is not None:
+            logger.info("Prefect has not recorded the end of run %s: %s", execution.run.run_id, type(error).__name__)
+        if execution.cancelled and flow.done():
+            with suppress(*PREFECT_ERRORS):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._mirror.set_state(flow_run.id, Cancelled(message="Cancelled by an operator."))
+
+    async def _stop(self, flow: FlowTask | None) -> None:
+        """This worker gives the run up: what is being executed stops, and Prefect hears of it if it listens."""
+        if flow is not None and not flow.done():
+            flow.cancel()
+            await asyncio.wait({flow}, timeout=2)
+
+    def _timeout_seconds(self, record: RunRecord) -> float:
+        seconds = self._services.settings.prefect_patience_seconds
+        return seconds if record.severity is Severity.CRITICAL else seconds * NON_CRITICAL_TIMEOUT_FACTOR
+
+
+async def _first(flow: FlowTask, event: asyncio.Event) -> None:
+    """Wait for the flow's end or the event, whichever comes first."""
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({flow, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiter.cancel()
+
+
+def _ending(flow: FlowTask) -> str:
+    if flow.cancelled():
+        return "cancelled"
+    if (error := flow.exception()) is not None:
+        return type(error).__name__
+    return str(flow.result().name)
