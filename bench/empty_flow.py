@@ -21,7 +21,7 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
-from service.deployments import register
+from service.mirror.deployments import register
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

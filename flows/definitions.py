@@ -1,8 +1,8 @@
-"""The definitions as a run gets them: from the store, after a look at what somebody made of the block in Prefect.
+"""The definitions as a run uses them: the stored version, after a look at the definition's block in Prefect.
 
-A block that says what the version says that it was written from is no news; where the store has gone on meanwhile,
-the block is written anew. One that says something else was edited: a valid edit becomes the next version, and runs;
-a broken one is refused, with the same words as a broken file, and nothing runs until it is mended.
+The block says which stored version it was written from. If its content is still that version's, nobody edited it; if
+the store has a newer version, the block is written again. Otherwise an operator edited the block: a valid edit becomes
+the next version and runs; a broken edit is an error like that of a broken file, and nothing runs until it is fixed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from orchestration.store.database import Database
 from orchestration.store.definitions import Change, DefinitionRecord
 from tasks.kinds import validate_definition
 
-PATIENCE_SECONDS = 2.0
+READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to show a block: an alert waits meanwhile."""
 
-AGAIN_SECONDS = 5.0
-"""How long nobody asks again, after Prefect did not answer."""
+RETRY_AFTER_SECONDS = 5.0
+"""How long no block is read after Prefect did not answer."""
 
 EDITOR = "Prefect block"
-"""Who made a version that began as an edit of a block."""
+"""The author of a version that was an edit of a block."""
 
 
 class BrokenBlock(BadDefinition):
-    """A block that was edited in Prefect into something that cannot run."""
+    """A block that was edited in Prefect into a definition that cannot run."""
 
     def __init__(self, name: str, problems: Sequence[DefinitionProblem]) -> None:
         self.name = name
@@ -42,12 +42,12 @@ class BrokenBlock(BadDefinition):
     def _text(self) -> str:
         return (
             f"The block pipeline-definition/{self.name} was edited in Prefect and cannot be used: "
-            f"{'; '.join(self.lines)}. Mend it there, or write over it with `alert-pipeline definitions apply`"
+            f"{'; '.join(self.lines)}. Fix it there, or overwrite it with `alert-pipeline definitions apply`"
         )
 
 
-class DefinitionBook:
-    """The definitions of this installation, as `tasks.definitions.DefinitionSource` asks for them."""
+class DefinitionResolver:
+    """Finds a definition by name, as `tasks.definitions.DefinitionSource` requires."""
 
     def __init__(self, database: Database, *, blocks: DefinitionBlocks | None = None) -> None:
         self._database = database
@@ -55,11 +55,11 @@ class DefinitionBook:
         self._not_before = 0.0
 
     async def load(self, name: str, version: int | None = None) -> StoredDefinition:
-        """This version of a definition; without a number the one that is to run now.
+        """This version of a definition. None means the version that runs now.
 
         Raises:
-            DefinitionNotFound, DefinitionDisabled: there is none, or none that may run.
-            BadDefinition: its block was edited into something that cannot run.
+            DefinitionNotFound, DefinitionDisabled: the definition does not exist, or must not run.
+            BadDefinition: its block was edited into a definition that cannot run.
             Unavailable: the database does not answer.
         """
         if version is not None:
@@ -73,48 +73,48 @@ class DefinitionBook:
             return stored(await definitions.get_active(tx, name))
 
     async def _look_at_block(self, name: str, known: DefinitionRecord | None) -> None:
-        """Take up what was edited in Prefect; while it does not answer, what is stored runs."""
+        """Store an edit of the block. While Prefect does not answer, the stored version runs."""
         if time.monotonic() < self._not_before:
             return
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 block = await self._blocks.read(name)
                 if block is not None:
-                    await take_up_block(self._database, self._blocks, block)
+                    await sync_block(self._database, self._blocks, block)
         except (Unavailable, TimeoutError) as error:
-            self._not_before = time.monotonic() + AGAIN_SECONDS
+            self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
             version = f"version {known.version}" if known else "nothing"
-            why = str(error) or f"Prefect did not show it within {PATIENCE_SECONDS:g} s"
-            logger.warning("The block of %s was not looked at (%s): %s runs, as stored", name, why, version)
+            why = str(error) or f"Prefect did not show it within {READ_TIMEOUT_SECONDS:g} s"
+            logger.warning("The block of %s could not be read (%s): %s runs, as stored", name, why, version)
 
 
 def stored(record: DefinitionRecord) -> StoredDefinition:
-    """A version as the engine takes it."""
+    """A stored version in the form that the engine executes."""
     return StoredDefinition(name=record.name, version=record.version, config=dict(record.config))
 
 
-async def take_up_block(
-    database: Database, blocks: DefinitionBlocks, block: DefinitionBlock
-) -> DefinitionRecord | None:
-    """Bring block and store in step; the definition's current version, None where it has none.
+async def sync_block(database: Database, blocks: DefinitionBlocks, block: DefinitionBlock) -> DefinitionRecord | None:
+    """Store an edit of the block, or write the block again if the store has a newer version.
+
+    Returns the current version of the definition; None if the definition does not exist.
 
     Raises:
-        BadDefinition: the block was edited into something that cannot run; the store stays as it is.
+        BadDefinition: the block was edited into a definition that cannot run; the store does not change.
         Unavailable: the database or Prefect does not answer.
     """
     async with database.transaction() as tx:
         current = await definitions.find_definition(tx, block.name)
         versions = await definitions.list_versions(tx, block.name)
     if current is None and block.stored_version is not None:
-        return None  # what is left of a definition that was deleted
-    base = next((one for one in versions if one.version == block.stored_version), None)
+        return None  # the block of a definition that was deleted
+    base = next((version for version in versions if version.version == block.stored_version), None)
     edited = None if base is not None and block.config == base.config else _read(block)
     if edited is not None and (base is None or base.content_hash != edited.content_hash):
         async with database.transaction() as tx:
             done = await definitions.store_definition(tx, edited, created_by=EDITOR)
         current = done.definition
         if done.change is not Change.UNCHANGED:
-            logger.info("The block %s was edited in Prefect: it is version %d now", block.name, current.version)
+            logger.info("The block %s was edited in Prefect: the edit is version %d now", block.name, current.version)
     if current is not None and (current.version != block.stored_version or current.config != block.config):
         await blocks.write(current.name, dict(current.config), current.version)
     return current

@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import BlockSource, read_documents
-from flows.definitions import DefinitionBook
+from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
+from flows.definitions import DefinitionResolver
 from orchestration.engine.run import Services
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
@@ -31,16 +30,16 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
         yield make_services(settings, database)
 
 
-def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_documents) -> Services:
-    """The services of a process. `blocks` is where it has the saved channel blocks from."""
+def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks) -> Services:
+    """The services of a process. `blocks` lists the saved channel blocks."""
     return Services(
         database=database,
         signals=make_signals(settings),
         settings=settings,
-        channels=ChannelBook(settings, source=blocks),
+        channels=ChannelResolver(settings, source=blocks),
         analysis=LocalAnalysis(),
         kinds=KINDS,
-        definitions=DefinitionBook(database),
+        definitions=DefinitionResolver(database),
     )
 
 

@@ -44,9 +44,9 @@ async def look_after(services: Services) -> Upkeep:
     """
     settings = services.settings
     async with services.database.transaction() as tx:
-        dead = {owner for owner in await claims.list_holders(tx) if not owner_is_alive(owner)}
+        dead = {owner for owner in await claims.list_lease_owners(tx) if not owner_is_alive(owner)}
         found = Upkeep(
-            leases_freed=await claims.free_leases(tx, dead) if dead else 0,
+            leases_freed=await claims.release_leases(tx, dead) if dead else 0,
             waiting=await claims.count_waiting(tx),
             stuck=await retention.count_unfinished(tx, STUCK_SECONDS),
             workers=len(await workers.list_workers(tx)),

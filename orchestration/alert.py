@@ -1,17 +1,20 @@
-"""An alert as every source's parser delivers it: one shape, whatever the vendor sent."""
+"""Alerts and incidents: one shape, whatever the vendor sent."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Severity(StrEnum):
-    """How bad it is. Ordered: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""
+    """How bad an alert is. Compare by rank: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -24,7 +27,7 @@ class Severity(StrEnum):
 
     @classmethod
     def worst(cls, *severities: Severity) -> Severity:
-        """The worst of those given; info when none is."""
+        """The worst of these severities; info if there are none."""
         return max(severities, key=lambda severity: severity.rank, default=cls.INFO)
 
 
@@ -32,14 +35,14 @@ _RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
 class AlertStatus(StrEnum):
-    """Whether the condition holds."""
+    """Whether the condition of the alert holds."""
 
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 def _aware(moment: datetime) -> datetime:
-    """A moment without a zone is taken as UTC; every moment is kept in UTC."""
+    """The moment in UTC. A moment without a zone is read as UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -48,7 +51,7 @@ UtcDatetime = Annotated[datetime, AfterValidator(_aware)]
 
 
 def _bounded_key(key: str) -> str:
-    """A key that fits a database index: a long one keeps its start and ends in its own hash."""
+    """A key that fits a database index: a long key is its first 100 characters and its hash."""
     if len(key.encode(errors="replace")) <= _KEY_BYTES:
         return key
     return f"{key[:100]}…{hashlib.sha256(key.encode(errors='replace')).hexdigest()}"
@@ -58,13 +61,48 @@ _KEY_BYTES = 512
 Key = Annotated[str, Field(min_length=1), AfterValidator(_bounded_key)]
 """A stable name that is compared for equality, at most 512 bytes long."""
 
+HOST_LABELS = ("instance", "host", "hostname", "node")
+"""The labels that name the host of an alert, in the order in which they are read."""
+
+PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service")
+"""The labels that say where an alert happens, in the order in which they are read: the host first."""
+
+
+def host_of(labels: Mapping[str, str]) -> str:
+    """The host that the labels name (see `HOST_LABELS`), as they name it, such as `db-1:9100`; "" if they name none.
+
+    The incident key, the title and the message all use this function, so that they name the same host.
+    """
+    return next((host for name in HOST_LABELS if (host := labels.get(name))), "")
+
+
+_UNSAFE_IN_URL = re.compile("[\\s<>\"'`|\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_URL_CHARACTERS = 4096
+
+
+def web_address(value: object) -> str:
+    """The value as an http or https URL; "" if it is none, or longer than 4,096 characters.
+
+    Characters that could break out of a message's markup are percent-encoded.
+    """
+    if not isinstance(value, str) or len(value) > _URL_CHARACTERS:
+        return ""
+    url = value.strip()
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    return _UNSAFE_IN_URL.sub(lambda unsafe: quote(unsafe[0], safe=""), url)
+
 
 class Alert(BaseModel):
-    """One alert of one push, in the words of this project. Unique in the store by (source, fingerprint)."""
+    """One alert of one push. The store has one row for each (source, fingerprint)."""
 
     model_config = ConfigDict(frozen=True)
 
-    source: str = Field(description="Who sent it: the parser's name, such as alertmanager.")
+    source: str = Field(description="The name of the parser that read it, such as alertmanager.")
     fingerprint: Key = Field(description="Stable id of the alert within its source.")
     name: str = Field(min_length=1, max_length=512)
     severity: Severity = Severity.WARNING
@@ -73,23 +111,33 @@ class Alert(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     annotations: dict[str, str] = Field(default_factory=dict[str, str])
     incident_key: Key = Field(description="Alerts with one key are one incident.")
-    title: str = Field(default="", max_length=512, description="What the incident is called, if the source says so.")
+    title: str = Field(default="", max_length=512, description="The title of the incident, if the source names one.")
     links: dict[str, str] = Field(
         default_factory=dict[str, str],
-        description="Where a human looks next: name (runbook, dashboard, source, silence) to URL.",
+        description="Links for the person on call: name (runbook, dashboard, source, silence) to URL.",
     )
     started_at: UtcDatetime | None = None
     ended_at: UtcDatetime | None = None
-    raw_payload: dict[str, Any] = Field(default_factory=dict[str, Any], description="What the vendor sent for it.")
+    raw_payload: dict[str, Any] = Field(default_factory=dict[str, Any], description="The alert as the vendor sent it.")
 
     @property
     def firing(self) -> bool:
         """Whether the condition holds."""
         return self.status is AlertStatus.FIRING
 
+    @property
+    def host(self) -> str:
+        """The host that the labels name, as they name it; "" if they name none."""
+        return host_of(self.labels)
+
+    @property
+    def place(self) -> str:
+        """Where the alert happens, for people: the host, else the server, pod or service; "" if nothing is named."""
+        return next((place for name in PLACE_LABELS if (place := self.labels.get(name))), "")
+
 
 class IncidentStatus(StrEnum):
-    """Where an incident stands. Open and acknowledged ones take new alerts."""
+    """The life of an incident. New alerts join open and acknowledged incidents."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
@@ -98,7 +146,7 @@ class IncidentStatus(StrEnum):
 
 
 class Incident(BaseModel):
-    """What a human handles: the alerts that share an incident key, as one matter."""
+    """The alerts that share an incident key: what a person handles as one problem."""
 
     model_config = ConfigDict(frozen=True)
 

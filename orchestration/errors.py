@@ -1,34 +1,34 @@
-"""The errors of the domain. Each says whether another try can help."""
+"""The errors of the domain. Each error says whether a retry can help."""
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Something that a person has to read. `str(error)` is one sentence: what is wrong, and what to do."""
+    """An error for people. `str(error)` is one sentence: what is wrong, and what to do next."""
 
     retryable: bool = False
 
 
 class BadInput(PipelineError):
-    """What came in cannot be used as it is: another try changes nothing."""
+    """The input is wrong: a retry cannot help."""
 
 
 class KeyReused(BadInput):
-    """An idempotency key came again with another push."""
+    """An idempotency key was used before, for a different push."""
 
 
 class BadSetting(PipelineError):
-    """A setting has a value that the program cannot work with."""
+    """A setting has a value that the program cannot use."""
 
 
 class Unavailable(PipelineError):
-    """Something outside did not answer (a database, a channel, a checked host): another try may succeed."""
+    """An outside system (a database, a channel, a checked host) did not answer: a retry may succeed."""
 
     retryable = True
 
 
 class DeliveryFailed(PipelineError):
-    """A channel did not take the message. The channel itself says whether a retry can help.
+    """A channel did not accept the message. The channel says whether a retry can help.
 
     `str(error)` never contains the URL or a token of the channel.
     """
@@ -39,7 +39,7 @@ class DeliveryFailed(PipelineError):
 
 
 class IllegalTransition(PipelineError):
-    """The state machine has no such move."""
+    """The state machine does not allow this change of status."""
 
 
 class RunNotFound(PipelineError):
@@ -47,30 +47,45 @@ class RunNotFound(PipelineError):
 
 
 class DefinitionNotFound(BadInput):
-    """No pipeline definition has this name, or it has no such version."""
+    """No pipeline definition has this name, or the definition does not have this version."""
 
 
 class DefinitionDisabled(BadInput):
-    """An operator disabled the pipeline definition: it runs nothing."""
+    """An operator disabled this pipeline definition: no run can start with it."""
 
 
 class RunBusy(PipelineError):
-    """Another process holds the run's lease: two must not work on one run."""
+    """Another process has the run's lease: only one process may execute a run."""
 
 
 _DETERMINISTIC = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError)
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether another try at the same thing can succeed.
+    """Whether a retry can succeed after this error.
 
-    An error that says so itself (`error.retryable`) is believed. Otherwise errors of the input or of the
-    code (`ValueError`, `TypeError`, …; pydantic's `ValidationError` is one) come again at each try, and
-    everything else (sockets, time-outs, databases) is worth one.
+    An error with its own `retryable` decides itself. Otherwise errors of the input or the code (`ValueError`,
+    `TypeError`, …, also pydantic's `ValidationError`) fail again each time; all others (sockets, timeouts,
+    databases) are retried.
     """
-    own_word = getattr(error, "retryable", None)
-    if isinstance(own_word, bool):
-        return own_word
+    own_answer = getattr(error, "retryable", None)
+    if isinstance(own_answer, bool):
+        return own_answer
     if isinstance(error, OSError | TimeoutError):
         return True
     return not isinstance(error, _DETERMINISTIC)
+
+
+def json_kind(value: object) -> str:
+    """What JSON calls this value, with an article, for an error message: "a list", "null"."""
+    return "null" if value is None else _JSON_KINDS.get(type(value), f"a Python {type(value).__name__}")
+
+
+_JSON_KINDS: dict[type, str] = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}

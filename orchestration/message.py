@@ -1,4 +1,4 @@
-"""What a human is told, before a channel gives it its own form."""
+"""A message, before a channel gives it its own form, and the protocols of channels."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ class Fact(Contract):
 
 
 class Message(Contract):
-    """One message about one run. Its texts are rendered and redacted already.
+    """One message about one run. Its texts are already rendered and redacted.
 
-    `idempotency_key` is the same for every try at this message on this channel; a channel derives the
+    `idempotency_key` is the same for each attempt to send this message on this channel. A channel makes the
     vendor's own key from it (an e-mail's Message-ID, an Idempotency-Key header).
-    `dedup_key` is the same for every message about one incident (a PagerDuty dedup_key, an e-mail thread).
+    `dedup_key` is the same for all messages about one incident (a PagerDuty dedup_key, an e-mail thread).
     """
 
     idempotency_key: str
     dedup_key: str
     title: str = Field(description="One line, no markup.")
-    text: str = Field(description="Plain text, whole.")
-    markdown: str = Field(description="The same as Markdown.")
-    html: str = Field(description="The same as an HTML fragment, escaped.")
+    text: str = Field(description="The complete message as plain text.")
+    markdown: str = Field(description="The complete message as Markdown.")
+    html: str = Field(description="The complete message as an HTML fragment, escaped.")
     severity: Severity
-    status: AlertStatus = Field(description="resolved: this is the all-clear.")
-    summary: str = Field(default="", description="What the analysis says, one or two sentences.")
+    status: AlertStatus = Field(description="resolved means that this is the all-clear.")
+    summary: str = Field(default="", description="The analysis in one or two sentences.")
     facts: list[Fact] = Field(default_factory=list[Fact])
-    checks: list[str] = Field(default_factory=list[str], description="One line a checker, such as 'cpu: ok, 12 %'.")
-    actions: list[str] = Field(default_factory=list[str], description="What to do, most useful first.")
+    checks: list[str] = Field(
+        default_factory=list[str], description="One line for each checker, such as 'cpu: ok, 12 %'."
+    )
+    actions: list[str] = Field(default_factory=list[str], description="What to do, the most useful action first.")
     links: dict[str, str] = Field(default_factory=dict[str, str], description="Name to http(s) URL.")
     trace_id: str
     run_id: str
@@ -46,7 +48,7 @@ class Message(Contract):
 
 
 class Channel(Protocol):
-    """Where messages go. A channel is safe to call from several tasks at once."""
+    """Sends messages to one place. Safe to call from several tasks at once."""
 
     @property
     def driver(self) -> str:
@@ -55,19 +57,20 @@ class Channel(Protocol):
 
     @property
     def target(self) -> str:
-        """Where it goes, in words without a secret: "#oncall", "ops@example.com", "hooks.example.com"."""
+        """The destination, without secrets: "#oncall", "ops@example.com", "hooks.example.com"."""
         ...
 
     async def send(self, message: Message) -> Delivery:
-        """Hand the message over, once.
+        """Send the message once.
 
-        Raises `orchestration.errors.DeliveryFailed`, which says whether a retry can help.
+        Raises:
+            DeliveryFailed: the channel did not accept it; the error says whether a retry can help.
         """
         ...
 
 
 class NamedChannel(Contract):
-    """A channel under the name by which it was chosen and by which the ledger knows it."""
+    """A channel, and the name under which it was selected and is listed in the delivery ledger."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -76,13 +79,13 @@ class NamedChannel(Contract):
 
 
 class ChannelSource(Protocol):
-    """Finds the channels of a run."""
+    """Selects the channels of a run."""
 
     async def select(self, name: str | None) -> Sequence[NamedChannel]:
-        """The channel of this name or driver; without a name the default ones, at least one.
+        """The channel with this name or driver; if `name` is None, the default channels (at least one).
 
         Raises:
             BadInput: there is no such channel, or the driver is not configured.
-            Unavailable: the place where channels are kept does not answer.
+            Unavailable: the store of the channels does not answer.
         """
         ...

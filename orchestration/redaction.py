@@ -1,7 +1,6 @@
-"""What may leave a run: the one place that takes secrets out of values and texts before they are kept or shown.
+"""Redaction: the only place that removes secrets from values and texts, before they are stored or shown.
 
-It errs on the side of hiding. Every pattern looks at a bounded piece of a bounded text, so that a hostile
-text costs no more than an honest one.
+In doubt a text is hidden. All patterns and texts are bounded, so that a hostile text costs no more than any other.
 """
 
 from __future__ import annotations
@@ -11,28 +10,27 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from pydantic import JsonValue
+from pydantic import JsonValue
 
 REDACTED = "[redacted]"
-"""What stands where a secret stood."""
+"""Replaces a secret."""
 
 MAX_TEXT = 32_768
-"""Characters that are kept of one text."""
+"""How many characters of a text are kept."""
 
 MAX_DEPTH = 16
-"""Levels of nesting that are kept."""
+"""How many levels of nesting are kept."""
 
 MAX_ITEMS = 1_000
-"""Items that are kept of one list or dict."""
+"""How many items of a list or dict are kept."""
 
 MAX_TOTAL = 500_000
-"""Characters (and values, each as one) that are kept of one value as a whole."""
+"""How much of a value is kept in total: each character and each item counts as one."""
 
 _MAX_KEY = 256
-_OVERLAP = 4_096  # read beyond the cut, so that a secret that lies across it is seen whole
+_OVERLAP = 4_096  # read beyond the limit, so that a secret that crosses it is found
 
 # fmt: off
 _SECRET_WORDS = frozenset({
@@ -55,7 +53,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key names a secret: `db_password`, `X-Api-Key`, `webhookUrl`; not `author`, not `tokens_used`."""
+    """Whether a key names a secret: `db_password`, `X-Api-Key` and `webhookUrl`, but not `author` or `tokens_used`."""
     words = [word.lower() for word in _WORDS.findall(key[:_MAX_KEY])]
     pairs = pairwise(words)
     return not _SECRET_WORDS.isdisjoint(words) or any(pair in _SECRET_PAIRS for pair in pairs)
@@ -104,7 +102,7 @@ _TOKENS = re.compile(
 
 
 def _hide_pairs(text: str) -> str:
-    """`key=value`, `key: value`, `"key": "value"`: the value of each key that names a secret."""
+    """Hide the values of keys that name a secret: `key=value`, `key: value`, `"key": "value"`."""
     kept: list[str] = []
     done = 0
     for key in _KEY.finditer(text):
@@ -138,11 +136,11 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (_QUERY, _secret_query),
     (_FLAG, _secret_flag),
 )
-"""What is recognised by its surroundings, in this order; pairs and bare tokens come after."""
+"""Secrets that are recognised by their context, in this order. Pairs and bare tokens come afterwards."""
 
 
 def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
-    """The text without its secrets, at most `limit` characters of it and a note of how many are missing.
+    """The first `limit` characters of a text without its secrets, and a note of how many characters are missing.
 
     NUL and lone surrogates, which PostgreSQL and UTF-8 refuse, become U+FFFD and "?".
     """
@@ -156,10 +154,10 @@ def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """One visible line of a text from outside, without its secrets, for people, terminals and mail headers.
+    """A text from outside as one visible line without secrets, for people, terminals and mail headers.
 
-    Terminal escape sequences, control characters and characters that hide or turn text around are taken out
-    before secrets are looked for; line breaks become spaces; what is over `limit` characters ends in "…".
+    Terminal escape sequences, control characters and characters that hide or reorder text are removed before secrets
+    are searched. Line breaks become spaces. A text with more than `limit` characters is cut and ends in "…".
     """
     visible = _INVISIBLE.sub("", _ANSI.sub("", text[: limit + _OVERLAP]))
     clean = " ".join(redact_text(visible).split())
@@ -167,17 +165,17 @@ def one_line(text: str, limit: int) -> str:
 
 
 def redact(value: object) -> JsonValue:
-    """The value as JSON, without its secrets: for records, logs and answers.
+    """The value as JSON without its secrets, for records, logs and answers. Accepts any value and never raises.
 
-    Takes anything: what JSON cannot hold becomes its text, a pydantic secret becomes "[redacted]", what is too
-    deep, too long or too much is named as such. Never raises.
+    Values that JSON does not have become text, and a pydantic secret becomes "[redacted]". "[too deep]" and
+    "[truncated]" mark parts that are beyond a limit.
     """
     return _Redactor(budget=MAX_TOTAL).value(value, depth=0)
 
 
 @dataclass
 class _Redactor:
-    """One pass over one value; `budget` is what may still be kept."""
+    """One pass over one value; `budget` is how much may still be kept."""
 
     budget: int
 
@@ -234,7 +232,7 @@ class _Redactor:
             if dump is not None:
                 return self._container(cast("Mapping[object, object]", dump(mode="python")), depth)
             return self._text(str(value))
-        except Exception:  # noqa: BLE001  a foreign object's own code may do anything; its type is enough
+        except Exception:  # noqa: BLE001  the code of a foreign object may raise anything; its type is enough
             return f"[{type(value).__name__}]"
 
 

@@ -1,4 +1,4 @@
-"""Every setting, read from the environment once, by whoever starts a process. Nothing is read at import."""
+"""All settings. A process reads them from the environment once, when it starts; nothing is read at import."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from orchestration.errors import BadSetting
 
 ROOT_HOME = Path("/var/lib/alert-pipeline")
-"""Where root keeps its data: PostgreSQL runs as a user of its own there and must be able to reach it."""
+"""The data folder of root. PostgreSQL runs as its own user there, and must be able to enter this folder."""
 
 
 class MetricsBackend(StrEnum):
-    """Where the monitoring signals go."""
+    """Where the monitoring signals are sent."""
 
     LOGGING = "logging"
     STATSD = "statsd"
+
+
+class StatsdTags(StrEnum):
+    """How tags are sent to StatsD."""
+
+    NONE = "none"
+    DOGSTATSD = "dogstatsd"
 
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -31,7 +38,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The settings of one process. `docs/settings.md` has them as a table."""
+    """The settings of one process. `docs/settings.md` lists them in a table."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
@@ -73,6 +80,11 @@ class Settings(BaseSettings):
         validation_alias="STATSD_PREFIX",
         description="StatsD metric prefix.",
     )
+    statsd_tags: StatsdTags = Field(
+        StatsdTags.NONE,
+        validation_alias="STATSD_TAGS",
+        description="Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them.",
+    )
 
     stage_timeout_seconds: float = Field(
         60.0,
@@ -86,65 +98,65 @@ class Settings(BaseSettings):
         ge=1,
         le=3600,
         validation_alias="ORCHESTRATION_LEASE_SECONDS",
-        description="How long a run belongs to a process that has stopped answering, in seconds.",
+        description="How long a run stays with a process that no longer renews its lease, in seconds.",
     )
     max_payload_bytes: int = Field(
         4 * 1024 * 1024,
         ge=1024,
         validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES",
-        description="The largest push that is read, in bytes of JSON.",
+        description="The largest push that is accepted, in bytes of JSON.",
     )
     page_deadline_seconds: float = Field(
         30.0,
         ge=0,
         le=3600,
         validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS",
-        description="How long a critical alert may wait for its turn before it is run without Prefect, in seconds.",
+        description="How long a critical alert may wait before its run is executed without Prefect, in seconds.",
     )
     prefect_patience_seconds: float = Field(
         3.0,
         gt=0,
         le=60,
         validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS",
-        description="How long Prefect may take to start a run before it is run without Prefect, in seconds.",
+        description="How long Prefect may take to start a run before the run is executed without Prefect, in seconds.",
     )
     retention_days: float = Field(
         90.0,
         gt=0,
         validation_alias="ORCHESTRATION_RETENTION_DAYS",
-        description="How long finished runs, resolved incidents and their alerts are kept, in days.",
+        description="How long finished runs, resolved incidents and their alerts are stored, in days.",
     )
     inbox_warning: int = Field(
         500,
         ge=1,
         validation_alias="ORCHESTRATION_INBOX_WARNING",
-        description="How many waiting runs make the upkeep flow warn that the inbox is deep.",
+        description="The number of waiting runs from which the upkeep flow warns that the inbox is long.",
     )
     worker_concurrency: int = Field(
         8,
         ge=1,
         le=1000,
         validation_alias="WORKER_CONCURRENCY",
-        description="How many runs a worker works on at once.",
+        description="How many runs a worker executes at the same time.",
     )
     worker_grace_seconds: float = Field(
         30.0,
         ge=0,
         le=3600,
         validation_alias="WORKER_GRACE_SECONDS",
-        description="How long a worker that is told to end lets its runs go on, in seconds.",
+        description="How long a worker that is stopped waits for its runs to end, in seconds.",
     )
     duplicate_window_seconds: float = Field(
         300.0,
         ge=0,
         allow_inf_nan=False,
         validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS",
-        description="How long an identical repeat over HTTP is skipped at the door, in seconds. 0: never.",
+        description="How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never.",
     )
     api_auth: Literal["auto", "on", "off"] = Field(
         "auto",
         validation_alias="API_AUTH",
-        description="Whether the HTTP API asks for a key: on, off, or auto (on, but for calls from this very machine "
+        description="Whether the HTTP API requires a key: on, off, or auto (on, except for calls from this machine "
         "to an API that listens on loopback only).",
     )
     api_sync_timeout_seconds: float = Field(
@@ -159,33 +171,33 @@ class Settings(BaseSettings):
         gt=0,
         le=86400,
         validation_alias="API_SIGNATURE_WINDOW_SECONDS",
-        description="How old the timestamp of a signed request may be, in seconds, and how far in the future.",
+        description="How far the timestamp of a signed request may be in the past or future, in seconds.",
     )
     api_rate_limit_per_second: float = Field(
         2000.0,
         ge=0,
         allow_inf_nan=False,
         validation_alias="API_RATE_LIMIT_PER_SECOND",
-        description="Requests per second that one key, or one address without a key, may make. 0: any number.",
+        description="How many requests per second one key, or one address without a key, may make. 0 means no limit.",
     )
     api_public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#@]+/?$",
         validation_alias="API_PUBLIC_URL",
-        description="Where people reach the API, such as https://alerts.example.com: with https, the admin's cookie "
-        "goes over https only. None: as the request came.",
+        description="The public URL of the API, such as https://alerts.example.com. With https, the cookie of the "
+        "admin is sent over https only. None means the URL of each request.",
     )
     admin_session_hours: float = Field(
         12.0,
         gt=0,
         le=720,
         validation_alias="ADMIN_SESSION_HOURS",
-        description="How long one is signed in to the admin, in hours.",
+        description="How long a session of the admin lasts, in hours.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         validation_alias="ORCHESTRATION_LOG_LEVEL",
-        description="What is logged: DEBUG, INFO, WARNING or ERROR. The signals of the logging backend are INFO.",
+        description="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR. Most signals are INFO.",
     )
 
     checkers_enabled: Names = Field(
@@ -194,10 +206,10 @@ class Settings(BaseSettings):
         description="The checkers that run for each alert, separated by commas.",
     )
     checkers_skip: Names = Field(
-        (), validation_alias="CHECKERS_SKIP", description="Checkers that do not run, separated by commas."
+        (), validation_alias="CHECKERS_SKIP", description="The checkers that never run, separated by commas."
     )
     checkers_skip_all: bool = Field(
-        False, validation_alias="CHECKERS_SKIP_ALL", description="Run no checker: the check stage is skipped."
+        False, validation_alias="CHECKERS_SKIP_ALL", description="Run no checkers: the check stage is skipped."
     )
     checkers_timeout_seconds: float = Field(
         5.0,
@@ -229,7 +241,9 @@ class Settings(BaseSettings):
     smtp_security: Literal["starttls", "tls", "none"] = Field(
         "starttls", validation_alias="SMTP_SECURITY", description="starttls, tls (from the start), or none."
     )
-    smtp_username: str | None = Field(None, validation_alias="SMTP_USERNAME", description="User at the mail server.")
+    smtp_username: str | None = Field(
+        None, validation_alias="SMTP_USERNAME", description="User name at the mail server."
+    )
     smtp_password: SecretStr | None = Field(
         None, validation_alias="SMTP_PASSWORD", description="Password at the mail server."
     )
@@ -251,30 +265,30 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None,
         validation_alias="DATABASE_URL",
-        description="PostgreSQL of this project: postgresql://user:password@host/database. None: the embedded one.",
+        description="PostgreSQL of this project: postgresql://user:password@host/database. None means embedded.",
     )
     prefect_api_url: str | None = Field(
         None,
         validation_alias="PREFECT_API_URL",
-        description="Prefect's API (a setting of Prefect's own). None: the embedded server.",
+        description="Prefect's API (a setting of Prefect). None means embedded.",
     )
     prefect_ui_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s]+$",
         validation_alias="PREFECT_UI_URL",
-        description="Prefect's UI, for links to it (a setting of Prefect's own). None: PREFECT_API_URL without /api.",
+        description="Prefect's UI, for links to it (a setting of Prefect). None means PREFECT_API_URL without /api.",
     )
     home: Path = Field(
         default_factory=lambda: default_home(),
         validation_alias="ALERT_PIPELINE_HOME",
-        description="Where the embedded stack keeps its data.",
+        description="The data folder of the embedded stack.",
     )
 
     secret_key: SecretStr | None = Field(
         None,
         min_length=16,
         validation_alias="ALERT_PIPELINE_SECRET_KEY",
-        description="Seals channels and signing secrets in the database. None: the key in secret.key, see below.",
+        description="Encrypts channels and signing secrets in the database. None means the key in secret.key.",
     )
 
     @field_validator("checkers_enabled", "checkers_skip", "notify_channels", "email_to", mode="before")
@@ -298,36 +312,31 @@ class Settings(BaseSettings):
 
     @property
     def prefect_ui(self) -> str | None:
-        """Where Prefect's UI is, without a slash at the end; None: not known."""
+        """The URL of Prefect's UI, without a slash at the end; None means that it is not known."""
         if self.prefect_ui_url is not None:
             return self.prefect_ui_url.rstrip("/")
         api = re.sub("//[^/@]*@", "//", self.prefect_api_url or "").rstrip("/")
         return api.removesuffix("/api") if api.endswith("/api") else None
 
-    @property
-    def retry_delays(self) -> list[float]:
-        """Seconds to wait before retry 1, 2, …: `factor ** n`."""
-        return self.delays(self.max_retries_per_stage)
-
     def delays(self, retries: int) -> list[float]:
-        """The same, for another number of retries."""
+        """Seconds to wait before each of `retries` retries: `factor ** n` before retry n."""
         return [self.backoff_factor**retry for retry in range(1, retries + 1)]
 
 
 def default_home() -> Path:
-    """`/var/lib/alert-pipeline` for root, else the platform's folder for a user's data."""
+    """The default data folder: `/var/lib/alert-pipeline` for root, else the platform's folder for user data."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return ROOT_HOME
     return Path(platformdirs.user_data_dir("alert-pipeline", appauthor=False))
 
 
 def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of this process, from the environment; `overrides` come first, by field name.
+    """Read the settings from the environment. `overrides`, by field name, take precedence.
 
     An empty variable counts as unset.
 
     Raises:
-        BadSetting: naming each wrong variable, what was expected, and the value if it is no secret.
+        BadSetting: names each wrong variable, the expected value, and the actual value unless it is a secret.
     """
     try:
         return Settings(**{_variable(name): value for name, value in (overrides or {}).items()})

@@ -1,23 +1,24 @@
-"""Monitoring signals: six names, eight tags on each, sent to the log or to StatsD.
+"""Monitoring signals: six names, eight tags each, sent to the log or to StatsD.
 
-A backend that fails never disturbs a run: the failure is logged once and the alert goes on.
+A backend that fails never disturbs a run: the error is logged, and the run goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Protocol, cast
-
-from statsd import StatsClient  # pyright: ignore[reportMissingTypeStubs]
+from typing import Protocol
 
 from orchestration.redaction import redact_text
-from orchestration.settings import MetricsBackend, Settings
+from orchestration.settings import MetricsBackend, Settings, StatsdTags
 
 LOGGER_NAME = "alert_pipeline"
 PIPELINE_STAGE = "pipeline"
@@ -28,7 +29,7 @@ signal_logger = logging.getLogger(f"{LOGGER_NAME}.signals")
 
 
 class Signal(StrEnum):
-    """What is told at every boundary."""
+    """The signals. Each marks one boundary of a run or of an attempt."""
 
     STAGE_STARTED = "pipeline.stage.started"
     STAGE_SUCCEEDED = "pipeline.stage.succeeded"
@@ -40,7 +41,7 @@ class Signal(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tags:
-    """The eight tags that every signal carries. Empty: not known yet."""
+    """The eight tags of every signal. An empty tag is not known yet."""
 
     trace_id: str
     run_id: str
@@ -52,7 +53,7 @@ class Tags:
     attempt: int = 1
 
     def at(self, stage: str, attempt: int) -> Tags:
-        """The same run, seen at one attempt of one stage."""
+        """The tags of one attempt at one stage of the same run."""
         return replace(self, stage=stage, attempt=attempt)
 
 
@@ -60,94 +61,123 @@ Field = str | int | float | bool | None
 
 
 class SignalBackend(Protocol):
-    """Where signals go."""
+    """Sends signals to one monitoring system."""
 
     def emit(self, signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> None:
-        """Send one signal. `fields` may hold duration_ms, status, error_type, message, retryable, engine, …"""
+        """Send one signal. `fields` may contain duration_ms, status, error_type, message, retryable, engine, …"""
         ...
 
 
 class LoggingBackend:
-    """One structured line a signal (logfmt: key=value), on the logger `alert_pipeline.signals`."""
+    """Logs each signal as one line (logfmt: key=value) on the logger `alert_pipeline.signals`."""
 
     def emit(self, signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> None:
-        """Log the signal; a failure is a warning, all others are information."""
+        """Log the signal: as a warning if it is a failure or a retry, else as information."""
         level = logging.WARNING if signal in (Signal.STAGE_FAILED, Signal.STAGE_RETRYING) else logging.INFO
         if signal_logger.isEnabledFor(level):
             signal_logger.log(level, "%s", logfmt({"signal": signal.value, **asdict(tags), **fields}))
 
 
-class _Statsd(Protocol):
-    def incr(self, stat: str) -> None: ...
-
-    def timing(self, stat: str, delta: float) -> None: ...
-
-
 class StatsdBackend:
-    """Counters and timings over UDP.
+    """Sends counters and timings (in milliseconds) over UDP; `docs/signals.md` lists the metrics.
 
-    `PREFIX.stage.<what>.<stage>.<source>` and `PREFIX.stage.duration.<stage>.<source>` for stages,
-    `PREFIX.started.<source>`, `PREFIX.completed.<source>`, `PREFIX.completed.<status>.<source>` and
-    `PREFIX.duration.<source>` for runs; durations in milliseconds.
+    Plain StatsD has no tags: stage and source are parts of a metric's name, and the other tags are not sent. In the
+    DogStatsD format a metric has the name of its signal, and all tags.
     """
 
-    def __init__(self, host: str, port: int, prefix: str) -> None:
-        # The package ships no types.
-        self._client: _Statsd = cast("_Statsd", StatsClient(host=host, port=port, prefix=prefix))
+    def __init__(self, host: str, port: int, prefix: str, tags: StatsdTags = StatsdTags.NONE) -> None:
+        """Resolve the address once.
+
+        Raises:
+            OSError: the host cannot be resolved.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        # IPv4 first: a server on "localhost" seldom listens on ::1.
+        family, _, _, _, self._address = min(found, key=lambda address: address[0] is not socket.AF_INET)
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._prefix = prefix
+        self._tagged = tags is StatsdTags.DOGSTATSD
 
     def emit(self, signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> None:
-        """Count the signal; with `duration_ms` also time it."""
-        source = _metric_part(tags.source)
-        duration = fields.get("duration_ms")
-        name = signal.value.removeprefix("pipeline.")
-        if tags.stage == PIPELINE_STAGE:
-            self._client.incr(f"{name}.{source}")
-            if status := fields.get("status"):
-                self._client.incr(f"{name}.{_metric_part(str(status))}.{source}")
-            timing = f"duration.{source}"
-        else:
-            stage = _metric_part(tags.stage)
-            self._client.incr(f"{name}.{stage}.{source}")
-            timing = f"stage.duration.{stage}.{source}"
-        if isinstance(duration, int | float):
-            self._client.timing(timing, duration)
+        """Count the signal, its status, engine and fallback, and time it if it has a duration."""
+        for name, value in _tagged(signal, tags, fields) if self._tagged else _untagged(signal, tags, fields):
+            # Like the network between: a packet that cannot be sent is lost.
+            with suppress(OSError):
+                self._socket.sendto(f"{self._prefix}.{name}:{value}".encode(), self._address)
+
+
+_COUNT = "1|c"
+
+
+def _untagged(signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> list[tuple[str, str]]:
+    """The metrics of a signal in plain StatsD: name and value."""
+    source, stage = _metric_part(tags.source), _metric_part(tags.stage)
+    of_run = tags.stage == PIPELINE_STAGE
+    what = source if of_run else f"{stage}.{source}"
+    name = signal.value.removeprefix("pipeline.")
+    metrics = [(f"{name}.{what}", _COUNT)]
+    if of_run and (status := fields.get("status")):
+        metrics.append((f"{name}.{_metric_part(str(status))}.{source}", _COUNT))
+    if signal is Signal.COMPLETED and (engine := fields.get("engine")):
+        metrics.append((f"engine.{_metric_part(str(engine))}.{source}", _COUNT))
+    if signal is Signal.STAGE_SUCCEEDED and fields.get("fallback"):
+        metrics.append((f"stage.fallback.{what}", _COUNT))
+    return [*metrics, *_timing(f"duration.{what}" if of_run else f"stage.duration.{what}", fields)]
+
+
+def _tagged(signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> list[tuple[str, str]]:
+    """The metrics of a signal in the DogStatsD format: name, and value with tags."""
+    also = {name: fields[name] for name in _FIELDS_AS_TAGS if name in fields}
+    pairs = {**asdict(tags), **also}
+    listed = ",".join(f"{name}:{_tag_value(value)}" for name, value in pairs.items() if value != "")
+    name = signal.value.removeprefix("pipeline.")
+    duration = "duration" if tags.stage == PIPELINE_STAGE else "stage.duration"
+    return [(name, f"{value}|#{listed}") for name, value in [(name, _COUNT), *_timing(duration, fields)]]
+
+
+_FIELDS_AS_TAGS = ("status", "engine", "fallback", "error_type", "node", "reason")
+
+
+def _timing(name: str, fields: Mapping[str, Field]) -> list[tuple[str, str]]:
+    duration = fields.get("duration_ms")
+    return [(name, f"{duration:.6f}|ms")] if isinstance(duration, int | float) else []
 
 
 class Signals:
-    """Sends each signal to every backend."""
+    """Sends each signal to all backends."""
 
     def __init__(self, backends: Sequence[SignalBackend]) -> None:
         self._backends = list(backends)
 
     def emit(self, signal: Signal, tags: Tags, **fields: Field) -> None:
-        """Send one signal. Never raises: a broken backend must not cost an alert."""
+        """Send one signal. Never raises: an error of a backend is logged, so that it cannot cost an alert."""
         clean = {name: value for name, value in fields.items() if value is not None}
         for backend in self._backends:
             try:
                 backend.emit(signal, tags, clean)
-            except Exception as error:  # noqa: BLE001 - whatever a backend does, the run goes on
-                logger.error("A signal could not be sent by %s: %s", type(backend).__name__, redact_text(str(error)))
+            except Exception as error:  # noqa: BLE001 - an error of any kind in a backend must not stop the run
+                logger.error("%s could not send a signal: %s", type(backend).__name__, redact_text(str(error)))
 
 
 def make_signals(settings: Settings) -> Signals:
-    """The signals of a process, on the backend that the settings name.
+    """The signals of a process, with the backend that the settings name.
 
-    A StatsD host that cannot be resolved is logged, and the signals go to the log instead: monitoring
-    that is down must not keep a page from going out.
+    If the StatsD host cannot be resolved, this is logged and the signals go to the log: an outage of the
+    monitoring must not keep a page from going out.
     """
     make_visible(settings.log_level)
     if settings.metrics_backend is MetricsBackend.STATSD:
+        host, port = settings.statsd_host, settings.statsd_port
         try:
-            return Signals([StatsdBackend(settings.statsd_host, settings.statsd_port, settings.statsd_prefix)])
+            return Signals([StatsdBackend(host, port, settings.statsd_prefix, settings.statsd_tags)])
         except OSError as error:
-            logger.error(
-                "STATSD_HOST=%r cannot be reached (%s): signals go to the log instead", settings.statsd_host, error
-            )
+            logger.error("STATSD_HOST=%r cannot be resolved (%s): signals go to the log instead", host, error)
     return Signals([LoggingBackend()])
 
 
 def make_visible(level: str) -> None:
-    """Give our logger a handler on stderr unless the program has configured logging itself."""
+    """Give our logger a handler on stderr, unless the program has configured logging itself."""
     logger.setLevel(level)
     if logger.handlers or logging.getLogger().handlers:
         return
@@ -157,8 +187,35 @@ def make_visible(level: str) -> None:
     logger.propagate = False
 
 
+_correlation_ids: ContextVar[dict[str, str] | None] = ContextVar("correlation_ids", default=None)
+
+
+@contextmanager
+def correlated(*, trace_id: str, run_id: str) -> Generator[None]:
+    """Append both ids to each line that the body, its tasks and its threads log.
+
+    Signals are not changed: they have the ids among their tags, and a logger of their own.
+    """
+    token = _correlation_ids.set({"trace_id": trace_id, "run_id": run_id})
+    try:
+        yield
+    finally:
+        _correlation_ids.reset(token)
+
+
+def _add_ids(record: logging.LogRecord) -> bool:
+    ids = _correlation_ids.get()
+    if ids is not None:
+        record.__dict__.update(ids)  # for formatters that write JSON
+        record.msg, record.args = f"{record.getMessage()} {logfmt(ids)}", None
+    return True
+
+
+logger.addFilter(_add_ids)
+
+
 def logfmt(fields: Mapping[str, Field]) -> str:
-    """`key=value` pairs, quoted where a value has spaces, quotes or control characters; redacted.
+    """`key=value` pairs, redacted; a value with spaces, quotes or control characters is quoted.
 
     >>> logfmt({"stage": "check", "message": "took 5 s"})
     'stage=check message="took 5 s"'
@@ -179,7 +236,7 @@ def _logfmt_value(value: Field) -> str:
 
 @lru_cache(maxsize=1024)
 def _logfmt_text(value: str) -> str:
-    # A run's signals say the same eight tags again and again.
+    # Cached, because all signals of a run have the same tags.
     text = redact_text(value)
     if text.isprintable() and _PLAIN.fullmatch(text):
         return text
@@ -188,5 +245,11 @@ def _logfmt_text(value: str) -> str:
 
 
 def _metric_part(text: str) -> str:
-    """A name that StatsD takes as one part of a metric's path."""
+    """The text as one part of a metric's name."""
     return re.sub(r"[^A-Za-z0-9_\-]", "_", text) or "unknown"
+
+
+def _tag_value(value: Field) -> str:
+    """The value as a DogStatsD tag: at most 200 characters, without the marks that separate tags and metrics."""
+    text = str(value).lower() if isinstance(value, bool) else redact_text(str(value))
+    return re.sub(r"[^\w.:/\-]", "_", text)[:200]

@@ -1,4 +1,4 @@
-"""The state machine of runs and of attempts: one table each, and `advance()`, the only way through them."""
+"""The state machines of runs and attempts: one table each. Each change of status goes through `advance()`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestration.errors import BadInput, IllegalTransition
 
 
 class RunStatus(StrEnum):
-    """Where a pipeline run stands."""
+    """The status of a pipeline run."""
 
     PENDING = "pending"
     INGESTED = "ingested"
@@ -24,22 +24,22 @@ class RunStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more happens by itself. A failed run can be resumed by hand."""
+        """Whether the run is over. A failed run can be resumed by hand."""
         return self in _OUTCOMES
 
     @property
     def outcome(self) -> PipelineOutcome | None:
-        """The word of the contract for a final status, else None."""
+        """The outcome in the contract, if the status is final; else None."""
         return _OUTCOMES.get(self)
 
     @property
     def label(self) -> str:
-        """The name that people and Prefect see, such as "Notified"."""
+        """The name for people and Prefect, such as "Notified"."""
         return self.value.capitalize()
 
 
 class StageStatus(StrEnum):
-    """Where one attempt at a stage stands."""
+    """The status of one attempt at a stage."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -58,15 +58,15 @@ _OUTCOMES = {
 }
 
 _R = RunStatus
-_ENDS_OR_WAITS = {_R.FAILED, _R.SKIPPED, _R.RETRYING}
+_END_OR_WAIT = {_R.FAILED, _R.SKIPPED, _R.RETRYING}
 
-# A stage that a run leaves out is stepped over, so every later status is within reach.
+# A run can skip stages, so it can go to any later status.
 RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
-    _R.PENDING: frozenset({_R.INGESTED, _R.CHECKED, _R.ANALYZED, _R.NOTIFIED} | _ENDS_OR_WAITS),
-    _R.INGESTED: frozenset({_R.CHECKED, _R.ANALYZED, _R.NOTIFIED} | _ENDS_OR_WAITS),
-    _R.CHECKED: frozenset({_R.ANALYZED, _R.NOTIFIED} | _ENDS_OR_WAITS),
-    _R.ANALYZED: frozenset({_R.NOTIFIED} | _ENDS_OR_WAITS),
-    # Back to where it was when the wait is over; a second failure in a row stays.
+    _R.PENDING: frozenset({_R.INGESTED, _R.CHECKED, _R.ANALYZED, _R.NOTIFIED} | _END_OR_WAIT),
+    _R.INGESTED: frozenset({_R.CHECKED, _R.ANALYZED, _R.NOTIFIED} | _END_OR_WAIT),
+    _R.CHECKED: frozenset({_R.ANALYZED, _R.NOTIFIED} | _END_OR_WAIT),
+    _R.ANALYZED: frozenset({_R.NOTIFIED} | _END_OR_WAIT),
+    # After the wait it goes back to where it was. After a second failure it stays RETRYING.
     _R.RETRYING: frozenset({_R.PENDING, _R.INGESTED, _R.CHECKED, _R.ANALYZED, _R.FAILED, _R.SKIPPED, _R.RETRYING}),
     _R.FAILED: frozenset({_R.RETRYING}),  # a resume
     _R.NOTIFIED: frozenset(),
@@ -89,7 +89,7 @@ STATUS_AFTER: Mapping[Stage, RunStatus] = {
     Stage.ANALYZE: RunStatus.ANALYZED,
     Stage.NOTIFY: RunStatus.NOTIFIED,
 }
-"""What a run's status is once this stage is done. The other stages do not move a run."""
+"""The status of a run after each stage. The other stages do not change it."""
 
 
 def furthest(done: Iterable[Stage]) -> RunStatus:
@@ -103,10 +103,10 @@ def furthest(done: Iterable[Stage]) -> RunStatus:
 
 
 def advance(current: StatusT, new: StatusT) -> StatusT:
-    """The new status, if the table has the move; every change of a status goes through here.
+    """Return the new status, if it may follow the current one.
 
     Raises:
-        IllegalTransition: naming both.
+        IllegalTransition: it may not; the message names both.
     """
     if new not in allowed(current):
         raise IllegalTransition(f"A {type(current).__name__} cannot go from {current.value} to {new.value}")
@@ -114,15 +114,15 @@ def advance(current: StatusT, new: StatusT) -> StatusT:
 
 
 def allowed(current: RunStatus | StageStatus) -> frozenset[RunStatus] | frozenset[StageStatus]:
-    """The statuses that can follow."""
+    """The statuses that may follow."""
     return RUN_TRANSITIONS[current] if isinstance(current, RunStatus) else STAGE_TRANSITIONS[current]
 
 
 def parse_run_status(text: str) -> RunStatus:
-    """A status in any case; `completed` is another name of `notified`.
+    """Parse a status, in any case; `completed` is another name of `notified`.
 
     Raises:
-        BadInput: naming the statuses there are.
+        BadInput: there is no such status; the message lists all.
     """
     word = text.strip().lower()
     try:

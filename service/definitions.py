@@ -1,6 +1,6 @@
-"""What people do with definitions: apply, enable, disable, roll back, delete. The store first, then what Prefect shows.
+"""What people do with definitions: apply, enable, disable, roll back, delete. The store first, then Prefect.
 
-Without Prefect all of it works too: a worker brings Prefect in step when it starts, and once a minute.
+Everything works without Prefect too: a worker brings Prefect up to date when it starts, and once a minute.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 
-LATER = "a worker writes its block and its deployment when it finds Prefect"
+LATER = "a worker writes its block and its deployment when Prefect answers"
 
 
 class Outcome(Contract):
-    """What became of a definition."""
+    """The result of a change to a definition."""
 
     change: str
     """created, changed, unchanged, enabled, disabled, rolled_back or deleted."""
     definition: DefinitionRecord
     in_prefect: bool
-    """Whether Prefect shows it as it is now."""
+    """Whether Prefect shows the definition as it is now."""
     notes: list[str]
-    """What a person should know besides."""
+    """Sentences for the person who made the change."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
-    """Where definitions are changed. `prefect_api_url` None: there is no Prefect within reach."""
+class DefinitionService:
+    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached."""
 
     database: Database
     prefect_api_url: str | None = None
 
     async def apply(self, new: NewDefinition, *, created_by: str) -> Outcome:
-        """Make this what runs under its name. Applied again it changes nothing.
+        """Store this as the version that runs. Applied again it changes nothing.
 
-        An edit of the block in Prefect that nobody has run yet is kept as a version first.
+        An edit of the block in Prefect that no run has used yet is stored as a version first.
 
         Raises:
             Unavailable: the database does not answer.
         """
         notes: list[str] = []
-        lost = await self._with_prefect(lambda: _take_up(self.database, new.name), notes)
+        lost = await self._with_prefect(lambda: _store_edit(self.database, new.name), notes)
         notes += [lost] if lost else []
         async with self.database.transaction() as tx:
             stored = await definitions.store_definition(tx, new, created_by=created_by)
@@ -66,13 +66,23 @@ class Desk:
         return await self._outcome("enabled" if active else "disabled", record, [])
 
     async def rollback(self, name: str, version: int) -> Outcome:
-        """Have an earlier version run again. It keeps its number; raises as `set_active()`."""
+        """Run an earlier version again. It keeps its number.
+
+        Raises:
+            DefinitionNotFound: there is no such definition, or no such version.
+            Unavailable: the database does not answer.
+        """
         async with self.database.transaction() as tx:
             record = await definitions.activate_version(tx, name, version)
         return await self._outcome("rolled_back", record, [])
 
     async def delete(self, name: str) -> Outcome:
-        """Take a definition away. Its versions are kept for the runs that named them; raises as `set_active()`."""
+        """Delete a definition. Its versions are kept for the runs that used them.
+
+        Raises:
+            DefinitionNotFound: there is none.
+            Unavailable: the database does not answer.
+        """
         async with self.database.transaction() as tx:
             record = await definitions.delete_definition(tx, name)
         return await self._outcome("deleted", record, [])
@@ -82,36 +92,34 @@ class Desk:
         return Outcome(change=change, definition=record, in_prefect=bool(shown), notes=list(dict.fromkeys(notes)))
 
     async def _with_prefect(self, work: Callable[[], Awaitable[str | None]], notes: list[str]) -> str | None:
-        """What `work` says, done at our Prefect; None where it cannot be reached, which is noted."""
+        """The result of `work`, with Prefect's clients set to our API. None, with a note, if it does not answer."""
         if self.prefect_api_url is None:
             notes.append(f"Prefect does not run here: {LATER}")
             return None
-        # Prefect takes 1.5 s to import, which a command without one need not wait for.
-        from service.definition_mirror import at
+        # Prefect takes 1.5 s to import. A command without Prefect must not wait for that.
+        from service.mirror.definitions import use_prefect_at
 
         try:
-            with at(self.prefect_api_url):
+            with use_prefect_at(self.prefect_api_url):
                 return await work()
         except Unavailable as error:
             notes.append(f"{error}: {LATER}")
             return None
 
 
-async def _take_up(database: Database, name: str) -> str | None:
-    from service.definition_mirror import take_up
+async def _store_edit(database: Database, name: str) -> str | None:
+    from service.mirror.definitions import store_edit
 
-    return await take_up(database, name)
+    return await store_edit(database, name)
 
 
 async def _show(database: Database, name: str) -> str:
     from prefect import get_client
 
-    from service.definition_mirror import show
-    from service.worker.mirror import PREFECT_ERRORS
+    from blocks.prefect_api import prefect_errors
+    from service.mirror.definitions import show
 
-    try:
+    with prefect_errors():
         async with get_client() as client:
             await show(client, database, name)
-    except (*PREFECT_ERRORS, RuntimeError) as error:  # Prefect's client raises RuntimeError where it reaches nothing
-        raise Unavailable(f"Prefect's API broke off ({type(error).__name__})") from None
     return "shown"

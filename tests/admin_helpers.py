@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from orchestration.encryption import load_cipher
 from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
-from orchestration.sealing import load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -25,7 +25,7 @@ from tests.conftest import MemoryChannel
 async def make_key(settings: Settings, database: Database, *scopes: Scope, name: str = "oncall") -> NewKey:
     """An API key; an admin's without scopes."""
     async with database.transaction() as tx:
-        return await keys.create_key(tx, name, scopes or (Scope.ADMIN,), load_seal(settings))
+        return await keys.create_key(tx, name, scopes or (Scope.ADMIN,), load_cipher(settings))
 
 
 def field(page: str, name: str = "csrf") -> str:

@@ -16,8 +16,8 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord
+from orchestration.store.runs import RunFilter, list_page
 from service.api import create_app
 from service.api.server import listen
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import time
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_cipher
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -20,7 +20,7 @@ FAR = ("192.0.2.7", 40_000)
 
 async def make_key(settings: Settings, database: Database, *scopes: Scope, name: str = "ci") -> NewKey:
     async with database.transaction() as tx:
-        return await keys.create_key(tx, name, scopes, load_seal(settings))
+        return await keys.create_key(tx, name, scopes, load_cipher(settings))
 
 
 def bearer(key: NewKey) -> dict[str, str]:

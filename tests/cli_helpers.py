@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Story, read_story
+from service.mirror.flow_runs import FlowRunMirror
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses
 from service.worker.bounded import BoundedWorker
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
-from service.worker.mirror import Mirror
 from service.worker.process import prefect_settings
 from tests.conftest import Command, clean_environment
 from tests.stack_fixtures import settings_for, until
@@ -177,11 +178,14 @@ def orchestrators(home: Path, stack: StackAddresses) -> Iterator[Orchestrators]:
 @asynccontextmanager
 async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterator[BoundedWorker]:
     """A bounded worker in this event loop, with services of the test's own."""
+    # On a busy machine Prefect may be slow, which is no outage.
+    settings = services.settings.model_copy(update={"prefect_patience_seconds": 30.0})
+    services = replace(services, settings=settings)
     with temporary_settings(prefect_settings(stack.prefect_api_url)):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
                 results = services.settings.home / "results"
-                yield BoundedWorker(services, RunExecutor(services, Mirror(context.client), Breaker(), results))
+                yield BoundedWorker(services, RunExecutor(services, FlowRunMirror(context.client), Breaker(), results))
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestration.encryption import load_cipher
 from orchestration.engine.run import Services
-from orchestration.sealing import load_seal
 from orchestration.settings import Settings
 from orchestration.store import definitions, keys
 from orchestration.store.database import Database
@@ -205,10 +205,10 @@ async def test_what_cannot_be_run_is_refused_and_nothing_is_written(api: httpx.A
 
 async def test_each_key_may_do_what_it_is_for(settings: Settings, database: Database) -> None:
     await put(database, HUB, "hub")
-    seal = load_seal(settings)
+    cipher = load_cipher(settings)
     async with database.transaction() as tx:
-        reads = await keys.create_key(tx, "reads", {Scope.READ}, seal)
-        triggers = await keys.create_key(tx, "triggers", {Scope.TRIGGER}, seal)
+        reads = await keys.create_key(tx, "reads", {Scope.READ}, cipher)
+        triggers = await keys.create_key(tx, "triggers", {Scope.TRIGGER}, cipher)
 
     async with open_api(settings, database.url, host="0.0.0.0") as api:
 

@@ -12,7 +12,7 @@ import pytest
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
-from orchestration.store import leases, runs
+from orchestration.store import claims, runs
 from orchestration.store.database import Database
 from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
 from tests.conftest import MemoryChannel
@@ -337,11 +337,11 @@ async def test_only_failed_and_retrying_runs_are_resumed(
 async def test_a_retrying_run_is_resumed_once_nobody_is_at_it(api: httpx.AsyncClient, database: Database) -> None:
     said = await queue(api)
     async with database.transaction() as tx:
-        await leases.claim(tx, said["run_id"], owner="h/1/2/3", seconds=30)
+        await claims.claim(tx, said["run_id"], owner="h/1/2/3", seconds=30)
         await runs.change(tx, said["run_id"], status=RunStatus.RETRYING)
     busy = await api.post(f"/orchestration/pipeline/{said['run_id']}/resume/")
     async with database.transaction() as tx:
-        await leases.release(tx, said["run_id"], owner="h/1/2/3")
+        await claims.release(tx, said["run_id"], owner="h/1/2/3")
     free = await api.post(f"/orchestration/pipeline/{said['run_id']}/resume/")
 
     assert (busy.status_code, free.status_code) == (409, 202)

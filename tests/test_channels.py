@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.channels import CHANNELS, ChannelBlock, ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
+from blocks.channels import CHANNELS, ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
+from blocks.channels.base import ChannelBlock
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Channel, Fact, Message
@@ -237,20 +238,22 @@ async def test_the_console_shows_the_whole_message_on_standard_error(capsys: pyt
     assert (delivery.driver, delivery.status) == ("console", "sent")
 
 
-async def test_the_console_writes_to_the_stream_it_is_given_and_in_its_encoding():
+async def test_the_console_writes_in_the_encoding_of_standard_error(monkeypatch: pytest.MonkeyPatch):
     raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    await ConsoleChannel().writing_to(stream).send(a_message(text="✓ ok"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, encoding="ascii"))
+    await ConsoleChannel().send(a_message(text="✓ ok"))
     assert b"? ok" in raw.getvalue()
 
 
-async def test_a_console_that_nobody_reads_fails_without_a_retry():
+async def test_a_console_that_nobody_reads_fails_without_a_retry(monkeypatch: pytest.MonkeyPatch):
     reader, writer = socket.socketpair()
     stream = writer.makefile("w")
     reader.close()
     writer.close()
-    with pytest.raises(DeliveryFailed, match="console") as failure:
-        await ConsoleChannel().writing_to(stream).send(a_message())
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        with pytest.raises(DeliveryFailed, match="console") as failure:
+            await ConsoleChannel().send(a_message())
     assert not failure.value.retryable
     with pytest.raises(OSError, match="Broken pipe"):
         stream.close()

@@ -7,8 +7,8 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from blocks.channels import ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import ChannelDocument
+from blocks.channels.resolver import ChannelResolver
+from blocks.prefect_api import SavedBlock
 from orchestration.errors import DeliveryFailed, PipelineError
 from orchestration.settings import load_settings
 from tests.receivers import Answer, http_receiver, smtp_receiver
@@ -64,14 +64,14 @@ async def test_the_console_needs_no_probe() -> None:
 
 
 async def test_a_survey_names_every_channel_and_what_is_wrong_with_it() -> None:
-    async def saved() -> list[ChannelDocument]:
+    async def saved() -> list[SavedBlock]:
         return [
-            ChannelDocument(name="ops", slug="generic-channel", data={"endpoint": "https://hooks.example.com/x"}),
-            ChannelDocument(name="old", slug="email-channel", data={"smtp_host": "mx", "to_addresses": []}),
+            SavedBlock(name="ops", slug="generic-channel", data={"endpoint": "https://hooks.example.com/x"}),
+            SavedBlock(name="old", slug="email-channel", data={"smtp_host": "mx", "to_addresses": []}),
         ]
 
     settings = load_settings({"smtp_host": "mx.example.com", "webhook_url": "https://hooks.example.net/y"})
-    found = await ChannelBook(settings, source=saved).survey()
+    found = await ChannelResolver(settings, source=saved).survey()
 
     assert list(found) == ["email", "generic", "ops", "old"]
     assert isinstance(found["generic"], GenericChannel)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from blocks.channels.slack import SlackChannel
-from blocks.channels.slack_blocks import blocks_of, fallback_of
+from blocks.channels.slack import SlackChannel, blocks_of, fallback_of
 from orchestration.alert import AlertStatus
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Fact

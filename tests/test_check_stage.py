@@ -16,9 +16,9 @@ import pytest
 from orchestration.contracts import Check, CheckStatus, StageContext
 from orchestration.errors import BadInput, BadSetting
 from orchestration.settings import Settings, load_settings
+from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import Checker, CheckerConfig
 from tasks.check.stage import CheckConfig, check
-from tasks.check.threads import in_daemon_thread
 
 CONTEXT = StageContext(trace_id="trace", run_id="run")
 
@@ -163,7 +163,7 @@ async def test_cancelling_the_stage_cancels_its_checkers() -> None:
 def test_a_hung_check_does_not_keep_the_process_from_ending(fifo: Path) -> None:
     program = f"""
 import asyncio, pathlib
-from tasks.check.threads import in_daemon_thread
+from orchestration.threads import in_daemon_thread
 async def main():
     try:
         await asyncio.wait_for(in_daemon_thread(pathlib.Path.read_bytes, pathlib.Path({str(fifo)!r})), 0.05)

@@ -1,4 +1,4 @@
-"""What each checker says of this host, and what it says to options that it does not take."""
+"""The findings of each checker on this host, and the errors for wrong options."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ async def test_a_part_of_a_process_name_counts_only_when_asked_for() -> None:
 
 @pytest.fixture
 def zombie(tmp_path: Path) -> Iterator[str]:
-    """The name of a process that has ended, and that its parent has not looked after yet."""
+    """The name of a zombie: a process that has ended and that its parent has not waited for."""
     program = tmp_path / "check-zombie"
     program.symlink_to(shutil.which("true") or "/bin/true")
     with subprocess.Popen([program]) as child:
@@ -192,7 +192,7 @@ def zombie(tmp_path: Path) -> Iterator[str]:
 
 
 async def test_a_zombie_does_not_run(zombie: str) -> None:
-    # psutil reads the names as it goes: a process of another test may end meanwhile.
+    # psutil reads one name after the other: a process of another test may end in between.
     assert zombie in {process.info["name"] for process in psutil.process_iter(["name"])}
     assert (await run_checker("process", names=[zombie])).status is CheckStatus.CRITICAL
 
@@ -216,7 +216,7 @@ def listening() -> Iterator[str]:
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    """A port at which nobody listens, and that nobody else gets."""
+    """A port on which nobody listens, reserved for this test."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
@@ -224,7 +224,7 @@ def refusing() -> Iterator[str]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A port whose queue is full: the kernel drops what comes, as a firewall does."""
+    """A port whose queue is full: the kernel drops new connections, as a firewall does."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.check.checkers.reach import USUAL_PORTS, Target, default_targets, in_neighbour_table
+from tasks.check.checkers.network import USUAL_PORTS, Target, default_targets, in_neighbour_table
 
 ROUTES = """\
 Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT

@@ -1,4 +1,4 @@
-"""Claims: what is urgent first, each run to one worker, and nothing that somebody works on."""
+"""Claims: urgent runs first, each run to one worker, and no run that another process executes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from sqlalchemy import text
 from orchestration.alert import Severity
 from orchestration.states import RunStatus
 from orchestration.store import runs
-from orchestration.store.claims import Claim, claim_runs, count_waiting, free_leases, list_holders
+from orchestration.store.claims import Claim, claim_runs, count_waiting, list_lease_owners, release_leases
 from orchestration.store.database import Database, open_database
-from orchestration.store.records import new_id
-from orchestration.store.runs import NewRun
+from orchestration.store.pushes import NewRun
+from tests.store_helpers import add_runs, new_run
 
 
-def new_run(severity: Severity = Severity.WARNING) -> NewRun:
-    return NewRun(
-        run_id=new_id(), trace_id="t", source="generic", environment="test", payload={"alerts": []}, severity=severity
-    )
+def run_of(severity: Severity = Severity.WARNING) -> NewRun:
+    return new_run(payload={"alerts": []}, severity=severity)
 
 
 async def add(database: Database, *new: NewRun) -> list[str]:
     async with database.transaction() as tx:
-        await runs.add_runs(tx, new)
+        await add_runs(tx, *new)
     return [one.run_id for one in new]
 
 
@@ -52,7 +50,7 @@ async def age(database: Database, run_id: str, seconds: int) -> None:
 
 async def test_critical_runs_come_first_then_the_oldest(database: Database) -> None:
     info, first, critical, second = await add(
-        database, new_run(Severity.INFO), new_run(), new_run(Severity.CRITICAL), new_run()
+        database, run_of(Severity.INFO), run_of(), run_of(Severity.CRITICAL), run_of()
     )
 
     claimed = await claim(database, 3) + await claim(database, 3)
@@ -61,7 +59,7 @@ async def test_critical_runs_come_first_then_the_oldest(database: Database) -> N
 
 
 async def test_the_claim_is_the_lease(database: Database) -> None:
-    (run_id,) = await add(database, new_run())
+    (run_id,) = await add(database, run_of())
 
     (claimed,) = await claim(database, 5)
 
@@ -74,7 +72,7 @@ async def test_the_claim_is_the_lease(database: Database) -> None:
 
 
 async def test_a_run_that_is_over_or_failed_is_not_claimed(database: Database) -> None:
-    done, failed, retrying = await add(database, new_run(), new_run(), new_run())
+    done, failed, retrying = await add(database, run_of(), run_of(), run_of())
     async with database.transaction() as tx:
         await runs.finish(tx, done, RunStatus.NOTIFIED)
         await runs.finish(tx, failed, RunStatus.FAILED)
@@ -84,7 +82,7 @@ async def test_a_run_that_is_over_or_failed_is_not_claimed(database: Database) -
 
 
 async def test_a_lease_that_ran_out_is_claimed_under_another_name(database: Database) -> None:
-    await add(database, new_run())
+    await add(database, run_of())
     (before,) = await claim(database, 1)
     async with database.transaction() as tx:
         await tx.execute(text("update pipeline_run set lease_expires_at = now() - interval '1 second'"))
@@ -96,7 +94,7 @@ async def test_a_lease_that_ran_out_is_claimed_under_another_name(database: Data
 
 
 async def test_only_critical_runs_become_overdue(database: Database) -> None:
-    critical, warning, fresh = await add(database, new_run(Severity.CRITICAL), new_run(), new_run(Severity.CRITICAL))
+    critical, warning, fresh = await add(database, run_of(Severity.CRITICAL), run_of(), run_of(Severity.CRITICAL))
     await age(database, critical, 31)
     await age(database, warning, 31)
 
@@ -107,8 +105,8 @@ async def test_only_critical_runs_become_overdue(database: Database) -> None:
     assert [(one.run_id, one.overdue) for one in others] == [(fresh, False), (warning, False)]
 
 
-async def test_a_limit_counts_what_all_workers_hold(database: Database) -> None:
-    await add(database, *(new_run() for _ in range(5)))
+async def test_a_limit_counts_what_all_workers_execute(database: Database) -> None:
+    await add(database, *(run_of() for _ in range(5)))
 
     first = await claim(database, 2, of_all=3)
     second = await claim(database, 5, "host/2/2", of_all=3)
@@ -116,27 +114,27 @@ async def test_a_limit_counts_what_all_workers_hold(database: Database) -> None:
     assert (len(first), len(second)) == (2, 1)
 
 
-async def test_leases_of_the_dead_are_given_back(database: Database) -> None:
-    await add(database, new_run())
-    (held,) = await claim(database, 1)
+async def test_leases_of_dead_owners_are_released(database: Database) -> None:
+    await add(database, run_of())
+    (claimed,) = await claim(database, 1)
 
     async with database.transaction() as tx:
-        assert await list_holders(tx) == [held.owner]
-        assert await free_leases(tx, {held.owner}) == 1
+        assert await list_lease_owners(tx) == [claimed.owner]
+        assert await release_leases(tx, {claimed.owner}) == 1
 
     assert len(await claim(database, 1)) == 1
 
 
 async def test_two_workers_race_for_500_runs_and_each_run_has_one(database: Database) -> None:
-    added = await add(database, *(new_run() for _ in range(500)))
+    added = await add(database, *(run_of() for _ in range(500)))
 
     async def race(process: str) -> list[Claim]:
-        taken: list[Claim] = []
+        claimed: list[Claim] = []
         # Workers are processes: each has connections of its own.
         async with open_database(database.url) as own:
             while batch := await claim(own, 7, process):
-                taken += batch
-        return taken
+                claimed += batch
+        return claimed
 
     first, second = await asyncio.gather(race("a/1/1"), race("b/2/2"))
 

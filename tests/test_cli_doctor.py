@@ -1,4 +1,4 @@
-"""`alert-pipeline doctor`: what is broken, and how to mend it."""
+"""`alert-pipeline doctor`: what is broken, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pydantic import SecretStr
 
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
-from orchestration.store import runs, workers
+from orchestration.store import workers
 from orchestration.store.database import Database
-from orchestration.store.runs import NewRun
-from service.deployments import register, wanted_deployments
+from service.cli.doctor import examine
+from service.doctor import Finding, Level, ok, run_check
 from service.doctor import database as database_part
 from service.doctor import prefect as prefect_part
+from service.doctor.channels import channel_findings
 from service.doctor.database import database_findings
-from service.doctor.examine import examine
-from service.doctor.finding import Finding, Level, look, ok
 from service.doctor.host import host_findings
 from service.doctor.prefect import prefect_findings
+from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME
 from tests.cli_helpers import json_of
 from tests.conftest import Command
 from tests.receivers import Answer, http_receiver
 from tests.stack_fixtures import settings_for
+from tests.store_helpers import add_runs, new_run
 from tests.worker_helpers import prefect_at
 
 pytest_plugins = ["tests.cli_helpers"]
@@ -49,9 +49,11 @@ async def beat(database: Database, *, prefect_ok: bool = True) -> None:
 async def test_an_installation_that_is_well(
     database: Database, stack: StackAddresses, settings: Settings, command: Command
 ) -> None:
-    await beat(database)
     async with prefect_at(stack.prefect_api_url) as client:
         await register(client)
+    await beat(database)
+    async with database.transaction() as tx:  # the heartbeat stays fresh, however long the command takes to start
+        await tx.exec_driver_sql("update worker set heartbeat_at = now() + interval '1 minute'")
     with http_receiver() as hook:
         told = command("alert-pipeline", "doctor", "--json", env={"NOTIFY_WEBHOOK_URL": f"{hook.url}/alerts"})
         assert [request.method for request in hook.requests] == ["HEAD"]
@@ -68,6 +70,7 @@ async def test_an_installation_that_is_well(
     for check in ("settings", "database", "migrations", "workers", "inbox", "runs", "prefect", "work pool"):
         assert findings[check]["level"] == "ok", findings[check]
     assert findings["workers"]["detail"] == "w/1 with 2 runs"
+    assert findings["database"]["detail"].endswith(f"; DATABASE_URL='{stack.database_url}'")
     assert findings["deployments"]["detail"].startswith("alert-pipeline/default, upkeep/default")
     assert findings["prefect"]["detail"].endswith("on PostgreSQL, embedded")
     assert findings["channels"]["detail"] == "by default generic (generic to 127.0.0.1)"
@@ -80,7 +83,7 @@ def test_where_nothing_runs_it_says_so_and_starts_nothing(command: Command, tmp_
     assert told.returncode == 0
     lines = told.stdout.splitlines()
     assert "! database          the embedded PostgreSQL does not run" in lines
-    assert "- migrations        not looked at: no database runs" in lines
+    assert "- migrations        not checked: no database runs" in lines
     assert "! prefect           the embedded server does not run" in lines
     assert any("→ Start it with `alert-pipeline up`" in line for line in lines)
     assert lines[-1].startswith("0 broken, ")
@@ -91,9 +94,9 @@ def test_a_setting_that_is_wrong_ends_the_look(command: Command) -> None:
     told = command("alert-pipeline", "doctor", env={"WORKER_CONCURRENCY": "many"})
 
     assert told.returncode == 1
-    first, mend, last = told.stdout.splitlines()
+    first, fix, last = told.stdout.splitlines()
     assert first.startswith("✗ settings  WORKER_CONCURRENCY='many': ")
-    assert "docs/settings.md" in mend
+    assert "docs/settings.md" in fix
     assert last == "1 broken, 0 warnings"
 
 
@@ -108,11 +111,33 @@ async def test_servers_that_do_not_answer(settings: Settings) -> None:
 
     for check, about in (("database", "DATABASE_URL"), ("prefect", "PREFECT_API_URL")):
         assert findings[check].level is Level.BROKEN
-        assert about in str(findings[check].mend) or "PREFECT_API_URL" in str(findings[check].mend)
+        assert about in str(findings[check].fix) or "PREFECT_API_URL" in str(findings[check].fix)
     for check in ("migrations", "clock", "workers", "inbox", "runs", "work pool", "deployments"):
         assert findings[check].level is Level.SKIPPED
+    assert findings["prefect"].detail.startswith("http://127.0.0.1:1/api (PREFECT_API_URL) does not answer")
+    # `alert-pipeline up` may be running: to run it is no advice.
+    assert str(findings["prefect"].fix).startswith("Start that server, or unset PREFECT_API_URL")
     assert findings["channels"].level is Level.BROKEN
+    assert findings["channels"].fix == "Repair Prefect: see `prefect` above"
     assert "hunter2" not in str(findings)
+
+
+async def test_channels_of_the_environment_are_checked_while_prefect_is_away(settings: Settings) -> None:
+    with http_receiver() as hook:
+        away = settings.model_copy(update={"webhook_url": SecretStr(hook.url)})
+        defaults, generic = await channel_findings(away, "http://127.0.0.1:1/api")
+
+    assert (defaults.level, generic.level) == (Level.OK, Level.OK)
+    assert defaults.detail.endswith("; blocks that are saved in Prefect are not known while it does not answer")
+    assert generic.detail == "127.0.0.1 answers"
+
+
+async def test_a_stack_that_runs_without_prefect(settings: Settings) -> None:
+    first, *others = await prefect_findings(None, embedded=True, stack_runs=True)
+
+    assert (first.level, first.detail) == (Level.WARNING, "the embedded stack runs without Prefect's server")
+    assert str(first.fix).startswith("If `alert-pipeline up` was started with PREFECT_API_URL, set the same here")
+    assert {finding.level for finding in others} == {Level.SKIPPED}
 
 
 async def test_work_that_does_not_go_on(database: Database, settings: Settings) -> None:
@@ -122,9 +147,8 @@ async def test_work_that_does_not_go_on(database: Database, settings: Settings) 
 
     assert (await found())["workers"][0] is Level.BROKEN
     await beat(database, prefect_ok=False)
-    old = NewRun(run_id="r1", trace_id="t", source="generic", environment="test", payload={})
     async with database.transaction() as tx:
-        await runs.add_runs(tx, [old, old.model_copy(update={"run_id": "r2"})])
+        await add_runs(tx, new_run(run_id="r1"), new_run(run_id="r2"))
         await tx.exec_driver_sql("update pipeline_run set status = 'failed' where run_id = 'r2'")
     now = await found()
     assert now["workers"] == (Level.WARNING, "w/1 with 2 runs; 1 without Prefect")
@@ -137,7 +161,7 @@ async def test_work_that_does_not_go_on(database: Database, settings: Settings) 
     then = await found()
     assert then["inbox"][0] is Level.BROKEN
     assert then["inbox"][1].startswith("1 waiting, the oldest for 36")
-    assert then["runs"] == (Level.BROKEN, "1 not over, and without a move for 15 minutes; 1 failed within a day")
+    assert then["runs"] == (Level.BROKEN, "1 unfinished and without progress for 15 minutes; 1 failed within a day")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +185,7 @@ async def test_clocks_that_disagree(database: Database, settings: Settings, monk
     findings = by_name(await database_findings(settings, database.url, embedded=True))
 
     assert findings["clock"].level is Level.BROKEN
-    assert "NTP" in str(findings["clock"].mend)
+    assert "NTP" in str(findings["clock"].fix)
 
 
 async def test_what_is_amiss_in_prefect(stack: StackAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +199,7 @@ async def test_what_is_amiss_in_prefect(stack: StackAddresses, monkeypatch: pyte
             paused = (await found())["work pool"]
         finally:
             await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=False))
-    assert (paused.level, paused.mend) == (Level.WARNING, "prefect work-pool resume alerts")
+    assert (paused.level, paused.fix) == (Level.WARNING, "prefect work-pool resume alerts")
 
     monkeypatch.setattr(prefect_part, "POOL_NAME", "no-such-pool")
     more = [*wanted_deployments(), replace(wanted_deployments()[0], name="no-such-deployment")]
@@ -216,7 +240,7 @@ async def test_a_name_that_is_no_setting_and_a_key_that_others_can_read(
     (tmp_path / "secret.key").write_text("x")
     (tmp_path / "secret.key").chmod(0o644)
     exposed = by_name(await host_findings(settings))["settings"]
-    assert (exposed.level, exposed.mend) == (Level.BROKEN, f"chmod 600 {tmp_path / 'secret.key'}")
+    assert (exposed.level, exposed.fix) == (Level.BROKEN, f"chmod 600 {tmp_path / 'secret.key'}")
 
 
 @pytest.mark.parametrize(
@@ -244,11 +268,11 @@ async def test_a_look_that_breaks_or_hangs_is_a_finding() -> None:
         return ok("x", "never")
 
     async def of(work: Any) -> Finding:
-        return await look("x", work, mend="Mend it", patience_seconds=0.05)
+        return await run_check("x", work, fix="Repair it", timeout_seconds=0.05)
 
     broke, refused, hung = await asyncio.gather(of(breaks), of(refuses), of(hangs))
     assert {finding.level for finding in (broke, refused, hung)} == {Level.BROKEN}
-    assert (refused.detail, refused.mend) == ("It does not answer", "Mend it")
+    assert (refused.detail, refused.fix) == ("It does not answer", "Repair it")
     assert hung.detail == "no answer within 0.05 s"
     assert broke.detail.startswith("RuntimeError")
     assert "hunter2" not in broke.detail

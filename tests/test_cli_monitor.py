@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.states import RunStatus
-from orchestration.store import runs
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter
-from orchestration.store.runs import NewRun
+from orchestration.store.runs import RunFilter
 from service.cli.monitor_pipeline import Changes, Poll, watch_runs
 from tests import stack_fixtures
 from tests.api_helpers import until
 from tests.cli_helpers import Start, json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, clean_environment
+from tests.store_helpers import add_runs, new_run
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -42,11 +41,9 @@ async def keep_runs(database: Database, more: int = 0) -> None:
     """The runs of KNOWN, the last one the newest, after `more` older ones that are pending."""
     new = {f"cccc{n:08}": ("zabbix", RunStatus.PENDING) for n in range(more)} | KNOWN
     for run_id, (source, status) in new.items():  # a transaction each, so that they differ in age
-        run = NewRun(
-            run_id=run_id, trace_id=f"trace-{run_id}", source=source, environment="test", payload={}, title="Disk full"
-        )
+        run = new_run(run_id=run_id, trace_id=f"trace-{run_id}", source=source, title="Disk full")
         async with database.transaction() as tx:
-            await runs.add_runs(tx, [run])
+            await add_runs(tx, run)
             if status.final:
                 await tx.exec_driver_sql(f"update pipeline_run set status = '{status.value}' where run_id = '{run_id}'")
 
@@ -76,9 +73,9 @@ async def test_the_latest_runs_are_listed_and_filtered(command: Command, databas
 
 
 async def add(database: Database, run_id: str, **more: Any) -> None:
-    new = NewRun(run_id=run_id, trace_id="t", source="grafana", environment="test", payload={}, title="Disk full")
+    fields = {"source": "grafana", "title": "Disk full"} | more
     async with database.transaction() as tx:
-        await runs.add_runs(tx, [new.model_copy(update=more)])
+        await add_runs(tx, new_run(run_id=run_id, **fields))
 
 
 async def move(database: Database, run_id: str, status: str) -> None:

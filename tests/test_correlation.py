@@ -1,4 +1,4 @@
-"""Correlation ids in the log: whose line it is, also while several runs go on side by side."""
+"""Correlation ids in the log, also while several runs are executed at the same time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult
-from orchestration.correlation import correlated
 from orchestration.engine.execution import Execution
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
-from orchestration.signals import logger
+from orchestration.signals import correlated, logger
 from tests.inbox_helpers import accept_push
 
 

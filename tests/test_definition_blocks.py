@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from blocks.pipeline_definition import DefinitionBlock
-from flows.definitions import EDITOR, BrokenBlock, DefinitionBook
+from flows.definitions import EDITOR, BrokenBlock, DefinitionResolver
 from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound, Unavailable
 from orchestration.store import definitions
 from orchestration.store.database import Database
@@ -53,8 +53,8 @@ def blocks() -> MemoryBlocks:
 
 
 @pytest.fixture
-def book(database: Database, blocks: MemoryBlocks) -> DefinitionBook:
-    return DefinitionBook(database, blocks=blocks)
+def resolver(database: Database, blocks: MemoryBlocks) -> DefinitionResolver:
+    return DefinitionResolver(database, blocks=blocks)
 
 
 async def applied(database: Database, blocks: MemoryBlocks, written: dict[str, Any]) -> None:
@@ -64,12 +64,12 @@ async def applied(database: Database, blocks: MemoryBlocks, written: dict[str, A
 
 
 async def test_an_edit_is_the_next_version_and_runs(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look(description="one"))
     blocks.edit(look(description="edited"))
 
-    loaded = await book.load("look")
+    loaded = await resolver.load("look")
 
     assert (loaded.version, loaded.config["description"]) == (2, "edited")
     stored = await current(database)
@@ -77,32 +77,32 @@ async def test_an_edit_is_the_next_version_and_runs(
     assert stored.created_by == EDITOR
     assert blocks.kept["look"].stored_version == 2
     # It is an edit once.
-    assert (await book.load("look")).version == 2
+    assert (await resolver.load("look")).version == 2
     assert await versions(database) == [2, 1]
 
 
 async def test_a_block_that_is_behind_is_no_edit(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look(description="one"))
     await put(database, look(description="two"))  # while Prefect did not answer
 
-    assert (await book.load("look")).config["description"] == "two"
+    assert (await resolver.load("look")).config["description"] == "two"
     assert blocks.kept["look"].config["description"] == "two"
     async with database.transaction() as tx:
         await definitions.activate_version(tx, "look", 1)
-    assert (await book.load("look")).version == 1
+    assert (await resolver.load("look")).version == 1
     assert await versions(database) == [2, 1]
 
 
 async def test_a_broken_edit_runs_nothing_and_is_not_stored(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     for broken in BROKEN:
         blocks.edit(broken.raw)
         with pytest.raises(BrokenBlock) as refused:
-            await book.load("look")
+            await resolver.load("look")
         said = str(refused.value)
         assert said.startswith("The block pipeline-definition/look was edited in Prefect and cannot be used: ")
         assert broken.says in said, broken.name
@@ -111,15 +111,15 @@ async def test_a_broken_edit_runs_nothing_and_is_not_stored(
 
     assert await versions(database) == [1]
     # The run that began with the stored version can still go on with it.
-    assert (await book.load("look", 1)).config == look()
+    assert (await resolver.load("look", 1)).config == look()
 
 
 async def test_while_prefect_is_away_the_stored_version_runs_and_nobody_waits_twice(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await put(database, look())
     blocks.away = True
-    assert [(await book.load("look")).version for _ in range(3)] == [1, 1, 1]
+    assert [(await resolver.load("look")).version for _ in range(3)] == [1, 1, 1]
     assert blocks.reads == 1
 
 
@@ -130,22 +130,22 @@ async def test_a_prefect_that_does_not_answer_in_time_keeps_no_alert_waiting(
         async def read(self, name: str) -> DefinitionBlock | None:
             return await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr("flows.definitions.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("flows.definitions.READ_TIMEOUT_SECONDS", 0.05)
     await put(database, look())
-    assert (await DefinitionBook(database, blocks=SlowBlocks()).load("look")).version == 1
+    assert (await DefinitionResolver(database, blocks=SlowBlocks()).load("look")).version == 1
 
 
 async def test_a_block_made_by_hand_is_a_new_definition(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     blocks.edit(look(), "by-hand")
 
-    assert (await book.load("by-hand")).version == 1
+    assert (await resolver.load("by-hand")).version == 1
     assert blocks.kept["by-hand"].stored_version == 1
 
 
 async def test_the_block_of_a_deleted_definition_does_not_bring_it_back(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     async with database.transaction() as tx:
@@ -153,12 +153,12 @@ async def test_the_block_of_a_deleted_definition_does_not_bring_it_back(
     blocks.edit(look(description="edited"))
 
     with pytest.raises(DefinitionNotFound):
-        await book.load("look")
+        await resolver.load("look")
     assert await current(database) is None
 
 
 async def test_a_disabled_definition_is_refused_whatever_its_block_says(
-    database: Database, blocks: MemoryBlocks, book: DefinitionBook
+    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     async with database.transaction() as tx:
@@ -166,10 +166,10 @@ async def test_a_disabled_definition_is_refused_whatever_its_block_says(
     blocks.edit({"nodes": []})
 
     with pytest.raises(DefinitionDisabled, match="definitions enable look"):
-        await book.load("look")
+        await resolver.load("look")
     assert blocks.reads == 0
 
 
-async def test_what_nobody_has_ever_stored(book: DefinitionBook) -> None:
+async def test_what_nobody_has_ever_stored(resolver: DefinitionResolver) -> None:
     with pytest.raises(BadInput, match="There is no definition 'nowhere'"):
-        await book.load("nowhere")
+        await resolver.load("nowhere")

@@ -22,13 +22,13 @@ from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import RunRecord, new_id
-from service.definition_mirror import DISABLED, sync
-from service.definitions import Desk
-from service.deployments import register
+from orchestration.store.runs import RunFilter, list_page
+from service.definitions import DefinitionService
+from service.mirror.definitions import DISABLED, sync
+from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from tasks.kinds import validate_definition
 from tests.api_helpers import alert
 from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, row_counts, task_runs_of, worker_with
@@ -51,8 +51,8 @@ async def client(stack: StackAddresses, database: Database) -> AsyncIterator[Pre
 
 
 @pytest.fixture
-def desk(database: Database, stack: StackAddresses) -> Desk:
-    return Desk(database=database, prefect_api_url=stack.prefect_api_url)
+def service(database: Database, stack: StackAddresses) -> DefinitionService:
+    return DefinitionService(database=database, prefect_api_url=stack.prefect_api_url)
 
 
 async def edit(client: PrefectClient, config: dict[str, Any], name: str = "look") -> None:
@@ -72,8 +72,8 @@ async def run_by_hand(services: Any, stack: StackAddresses, name: str, payload: 
         return result
 
 
-async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, desk: Desk) -> None:
-    done = await desk.apply(new(look(description="Looks at this host")), created_by="test")
+async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, service: DefinitionService) -> None:
+    done = await service.apply(new(look(description="Looks at this host")), created_by="test")
 
     assert (done.change, done.in_prefect, done.notes) == ("created", True, [])
     block = await PrefectBlocks().read("look")
@@ -84,30 +84,32 @@ async def test_a_definition_has_a_block_and_a_deployment(client: PrefectClient, 
     assert (deployment.work_pool_name, deployment.description) == (POOL_NAME, "Looks at this host")
     assert deployment.parameters == {"definition": "look"}
 
-    assert (await desk.apply(new(look(description="Looks at this host")), created_by="test")).change == "unchanged"
-    assert (await desk.apply(new(look(description="two")), created_by="test")).definition.version == 2
-    assert (await desk.rollback("look", 1)).definition.version == 1
+    assert (await service.apply(new(look(description="Looks at this host")), created_by="test")).change == "unchanged"
+    assert (await service.apply(new(look(description="two")), created_by="test")).definition.version == 2
+    assert (await service.rollback("look", 1)).definition.version == 1
     block = await PrefectBlocks().read("look")
     assert block is not None
     assert (block.config["description"], block.stored_version) == ("Looks at this host", 1)
 
 
-async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(client: PrefectClient, desk: Desk) -> None:
-    await desk.apply(new(look()), created_by="test")
-    await desk.set_active("look", active=False)
+async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(
+    client: PrefectClient, service: DefinitionService
+) -> None:
+    await service.apply(new(look()), created_by="test")
+    await service.set_active("look", active=False)
     paused = await client.read_deployment_by_name("definition-pipeline/look")
-    await desk.set_active("look", active=True)
+    await service.set_active("look", active=True)
     resumed = await client.read_deployment_by_name("definition-pipeline/look")
     # An operator's own pause holds.
     await client.update_deployment(resumed.id, DeploymentUpdate(paused=True))
-    await desk.apply(new(look(description="new")), created_by="test")
+    await service.apply(new(look(description="new")), created_by="test")
     own = await client.read_deployment_by_name("definition-pipeline/look")
 
     assert (paused.paused, DISABLED in paused.tags) == (True, True)
     assert (resumed.paused, DISABLED in resumed.tags) == (False, False)
     assert own.paused
 
-    assert (await desk.delete("look")).in_prefect
+    assert (await service.delete("look")).in_prefect
     assert await PrefectBlocks().read("look") is None
     with pytest.raises(ObjectNotFound):
         await client.read_deployment_by_name("definition-pipeline/look")
@@ -116,11 +118,11 @@ async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(client
 async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
     client: PrefectClient, database: Database
 ) -> None:
-    away = Desk(database=database, prefect_api_url="http://127.0.0.1:9/api")
+    away = DefinitionService(database=database, prefect_api_url="http://127.0.0.1:9/api")
     done = await away.apply(new(look()), created_by="test")
     assert (done.change, done.in_prefect) == ("created", False)
     assert done.notes[0].startswith("Prefect's API does not answer: ")
-    nowhere = await Desk(database=database).apply(new(look(), "other"), created_by="test")
+    nowhere = await DefinitionService(database=database).apply(new(look(), "other"), created_by="test")
     assert nowhere.notes[0].startswith("Prefect does not run here: a worker writes its block")
 
     await sync(client, database)
@@ -135,9 +137,9 @@ async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
 
 
 async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does_not(
-    client: PrefectClient, desk: Desk, database: Database, settings: Settings, stack: StackAddresses
+    client: PrefectClient, service: DefinitionService, database: Database, settings: Settings, stack: StackAddresses
 ) -> None:
-    await desk.apply(new(look()), created_by="test")
+    await service.apply(new(look()), created_by="test")
     async with open_services(settings, database.url) as services:
         await edit(client, look(description="edited"))
         result = await run_by_hand(services, stack, "look")
@@ -153,19 +155,19 @@ async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does
     assert await row_counts(database) == before
     assert await versions(database) == [2, 1]
     # Whoever writes over a broken edit is told so.
-    done = await desk.apply(new(look(description="mended")), created_by="test")
+    done = await service.apply(new(look(description="mended")), created_by="test")
     assert done.notes == [
         "its block had an edit that could not be used (node 'checks', field 'next': there is no node 'pager' "
-        "(known: checks)): it was written over"
+        "(known: checks)): the edit was overwritten"
     ]
 
 
 async def test_an_edit_that_nobody_has_run_is_kept_when_a_file_is_applied(
-    client: PrefectClient, desk: Desk, database: Database
+    client: PrefectClient, service: DefinitionService, database: Database
 ) -> None:
-    await desk.apply(new(look()), created_by="test")
+    await service.apply(new(look()), created_by="test")
     await edit(client, look(description="edited"))
-    done = await desk.apply(new(look(description="applied")), created_by="test")
+    done = await service.apply(new(look(description="applied")), created_by="test")
 
     assert done.definition.version == 3
     assert await versions(database) == [3, 2, 1]
@@ -181,11 +183,16 @@ def receiver() -> Iterator[HttpReceiver]:
 
 
 async def test_every_sample_runs_through_prefect(
-    client: PrefectClient, desk: Desk, database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+    client: PrefectClient,
+    service: DefinitionService,
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
 ) -> None:
     for name in sample_names():
         written = decode_definition(sample_text(name))
-        await desk.apply(NewDefinition.of(validate_definition(written), written), created_by="test")
+        await service.apply(NewDefinition.of(validate_definition(written), written), created_by="test")
     async with open_services(worker_settings(home, receiver), database.url) as services:
         for name in sample_names():
             payload = None if name == "local-monitor" else alert(f"Alert of {name}")
@@ -202,10 +209,15 @@ async def test_every_sample_runs_through_prefect(
 
 
 async def test_prefect_starts_a_definition_by_its_deployment(
-    client: PrefectClient, desk: Desk, database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+    client: PrefectClient,
+    service: DefinitionService,
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
 ) -> None:
-    await desk.apply(new(look(checker_names=["memory"])), created_by="test")
-    await desk.apply(new(look(checker_names=["memory"]), "off"), created_by="test")
+    await service.apply(new(look(checker_names=["memory"])), created_by="test")
+    await service.apply(new(look(checker_names=["memory"]), "off"), created_by="test")
     settings = worker_settings(home, receiver)
     addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
     warm = WarmWorker(POOL_NAME, name="warm definitions", settings=settings, addresses=addresses)
@@ -231,7 +243,7 @@ async def test_prefect_starts_a_definition_by_its_deployment(
         assert len(receiver.requests) == 1
 
         # Nobody runs what is disabled, also not by hand.
-        await desk.set_active("off", active=False)
+        await service.set_active("off", active=False)
         paused = await client.read_deployment_by_name("definition-pipeline/off")
         refused = await client.create_flow_run_from_deployment(paused.id)
 

@@ -25,6 +25,7 @@ from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 from tests.engine_helpers import attempt, execute, execute_leased
 from tests.inbox_helpers import accept_push
+from tests.store_helpers import open_attempts
 from tests.worker_helpers import eventually
 
 ALERT = {"name": "HighCPU", "severity": "critical", "host": "web-1"}
@@ -684,8 +685,6 @@ async def test_a_process_that_dies_at_several_nodes_at_once_died_once(services: 
     """A run is given up after five deaths; branches side by side must not use them up at a time."""
     run_id = await accepted(services, nodes(node("page", "notify")))
     for deaths in (1, 2):
-        async with services.database.transaction() as tx:
-            for name in ("a", "b", "c", "d", "e", "f"):
-                await attempts.start_attempt(tx, run_id, Node(id=name, stage=Stage.CHECK), input_ref=None)
+        await open_attempts(services.database, run_id, *(Node(id=name, stage=Stage.CHECK) for name in "abcdef"))
         async with services.database.transaction() as tx:
             assert await attempts.count_lost(tx, run_id) == deaths

@@ -5,54 +5,76 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tomllib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import IntervalSchedule
 from sqlalchemy import text
 
 from flows.services import open_services
 from flows.upkeep import look_after
+from orchestration.errors import BadSetting
 from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
-from service.deployments import Deployment, register, wanted_deployments
+from service.mirror import deployments
+from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from tests.conftest import clean_environment
 from tests.worker_helpers import eventually, prefect_at, push, record_of
 
 ROOT = Path(__file__).parent.parent
 
-
-def declared() -> list[dict[str, Any]]:
-    return yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+AUTOMATION = "alert-pipeline: alert received"
 
 
-@pytest.mark.parametrize("wanted", wanted_deployments(), ids=lambda wanted: wanted.entrypoint)
-def test_prefect_yaml_says_what_the_worker_registers(wanted: Deployment) -> None:
-    (found,) = [one for one in declared() if one["entrypoint"] == wanted.entrypoint]
+def test_prefect_yaml_is_what_the_worker_registers() -> None:
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    pipeline, upkeep = wanted_deployments()
 
-    assert (found["name"], found["description"]) == (wanted.name, wanted.description)
-    assert found["work_pool"]["name"] == POOL_NAME
-    seconds = [schedule.schedule.interval.total_seconds() for schedule in wanted.schedules]
-    assert [schedule["interval"] for schedule in found.get("schedules", [])] == seconds
-    assert [trigger_facts(trigger) for trigger in found.get("triggers", [])] == [
-        {
-            "name": trigger.name,
-            "expect": set(trigger.expect),
-            "match": trigger.match.root,
-            "parameters": trigger.parameters,
-        }
-        for trigger in wanted.triggers
-    ]
+    assert [one["work_pool"]["name"] for one in declared] == [POOL_NAME, POOL_NAME]
+    assert [one["entrypoint"] for one in declared] == [pipeline.entrypoint, upkeep.entrypoint]
+    assert [f"{one.flow.name}/{one.name}" for one in (pipeline, upkeep)] == ["alert-pipeline/default", "upkeep/default"]
+    assert [one["description"] for one in declared] == [pipeline.description, upkeep.description]
+    [schedule], [trigger] = upkeep.schedules, pipeline.triggers
+    assert isinstance(schedule.schedule, IntervalSchedule)
+    assert schedule.schedule.interval == timedelta(seconds=declared[1]["schedules"][0]["interval"])
+    said = declared[0]["triggers"][0]
+    assert (trigger.name, trigger.expect, trigger.match.root) == (said["name"], set(said["expect"]), said["match"])
+    assert trigger.parameters == said["parameters"]
+    assert not pipeline.schedules
+    assert not upkeep.triggers
 
 
-def trigger_facts(trigger: dict[str, Any]) -> dict[str, Any]:
-    return {**{name: trigger[name] for name in ("name", "match", "parameters")}, "expect": set(trigger["expect"])}
+def test_the_wheel_has_prefect_yaml_where_the_worker_reads_it() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+
+    assert ROOT / build["force-include"]["prefect.yaml"] == Path(deployments.__file__).with_name("prefect.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "deployments: [", "name: x", "deployments: [{name: default}]", "deployments: [{entrypoint: no.such.flow}]"],
+)
+def test_a_broken_prefect_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    path = tmp_path / "prefect.yaml"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setattr(deployments, "prefect_yaml", lambda: path)
+
+    with pytest.raises(BadSetting, match=r"prefect\.yaml cannot be used"):
+        wanted_deployments()
 
 
 async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:
@@ -61,7 +83,7 @@ async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:
         before = await client.read_deployments()
         await register(client)
         after = await client.read_deployments()
-        automations = await client.read_automations_by_name("alert-pipeline: alert received")
+        automations = await client.read_automations_by_name(AUTOMATION)
         pool = await client.read_work_pool(POOL_NAME)
 
     assert {one.id for one in before} == {one.id for one in after}
@@ -83,46 +105,124 @@ async def test_prefect_schedules_the_upkeep(stack: StackAddresses) -> None:
         await eventually(scheduled, "Prefect's scheduler to plan a run", 75)
 
 
-async def test_what_operators_set_stays(stack: StackAddresses) -> None:
+@dataclass
+class Operator:
+    """Somebody who sets everything that can be set in Prefect, and looks whether it is still there."""
+
+    client: PrefectClient
+
+    async def set_all(self) -> None:
+        pipeline, upkeep = await self._deployments()
+        limited = DeploymentUpdate(concurrency_limit=3, paused=True, tags=["mine"], parameters={"environment": "lab"})
+        await self.client.update_deployment(pipeline.id, limited)
+        [schedule] = upkeep.schedules
+        hourly = IntervalSchedule(interval=timedelta(hours=1))
+        await self.client.update_deployment_schedule(upkeep.id, schedule.id, active=False, schedule=hourly)
+        await self.client.update_work_pool(POOL_NAME, WorkPoolUpdate(concurrency_limit=7, is_paused=True))
+        [automation] = await self.client.read_automations_by_name(AUTOMATION)
+        await self.client.pause_automation(automation.id)
+
+    async def sees(self) -> dict[str, Any]:
+        pipeline, upkeep = await self._deployments()
+        [schedule] = upkeep.schedules
+        pool = await self.client.read_work_pool(POOL_NAME)
+        [automation] = await self.client.read_automations_by_name(AUTOMATION)
+        assert isinstance(schedule.schedule, IntervalSchedule)
+        limit = pipeline.global_concurrency_limit
+        return {
+            "paused": pipeline.paused,
+            "limit": limit.limit if limit is not None else None,
+            "tags": pipeline.tags,
+            "parameters": pipeline.parameters,
+            "schedule": (schedule.schedule.interval, schedule.active),
+            "automation": automation.enabled,
+            "pool": (pool.concurrency_limit, pool.is_paused),
+        }
+
+    async def reset(self) -> None:
+        """Delete the deployments; the next registration makes them anew."""
+        for deployment in await self._deployments():
+            await self.client.delete_deployment(deployment.id)
+        for automation in await self.client.read_automations_by_name(AUTOMATION):
+            await self.client.delete_automation(automation.id)
+        await self.client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=False, concurrency_limit=None))
+        await register(self.client)
+
+    async def _deployments(self) -> tuple[DeploymentResponse, DeploymentResponse]:
+        return (
+            await self.client.read_deployment_by_name("alert-pipeline/default"),
+            await self.client.read_deployment_by_name("upkeep/default"),
+        )
+
+
+@pytest.fixture
+async def operator(stack: StackAddresses) -> AsyncIterator[Operator]:
     async with prefect_at(stack.prefect_api_url) as client:
         await register(client)
-        deployment = await client.read_deployment_by_name("alert-pipeline/default")
-        await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=3, paused=True))
-        await client.update_work_pool(POOL_NAME, WorkPoolUpdate(concurrency_limit=7, is_paused=True))
-        try:
-            await register(client)
-            deployment = await client.read_deployment_by_name("alert-pipeline/default")
-            pool = await client.read_work_pool(POOL_NAME)
-        finally:
-            await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=False, concurrency_limit=None))
-            await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=None, paused=False))
+        one = Operator(client)
+        yield one
+        await one.reset()
 
-    assert deployment.paused
-    assert deployment.global_concurrency_limit is not None
-    assert deployment.global_concurrency_limit.limit == 3
-    assert (pool.concurrency_limit, pool.is_paused) == (7, True)
+
+SET = {
+    "paused": True,
+    "limit": 3,
+    "tags": ["mine"],
+    "parameters": {"environment": "lab"},
+    "schedule": (timedelta(hours=1), False),
+    "automation": False,
+    "pool": (7, True),
+}
+
+
+async def test_what_operators_set_stays_when_a_worker_starts(operator: Operator) -> None:
+    await operator.set_all()
+    await register(operator.client)
+
+    assert await operator.sees() == SET
+
+
+async def test_prefect_deploy_resets_what_docs_prefect_md_says(operator: Operator, stack: StackAddresses) -> None:
+    await operator.set_all()
+    await deploy_all(stack)
+
+    assert await operator.sees() == {
+        "paused": False,
+        "limit": None,
+        "tags": ["alert-pipeline"],
+        "parameters": {},
+        "schedule": (timedelta(minutes=10), True),
+        "automation": True,
+        "pool": (7, True),  # a deploy does not touch the pool
+    }
+
+
+async def deploy_all(stack: StackAddresses) -> None:
+    """`prefect deploy --all`, with the words that its user types."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy", "--all"],
+        cwd=ROOT,
+        env={**clean_environment(), "PREFECT_API_URL": stack.prefect_api_url or ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 async def test_prefect_deploy_finds_the_same_deployments(stack: StackAddresses) -> None:
     async with prefect_at(stack.prefect_api_url) as client:
         await register(client)
         before = await client.read_deployments()
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy", "--all"],
-            cwd=ROOT,
-            env={**clean_environment(), "PREFECT_API_URL": stack.prefect_api_url or ""},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        await deploy_all(stack)
         after = await client.read_deployments()
-        automations = await client.read_automations_by_name("alert-pipeline: alert received")
+        automations = await client.read_automations_by_name(AUTOMATION)
 
-    assert done.returncode == 0, done.stdout + done.stderr
     assert {one.id for one in before} == {one.id for one in after}
     # Those of definitions may be there too, if other tests have applied some.
     assert {one.entrypoint for one in wanted_deployments()} <= {one.entrypoint for one in after}
+    assert [one.pull_steps or [] for one in after] == [[]] * len(after)
     assert len(automations) == 1
 
 

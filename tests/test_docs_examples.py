@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_cipher
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -156,7 +156,7 @@ async def test_the_signature_of_the_page_is_taken(service: str, database: Databa
     )
     name = re.findall("X-Key-Id: ([a-z]+)", script)[0]
     async with database.transaction() as tx:
-        key = await keys.create_key(tx, name, [Scope.TRIGGER], load_seal(settings))
+        key = await keys.create_key(tx, name, [Scope.TRIGGER], load_cipher(settings))
 
     said = await shell(
         script.replace(ADDRESS, service).replace("curl ", "curl -sS "), SIGNING_SECRET=key.signing_secret

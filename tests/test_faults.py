@@ -18,7 +18,7 @@ from orchestration.engine.run import Services
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from service.deployments import register
+from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
 from tests.inbox_helpers import accept_push

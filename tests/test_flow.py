@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from prefect import task
+from prefect import Task
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult
+from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.requests import RunRequest
@@ -23,6 +24,7 @@ from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service.stack import StackAddresses
+from tasks.ingest.task import ingest
 from tasks.retries import with_retries, worth_another_attempt
 from tests.cli_helpers import (
     HIGH_CPU,
@@ -38,6 +40,7 @@ from tests.cli_helpers import (
     worker_with,
 )
 from tests.conftest import MemoryChannel, RecordedSignals, clean_environment
+from tests.inbox_helpers import accept_push
 from tests.receivers import http_receiver, statsd_receiver
 from tests.stack_fixtures import until
 
@@ -156,7 +159,7 @@ async def test_a_run_that_tells_nobody_ends_skipped(
         flow_run = await flow_run_of(client, repeated)
         assert flow_run.state is not None
         assert (flow_run.state.type.value, flow_run.state.name) == ("COMPLETED", "Skipped")
-        assert flow_run.state.message == "Nobody is told: repeat."
+        assert flow_run.state.message == "Nobody is notified: repeat."
         assert set(await task_runs_of(client, flow_run, {"ingest"})) == {"ingest"}
 
 
@@ -242,17 +245,15 @@ async def test_a_payload_that_is_no_alert_fails_the_flow_and_leaves_no_run(
 # How it retries
 
 
-def test_the_waits_are_those_of_the_settings() -> None:
-    @task
-    async def stage() -> None: ...
-
-    usual = with_retries(stage, Settings())
-    assert usual.retries == 3
-    assert usual.retry_delay_seconds == [2.0, 4.0, 8.0]
-    assert usual.retry_condition_fn is worth_another_attempt
-    other = with_retries(stage, Settings.model_validate({"ORCHESTRATION_MAX_RETRIES_PER_STAGE": 0}))
-    assert other.retries == 0
-    assert stage.retries == 0  # the task itself stays as it was
+async def test_the_waits_are_those_of_the_settings(services: Services) -> None:
+    (run_id,) = await accept_push(services, HIGH_CPU, source="generic", environment="test")
+    for retries, delays in ((3, [2.0, 4.0, 8.0]), (0, [])):
+        own = services.settings.model_copy(update={"max_retries_per_stage": retries, "backoff_factor": 2.0})
+        async with lease_run(replace(services, settings=own), run_id, engine="test") as run:
+            task = cast("Task[..., Any]", with_retries(ingest, run))
+        assert (task.name, task.retries, task.retry_delay_seconds) == ("ingest", retries, delays)
+        assert task.retry_condition_fn is worth_another_attempt
+    assert ingest.retries == 0  # the task itself stays as it was
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,16 @@ from orchestration.engine.run import Services
 from orchestration.errors import BadInput, KeyReused, RunBusy, Unavailable
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
-from orchestration.store import leases, runs
+from orchestration.store import claims, runs
 from orchestration.store.claims import claim_runs
-from orchestration.store.database import Database
-from orchestration.store.listen import notifications
+from orchestration.store.database import Database, notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
 from orchestration.store.retention import delete_old
 from tasks.ingest.inbox import PushMetadata
 from tests.api_helpers import alert, all_runs, carry, run_of
 from tests.conftest import RecordedSignals
 from tests.inbox_helpers import accept_health_check, accept_push, written_push
+from tests.store_helpers import new_run
 
 
 async def take(services: Services, payload: object | None = None, **metadata: Any) -> WrittenPush:
@@ -288,7 +288,7 @@ async def test_runs_that_their_process_holds_are_not_claimed(services: Services,
     health = await accept_health_check(services, trace_id=None, options=RunOptions(), **call)
     async with database.transaction() as tx:
         claimed = await claim_runs(tx, process="w", limit=9, lease_seconds=9, deadline_seconds=30)
-        assert await leases.renew_all(tx, holder, seconds=30) == 3
+        assert await claims.renew_all(tx, holder, seconds=30) == 3
 
     assert [claim.run_id for claim in claimed] == [free]
     for run_id in (held, half, health):
@@ -345,7 +345,7 @@ async def test_a_push_is_written_at_whatever_moment_it_comes(services: Services)
 
 async def test_what_the_database_refuses_does_not_take_its_neighbours_along(services: Services) -> None:
     writer = PushWriter(services.database)
-    broken = NewPush(trace_id="t", run_ids=["x"], rows=b'{"run_id": "x", "priority": "none"}')
+    broken = NewPush(runs=(replace(new_run(), payload=b"no JSON"),))
     good = [
         written_push(services, alert(instance=str(n)), source="webhook", environment="t", write=writer.write)
         for n in range(5)

@@ -1,4 +1,4 @@
-"""Which alerts belong together, and when a human is told."""
+"""Which alerts belong together, and when somebody is notified."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestration.alert import Alert
-from tasks.ingest.incidents import IncidentChange, Reason, Telling, decide, split_by_incident
+from tasks.ingest.incidents import IncidentChange, NotifyDecision, Reason, decide, split_by_incident
 
 QUIET: dict[str, Any] = {
     "opened": False,
@@ -21,35 +21,35 @@ QUIET: dict[str, Any] = {
     "still_firing": 1,
     "resolved": False,
     "known": True,
-    "told_before": True,
+    "notified_before": True,
 }
 
 
 @pytest.mark.parametrize(
-    ("what_happened", "tell", "reason"),
+    ("what_happened", "notify", "reason"),
     [
-        ({"opened": True, "new_firing": 3, "told_before": False}, True, "opened"),
+        ({"opened": True, "new_firing": 3, "notified_before": False}, True, "opened"),
         ({"reopened": True, "new_firing": 1}, True, "reopened"),
         ({"severity_raised": True}, True, "severity_raised"),
         ({"severity_raised": True, "new_firing": 1}, True, "severity_raised"),
         ({"new_firing": 1, "newly_resolved": 2}, True, "new_alerts"),
         ({"resolved": True, "newly_resolved": 2, "still_firing": 0}, True, "resolved"),
         ({"resolved": True, "severity_raised": True, "still_firing": 0}, True, "resolved"),
-        ({"told_before": False}, True, "untold"),
-        ({"told_before": False, "newly_resolved": 1}, True, "untold"),
+        ({"notified_before": False}, True, "untold"),
+        ({"notified_before": False, "newly_resolved": 1}, True, "untold"),
         ({}, False, "repeat"),
         ({"still_firing": 0}, False, "repeat"),
         ({"newly_resolved": 1}, False, "some_resolved"),
         ({"newly_resolved": 1, "still_firing": 0}, False, "repeat"),
         ({"known": False, "still_firing": 0}, False, "nothing_open"),
-        ({"known": False, "still_firing": 0, "told_before": False}, False, "nothing_open"),
+        ({"known": False, "still_firing": 0, "notified_before": False}, False, "nothing_open"),
     ],
 )
-def test_who_is_told_of_what(what_happened: dict[str, Any], tell: bool, reason: str) -> None:
-    assert decide(IncidentChange(**QUIET | what_happened)) == Telling(tell, Reason(reason))
+def test_what_is_notified(what_happened: dict[str, Any], notify: bool, reason: str) -> None:
+    assert decide(IncidentChange(**QUIET | what_happened)) == NotifyDecision(notify, Reason(reason))
 
 
-TOLD = {Reason.OPENED, Reason.REOPENED, Reason.RESOLVED, Reason.SEVERITY_RAISED, Reason.NEW_ALERTS, Reason.UNTOLD}
+NOTIFIED = {Reason.OPENED, Reason.REOPENED, Reason.RESOLVED, Reason.SEVERITY_RAISED, Reason.NEW_ALERTS, Reason.UNTOLD}
 some = st.integers(0, 3)
 flag = st.booleans()
 changes = st.builds(
@@ -60,16 +60,16 @@ changes = st.builds(
 
 @given(changes)
 def test_every_combination_has_one_reason_and_the_reason_decides(change: IncidentChange) -> None:
-    telling = decide(change)
-    assert telling.tell == (telling.reason in TOLD)
-    assert decide(change) == telling
+    decision = decide(change)
+    assert decision.notify == (decision.reason in NOTIFIED)
+    assert decide(change) == decision
 
 
 @given(changes)
-def test_a_human_is_told_iff_there_is_news_or_the_page_was_lost(change: IncidentChange) -> None:
+def test_somebody_is_notified_iff_there_is_news_or_the_page_was_lost(change: IncidentChange) -> None:
     news = change.opened or change.reopened or change.resolved or change.severity_raised or change.new_firing > 0
-    lost = change.known and not change.told_before
-    assert decide(change).tell == (news or lost)
+    lost = change.known and not change.notified_before
+    assert decide(change).notify == (news or lost)
 
 
 @given(changes)

@@ -18,12 +18,13 @@ from orchestration.requests import RunOptions, alerts_of
 from orchestration.states import RunStatus
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
-from orchestration.store.incidents import get_incident, list_history
+from orchestration.store.incidents import get_incident
 from orchestration.store.models import AlertRow, PipelineRunRow
 from orchestration.store.records import RunRecord
 from tasks.ingest.stage import IngestConfig, ingest
 from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_health_check, accept_push
+from tests.store_helpers import history_of
 
 
 def alert(name: str = "HighCPU", **more: Any) -> dict[str, Any]:
@@ -249,7 +250,7 @@ async def test_a_second_try_after_the_commit_gives_the_same_result_and_still_tel
     assert second == first
     assert (second.tell, second.reason) == (True, "opened")
     async with services.database.transaction() as tx:
-        assert len(await list_history(tx, str(first.incident_id))) == 2
+        assert len(await history_of(tx, str(first.incident_id))) == 2
 
 
 async def test_a_run_belongs_to_its_own_incident_and_not_to_the_latest(services: Services) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.encryption import Cipher, load_cipher, load_key
 from orchestration.errors import BadInput, BadSetting
-from orchestration.sealing import Seal, load_key, load_seal
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -21,7 +21,7 @@ async def test_the_database_knows_neither_the_key_nor_its_signing_secret(
     database: Database, settings: Settings
 ) -> None:
     async with database.transaction() as tx:
-        made = await keys.create_key(tx, "ci", [Scope.TRIGGER], load_seal(settings))
+        made = await keys.create_key(tx, "ci", [Scope.TRIGGER], load_cipher(settings))
         row = (await tx.exec_driver_sql("select api_key::text from api_key")).scalar_one()
         (stored,) = await keys.list_keys(tx)
 
@@ -29,13 +29,13 @@ async def test_the_database_knows_neither_the_key_nor_its_signing_secret(
     assert made.signing_secret not in row
     assert stored.fits(made.token)
     assert not stored.fits(made.token + "x")
-    assert load_seal(settings).open(stored.sealed_signing_secret).decode() == made.signing_secret
+    assert load_cipher(settings).decrypt(stored.sealed_signing_secret).decode() == made.signing_secret
 
 
 async def test_keys_are_long_and_differ(database: Database, settings: Settings) -> None:
-    seal = load_seal(settings)
+    cipher = load_cipher(settings)
     async with database.transaction() as tx:
-        made = [await keys.create_key(tx, f"k{n}", [Scope.READ], seal) for n in range(20)]
+        made = [await keys.create_key(tx, f"k{n}", [Scope.READ], cipher) for n in range(20)]
 
     assert len({key.token for key in made} | {key.signing_secret for key in made}) == 40
     assert all(len(key.token) == len("apk_") + 43 for key in made)
@@ -45,16 +45,16 @@ async def test_keys_are_long_and_differ(database: Database, settings: Settings) 
 async def test_a_name_that_is_no_good_is_refused(database: Database, settings: Settings, name: str) -> None:
     with pytest.raises(BadInput, match="name"):
         async with database.transaction() as tx:
-            await keys.create_key(tx, name, [Scope.READ], load_seal(settings))
+            await keys.create_key(tx, name, [Scope.READ], load_cipher(settings))
 
 
 async def test_a_name_is_taken_for_good(database: Database, settings: Settings) -> None:
-    seal = load_seal(settings)
+    cipher = load_cipher(settings)
     async with database.transaction() as tx:
-        await keys.create_key(tx, "ci", [Scope.READ], seal)
+        await keys.create_key(tx, "ci", [Scope.READ], cipher)
         await keys.revoke_key(tx, "ci")
-        with pytest.raises(BadInput, match="take another name"):
-            await keys.create_key(tx, "ci", [Scope.READ], seal)
+        with pytest.raises(BadInput, match="choose another name"):
+            await keys.create_key(tx, "ci", [Scope.READ], cipher)
         with pytest.raises(BadInput, match="no key 'ci' in use"):
             await keys.revoke_key(tx, "ci")
         assert await keys.list_keys(tx, revoked=False) == []
@@ -92,18 +92,18 @@ def test_a_sealing_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 def test_the_environment_can_hold_the_sealing_key(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, secret_key="x" * 32)
-    sealed = load_seal(settings).close(b"text")
+    sealed = load_cipher(settings).encrypt(b"text")
 
-    assert load_seal(settings).open(sealed) == b"text"
+    assert load_cipher(settings).decrypt(sealed) == b"text"
     assert not (tmp_path / "secret.key").exists()
 
 
 def test_what_another_key_sealed_is_refused_in_clear_words(tmp_path: Path) -> None:
-    one: Seal = load_seal(settings_for(tmp_path, secret_key="x" * 32))
-    other = load_seal(settings_for(tmp_path, secret_key="y" * 32))
+    one: Cipher = load_cipher(settings_for(tmp_path, secret_key="x" * 32))
+    other = load_cipher(settings_for(tmp_path, secret_key="y" * 32))
 
     with pytest.raises(BadSetting, match="ALERT_PIPELINE_SECRET_KEY"):
-        other.open(one.close(b"text"))
+        other.decrypt(one.encrypt(b"text"))
 
 
 # The commands

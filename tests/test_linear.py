@@ -504,6 +504,14 @@ async def test_runs_of_one_process_go_on_side_by_side(services: Services, channe
     assert len({run.incident_id for run in ended}) == 6
 
 
+async def test_a_run_that_is_a_test_says_so_in_its_message(services: Services, channel: MemoryChannel) -> None:
+    await push(services, alert(), options=RunOptions(test=True))
+    await push(services, alert(host="web-2"))
+
+    titles = [message.title for message in channel.messages]
+    assert titles == ["[TEST] [CRITICAL] HighCPU on web-1 (test)", "[CRITICAL] HighCPU on web-2 (test)"]
+
+
 # What statsd is sent
 
 
@@ -522,6 +530,7 @@ def ended_as(status: str) -> list[str]:
     return [
         "pipeline.completed.generic:1|c",
         f"pipeline.completed.{status}.generic:1|c",
+        "pipeline.engine.test.generic:1|c",
         "pipeline.duration.generic:MS|ms",
     ]
 

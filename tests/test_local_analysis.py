@@ -1,4 +1,4 @@
-"""The local analysis: what it makes of an alert's words, of the checks, and of the host it runs on."""
+"""The local analysis of an alert's words, the checks, and the host that runs it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from orchestration.analysis import AnalysisInput, AnalysisProvider
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, StageContext, StageError
 from orchestration.errors import Unavailable
 from tasks.analyze.advice import Findings, advise
-from tasks.analyze.diagnosis import diagnose
-from tasks.analyze.files import FileFindings, FoundFile, look_around
-from tasks.analyze.host import bare_host, is_this_host
+from tasks.analyze.diagnosis import CLEAR_WORDS, Cause, causes_in, diagnose, words_of
+from tasks.analyze.host import FileFindings, FoundFile, bare_host, is_this_host, look_around
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import AnalyzeConfig, analyze, fallback_result
-from tasks.analyze.words import CLEAR_WORDS, Cause, causes_in, words_of
 
 CONTEXT = StageContext(trace_id="trace", run_id="run")
 LETTERS = st.text(string.ascii_lowercase, min_size=1, max_size=5)
@@ -102,10 +100,10 @@ def test_any_text_has_words(text: str) -> None:
     assert all(word == word.lower() for word in words_of(text) if word.isascii())
 
 
-# Judgement
+# Diagnosis
 
 
-def test_a_name_outweighs_what_the_description_and_labels_speak_of() -> None:
+def test_a_name_outweighs_the_description_and_labels() -> None:
     found = diagnose(AnalysisInput(alerts=[alert("HighCPU", "memory is fine", job="memory")]), of_this_host=True)
     assert found.cause is Cause.CPU
 
@@ -212,7 +210,7 @@ async def test_findings_about_this_host_need_no_such_note() -> None:
     assert "which runs this pipeline" not in result.model_dump_json()
 
 
-# The whole analysis
+# The complete analysis
 
 
 @pytest.mark.parametrize(
@@ -239,6 +237,13 @@ async def test_every_cause_has_something_to_do(name: str, cause: str, command: s
     assert result.duration_ms > 0
 
 
+async def test_an_unhealthy_check_of_no_known_cause_is_recommended_too() -> None:
+    result = await analysis_of(alert("HighCPU"), check=checks(http=CheckStatus.CRITICAL, cpu=CheckStatus.OK))
+    advice = result.recommendations[-1]
+    assert (advice.type, advice.actions) == ("general", [])
+    assert result.actions[-1] == "Look at the http check too: it is critical: http critical"
+
+
 async def test_memory_names_the_largest_processes() -> None:
     result = await analysis_of(alert("MemoryPressure"))
     assert "(pid " in result.recommendations[0].description
@@ -253,7 +258,7 @@ async def test_cpu_gives_the_load_and_the_busiest_processes() -> None:
 
 @pytest.mark.parametrize("name", ["HighCPU", "MemoryPressure"])
 async def test_a_command_line_is_never_in_the_analysis(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.analyze.host.TOP", 10_000)  # so that the process is there, whatever else runs
+    monkeypatch.setattr("tasks.analyze.host.TOP_PROCESSES", 10_000)  # so that the process is there, whatever else runs
     program = "import time\nwhile time.process_time() < 0.1: pass\nprint(1, flush=True); input()"
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
@@ -394,14 +399,14 @@ async def test_a_search_that_cannot_begin_leaves_the_analysis_standing() -> None
     gone = Check(name="disk", status=CheckStatus.CRITICAL, message="full", metrics={"worst_path": "/no/such"})
     result = await analysis_of(alert("DiskSpaceLow"), check=CheckResult(checks=[gone]))
     assert result.recommendations[0].actions
-    assert "could not be looked at for disk" in result.errors[0]
+    assert "could not look at this host for disk" in result.errors[0]
 
 
 # The stage
 
 
 class Fixed:
-    """A provider that gives what it was given."""
+    """A provider that returns a prepared result."""
 
     name = "fixed"
 

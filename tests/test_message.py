@@ -1,4 +1,4 @@
-"""What a human reads at three in the morning, and what an alert's text cannot make of it."""
+"""The message that a person reads at three in the morning, and hostile text in its alerts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation
-from tasks.notify.message import MessageSubject, render_message
+from tasks.ingest.incidents import Reason
+from tasks.ingest.sources import parse_push
+from tasks.notify.message import MessageSubject, render_message, with_key
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -70,7 +72,7 @@ def a_subject(**fields: Any) -> MessageSubject:
 
 
 def test_the_first_lines_say_severity_what_where_since_when_and_what_to_do():
-    lines = render_message(a_subject(), channel="slack").text.splitlines()
+    lines = render_message(a_subject()).text.splitlines()
     assert lines[0] == "[CRITICAL] HighCPU on web-1 (production)"
     assert lines[2:5] == [
         "What: HighCPU: CPU above 95 % for ten minutes",
@@ -82,7 +84,7 @@ def test_the_first_lines_say_severity_what_where_since_when_and_what_to_do():
 
 
 def test_the_message_names_checks_analysis_labels_and_links():
-    message = render_message(a_subject(), channel="slack")
+    message = render_message(a_subject())
     assert message.checks == [
         "✗ cpu: critical, 97 % busy",
         "? network: unknown, timed out after 5 s",
@@ -99,33 +101,84 @@ def test_the_message_names_checks_analysis_labels_and_links():
 
 
 def test_the_keys_are_stable_for_a_retry_and_one_for_an_incident():
-    first, again = (render_message(a_subject(), channel="slack") for _ in range(2))
+    first, again = (with_key(render_message(a_subject()), "slack") for _ in range(2))
     assert first == again
     assert first.idempotency_key == "run-1/notify/slack"
-    later = render_message(a_subject(run_id="run-2", reason="resolved"), channel="email")
+    later = with_key(render_message(a_subject(run_id="run-2", reason="resolved")), "email")
     assert later.idempotency_key == "run-2/notify/email"
     assert later.dedup_key == first.dedup_key
-    assert render_message(a_subject(incident=an_incident(id="8")), channel="x").dedup_key != first.dedup_key
-    assert render_message(a_subject(incident=None), channel="x").dedup_key == "run-1"
+    assert render_message(a_subject(incident=an_incident(id="8"))).dedup_key != first.dedup_key
+    assert render_message(a_subject(incident=None)).dedup_key == "run-1"
+
+
+def test_the_message_is_the_same_on_every_channel_but_for_its_key():
+    rendered = render_message(a_subject())
+    on_slack, by_mail = with_key(rendered, "slack"), with_key(rendered, "email")
+    assert (on_slack.idempotency_key, by_mail.idempotency_key) == ("run-1/notify/slack", "run-1/notify/email")
+    assert on_slack.model_copy(update={"idempotency_key": by_mail.idempotency_key}) == by_mail
+
+
+def test_a_test_message_says_so_first_in_every_form():
+    message = render_message(a_subject(test=True))
+    assert message.title == "[TEST] [CRITICAL] HighCPU on web-1 (production)"
+    assert message.text.startswith("[TEST] ")
+    assert message.markdown.startswith(r"## \[TEST\] ")
+    assert message.html.startswith("<h2>[TEST] ")
+    assert (message.facts[0].label, message.facts[0].value.partition(",")[0]) == ("Test", "This message is a test")
+    assert "Test" not in {fact.label for fact in render_message(a_subject()).facts}
+
+
+def test_the_health_of_a_host_can_be_a_test_too():
+    message = render_message(a_subject(alerts=[], incident=None, test=True))
+    assert message.title == f"[TEST] [CRITICAL] Health of {socket.gethostname()}"
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_why_a_message_was_sent_is_said_in_words(reason: Reason):
+    facts = {fact.label: fact.value for fact in render_message(a_subject(reason=reason.value)).facts}
+    assert facts["Why now"] != reason.value
+    assert "_" not in facts["Why now"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "host"),
+    [
+        ({"instance": "db-1:9100", "host": "other", "node": "other"}, "db-1:9100"),
+        ({"hostname": "web-3", "node": "other", "service": "shop"}, "web-3"),
+        ({"node": "n-7", "pod": "shop-1"}, "n-7"),
+    ],
+)
+def test_the_title_the_message_and_the_incident_key_name_the_same_host(labels: dict[str, str], host: str):
+    (alert,) = parse_push({"name": "Slow", "labels": labels}).alerts
+    assert (alert.incident_key, alert.title, alert.host) == (f"generic:Slow:{host}", f"Slow on {host}", host)
+    message = render_message(a_subject(alerts=[alert]))
+    assert message.title == f"[WARNING] Slow on {host} (production)"
+    assert f"Where: {host}\n" in message.text
+
+
+def test_without_a_host_the_message_names_the_pod_or_service():
+    (alert,) = parse_push({"name": "Slow", "labels": {"pod": "shop-1", "service": "shop"}}).alerts
+    assert (alert.incident_key, alert.host) == ("generic:Slow", "")
+    assert render_message(a_subject(alerts=[alert])).title == "[WARNING] Slow on shop-1 (production)"
 
 
 def test_a_critical_alert_stays_critical_whatever_the_analysis_says():
     calm = AnalyzeResult(summary="info: nothing to see", confidence=0.99)
     alerts = [an_alert(1, severity="info"), an_alert(2), an_alert(3, severity="warning")]
-    message = render_message(a_subject(alerts=alerts, analysis=calm), channel="slack")
+    message = render_message(a_subject(alerts=alerts, analysis=calm))
     assert (message.severity, message.status) == (Severity.CRITICAL, AlertStatus.FIRING)
 
 
 def test_a_resolved_alert_does_not_make_a_warning_critical():
     alerts = [an_alert(1, status="resolved"), an_alert(2, severity="warning")]
-    message = render_message(a_subject(alerts=alerts), channel="slack")
+    message = render_message(a_subject(alerts=alerts))
     assert message.title == "[WARNING] HighCPU on web-2 (production)"
 
 
 def test_the_all_clear_says_how_long_it_lasted_and_asks_for_nothing():
     alerts = [an_alert(status="resolved", ended_at=START + timedelta(minutes=75))]
     subject = a_subject(alerts=alerts, reason="resolved", check=None, analysis=None, firing=0, resolved=1)
-    message = render_message(subject, channel="slack")
+    message = render_message(subject)
     assert message.title == "[RESOLVED] HighCPU on web-1 (production)"
     assert message.status is AlertStatus.RESOLVED
     assert "until 2026-01-02 04:19:05 UTC (1 h 15 min)" in message.text
@@ -134,11 +187,11 @@ def test_the_all_clear_says_how_long_it_lasted_and_asks_for_nothing():
 
 def test_an_incident_that_still_fires_is_no_all_clear():
     subject = a_subject(alerts=[an_alert(status="resolved")], reason="", firing=3, resolved=1)
-    assert render_message(subject, channel="x").status is AlertStatus.FIRING
+    assert render_message(subject).status is AlertStatus.FIRING
 
 
 def test_fifty_hosts_are_named_twenty_times_and_counted():
-    message = render_message(a_subject(alerts=[an_alert(n) for n in range(1, 51)], firing=50), channel="slack")
+    message = render_message(a_subject(alerts=[an_alert(n) for n in range(1, 51)], firing=50))
     where = next(fact.value for fact in message.facts if fact.label == "Where")
     assert where.startswith("web-1, web-2, ")
     assert where.endswith("web-20 and 30 more")
@@ -148,7 +201,7 @@ def test_fifty_hosts_are_named_twenty_times_and_counted():
 
 def test_alerts_of_several_names_are_all_named():
     alerts = [an_alert(1), an_alert(2, name="DiskFull"), an_alert(3, name="DiskFull")]
-    message = render_message(a_subject(alerts=alerts, incident=an_incident(title="Cluster a")), channel="slack")
+    message = render_message(a_subject(alerts=alerts, incident=an_incident(title="Cluster a")))
     assert message.title == "[CRITICAL] Cluster a (production)"
     assert "What: HighCPU ×1, DiskFull ×2" in message.text
 
@@ -160,7 +213,7 @@ def test_an_outage_of_the_model_is_said_plainly_with_its_cause():
         fallback_used=True,
         errors=["ModelUnavailable: 503 from the provider, token=abc123"],
     )
-    message = render_message(a_subject(analysis=analysis), channel="slack")
+    message = render_message(a_subject(analysis=analysis))
     assert message.summary.startswith("AI analysis unavailable: ModelUnavailable: 503 from the provider")
     assert "AI analysis unavailable: ModelUnavailable" in message.text
     assert "abc123" not in message.text
@@ -169,7 +222,7 @@ def test_an_outage_of_the_model_is_said_plainly_with_its_cause():
 
 def test_recommendations_stand_in_for_missing_actions():
     tip = Recommendation(type="cpu", priority="high", title="Look at java", description="It uses 97 %")
-    message = render_message(a_subject(analysis=AnalyzeResult(summary="s", recommendations=[tip])), channel="slack")
+    message = render_message(a_subject(analysis=AnalyzeResult(summary="s", recommendations=[tip])))
     assert "Look at java: It uses 97 %" in message.actions
 
 
@@ -189,21 +242,21 @@ def test_checks_without_an_alert_are_the_health_of_this_host(
         checks=[Check(name=f"c{n}", status=CheckStatus(s), message="") for n, s in enumerate(statuses)]
     )
     subject = a_subject(alerts=[], incident=None, check=checks, analysis=None, reason="", firing=0)
-    message = render_message(subject, channel="console")
+    message = render_message(subject)
     assert message.title == title.format(host=socket.gethostname())
     assert (message.severity, message.status) == (severity, status)
 
 
 def test_an_incident_without_alerts_has_a_message_of_its_own():
     incident = an_incident(status=IncidentStatus.RESOLVED, severity=Severity.WARNING)
-    message = render_message(a_subject(alerts=[], incident=incident, firing=0), channel="x")
+    message = render_message(a_subject(alerts=[], incident=incident, firing=0))
     assert message.title == "[RESOLVED] HighCPU (production)"
 
 
 def test_a_template_in_an_alert_is_text():
     attack = "{{ 7*7 }}{% for x in ''.__class__.__mro__ %}{{ x }}{% endfor %}"
     alert = an_alert(name=attack, description=attack, labels={"instance": attack, "team": attack})
-    message = render_message(a_subject(alerts=[alert]), channel="slack")
+    message = render_message(a_subject(alerts=[alert]))
     assert "{{ 7*7 }}" in message.title
     assert "{{ 7*7 }}" in message.text
     assert "49" not in message.text
@@ -214,7 +267,7 @@ def test_markup_in_an_alert_is_text():
     alert = an_alert(
         name="<script>alert(1)</script>", description="![x](https://evil.example/p.png) <img src=x> `code`", links={}
     )
-    message = render_message(a_subject(alerts=[alert]), channel="email")
+    message = render_message(a_subject(alerts=[alert]))
     assert "<script" not in message.html
     assert "<img" not in message.html
     assert "&lt;script&gt;" in message.html
@@ -230,7 +283,7 @@ def test_only_web_links_are_links():
         "silence": 'https://ok.example/"><b>|x',
         "dashboard": "https://bob:hunter2@ok.example/?token=abc",
     }
-    message = render_message(a_subject(alerts=[an_alert(links=links)]), channel="email")
+    message = render_message(a_subject(alerts=[an_alert(links=links)]))
     assert message.links == {
         "dashboard": "https://redacted@ok.example/?token=redacted",
         "silence": "https://ok.example/%22%3E%3Cb%3E%7Cx",
@@ -242,7 +295,7 @@ def test_secrets_of_an_alert_stay_out_of_the_message():
         description="login failed: password=hunter2hunter2 with Bearer abc.def.ghi",
         labels={"instance": "web-1", "api_key": "hunter2hunter2", "team": "postgres://a:hunter2hunter2@db/x"},
     )
-    message = render_message(a_subject(alerts=[alert]), channel="slack")
+    message = render_message(a_subject(alerts=[alert]))
     assert "hunter2" not in message.model_dump_json()
     assert "abc.def.ghi" not in message.model_dump_json()
 
@@ -253,11 +306,11 @@ def test_a_hostile_push_gives_a_message_of_bounded_size():
         an_alert(n, name=f"A{n}" + "n" * 500, description=huge, labels={f"l{i}": huge for i in range(3)})
         for n in range(10_000)
     ]
-    message = render_message(a_subject(alerts=alerts, firing=10_000, trace_id="t" * 100_000), channel="slack")
+    message = render_message(a_subject(alerts=alerts, firing=10_000, trace_id="t" * 100_000))
     assert len(message.text) < 20_000
     assert "\x1b" not in message.model_dump_json()
     assert "\u202e" not in message.text
-    one = render_message(a_subject(alerts=[an_alert(name="web\n\x1b[2Jdown", description=huge)]), channel="slack")
+    one = render_message(a_subject(alerts=[an_alert(name="web\n\x1b[2Jdown", description=huge)]))
     assert one.title == "[CRITICAL] webdown on web-1 (production)".replace("webdown", "web down")
     assert len(one.text) < 5_000
 
@@ -267,7 +320,7 @@ def test_a_hostile_push_gives_a_message_of_bounded_size():
 def test_no_alert_breaks_the_message(name: str, description: str, labels: dict[str, str]):
     links = {name: description, "runbook": f"https://{name}"}
     alert = an_alert(name=name, description=description, labels=labels, annotations=labels, links=links)
-    message = render_message(a_subject(alerts=[alert], environment=name, reason=description), channel="x")
+    message = render_message(a_subject(alerts=[alert], environment=name, reason=description))
     assert len(message.title.splitlines()) == 1
     message.model_dump_json().encode()
 

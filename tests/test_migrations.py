@@ -10,13 +10,21 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import create_engine, inspect
 
 from orchestration.errors import Unavailable
-from orchestration.store.database import Database, migrate, open_database, sqlalchemy_url
+from orchestration.store.database import (
+    MIGRATIONS,
+    Database,
+    migrate,
+    open_database,
+    sqlalchemy_url,
+)
 from orchestration.store.models import Base
 
 
@@ -38,6 +46,17 @@ def tables(url: str) -> set[str]:
         engine.dispose()
 
 
+def differences(url: str) -> list[object]:
+    """What the schema lacks, or has more than the models."""
+    engine = create_engine(sqlalchemy_url(url))
+    try:
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            return compare_metadata(context, Base.metadata)
+    finally:
+        engine.dispose()
+
+
 def test_an_empty_database_becomes_current(empty_url: str) -> None:
     migrate(empty_url)
 
@@ -54,13 +73,29 @@ def test_migrating_again_changes_nothing(empty_url: str) -> None:
 
 def test_models_and_migrations_agree(empty_url: str) -> None:
     migrate(empty_url)
-    engine = create_engine(sqlalchemy_url(empty_url))
-    try:
-        with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, Base.metadata) == []
-    finally:
-        engine.dispose()
+
+    assert differences(empty_url) == []
+
+
+REVISIONS = sorted(path.name.split("_", 1)[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_a_database_of_an_earlier_version_becomes_current(empty_url: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = sqlalchemy_url(empty_url)
+    command.upgrade(config, revision)
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        columns = "run_id, trace_id, source, environment, payload, severity"
+        connection.execute(f"insert into pipeline_run ({columns}) values ('r', 't', 's', 'e', '{{}}', 'critical')")
+
+    migrate(empty_url)
+
+    assert tables(empty_url) == {*Base.metadata.tables, "alembic_version"}
+    assert differences(empty_url) == []
+    with psycopg.connect(empty_url) as connection:
+        assert connection.execute("select run_id, status from pipeline_run").fetchall() == [("r", "pending")]
 
 
 def test_the_one_open_incident_of_a_key_is_enforced_by_the_schema(empty_url: str) -> None:

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import yaml
+from prefect.automations import AutomationCore
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import AwaitingRetry, Scheduled
 
+from flows.services import open_services
+from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
-from service.deployments import register
+from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
+from service.worker.warm import WarmWorker
 from tests.api_helpers import all_runs
 from tests.conftest import clean_environment
 from tests.receivers import HttpReceiver, http_receiver
-from tests.worker_helpers import WorkerProcess, beside, eventually, prefect_at, titles, worker_settings
+from tests.worker_helpers import WorkerProcess, beside, eventually, over, prefect_at, push, titles, worker_settings
 
 
 class PrefectsWorkerCommand(WorkerProcess):
@@ -92,3 +101,85 @@ async def test_an_event_and_a_deployment_run_page_through_prefects_own_worker_co
         "[CRITICAL] FromEvent on web-1 (production)",
         "[WARNING] ByHand on web-2 (production)",
     ]
+
+
+@contextlib.asynccontextmanager
+async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIterator[None]:
+    """Prefect's worker of our type in this process: it claims runs, and takes what Prefect schedules."""
+    serving = asyncio.create_task(
+        WarmWorker(POOL_NAME, name="warm ways", settings=settings, addresses=addresses).start(printer=lambda *_: None)
+    )
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait({serving})
+
+
+# The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
+@pytest.mark.usefixtures("patient")
+@pytest.mark.xfail(strict=False, reason="needs the new flow body")
+@pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
+async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pages_nobody_again(
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
+    scheduled: State[None],
+) -> None:
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    settings = worker_settings(home, receiver)
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        async with warm_worker(settings, addresses):
+            async with open_services(settings, database.url) as services:
+                run_id = await push(services, "Down")
+            record = await over(database, run_id)
+            assert record.prefect_flow_run_id is not None
+            flow_run_id = UUID(record.prefect_flow_run_id)
+
+            async def ended(run_count: int) -> FlowRun | None:
+                found = await client.read_flow_run(flow_run_id)
+                final = found.state is not None and found.state.is_final()
+                return found if final and found.run_count >= run_count else None
+
+            await eventually(lambda: ended(1), "the first end")
+            await client.set_flow_run_state(flow_run_id, scheduled, force=True)
+            retried = await eventually(lambda: ended(2), "the second end")
+
+    assert retried.state is not None
+    assert (retried.state.type, retried.state.name) == (StateType.COMPLETED, "Notified")
+    assert (await over(database, run_id)).status is RunStatus.NOTIFIED
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver
+) -> None:
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    settings = worker_settings(home, receiver)
+    page = (Path(__file__).parent.parent / "docs" / "prefect.md").read_text()
+    (declared,) = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert declared["actions"][0]["type"] == "send-notification"
+    declared["actions"] = [{"type": "do-nothing"}]
+    receiver.answer_next(404)
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        automation = await client.create_automation(AutomationCore.model_validate(declared))
+        fired = {
+            "event": {"name": ["prefect.automation.triggered"]},
+            "resource": {"id": [f"prefect.automation.{automation}"]},
+        }
+
+        async def events() -> int:
+            return (await client.request("POST", "/events/filter", json=fired)).json()["total"]
+
+        try:
+            async with warm_worker(settings, addresses):
+                async with open_services(settings, database.url) as services:
+                    run_id = await push(services, "Down")
+                assert (await over(database, run_id)).status is RunStatus.FAILED
+                await eventually(events, "the automation to fire", 60)
+        finally:
+            await client.delete_automation(automation)

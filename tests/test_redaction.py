@@ -1,4 +1,4 @@
-"""No secret leaves a run, and nothing that came in can make taking it out fail or take long."""
+"""Redaction removes all secrets, and no input makes it fail or slow."""
 
 from __future__ import annotations
 

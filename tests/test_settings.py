@@ -1,4 +1,4 @@
-"""The settings: the variables of the spec, what happens to wrong ones, and what never changes them."""
+"""The settings: the variables of the specification, wrong values, and their sources."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ WRONG = [
     ("STATSD_PORT", "http", "integer"),
     ("STATSD_PREFIX", "a prefix", "pattern"),
     ("STATSD_PREFIX", "trailing.", "pattern"),
+    ("STATSD_TAGS", "influx", "'none' or 'dogstatsd'"),
     ("ORCHESTRATION_STAGE_TIMEOUT_SECONDS", "0", "greater than 0"),
     ("ORCHESTRATION_LEASE_SECONDS", "0.5", "greater than or equal to 1"),
     ("ORCHESTRATION_MAX_PAYLOAD_BYTES", "10", "greater than or equal to 1024"),
@@ -171,11 +172,11 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_retries_wait_two_four_and_eight_seconds() -> None:
-    assert load_settings().retry_delays == [2, 4, 8]
+    assert load_settings().delays(3) == [2, 4, 8]
 
 
 def test_without_retries_there_is_no_wait() -> None:
-    assert load_settings({"max_retries_per_stage": 0}).retry_delays == []
+    assert load_settings().delays(0) == []
 
 
 def test_what_a_caller_sets_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

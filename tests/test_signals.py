@@ -1,4 +1,4 @@
-"""Monitoring signals: what is told, in what form, and that a broken monitoring never costs an alert."""
+"""Monitoring signals: their names, tags and forms, and that an outage of the monitoring never costs an alert."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from orchestration.settings import Settings, load_settings
+from orchestration.settings import Settings, StatsdTags, load_settings
 from orchestration.signals import (
     Field,
     LoggingBackend,
@@ -174,6 +174,53 @@ def test_statsd_counts_signals_and_times_durations() -> None:
     ]
 
 
+def test_statsd_counts_fallbacks_and_engines() -> None:
+    with statsd_receiver() as receiver:
+        signals = make_signals(statsd_settings(statsd_host=receiver.host, statsd_port=receiver.port))
+        signals.emit(Signal.STAGE_SUCCEEDED, RUN.at("analyze", 4), fallback=True, engine="prefect")
+        signals.emit(Signal.COMPLETED, RUN, status="notified", fallback=True, engine="direct")
+        lines = receiver.wait_for(5)
+
+    assert lines == [
+        "pipeline.stage.succeeded.analyze.alertmanager:1|c",
+        "pipeline.stage.fallback.analyze.alertmanager:1|c",
+        "pipeline.completed.alertmanager:1|c",
+        "pipeline.completed.notified.alertmanager:1|c",
+        "pipeline.engine.direct.alertmanager:1|c",
+    ]
+
+
+def test_dogstatsd_has_the_names_of_the_signals_and_all_eight_tags() -> None:
+    with statsd_receiver() as receiver:
+        settings = statsd_settings(statsd_host=receiver.host, statsd_port=receiver.port, statsd_tags="dogstatsd")
+        signals = make_signals(settings)
+        signals.emit(Signal.STAGE_SUCCEEDED, RUN.at("check", 2), duration_ms=12, fallback=True, engine="prefect")
+        signals.emit(Signal.COMPLETED, RUN, duration_ms=250.0, status="notified", engine="direct")
+        lines = receiver.wait_for(4)
+
+    eight = "#" + ",".join(f"{name}:{value}" for name, value in EIGHT.items())
+    own = eight.replace("stage:check", "stage:pipeline").replace("attempt:2", "attempt:1")
+    assert lines == [
+        f"pipeline.stage.succeeded:1|c|{eight},engine:prefect,fallback:true",
+        f"pipeline.stage.duration:12.000000|ms|{eight},engine:prefect,fallback:true",
+        f"pipeline.completed:1|c|{own},status:notified,engine:direct",
+        f"pipeline.duration:250.000000|ms|{own},status:notified,engine:direct",
+    ]
+
+
+def test_a_hostile_tag_stays_one_tag_of_one_metric_and_an_unknown_one_is_left_out() -> None:
+    tags = Tags(trace_id="a,b|c\nevil:9|g", run_id="r", source="token=s3cr3t-value")
+    with statsd_receiver() as receiver:
+        backend = StatsdBackend(receiver.host, receiver.port, "pipeline", StatsdTags.DOGSTATSD)
+        backend.emit(Signal.STARTED, tags, {})
+        (line,) = receiver.wait_for(1)
+
+    assert line == (
+        "pipeline.started:1|c|#trace_id:a_b_c_evil:9_g,run_id:r,stage:pipeline,source:token__redacted_,"
+        "environment:production,attempt:1"
+    )
+
+
 def test_the_prefix_is_the_operators_and_comes_once() -> None:
     with statsd_receiver() as receiver:
         StatsdBackend(receiver.host, receiver.port, "ops.pipeline").emit(Signal.STAGE_STARTED, RUN.at("notify", 1), {})
@@ -195,7 +242,7 @@ def test_a_backend_that_raises_disturbs_neither_the_run_nor_the_other_backends(
     Signals([BrokenBackend(), signals]).emit(Signal.STARTED, RUN)
 
     assert signals.names() == ["started/pipeline/1"]
-    assert "could not be sent by BrokenBackend" in signal_lines.text
+    assert "BrokenBackend could not send a signal" in signal_lines.text
     assert "s3cr3t-value" not in signal_lines.text
 
 
@@ -210,7 +257,7 @@ def test_with_an_unresolvable_statsd_host_signals_go_to_the_log(signal_lines: py
     make_signals(statsd_settings(statsd_host=UNRESOLVABLE)).emit(Signal.STARTED, RUN)
 
     complaint, line = [record.getMessage() for record in signal_lines.records]
-    assert f"STATSD_HOST='{UNRESOLVABLE}' cannot be reached" in complaint
+    assert f"STATSD_HOST='{UNRESOLVABLE}' cannot be resolved" in complaint
     assert line.startswith("signal=pipeline.started ")
 
 

@@ -1,4 +1,4 @@
-"""Whose body it is, and what a body that is nobody's, or broken, is answered."""
+"""Which source reads a body, and the error for a body that no source can read."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_unknown_source_is_answered_with_the_sources() -> None:
         ({"alerts": [1, None]}, r"alerts\[0\] is a number, not an object; alerts\[1\] is null"),
         ({"alerts": [{"host": "x"}]}, r"alerts\[0\] has no name, alertname or title"),
         ({"version": "4", "groupKey": "k", "alerts": []}, "its list of alerts is empty"),
-        ({"version": "4", "groupKey": "k", "alerts": [{}]}, "nothing tells what it is"),
+        ({"version": "4", "groupKey": "k", "alerts": [{}]}, "it cannot be identified"),
         ({"orgId": 1, "title": "[FIRING:0]", "alerts": []}, "its list of alerts is empty"),
     ],
 )
@@ -174,7 +174,7 @@ def test_of_one_fingerprint_the_last_in_the_push_counts_and_is_noted() -> None:
     )
     assert [(alert.fingerprint, alert.status) for alert in push.alerts] == [("2", "firing"), ("1", "resolved")]
     assert push.errors == (
-        "1 of 3 alerts came again later in the push with the same fingerprint: the last of each counts",
+        "1 of 3 alerts came again later in the push with the same fingerprint: the last of each is used",
     )
 
 

@@ -1,4 +1,4 @@
-"""Each field of an alert, from whatever stands in the body."""
+"""Each field of an alert, from good and bad values in the body."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.alert import Alert, AlertStatus, Severity, web_address
 from orchestration.errors import BadInput
 from tasks.ingest.sources import parse_push
-from tasks.ingest.sources.fields import moment, web_address
-from tasks.ingest.sources.words import severity_of, status_of
+from tasks.ingest.sources.fields import moment, severity_of, status_of
 from tests.payloads import NAMES, body
 
 

@@ -1,4 +1,4 @@
-"""What each vendor's body becomes."""
+"""The alerts of each vendor's bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes in: an alert that can be stored, or one clear sentence."""
+"""Any JSON gives alerts that can be stored, or one clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.payloads import NAMES, body
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """A body and every object in it, however deep."""
+    """A body and all objects in it, at any depth."""
     if isinstance(value, dict):
         yield value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -46,7 +46,7 @@ vendor_like = st.sampled_from([source.sample("01") for source in SOURCES.values(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> dict[str, Any]:
-    """A vendor's body, or none, with some fields of it and of an object in it replaced by anything."""
+    """A vendor's body or an empty one, with some fields of it and of an object in it replaced by any JSON."""
     whole = copy.deepcopy(draw(vendor_like | st.just({})))
     draw(st.sampled_from(list(objects_in(whole)))).update(draw(objects))
     whole |= draw(objects | st.just({}))

@@ -1,4 +1,4 @@
-"""PagerDuty, Datadog, New Relic, Opsgenie and Zabbix: whose body it is, how bad, whether it is over, which alert."""
+"""PagerDuty, Datadog, New Relic, Opsgenie and Zabbix: recognition, severity, status and identity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def only(payload: object, source: str | None = None) -> Alert:
 
 
 def changed(name: str, **fields: Any) -> dict[str, Any]:
-    """The payload of this name with fields of its alert replaced, wherever the vendor keeps them."""
+    """The payload with this name, with fields of its alert replaced where the vendor puts them."""
     whole = body(name)
     inner = whole["event"]["data"] if "event" in whole else whole.get("alert", whole)
     inner.update(fields)
@@ -51,7 +51,7 @@ def changed(name: str, **fields: Any) -> dict[str, Any]:
 def test_what_is_enough_to_tell_a_vendor(payload: dict[str, Any], source: str) -> None:
     assert recognise(payload).name == source
     assert only(payload).name == "x"
-    # Generic fields beside the vendor's own do not make the body anybody's.
+    # Generic fields beside a vendor's own fields do not change the source.
     assert recognise(payload | {"name": "x", "title": "x", "severity": "critical", "status": "firing"}).name == source
 
 
@@ -168,7 +168,10 @@ NOTE = {"id": "PNOTE", "type": "incident_note", "content": "Post mortem at ten."
     ("payload", "said"),
     [
         (body("opsgenie_create") | {"action": "AddNote"}, "action AddNote does not say whether the alert still fires"),
-        ({"event": {"event_type": "incident.annotated", "data": NOTE}}, "event incident.annotated does not tell"),
+        (
+            {"event": {"event_type": "incident.annotated", "data": NOTE}},
+            "event incident.annotated does not have",
+        ),
         ({"event": {"event_type": "pagey.ping", "data": {"type": "ping", "message": "Hi"}}}, "event pagey.ping"),
     ],
 )
@@ -258,6 +261,6 @@ def test_odd_values_in_every_field_do_not_raise(odd: Any) -> None:
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to each field of a body, however deep."""
+    """The path of each field of a body, at any depth."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, inner in steps for way in ((*path, key), *paths_in(inner, (*path, key)))]

@@ -8,16 +8,18 @@ import asyncio
 import os
 import signal
 import socket
+from asyncio.subprocess import Process
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import psycopg
 import pytest
 
-from service.stack import attach, running
+from orchestration.embedded_stack import find_running_stack
+from service.stack import attach
 from service.stack.paths import stack_paths
-from service.stack.serve import end_without_a_last_sleep
+from service.stack.process import Supervisor
 from tests.stack_fixtures import (
     Command,
     answers,
@@ -51,7 +53,7 @@ def test_both_databases_answer_and_nothing_is_left(stack_home: Path) -> None:
     assert not processes_of(stack_home)
     assert not (stack_home / "stack.json").exists()
     assert not stack_paths(stack_home).control.exists()
-    assert running(settings_for(stack_home)) is None
+    assert find_running_stack(settings_for(stack_home)) is None
 
 
 def test_data_is_there_again_the_next_time(stack_home: Path) -> None:
@@ -71,7 +73,7 @@ def test_prefect_server_comes_up_on_the_embedded_database(stack_home: Path) -> N
         assert get(addresses.prefect_api_url + "/health") == (200, b"true")
         server = psutil.Process(part_pid(stack_home, "prefect"))
         assert {one.laddr.ip for one in server.net_connections() if one.status == "LISTEN"} == {"127.0.0.1"}
-        assert running(settings_for(stack_home)) == addresses
+        assert find_running_stack(settings_for(stack_home)) == addresses
         # A server that dies is started again on its port; who asks meanwhile waits.
         server.kill()
         until(lambda: part_pid(stack_home, "prefect") not in (None, server.pid), "a new server")
@@ -219,29 +221,33 @@ def test_stale_files_of_a_crash_are_recognised(stack_home: Path) -> None:
     stale.bind(str(paths.control))
     stale.close()
     (paths.postgres / "data.part").mkdir()
-    assert running(settings_for(stack_home)) is None
+    assert find_running_stack(settings_for(stack_home)) is None
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         assert answers(addresses.database_url)
 
 
-async def test_end_of_the_server_does_not_sleep_once_more() -> None:
-    evaluating = asyncio.Event()
+async def test_slow_start_reports_the_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.stack.process.PROGRESS_SECONDS", 0.01)
+    said: list[str] = []
+    reported = asyncio.Event()
 
-    async def evaluate() -> None:
-        evaluating.set()
-        await asyncio.Event().wait()
+    class SlowServer:
+        name, stop_signal, stop_seconds = "the server", signal.SIGTERM, 5.0
 
-    triggers = SimpleNamespace(periodic_evaluation=evaluate)
-    end_without_a_last_sleep(triggers)
+        async def start(self, progress: Callable[[str], None]) -> Process:
+            progress("Starting the server …")
+            await reported.wait()
+            return await asyncio.create_subprocess_exec("sleep", "60")
 
-    async def as_prefect_does() -> None:
-        try:
-            await triggers.periodic_evaluation()
-        finally:
-            await asyncio.sleep(60)
+    def progress(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            reported.set()
 
-    task = asyncio.create_task(as_prefect_does())
-    await evaluating.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+    supervisor = Supervisor(SlowServer(), progress=progress, notice=said.append, changed=lambda: None)
+    try:
+        await supervisor.ensure()
+        assert said == ["Starting the server …", *["Starting the server … 0 s"] * 2]
+        assert supervisor.pid is not None
+    finally:
+        await supervisor.stop()

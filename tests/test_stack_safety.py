@@ -18,10 +18,9 @@ import psutil
 import pytest
 
 from orchestration.errors import BadSetting, PipelineError, Unavailable
-from service.stack import attach, binaries, cluster
-from service.stack.account import server_account
+from service.stack import attach, binaries, postgres
 from service.stack.binaries import postgres_bin
-from service.stack.paths import SOCKET_PATH_LIMIT, prepare, stack_paths
+from service.stack.paths import SOCKET_PATH_LIMIT, prepare, server_account, stack_paths
 from tests.stack_fixtures import (
     ROOT,
     answers,
@@ -166,7 +165,7 @@ def test_full_disk_is_told_before_the_database_is_made(stack_home: Path, monkeyp
     prepare(paths)
     account = server_account()
     with pytest.raises(Unavailable, match=r"A new database needs 200 MB, and the disk of .* has 20 MB left"):
-        asyncio.run(cluster.ensure_cluster(paths, account, postgres_bin(paths, account)))
+        asyncio.run(postgres.ensure_cluster(paths, account, postgres_bin(paths, account)))
 
 
 def test_damaged_data_gives_the_words_of_the_server(stack_home: Path) -> None:

@@ -22,6 +22,7 @@ from tasks.check.stage import CHECK
 from tests.conftest import RecordedSignals
 from tests.engine_helpers import attempt, with_kind
 from tests.inbox_helpers import accept_push
+from tests.store_helpers import open_attempts
 
 SECRET = "hunter2xyzzy"
 
@@ -316,8 +317,7 @@ async def test_a_cancelled_attempt_is_closed(services: Services, signals: Record
 
 async def test_an_attempt_that_a_dead_process_left_is_closed_as_lost_by_the_next(services: Services) -> None:
     run_id = await accepted(services)
-    async with services.database.transaction() as tx:
-        await attempts.start_attempt(tx, run_id, Node.of(Stage.CHECK), input_ref=None)
+    await open_attempts(services.database, run_id, Node.of(Stage.CHECK))
 
     async with lease_run(services, run_id, engine="test") as run:
         await attempt(run, "check", retries_left=0)

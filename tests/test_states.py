@@ -1,4 +1,4 @@
-"""The state machine: every move of both tables, and nothing beside them."""
+"""The state machines allow exactly the changes in their tables."""
 
 from __future__ import annotations
 

@@ -16,10 +16,9 @@ from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts, record_alerts
 from orchestration.store.database import Database
-from orchestration.store.incidents import count_alerts, get_incident, list_history
+from orchestration.store.incidents import count_alerts, get_incident
 from orchestration.store.models import AlertRow, IncidentRow
-from orchestration.store.records import new_id
-from orchestration.store.runs import NewRun
+from tests.store_helpers import add_runs, history_of, new_run
 
 
 def alert(fingerprint: str = "web-1", **more: Any) -> Alert:
@@ -39,10 +38,10 @@ class Inbox:
 
     async def push(self, *alerts: Alert, ends: RunStatus = RunStatus.NOTIFIED) -> RecordedAlerts:
         """Record the alerts of one run, which then ends so."""
-        run = NewRun(run_id=new_id(), trace_id="t", source="generic", environment="test", payload={})
+        run = new_run()
         self.run_ids.append(run.run_id)
         async with self.database.transaction() as tx:
-            await runs.add_runs(tx, [run])
+            await add_runs(tx, run)
         async with self.database.transaction() as tx:
             recorded = await record_alerts(tx, alerts, run_id=run.run_id)
             incident = recorded.incident
@@ -58,7 +57,7 @@ class Inbox:
 
     async def events(self, incident_id: str) -> list[str]:
         async with self.database.transaction() as tx:
-            return [line.event for line in await list_history(tx, incident_id)]
+            return [line.event for line in await history_of(tx, incident_id)]
 
     async def count(self, table: type[AlertRow | IncidentRow]) -> int:
         async with self.database.transaction() as tx:
@@ -328,7 +327,7 @@ async def test_the_history_tells_the_story_in_order(inbox: Inbox) -> None:
     await inbox.push(alert(severity=Severity.CRITICAL))
 
     async with inbox.database.transaction() as tx:
-        story = await list_history(tx, incident_of(opened).id)
+        story = await history_of(tx, incident_of(opened).id)
     first, _, raising, resolving, reopening = inbox.run_ids
     assert [(line.run_id, line.event, line.old_status, line.new_status) for line in story] == [
         (first, "incident_opened", None, "open"),
@@ -348,7 +347,7 @@ async def test_the_history_of_a_left_incident_says_where_its_alerts_went(inbox: 
     new = incident_of(await inbox.push(alert("web-1", incident_key="new"))).id
 
     async with inbox.database.transaction() as tx:
-        *_, last = await list_history(tx, old)
+        *_, last = await history_of(tx, old)
     assert (last.event, last.details, last.run_id) == (
         "incident_resolved",
         {"alerts_moved_to": int(new)},

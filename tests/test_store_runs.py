@@ -7,20 +7,23 @@ import pytest
 from orchestration.contracts import Stage
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store import attempts, leases, runs
+from orchestration.store import attempts, claims, runs
+from orchestration.store.attempts import close_attempt, open_attempt
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
-from orchestration.store.records import Node, new_id
-from orchestration.store.runs import NewRun
+from orchestration.store.records import Node, RunRecord
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import read_story
+from tests.store_helpers import add_runs, new_run
+
+OWNER = "old/1/2/3"
+CHECK = Node.of(Stage.CHECK)
 
 
 async def stored(database: Database, **more: object) -> str:
     """A new run; its id."""
-    basics = {"run_id": new_id(), "trace_id": "t", "source": "generic", "environment": "test", "payload": {"a": 1}}
-    run = NewRun.model_validate(basics | more)
+    run = new_run(payload={"a": 1}, **more)
     async with database.transaction() as tx:
-        await runs.add_runs(tx, [run])
+        await add_runs(tx, run)
     return run.run_id
 
 
@@ -41,7 +44,7 @@ async def test_an_illegal_move_changes_nothing(database: Database) -> None:
 async def test_whoever_lost_the_lease_writes_no_more(database: Database) -> None:
     run_id = await stored(database)
     async with database.transaction() as tx:
-        await leases.claim(tx, run_id, owner="new/1/2/3", seconds=30)
+        await claims.claim(tx, run_id, owner="new/1/2/3", seconds=30)
 
     with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
         async with database.transaction() as tx:
@@ -79,25 +82,109 @@ async def test_a_skipped_stage_has_one_row_that_says_why(database: Database) -> 
     assert (row.status, row.output_snapshot) == (StageStatus.SKIPPED, {"skipped": "checkers_skip_all"})
 
 
-async def test_an_attempt_that_is_closed_stays_as_it_is(database: Database) -> None:
-    run_id, node = await stored(database), Node.of(Stage.CHECK)
+async def leased(database: Database) -> RunRecord:
+    """A new run, leased by OWNER."""
+    run_id = await stored(database)
     async with database.transaction() as tx:
-        number = await attempts.start_attempt(tx, run_id, node, input_ref=None)
-        await attempts.settle(tx, run_id, node, number, StageStatus.SUCCEEDED, duration_ms=1, snapshot={"x": 1})
-        await attempts.settle(tx, run_id, node, number, StageStatus.FAILED, duration_ms=2, error=attempts.LOST)
-        (row,) = await attempts.list_attempts(tx, run_id)
+        await claims.claim(tx, run_id, owner=OWNER, seconds=30)
+        return await runs.get_run(tx, run_id)
+
+
+async def opened(database: Database, run: RunRecord, *, input_ref: str | None = None) -> tuple[RunRecord, int]:
+    return await open_attempt(database, run, CHECK, owner=OWNER, status=RunStatus.INGESTED, input_ref=input_ref)
+
+
+async def closed(database: Database, run: RunRecord, number: int, *, owner: str = OWNER) -> RunRecord:
+    return await close_attempt(
+        database,
+        run,
+        CHECK,
+        number,
+        StageStatus.SUCCEEDED,
+        owner=owner,
+        status=RunStatus.CHECKED,
+        values={"title": "Checked"},
+        duration_ms=1,
+        snapshot={"x": 1},
+    )
+
+
+async def test_an_attempt_that_is_closed_stays_as_it_is(database: Database) -> None:
+    run, number = await opened(database, await leased(database))
+    run = await closed(database, run, number)
+    await close_attempt(
+        database,
+        run,
+        CHECK,
+        number,
+        StageStatus.FAILED,
+        owner=OWNER,
+        status=None,
+        values={},
+        duration_ms=2,
+        error=attempts.LOST,
+    )
+    async with database.transaction() as tx:
+        (row,) = await attempts.list_attempts(tx, run.run_id)
 
     assert (row.status, row.output_snapshot, row.error_type) == (StageStatus.SUCCEEDED, {"x": 1}, None)
 
 
-async def test_references_resolve(database: Database) -> None:
-    run_id, node = await stored(database), Node.of(Stage.CHECK)
-    async with database.transaction() as tx:
-        number = await attempts.start_attempt(tx, run_id, node, input_ref=attempts.payload_ref(run_id))
-        await attempts.settle(tx, run_id, node, number, StageStatus.SUCCEEDED, duration_ms=1, snapshot={"x": 1})
+async def test_an_attempt_moves_its_run_on(database: Database) -> None:
+    run, number = await opened(database, await leased(database))
+    assert (number, run.status, run.current_stage, run.total_attempts) == (1, RunStatus.INGESTED, "check", 1)
 
-        assert await attempts.resolve(tx, attempts.payload_ref(run_id)) == {"a": 1}
-        assert await attempts.resolve(tx, attempts.output_ref(run_id, "check", 1)) == {"x": 1}
+    run = await closed(database, run, number)
+    assert (run.status, run.title) == (RunStatus.CHECKED, "Checked")
+
+
+async def test_an_attempt_at_a_run_that_has_changed_since_is_opened_and_closed(database: Database) -> None:
+    before = await leased(database)
+    async with database.transaction() as tx:
+        await runs.change(tx, before.run_id, owner=OWNER, status=RunStatus.RETRYING)
+
+    run, number = await opened(database, before)
+    async with database.transaction() as tx:
+        await runs.change(tx, before.run_id, owner=OWNER, status=RunStatus.RETRYING)
+        await runs.change(tx, before.run_id, owner=OWNER, status=RunStatus.INGESTED)
+
+    assert (number, run.status) == (1, RunStatus.INGESTED)
+    assert (await closed(database, before, number)).status is RunStatus.CHECKED
+
+
+async def test_a_process_that_lost_the_lease_neither_opens_nor_closes_an_attempt(database: Database) -> None:
+    run, number = await opened(database, await leased(database))
+    async with database.transaction() as tx:
+        await claims.claim(tx, run.run_id, owner="new/1/2/3", seconds=30, lost=OWNER)
+
+    with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
+        await opened(database, run)
+    with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
+        await closed(database, run, number)
+    async with database.transaction() as tx:
+        (row,) = await attempts.list_attempts(tx, run.run_id)
+    assert row.status is StageStatus.RUNNING
+
+
+async def test_an_attempt_is_not_opened_at_a_run_that_is_over(database: Database) -> None:
+    run = await leased(database)
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql(f"update pipeline_run set status = 'notified' where run_id = '{run.run_id}'")
+
+    with pytest.raises(IllegalTransition, match="from notified to ingested"):
+        await opened(database, run)
+    async with database.transaction() as tx:
+        assert await attempts.list_attempts(tx, run.run_id) == []
+
+
+async def test_references_resolve(database: Database) -> None:
+    before = await leased(database)
+    run, number = await opened(database, before, input_ref=attempts.payload_ref(before.run_id))
+    await closed(database, run, number)
+
+    async with database.transaction() as tx:
+        assert await attempts.resolve(tx, attempts.payload_ref(run.run_id)) == {"a": 1}
+        assert await attempts.resolve(tx, attempts.output_ref(run.run_id, "check", 1)) == {"x": 1}
 
 
 @pytest.mark.parametrize("ref", ["output/nobody/check/1", "payload/nobody", "elsewhere/x", "output/x", ""])
@@ -107,7 +194,7 @@ async def test_a_reference_to_nothing_is_refused(database: Database, ref: str) -
             await attempts.resolve(tx, ref)
 
 
-async def test_a_run_that_never_started_is_told_as_it_stands(database: Database) -> None:
+async def test_a_run_that_never_started_counts_as_failed(database: Database) -> None:
     run_id = await stored(database)
     async with database.transaction() as tx:
         story = await read_story(tx, run_id)

@@ -12,24 +12,37 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
-from orchestration.sealing import load_seal
+from orchestration.embedded_stack import find_running_stack
+from orchestration.encryption import load_cipher
 from orchestration.store import keys
 from orchestration.store.database import open_database
 from orchestration.store.keys import Scope
-from service.stack import StackAddresses, running
+from service.stack import StackAddresses
 from tests.api_helpers import alert
 from tests.conftest import clean_environment
 from tests.stack_fixtures import new_home, processes_of, settings_for, until
 
 
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """The command at work."""
+
+    process: subprocess.Popen[str]
+    api: str
+    """The API's address on this machine."""
+    shown: dict[str, str]
+    """What it printed, by the first word of each line."""
+
+
 @contextmanager
-def up(home: Path, log: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, ready, open to the network; its process and the API's address on this machine."""
+def up(home: Path, log: Path, **environment: str) -> Iterator[Up]:
+    """The command, ready, open to the network."""
     for _ in range(5):
         port = free_port()
         with log.open("wb") as errors:
@@ -49,14 +62,20 @@ def up(home: Path, log: Path, **environment: str) -> Iterator[tuple[subprocess.P
                 start_new_session=True,
             )
         assert process.stdout is not None
-        if any(line.startswith("Ready.") for line in process.stdout):
+        shown: dict[str, str] = {}
+        for line in process.stdout:
+            name, _, text = line.strip().partition(" ")
+            shown[name.rstrip(".,")] = text.strip()
+            if "Ready" in shown:
+                break
+        if "Ready" in shown:
             break
         # Somebody else may have taken the port since.
         assert "is in use by another program" in log.read_text(), log.read_text()
     else:
         raise AssertionError("no port stayed free")
     try:
-        yield process, f"http://127.0.0.1:{port}"
+        yield Up(process=process, api=f"http://127.0.0.1:{port}", shown=shown)
     finally:
         if process.poll() is None:
             process.kill()
@@ -106,10 +125,10 @@ def keeper_of(home: Path) -> int:
 async def make_key(home: Path) -> str:
     """A key for everything, made beside the running stack."""
     settings = settings_for(home)
-    there = running(settings)
+    there = find_running_stack(settings)
     assert there is not None
     async with open_database(there.database_url) as database, database.transaction() as tx:
-        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_seal(settings))).token
+        return (await keys.create_key(tx, "admin", [Scope.ADMIN], load_cipher(settings))).token
 
 
 def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:
@@ -117,7 +136,14 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
     # Files of the folder that it is started in are nobody's modules, whatever they are called.
     (tmp_path / "statsd.py").write_text("raise SystemExit('not a module of ours')")
     prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
-    with new_home() as home, up(home, log, **prefect) as (process, api):
+    with new_home() as home, up(home, log, **prefect) as started:
+        process, api = started.process, started.api
+        assert started.shown["Ready"] == "Ctrl-C ends it."
+        assert started.shown["Prefect"].startswith(str(stack.prefect_api_url).removesuffix("/api"))
+        found = find_running_stack(settings_for(home))
+        assert found is not None
+        assert f"DATABASE_URL='{found.database_url}'" in started.shown["Database"]
+
         # Open to the network it asks for a key, and the operator is told of those who have none.
         refused = httpx.post(f"{api}/alerts/webhook/", json=alert())
         assert (refused.status_code, refused.json()["error"][:10]) == (401, "No API key")
@@ -149,6 +175,17 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
         assert process.wait(60) == 0
         until(lambda: not any(map(lives, all_of_it)), "every process to end")
         until(lambda: not processes_of(home), "the database to end")
-        assert running(settings_for(home)) is None
+        assert find_running_stack(settings_for(home)) is None
         assert not (home / "stack.json").exists()
     assert "Traceback" not in log.read_text()
+
+
+def test_it_says_when_the_prefect_of_prefect_api_url_does_not_answer(tmp_path: Path) -> None:
+    log = tmp_path / "up.log"
+    nowhere = "http://127.0.0.1:9/api"
+    with new_home() as home, up(home, log, PREFECT_API_URL=nowhere) as started:
+        assert started.shown["Prefect"].startswith(f"{nowhere} (PREFECT_API_URL) does not answer: the direct engine ")
+        assert "Start that server, or unset PREFECT_API_URL" in started.shown["Prefect"]
+        assert started.shown["Ready"] == "without Prefect. Ctrl-C ends it."
+        started.process.send_signal(signal.SIGINT)
+        assert started.process.wait(60) == 0

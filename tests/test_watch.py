@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.resolver import ChannelCache
+from orchestration.encryption import load_key
 from orchestration.requests import RunOptions
-from orchestration.sealing import load_key
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.sealed import SealedCopies
-from service.deployments import register
+from orchestration.store.encrypted_cache import EncryptedCache
+from service.mirror.deployments import POOL_NAME, register
+from service.mirror.flow_runs import FlowRunMirror
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
-from service.worker.mirror import Mirror
-from service.worker.warm import POOL_NAME
-from service.worker.watch import Watch, Will
+from service.worker.watch import OperatorControls, Watch
 from tests.inbox_helpers import accept_push
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.worker_helpers import (
     DeafHost,
     at_stage,
@@ -77,8 +78,8 @@ async def places(client: PrefectClient) -> AsyncIterator[dict[str, Set]]:
 @pytest.fixture
 def watch(client: PrefectClient, settings: Settings, database: Database) -> Watch:
     """The worker's watch, without the worker."""
-    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
-    return Watch(client, Mirror(client), Breaker(), shelf, database, lambda: None)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    return Watch(client, FlowRunMirror(client), Breaker(), channels, database, lambda: None)
 
 
 @pytest.fixture
@@ -90,19 +91,19 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.mark.parametrize("place", ["pool", "queue", "deployment"])
 async def test_a_pause_or_a_limit_is_seen_wherever_it_is_set(places: dict[str, Set], watch: Watch, place: str) -> None:
     await watch.look()
-    assert watch.will == Will()
+    assert watch.controls == OperatorControls()
 
     await places[place](paused=True)
     await watch.look()
-    assert watch.will == Will(paused=True)
+    assert watch.controls == OperatorControls(paused=True)
 
     await places[place](limit=3)
     await watch.look()
-    assert watch.will == Will(limit=3)
+    assert watch.controls == OperatorControls(limit=3)
 
     await places[place]()
     await watch.look()
-    assert watch.will == Will()
+    assert watch.controls == OperatorControls()
 
 
 async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], watch: Watch) -> None:
@@ -110,10 +111,71 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
         await place(limit=limit)
     await watch.look()
 
-    assert watch.will == Will(limit=2)
+    assert watch.controls == OperatorControls(limit=2)
 
 
-class NeverRenewed(Mirror):
+HTML = Answer(body=b"<html><title>Sign in</title></html>", headers={"Content-Type": "text/html"})
+FLOW = {"id": str(UUID(int=7)), "name": "alert-pipeline"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HTML,
+        Answer.json({}),
+        Answer.json([]),
+        Answer.json({"detail": "maintenance"}),
+        Answer.json(FLOW),
+        Answer(body=b""),
+    ],
+    ids=["html", "object", "list", "other-json", "half-right-json", "empty"],
+)
+async def test_an_address_that_is_not_prefects_ends_no_worker_and_delays_no_page(
+    database: Database, home: Path, receiver: HttpReceiver, answer: Answer
+) -> None:
+    with http_receiver(default=answer) as proxy:
+        async with working(worker_settings(home, receiver), database.url, f"{proxy.url}/api") as worker:
+            run_id = await push(worker.services, "Down")
+            done = await over(database, run_id)
+        assert proxy.requests
+
+    assert (done.status, done.engine) == (RunStatus.NOTIFIED, "direct")
+
+
+class Failing(FlowRunMirror):
+    """Each read of what seldom changes fails in another way."""
+
+    failures: ClassVar = [
+        json.JSONDecodeError("Expecting value", "<html>", 0),
+        RuntimeError("cannot connect"),
+        TimeoutError(),
+        AssertionError("a bug"),
+    ]
+    count = 0
+
+    async def reconcile(self, database: Database, busy: object) -> int:
+        self.count += 1
+        raise self.failures[self.count % len(self.failures)]
+
+
+async def test_a_failed_read_of_what_seldom_changes_is_repeated(
+    client: PrefectClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.05)
+    mirror = Failing(client)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    watching = asyncio.create_task(Watch(client, mirror, Breaker(), channels, database, lambda: None).run())
+
+    async def again_and_again() -> bool:
+        return watching.done() or mirror.count > len(mirror.failures)
+
+    await eventually(again_and_again, "several failed reads")
+    assert not watching.done()
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+class NeverRenewed(FlowRunMirror):
     """Prefect hangs at what is seldom looked at."""
 
     renewing = False
@@ -132,15 +194,15 @@ async def test_a_slow_look_at_what_seldom_changes_makes_nobody_blind(
 ) -> None:
     monkeypatch.setattr("service.worker.watch.RENEW_SECONDS", 0.2)
     mirror = NeverRenewed(client)
-    shelf = ChannelShelf(SealedCopies(database), load_key(settings))
-    watch = Watch(client, mirror, Breaker(), shelf, database, lambda: None)
+    channels = ChannelCache(EncryptedCache(database), load_key(settings))
+    watch = Watch(client, mirror, Breaker(), channels, database, lambda: None)
     watching = asyncio.create_task(watch.run())
 
     async def hangs() -> bool:
         return mirror.renewing
 
     async def sees_the_pause() -> bool:
-        return watch.will.paused
+        return watch.controls.paused
 
     await eventually(hangs, "the slow look")
     await places["pool"](paused=True)

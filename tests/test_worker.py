@@ -18,16 +18,17 @@ from orchestration.engine.lease import new_lease_owner
 from orchestration.errors import Unavailable
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
-from orchestration.store import attempts, runs, workers
+from orchestration.store import runs, workers
 from orchestration.store.database import Database
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.records import Node
-from service.deployments import register
+from orchestration.store.runs import RunFilter, list_page
+from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.store_helpers import open_attempts
 from tests.worker_helpers import (
     DeafHost,
     at_stage,
@@ -299,9 +300,8 @@ async def test_a_run_at_which_process_after_process_dies_is_left_to_a_human(
     (run_id,) = await accept_push(
         worker.services, {"alertname": "Deadly"}, source="generic", environment="test", reserved_by=new_lease_owner()
     )
+    await open_attempts(database, run_id, *[Node.of(Stage.CHECK)] * 5)
     async with database.transaction() as tx:
-        for _ in range(5):
-            await attempts.start_attempt(tx, run_id, Node.of(Stage.CHECK), input_ref=None)
         await runs.change(tx, run_id, values={"started_at": datetime.now(UTC), "lease_owner": None})
     worker.wake()
 

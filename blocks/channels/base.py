@@ -1,8 +1,10 @@
-"""What all channels share: two switches, a way in from the environment, and how an answer is judged."""
+"""What all channels share: two switches, the environment, how an answer is judged. And the console, the simplest."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import sys
 from abc import abstractmethod
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -19,19 +21,24 @@ from orchestration.redaction import redact, redact_text
 from orchestration.settings import Settings
 
 USER_AGENT = "alert-pipeline"
-"""How the channels name themselves to the services that they call."""
+"""The User-Agent header of requests to vendors."""
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
-"""Answers below 500 that ask for another try; every 5xx does."""
+"""HTTP statuses below 500 that allow a retry. Every 5xx does."""
+
+_CONSOLE_WIDTH = 78
 
 
 class ChannelBlock(Block):
-    """A channel as a Prefect block: what an operator sets, and what sending does with it."""
+    """A channel as a Prefect block: the fields that an operator sets, and how a message is sent with them.
+
+    A new channel is a subclass in a file of its own, and a line in `CHANNELS`.
+    """
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     configured_by: ClassVar[str] = ""
-    """The environment variables that configure the driver, for people."""
+    """The environment variables that configure the driver, as an error message names them."""
 
     enabled: bool = Field(default=True, description="Whether the channel sends anything at all.")
     default: bool = Field(
@@ -41,36 +48,36 @@ class ChannelBlock(Block):
     @property
     @abstractmethod
     def driver(self) -> str:
-        """The kind of channel: slack, email, generic, console."""
+        """The key of the class in `blocks.channels.CHANNELS`."""
 
     @property
     @abstractmethod
     def target(self) -> str:
-        """Where it goes, in words without a secret."""
+        """Where messages go, without a secret: "#oncall", "ops@example.com", "hooks.example.com"."""
 
     @abstractmethod
     async def send(self, message: Message) -> Delivery:
-        """Hand the message over, once.
+        """Send the message, once, without retries.
 
         Raises:
-            DeliveryFailed: which says whether a retry can help.
+            DeliveryFailed: the channel did not accept it. `retryable` says whether a retry can help.
         """
 
     async def probe(self) -> str:
-        """Try the way to the channel without a message to anybody; what was found, in words.
+        """Test the connection and the credentials without sending a message; the result as a sentence.
 
         Raises:
-            DeliveryFailed: the way is blocked, or the vendor does not know the credentials.
+            DeliveryFailed: the vendor cannot be reached, or refuses the credentials.
         """
         return "set up; whether it works shows with the first message"
 
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        """The channel that the environment describes; None where it describes none.
+        """The channel that the environment variables set up. None means that they do not name this driver.
 
         Raises:
-            BadSetting: the environment describes it half.
+            BadSetting: a variable is missing or wrong.
         """
 
     @classmethod
@@ -94,7 +101,7 @@ class ChannelBlock(Block):
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Trusts the authorities of the machine and those that httpx brings. Made once: it costs 20 ms."""
+    """Trusts the certificate authorities of the machine and of httpx. Cached, because creating it takes 20 ms."""
     context = httpx.create_ssl_context()
     context.load_default_certs()
     return context
@@ -118,16 +125,16 @@ def checked_url(url: SecretStr, *, what: str) -> SecretStr:
 
 
 def host_of(url: SecretStr | str) -> str:
-    """The host of a checked URL: all of it that is ever shown."""
+    """The host of a checked URL. No other part of the URL is ever shown."""
     value = url if isinstance(url, str) else url.get_secret_value()
     return urlsplit(value).hostname or "unknown host"
 
 
 async def reach(url: SecretStr | str, timeout_seconds: float) -> str:
-    """Whether the host of a URL answers, by a request for its root that changes nothing, through a proxy if one is set.
+    """Send a HEAD request for `/` to the URL's host, through the proxy if one is set; the result as a sentence.
 
     Raises:
-        DeliveryFailed: it does not, or its certificate is not trusted.
+        DeliveryFailed: the host does not answer, or its certificate is not trusted.
     """
     parts = urlsplit(url if isinstance(url, str) else url.get_secret_value())
     where = host_of(url)
@@ -141,7 +148,7 @@ async def reach(url: SecretStr | str, timeout_seconds: float) -> str:
 
 
 def status_retryable(status: int) -> bool:
-    """Whether an HTTP status asks for another try."""
+    """Whether a request that got this HTTP status can be retried."""
     return status in RETRYABLE_STATUSES or status >= 500
 
 
@@ -153,9 +160,9 @@ def refused(where: str, status: int, *, detail: str = "", retry_after: str | Non
 
 
 def unreachable(where: str, error: Exception) -> DeliveryFailed:
-    """The error for an exchange that broke off, in the system's words; never the error's text, which may hold the URL.
+    """The error for a connection that failed. Its text is the system's, as the library's text may contain the URL.
 
-    A certificate that cannot be trusted stays so; all else may pass.
+    An untrusted certificate is final; everything else can be retried.
     """
     links = _chain(error)
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in links):
@@ -164,6 +171,51 @@ def unreachable(where: str, error: Exception) -> DeliveryFailed:
         return DeliveryFailed(f"{where} did not answer in time", retryable=True)
     words = (link.strerror for link in links if isinstance(link, OSError) and link.strerror)
     return DeliveryFailed(f"{where} could not be reached: {next(words, type(links[-1]).__name__)}", retryable=True)
+
+
+class ConsoleChannel(ChannelBlock):
+    """Writes each message as plain text to standard error; standard output belongs to `--json`."""
+
+    _block_type_name = "Console Channel"
+    _block_type_slug = "console-channel"
+    _description = "Writes each message to the console of the process that sends it."
+
+    configured_by = "nothing"
+
+    @property
+    def driver(self) -> str:
+        """`console`."""
+        return "console"
+
+    @property
+    def target(self) -> str:
+        """`console`."""
+        return "console"
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:  # noqa: ARG003  a console needs no setting
+        """The console, which needs no setting."""
+        return cls()
+
+    async def send(self, message: Message) -> Delivery:
+        """Write the complete message between two lines, and flush.
+
+        Raises:
+            DeliveryFailed: standard error is closed.
+        """
+        frame = "─" * _CONSOLE_WIDTH
+        await asyncio.to_thread(_write, f"{frame}\n{message.text.rstrip()}\n{frame}\n")
+        return self._sent("console")
+
+
+def _write(text: str) -> None:
+    stream = sys.stderr
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+        stream.flush()
+    except (OSError, ValueError) as error:
+        raise DeliveryFailed(f"the console cannot be written to: {type(error).__name__}", retryable=False) from None
 
 
 def _chain(error: BaseException) -> list[BaseException]:

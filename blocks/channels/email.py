@@ -47,7 +47,7 @@ class EmailChannel(ChannelBlock):
     username: str | None = Field(default=None, description="The user at the mail server, if it asks for one.")
     password: SecretStr | None = Field(default=None, description="The user's password.")
     from_address: str = Field(default="alert-pipeline@localhost", description="The sender's address.")
-    to_addresses: list[str] = Field(min_length=1, description="The addresses of those who get the mail.")
+    to_addresses: list[str] = Field(min_length=1, description="The addresses of the recipients.")
     timeout_seconds: float = Field(default=15.0, gt=0, le=120, description="How long one step may take, in seconds.")
 
     @field_validator("from_address")
@@ -73,7 +73,7 @@ class EmailChannel(ChannelBlock):
 
     @property
     def target(self) -> str:
-        """Who gets the mail."""
+        """The addresses of the recipients."""
         return ", ".join(self.to_addresses)
 
     @classmethod
@@ -95,15 +95,15 @@ class EmailChannel(ChannelBlock):
         )
 
     async def send(self, message: Message) -> Delivery:
-        """Mail the message to all recipients; it counts as sent when the server took it for at least one.
+        """Mail the message to all recipients. It counts as sent if the server accepts at least one of them.
 
         Raises:
-            DeliveryFailed: retryable where the server answers 4xx or the connection breaks; not for 5xx, a refused
-                login or a server without the security asked for.
+            DeliveryFailed: retryable if the server answers 4xx or the connection breaks; final for 5xx, a refused
+                login, or a server without the required encryption.
         """
         mail = self.mail(message)
         try:
-            not_taken = await asyncio.to_thread(self._hand_over, mail)
+            not_accepted = await asyncio.to_thread(self._transmit, mail)
         except smtplib.SMTPRecipientsRefused as error:
             raise _all_refused(error) from None
         except smtplib.SMTPResponseException as error:
@@ -115,18 +115,18 @@ class EmailChannel(ChannelBlock):
         return self._sent(
             "smtp",
             provider_id=str(mail["Message-ID"]),
-            accepted=[address for address in self.to_addresses if address not in not_taken],
-            refused={address: _reply(*answer) for address, answer in not_taken.items()},
+            accepted=[address for address in self.to_addresses if address not in not_accepted],
+            refused={address: _reply(*answer) for address, answer in not_accepted.items()},
         )
 
     async def probe(self) -> str:
-        """Connect, secure the connection and log in, and hang up without a mail.
+        """Connect, encrypt the connection, log in, and disconnect without sending a mail.
 
         Raises:
-            DeliveryFailed: the server does not answer, has not the security asked for, or refuses the login.
+            DeliveryFailed: the server does not answer, lacks the required encryption, or refuses the login.
         """
         try:
-            await asyncio.to_thread(self._greet)
+            await asyncio.to_thread(self._log_in_only)
         except smtplib.SMTPResponseException as error:
             raise _answered(error) from None
         except smtplib.SMTPNotSupportedError as error:
@@ -137,7 +137,7 @@ class EmailChannel(ChannelBlock):
         return f"{self.smtp_host}:{self.smtp_port} answers ({self.security}){login}"
 
     def mail(self, message: Message) -> EmailMessage:
-        """The message as a mail: the same Message-ID at every try, one thread for each incident."""
+        """The message as a mail: each attempt has the same Message-ID, and each incident has one thread."""
         domain = parseaddr(self.from_address)[1].rpartition("@")[2]
         thread = f"<incident-{_digest(message.dedup_key)}@{domain}>"
         headers = {
@@ -161,7 +161,7 @@ class EmailChannel(ChannelBlock):
         mail.add_alternative(f'<!doctype html><html><body style="{_STYLE}">{body}</body></html>', subtype="html")
         return mail
 
-    def _greet(self) -> None:
+    def _log_in_only(self) -> None:
         server = self._connected()
         try:
             self._secure(server)
@@ -175,7 +175,7 @@ class EmailChannel(ChannelBlock):
         if self.username and self.password:
             server.login(self.username, self.password.get_secret_value())
 
-    def _hand_over(self, mail: EmailMessage) -> Refused:
+    def _transmit(self, mail: EmailMessage) -> Refused:
         server = self._connected()
         try:
             self._secure(server)
@@ -197,14 +197,14 @@ _STYLE = "font-family:sans-serif;font-size:15px;line-height:1.45"
 
 
 def _own_name() -> str:
-    # smtplib would ask the DNS for the full name, which can take seconds; RFC 5321 allows an address literal.
+    # smtplib asks the DNS for the full name, which can take seconds; RFC 5321 allows an address literal.
     name = socket.gethostname()
     return name if "." in name and name.isascii() else "[127.0.0.1]"
 
 
 def _hang_up(server: smtplib.SMTP) -> None:
     try:
-        server.quit()  # The mail is out, or the error is on its way: how the goodbye goes changes neither.
+        server.quit()  # The mail is sent, or an error is raised: an error here changes neither.
     except (smtplib.SMTPException, OSError, ssl.SSLError):
         server.close()
 
@@ -227,5 +227,5 @@ def _answered(error: smtplib.SMTPResponseException) -> DeliveryFailed:
 def _all_refused(error: smtplib.SMTPRecipientsRefused) -> DeliveryFailed:
     answers: Refused = error.recipients
     reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
-    passing = any(400 <= code < 500 for code, _ in answers.values())
-    return DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=passing)
+    temporary = any(400 <= code < 500 for code, _ in answers.values())
+    return DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=temporary)

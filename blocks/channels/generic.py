@@ -1,4 +1,4 @@
-"""Any HTTP endpoint: the message as JSON, or in the form that the operator's template gives it."""
+"""Any HTTP endpoint: the message as JSON, or as the operator's template renders it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", 
 
 
 class GenericChannel(ChannelBlock):
-    """Sends each message to an HTTP endpoint, with an `Idempotency-Key` that is the same for every try at it."""
+    """Sends each message to an HTTP endpoint, with an `Idempotency-Key` that is the same for each attempt."""
 
     _block_type_name = "Generic Webhook Channel"
     _block_type_slug = "generic-channel"
-    _description = "Sends each message to an HTTP endpoint, as JSON or through a template of the operator's."
+    _description = "Sends each message to an HTTP endpoint, as JSON or through a template."
 
     configured_by = "NOTIFY_WEBHOOK_URL"
 
     endpoint: SecretStr = Field(
-        description="The http(s) URL that takes the message; secret, since it may hold a token."
+        description="The http(s) URL that takes the message; secret, because it may contain a token."
     )
     method: Literal["POST", "PUT"] = Field(default="POST", description="The HTTP method.")
     headers: SecretDict = Field(
@@ -109,10 +109,10 @@ class GenericChannel(ChannelBlock):
         return cls._built(endpoint=settings.webhook_url, headers=SecretDict(headers))
 
     async def send(self, message: Message) -> Delivery:
-        """Send the message; redirects are not followed, 2xx is success.
+        """Send the message. 2xx is success; redirects are not followed.
 
         Raises:
-            DeliveryFailed: retryable for 408, 425, 429, 5xx and a broken exchange; not for any other answer.
+            DeliveryFailed: retryable for 408, 425, 429, 5xx and a broken connection; final for any other answer.
         """
         request = self._request(message)
         try:
@@ -127,10 +127,10 @@ class GenericChannel(ChannelBlock):
         return self._sent(self.target, provider_id=_id_in(body), status=response.status_code)
 
     async def probe(self) -> str:
-        """Whether the endpoint's host answers; the endpoint itself is for messages.
+        """Ask the endpoint's host only, because each request to the endpoint itself is a message.
 
         Raises:
-            DeliveryFailed: it does not.
+            DeliveryFailed: the host does not answer, or its certificate is not trusted.
         """
         return await reach(self.endpoint, self.timeout_seconds)
 
@@ -170,7 +170,7 @@ class GenericChannel(ChannelBlock):
 
 
 class _QuietUrl(httpx.URL):
-    """A URL that shows its host alone: httpx logs the URL of every request, and ours may hold a token."""
+    """A URL that shows only its host: httpx logs the URL of every request, and ours may contain a token."""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}/…"
@@ -178,7 +178,7 @@ class _QuietUrl(httpx.URL):
 
 @cache
 def _sandbox() -> ImmutableSandboxedEnvironment:
-    # The output is JSON or text for a machine; HTML escapes would damage it.
+    # The output is JSON or text for a machine: HTML escapes damage it.
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
@@ -191,7 +191,7 @@ async def _beginning(response: httpx.Response) -> bytes:
                 if len(body) > _MAX_ANSWER:
                     return b""
     except (httpx.HTTPError, TimeoutError):
-        return b""  # The status has come: the message is taken or refused, whatever becomes of the rest.
+        return b""  # The status says already whether the message was accepted.
     finally:
         await response.aclose()
     return body

@@ -1,20 +1,25 @@
-"""Slack, through a bot token or an incoming webhook."""
+"""Slack, through a bot token or an incoming webhook, and a message in Slack's Block Kit.
+
+The limits are those of Slack's pages "Blocks" and "Formatting message text".
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, Self, TypeVar, cast
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from slack_sdk import WebClient, WebhookClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 
 from blocks.channels.base import ChannelBlock, checked_url, host_of, reach, refused, tls_context, unreachable
-from blocks.channels.slack_blocks import blocks_of, fallback_of
+from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
@@ -23,7 +28,21 @@ from orchestration.settings import Settings
 
 ResultT = TypeVar("ResultT")
 
-_PASSING = frozenset(
+HEADER_LIMIT = 150
+SECTION_LIMIT = 3000
+FIELD_LIMIT = 2000
+FIELDS_LIMIT = 10
+CONTEXT_LIMIT = 2000
+BLOCKS_LIMIT = 50
+FALLBACK_LIMIT = 4000
+
+_EMOJI = {Severity.CRITICAL: "🔴", Severity.WARNING: "🟠", Severity.INFO: "🔵"}
+_URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
+_HALF_ENTITY = re.compile(r"&[a-z]{0,3}\Z")
+
+Json = dict[str, Any]
+
+_TEMPORARY = frozenset(
     {
         "ratelimited",
         "rate_limited",
@@ -34,14 +53,14 @@ _PASSING = frozenset(
         "team_added_to_org",
     }
 )
-"""Errors that another try may not meet: the common errors on Slack's Web API method pages (chat.postMessage)."""
+"""Temporary errors, of the common errors on Slack's page of the method chat.postMessage."""
 
-# The clients write the webhook's URL to their log at DEBUG; this logger, known to nobody, drops it.
+# The clients log the webhook's URL at DEBUG; this logger, which no handler knows, drops it.
 _SILENT = logging.Logger("slack", level=logging.CRITICAL + 1)
 
 
 class SlackChannel(ChannelBlock):
-    """Posts each message to Slack in Block Kit. With both a bot and a webhook, the bot posts: it returns an id."""
+    """Posts each message to Slack in Block Kit. With both a bot and a webhook, the bot posts: Slack returns an id."""
 
     _block_type_name = "Slack Channel"
     _block_type_slug = "slack-channel"
@@ -111,22 +130,22 @@ class SlackChannel(ChannelBlock):
         """Post the message. The bot's `ts` is the delivery's id; a webhook returns none.
 
         Raises:
-            DeliveryFailed: retryable for rate limits, Slack's own troubles, 5xx and a broken exchange; not for a
-                wrong token, an unknown channel or a message that Slack refuses.
+            DeliveryFailed: retryable for rate limits, Slack's own errors, 5xx and a broken connection; final for a
+                wrong token, an unknown channel, or a message that Slack refuses.
         """
-        return await _asked(self._by_bot if self.bot_token else self._by_webhook, message)
+        return await _call(self._by_bot if self.bot_token else self._by_webhook, message)
 
     async def probe(self) -> str:
-        """Whether Slack knows the bot; of a webhook only its host is asked, as it takes nothing but messages.
+        """Ask Slack who the bot is. Of a webhook only the host is asked, because each request to it is a message.
 
         Raises:
             DeliveryFailed: Slack does not answer, or does not know the token.
         """
         if self.bot_token:
-            return await _asked(self._introduce)
+            return await _call(self._who_am_i)
         return await reach(self.webhook_url or "", self.timeout_seconds)
 
-    def _introduce(self) -> str:
+    def _who_am_i(self) -> str:
         try:
             said: dict[str, Any] = self._client().auth_test().data
         except SlackApiError as error:
@@ -143,7 +162,7 @@ class SlackChannel(ChannelBlock):
             logger=_SILENT,
             retry_handlers=[],
         )
-        client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, minds NO_PROXY.
+        client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, respects NO_PROXY.
         return client
 
     def _by_bot(self, message: Message) -> Delivery:
@@ -183,17 +202,17 @@ class SlackChannel(ChannelBlock):
         return self._sent("slack", status=response.status_code)
 
 
-async def _asked(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
-    """What Slack's client, which blocks, gives; its errors are ours.
+async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
+    """Call Slack's client, which blocks, in a thread; its result.
 
     Raises:
-        DeliveryFailed: retryable where the exchange broke off.
+        DeliveryFailed: retryable if the connection broke.
     """
     try:
         return await asyncio.to_thread(work, *arguments)
     except (OSError, HTTPException) as error:
         raise unreachable("Slack", error) from None
-    except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the client met no Slack there
+    except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the answer is not Slack's
         raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
 
 
@@ -207,7 +226,7 @@ def _content(message: Message) -> dict[str, Any]:
 
 
 def _accepted(body: str) -> bool:
-    """Slack answers "ok"; a sign-in page behind a redirect, or a JSON refusal, is no delivery."""
+    """Whether the answer is Slack's "ok", and not a sign-in page behind a redirect, or an error as JSON."""
     start = body.lstrip()[:1]
     if start == "{":
         try:
@@ -224,4 +243,81 @@ def _api_error(error: SlackApiError, what: str = "refused the message") -> Deliv
     code = str(failure.response.get("error", ""))
     if not 200 <= status < 300:
         return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
-    return DeliveryFailed(f"Slack {what}: {redact_text(code, limit=200)}", retryable=code in _PASSING)
+    return DeliveryFailed(f"Slack {what}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
+
+
+def blocks_of(message: Message) -> list[Json]:
+    """The message as blocks, the most urgent first: title, where and since when, what to do, links; then evidence."""
+    blocks = [_header(message)]
+    blocks += _facts(message)
+    if message.actions:
+        steps = "\n".join(f"{number}. {escape(action)}" for number, action in enumerate(message.actions, 1))
+        blocks.append(_section(f"*What to do*\n{steps}"))
+    if message.links:
+        # Links in text: a button, even one with a URL, shows a warning sign unless the app takes interactions.
+        blocks.append(_section(_links(message.links)))
+    if message.summary:
+        blocks.append(_section(f"*Analysis*\n{escape(message.summary)}"))
+    if message.checks:
+        blocks.append(_section("*Checked*\n" + "\n".join(escape(line) for line in message.checks)))
+    context = f"trace {message.trace_id}  ·  run {message.run_id}  ·  {message.source}  ·  {message.environment}"
+    context_text = _mrkdwn(escape(context), CONTEXT_LIMIT)
+    return [*blocks[: BLOCKS_LIMIT - 1], {"type": "context", "elements": [context_text]}]
+
+
+def fallback_of(message: Message) -> str:
+    """The text of the push notification, and of clients without blocks."""
+    emoji = _emoji(message)
+    return _clip(f"{emoji} {escape(message.title)}", FALLBACK_LIMIT)
+
+
+def escape(text: str) -> str:
+    """Escape Slack's three control characters, so that the text cannot mention anyone or forge a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _emoji(message: Message) -> str:
+    return "🟢" if message.status is AlertStatus.RESOLVED else _EMOJI[message.severity]
+
+
+def _header(message: Message) -> Json:
+    # A header is plain text, in which entities may not be decoded: these quotation marks are safe in any case.
+    title = message.title.replace("<", "‹").replace(">", "›")
+    text = f"{_emoji(message)} {title}"
+    if len(text) > HEADER_LIMIT:
+        text = text[: HEADER_LIMIT - 1] + "…"
+    return {"type": "header", "text": {"type": "plain_text", "text": text, "emoji": True}}
+
+
+def _facts(message: Message) -> list[Json]:
+    fields = [
+        _mrkdwn(f"*{escape(fact.label)}*\n{escape(fact.value) or '–'}", FIELD_LIMIT) for fact in message.facts[:20]
+    ]
+    rows = (fields[start : start + FIELDS_LIMIT] for start in range(0, len(fields), FIELDS_LIMIT))
+    return [{"type": "section", "fields": row} for row in rows]
+
+
+def _section(text: str) -> Json:
+    return {"type": "section", "text": _mrkdwn(text, SECTION_LIMIT)}
+
+
+def _mrkdwn(text: str, limit: int) -> Json:
+    # verbatim: Slack does not turn names and channels in the text into links.
+    return {"type": "mrkdwn", "text": _clip(text, limit), "verbatim": True}
+
+
+def _links(links: dict[str, str]) -> str:
+    # A link is never cut, because half a link shows its markup.
+    line = ""
+    for name, url in links.items():
+        address = escape(quote(url, safe=_URL_CHARACTERS))
+        link = f"{'  ·  ' if line else ''}<{address}|{escape(name).replace('|', '¦') or 'link'}>"
+        if len(line) + len(link) <= SECTION_LIMIT:
+            line += link
+    return line or "–"
+
+
+def _clip(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return _HALF_ENTITY.sub("", text[: limit - 1]) + "…"

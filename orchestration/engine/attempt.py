@@ -18,7 +18,7 @@ from orchestration.redaction import MAX_TEXT, redact, redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
-from orchestration.store.progress import close_attempt, open_attempt
+from orchestration.store.attempts import close_attempt, open_attempt
 from orchestration.store.records import Node
 
 _STACK_CHARACTERS = 8000

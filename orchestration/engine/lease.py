@@ -13,12 +13,11 @@ from typing import Any
 
 import psutil
 
-from orchestration.correlation import correlated
 from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, RunBusy, Unavailable
-from orchestration.signals import logger
+from orchestration.signals import correlated, logger
 from orchestration.states import RunStatus
-from orchestration.store import attempts, leases, runs
+from orchestration.store import attempts, claims, runs
 from orchestration.store.records import RunRecord, new_id
 
 
@@ -68,7 +67,7 @@ async def release_lease(services: Services, run_id: str, owner: str) -> None:
     """Release a lease, if this owner holds it. If the database does not answer, the lease expires by itself."""
     try:
         async with services.database.transaction() as tx:
-            await leases.release(tx, run_id, owner=owner)
+            await claims.release(tx, run_id, owner=owner)
     except Unavailable as error:
         logger.warning("The lease of run %s was not released and expires by itself: %s", run_id, error)
 
@@ -124,7 +123,7 @@ async def _open(services: Services, run_id: str, owner: str, engine: str, prefec
         lost = None if record.lease_owner == owner else lost_owner(record)
         done = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
         run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
-        begun = await leases.begin(
+        begun = await claims.begin(
             tx,
             record,
             owner=owner,
@@ -148,7 +147,7 @@ async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:
         await asyncio.sleep(seconds / 3)
         try:
             async with services.database.transaction() as tx:
-                held = await leases.renew(tx, run_id, owner=run.owner, seconds=seconds)
+                held = await claims.renew(tx, run_id, owner=run.owner, seconds=seconds)
         except Unavailable as error:
             logger.warning("The lease of run %s could not be renewed: %s", run_id, error)
             continue

@@ -1,7 +1,7 @@
 """Alerts and incidents: what a push changes, in one transaction, without races.
 
 All changes to one incident key happen under one advisory lock, so two pushes about the same incident
-are seen one after the other, whichever process takes them.
+are recorded one after the other, whichever process executes them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from orchestration.store.incidents import (
     count_alerts,
     get_incident,
     get_incident_with_counts,
+    is_notified,
     lock_incident,
-    told_before,
     update_incident,
 )
 from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow
@@ -58,13 +58,13 @@ class RecordedAlerts:
         new: str | None = None,
         details: dict[str, Any] | None = None,
     ) -> None:
-        """Remember a line for the history; without an incident's id it is about the one of these alerts."""
+        """Add a line to the history. Without an incident's id, it is about the incident of these alerts."""
         line = {"event": event, "alert_id": alert_id, "incident_id": incident_id, "old_status": old, "new_status": new}
         self.history.append({**line, "details": details or {}})
 
 
 async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str) -> RecordedAlerts:
-    """Upsert the alerts of one incident key and carry their incident along.
+    """Upsert the alerts of one incident key, and update their incident.
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open
     incident, reopens a resolved one, or opens a new one; with the last firing alert resolved the incident
@@ -76,7 +76,7 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
     before = await _known_alerts(tx, alerts)
     incident_id = await _find_or_open(tx, key, alerts, before, recorded)
     if recorded.known and incident_id is not None:
-        recorded.told_before = await told_before(tx, incident_id, run_id)
+        recorded.told_before = await is_notified(tx, incident_id, run_id)
     _compare(alerts, before, incident_id, recorded)
     ids = await _upsert(tx, alerts, incident_id)
     _note_alerts(alerts, before, ids, recorded)
@@ -88,7 +88,7 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
 
 
 async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[str, RowMapping]:
-    """The rows as they were before this push, by fingerprint."""
+    """The rows of these alerts before this push, by fingerprint."""
     known: dict[str, RowMapping] = {}
     for start in range(0, len(alerts), _CHUNK):
         wanted = [alert.fingerprint for alert in alerts[start : start + _CHUNK]]
@@ -124,7 +124,7 @@ async def _find_or_open(
 
 
 async def _open_home(tx: AsyncConnection, before: Mapping[str, RowMapping]) -> int | None:
-    """The open incident that these alerts are in under another key: a sender may group them anew while they fire."""
+    """The open incident of these alerts under another key: a sender may change their grouping while they fire."""
     homes = {row["incident_id"] for row in before.values()} - {None}
     query = (
         select(_I.id, _I.incident_key)
@@ -204,7 +204,7 @@ async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int
             index_elements=[_A.source, _A.fingerprint],
             set_={
                 **changes,
-                # A resolution may come without the moment at which it all began.
+                # A resolved alert may come without the time at which it began.
                 "started_at": func.coalesce(statement.excluded.started_at, _A.started_at),
                 "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
                 "received_at": func.clock_timestamp(),
@@ -233,9 +233,9 @@ def _alert_row(alert: Alert, incident_id: int | None) -> dict[str, Any]:
 
 
 def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, Any]]) -> Insert:
-    """One statement that takes its rows as one JSON value.
+    """A statement that gets its rows as one JSON value.
 
-    Thousands of parameters would be put together anew for each push, for seconds in which nothing else runs.
+    SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds.
     """
     columns = [table.__table__.columns[name] for name in rows[0]]
     given = (
@@ -252,7 +252,7 @@ def _note_alerts(
     ids: Mapping[str, int],
     recorded: RecordedAlerts,
 ) -> None:
-    """A line of history for each alert that is new or changed; a mere repeat leaves none."""
+    """Add a line of history for each alert that is new or changed; a repeated alert gets none."""
     for alert in alerts:
         was = before.get(alert.fingerprint)
         alert_id = ids[alert.fingerprint]
@@ -287,7 +287,7 @@ async def _settle_incident(
 async def _resolve_left_behind(
     tx: AsyncConnection, before: Mapping[str, RowMapping], incident_id: int, recorded: RecordedAlerts
 ) -> None:
-    """Alerts that moved here under a new key may leave their old incident with nothing that fires."""
+    """Resolve the incidents that these alerts have left for a new key, if no alert of theirs fires any more."""
     left = {row["incident_id"] for row in before.values()} - {incident_id, None}
     for old_id in sorted(left):
         await lock_incident(tx, (await get_incident(tx, str(old_id))).incident_key)

@@ -1,43 +1,163 @@
-"""Attempts: a row of `stage_execution` for every try at every stage, also for stages left out."""
+"""Attempts: a row of `stage_execution` for each try at each node of a run, also for nodes that are skipped.
+
+An attempt and its run change in one statement, so that they always agree.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import RowMapping, func, insert, or_, select, text
+from sqlalchemy import RowMapping, TextClause, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
 from orchestration.errors import BadInput
-from orchestration.states import StageStatus, advance
-from orchestration.store.models import PipelineRunRow, StageExecutionRow
-from orchestration.store.records import AttemptRecord, Node
+from orchestration.states import RunStatus, StageStatus, advance
+from orchestration.store.database import Database
+from orchestration.store.models import PipelineRunRow, StageExecutionRow, columns_of
+from orchestration.store.records import AttemptRecord, Node, RunRecord
+from orchestration.store.runs import RUN_COLUMN_NAMES, changes, ensure_leased, get_run, run_record
 
 _T = StageExecutionRow
-_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in AttemptRecord.model_fields]
+_COLUMNS = columns_of(_T, AttemptRecord)
+_RUN = "run_"
+"""The prefix of the parameters with the run's new values, so that no parameter of the attempt has the same name."""
 
 LOST = StageError(error_type="ProcessLost", message="The process ended while it was at this attempt", retryable=True)
-"""The error of an attempt that nobody finished."""
+"""The error of an attempt that was still open when the next one began."""
 
 CANCELLED = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
-"""The error of an attempt that was stopped, with its run."""
+"""The error of an attempt that was stopped together with its run."""
 
 CUT_SHORT = frozenset({LOST.error_type, CANCELLED.error_type})
-"""The errors of attempts that say nothing of the node itself."""
+"""The types of errors that say nothing about the node itself."""
 
 
 def output_ref(run_id: str, node_id: str, attempt: int) -> str:
-    """The name of an attempt's output; `resolve()` finds it again."""
+    """The reference to an attempt's output, for `resolve()`."""
     return f"output/{run_id}/{node_id}/{attempt}"
 
 
 def payload_ref(run_id: str) -> str:
-    """The name of what a run was started with; `resolve()` finds it again."""
+    """The reference to the payload that a run was started with, for `resolve()`."""
     return f"payload/{run_id}"
 
 
-OPEN_ATTEMPT = """
+def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
+    """The unique name of one attempt."""
+    return f"{run_id}/{node.id}/{attempt}"
+
+
+async def open_attempt(
+    database: Database, run: RunRecord, node: Node, *, owner: str, status: RunStatus, input_ref: str | None
+) -> tuple[RunRecord, int]:
+    """Open the next attempt at a node, and bring the run to `status`. An attempt that is still open is closed as LOST.
+
+    `owner` is the name under which the caller leased the run.
+
+    Returns:
+        The run after that, and the attempt's number, from 1.
+
+    Raises:
+        IllegalTransition: the run's status cannot become this one.
+        RunBusy: another process has the lease.
+        RunNotFound: there is no such run.
+        Unavailable: the database does not answer.
+    """
+    opening = {
+        "run_id": run.run_id,
+        "node_id": node.id,
+        "stage": node.stage.value,
+        "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
+        "input_ref": input_ref,
+        "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
+        "lost_type": LOST.error_type,
+        "lost_message": LOST.message,
+        "lost_retryable": LOST.retryable,
+    }
+    values = {"current_stage": node.stage.value}
+    row = await _change(database, _open_statement, run, opening, owner=owner, status=status, values=values)
+    return run_record(row), row["attempt"]
+
+
+async def close_attempt(
+    database: Database,
+    run: RunRecord,
+    node: Node,
+    attempt: int,
+    ending: StageStatus,
+    *,
+    owner: str,
+    status: RunStatus | None,
+    values: Mapping[str, Any],
+    duration_ms: float,
+    snapshot: dict[str, Any] | None = None,
+    error: StageError | None = None,
+) -> RunRecord:
+    """Close an attempt, set columns of the run, and bring it to `status`; None leaves its status. Returns the run.
+
+    An attempt that is closed already stays as it is. `owner` is the name under which the caller leased the run.
+
+    Raises:
+        IllegalTransition: the run's status cannot become this one; the attempt stays open.
+        RunBusy: another process has the lease; the attempt stays open.
+        RunNotFound: there is no such run.
+        Unavailable: the database does not answer.
+    """
+    closing = {
+        "run_id": run.run_id,
+        "running": StageStatus.RUNNING.value,
+        "ending": advance(StageStatus.RUNNING, ending).value,
+        "idempotency_key": idempotency_key(run.run_id, node, attempt),
+        "output_ref": output_ref(run.run_id, node.id, attempt) if snapshot is not None else None,
+        "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
+        "duration_ms": duration_ms,
+        "error_type": error.error_type if error else None,
+        "error_message": error.message if error else None,
+        "error_stack": error.stack_trace if error else None,
+        "error_retryable": error.retryable if error else None,
+    }
+    row = await _change(database, _close_statement, run, closing, owner=owner, status=status, values=values)
+    return run_record(row)
+
+
+async def _change(
+    database: Database,
+    statement: Callable[[tuple[str, ...]], TextClause],
+    run: RunRecord,
+    attempt: Mapping[str, Any],
+    *,
+    owner: str,
+    status: RunStatus | None,
+    values: Mapping[str, Any],
+) -> RowMapping:
+    """Execute a statement that changes an attempt and its run. If the run has changed since, look at it and retry."""
+    while True:
+        new = changes(run.status, status, values)
+        condition = {"owner": owner, "known": run.status.value}
+        parameters = {**attempt, **condition, **{_RUN + name: value for name, value in new.items()}}
+        async with database.statement() as connection:
+            found = await connection.execute(statement(tuple(new)), parameters)
+            if (row := found.mappings().one_or_none()) is not None:
+                return row
+            run = await get_run(connection, run.run_id)
+        ensure_leased(run, owner)
+
+
+def _changed_run(columns: tuple[str, ...], *more: str) -> str:
+    """The part of a statement that changes the run, if it still has the status and the lease that the caller knows."""
+    sets = ", ".join((*(f"{name} = :{_RUN}{name}" for name in columns), *more, "updated_at = clock_timestamp()"))
+    return (
+        f"run as (update pipeline_run set {sets} "
+        "where run_id = :run_id and lease_owner = :owner and status = :known "
+        f"returning id, {RUN_COLUMN_NAMES})"
+    )
+
+
+_OPEN = """
     lost as (
         update stage_execution as earlier
         set status = :lost_status, completed_at = clock_timestamp(), error_type = :lost_type,
@@ -58,61 +178,68 @@ OPEN_ATTEMPT = """
         ) as next
         returning attempt
     )
+    select run.*, opened.attempt from run, opened
 """
-"""The part of a statement that opens the next attempt of what is `run` in it."""
 
-# One round trip: this is done for every attempt of every run.
-_START = text(
-    f"with run as (select id from pipeline_run where run_id = :run_id), {OPEN_ATTEMPT} select attempt from opened"
-)
-
-
-CLOSE_ATTEMPT = """
-    settled as (
+_CLOSE = """
+    closed as (
         update stage_execution as attempt
-        set status = :settled, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
+        set status = :ending, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
             completed_at = clock_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
             error_message = :error_message, error_stack = :error_stack, error_retryable = :error_retryable
         from run
         where attempt.pipeline_run_id = run.id and attempt.idempotency_key = :idempotency_key
             and attempt.status = :running
-        returning attempt.id
     )
+    select run.* from run
 """
-"""The part of a statement that closes an attempt of what is `run` in it."""
 
-_SETTLE = text(
-    f"with run as (select id from pipeline_run where run_id = :run_id), {CLOSE_ATTEMPT} select id from settled"
+
+@lru_cache(maxsize=64)
+def _open_statement(columns: tuple[str, ...]) -> TextClause:
+    return text(f"with {_changed_run(columns, 'total_attempts = total_attempts + 1')}, {_OPEN}")
+
+
+@lru_cache(maxsize=64)
+def _close_statement(columns: tuple[str, ...]) -> TextClause:
+    return text(f"with {_changed_run(columns)}, {_CLOSE}")
+
+
+_SKIP = text(
+    """
+    insert into stage_execution (
+        pipeline_run_id, node_id, stage, attempt, status, idempotency_key, output_snapshot, started_at, completed_at
+    )
+    select id, :node_id, :stage, 1, :status, :idempotency_key, cast(:output_snapshot as jsonb),
+        clock_timestamp(), clock_timestamp()
+    from pipeline_run as run
+    where run_id = :run_id and not exists (
+        select from stage_execution as earlier where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id
+    )
+    """
 )
 
 
-async def start_attempt(tx: AsyncConnection, run_id: str, node: Node, *, input_ref: str | None) -> int:
-    """Open the next attempt at a node; its number. Attempts that a lost process left open are closed.
-
-    The caller holds the run's row lock, so numbers cannot collide.
-    """
-    return (await tx.execute(_START, opening(run_id, node, input_ref))).scalar_one()
-
-
-def opening(run_id: str, node: Node, input_ref: str | None) -> dict[str, Any]:
-    """The parameters of `OPEN_ATTEMPT`."""
-    return {
-        "run_id": run_id,
-        "node_id": node.id,
-        "stage": node.stage.value,
-        "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
-        "input_ref": input_ref,
-        "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
-        "lost_type": LOST.error_type,
-        "lost_message": LOST.message,
-        "lost_retryable": LOST.retryable,
-    }
+async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:
+    """Write a row that says why a node is skipped, unless the node has a row already."""
+    await tx.execute(
+        _SKIP,
+        {
+            "run_id": run_id,
+            "node_id": node.id,
+            "stage": node.stage.value,
+            "status": advance(StageStatus.PENDING, StageStatus.SKIPPED).value,
+            "idempotency_key": idempotency_key(run_id, node, 1),
+            "output_snapshot": orjson.dumps({"skipped": reason}).decode(),
+        },
+    )
 
 
 async def count_lost(tx: AsyncConnection, run_id: str) -> int:
-    """How many processes ended while they were at the same node of a run. An attempt that is open was left so as well.
+    """How many processes ended while they were at the same node of a run. An attempt that is open counts as well.
 
-    Nodes that go on side by side end with one process, so it is the node with the most such attempts that counts.
+    A process that ends leaves an attempt open at each node that it executed at the same time, so the node with the
+    most lost attempts counts.
     """
     lost = or_(_T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
     query = (
@@ -127,54 +254,6 @@ async def count_lost(tx: AsyncConnection, run_id: str) -> int:
     return (await tx.execute(query)).scalar_one_or_none() or 0
 
 
-async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> None:
-    """Leave a row that says why the stage did not run."""
-    run_pk = await _primary_key(tx, run_id)
-    exists = select(_T.id).where(_T.pipeline_run_id == run_pk, _T.node_id == node.id)
-    if (await tx.execute(exists)).first() is None:
-        snapshot = {"output_snapshot": {"skipped": reason}, "completed_at": func.clock_timestamp()}
-        await _insert(tx, run_id, run_pk, node, 1, StageStatus.SKIPPED, snapshot)
-
-
-async def settle(
-    tx: AsyncConnection,
-    run_id: str,
-    node: Node,
-    attempt: int,
-    status: StageStatus,
-    *,
-    duration_ms: float,
-    snapshot: dict[str, Any] | None = None,
-    error: StageError | None = None,
-) -> None:
-    """Close an attempt."""
-    ending = closing(run_id, node, attempt, status, duration_ms=duration_ms, snapshot=snapshot, error=error)
-    await tx.execute(_SETTLE, ending)
-
-
-def closing(
-    run_id: str,
-    node: Node,
-    attempt: int,
-    status: StageStatus,
-    *,
-    duration_ms: float,
-    snapshot: dict[str, Any] | None,
-    error: StageError | None,
-) -> dict[str, Any]:
-    """The parameters of `CLOSE_ATTEMPT`."""
-    return {
-        "run_id": run_id,
-        "running": StageStatus.RUNNING.value,
-        "settled": advance(StageStatus.RUNNING, status).value,
-        "idempotency_key": idempotency_key(run_id, node, attempt),
-        "output_ref": output_ref(run_id, node.id, attempt) if snapshot is not None else None,
-        "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
-        "duration_ms": duration_ms,
-        **_error_columns(error),
-    }
-
-
 async def list_attempts(tx: AsyncConnection, run_id: str) -> list[AttemptRecord]:
     """All attempts of a run, in the order in which they were opened."""
     query = (
@@ -183,20 +262,20 @@ async def list_attempts(tx: AsyncConnection, run_id: str) -> list[AttemptRecord]
         .where(PipelineRunRow.run_id == run_id)
         .order_by(_T.id)
     )
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
+    return [AttemptRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
 
 
 async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
-    """What a reference stands for: an attempt's output, or a run's payload.
+    """The value behind a reference: an attempt's output, or a run's payload.
 
     Raises:
-        BadInput: it is no reference, or what it names is gone.
+        BadInput: the text is no reference, or nothing is stored under it any more.
     """
     match ref.split("/"):
         case ["payload", run_id]:
             query = select(PipelineRunRow.payload).where(PipelineRunRow.run_id == run_id)
         case ["output", _, _, _]:
-            # An output is called after its attempt, whose name is unique and has the index.
+            # A reference to an output contains the attempt's idempotency key, which has an index.
             key = ref.removeprefix("output/")
             query = select(_T.output_snapshot).where(_T.idempotency_key == key, _T.output_ref == ref)
         case _:
@@ -205,48 +284,3 @@ async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
     if found is None:
         raise BadInput(f"Nothing is stored under {ref!r}")
     return found
-
-
-def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
-    """The unique name of one attempt."""
-    return f"{run_id}/{node.id}/{attempt}"
-
-
-async def _primary_key(tx: AsyncConnection, run_id: str) -> int:
-    return (await tx.execute(select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id))).scalar_one()
-
-
-async def _insert(
-    tx: AsyncConnection,
-    run_id: str,
-    run_pk: int,
-    node: Node,
-    attempt: int,
-    status: StageStatus,
-    values: dict[str, Any],
-) -> None:
-    await tx.execute(
-        insert(_T).values(
-            pipeline_run_id=run_pk,
-            node_id=node.id,
-            stage=node.stage.value,
-            attempt=attempt,
-            status=advance(StageStatus.PENDING, status).value,
-            idempotency_key=idempotency_key(run_id, node, attempt),
-            started_at=func.clock_timestamp(),
-            **values,
-        )
-    )
-
-
-def _error_columns(error: StageError | None) -> dict[str, Any]:
-    return {
-        "error_type": error.error_type if error else None,
-        "error_message": error.message if error else None,
-        "error_stack": error.stack_trace if error else None,
-        "error_retryable": error.retryable if error else None,
-    }
-
-
-def _record(row: RowMapping) -> AttemptRecord:
-    return AttemptRecord.model_validate(dict(row))

@@ -1,4 +1,7 @@
-"""Claims: which runs a worker takes next, and whose leases it may take over."""
+"""Claims and leases: at most one process executes a run, until the run is over, released, or its lease runs out.
+
+The database's clock decides when a lease runs out.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,36 @@ from sqlalchemy import ColumnElement, RowMapping, String, and_, bindparam, cast,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
-from orchestration.store.clock import in_seconds
+from orchestration.states import RunStatus, advance
+from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(
     bindparam("claimable", CLAIMABLE_STATUSES, expanding=True, literal_execute=True)
 )
-"""Runs that are not over, written out in the statement so that PostgreSQL sees that their index is the one to use."""
-
-_RUN_NAMES = [column.name for column in RUN_COLUMNS]
+"""The run is not over. The statuses are literals in the statement, so that PostgreSQL uses the partial index."""
 
 _LIMIT_LOCK = "select pg_advisory_xact_lock(hashtextextended('alert-pipeline/limit', 0))"
+
+# `lost` is an owner that is known to be dead. If it is NULL, the comparison with it is NULL, which counts as false.
+_FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
+_LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
+
+
+# Many runs, for a worker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A run that this process holds now, and under which name."""
+    """A run that this process has leased, and the name under which it did."""
 
     record: RunRecord
     owner: str
     overdue: bool
-    """It is critical, and has waited longer than it may."""
+    """The run is critical, and has waited longer than its deadline."""
 
     @property
     def run_id(self) -> str:
@@ -50,80 +59,163 @@ async def claim_runs(
     overdue_only: bool = False,
     limit_of_all: int | None = None,
 ) -> list[Claim]:
-    """Take up to `limit` runs that nobody works on: critical ones first, then the oldest.
+    """Lease up to `limit` runs that no process executes: critical ones first, then the oldest.
 
-    Two workers that ask at once get different runs, and neither waits for the other. Each run is held under a
-    name of its own, `process` with something random, so that a run that comes back to the same process is told
-    from its first time there. `limit_of_all` is how many runs all workers together may have.
+    Two workers that claim at the same time get different runs, and neither waits for the other. Each run gets an owner
+    name of its own, `process` and a random part, so that a re-claim by the same process gets a new owner name.
+    `limit_of_all` is how many runs all workers together may execute at a time; None means no limit.
     """
     if limit_of_all is not None:
-        limit = min(limit, limit_of_all - await _count_held_alone(tx))
+        limit = min(limit, limit_of_all - await _count_leased_alone(tx))
     if limit <= 0:
         return []
-    # A run that was resumed by hand is not overdue because it is old: its last change counts.
+    # The wait counts from the last change of the run, so a run that was resumed by hand is not overdue at once.
     overdue = and_(_T.severity == Severity.CRITICAL.value, _T.updated_at < in_seconds(-deadline_seconds))
     chosen = (
         select(_T.id, overdue.label("overdue"))
-        .where(CLAIMABLE, free_lease(), *([overdue] if overdue_only else []))
+        .where(CLAIMABLE, lease_is_free(), *([overdue] if overdue_only else []))
         .order_by(_T.priority.desc(), _T.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("chosen")
     )
     token = func.left(cast(func.gen_random_uuid(), String), 8)
-    taken = await tx.execute(
+    claimed = await tx.execute(
         update(_T)
         .where(_T.id == chosen.c.id)
         .values(lease_owner=func.concat(process, "/", token), lease_expires_at=in_seconds(lease_seconds))
         .returning(*RUN_COLUMNS, _T.id, chosen.c.overdue)
     )
-    found = [_claim(row) for row in sorted(taken.mappings(), key=lambda row: row["id"])]
+    found = [_claim(row) for row in sorted(claimed.mappings(), key=lambda row: row["id"])]
     return sorted(found, key=lambda claim: -claim.record.severity.rank)
 
 
 def _claim(row: RowMapping) -> Claim:
-    record = run_record({name: row[name] for name in _RUN_NAMES})
-    return Claim(record=record, owner=row["lease_owner"], overdue=row["overdue"])
+    return Claim(record=run_record(row), owner=row["lease_owner"], overdue=row["overdue"])
 
 
-async def list_holders(tx: AsyncConnection) -> list[str]:
-    """The names under which the leases of runs that are not over are held."""
+async def list_lease_owners(tx: AsyncConnection) -> list[str]:
+    """The owners of the leases of all runs that are not over."""
     query = select(_T.lease_owner).where(CLAIMABLE, _T.lease_owner.is_not(None))
     return [owner for owner in (await tx.execute(query)).scalars() if owner is not None]
 
 
-async def free_leases(tx: AsyncConnection, owners: Collection[str]) -> int:
-    """Give back the leases of holders that are known to be dead; how many."""
-    freed = await tx.execute(
+async def release_leases(tx: AsyncConnection, owners: Collection[str]) -> int:
+    """Release the leases of owners that are known to be dead. Returns how many."""
+    released = await tx.execute(
         update(_T).where(_T.lease_owner.in_(owners)).values(lease_owner=None, lease_expires_at=None).returning(_T.id)
     )
-    return len(freed.all())
+    return len(released.all())
 
 
 async def count_waiting(tx: AsyncConnection) -> int:
     """How many runs wait for a worker."""
-    query = select(func.count()).where(CLAIMABLE, free_lease())
+    query = select(func.count()).where(CLAIMABLE, lease_is_free())
     return (await tx.execute(query)).scalar_one()
 
 
 async def oldest_waiting_seconds(tx: AsyncConnection) -> float | None:
-    """How long the run has waited that has waited longest; None: none waits. A resume starts the wait anew."""
+    """The longest time that a run has waited for a worker; None means no run waits. A resume restarts the wait."""
     waited = func.extract("epoch", func.clock_timestamp() - func.min(_T.updated_at))
-    found = (await tx.execute(select(waited).where(CLAIMABLE, free_lease()))).scalar()
+    found = (await tx.execute(select(waited).where(CLAIMABLE, lease_is_free()))).scalar()
     return None if found is None else float(found)
 
 
-async def count_held(tx: AsyncConnection) -> int:
-    """How many runs are being worked on."""
-    return (await tx.execute(select(func.count()).where(CLAIMABLE, ~free_lease()))).scalar_one()
+async def count_leased(tx: AsyncConnection) -> int:
+    """How many runs are executed at the moment."""
+    return (await tx.execute(select(func.count()).where(CLAIMABLE, ~lease_is_free()))).scalar_one()
 
 
-def free_lease() -> ColumnElement[bool]:
-    """Nobody holds the run."""
+def lease_is_free() -> ColumnElement[bool]:
+    """No process has a lease of the run that still holds."""
     return or_(_T.lease_owner.is_(None), _T.lease_expires_at < func.clock_timestamp())
 
 
-async def _count_held_alone(tx: AsyncConnection) -> int:
-    """How many runs are being worked on. Until the end of the transaction no other worker counts."""
+async def _count_leased_alone(tx: AsyncConnection) -> int:
+    """How many runs are executed at the moment. No other worker can count until the transaction ends."""
     await tx.execute(text(_LIMIT_LOCK))
-    return await count_held(tx)
+    return await count_leased(tx)
+
+
+# One run, by its id
+
+
+_CLAIM = text(f"update pipeline_run set {_LEASE} where run_id = :run_id and {_FREE} returning id")
+
+
+async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
+    """Lease the run, if no other owner has a lease; True if it is leased now.
+
+    `lost` is an owner that is known to be dead, whose lease does not count.
+    """
+    claimed = await tx.execute(_CLAIM, {"run_id": run_id, "owner": owner, "seconds": seconds, "lost": lost})
+    return claimed.first() is not None
+
+
+async def renew(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float) -> bool:
+    """Extend the lease to so many seconds from now. False means that another owner has the lease."""
+    renewed = await tx.execute(
+        update(_T)
+        .where(_T.run_id == run_id, _T.lease_owner == owner)
+        .values(lease_expires_at=in_seconds(seconds))
+        .returning(_T.id)
+    )
+    return renewed.first() is not None
+
+
+async def renew_all(tx: AsyncConnection, owner: str, *, seconds: float) -> int:
+    """Extend all leases of this owner, of runs that are not over, to so many seconds from now. Returns how many."""
+    renewed = await tx.execute(
+        update(_T)
+        .where(CLAIMABLE, _T.lease_owner == owner)
+        .values(lease_expires_at=in_seconds(seconds))
+        .returning(_T.id)
+    )
+    return len(renewed.all())
+
+
+async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
+    """Release the lease, if this owner has it."""
+    await tx.execute(
+        update(_T).where(_T.run_id == run_id, _T.lease_owner == owner).values(lease_owner=None, lease_expires_at=None)
+    )
+
+
+_BEGIN = text(
+    f"""
+    update pipeline_run
+    set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
+        prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
+        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
+        completed_at = null, total_duration_ms = null
+    where run_id = :run_id and {_FREE}
+    returning {RUN_COLUMN_NAMES}
+    """
+)
+
+
+async def begin(
+    tx: AsyncConnection,
+    current: RunRecord,
+    *,
+    owner: str,
+    seconds: float,
+    lost: str | None,
+    standing: RunStatus,
+    engine: str,
+    prefect_flow_run_id: str | None,
+) -> RunRecord | None:
+    """Lease a run and start it: a new run, a failed run, or a run whose process died. Returns the run after that.
+
+    `current` is the run as the caller has just locked it, `standing` is the status that follows from its finished
+    stages, `lost` is an owner that is known to be dead. None means that another owner has the lease.
+
+    Raises:
+        IllegalTransition: a run with this status cannot be started.
+    """
+    if current.status is not standing:
+        advance(advance(current.status, RunStatus.RETRYING), standing)
+    values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
+    started = {"standing": standing.value, "engine": engine, "prefect_flow_run_id": prefect_flow_run_id}
+    row = (await tx.execute(_BEGIN, {**values, **started})).mappings().one_or_none()
+    return None if row is None else run_record(row)

@@ -1,15 +1,18 @@
-"""The connection to PostgreSQL, and the schema brought up to date."""
+"""The connection to PostgreSQL: transactions, notifications, the clock, and migrations of the schema."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
-from sqlalchemy import event
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import ColumnElement, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,11 +29,11 @@ MIGRATION_LOCK = 0x616C657274
 CONNECT_TIMEOUT_SECONDS = 5
 
 IDLE_SECONDS = 1.0
-"""A connection that was used this lately is taken for good."""
+"""A connection that was used so many seconds ago, or less, is not tested before it is used again."""
 
 
 class Database:
-    """A pool of connections to our PostgreSQL database. Made in one event loop, used in that one."""
+    """A pool of connections to our PostgreSQL database. It belongs to the event loop in which it was made."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = url
@@ -49,7 +52,7 @@ class Database:
         """One transaction: committed at the end, rolled back when the body raises.
 
         Raises:
-            Unavailable: when the database does not answer or the connection breaks.
+            Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
             async with self.engine.begin() as connection:
@@ -57,23 +60,23 @@ class Database:
 
     @asynccontextmanager
     async def statement(self) -> AsyncGenerator[AsyncConnection]:
-        """For a single statement, which is a transaction by itself: spares the round trips of BEGIN and COMMIT.
+        """A connection whose statements are committed one by one, without the round trips of BEGIN and COMMIT.
 
         Raises:
-            Unavailable: as `transaction()`.
+            Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
             async with self._autocommit.connect() as connection:
                 yield connection
 
     async def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         await self.engine.dispose()
 
 
 @contextmanager
 def _outages() -> Generator[None]:
-    """What the driver says of a database that is away, in our words."""
+    """Raise `Unavailable` for the driver's errors that mean that the database does not answer."""
     try:
         yield
     except (OperationalError, PoolTimeout, OSError) as error:
@@ -86,10 +89,10 @@ def _outages() -> Generator[None]:
 
 @asynccontextmanager
 async def open_database(url: str, *, pool_size: int = 10) -> AsyncGenerator[Database]:
-    """A database whose schema is current, closed at the end.
+    """A database whose schema is up to date; its connections are closed at the end.
 
     Raises:
-        Unavailable: when the database does not answer.
+        Unavailable: the database does not answer, or a newer version has migrated its schema.
     """
     await asyncio.to_thread(migrate, url)
     database = Database(url, pool_size=pool_size)
@@ -104,9 +107,9 @@ def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) 
 
 
 def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Test a connection that nobody has used for a while: its server may have been restarted meanwhile.
+    """Test a connection that was idle: its server may have been restarted since.
 
-    SQLAlchemy's own `pool_pre_ping` does so each time, which is a round trip for each of a run's transactions.
+    SQLAlchemy's own `pool_pre_ping` tests it before each use, which costs each transaction of a run a round trip.
     """
     if time.monotonic() - record.info.get("used_at", 0.0) < IDLE_SECONDS:
         return
@@ -119,11 +122,50 @@ def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy:
         raise DisconnectionError(str(error)) from error
 
 
-def migrate(url: str) -> None:
-    """Bring the schema up to date. Processes that start together wait for each other; blocking.
+def in_seconds(seconds: float) -> ColumnElement[Any]:
+    """The moment so many seconds from now, or ago if negative, on the database's clock, which decides on all ages."""
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+async def read_clock(tx: AsyncConnection) -> datetime:
+    """The time on the database's clock."""
+    return (await tx.execute(select(func.clock_timestamp()))).scalar_one()
+
+
+async def notifications(url: str, channel: str) -> AsyncGenerator[str]:
+    """The notices of a channel of NOTIFY, over a connection of its own.
+
+    The first item is empty: it says that the connection listens, so that no notice after it is missed.
 
     Raises:
-        Unavailable: when the database does not answer, or its schema is newer than this program.
+        Unavailable: the database does not answer, or the connection broke.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            libpq_url(url),
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name="alert-pipeline listen",
+            # Without keepalives a worker would never notice that a silent server is gone.
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+        async with connection:
+            await connection.execute(SQL("listen {}").format(Identifier(channel)))
+            yield ""
+            async with aclosing(connection.notifies()) as received:
+                async for notice in received:
+                    yield notice.payload
+    except (psycopg.Error, OSError) as error:
+        raise Unavailable(f"The database's notifications broke off: {reason_of(error)}") from error
+
+
+def migrate(url: str) -> None:
+    """Migrate the schema to this version; blocking. Of processes that start together, one migrates and the others wait.
+
+    Raises:
+        Unavailable: the database does not answer, or a newer version has migrated its schema.
     """
     head = head_revision()
     try:
@@ -138,26 +180,25 @@ def migrate(url: str) -> None:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """The URL with SQLAlchemy's name of the driver in it."""
+    """The URL in SQLAlchemy's form, with the name of the driver."""
     return "postgresql+psycopg://" + url.split("://", 1)[1]
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what the driver says, without a password."""
+    """The first line of the driver's message, without a password."""
     original = getattr(error, "orig", None) or error
     lines = [line for line in str(original).splitlines() if line.strip()]
     return redact_text(lines[0]) if lines else type(original).__name__
 
 
 def libpq_url(url: str) -> str:
-    """The URL as libpq knows it."""
+    """The URL in libpq's form, which psycopg takes."""
     return "postgresql://" + url.split("://", 1)[1]
 
 
 def head_revision() -> str:
-    """The schema that this version of the program works with."""
-    # The newest migration's file name starts with its revision, so that a process whose database is
-    # current starts without importing Alembic (0.2 s).
+    """The revision of the schema that this version of the program needs."""
+    # Read from the file names, because importing Alembic takes 0.2 s at each start.
     return max(path.name.split("_", 1)[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 

@@ -1,4 +1,4 @@
-"""Pipeline definitions: every version is kept, one of a name is current, and it is active unless it was disabled."""
+"""Pipeline definitions: all versions are kept, one version of a name is current, and it is active unless disabled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestration.errors import DefinitionDisabled, DefinitionNotFound
 from orchestration.graph import StoredDefinition
 from orchestration.redaction import one_line
 from orchestration.store.database import Database
-from orchestration.store.models import DefinitionRow
+from orchestration.store.models import DefinitionRow, columns_of
 
 _T = DefinitionRow
 
@@ -44,12 +44,12 @@ class DefinitionRecord(Contract):
         return len(nodes) if isinstance(nodes, list) else 0
 
     def is_content_of(self, definition: NewDefinition) -> bool:
-        """Whether both say the same."""
+        """Whether both have the same content."""
         return self.content_hash == definition.content_hash
 
 
 class Change(StrEnum):
-    """What storing a definition came to."""
+    """How storing a definition changed the store."""
 
     CREATED = "created"
     CHANGED = "changed"
@@ -57,19 +57,19 @@ class Change(StrEnum):
 
 
 class Stored(Contract):
-    """A definition after it was stored, and whether that changed anything."""
+    """A definition after it was stored, and how that changed the store."""
 
     change: Change
     definition: DefinitionRecord
 
 
-_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in DefinitionRecord.model_fields]
+_COLUMNS = columns_of(_T, DefinitionRecord)
 
 
 async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, created_by: str) -> Stored:
-    """Make this what runs under its name: a new version, unless the current one says the same.
+    """Store a new version and make it current, unless the current version has the same content.
 
-    A definition that an operator disabled stays disabled: its new version is stored, and does not run.
+    A definition that an operator disabled stays disabled: its new version is stored, and no run executes it.
     """
     await _lock(tx, definition.name)
     current = await _current(tx, definition.name)
@@ -93,10 +93,10 @@ async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, cr
 
 
 async def get_definition(tx: AsyncConnection, name: str, version: int | None = None) -> DefinitionRecord:
-    """A version of a definition; without a number the current one. A version that runs named is kept for ever.
+    """A version of a definition; None means the current version. Old versions are never deleted.
 
     Raises:
-        DefinitionNotFound: there is none, or it was deleted and no version is asked for.
+        DefinitionNotFound: there is no such version, or the definition was deleted and `version` is None.
     """
     found = await _current(tx, name) if version is None else await _version(tx, name, version)
     if found is None:
@@ -105,10 +105,10 @@ async def get_definition(tx: AsyncConnection, name: str, version: int | None = N
 
 
 async def get_active(tx: AsyncConnection, name: str) -> DefinitionRecord:
-    """The version that runs under this name.
+    """The version that runs of this definition execute.
 
     Raises:
-        DefinitionNotFound: there is none, or it was deleted.
+        DefinitionNotFound: there is no such definition, or it was deleted.
         DefinitionDisabled: an operator disabled it.
     """
     found = await get_definition(tx, name)
@@ -118,7 +118,7 @@ async def get_active(tx: AsyncConnection, name: str) -> DefinitionRecord:
 
 
 def disabled(name: str) -> DefinitionDisabled:
-    """The error for a definition that must not run."""
+    """The error for a definition that an operator disabled."""
     return DefinitionDisabled(
         f"The definition {name!r} is disabled and runs nothing: enable it with "
         f"`alert-pipeline definitions enable {name}`, or choose another"
@@ -126,18 +126,18 @@ def disabled(name: str) -> DefinitionDisabled:
 
 
 async def find_definition(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
-    """The current version; None where there is none, or it was deleted."""
+    """The current version. None means that there is no such definition, or that it was deleted."""
     return await _current(tx, name)
 
 
 async def list_definitions(tx: AsyncConnection, *, include_inactive: bool = False) -> list[DefinitionRecord]:
-    """The current version of each definition, by name; with or without those that are disabled."""
+    """The current version of each definition, by name; with or without disabled definitions."""
     query = select(*_COLUMNS).where(_T.is_active if not include_inactive else _T.is_current).order_by(_T.name)
     return [_record(row) for row in (await tx.execute(query)).mappings()]
 
 
 async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord]:
-    """All versions of a definition, also of one that was deleted, the newest first."""
+    """All versions of a definition, newest first, also of a deleted definition."""
     if not _searchable(name):
         return []
     query = select(*_COLUMNS).where(_T.name == name).order_by(_T.version.desc())
@@ -145,10 +145,10 @@ async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord
 
 
 async def set_active(tx: AsyncConnection, name: str, *, active: bool) -> DefinitionRecord:
-    """Enable or disable a definition: its current version, as it is now.
+    """Enable or disable a definition. Returns its current version after that.
 
     Raises:
-        DefinitionNotFound: there is none.
+        DefinitionNotFound: there is no such definition, or it was deleted.
     """
     await _lock(tx, name)
     found = await get_definition(tx, name)
@@ -158,7 +158,7 @@ async def set_active(tx: AsyncConnection, name: str, *, active: bool) -> Definit
 
 
 async def activate_version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord:
-    """Have this version run again, whatever came after it. It also brings back what was disabled or deleted.
+    """Make this version current and active again. This also restores a disabled or deleted definition.
 
     Raises:
         DefinitionNotFound: there is no such version.
@@ -170,10 +170,10 @@ async def activate_version(tx: AsyncConnection, name: str, version: int) -> Defi
 
 
 async def delete_definition(tx: AsyncConnection, name: str) -> DefinitionRecord:
-    """Take a definition away; what was its current version. Runs that named a version of it can still be resumed.
+    """Delete a definition. Returns the version that was current. Its old runs can still be resumed.
 
     Raises:
-        DefinitionNotFound: there is none.
+        DefinitionNotFound: there is no such definition, or it was deleted before.
     """
     await _lock(tx, name)
     found = await get_definition(tx, name)
@@ -182,7 +182,7 @@ async def delete_definition(tx: AsyncConnection, name: str) -> DefinitionRecord:
 
 
 async def _lock(tx: AsyncConnection, name: str) -> None:
-    """Two that change one definition at once do it one after the other."""
+    """Lock the definition until the transaction ends; wait for another process that has the lock."""
     await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"definition/{name}"})
 
 
@@ -195,7 +195,7 @@ async def _current(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
 
 
 def _searchable(name: str) -> bool:
-    """Whether PostgreSQL can look for this name, which may come from anybody."""
+    """Whether PostgreSQL accepts this text as a parameter; the name may come from any user."""
     return "\x00" not in name
 
 
@@ -242,16 +242,17 @@ def _record(row: Mapping[Any, Any]) -> DefinitionRecord:
 
 
 class StoredDefinitions:
-    """The definitions as the store has them, for who has no Prefect to ask (`tasks.definitions.DefinitionSource`)."""
+    """The definitions of the store, for a process that does not ask Prefect for them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, name: str, version: int | None = None) -> StoredDefinition:
-        """This version of a definition; without a number the one that is active.
+        """A version of a definition; None means the active version.
 
         Raises:
-            DefinitionNotFound, DefinitionDisabled: there is none, or none that may run.
+            DefinitionNotFound: there is no such version.
+            DefinitionDisabled: `version` is None, and an operator disabled the definition.
             Unavailable: the database does not answer.
         """
         async with self._database.transaction() as tx:

@@ -1,4 +1,4 @@
-"""The delivery ledger: at most one message for each (run, node, channel), however often a stage is tried."""
+"""The delivery ledger: at most one message for each (run, node, channel), however many attempts a node has."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sqlalchemy import RowMapping, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Delivery
-from orchestration.store.models import DeliveryRow, PipelineRunRow
+from orchestration.store.models import DeliveryRow, PipelineRunRow, columns_of
 from orchestration.store.records import DeliveryRecord
 
 _T = DeliveryRow
-_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in DeliveryRecord.model_fields]
+_COLUMNS = columns_of(_T, DeliveryRecord)
 
 SENDING, SENT, FAILED = "sending", "sent", "failed"
 
 
 def delivery_key(run_id: str, node_id: str, channel: str) -> str:
-    """The name of one message, the same for every try at it."""
+    """The name of one message, the same for every attempt to send it."""
     return f"{run_id}/{node_id}/{channel}"
 
 
@@ -47,9 +47,9 @@ _SETTLE = text(
 async def open_delivery(
     tx: AsyncConnection, run_id: str, node_id: str, channel: str, *, driver: str, target: str
 ) -> DeliveryRecord | None:
-    """Write the ledger's row before sending. A record: this message is out already, do not send it again.
+    """Write the ledger's row before sending. Returns the row if the message is sent already, else None.
 
-    A row that says `sending` belongs to a try whose end nobody saw: it is tried again under the same key.
+    A row with the status `sending` comes from a process that died: the message is sent again under the same key.
     """
     key = delivery_key(run_id, node_id, channel)
     row = {"node_id": node_id, "channel": channel, "driver": driver, "target": target, "idempotency_key": key}
@@ -60,7 +60,7 @@ async def open_delivery(
     found = _record((await tx.execute(query)).mappings().one())
     if found.status == SENT:
         return found
-    # Only the holder of the run's lease is here: nobody else tries the same message now.
+    # The caller has the run's lease, so no other process sends the same message now.
     await tx.execute(
         update(_T)
         .where(_T.idempotency_key == key)
@@ -70,13 +70,13 @@ async def open_delivery(
 
 
 async def settle_delivery(tx: AsyncConnection, key: str, delivery: Delivery) -> None:
-    """Write what became of a message."""
+    """Write the result of a delivery."""
     values = {"status": delivery.status, "provider_id": delivery.provider_id, "error": delivery.error}
     await tx.execute(_SETTLE, {"key": key, "response": orjson.dumps(delivery.response).decode(), **values})
 
 
 async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryRecord]:
-    """The ledger of one run."""
+    """The deliveries of a run, in the order in which they were opened."""
     query = (
         select(*_COLUMNS)
         .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)

@@ -1,26 +1,30 @@
-"""Incidents as they stand: found with their alerts counted, locked, changed, and what happened to them."""
+"""Incidents: found with their alerts counted, locked, changed, and read with everything that belongs to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import bindparam, func, or_, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Incident
+from orchestration.alert import AlertStatus, Incident, UtcDatetime
+from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.states import RunStatus
-from orchestration.store.models import AlertRow, HistoryRow, IncidentRow, PipelineRunRow
-from orchestration.store.records import HistoryRecord
+from orchestration.store.models import AlertRow, HistoryRow, IncidentRow, PipelineRunRow, columns_of
+from orchestration.store.records import HistoryRecord, RunRecord
+from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _A = AlertRow
 _I = IncidentRow
-_INCIDENT_COLUMNS = [column for name, column in _I.__table__.columns.items() if name in Incident.model_fields]
+_COLUMNS = columns_of(_I, Incident)
 
+_ID_DIGITS = 18  # as many as a bigint has at least
 
-_ID_DIGITS = 18  # what fits a bigint
-
+MOST = 200
+"""How many alerts, runs and lines of history of an incident are read at most: the newest of each."""
 
 _COUNTS = (
     select(
@@ -31,18 +35,17 @@ _COUNTS = (
     .subquery()
 )
 
-
-_WITH_COUNTS = select(*_INCIDENT_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
+_WITH_COUNTS = select(*_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
 
 
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
-    """The incident with this id."""
-    row = (await tx.execute(select(*_INCIDENT_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
+    """The incident with this id, which must exist."""
+    row = (await tx.execute(select(*_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
     return _incident_of(row)
 
 
 async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
-    """The same, of an id that somebody names.
+    """The incident with an id that a user typed.
 
     Raises:
         BadInput: there is no such incident.
@@ -54,15 +57,8 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     return await get_incident(tx, incident_id)
 
 
-async def list_history(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
-    """What happened to an incident and its alerts, oldest first."""
-    columns = [c for name, c in HistoryRow.__table__.columns.items() if name in HistoryRecord.model_fields]
-    query = select(*columns).where(HistoryRow.incident_id == int(incident_id)).order_by(HistoryRow.id)
-    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
-
-
 async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
-    """An incident, and how many of its alerts fire and how many are resolved."""
+    """An incident, the number of its firing alerts, and the number of its resolved alerts."""
     row = (await tx.execute(_WITH_COUNTS, {"wanted": int(incident_id)})).mappings().one()
     values = dict(row)
     firing, resolved = values.pop("firing"), values.pop("resolved")
@@ -70,29 +66,29 @@ async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tup
 
 
 async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
-    """How many alerts of an incident fire and how many are resolved."""
+    """The number of an incident's firing alerts, and the number of its resolved alerts."""
     query = select(_A.status, func.count()).where(_A.incident_id == int(incident_id)).group_by(_A.status)
     counts = {row[0]: row[1] for row in await tx.execute(query)}
     return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
 
 
 async def lock_incident(tx: AsyncConnection, key: str) -> None:
-    """Until the end of the transaction nobody else changes an incident of this key."""
+    """Lock the incidents of this key until the transaction ends; wait for another process that has the lock."""
     await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
 
 
-async def told_before(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
-    """Whether the latest attempt to tell a human of this incident went out, or still may.
+async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
+    """Whether the latest earlier run that had to notify somebody of this incident did so, or is still at work.
 
-    False: it failed for good, or its definition told nobody, so nobody knows. Runs that ingest found to be nothing
-    new were no such attempt.
+    False means that this run failed, or that its definition has no message to send: nobody knows of the incident.
+    Runs in which ingest found nothing new do not count.
     """
-    meant_to_tell = or_(
+    had_to_notify = or_(
         PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
     )
     query = (
         select(PipelineRunRow.status)
-        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, meant_to_tell)
+        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, had_to_notify)
         .order_by(PipelineRunRow.id.desc())
         .limit(1)
     )
@@ -107,3 +103,54 @@ async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) 
 
 def _incident_of(row: Mapping[Any, Any]) -> Incident:
     return Incident.model_validate({**row, "id": str(row["id"])})
+
+
+# An incident with everything that belongs to it
+
+
+class AlertRecord(Contract):
+    """A row of `alert`, without the payload."""
+
+    id: int
+    source: str
+    fingerprint: str
+    name: str
+    severity: str
+    status: str
+    description: str = ""
+    labels: dict[str, Any] = Field(default_factory=dict[str, Any])
+    annotations: dict[str, Any] = Field(default_factory=dict[str, Any])
+    started_at: UtcDatetime | None = None
+    ended_at: UtcDatetime | None = None
+    received_at: UtcDatetime
+    updated_at: UtcDatetime
+    incident_id: int | None = None
+
+
+class IncidentStory(Contract):
+    """An incident and its rows. Lists are newest first, with at most `MOST` rows each."""
+
+    incident: Incident
+    alerts: list[AlertRecord]
+    history: list[HistoryRecord]
+    runs: list[RunRecord]
+
+
+_ALERT = columns_of(AlertRow, AlertRecord)
+_HISTORY = columns_of(HistoryRow, HistoryRecord)
+
+
+async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory | None:
+    """An incident, its alerts, its history and its runs. None means that there is no incident with this id."""
+    row = (await tx.execute(select(*_COLUMNS).where(IncidentRow.id == incident_id))).mappings().one_or_none()
+    if row is None:
+        return None
+    alerts = select(*_ALERT).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id.desc())
+    history = select(*_HISTORY).where(HistoryRow.incident_id == incident_id).order_by(HistoryRow.id.desc())
+    runs = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
+    return IncidentStory(
+        incident=_incident_of(row),
+        alerts=[AlertRecord.model_validate(dict(one)) for one in (await tx.execute(alerts.limit(MOST))).mappings()],
+        history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
+        runs=[run_record(one) for one in (await tx.execute(runs.limit(MOST))).mappings()],
+    )

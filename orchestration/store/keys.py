@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as a hash. And the signatures that were used."""
+"""Access: API keys, which are shown once and stored as a hash, used signatures, and ended sessions of the admin."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
+from orchestration.encryption import Cipher
 from orchestration.errors import BadInput
-from orchestration.sealing import Seal
-from orchestration.store.clock import in_seconds
-from orchestration.store.models import ApiKeyRow, UsedSignatureRow
+from orchestration.store.database import in_seconds
+from orchestration.store.models import ApiKeyRow, EndedSessionRow, UsedSignatureRow, columns_of
 
 TOKEN_START = "apk_"  # noqa: S105 - by this a person, and a scanner for leaked secrets, knows a key
 SIGNING_START = "aps_"
@@ -26,10 +26,11 @@ _NAME_CHARACTERS = 64
 
 _T = ApiKeyRow
 _U = UsedSignatureRow
+_E = EndedSessionRow
 
 
 class Scope(StrEnum):
-    """What a key allows."""
+    """A permission of a key."""
 
     TRIGGER = "trigger"
     READ = "read"
@@ -38,7 +39,7 @@ class Scope(StrEnum):
 
 
 class ApiKey(Contract):
-    """A key as it is stored. `allows()` says what for."""
+    """A stored key."""
 
     name: str
     prefix: str
@@ -50,16 +51,16 @@ class ApiKey(Contract):
     revoked_at: UtcDatetime | None = None
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the key may do this; admin may do all."""
+        """Whether the key has this permission; admin includes all."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def fits(self, token: str) -> bool:
-        """Whether this token is the key. Takes as long for a wrong one as for the right one."""
+        """Whether this token is the key. The comparison takes the same time for every token."""
         return hmac.compare_digest(self.hash, _hash(token))
 
 
 class NewKey(Contract):
-    """A key just made: the only time that its token and its signing secret are there to be seen."""
+    """A new key, with its token and its signing secret, which nobody can read later."""
 
     name: str
     token: str
@@ -67,14 +68,14 @@ class NewKey(Contract):
     scopes: frozenset[Scope]
 
 
-_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in ApiKey.model_fields]
+_COLUMNS = columns_of(_T, ApiKey)
 
 
-async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], seal: Seal) -> NewKey:
-    """Make a key of 256 random bits.
+async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], cipher: Cipher) -> NewKey:
+    """Create a key of 256 random bits.
 
     Raises:
-        BadInput: the name is no good, or taken, also by a key that was revoked; or there is no scope.
+        BadInput: the name is invalid, or a key has it, even a revoked one; or no scope is given.
     """
     if not name.isprintable() or not 1 <= len(name) <= _NAME_CHARACTERS or ":" in name:
         raise BadInput(f"A key's name has 1 to {_NAME_CHARACTERS} printable characters and no colon, not {name[:80]!r}")
@@ -85,27 +86,27 @@ async def create_key(tx: AsyncConnection, name: str, scopes: Collection[Scope], 
         name=name,
         prefix=prefix_of(token),
         hash=_hash(token),
-        sealed_signing_secret=seal.close(signing_secret_of(token).encode()),
+        sealed_signing_secret=cipher.encrypt(signing_secret_of(token).encode()),
         scopes=sorted(scopes),
     )
     made = await tx.execute(row.on_conflict_do_nothing(index_elements=[_T.name]).returning(_T.id))
     if made.first() is None:
-        raise BadInput(f"There is a key {name!r} already, or there was one: take another name")
+        raise BadInput(f"There is a key {name!r} already, or there was one: choose another name")
     return NewKey(name=name, token=token, signing_secret=signing_secret_of(token), scopes=frozenset(scopes))
 
 
 async def list_keys(tx: AsyncConnection, *, revoked: bool = True) -> list[ApiKey]:
-    """The keys, oldest first; with or without those that were revoked."""
+    """The keys, oldest first; with or without revoked keys."""
     query = select(*_COLUMNS).order_by(_T.id)
     found = await tx.execute(query if revoked else query.where(_T.revoked_at.is_(None)))
     return [ApiKey.model_validate(dict(row)) for row in found.mappings()]
 
 
 async def revoke_key(tx: AsyncConnection, name: str) -> None:
-    """Take a key out of use, for good.
+    """Revoke a key; this cannot be undone.
 
     Raises:
-        BadInput: there is none of this name in use.
+        BadInput: no key of this name is in use.
     """
     revoked = await tx.execute(
         update(_T)
@@ -118,32 +119,46 @@ async def revoke_key(tx: AsyncConnection, name: str) -> None:
 
 
 async def note_use(tx: AsyncConnection, names: Collection[str]) -> None:
-    """These keys were used just now."""
+    """Store that these keys are used now."""
     await tx.execute(update(_T).where(_T.name.in_(names)).values(last_used_at=func.clock_timestamp()))
 
 
 async def use_signature(tx: AsyncConnection, signature: str, *, window_seconds: float) -> bool:
-    """Note that a signed request was taken. False: it was taken before. What no window covers is forgotten."""
+    """Store the signature of a request; False means that it is stored already. Delete signatures of older windows."""
     await tx.execute(delete(_U).where(_U.used_at < in_seconds(-2 * window_seconds)))
     added = await tx.execute(insert(_U).values(signature=signature).on_conflict_do_nothing().returning(_U.signature))
     return added.first() is not None
 
 
 async def forget_signature(tx: AsyncConnection, signature: str) -> None:
-    """The request came to nothing: its sender may send it again as it is."""
+    """Delete the signature of a request that was not executed, so that its sender can repeat it unchanged."""
     await tx.execute(delete(_U).where(_U.signature == signature))
 
 
 def prefix_of(token: str) -> str:
-    """The start of a token, by which its row is found and by which people tell keys apart."""
+    """The start of a token, which identifies the key to the store and to people."""
     return token[:_PREFIX_CHARACTERS]
 
 
 def signing_secret_of(token: str) -> str:
-    """The secret with which the key's holder signs. It follows from the token, and not the token from it."""
+    """The secret with which the key's owner signs requests, derived one-way from the token with HMAC."""
     return SIGNING_START + hmac.new(token.encode(), b"alert-pipeline request signature", hashlib.sha256).hexdigest()
 
 
 def _hash(token: str) -> str:
-    # 256 random bits need no slow hash: there is nothing to guess.
+    # 256 random bits cannot be guessed, so the hash need not be slow.
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+# Sessions of the admin
+
+
+async def end_session(tx: AsyncConnection, session: str, *, lifetime_seconds: float) -> None:
+    """End a session, so that its cookie is refused. Delete sessions that are older than their lifetime."""
+    await tx.execute(delete(_E).where(_E.ended_at < in_seconds(-lifetime_seconds)))
+    await tx.execute(insert(_E).values(session=session).on_conflict_do_nothing())
+
+
+async def is_ended(tx: AsyncConnection, session: str) -> bool:
+    """Whether this session was signed out."""
+    return (await tx.execute(select(_E.session).where(_E.session == session))).first() is not None

@@ -1,10 +1,11 @@
-"""The tables. Nothing outside the store sees these classes; it hands out records (`store/records.py`)."""
+"""The tables. Only the store and the lists of the admin use these classes; everybody else gets `store/records.py`."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -25,16 +26,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.elements import KeyedColumnElement
 
-OPEN_STATUSES = ("open", "acknowledged")
-"""The statuses in which an incident takes new alerts; at most one incident of a key is in one of them."""
+from orchestration.alert import IncidentStatus
+from orchestration.states import RunStatus
 
-CLAIMABLE_STATUSES = ("pending", "ingested", "checked", "analyzed", "retrying")
-"""The statuses of a run on which somebody should be at work."""
+OPEN_STATUSES = (IncidentStatus.OPEN.value, IncidentStatus.ACKNOWLEDGED.value)
+"""The statuses of an incident that new alerts join. At most one incident of a key has one of them."""
+
+CLAIMABLE_STATUSES = tuple(status.value for status in RunStatus if not status.final)
+"""The statuses of a run that is not over: a process executes it, or a worker can claim it."""
 
 
 class Base(DeclarativeBase):
-    """Constraint names are spelled by rule, so that migrations can name them."""
+    """The base of all tables. Constraints are named by rule, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -63,7 +68,7 @@ def _now() -> Mapped[datetime]:
 
 
 class IncidentRow(Base):
-    """What a human handles."""
+    """An incident: the alerts that share an incident key, as one matter for a human."""
 
     __tablename__ = "incident"
 
@@ -114,7 +119,7 @@ class AlertRow(Base):
 
 
 class HistoryRow(Base):
-    """What happened to an alert or an incident, in order."""
+    """One event in the life of an alert or an incident. Ids increase with time."""
 
     __tablename__ = "history"
 
@@ -130,7 +135,7 @@ class HistoryRow(Base):
 
 
 class PipelineRunRow(Base):
-    """One run: the alerts of one push that share an incident key."""
+    """One run: the alerts of one push that share an incident key. `records.py` and `pushes.NewRun` name its columns."""
 
     __tablename__ = "pipeline_run"
 
@@ -240,7 +245,7 @@ class DeliveryRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker that lives, or lived until lately: who reads the table looks at the heartbeat."""
+    """A worker. It is alive if its heartbeat is recent."""
 
     __tablename__ = "worker"
 
@@ -264,7 +269,7 @@ class SealedCopyRow(Base):
 
 
 class PushRow(Base):
-    """A push that its sender gave a key, so that sending it again makes no new runs."""
+    """A push with an idempotency key of its sender: sending it again makes no new runs."""
 
     __tablename__ = "push"
 
@@ -280,7 +285,7 @@ class PushRow(Base):
 
 
 class ApiKeyRow(Base):
-    """A key of the HTTP API: its hash, and its signing secret, which only the sealing key opens."""
+    """A key of the HTTP API: its hash, and its signing secret, which is encrypted."""
 
     __tablename__ = "api_key"
 
@@ -296,7 +301,7 @@ class ApiKeyRow(Base):
 
 
 class UsedSignatureRow(Base):
-    """A signed request that was taken; it is not taken again."""
+    """The signature of a request that was accepted. The same signature is not accepted again."""
 
     __tablename__ = "used_signature"
 
@@ -305,7 +310,7 @@ class UsedSignatureRow(Base):
 
 
 class DefinitionRow(Base):
-    """One version of a pipeline definition. Versions are never rewritten: runs name them."""
+    """One version of a pipeline definition. A version is never changed, because runs refer to it."""
 
     __tablename__ = "definition"
 
@@ -324,17 +329,22 @@ class DefinitionRow(Base):
 
     __table_args__ = (
         UniqueConstraint("name", "version"),
-        # The current version is the one that runs, or that would if the definition were not disabled. A definition
-        # without one was deleted.
+        # Runs execute the current version, unless the definition is disabled. A definition without a current version
+        # was deleted.
         Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
     )
 
 
 class EndedSessionRow(Base):
-    """A session of the admin that somebody signed out of; its cookie would still be good otherwise."""
+    """A session of the admin that was signed out. Without this row its cookie would still be valid."""
 
     __tablename__ = "ended_session"
 
     session: Mapped[str] = mapped_column(primary_key=True)
     ended_at: Mapped[datetime] = _now()
+
+
+def columns_of(table: type[Base], record: type[BaseModel]) -> list[KeyedColumnElement[Any]]:
+    """The columns of a table for which a record has a field of the same name."""
+    return [column for name, column in table.__table__.columns.items() if name in record.model_fields]

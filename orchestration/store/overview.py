@@ -1,4 +1,4 @@
-"""Is it healthy? What one look at the last 24 hours tells; every query is bounded, however much is stored."""
+"""How the service and its database are: the last 24 hours, the work that waits, the server. Every query is bounded."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from pydantic import Field
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
-from orchestration.store.claims import count_held, count_waiting, oldest_waiting_seconds
-from orchestration.store.listing import RunFilter, list_page
+from orchestration.store.claims import count_leased, count_waiting, oldest_waiting_seconds
+from orchestration.store.database import in_seconds
+from orchestration.store.deliveries import SENT
+from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
+from orchestration.store.retention import DAY_SECONDS, count_unfinished
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.workers import WorkerRecord, list_workers
 
 HOURS = 24
 _HOUR = timedelta(hours=1)
 MOST_RUNS = 100_000
-"""Of more runs in the last 24 hours, the newest so many are looked at."""
+"""How many runs of the last 24 hours are counted at most: the newest."""
 
 MOST_MESSAGES = 20_000
-"""The same for messages, of which each has to be looked up."""
+"""How many notified runs of the last 24 hours are looked up at most, for the latency of their messages: the newest."""
 
 BEFORE_INGEST = "before ingest"
-"""Where a run failed that never came to a stage."""
+"""The stage under which a run counts that failed before its first stage."""
 
 
 class Hour(Contract):
-    """What became of the runs that came in during one hour, and how soon their messages were out."""
+    """The runs that were accepted during one hour, by their status now, and the latency of their messages."""
 
     begins_at: UtcDatetime
     by_status: dict[str, int] = Field(default_factory=dict[str, int])
@@ -40,7 +44,7 @@ class Hour(Contract):
 
 
 class Overview(Contract):
-    """How the service does. Counts and times are of the last 24 hours, `hours` oldest first."""
+    """The state of the service. Counts and times are of the last 24 hours, `hours` oldest first."""
 
     at: UtcDatetime
     waiting: int
@@ -55,26 +59,26 @@ class Overview(Contract):
     messages: int
     p50_ms: float | None
     p99_ms: float | None
-    cut: bool = Field(description="There were more runs or messages than are looked at.")
+    cut: bool = Field(description="There were more runs or messages than are counted.")
     last_failures: list[RunRecord]
 
     @property
     def runs(self) -> int:
-        """How many runs came in."""
+        """How many runs were accepted."""
         return sum(self.by_status.values())
 
     @property
     def told(self) -> int:
-        """How many of them told somebody."""
+        """How many of them notified somebody."""
         return self.by_status.get(RunStatus.NOTIFIED.value, 0)
 
 
 _RUNS = text(
-    """
+    f"""
     select
         floor(extract(epoch from created_at - cast(:since as timestamptz)) / 3600)::int as hour,
         status, engine, intelligence_fallback_used as fallback,
-        case status when 'failed' then coalesce(current_stage, :before_ingest) end as failed_at,
+        case status when '{RunStatus.FAILED.value}' then coalesce(current_stage, :before_ingest) end as failed_at,
         count(*) as count
     from (
         select created_at, status, engine, intelligence_fallback_used, current_stage
@@ -87,9 +91,9 @@ _RUNS = text(
     """
 )
 
-# The row without an hour is of all of them.
+# The row without an hour summarizes all hours.
 _MESSAGES = text(
-    """
+    f"""
     select
         hour, count(*) as count,
         percentile_cont(0.5) within group (order by ms) as p50, percentile_cont(0.99) within group (order by ms) as p99
@@ -100,11 +104,11 @@ _MESSAGES = text(
         from (
             select id, created_at
             from pipeline_run
-            where status = 'notified' and created_at > :since
+            where status = '{RunStatus.NOTIFIED.value}' and created_at > :since
             order by created_at desc
             limit :most
         ) as run
-        join delivery on delivery.pipeline_run_id = run.id and delivery.status = 'sent'
+        join delivery on delivery.pipeline_run_id = run.id and delivery.status = '{SENT}'
     ) as message
     group by grouping sets ((hour), ())
     """
@@ -114,7 +118,7 @@ _NOW = text("select clock_timestamp() as now, clock_timestamp() - make_interval(
 
 
 async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overview:
-    """How the service does now, with the latest runs that failed."""
+    """The state of the service now, with the latest runs that failed."""
     moment = (await tx.execute(_NOW, {"hours": HOURS})).mappings().one()
     since = moment["since"]
     rows = (await tx.execute(_RUNS, {"since": since, "most": MOST_RUNS, "before_ingest": BEFORE_INGEST})).mappings()
@@ -126,7 +130,7 @@ async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overv
         at=moment["now"],
         waiting=await count_waiting(tx),
         oldest_waiting_seconds=await oldest_waiting_seconds(tx),
-        running=await count_held(tx),
+        running=await count_leased(tx),
         workers=await list_workers(tx),
         hours=_hours(since, runs, messages),
         by_status=_counted(runs, "status"),
@@ -152,7 +156,7 @@ def _counted(rows: Iterable[RowMapping], name: str) -> dict[str, int]:
 def _hours(since: datetime, runs: list[RowMapping], messages: list[RowMapping]) -> list[Hour]:
     by_status: list[Counter[str]] = [Counter() for _ in range(HOURS)]
     for row in runs:
-        # What came in between the two queries belongs to the last hour.
+        # A run that was accepted after the clock was read belongs to the last hour.
         by_status[min(row["hour"], HOURS - 1)][row["status"]] += row["count"]
     latency: Mapping[int | None, RowMapping] = {row["hour"]: row for row in messages}
     return [
@@ -164,3 +168,59 @@ def _hours(since: datetime, runs: list[RowMapping], messages: list[RowMapping]) 
         )
         for number, counts in enumerate(by_status)
     ]
+
+
+# The database, for `alert-pipeline doctor`
+
+
+class Server(Contract):
+    """The PostgreSQL server."""
+
+    version: str
+    major: int
+    read_only: bool
+    """The server is a standby, or refuses changes by configuration."""
+    connections: int
+    max_connections: int
+    clock: UtcDatetime
+
+
+class Trouble(Contract):
+    """Runs that a human should look at."""
+
+    stuck: int
+    """Runs that are not over and have not changed for long."""
+    failed_last_day: int
+
+
+async def read_server(tx: AsyncConnection) -> Server:
+    """The server's version, limits and clock."""
+    query = text(
+        """
+        select current_setting('server_version') as version,
+            cast(current_setting('server_version_num') as integer) / 10000 as major,
+            pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as read_only,
+            (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections,
+            cast(current_setting('max_connections') as integer) as max_connections,
+            clock_timestamp() as clock
+        """
+    )
+    return Server.model_validate(dict((await tx.execute(query)).mappings().one()))
+
+
+async def read_revision(tx: AsyncConnection) -> str | None:
+    """The revision of the schema. None means that the database has no schema yet."""
+    if (await tx.execute(text("select to_regclass('alembic_version')"))).scalar_one() is None:
+        return None
+    return (await tx.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
+
+
+async def read_trouble(tx: AsyncConnection, *, stuck_after_seconds: float) -> Trouble:
+    """Count the runs that have not changed for so long, and those that failed within a day."""
+    lately = select(func.count()).where(
+        PipelineRunRow.status == RunStatus.FAILED.value, PipelineRunRow.created_at > in_seconds(-DAY_SECONDS)
+    )
+    return Trouble(
+        stuck=await count_unfinished(tx, stuck_after_seconds),
+        failed_last_day=(await tx.execute(lately)).scalar_one(),
+    )

@@ -1,90 +1,149 @@
-"""Pushes: all runs of a push are written at once, repeats are told from news, and workers are woken."""
+"""Pushes: the runs of a push are written by one statement, which also finds duplicates and wakes the workers."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import orjson
 from pydantic import Field
 from sqlalchemy import select, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.alert import Severity
 from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
+from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.models import PushRow
+from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
 from orchestration.store.runs import INBOX_CHANNEL
 
 DUPLICATE = "duplicate"
-"""The reason for which an identical repeat is skipped at the door."""
+"""The skip reason of a run whose push has the same content as the incident's latest run."""
+
+REPEAT = "repeat"
+"""The skip reason of a run in whose alerts ingest found nothing new."""
 
 _T = PushRow
 
 
-class NewPush(Contract):
-    """A push, ready to be written. `rows` are its runs as JSON objects (`RunRow`), separated by commas."""
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """A run to be written. It starts PENDING, or is SKIPPED at once when it is a duplicate.
 
-    trace_id: str
-    run_ids: list[str]
-    rows: bytes
-    sender: str = ""
-    idempotency_key: str | None = None
-    body_hash: str = ""
-    held: int = 0
-    """How many of the runs are not for a worker, because the process that writes them runs them itself."""
-
-
-class RunRow(Contract):
-    """One run as `_WRITE` reads it. `payload` and `options` are JSON."""
+    A field that has the name of a column of `pipeline_run` fills that column.
+    """
 
     run_id: str
     trace_id: str
     source: str
     environment: str
-    incident_key: str | None
-    title: str
-    alert_fingerprint: str | None
-    severity: str
-    priority: int
-    content_hash: str
-    firing: bool
-    window_seconds: float
-    max_retries: int
+    payload: bytes
+    """JSON: the alerts, or the value, that the run starts with. A resume reads it again."""
+    options: bytes = b"{}"
+    """JSON: the run's `RunOptions`."""
+    incident_key: str | None = None
+    title: str = ""
+    alert_fingerprint: str | None = None
+    severity: Severity = Severity.INFO
+    content_hash: str | None = None
+    """Equal for runs that say the same about the same incident."""
+    max_retries: int = 3
     lease_owner: str | None = None
+    """Under which name the writing process leases the run, to execute it itself. None means a worker executes it."""
     lease_seconds: float = 0.0
+    firing: bool = False
+    """Whether an alert of the run fires."""
+    duplicate_window_seconds: float = 0.0
+    """How old the earlier run of a duplicate may be; 0 means that the run is never a duplicate."""
+
+    def as_json_object(self) -> dict[str, object]:
+        """The run as `_WRITE` reads it, for orjson; `payload` and `options` are not parsed again."""
+        return {
+            **self.__dict__,
+            "priority": self.severity.rank,
+            "payload": orjson.Fragment(self.payload),
+            "options": orjson.Fragment(self.options),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewPush:
+    """A push, ready to be written: at least one run, all with the same trace id."""
+
+    runs: tuple[NewRun, ...]
+    sender: str = ""
+    """The sender within whose pushes `idempotency_key` is unique."""
+    idempotency_key: str | None = None
+    body_hash: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace id that its runs share."""
+        return self.runs[0].trace_id
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The ids of its runs, in order."""
+        return [run.run_id for run in self.runs]
+
+    @property
+    def leased_run_ids(self) -> list[str]:
+        """The ids of the runs that the writing process executes itself."""
+        return [run.run_id for run in self.runs if run.lease_owner is not None]
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much it adds to a statement."""
+        return sum(len(run.payload) + len(run.options) for run in self.runs)
 
 
 class WrittenPush(Contract):
-    """What became of a push. `duplicates` are its runs that repeat an earlier one: run id to that one's."""
+    """A push that is stored."""
 
     trace_id: str
     run_ids: list[str]
     duplicates: dict[str, str] = Field(default_factory=dict[str, str])
+    """Its runs that were skipped as duplicates: run id to the id of the earlier run."""
     repeated: bool = False
-    """The whole push was here before, under the same idempotency key: nothing was written."""
+    """The same push was stored before, under the same idempotency key: nothing was written."""
 
 
-# An incident's latest run that is no duplicate itself says whether an equal push is news. One that failed does not
-# make it a duplicate: nobody was told. Nor does one whose incident has moved on since, by whatever way.
+_FIELDS = {field.name for field in dataclasses.fields(NewRun)} | {"priority"}
+_COLUMNS = [column for name, column in PipelineRunRow.__table__.columns.items() if name in _FIELDS]
+_NAMES = ", ".join(column.name for column in _COLUMNS)
+_TYPES = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _COLUMNS)
+
+_SKIPPED = {
+    "duplicate_of": "latest.run_id",
+    "status": f"'{RunStatus.SKIPPED.value}'",
+    "skip_reason": f"'{DUPLICATE}'",
+    "completed_at": "now()",
+    "total_duration_ms": "0",
+}
+"""The columns of a duplicate that differ from those of a run to be executed. `latest` is the earlier run."""
+
+# A push is a duplicate if the incident's latest run that is no duplicate itself has the same content hash, did not
+# fail, is not older than the window, and the incident is still in the same state.
 _WRITE = text(
-    """
+    f"""
     with given as (
         select *
         from rows from (
             jsonb_to_recordset(cast(:runs as jsonb)) as (
-                run_id text, trace_id text, source text, environment text, payload jsonb, options jsonb,
-                incident_key text, title text, alert_fingerprint text, severity text, priority smallint,
-                content_hash text, firing boolean, window_seconds float, max_retries integer,
-                lease_owner text, lease_seconds float
+                {_TYPES}, firing boolean, duplicate_window_seconds float, lease_seconds float
             )
         ) with ordinality
     ),
-    judged as (
-        select given.*, earlier.run_id as duplicate_of
+    compared as (
+        select given.*, skipped.*
         from given
         left join lateral (
-            select latest.*
+            select {", ".join(f"{value} as {name}" for name, value in _SKIPPED.items())}
             from (
                 select run.run_id, run.content_hash, run.status, run.skip_reason, run.incident_id, run.created_at
                 from pipeline_run as run
@@ -94,59 +153,49 @@ _WRITE = text(
             ) as latest
             left join incident on incident.id = latest.incident_id
             where latest.content_hash = given.content_hash
-                and latest.created_at > now() - make_interval(secs => given.window_seconds)
+                and latest.created_at > now() - make_interval(secs => given.duplicate_window_seconds)
                 and (
-                    latest.status in ('pending', 'ingested', 'checked', 'analyzed', 'retrying')
-                    or (latest.status = 'notified' or latest.status = 'skipped' and latest.skip_reason = 'repeat')
-                    and (incident.status in ('open', 'acknowledged')) = given.firing
+                    latest.status in {CLAIMABLE_STATUSES!r}
+                    or (
+                        latest.status = '{RunStatus.NOTIFIED.value}'
+                        or latest.status = '{RunStatus.SKIPPED.value}' and latest.skip_reason = '{REPEAT}'
+                    )
+                    and (incident.status in {OPEN_STATUSES!r}) = given.firing
                 )
-        ) as earlier on given.window_seconds > 0
-    ),
-    written as (
-        insert into pipeline_run (
-            run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
-            priority, content_hash, max_retries, lease_owner, lease_expires_at,
-            duplicate_of, status, skip_reason, completed_at, total_duration_ms
-        )
-        select
-            run_id, trace_id, source, environment, payload, options, incident_key, title, alert_fingerprint, severity,
-            priority, content_hash, max_retries, lease_owner,
-            case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
-            duplicate_of,
-            case when duplicate_of is null then 'pending' else 'skipped' end,
-            case when duplicate_of is not null then :duplicate end,
-            case when duplicate_of is not null then now() end,
-            case when duplicate_of is not null then 0 end
-        from judged
-        order by ordinality
-        returning run_id, duplicate_of, lease_owner
+        ) as skipped on given.duplicate_window_seconds > 0
     )
+    insert into pipeline_run ({_NAMES}, lease_expires_at, {", ".join(_SKIPPED)})
     select
+        {_NAMES},
+        case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
+        duplicate_of, coalesce(status, '{RunStatus.PENDING.value}'), skip_reason, completed_at, total_duration_ms
+    from compared
+    order by ordinality
+    returning
         run_id, duplicate_of,
         case when duplicate_of is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end
-    from written
     """
 )
 
 
 async def write_push(tx: AsyncConnection, push: NewPush) -> WrittenPush:
-    """Write a push, or find that it is here already: then it is answered as it was the first time.
+    """Write a push. If its idempotency key is known, write nothing and return the push as it was stored.
 
-    Of several that come with one key at once, one is written; the others wait for it, and find it.
+    Of several pushes that come with one key at the same time, the first is written; the others wait for its commit.
 
     Raises:
-        KeyReused: its key has come with another body; nothing is written.
+        KeyReused: its key came with another body before; nothing is written.
     """
-    if push.idempotency_key is not None and not await _remember(tx, push, push.idempotency_key):
-        return await _recall(tx, push, push.idempotency_key)
+    if push.idempotency_key is not None and not await _save_key(tx, push, push.idempotency_key):
+        return await _stored_push(tx, push, push.idempotency_key)
     (written,) = await write_pushes(tx, [push])
     return written
 
 
 async def write_pushes(tx: AsyncConnection, pushes: Sequence[NewPush]) -> list[WrittenPush]:
-    """Write several pushes that have no idempotency key, and wake a worker at commit if there is work for it."""
-    rows = b"[" + b",".join(push.rows for push in pushes) + b"]"
-    written = await tx.execute(_WRITE, {"runs": rows.decode(), "duplicate": DUPLICATE, "channel": INBOX_CHANNEL})
+    """Write several pushes that have no idempotency key, and wake a worker at commit if it has runs to execute."""
+    runs = orjson.dumps([run.as_json_object() for push in pushes for run in push.runs])
+    written = await tx.execute(_WRITE, {"runs": runs.decode(), "channel": INBOX_CHANNEL})
     duplicates = {row[0]: row[1] for row in written if row[1] is not None}
     return [
         WrittenPush(
@@ -158,19 +207,31 @@ async def write_pushes(tx: AsyncConnection, pushes: Sequence[NewPush]) -> list[W
     ]
 
 
-class PushWriter:
-    """Writes the pushes of a busy process, those that come while a transaction goes on together in the next one.
+async def write_alone(database: Database, push: NewPush) -> WrittenPush:
+    """Write a push in a transaction of its own. If its idempotency key is known, return the push as it was stored.
 
-    A push is answered when the transaction that holds it is committed, as if it had one of its own.
+    Raises:
+        KeyReused: its key came with another body before; nothing is written.
+        Unavailable: the database does not answer.
+    """
+    async with database.transaction() as tx:
+        return await write_push(tx, push)
+
+
+class PushWriter:
+    """Writes the pushes of a busy process. Pushes that arrive during a transaction are written together in the next.
+
+    A push is answered when the transaction that contains it is committed.
     """
 
-    AT_ONCE = 1
-    """Transactions side by side. With one, more pushes share it, and each costs less."""
+    MAX_CONCURRENT_TRANSACTIONS = 1
+    """With one transaction at a time, more pushes share it, and each costs less."""
 
-    MOST = 64
+    MAX_PUSHES = 64
     """Pushes in one transaction."""
 
-    MOST_BYTES = 4 * 1024 * 1024
+    MAX_BYTES = 4 * 1024 * 1024
+    """Size of the pushes in one transaction. A larger push has a transaction of its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -179,17 +240,17 @@ class PushWriter:
         self._writers: set[asyncio.Task[None]] = set()
 
     async def write(self, push: NewPush) -> WrittenPush:
-        """Write a push; as `write_push()`.
+        """Write a push. If its idempotency key is known, return the push as it was stored.
 
         Raises:
-            KeyReused: its key has come with another body.
-            Unavailable: the database does not answer: the push may or may not be written.
+            KeyReused: its key came with another body before; nothing is written.
+            Unavailable: the database does not answer; the push may or may not be written.
         """
         if push.idempotency_key is not None:
             return await write_alone(self._database, push)
         future: asyncio.Future[WrittenPush] = asyncio.get_running_loop().create_future()
         self._waiting.append((push, future))
-        if self._writing < self.AT_ONCE:
+        if self._writing < self.MAX_CONCURRENT_TRANSACTIONS:
             self._writing += 1
             writer = asyncio.create_task(self._write_waiting())
             self._writers.add(writer)
@@ -199,58 +260,49 @@ class PushWriter:
     async def _write_waiting(self) -> None:
         try:
             while self._waiting:
-                await self._write_some(self._take())
+                await self._write_batch(self._next_batch())
         finally:
-            # In the same step in which nothing waited: a task counts as running for some time after its end, and
-            # a push that came in that time would find a writer that writes no more.
+            # Counted down in the same step in which nothing waits. A task counts as running for some time after its
+            # end, and a push that arrives in that time would wait for a writer that writes nothing more.
             self._writing -= 1
 
-    async def _write_some(self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]]) -> None:
+    def _next_batch(self) -> list[tuple[NewPush, asyncio.Future[WrittenPush]]]:
+        size, count = 0, 0
+        for push, _ in self._waiting[: self.MAX_PUSHES]:
+            size += push.size_bytes
+            if count and size > self.MAX_BYTES:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _write_batch(self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]]) -> None:
         try:
             async with self._database.transaction() as tx:
                 written = await write_pushes(tx, [push for push, _ in batch])
         except Unavailable as error:
             _fail(batch, error)
         except Exception as error:  # noqa: BLE001 - it is raised where the push came from
-            await self._one_by_one(batch, error)
+            await self._write_one_by_one(batch, error)
         else:
             for (_, future), answer in zip(batch, written, strict=True):
-                _settle(future, answer)
+                _answer(future, answer)
 
-    def _take(self) -> list[tuple[NewPush, asyncio.Future[WrittenPush]]]:
-        size, count = 0, 0
-        for push, _ in self._waiting[: self.MOST]:
-            size += len(push.rows)
-            if count and size > self.MOST_BYTES:
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
-
-    async def _one_by_one(self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]], error: Exception) -> None:
-        """What the database refused must not take its neighbours along."""
+    async def _write_one_by_one(
+        self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]], error: Exception
+    ) -> None:
+        """Write each push of a refused batch alone, so that only the one that the database refuses fails."""
         if len(batch) == 1:
             _fail(batch, error)
             return
         for push, future in batch:
             try:
-                _settle(future, await write_alone(self._database, push))
+                _answer(future, await write_alone(self._database, push))
             except Exception as own:  # noqa: BLE001 - it is raised where the push came from
                 _fail([(push, future)], own)
 
 
-async def write_alone(database: Database, push: NewPush) -> WrittenPush:
-    """Write a push in a transaction of its own; as `write_push()`.
-
-    Raises:
-        KeyReused: its key has come with another body.
-        Unavailable: the database does not answer.
-    """
-    async with database.transaction() as tx:
-        return await write_push(tx, push)
-
-
-def _settle(future: asyncio.Future[WrittenPush], answer: WrittenPush) -> None:
+def _answer(future: asyncio.Future[WrittenPush], answer: WrittenPush) -> None:
     if not future.done():
         future.set_result(answer)
 
@@ -261,8 +313,8 @@ def _fail(batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]], error: E
             future.set_exception(error)
 
 
-async def _remember(tx: AsyncConnection, push: NewPush, key: str) -> bool:
-    """Keep the push under its key. False: the key is taken."""
+async def _save_key(tx: AsyncConnection, push: NewPush, key: str) -> bool:
+    """Store the push under its key; False if the key is stored already."""
     row = insert(_T).values(
         sender=push.sender,
         idempotency_key=key,
@@ -274,9 +326,9 @@ async def _remember(tx: AsyncConnection, push: NewPush, key: str) -> bool:
     return added.first() is not None
 
 
-async def _recall(tx: AsyncConnection, push: NewPush, key: str) -> WrittenPush:
+async def _stored_push(tx: AsyncConnection, push: NewPush, key: str) -> WrittenPush:
     query = select(_T.body_hash, _T.trace_id, _T.run_ids).where(_T.sender == push.sender, _T.idempotency_key == key)
     found = (await tx.execute(query)).mappings().one()
     if found["body_hash"] != push.body_hash:
-        raise KeyReused(f"The idempotency key {key[:64]!r} was used for another push: take a new key for each push")
+        raise KeyReused(f"The idempotency key {key[:64]!r} was used for another push: use a new key for each push")
     return WrittenPush(trace_id=found["trace_id"], run_ids=found["run_ids"], repeated=True)

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen values, read once, that no session stands behind."""
+"""The rows that the store hands out, as frozen values without a connection to the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ResultT = TypeVar("ResultT", bound=Contract)
 
 
 def new_id() -> str:
-    """An id for a run or a trace: 32 hexadecimal digits."""
+    """A new id of a run or a trace: 32 hexadecimal digits."""
     return uuid4().hex
 
 
@@ -32,7 +32,7 @@ class Node:
 
     @classmethod
     def of(cls, stage: Stage) -> Node:
-        """The step of the linear pipeline that runs this stage."""
+        """The step of the linear pipeline that executes this stage."""
         return cls(id=stage.value, stage=stage)
 
 
@@ -78,7 +78,7 @@ class RunRecord(Contract):
 
     @property
     def chosen_definition(self) -> str | None:
-        """The definition that it is a run of, also before it has begun; None: the linear pipeline."""
+        """The definition that the run executes, also before it has begun. None means the linear pipeline."""
         return self.definition_name or self.options.definition
 
 
@@ -102,7 +102,7 @@ class AttemptRecord(Contract):
     duration_ms: float | None = None
 
     def result(self, result_type: type[ResultT]) -> ResultT | None:
-        """What the attempt found; None if it did not succeed, or if this version cannot read what another one wrote."""
+        """The attempt's result. None means that it did not succeed, or that this version cannot read it."""
         if self.status is not StageStatus.SUCCEEDED or self.output_snapshot is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What grows old: found and deleted in batches, so that no transaction holds much or lasts long."""
+"""Retention: old rows are deleted in batches, so that no transaction locks many rows or lasts long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.states import RunStatus
 from orchestration.store.claims import CLAIMABLE
-from orchestration.store.clock import in_seconds
+from orchestration.store.database import in_seconds
 from orchestration.store.models import (
     OPEN_STATUSES,
     AlertRow,
@@ -27,22 +27,22 @@ _FINAL = [status.value for status in RunStatus if status.final]
 
 
 async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
-    """Delete up to a batch of rows of one of `TABLES` that are older than so many days; how many.
+    """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days. Returns how many.
 
-    A run that is not over, an incident that is open and what belongs to it are never old.
+    A run that is not over, an open incident and its alerts are never deleted.
     """
     return (await tx.execute(_STATEMENTS[table](days))).rowcount
 
 
 def _runs(days: float) -> Delete:
-    # Attempts and deliveries go with their run.
+    # The database deletes the attempts and deliveries of a run with it.
     old = and_(PipelineRunRow.status.in_(_FINAL), PipelineRunRow.updated_at < in_seconds(-days * DAY_SECONDS))
     batch = select(PipelineRunRow.id).where(old).limit(BATCH)
     return delete(PipelineRunRow).where(PipelineRunRow.id.in_(batch))
 
 
 def _alerts(days: float) -> Delete:
-    """Alerts whose incident is over, or that have none."""
+    """Alerts whose incident is over, or that have no incident."""
     over = (
         ~select(IncidentRow.id)
         .where(IncidentRow.id == AlertRow.incident_id, IncidentRow.status.in_(OPEN_STATUSES))
@@ -53,13 +53,13 @@ def _alerts(days: float) -> Delete:
 
 
 def _incidents(days: float) -> Delete:
-    """Incidents that are over and have neither alerts nor runs any more."""
+    """Incidents that are over and have no alerts and no runs any more."""
     alerts = select(AlertRow.id).where(AlertRow.incident_id == IncidentRow.id).exists()
-    told = select(PipelineRunRow.id).where(PipelineRunRow.incident_id == IncidentRow.id).exists()
+    runs = select(PipelineRunRow.id).where(PipelineRunRow.incident_id == IncidentRow.id).exists()
     old = and_(
         IncidentRow.status.not_in(OPEN_STATUSES),
         IncidentRow.updated_at < in_seconds(-days * DAY_SECONDS),
-        ~or_(alerts, told),
+        ~or_(alerts, runs),
     )
     return delete(IncidentRow).where(IncidentRow.id.in_(select(IncidentRow.id).where(old).limit(BATCH)))
 
@@ -75,7 +75,7 @@ def _pushes(days: float) -> Delete:
 
 
 def _signatures(_days: float) -> Delete:
-    # A signature that is older than a day is refused for its age.
+    # A signed request that is older than a day is refused because of its age.
     return delete(UsedSignatureRow).where(UsedSignatureRow.used_at < in_seconds(-DAY_SECONDS))
 
 
@@ -89,10 +89,10 @@ _STATEMENTS: dict[str, Any] = {
 }
 
 TABLES = tuple(_STATEMENTS)
-"""What is looked at, in this order: what refers to a row goes before the row."""
+"""The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:
-    """How many runs are not over although nothing has happened to them for so long."""
+    """How many runs are not over although they have not changed for so long."""
     still = PipelineRunRow.updated_at < in_seconds(-older_than_seconds)
     return (await tx.execute(select(func.count()).where(CLAIMABLE, still))).scalar_one()

@@ -1,85 +1,212 @@
-"""Runs: written when a push comes in, claimed by one process at a time, advanced, finished, found again."""
+"""Runs: found by id, listed page by page, changed, finished, resumed. `pushes.py` writes new ones."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
-from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, StageError
-from orchestration.errors import IllegalTransition, RunBusy, RunNotFound
-from orchestration.requests import RunOptions
+from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, advance
-from orchestration.store.models import HistoryRow, PipelineRunRow
+from orchestration.store.models import HistoryRow, PipelineRunRow, columns_of
 from orchestration.store.records import RunRecord
 
 _T = PipelineRunRow
-RUN_COLUMNS = [column for name, column in _T.__table__.columns.items() if name in RunRecord.model_fields]
-_INSERT_CHUNK = 500
+RUN_COLUMNS = columns_of(_T, RunRecord)
+"""The columns of a `RunRecord`, for a `select()`."""
+
+RUN_COLUMN_NAMES = ", ".join(column.name for column in RUN_COLUMNS)
+"""The same for a statement in SQL."""
 
 INBOX_CHANNEL = "alert_pipeline_inbox"
-"""Where workers hear of new work. The notice is empty: what there is to do stands in the table."""
+"""The channel of NOTIFY on which workers hear of new runs. The notice is empty: the table says which runs wait."""
 
 DONE_CHANNEL = "alert_pipeline_done"
-"""Where those who wait hear that a run is over: its id."""
+"""The channel of NOTIFY on which the id of a run is sent when the run is over."""
 
-
+_ROW_ID = "row_id"
+_LATEST = 2000
 _WITH_PAYLOAD = select(*RUN_COLUMNS, _T.payload).where(_T.run_id == bindparam("wanted")).with_for_update()
 
 
-class NewRun(Contract):
-    """A run to be written, PENDING. `payload` is what a resume needs: the alerts of this run, as JSON."""
-
-    run_id: str
-    trace_id: str
-    source: str
-    environment: str
-    payload: dict[str, Any]
-    options: RunOptions = RunOptions()
-    incident_key: str | None = None
-    title: str = ""
-    alert_fingerprint: str | None = None
-    severity: Severity = Severity.INFO
-    max_retries: int = 3
+def run_record(row: Mapping[Any, Any]) -> RunRecord:
+    """The record of a row that has at least `RUN_COLUMNS`."""
+    values = {name: row[name] for name in RunRecord.model_fields}
+    incident_id = values["incident_id"]
+    values["incident_id"] = None if incident_id is None else str(incident_id)
+    return RunRecord.model_validate(values)
 
 
-async def add_runs(tx: AsyncConnection, runs: Sequence[NewRun]) -> None:
-    """Write new runs. Nothing is left of them when the transaction is rolled back."""
-    for start in range(0, len(runs), _INSERT_CHUNK):
-        chunk = runs[start : start + _INSERT_CHUNK]
-        await tx.execute(insert(_T), [run.model_dump(mode="json") | {"priority": run.severity.rank} for run in chunk])
-
-
-async def notify(tx: AsyncConnection, channel: str, notice: str = "") -> None:
-    """Tell those who listen, at the end of the transaction; nothing when it is rolled back."""
-    await tx.execute(select(func.pg_notify(channel, notice)))
-
-
-async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = None) -> RunRecord:
-    """Queue a run that failed, or that nobody goes on with, again. The run as it is now.
-
-    Args:
-        by: the name of the API key with which the resume was asked for. None means that it is not known.
+async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
+    """The run with this id; its row is locked if `lock` is true.
 
     Raises:
-        IllegalTransition: it is neither failed nor retrying.
-        RunBusy: somebody works on it.
         RunNotFound: there is no such run.
     """
+    query = select(*RUN_COLUMNS).where(_T.run_id == run_id)
+    row = (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
+    if row is None:
+        raise _unknown(run_id)
+    return run_record(row)
+
+
+async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRecord, dict[str, Any]]:
+    """The run with this id and the payload that it was started with; its row is locked.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    row = (await tx.execute(_WITH_PAYLOAD, {"wanted": run_id})).mappings().one_or_none()
+    if row is None:
+        raise _unknown(run_id)
+    return run_record(row), row["payload"]
+
+
+async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
+    """The payload that the run was started with.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    payload = (await tx.execute(select(_T.payload).where(_T.run_id == run_id))).scalar_one_or_none()
+    if payload is None:
+        raise _unknown(run_id)
+    return payload
+
+
+def _unknown(run_id: str) -> RunNotFound:
+    return RunNotFound(f"There is no pipeline run {run_id!r}")
+
+
+async def change(
+    tx: AsyncConnection,
+    run_id: str,
+    *,
+    owner: str | None = None,
+    known: RunStatus | None = None,
+    status: RunStatus | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Set columns of a run and, as the table of `states.py` allows, its status. Returns the run after the change.
+
+    `known` is the status that the lease owner saw last. If the run still has it, one statement is enough.
+
+    `owner` is the name under which the caller leased the run: a process that was asleep when its lease ran out must
+    not overwrite the work of the process that has the lease now.
+
+    Raises:
+        IllegalTransition: the run's status cannot become this one.
+        RunBusy: another process has the lease.
+        RunNotFound: there is no such run.
+    """
+    if owner is not None and known is not None:
+        unchanged = (_T.lease_owner == owner, _T.status == known.value)
+        if changed := await _set(tx, run_id, changes(known, status, values), *unchanged):
+            return changed
     current = await get_run(tx, run_id, lock=True)
-    if current.status not in (RunStatus.FAILED, RunStatus.RETRYING):
-        raise IllegalTransition(f"Run {run_id} is {current.status.value}: only failed and retrying runs are resumed")
-    # Whoever still holds the lease of a run that has failed is about to give it back.
-    held = and_(_T.status == RunStatus.RETRYING.value, _T.lease_expires_at > func.clock_timestamp())
-    if (await tx.execute(select(_T.id).where(_T.run_id == run_id, held))).first() is not None:
-        raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
-    await note_resume(tx, current, by=by)
-    await notify(tx, INBOX_CHANNEL)
-    return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
+    ensure_leased(current, owner)
+    changed = await _set(tx, run_id, changes(current.status, status, values))
+    if changed is None:
+        raise _unknown(run_id)
+    return changed
+
+
+def ensure_leased(current: RunRecord, owner: str | None) -> None:
+    """Check that the run is leased to `owner`; None means no lease is needed.
+
+    Raises:
+        RunBusy: another process has the lease, or had it.
+    """
+    if owner is not None and current.lease_owner != owner:
+        other = current.lease_owner or "a process that has left it again"
+        raise RunBusy(f"Run {current.run_id} was taken over by {other}")
+
+
+def changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns to set, with the new status if it differs from the current one.
+
+    Raises:
+        IllegalTransition: the table of `states.py` does not allow this change of status.
+    """
+    new = dict(values or {})
+    if status is not None and status is not current:
+        new["status"] = advance(current, status).value
+    return new
+
+
+async def _set(
+    tx: AsyncConnection, run_id: str, new: Mapping[str, Any], *unchanged: ColumnElement[bool]
+) -> RunRecord | None:
+    statement = update(_T).where(_T.run_id == run_id, *unchanged).values(**new, updated_at=func.clock_timestamp())
+    row = (await tx.execute(statement.returning(*RUN_COLUMNS))).mappings().one_or_none()
+    return None if row is None else run_record(row)
+
+
+def error_columns(error: StageError | None) -> dict[str, Any]:
+    """The columns with a run's last error; None clears them."""
+    return {
+        "last_error_type": error.error_type if error else None,
+        "last_error_message": error.message if error else None,
+        "last_error_retryable": error.retryable if error else None,
+    }
+
+
+_SET_ERROR = ", ".join(f"{name} = case when :keeps_error then {name} else :{name} end" for name in error_columns(None))
+
+_FINISH = text(
+    f"""
+    update pipeline_run
+    set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
+        total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
+        {_SET_ERROR}, lease_owner = null, lease_expires_at = null
+    from (select clock_timestamp() as moment) as now
+    where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
+    returning {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
+    """
+)
+
+
+async def finish(
+    tx: AsyncConnection,
+    run_id: str,
+    status: RunStatus,
+    *,
+    owner: str | None = None,
+    known: RunStatus | None = None,
+    skip_reason: str | None = None,
+    error: StageError | None = None,
+) -> RunRecord:
+    """Bring a run to a final status, with its total duration since its first start. Returns the run after that.
+
+    Its lease is released, and those who wait for its end are notified. `known` is the status that the lease owner saw
+    last. `error` is the cause of the failure, if it is not the last error of the run; a run that did not fail keeps
+    no error.
+
+    Raises:
+        IllegalTransition: the run's status cannot become this one.
+        RunBusy: another process has the lease.
+        RunNotFound: there is no such run.
+    """
+    if known is None:
+        known = (await get_run(tx, run_id, lock=True)).status
+    values = {"run_id": run_id, "owner": owner, "skip_reason": skip_reason, "channel": DONE_CHANNEL}
+    errors = {"keeps_error": status is RunStatus.FAILED and error is None, **error_columns(error)}
+    while True:
+        move = {"status": advance(known, status).value, "known": known.value}
+        row = (await tx.execute(_FINISH, {**values, **errors, **move})).mappings().one_or_none()
+        if row is not None:
+            return run_record(row)
+        current = await get_run(tx, run_id)
+        ensure_leased(current, owner)
+        known = current.status
 
 
 RESUMED = "run_resumed"
@@ -101,182 +228,37 @@ async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None
     await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
 
 
-async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
-    """The run with this id.
+async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = None) -> RunRecord:
+    """Give a run that failed, or that no process executes any more, back to the workers. Returns the run after that.
+
+    Args:
+        by: the name of the API key with which the resume was asked for. None means that it is not known.
 
     Raises:
-        RunNotFound: there is none.
-    """
-    query = select(*RUN_COLUMNS).where(_T.run_id == run_id)
-    row = (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
-    if row is None:
-        raise RunNotFound(f"There is no pipeline run {run_id!r}")
-    return run_record(row)
-
-
-async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRecord, dict[str, Any]]:
-    """The run with this id, locked, and what it was started with.
-
-    Raises:
-        RunNotFound: there is none.
-    """
-    row = (await tx.execute(_WITH_PAYLOAD, {"wanted": run_id})).mappings().one_or_none()
-    if row is None:
-        raise RunNotFound(f"There is no pipeline run {run_id!r}")
-    values = dict(row)
-    payload = values.pop("payload")
-    return run_record(values), payload
-
-
-async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
-    """What the run was started with.
-
-    Raises:
+        IllegalTransition: the run is neither failed nor retrying.
+        RunBusy: a process executes it.
         RunNotFound: there is no such run.
     """
-    payload = (await tx.execute(select(_T.payload).where(_T.run_id == run_id))).scalar_one_or_none()
-    if payload is None:
-        raise RunNotFound(f"There is no pipeline run {run_id!r}")
-    return payload
-
-
-def starts_with(column: InstrumentedAttribute[str], prefix: str) -> ColumnElement[bool]:
-    """Whether an id starts so. Of hexadecimal digits the ids are a range: its index serves, whatever the collation."""
-    if prefix and set(prefix) <= set("0123456789abcdef"):
-        return and_(column >= prefix, column < f"{prefix}g", column.startswith(prefix))
-    return column.startswith(prefix, autoescape=True)
-
-
-async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
-    """The runs whose id starts so."""
-    query = select(*RUN_COLUMNS).where(starts_with(_T.run_id, id_prefix)).limit(limit)
-    return [run_record(row) for row in (await tx.execute(query)).mappings()]
-
-
-async def change(
-    tx: AsyncConnection,
-    run_id: str,
-    *,
-    owner: str | None = None,
-    known: RunStatus | None = None,
-    status: RunStatus | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> RunRecord:
-    """Set columns of a run and, by the table of `states.py`, its status. The run as it is now.
-
-    `known` is the status that the holder of the lease has last seen: if it still is, one statement does it all.
-
-    `owner` is who believes to hold the lease: a process that was asleep when its lease ran out must not
-    write over the work of the one that took the run from it.
-
-    Raises:
-        IllegalTransition: the run's status cannot become this one.
-        RunBusy: somebody else holds the lease.
-        RunNotFound: there is no such run.
-    """
-    if owner is not None and known is not None:
-        unchanged = (_T.lease_owner == owner, _T.status == known.value)
-        if changed := await _set(tx, run_id, changes(known, status, values), *unchanged):
-            return changed
     current = await get_run(tx, run_id, lock=True)
-    _ensure_held(current, owner)
-    changed = await _set(tx, run_id, changes(current.status, status, values))
-    if changed is None:
-        raise RunNotFound(f"There is no pipeline run {run_id!r}")
-    return changed
-
-
-def _ensure_held(current: RunRecord, owner: str | None) -> None:
-    if owner is not None and current.lease_owner != owner:
-        other = current.lease_owner or "a process that has left it again"
-        raise RunBusy(f"Run {current.run_id} was taken over by {other}")
-
-
-def changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The columns to set, with the new status if there is one and the table of `states.py` has the move.
-
-    Raises:
-        IllegalTransition: it has not.
-    """
-    new = dict(values or {})
-    if status is not None and status is not current:
-        new["status"] = advance(current, status).value
-    return new
-
-
-async def _set(
-    tx: AsyncConnection, run_id: str, new: Mapping[str, Any], *unchanged: ColumnElement[bool]
-) -> RunRecord | None:
-    statement = update(_T).where(_T.run_id == run_id, *unchanged).values(**new, updated_at=func.clock_timestamp())
-    row = (await tx.execute(statement.returning(*RUN_COLUMNS))).mappings().one_or_none()
-    return None if row is None else run_record(row)
-
-
-COLUMN_NAMES = ", ".join(column.name for column in RUN_COLUMNS)
-
-
-_FINISH = text(
-    f"""
-    update pipeline_run
-    set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
-        total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
-        last_error_type = case when :keeps_error then last_error_type else :last_error_type end,
-        last_error_message = case when :keeps_error then last_error_message else :last_error_message end,
-        last_error_retryable = case when :keeps_error then last_error_retryable else :last_error_retryable end,
-        lease_owner = null, lease_expires_at = null
-    from (select clock_timestamp() as moment) as now
-    where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
-    returning {COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as told
-    """
-)
-
-
-async def finish(
-    tx: AsyncConnection,
-    run_id: str,
-    status: RunStatus,
-    *,
-    owner: str | None = None,
-    known: RunStatus | None = None,
-    skip_reason: str | None = None,
-    error: StageError | None = None,
-) -> RunRecord:
-    """Bring a run to a final status, with its total duration since it was started the first time.
-
-    Its lease is given back with it, and those who wait for its end are told. `error` is what it failed of, where that
-    is not the last error that it met; a run that did not fail keeps none. Raises what `change()` does.
-    """
-    if known is None:
-        known = (await get_run(tx, run_id, lock=True)).status
-    values = {"run_id": run_id, "owner": owner, "skip_reason": skip_reason, "channel": DONE_CHANNEL}
-    errors = {"keeps_error": status is RunStatus.FAILED and error is None, **error_columns(error)}
-    while True:
-        move = {"status": advance(known, status).value, "known": known.value}
-        row = (await tx.execute(_FINISH, {**values, **errors, **move})).mappings().one_or_none()
-        if row is not None:
-            return run_record({name: row[name] for name in row if name != "told"})
-        current = await get_run(tx, run_id)
-        _ensure_held(current, owner)
-        known = current.status
-
-
-def error_columns(error: StageError | None) -> dict[str, Any]:
-    """The columns that hold a run's last error."""
-    return {
-        "last_error_type": error.error_type if error else None,
-        "last_error_message": error.message if error else None,
-        "last_error_retryable": error.retryable if error else None,
-    }
+    if current.status not in (RunStatus.FAILED, RunStatus.RETRYING):
+        raise IllegalTransition(f"Run {run_id} is {current.status.value}: only failed and retrying runs are resumed")
+    # The lease of a run that has failed does not matter: its owner is about to release it.
+    leased = and_(_T.status == RunStatus.RETRYING.value, _T.lease_expires_at > func.clock_timestamp())
+    if (await tx.execute(select(_T.id).where(_T.run_id == run_id, leased))).first() is not None:
+        raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
+    await note_resume(tx, current, by=by)
+    await tx.execute(select(func.pg_notify(INBOX_CHANNEL, "")))
+    return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
 
 
 async def ingest_result(tx: AsyncConnection, run_id: str) -> IngestResult | None:
-    """What ingest did for this run, if it has done it: written in the transaction that did it."""
+    """The result of ingest for this run, as ingest's own transaction stored it; None means ingest is not done."""
     stored = (await tx.execute(select(_T.ingest_result).where(_T.run_id == run_id))).scalar_one_or_none()
     return None if stored is None else IngestResult.model_validate(stored)
 
 
 async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestResult) -> None:
-    """Keep what ingest did, with the links that follow from it."""
+    """Store the result of ingest with the run, and link the run to its incident and its alert."""
     await tx.execute(
         update(_T)
         .where(_T.run_id == run_id)
@@ -289,9 +271,127 @@ async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestRes
     )
 
 
-def run_record(row: Mapping[Any, Any]) -> RunRecord:
-    """A row of `RUN_COLUMNS` as the store hands it out."""
-    values = dict(row)
-    incident_id = values["incident_id"]
-    values["incident_id"] = None if incident_id is None else str(incident_id)
-    return RunRecord.model_validate(values)
+# Find and list
+
+
+def starts_with(column: InstrumentedAttribute[str], prefix: str) -> ColumnElement[bool]:
+    """Whether an id starts with this. Hexadecimal ids are a range, which uses the index in every collation."""
+    if prefix and set(prefix) <= set("0123456789abcdef"):
+        return and_(column >= prefix, column < f"{prefix}g", column.startswith(prefix))
+    return column.startswith(prefix, autoescape=True)
+
+
+async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
+    """The runs whose id starts with this."""
+    query = select(*RUN_COLUMNS).where(starts_with(_T.run_id, id_prefix)).limit(limit)
+    return [run_record(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
+    """The only run whose id is, or starts with, the text that a person typed.
+
+    Raises:
+        RunNotFound: no run has such an id.
+        BadInput: several runs do.
+    """
+    found = await find_runs(tx, id_prefix, limit=3)
+    exact = [run for run in found if run.run_id == id_prefix]
+    if not found:
+        raise RunNotFound(f"There is no pipeline run {id_prefix!r}; monitor_pipeline lists the latest ones")
+    if len(found) > 1 and not exact:
+        raise BadInput(f"Several runs start with {id_prefix!r}: " + ", ".join(run.run_id for run in found) + ", …")
+    return (exact or found)[0]
+
+
+class RunFilter(Contract):
+    """Which runs to list. None matches any."""
+
+    status: RunStatus | None = None
+    source: str | None = None
+    environment: str | None = None
+    stage: str | None = None
+    trace_id: str | None = None
+    run_ids: frozenset[str] | None = None
+    search: str | None = None
+    """A run's id or its beginning, a trace id or its beginning, or the fingerprint of an alert."""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The conditions of a query that lists these runs."""
+        equal = (
+            (_T.status, self.status.value if self.status is not None else None),
+            (_T.source, self.source),
+            (_T.environment, self.environment),
+            (_T.current_stage, self.stage),
+            (_T.trace_id, self.trace_id),
+        )
+        where: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
+        if self.run_ids is not None:
+            where.append(_T.run_id.in_(self.run_ids))
+        if self.search is not None:
+            where.append(_found_by(self.search))
+        return where
+
+
+class RunPage(Contract):
+    """Some runs, and the cursor of the next page; None means there is no next page."""
+
+    runs: list[RunRecord]
+    next_cursor: str | None = None
+
+
+async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, cursor: str | None = None) -> RunPage:
+    """The newest runs, or the runs after an earlier page. Runs that arrive between two pages shift nothing.
+
+    Raises:
+        BadInput: the cursor does not come from an earlier page.
+    """
+    where = wanted.conditions()
+    if cursor is not None:
+        where.append(tuple_(_T.created_at, _T.id) < tuple_(*map(literal, _decoded(cursor))))
+    query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
+    newest = query.order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
+    rows = (await tx.execute(newest)).mappings().all()
+    shown = rows[:limit]
+    last = shown[-1] if len(rows) > limit else None
+    return RunPage(
+        runs=[run_record(row) for row in shown],
+        next_cursor=_encoded(last["created_at"], last[_ROW_ID]) if last is not None else None,
+    )
+
+
+def _found_by(words: str) -> ColumnElement[bool]:
+    """Equality and, for ids, a range: both use an index, whatever the database's collation."""
+    named = [_T.run_id == words, _T.trace_id == words, _T.alert_fingerprint == words]
+    if re.fullmatch("[0-9a-f]{4,31}", words):
+        named += [starts_with(column, words) for column in (_T.run_id, _T.trace_id)]
+    return or_(*named)
+
+
+async def seen_lately(tx: AsyncConnection, column: Literal["source", "environment"]) -> list[str]:
+    """The values of this column in the latest runs, in order: suggestions for a filter."""
+    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(_LATEST).subquery()
+    return list((await tx.execute(select(latest.c.value).distinct().order_by(latest.c.value).limit(100))).scalars())
+
+
+async def list_final(tx: AsyncConnection, run_ids: Sequence[str]) -> list[str]:
+    """Those of these runs that are over."""
+    final = [status.value for status in RunStatus if status.final]
+    query = select(_T.run_id).where(_T.run_id.in_(run_ids), _T.status.in_(final))
+    return list((await tx.execute(query)).scalars())
+
+
+def _encoded(created_at: datetime, row_id: int) -> str:
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()}/{row_id}".encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> tuple[datetime, int]:
+    unknown = BadInput(f"{cursor[:80]!r} is no cursor: use next_cursor of the page before")
+    try:
+        decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        moment, _, row_id = decoded.partition("/")
+        created_at, number = datetime.fromisoformat(moment), int(row_id)
+    except (ValueError, binascii.Error):
+        raise unknown from None
+    if created_at.tzinfo is None or not 0 <= number < 2**63:
+        raise unknown
+    return created_at, number

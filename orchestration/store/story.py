@@ -1,14 +1,16 @@
-"""A run with everything that belongs to it, read at once."""
+"""Stories: a run, or a push, with everything that belongs to it, read at once."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from pydantic import Field
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.alert import Incident, UtcDatetime
 from orchestration.contracts import (
     AnalyzeResult,
     CheckResult,
@@ -21,29 +23,48 @@ from orchestration.contracts import (
     Stage,
     StageError,
 )
+from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, deliveries, runs
-from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
+from orchestration.store.models import (
+    DeliveryRow,
+    HistoryRow,
+    IncidentRow,
+    PipelineRunRow,
+    StageExecutionRow,
+    columns_of,
+)
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
+from orchestration.store.runs import RESUMED, RUN_COLUMNS, run_record, starts_with
 
 ResultT = TypeVar("ResultT", bound=Contract)
+RecordT = TypeVar("RecordT", bound=Contract)
+
+_R = PipelineRunRow
+
+MOST_RUNS = 200
+"""How many runs of a push are read: the first ones."""
+
+
+# A run
 
 
 class Story(Contract):
-    """What a run leaves behind."""
+    """A run, its attempts and its deliveries."""
 
     run: RunRecord
     attempts: list[AttemptRecord]
     deliveries: list[DeliveryRecord]
 
     def output(self, stage: Stage, result_type: type[ResultT]) -> ResultT | None:
-        """The result of a stage, if it succeeded."""
+        """The result of a stage. None means that it did not succeed."""
         for attempt in reversed(self.attempts):
             if attempt.stage is stage and (found := attempt.result(result_type)) is not None:
                 return found
         return None
 
     def outputs(self, stage: Stage, result_type: type[ResultT]) -> list[ResultT]:
-        """The results of all nodes that are this stage, in the order in which they began: there may be many."""
+        """The results of all nodes of this stage, in the order in which they began."""
         found = {
             attempt.node_id: result
             for attempt in self.attempts
@@ -52,7 +73,7 @@ class Story(Contract):
         return list(found.values())
 
     def result(self) -> PipelineResult:
-        """The run as the contract has it. One that is not over yet is FAILED as it stands: nobody was told."""
+        """The run in the shape of the contract. A run that is not over is FAILED: it has notified nobody."""
         run = self.run
         return PipelineResult(
             trace_id=run.trace_id,
@@ -76,7 +97,7 @@ class Story(Contract):
 
     @property
     def nodes(self) -> list[NodeResult]:
-        """Every node that was begun or left out, as its last attempt has it, in the order in which they began."""
+        """Every node that was begun or skipped, with its last attempt, in the order in which they began."""
         last = {attempt.node_id: attempt for attempt in self.attempts}
         return [_node(last[node_id]) for node_id in dict.fromkeys(attempt.node_id for attempt in self.attempts)]
 
@@ -88,7 +109,7 @@ class Story(Contract):
 
     @property
     def final_error(self) -> StageError | None:
-        """What a failed run failed of."""
+        """The error of a failed run. None means that the run did not fail."""
         run = self.run
         if run.status is not RunStatus.FAILED or run.last_error_type is None:
             return None
@@ -127,7 +148,7 @@ def _without_result(node: NodeResult) -> NodeResult:
 
 
 def all_checks(found: Sequence[CheckResult]) -> CheckResult | None:
-    """The findings of several check nodes as one."""
+    """The results of several check nodes as one result."""
     if len(found) < 2:
         return next(iter(found), None)
     return CheckResult(
@@ -143,7 +164,7 @@ def all_checks(found: Sequence[CheckResult]) -> CheckResult | None:
 
 
 def _all_deliveries(found: Sequence[NotifyResult]) -> NotifyResult | None:
-    """The messages of several notify nodes as one."""
+    """The results of several notify nodes as one result."""
     if len(found) < 2:
         return next(iter(found), None)
     return NotifyResult(
@@ -160,7 +181,7 @@ def _all_deliveries(found: Sequence[NotifyResult]) -> NotifyResult | None:
 
 
 async def read_story(tx: AsyncConnection, run_id: str) -> Story:
-    """A run, its attempts and its deliveries.
+    """The run with this id, its attempts and its deliveries.
 
     Raises:
         RunNotFound: there is no such run.
@@ -172,6 +193,147 @@ async def read_story(tx: AsyncConnection, run_id: str) -> Story:
     )
 
 
-async def read_clock(tx: AsyncConnection) -> datetime:
-    """The database's clock, by which all moments of a story go."""
-    return (await tx.execute(select(func.clock_timestamp()))).scalar_one()
+# A push
+
+
+class Resume(Contract):
+    """One resume of a run."""
+
+    at: UtcDatetime
+    by: str | None = None
+    """The API key or the lease owner that resumed it. None means that it is not known."""
+    owner: str | None = None
+    """The lease owner that had executed the run until then. None means that nobody had."""
+    engine: str | None = None
+    """The engine that had executed the run until then."""
+
+
+class TracedRun(Story):
+    """A run of a push, and why it notifies somebody or not."""
+
+    told: bool | None = None
+    """Whether a human is notified. None means that this is not decided yet, or that there is nothing to decide."""
+    reason: str | None = None
+    resumes: list[Resume] = Field(default_factory=list[Resume])
+    """Oldest first."""
+
+    @property
+    def first_owner(self) -> str | None:
+        """The lease owner that executed the run first, whoever resumed it later."""
+        return self.resumes[0].owner if self.resumes else self.run.carried_by
+
+    @property
+    def first_engine(self) -> str | None:
+        """The engine that executed the run first."""
+        return self.resumes[0].engine if self.resumes else self.run.engine
+
+
+class Trace(Contract):
+    """A push, its runs and their incidents."""
+
+    trace_id: str
+    run_count: int
+    runs: list[TracedRun]
+    """In the order of the push, at most `MOST_RUNS`."""
+    incidents: list[Incident]
+    history: list[HistoryRecord]
+    """The changes of these runs to alerts and incidents, oldest first."""
+
+
+async def find_trace(tx: AsyncConnection, prefix: str) -> str:
+    """The only trace id that equals or starts with the prefix.
+
+    Raises:
+        BadInput: several trace ids start with it; the message names some of them.
+        RunNotFound: no trace id starts with it.
+    """
+    starts = starts_with(_R.trace_id, prefix)
+    query = select(_R.trace_id).where(starts).group_by(_R.trace_id).order_by(_R.trace_id).limit(4)
+    found = list((await tx.execute(query)).scalars())
+    if not found:
+        raise RunNotFound(f"There is no push with the trace id {prefix!r}; monitor_pipeline shows the latest trace ids")
+    if prefix in found:
+        return prefix
+    if len(found) > 1:
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise BadInput(f"Several trace ids start with {prefix!r}: {some}")
+    return found[0]
+
+
+async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
+    """The push with this trace id.
+
+    Raises:
+        RunNotFound: no run has this trace id.
+    """
+    decision = (_R.ingest_result["tell"].label("told"), _R.ingest_result["reason"].label("reason"))
+    query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision).where(_R.trace_id == trace_id).order_by(_R.id)
+    rows = (await tx.execute(query.limit(MOST_RUNS))).mappings().all()
+    if not rows:
+        raise RunNotFound(f"There is no push with the trace id {trace_id!r}")
+    keys = [row["row_id"] for row in rows]
+    attempts = await _by_run(tx, AttemptRecord, StageExecutionRow, keys)
+    deliveries = await _by_run(tx, DeliveryRecord, DeliveryRow, keys)
+    found = [run_record(row) for row in rows]
+    resumes = await read_resumes(tx, found)
+    runs = [
+        TracedRun(
+            run=run,
+            attempts=attempts[row["row_id"]],
+            deliveries=deliveries[row["row_id"]],
+            told=row["told"],
+            reason=row["reason"],
+            resumes=resumes[run.run_id],
+        )
+        for run, row in zip(found, rows, strict=True)
+    ]
+    count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id)
+    incident_ids = {int(one.run.incident_id) for one in runs if one.run.incident_id}
+    return Trace(
+        trace_id=trace_id,
+        run_count=(await tx.execute(count)).scalar_one(),
+        runs=runs,
+        incidents=await _incidents(tx, incident_ids),
+        history=await _history(tx, incident_ids, {one.run.run_id for one in runs}),
+    )
+
+
+async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[str, list[Resume]]:
+    """The resumes of these runs, by run id, oldest first. A run that was never resumed has an empty list."""
+    # The history has an index of incidents and none of runs; a run that failed before ingest has no incident.
+    incident_ids = {int(run.incident_id) for run in runs if run.incident_id}
+    within = or_(HistoryRow.incident_id.in_(incident_ids), HistoryRow.incident_id.is_(None))
+    mine = (within, HistoryRow.run_id.in_([run.run_id for run in runs]), HistoryRow.event == RESUMED)
+    query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
+    found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}
+    for run_id, at, details in await tx.execute(query):
+        found[run_id].append(Resume(at=at, **details))
+    return found
+
+
+async def _by_run(
+    tx: AsyncConnection, record: type[RecordT], table: type[StageExecutionRow | DeliveryRow], keys: list[int]
+) -> dict[int, list[RecordT]]:
+    """The rows that belong to these runs, by run, in the order in which they were written."""
+    query = (
+        select(*columns_of(table, record), table.pipeline_run_id)
+        .where(table.pipeline_run_id.in_(keys))
+        .order_by(table.id)
+    )
+    found: dict[int, list[RecordT]] = defaultdict(list)
+    for row in (await tx.execute(query)).mappings():
+        values: dict[str, Any] = dict(row)
+        found[values.pop("pipeline_run_id")].append(record.model_validate(values))
+    return found
+
+
+async def _incidents(tx: AsyncConnection, ids: set[int]) -> list[Incident]:
+    query = select(*columns_of(IncidentRow, Incident)).where(IncidentRow.id.in_(ids)).order_by(IncidentRow.id)
+    return [Incident.model_validate({**row, "id": str(row["id"])}) for row in (await tx.execute(query)).mappings()]
+
+
+async def _history(tx: AsyncConnection, incident_ids: set[int], run_ids: set[str]) -> list[HistoryRecord]:
+    # Also by incident, because the history has an index of incidents and none of runs.
+    mine = (HistoryRow.incident_id.in_(incident_ids), HistoryRow.run_id.in_(run_ids))
+    query = select(*columns_of(HistoryRow, HistoryRecord)).where(*mine).order_by(HistoryRow.id)
+    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

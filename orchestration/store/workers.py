@@ -1,4 +1,4 @@
-"""The workers that live: a row each, kept fresh by its heartbeat."""
+"""Workers: each has a row, and is alive while its heartbeat is recent."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.store.clock import in_seconds
+from orchestration.store.database import in_seconds
 from orchestration.store.models import WorkerRow
 
 _T = WorkerRow
 
 HEARTBEAT_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
-"""A worker whose last heartbeat is older than this is taken for dead."""
+"""A worker whose last heartbeat is older than this counts as dead."""
 
 
 class WorkerRecord(Contract):
@@ -31,7 +31,7 @@ class WorkerRecord(Contract):
 
 
 async def beat(tx: AsyncConnection, *, name: str, host: str, pid: int, prefect_ok: bool, running: int) -> None:
-    """Say that a worker lives, and clear away those that have been dead for a day."""
+    """Write a worker's heartbeat, and delete workers that have been dead for a day."""
     row = insert(_T).values(name=name, host=host, pid=pid, prefect_ok=prefect_ok, running=running)
     await tx.execute(
         row.on_conflict_do_update(
@@ -43,11 +43,11 @@ async def beat(tx: AsyncConnection, *, name: str, host: str, pid: int, prefect_o
 
 
 async def leave(tx: AsyncConnection, name: str) -> None:
-    """A worker ends."""
+    """Delete a worker that ends."""
     await tx.execute(delete(_T).where(_T.name == name))
 
 
 async def list_workers(tx: AsyncConnection) -> list[WorkerRecord]:
-    """The workers that are alive, the oldest first."""
+    """The workers that are alive, oldest first."""
     query = select(*_T.__table__.columns).where(_T.heartbeat_at > in_seconds(-ALIVE_SECONDS)).order_by(_T.started_at)
     return [WorkerRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

@@ -13,8 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import one_line
 from orchestration.signals import logger
-from orchestration.store.keys import Scope
-from orchestration.store.sessions import end_session, is_ended
+from orchestration.store.keys import Scope, end_session, is_ended
 from service.admin.mount import PATH, Receive, Send
 from service.admin.mount import Scope as AsgiScope
 from service.admin.sessions import Session, same

@@ -15,11 +15,12 @@ from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs
-from orchestration.store.incident_story import MOST, read_incident
-from orchestration.store.listing import RunFilter, list_page
+from orchestration.store.database import read_clock
+from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
-from orchestration.store.story import Story, read_clock, read_story
+from orchestration.store.runs import RunFilter, list_page
+from orchestration.store.story import Story, read_story
 from service.admin import charts, words
 from service.admin.findings import findings_of, links_of
 from service.admin.gate import read_own_form

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from orchestration.encryption import load_key
 from orchestration.errors import PipelineError, Unavailable
-from orchestration.sealing import load_key
 from orchestration.signals import logger
 from service.admin import words
 from service.admin.gate import Entrance, Gate

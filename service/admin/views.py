@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Stage
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store.listing import RunFilter, list_page, seen_lately
 from orchestration.store.models import (
     AlertRow,
     IncidentRow,
     PipelineRunRow,
     StageExecutionRow,
 )
+from orchestration.store.runs import RunFilter, list_page, seen_lately
 from service.admin import cells, words
 from service.admin.mount import PATH
 from service.admin.records import PAGE, Filter, Page, RecordView, number

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from orchestration.encryption import Cipher, load_cipher
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.sealing import Seal, load_seal
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import keys
@@ -27,7 +27,7 @@ class KeyRing:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._seal: Seal | None = None
+        self._cipher: Cipher | None = None
         self._by_prefix: dict[str, ApiKey] = {}
         self._by_name: dict[str, ApiKey] = {}
         self._read_at = -1e9
@@ -62,9 +62,9 @@ class KeyRing:
             Unavailable: this process cannot open it; it says why.
         """
         try:
-            if self._seal is None:
-                self._seal = await asyncio.to_thread(load_seal, self._settings)
-            return self._seal.open(key.sealed_signing_secret).decode()
+            if self._cipher is None:
+                self._cipher = await asyncio.to_thread(load_cipher, self._settings)
+            return self._cipher.decrypt(key.sealed_signing_secret).decode()
         except BadSetting as error:
             raise Unavailable(f"Signatures cannot be checked: {error}") from error
 

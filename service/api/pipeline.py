@@ -12,8 +12,8 @@ from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import parse_run_status
 from orchestration.store import runs
 from orchestration.store.keys import Scope
-from orchestration.store.listing import RunFilter, list_page
 from orchestration.store.pushes import WrittenPush
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import read_story
 from service.api import examples, pushes
 from service.api.options import options_of

@@ -9,9 +9,8 @@ from contextlib import aclosing
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store import runs
-from orchestration.store.database import Database
-from orchestration.store.listen import notifications
-from orchestration.store.listing import list_final
+from orchestration.store.database import Database, notifications
+from orchestration.store.runs import list_final
 
 _AGAIN_SECONDS = 1.0
 

@@ -21,8 +21,7 @@ from orchestration.store.definitions import DefinitionRecord
 from service.cli.definition_input import BadFile, is_file, read_definition, read_new_definitions, read_stored
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, as_json, fail, output
-from service.definitions import Desk as DefinitionService
-from service.definitions import Outcome
+from service.definitions import DefinitionService, Outcome
 from tasks.kinds import KINDS, validate_definition
 
 T = TypeVar("T")

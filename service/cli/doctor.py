@@ -1,20 +1,19 @@
-"""`alert-pipeline doctor`: is this installation well, and what to do where it is not."""
+"""The command `alert-pipeline doctor`: checks this installation and says how to fix what is broken."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from orchestration.embedded_stack import find_running_stack
 from orchestration.errors import BadSetting
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from service.cli.terminal import as_json, output, progress
-
-if TYPE_CHECKING:
-    from service.doctor.finding import Finding
+from service.doctor import Finding, broken
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "broken": ("✗", "red"), "skipped": ("-", "dim")}
 
@@ -22,31 +21,48 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "broken": ("✗", 
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> int:
-    """Look at settings, disks, database, clock, workers, inbox, Prefect and channels; say how to mend what is broken.
+    """Check settings, disks, database, clock, workers, inbox, Prefect and channels; say how to fix what is broken.
 
     Nothing is started, changed or sent. Exit code: 0, or 1 when something is broken; a warning (!) is not.
     """
     with progress() as show:
-        show("Looking at everything …" if not json else "")
+        show("Checking the installation …" if not json else "")
         findings = _findings()
-    broken = [finding for finding in findings if finding.level == "broken"]
+    healthy = all(finding.level != "broken" for finding in findings)
     if json:
-        as_json({"ok": not broken, "findings": [finding.model_dump(mode="json") for finding in findings]})
+        as_json({"ok": healthy, "findings": [finding.model_dump(mode="json") for finding in findings]})
     else:
         _show(findings)
-    return 1 if broken else 0
+    return 0 if healthy else 1
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Make all checks at once, without starting, changing or sending anything."""
+    # Prefect takes seconds to import: `--help` and a wrong setting need not wait for it.
+    from service.doctor.channels import channel_findings
+    from service.doctor.database import database_findings
+    from service.doctor.host import host_findings
+    from service.doctor.prefect import prefect_findings
+
+    stack = find_running_stack(settings)
+    database_url = settings.database_url.get_secret_value() if settings.database_url is not None else None
+    embedded_url = stack.database_url if stack is not None else None
+    api_url = settings.prefect_api_url or (stack.prefect_api_url if stack is not None else None)
+    groups = await asyncio.gather(
+        host_findings(settings),
+        database_findings(settings, database_url or embedded_url, embedded=database_url is None),
+        prefect_findings(api_url, embedded=settings.prefect_api_url is None, stack_runs=stack is not None),
+        channel_findings(settings, api_url),
+    )
+    return [finding for group in groups for finding in group]
 
 
 def _findings() -> list[Finding]:
-    from service.doctor.finding import broken
-
     try:
         settings = load_settings()
     except BadSetting as error:
-        # Nothing else can be looked at without knowing where it is.
-        return [broken("settings", str(error), "Set the variable as docs/settings.md has it, or not at all")]
-    from service.doctor.examine import examine
-
+        # Without its settings the other parts cannot be found.
+        return [broken("settings", str(error), "Set the variable as docs/settings.md says, or unset it")]
     return asyncio.run(examine(settings))
 
 
@@ -55,8 +71,8 @@ def _show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         mark, style = _MARKS[finding.level]
         output.print(Text.assemble((mark, style), f" {finding.check:<{width}}  {finding.detail}"))
-        if finding.mend and finding.level != "ok":
-            output.print(Text(f"  {'':<{width}}  → {finding.mend}", style=style))
+        if finding.fix and finding.level != "ok":
+            output.print(Text(f"  {'':<{width}}  → {finding.fix}", style=style))
     counts = {level: sum(finding.level == level for finding in findings) for level in ("broken", "warning")}
     if not any(counts.values()):
         output.print("All is well", style="bold green")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
+from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.plan import INLINE
 from orchestration.errors import PipelineError
 from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition
@@ -124,7 +125,8 @@ async def _preview_runs(settings: Settings, push: Push, request: RunRequest) -> 
     )
     checked = await check(context, checks) if checks.names else None
     groups = split_by_incident(push.alerts) or [[]]
-    return [await _preview_run(context, group, checked, checks.names, channels) for group in groups]
+    test = request.options.test
+    return [await _preview_run(context, group, checked, checks.names, channels, test=test) for group in groups]
 
 
 async def _preview_run(
@@ -133,6 +135,8 @@ async def _preview_run(
     checked: CheckResult | None,
     checks: Sequence[str],
     channels: Sequence[NamedChannel],
+    *,
+    test: bool,
 ) -> RunPreview:
     incident = _new_incident(alerts)
     resolved = bool(alerts) and not any(alert.firing for alert in alerts)
@@ -153,8 +157,9 @@ async def _preview_run(
         analysis=analysis,
         firing=sum(alert.firing for alert in alerts),
         resolved=sum(not alert.firing for alert in alerts),
+        test=test,
     )
-    message = render_message(subject, channel=channels[0].name)
+    message = render_message(subject)
     return RunPreview(
         incident_key=alerts[0].incident_key if alerts else None,
         title=title_of(alerts) if alerts else "Host health",
@@ -252,10 +257,9 @@ async def _select_channels(settings: Settings, name: str | None) -> Sequence[Nam
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from blocks.channels.book import ChannelBook as ChannelResolver
-    from service.stack import running
+    from blocks.channels.resolver import ChannelResolver
 
-    stack = running(settings)
+    stack = find_running_stack(settings)
     url = settings.prefect_api_url or (stack.prefect_api_url if stack else None)
     with temporary_settings({PREFECT_API_URL: url}):
         return await ChannelResolver(settings, blocks_known=url is not None).select(name)

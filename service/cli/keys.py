@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from orchestration.sealing import load_seal
+from orchestration.encryption import load_cipher
 from orchestration.settings import load_settings
 from orchestration.store import keys
 from orchestration.store.database import Database
@@ -29,11 +29,11 @@ def create(
 ) -> int:
     """Make a key, and print it: the only time that it can be seen."""
     settings = load_settings()
-    seal = load_seal(settings)
+    cipher = load_cipher(settings)
 
     async def work(database: Database) -> NewKey:
         async with database.transaction() as tx:
-            return await keys.create_key(tx, name, frozenset(scope), seal)
+            return await keys.create_key(tx, name, frozenset(scope), cipher)
 
     made = read(settings, work)
     if json:

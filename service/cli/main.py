@@ -21,8 +21,8 @@ from service.cli.run_views import show_results
 from service.cli.terminal import as_json, output, progress, resumable, run_app
 from service.cli.trace import trace
 from service.cli.up import up
-from service.garbage import look_seldom
 from service.stack import StackAddresses, attach
+from service.stack.process import collect_garbage_rarely
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -77,9 +77,10 @@ def worker(
 
 async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int | None) -> None:
     # Prefect takes seconds to import, and `--help` does not need it.
-    from service.worker.warm import POOL_NAME, WarmWorker
+    from service.mirror.deployments import POOL_NAME
+    from service.worker.warm import WarmWorker
 
-    look_seldom()
+    collect_garbage_rarely()
     name = f"warm {socket.gethostname()} {os.getpid()}"  # as Prefect's UI shows the worker
     warm = WarmWorker(POOL_NAME, name=name, limit=concurrency, settings=settings, addresses=addresses)
     serving = asyncio.create_task(warm.start(printer=_print_line))

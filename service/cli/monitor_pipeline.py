@@ -19,11 +19,9 @@ from rich.text import Text
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.states import StageStatus, parse_run_status
-from orchestration.store.database import Database
-from orchestration.store.listen import notifications
-from orchestration.store.listing import RunFilter, find_run, list_page
+from orchestration.store.database import Database, notifications
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
-from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL
+from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL, RunFilter, find_run, list_page
 from orchestration.store.story import Story, read_story
 from service.cli.reader import read
 from service.cli.run_views import SHORT, STYLES, duration, run_table, status_of

@@ -11,13 +11,12 @@ import orjson
 import typer
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings, load_settings
 from service.cli.run_views import show_results
 from service.cli.terminal import USAGE, as_json, fail, progress, read_file, resumable, run_app
 from tasks.ingest.sources import SOURCES, parse_push, source_named
-from tasks.ingest.sources.fields import kind
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -180,7 +179,7 @@ def _parse_object(text: bytes, name: str, limit: int) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise BadInput(f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadInput(f'{name} is {kind(value)}, not a JSON object such as {{"name": "HighCPU"}}')
+        raise BadInput(f'{name} is {json_kind(value)}, not a JSON object such as {{"name": "HighCPU"}}')
     return cast("dict[str, Any]", value)
 
 

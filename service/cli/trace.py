@@ -15,7 +15,7 @@ from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.traces import Trace, TracedRun, find_trace, read_trace
+from orchestration.store.story import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
 from service.cli.run_views import SHORT, STYLES, duration, status_of
 from service.cli.terminal import as_json, output

@@ -1,35 +1,51 @@
-"""The command `alert-pipeline up`: everything on this machine, in the foreground."""
+"""The command `alert-pipeline up`: the embedded stack, the HTTP API and a worker in the foreground, until Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
-from collections.abc import Coroutine
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Annotated
 
+import httpx
 import typer
 
-from orchestration.errors import BadSetting
+from orchestration.embedded_stack import StackAddresses
+from orchestration.errors import BadSetting, Unavailable
+from orchestration.redaction import redact_text
 from orchestration.settings import load_settings
+from orchestration.signals import logger
 from service.cli.terminal import output, progress
-from service.stack import HeldStack, StackAddresses
-from service.up import ensure_port_free, serve
+from service.stack import PersistentStack
+from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
 PORT, PREFECT_PORT = 8000, 4200
 
+READY_SECONDS = 60.0
+PREFECT_TIMEOUT_SECONDS = 20.0
+GRACE_SECONDS = 40.0
+"""More than WORKER_GRACE_SECONDS, in which a worker finishes its runs. Another worker resumes those of a killed one."""
+
 
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the API listens.")] = PORT,
-    host: Annotated[str, typer.Option(help="The API's address; other than loopback asks for keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = PORT,
+    host: Annotated[
+        str, typer.Option(help="Address of the API. Any address other than loopback requires API keys.")
+    ] = "127.0.0.1",
     prefect_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where Prefect's API and UI listen, on 127.0.0.1.")
+        int, typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.")
     ] = PREFECT_PORT,
 ) -> int:
-    """Start everything and keep it running until Ctrl-C: PostgreSQL, Prefect's server and UI, the API, a worker.
+    """Start PostgreSQL, Prefect's server and UI, the API and a worker, and keep them running until Ctrl-C.
 
-    What DATABASE_URL or PREFECT_API_URL name is used instead of an embedded part. A part that dies is started
-    again. Commands that run meanwhile use the same stack.
+    Servers that DATABASE_URL or PREFECT_API_URL name are used instead of embedded ones. A process that dies is
+    restarted. Other commands that run meanwhile use the same servers.
     """
     settings = load_settings()
     ensure_port_free(host, port, option="--port")
@@ -38,18 +54,111 @@ def up(
     with ExitStack() as opening, ExitStack() as starting:
         show = starting.enter_context(progress())
         chosen = None if settings.prefect_api_url else prefect_port
-        stack = opening.enter_context(HeldStack(settings, progress=show, prefect_port=chosen))
+        stack = opening.enter_context(PersistentStack(settings, progress=show, prefect_port=chosen))
 
-        def ready() -> None:
+        def ready(prefect_answers: bool) -> None:
             starting.close()
-            _say_ready(stack.addresses, f"http://{host}:{port}")
+            _show_addresses(stack.addresses, f"http://{host}:{port}", prefect_answers=prefect_answers)
 
-        asyncio.run(_until_ended(serve(stack, host=host, port=port, progress=show, ready=ready)))
+        asyncio.run(_until_signal(_serve(stack, host=host, port=port, progress=show, ready=ready)))
     return 0
 
 
-async def _until_ended(work: Coroutine[None, None, None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, which for a service both mean a clean end."""
+def ensure_port_free(host: str, port: int, *, option: str) -> None:
+    """Refuse a port that is in use before anything starts.
+
+    Raises:
+        BadSetting: naming the address and the option that changes it.
+    """
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        reason = "is in use by another program" if in_use else f"cannot be used: {error.strerror}"
+        raise BadSetting(f"{host}:{port} {reason}; choose another with {option}") from None
+
+
+class OwnCommand:
+    """An `alert-pipeline` command as a child process on the same terminal, as a `process.Server`."""
+
+    stop_signal = signal.SIGTERM
+    stop_seconds = GRACE_SECONDS
+
+    def __init__(
+        self, name: str, arguments: list[str], env: Mapping[str, str], ready: Callable[[], Awaitable[bool]]
+    ) -> None:
+        self.name = name
+        # -P: a file in the operator's folder that happens to be called statsd.py must not be imported.
+        self._command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
+        self._env = dict(env)
+        self._ready = ready
+
+    async def start(self, progress: Callable[[str], None]) -> Process:
+        """Start the command and return its process once it is ready.
+
+        Raises:
+            Unavailable: the command ended, or was not ready in time. Its own error stands on the terminal.
+        """
+        progress(f"Starting {self.name} …")
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._env,
+            # In a session of its own the child does not get Ctrl-C: this process ends its children in order.
+            start_new_session=True,
+            preexec_fn=follow_parent(self.stop_signal),
+        )
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while not await self._ready():
+                    if process.returncode is not None:
+                        raise Unavailable(f"{self.name} did not start ({describe_exit(process.returncode)})")
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            await end(process, self.stop_signal, 1.0)
+            raise Unavailable(f"{self.name} was not ready within {READY_SECONDS:g} s") from None
+        except BaseException:
+            await end(process, self.stop_signal, 1.0)
+            raise
+        return process
+
+
+async def _serve(
+    stack: PersistentStack, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[bool], None]
+) -> None:
+    """Run the API and a worker on this stack until cancelled, and restart whatever dies; then end both.
+
+    `ready` is called once, with whether Prefect answers.
+
+    Raises:
+        Unavailable: the API or the worker did not start.
+    """
+    addresses = stack.addresses
+    env = {**os.environ, "DATABASE_URL": addresses.database_url, "PREFECT_API_URL": addresses.prefect_api_url or ""}
+    base = f"http://{_reachable(host)}:{port}"
+    health, readiness = f"{base}/health/", f"{base}/ready/"
+    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        api = ["api", "--host", host, "--port", str(port)]
+        commands = [
+            OwnCommand("the API", api, env, lambda: _answers(client, health)),
+            OwnCommand("a worker", ["worker"], env, lambda: _answers(client, readiness)),
+        ]
+        supervisors = [
+            Supervisor(command, progress=progress, notice=logger.warning, changed=lambda: None) for command in commands
+        ]
+        try:
+            await asyncio.gather(*(supervisor.ensure() for supervisor in supervisors))
+            ready(await _prefect_answers(client, readiness, addresses))
+            await stack.keep_running()
+        finally:
+            # First no new pushes, then no new runs.
+            for supervisor in supervisors:
+                await supervisor.stop()
+
+
+async def _until_signal(work: Coroutine[None, None, None]) -> None:
+    """Do `work` until Ctrl-C or SIGTERM. For a service both mean a clean end."""
     serving = asyncio.create_task(work)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,10 +174,59 @@ async def _until_ended(work: Coroutine[None, None, None]) -> None:
             raise
 
 
-def _say_ready(addresses: StackAddresses, api: str) -> None:
-    embedded = "postgres" in addresses.embedded
-    output.print(f"API       {api}/orchestration/  (documentation: {api}/docs)", markup=False)
-    output.print(f"Admin     {api}/admin/orchestration/", markup=False)
-    output.print(f"Prefect   {(addresses.prefect_api_url or '').removesuffix('/api')}", markup=False)
-    output.print(f"Database  {'embedded, by socket only' if embedded else 'DATABASE_URL'}", markup=False)
-    output.print("Ready. Ctrl-C ends it.", markup=False)
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def _prefect_answers(client: httpx.AsyncClient, readiness: str, addresses: StackAddresses) -> bool:
+    """Whether Prefect answers the worker or, within a longer time, this process."""
+    if "prefect" in addresses.embedded:
+        return True
+    try:
+        if (await client.get(readiness)).json()["prefect"]["ok"]:
+            return True
+    except (httpx.HTTPError, ValueError, LookupError):
+        pass
+    # The worker waits 2 s for an answer. A server that is only busy must not be reported as down.
+    try:
+        async with httpx.AsyncClient(timeout=PREFECT_TIMEOUT_SECONDS) as patient:
+            await patient.get(f"{addresses.prefect_api_url}/health")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
+
+
+def _reachable(host: str) -> str:
+    """The address at which this machine reaches a server that listens on `host`."""
+    if host in ("0.0.0.0", ""):  # noqa: S104 - the operator asks for it
+        return "127.0.0.1"
+    return "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
+
+
+def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:
+    lines = {
+        "API": f"{api}/orchestration/  (documentation: {api}/docs)",
+        "Admin": f"{api}/admin/orchestration/",
+        "Prefect": (_prefect_ui if prefect_answers else _prefect_outage)(addresses.prefect_api_url or ""),
+        "Database": "as DATABASE_URL says",
+    }
+    if "postgres" in addresses.embedded:
+        lines["Database"] = f"embedded  (for this user's other programs: DATABASE_URL='{addresses.database_url}')"
+    for name, text in lines.items():
+        output.print(f"{name:<9} {text}", markup=False)
+    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.", markup=False)
+
+
+def _prefect_ui(api_url: str) -> str:
+    shown = redact_text(api_url)
+    return f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
+
+
+def _prefect_outage(api_url: str) -> str:
+    return (
+        f"{redact_text(api_url)} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "
+        "Start that server, or unset PREFECT_API_URL and run this command again to use the embedded one"
+    )

@@ -1,4 +1,4 @@
-"""The channels: is each one set up, and is the way to it open. Nobody gets a message by this."""
+"""Checks of the channels: whether each one is set up and its provider answers. No message is sent."""
 
 from __future__ import annotations
 
@@ -6,47 +6,68 @@ import asyncio
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from blocks.channels import ChannelBlock
-from blocks.channels.book import ChannelBook
-from orchestration.errors import PipelineError
+from blocks.channels.base import ChannelBlock
+from blocks.channels.resolver import ChannelResolver
+from orchestration.errors import BadInput, PipelineError, Unavailable
+from orchestration.message import NamedChannel
 from orchestration.settings import Settings
-from service.doctor.finding import Finding, broken, look, ok, warning
+from service.doctor import Finding, broken, ok, run_check, warning
 
-PATIENCE_SECONDS = 15.0
-_MEND = "Edit the block in Prefect's UI under Blocks, or its variables (docs/channels.md)"
+TIMEOUT_SECONDS = 15.0
+
+_EDIT = "Edit the block in Prefect's UI under Blocks, or its variables (docs/channels.md)"
+_NO_PREFECT = "blocks that are saved in Prefect are not known while it does not run"
+_OUTAGE = "blocks that are saved in Prefect are not known while it does not answer"
+
+
+Channels = dict[str, ChannelBlock | PipelineError]
+"""Every channel by name. A channel that cannot be used is represented by its error."""
 
 
 async def channel_findings(settings: Settings, api_url: str | None) -> list[Finding]:
-    """Where messages go that name no channel, and then each channel by itself."""
+    """The default channels first, then each channel. `api_url` None means that no Prefect server runs."""
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
-        book = ChannelBook(settings, blocks_known=api_url is not None)
-        defaults = await look("channels", lambda: _defaults(book, blocks_known=api_url is not None), mend=_MEND)
+        channels, unknown = await _read_channels(settings, api_url)
+        resolver = ChannelResolver(settings, blocks_known=not unknown)
+        defaults = await run_check("channels", lambda: _defaults(resolver, unknown), fix=_EDIT)
+        return [defaults, *await asyncio.gather(*(_channel(name, found) for name, found in channels.items()))]
+
+
+async def _read_channels(settings: Settings, api_url: str | None) -> tuple[Channels, str]:
+    """The channels, and the reason why saved ones are missing (empty if they are not)."""
+    if api_url is not None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                found = await book.survey()
-        except (PipelineError, TimeoutError):  # the finding above says so
-            return [defaults]
-    return [defaults, *await asyncio.gather(*(_channel(name, channel) for name, channel in found.items()))]
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await ChannelResolver(settings).survey(), ""
+        except (Unavailable, TimeoutError):
+            pass
+    return await ChannelResolver(settings, blocks_known=False).survey(), _NO_PREFECT if api_url is None else _OUTAGE
 
 
-async def _defaults(book: ChannelBook, *, blocks_known: bool) -> Finding:
-    chosen = await book.select(None)
-    told = ", ".join(f"{one.name} ({one.channel.driver} to {one.channel.target})" for one in chosen)
-    unseen = "" if blocks_known else "; blocks that are saved in Prefect are not known while it does not run"
-    if all(one.channel.driver == "console" for one in chosen):
-        mend = "Set one up: docs/channels.md"
-        return warning("channels", f"none is set up: messages go to the console{unseen}", mend)
-    return ok("channels", f"by default {told}{unseen}")
+async def _defaults(resolver: ChannelResolver, unknown: str) -> Finding:
+    try:
+        chosen = list(await resolver.select(None))
+    except BadInput:
+        if unknown != _OUTAGE:
+            raise
+        chosen = list[NamedChannel]()  # NOTIFY_CHANNELS names a saved block
+    note = f"; {unknown}" if unknown else ""
+    if any(named.channel.driver != "console" for named in chosen):
+        shown = ", ".join(f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in chosen)
+        return ok("channels", f"by default {shown}{note}")
+    if unknown == _OUTAGE:
+        return broken("channels", _OUTAGE, "Repair Prefect: see `prefect` above")
+    return warning("channels", f"none is set up: messages go to the console{note}", "Set one up: docs/channels.md")
 
 
 async def _channel(name: str, channel: ChannelBlock | PipelineError) -> Finding:
     check = f"channel {name}"
     if isinstance(channel, PipelineError):
-        return broken(check, str(channel), _MEND)
+        return broken(check, str(channel), _EDIT)
     if not channel.enabled:
         return ok(check, f"{channel.driver}, switched off")
 
     async def probe() -> Finding:
         return ok(check, await channel.probe())
 
-    return await look(check, probe, mend=_MEND, patience_seconds=PATIENCE_SECONDS)
+    return await run_check(check, probe, fix=_EDIT, timeout_seconds=TIMEOUT_SECONDS)

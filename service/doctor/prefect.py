@@ -1,4 +1,4 @@
-"""Prefect's server: does it answer, on which database, and has it what our runs need."""
+"""Checks of Prefect's server: whether it answers, its database, and whether work pool and deployments are there."""
 
 from __future__ import annotations
 
@@ -18,27 +18,42 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from service.deployments import wanted_deployments
-from service.doctor.finding import Finding, Level, broken, look, ok, skipped, warning
-from service.worker.warm import POOL_NAME, WarmWorker
+from service.doctor import Finding, Level, broken, ok, run_check, skipped, warning
+from service.mirror.deployments import POOL_NAME, POOL_TYPE, wanted_deployments
 
-PATIENCE_SECONDS = 20.0
-"""Its server is one busy process, and slow is not down."""
+TIMEOUT_SECONDS = 20.0
+"""Prefect's server is one busy process: slow does not mean down."""
 
 _LATER = ("work pool", "deployments")
-_START = "Start it with `alert-pipeline up`, or name a server in PREFECT_API_URL; meanwhile runs go on without it"
-_REGISTER = "Start a worker: it registers what is missing. `prefect deploy --all` does so too"
+_START = "Start it with `alert-pipeline up`, or set PREFECT_API_URL. Meanwhile the direct engine executes runs"
+_NOT_IN_STACK = (
+    "If `alert-pipeline up` was started with PREFECT_API_URL, set the same here; otherwise run `alert-pipeline up`"
+)
+_REGISTER = "Start a worker: it registers what is missing"
 
 
-async def prefect_findings(api_url: str | None, *, embedded: bool) -> list[Finding]:
-    """The server, and what it knows of us. `api_url` None: the embedded server does not run."""
+async def prefect_findings(api_url: str | None, *, embedded: bool, stack_runs: bool = False) -> list[Finding]:
+    """The checks of the server, then of what is registered there.
+
+    `api_url` None means that the embedded server does not run; `stack_runs` says whether the rest of the embedded
+    stack does.
+    """
     if api_url is None:
-        return [
-            warning("prefect", "the embedded server does not run", _START),
-            *skipped(_LATER, "no Prefect server runs"),
-        ]
-    mend = _START if embedded else f"Look at PREFECT_API_URL={_shown(api_url)} and at the server"
-    ask = partial(look, mend=mend, patience_seconds=PATIENCE_SECONDS)
+        stopped = (
+            warning("prefect", "the embedded stack runs without Prefect's server", _NOT_IN_STACK)
+            if stack_runs
+            else warning("prefect", "the embedded server does not run", _START)
+        )
+        return [stopped, *skipped(_LATER, "no Prefect server runs")]
+    fix = (
+        _START
+        if embedded
+        else (
+            "Start that server, or unset PREFECT_API_URL and run `alert-pipeline up` again to use the embedded one. "
+            "Meanwhile the direct engine executes runs"
+        )
+    )
+    check = partial(run_check, fix=fix, timeout_seconds=TIMEOUT_SECONDS)
     own: dict[Any, Any] = {
         PREFECT_API_URL: api_url,
         PREFECT_CLIENT_MAX_RETRIES: 0,
@@ -46,30 +61,31 @@ async def prefect_findings(api_url: str | None, *, embedded: bool) -> list[Findi
     }
     with temporary_settings(own):
         async with get_client() as client:
-            first = await ask("prefect", lambda: _server(client, api_url, embedded=embedded))
+            first = await check("prefect", lambda: _server(client, api_url, embedded=embedded, fix=fix))
             if first.level is Level.BROKEN:
                 return [first, *skipped(_LATER, "Prefect does not answer")]
-            looks = (ask("work pool", lambda: _pool(client)), ask("deployments", lambda: _deployments(client)))
-            return [first, *await asyncio.gather(*looks)]
+            later = (check("work pool", lambda: _pool(client)), check("deployments", lambda: _deployments(client)))
+            return [first, *await asyncio.gather(*later)]
 
 
-async def _server(client: PrefectClient, api_url: str, *, embedded: bool) -> Finding:
+async def _server(client: PrefectClient, api_url: str, *, embedded: bool, fix: str) -> Finding:
     if (problem := await client.api_healthcheck()) is not None:
-        return broken("prefect", f"{_shown(api_url)} does not answer: {type(problem).__name__}", _START)
-    theirs = await client.api_version()
-    detail = f"{_shown(api_url)} answers, version {theirs}"
+        source = "" if embedded else " (PREFECT_API_URL)"
+        return broken("prefect", f"{_shown(api_url)}{source} does not answer: {type(problem).__name__}", fix)
+    version = await client.api_version()
+    detail = f"{_shown(api_url)} answers, version {version}"
     database = "PostgreSQL, embedded" if embedded else await _database(client)
     if database == "SQLite":
-        mend = "Give it PostgreSQL (PREFECT_SERVER_DATABASE_CONNECTION_URL): SQLite fails when ten runs go on at once"
-        return warning("prefect", f"{detail}, on SQLite", mend)
-    if theirs.split(".")[:2] != prefect.__version__.split(".")[:2]:
-        mend = "Let both have the same version: the server must not be older than its clients"
-        return warning("prefect", f"{detail}, and this installation has {prefect.__version__}", mend)
+        fix = "Give it PostgreSQL (PREFECT_SERVER_DATABASE_CONNECTION_URL): SQLite fails when ten runs execute at once"
+        return warning("prefect", f"{detail}, on SQLite", fix)
+    if version.split(".")[:2] != prefect.__version__.split(".")[:2]:
+        fix = "Install the same version on both sides: the server must not be older than its clients"
+        return warning("prefect", f"{detail}, and this installation has {prefect.__version__}", fix)
     return ok("prefect", f"{detail}{f', on {database}' if database else ''}")
 
 
 async def _database(client: PrefectClient) -> str:
-    """The kind of the server's database, as far as it tells: a URL that is set is obfuscated."""
+    """The kind of the server's database; empty if it does not say. The server hides a URL that is set."""
     try:
         settings: dict[str, Any] = (await client.request("GET", "/admin/settings")).json()
     except (httpx.HTTPError, ValueError):  # Prefect Cloud has no such page
@@ -85,21 +101,21 @@ async def _pool(client: PrefectClient) -> Finding:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
         return broken("work pool", f"there is no work pool {POOL_NAME}", _REGISTER)
-    if pool.type != WarmWorker.type:
-        mend = f"prefect work-pool delete {POOL_NAME}; the next worker that starts makes it anew"
-        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {WarmWorker.type}", mend)
+    if pool.type != POOL_TYPE:
+        fix = f"prefect work-pool delete {POOL_NAME}; the next worker that starts creates it"
+        return broken("work pool", f"{POOL_NAME} has the type {pool.type}, not {POOL_TYPE}", fix)
     if pool.is_paused:
-        mend = f"prefect work-pool resume {POOL_NAME}"
-        return warning("work pool", f"{POOL_NAME} is paused: only overdue critical alerts are carried out", mend)
+        fix = f"prefect work-pool resume {POOL_NAME}"
+        return warning("work pool", f"{POOL_NAME} is paused: only overdue critical alerts are executed", fix)
     if pool.concurrency_limit == 0:
-        mend = f"prefect work-pool clear-concurrency-limit {POOL_NAME}"
-        return broken("work pool", f"{POOL_NAME} lets no run go on: its limit is 0", mend)
+        fix = f"prefect work-pool clear-concurrency-limit {POOL_NAME}"
+        return broken("work pool", f"{POOL_NAME} executes no run: its limit is 0", fix)
     limit = f", at most {pool.concurrency_limit} runs at once" if pool.concurrency_limit is not None else ""
     return ok("work pool", f"{POOL_NAME}, type {pool.type}{limit}")
 
 
 async def _deployments(client: PrefectClient) -> Finding:
-    missing, paused, there = list[str](), list[str](), list[str]()
+    missing, paused, registered = list[str](), list[str](), list[str]()
     for wanted in wanted_deployments():
         name = f"{wanted.flow.name}/{wanted.name}"
         try:
@@ -107,18 +123,18 @@ async def _deployments(client: PrefectClient) -> Finding:
         except ObjectNotFound:
             missing.append(name)
             continue
-        there.append(name)
+        registered.append(name)
         if found.paused:
             paused.append(name)
     if missing:
         return broken("deployments", f"not registered: {', '.join(missing)}", _REGISTER)
     if paused:
-        mend = "; ".join(f"prefect deployment schedule resume {name}" for name in paused)
-        return warning("deployments", f"paused: {', '.join(paused)}", f"Resume it in Prefect's UI, or: {mend}")
-    return ok("deployments", ", ".join(there))
+        fix = "; ".join(f"prefect deployment schedule resume {name}" for name in paused)
+        return warning("deployments", f"paused: {', '.join(paused)}", f"Resume it in Prefect's UI, or: {fix}")
+    return ok("deployments", ", ".join(registered))
 
 
 def _shown(api_url: str) -> str:
-    """The URL without what may stand before the host."""
+    """The URL without user name and password."""
     scheme, _, rest = api_url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,12 +1,11 @@
-"""The embedded stack: PostgreSQL and Prefect's server for commands that are told of no other.
+"""The embedded stack: PostgreSQL and Prefect's server, for commands whose settings name no other.
 
-`attach()` is all that a command calls. It finds the stack that runs in this home, or starts one for as long
-as somebody uses it; a command that runs for days holds it with `HeldStack`. How: `keeper` (the process that
-owns the stack), `connection` (how commands reach it), `postgres` and `prefect_server` (the two parts), `part`
-(what is the same for both).
+A command calls `attach()`. It finds the stack that runs in this home, or starts one that lives for as long as a command
+uses it. A command that runs for days uses `PersistentStack`. The parts: `keeper` (the process that owns the stack),
+`connection` (how commands reach it), `postgres` and `prefect_server` (the two servers), `process` (what both share).
 """
 
-from service.stack.client import StackAddresses, attach, running
-from service.stack.held import HeldStack
+from orchestration.embedded_stack import StackAddresses
+from service.stack.client import PersistentStack, attach
 
-__all__ = ["HeldStack", "StackAddresses", "attach", "running"]
+__all__ = ["PersistentStack", "StackAddresses", "attach"]

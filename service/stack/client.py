@@ -1,33 +1,25 @@
-"""How a command comes by its database and its Prefect server: its own settings, or the embedded stack."""
+"""How a command gets its database and its Prefect server: from its settings, or from the embedded stack."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import NoReturn, Self
 
-from orchestration.errors import BadSetting
-from service.stack.connection import lock_is_free, meet
+from orchestration.embedded_stack import StackAddresses
+from orchestration.errors import BadSetting, PipelineError
+from orchestration.settings import Settings
+from service.stack.connection import POSTGRES, PREFECT, Report, Request, connect_or_start, logger
 from service.stack.paths import StackPaths, prepare, stack_paths
-from service.stack.protocol import POSTGRES, PREFECT, Report, Request, State, decode
-
-if TYPE_CHECKING:
-    from orchestration.settings import Settings
 
 CONNECT_SECONDS = 45.0
-"""How long a command tries to meet a keeper; one that is ending may first need all its grace."""
+"""How long a command tries to connect to the keeper. A keeper that is ending may need this long to end."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class StackAddresses:
-    """Where a command finds its two servers."""
-
-    database_url: str
-    prefect_api_url: str | None
-    embedded: frozenset[str]
-    """Which of `postgres` and `prefect` are parts of the embedded stack, among those that this command uses."""
+MAX_DELAY_SECONDS = 30.0
+"""The longest wait between two attempts to start the stack again."""
 
 
 @contextmanager
@@ -39,15 +31,15 @@ def attach(
     prefect_port: int | None = None,
     lost: Callable[[], None] | None = None,
 ) -> Generator[StackAddresses]:
-    """The addresses for the duration of the block; what no setting names is embedded, and started if need be.
+    """The addresses of both servers for the duration of the block.
 
-    Blocks, for seconds when the stack has to start: from asyncio, enter and leave it with `asyncio.to_thread`.
-    When the last command leaves, the stack has ended before this returns. `lost` is called, in another thread, if
-    the whole embedded stack ends within the block.
+    A server that no setting names is embedded, and started if it does not run. This blocks for seconds while the stack
+    starts: from asyncio, enter and leave it with `asyncio.to_thread`. When the last command leaves, the stack has ended
+    before this returns. `lost` is called, in another thread, if the embedded stack ends within the block.
 
     Raises:
         BadSetting: a setting, a folder or a port cannot be used.
-        Unavailable: a part of the stack did not start.
+        Unavailable: a server of the stack did not start.
     """
     own_database = settings.database_url.get_secret_value() if settings.database_url is not None else None
     embed_prefect = need_prefect and settings.prefect_api_url is None
@@ -56,9 +48,8 @@ def attach(
     if own_database is not None and not embed_prefect:
         yield StackAddresses(database_url=own_database, prefect_api_url=settings.prefect_api_url, embedded=frozenset())
         return
-    need = [POSTGRES, PREFECT] if embed_prefect else [POSTGRES]
-    paths = stack_paths(settings.home)
-    with _session(paths, Request(need=need, prefect_port=prefect_port), progress or _ignore, lost or _nothing) as ready:
+    request = Request(need=[POSTGRES, PREFECT] if embed_prefect else [POSTGRES], prefect_port=prefect_port)
+    with _session(stack_paths(settings.home), request, progress or _ignore, lost or _do_nothing) as ready:
         embedded = {POSTGRES} if own_database is None else set[str]()
         if settings.prefect_api_url is None and ready.prefect_api_url is not None:
             embedded.add(PREFECT)
@@ -69,18 +60,68 @@ def attach(
         )
 
 
-def running(settings: Settings) -> StackAddresses | None:
-    """The addresses of the embedded stack that runs in this home; None when none does."""
-    paths = stack_paths(settings.home)
-    try:
-        if lock_is_free(paths):
-            return None
-        state = decode(State, paths.state.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return StackAddresses(
-        database_url=state.database_url, prefect_api_url=state.prefect_api_url, embedded=frozenset(state.parts)
-    )
+class PersistentStack:
+    """`attach()` for a command that runs for days: when the keeper dies, the stack is started again.
+
+    The addresses do not change: the database's socket is in the home, and Prefect's port is the one that was chosen.
+    """
+
+    addresses: StackAddresses
+
+    def __init__(self, settings: Settings, *, progress: Callable[[str], None], prefect_port: int | None) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._prefect_port = prefect_port
+        self._attached = ExitStack()
+        self._lost = False
+        self._wake: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        self._attach()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._attached.close()
+
+    async def keep_running(self) -> NoReturn:
+        """Until cancelled, start the stack again whenever its keeper ends."""
+        loop, lost = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(lost.set)
+        if self._lost:
+            lost.set()
+        try:
+            while True:
+                await lost.wait()
+                lost.clear()
+                logger.warning("The keeper of the embedded stack ended; starting the stack again")
+                await self._attach_again()
+                logger.warning("The embedded stack runs again")
+        finally:
+            self._wake = None
+
+    async def _attach_again(self) -> None:
+        delay = 0.5
+        while True:
+            try:
+                await asyncio.to_thread(self._attach)
+            except PipelineError as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(delay)
+                delay = min(MAX_DELAY_SECONDS, delay * 2)
+            else:
+                return
+
+    def _attach(self) -> None:
+        self._attached.close()
+        self._lost = False
+        self.addresses = self._attached.enter_context(
+            attach(self._settings, progress=self._progress, prefect_port=self._prefect_port, lost=self._on_lost)
+        )
+
+    def _on_lost(self) -> None:
+        self._lost = True
+        if (wake := self._wake) is not None:
+            wake()
 
 
 @contextmanager
@@ -90,7 +131,7 @@ def _session(
     prepare(paths)
     began = time.monotonic()
     while True:
-        connection = meet(paths, began + CONNECT_SECONDS)
+        connection = connect_or_start(paths, began + CONNECT_SECONDS)
         try:
             ready = connection.ask(request, progress)
             if ready is not None:
@@ -107,5 +148,5 @@ def _ignore(_text: str) -> None:
     pass
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass

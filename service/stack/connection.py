@@ -1,24 +1,30 @@
-"""A command's connection to the keeper: found or started, used, and left behind cleanly."""
+"""A command's connection to the keeper, and the messages on it: one JSON object per line over a Unix socket."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import psutil
+from pydantic import BaseModel, ConfigDict
 
+from orchestration.embedded_stack import is_lock_free
 from orchestration.errors import BadSetting, PipelineError, Unavailable
 from service.stack.paths import StackPaths
 from service.stack.process import log_tail
-from service.stack.protocol import BUSY_EXIT, Report, Request, decode, encode
+
+POSTGRES = "postgres"
+PREFECT = "prefect"
+
+BUSY_EXIT = 75
+"""Exit code of a keeper that found another keeper for the same home."""
 
 LEAVE_SECONDS = 30.0
 """How long the last command waits for the end of the stack."""
@@ -26,10 +32,44 @@ LEAVE_SECONDS = 30.0
 logger = logging.getLogger("alert_pipeline.stack")
 
 
+# Messages
+
+
+class Request(BaseModel):
+    """The only message of a command. Its connection stays open for as long as the command uses the stack."""
+
+    model_config = ConfigDict(frozen=True)
+
+    need: list[str]
+    prefect_port: int | None = None
+
+
+class Report(BaseModel):
+    """A message of the keeper."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["hello", "progress", "ready", "notice", "unavailable", "bad_setting", "stays"]
+    """`hello` comes first; `stays` is the last message to a command that leaves while others use the stack."""
+    text: str = ""
+    pid: int = 0
+    database_url: str = ""
+    prefect_api_url: str | None = None
+
+
+def encode(message: BaseModel) -> bytes:
+    """The message as a line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+# The command's side
+
+
 class Connection:
-    """One conversation with the keeper. Closing it is all that it takes to give the stack back."""
+    """A command's connection to the keeper. Closing it gives the stack back."""
 
     def __init__(self, own: socket.socket, paths: StackPaths, *, started: bool = False) -> None:
+        """`started` says that this process has just started the keeper."""
         self._socket = own
         self._lines = own.makefile("rb")
         self._paths = paths
@@ -41,13 +81,13 @@ class Connection:
         self.saw_progress = False
 
     def ask(self, request: Request, progress: Callable[[str], None]) -> Report | None:
-        """What is ready; None when the keeper was just ending, and another one can be started.
+        """Wait until the requested servers are usable; None means that the keeper was just ending: connect again.
 
         Raises:
-            BadSetting: as the keeper reports it.
-            Unavailable: as the keeper reports it, or the keeper died.
+            BadSetting: the keeper says that a setting, a folder or a port cannot be used.
+            Unavailable: the keeper says that a server did not start, or the keeper died.
         """
-        with contextlib.suppress(OSError):  # a broken pipe also shows below, as the end of its lines
+        with contextlib.suppress(OSError):  # a broken pipe also ends the loop below
             self._socket.sendall(encode(request))
         while (report := self._read()) is not None:
             if report.kind == "progress":
@@ -65,12 +105,12 @@ class Connection:
         raise Unavailable(f"The embedded stack ended while it was starting, see {log}: {log_tail(log, 2)}")
 
     def watch(self, lost: Callable[[], None]) -> None:
-        """Log what the keeper has to say while the stack is in use. `lost` is called if it ends before `leave()`."""
+        """Log the keeper's notices from now on. `lost` is called, in a thread, if the stack ends before `leave()`."""
         self._watcher = threading.Thread(target=self._log_notices, args=[lost], name="stack-notices", daemon=True)
         self._watcher.start()
 
     def leave(self) -> None:
-        """Give the stack back. If nobody else uses it, return when it has ended."""
+        """Give the stack back. If no other command uses it, return when it has ended."""
         self._leaving = True
         with contextlib.suppress(OSError):
             self._socket.settimeout(LEAVE_SECONDS)
@@ -84,7 +124,7 @@ class Connection:
             self._lines.close()
             self._socket.close()
         if self._keeper and not self._stays:
-            _await_end(self._keeper)
+            _wait_for_exit(self._keeper)
 
     def _log_notices(self, lost: Callable[[], None]) -> None:
         while (report := self._read()) is not None:
@@ -96,7 +136,7 @@ class Connection:
     def _read(self) -> Report | None:
         try:
             line = self._lines.readline()
-            report = decode(Report, line) if line else None
+            report = Report.model_validate_json(line) if line else None
         except (OSError, ValueError):
             return None
         if report is not None and report.kind == "hello":
@@ -106,40 +146,26 @@ class Connection:
         return report
 
 
-def meet(paths: StackPaths, deadline: float) -> Connection:
-    """Connect to the keeper of this home, and start one where there is none.
+def connect_or_start(paths: StackPaths, deadline: float) -> Connection:
+    """Connect to the keeper of this home, and start one if none runs.
+
+    `deadline` is a moment of `time.monotonic()`.
 
     Raises:
-        Unavailable: no keeper could be started, or the one that is there did not answer until `deadline`.
+        Unavailable: the keeper cannot be started, or the running one did not answer before `deadline`.
     """
     while True:
         connection = _connect(paths)
-        if connection is None and lock_is_free(paths):
+        if connection is None and is_lock_free(paths.lock):
             connection = _start_keeper(paths)
         if connection is not None:
             return connection
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"The embedded stack in {paths.home} does not answer: see {paths.log('keeper')}, or end "
-                f"the process that holds {paths.lock}."
+                f"the process that has locked {paths.lock}."
             )
         time.sleep(0.02)  # another keeper is at its very start, or at its end
-
-
-def lock_is_free(paths: StackPaths) -> bool:
-    """Whether no keeper lives."""
-    try:
-        lock = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(lock)
 
 
 def _connect(paths: StackPaths) -> Connection | None:
@@ -153,14 +179,14 @@ def _connect(paths: StackPaths) -> Connection | None:
 
 
 def _start_keeper(paths: StackPaths) -> Connection | None:
-    """Start a keeper whose first client is this process; None when another one was faster.
+    """Start a keeper whose first client is this process; None means that another process was faster.
 
-    The connection exists before the keeper does. Whatever happens to this process from here on closes it,
-    and a keeper without clients ends.
+    The connection exists before the keeper does. Whatever happens to this process afterwards closes it, and a keeper
+    without clients ends.
     """
-    mine, its = socket.socketpair()
-    connection = Connection(mine, paths, started=True)
-    command = [sys.executable, "-P", "-m", "service.stack.keeper", str(paths.home), str(its.fileno())]
+    own_end, keeper_end = socket.socketpair()
+    connection = Connection(own_end, paths, started=True)
+    command = [sys.executable, "-P", "-m", "service.stack.keeper", str(paths.home), str(keeper_end.fileno())]
     try:
         starter = subprocess.Popen(  # noqa: S603
             command,
@@ -168,17 +194,17 @@ def _start_keeper(paths: StackPaths) -> Connection | None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",
-            pass_fds=(its.fileno(),),
+            pass_fds=(keeper_end.fileno(),),
             start_new_session=True,
         )
-        its.close()
+        keeper_end.close()
         with starter:
             code = starter.wait()
-            words = starter.stderr.read() if code not in (0, BUSY_EXIT) and starter.stderr else b""
+            output = starter.stderr.read() if code not in (0, BUSY_EXIT) and starter.stderr else b""
     except OSError as error:
         raise Unavailable(f"The keeper of the embedded stack cannot be started: {error}") from None
     except BaseException:
-        its.close()
+        keeper_end.close()
         connection.leave()
         raise
     if code == 0:
@@ -186,15 +212,15 @@ def _start_keeper(paths: StackPaths) -> Connection | None:
     connection.leave()
     if code == BUSY_EXIT:
         return None
-    raise _did_not_start(code, words)
+    raise _start_failed(code, output)
 
 
-def _did_not_start(code: int, words: bytes) -> PipelineError:
-    said = words.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-    return Unavailable(f"The keeper of the embedded stack did not start (exit code {code}): {said[0]}")
+def _start_failed(code: int, output: bytes) -> PipelineError:
+    last_line = output.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+    return Unavailable(f"The keeper of the embedded stack did not start (exit code {code}): {last_line[0]}")
 
 
-def _await_end(pid: int) -> None:
+def _wait_for_exit(pid: int) -> None:
     """Wait until a process that has closed its connections is gone."""
     deadline = time.monotonic() + LEAVE_SECONDS
     while time.monotonic() < deadline:

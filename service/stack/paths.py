@@ -1,53 +1,64 @@
-"""Where the embedded stack keeps its files, and who may own them."""
+"""Where the embedded stack keeps its files, and which users of the machine may own and reach them.
+
+PostgreSQL runs as the user who starts the stack. It refuses to run as root, so root gives it a system user.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import pwd
 import re
+import shutil
 import stat
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestration.embedded_stack import LOCK_FILE, STATE_FILE
 from orchestration.errors import BadSetting, PipelineError, Unavailable
-from service.stack.account import require_passage, server_account
+
+SYSTEM_USER = "alert-pipeline"
 
 SOCKET_PATH_LIMIT = 100
-"""Bytes of a Unix socket's path: Linux takes 107, macOS and the BSDs 103."""
+"""Bytes of a Unix socket's path: Linux allows 107, macOS and the BSDs 103."""
 
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
-"""A path that database addresses carry as it is: a comma, for one, separates two hosts there."""
+"""A path that needs no escaping in a database URL. A comma, for example, separates two hosts there."""
+
+
+# Folders and files
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackPaths:
-    """The files of the stack of one home. Making one touches nothing; `prepare()` makes the folders."""
+    """The files of the stack of one home. Creating this value touches no file; `prepare()` makes the folders."""
 
     home: Path
     sockets: Path
-    """Folder of the control socket and of PostgreSQL's socket folder: the home, or a short one in `/tmp`."""
+    """Folder of the control socket and of PostgreSQL's socket folder: the home, or a short path in `/tmp`."""
 
     @property
     def lock(self) -> Path:
-        """Locked by the keeper for as long as it lives."""
-        return self.home / "stack.lock"
+        """The keeper locks this file for as long as it lives."""
+        return self.home / LOCK_FILE
 
     @property
     def state(self) -> Path:
-        """What runs, for `running()` and for people. Means nothing while the lock is free."""
-        return self.home / "stack.json"
+        """Describes the running stack, for `find_running_stack()` and for people. Ignore it while the lock is free."""
+        return self.home / STATE_FILE
 
     @property
     def control(self) -> Path:
-        """The Unix socket where commands meet the keeper."""
+        """The Unix socket on which commands reach the keeper."""
         return self.sockets / "control.sock"
 
     @property
     def postgres(self) -> Path:
-        """Everything of PostgreSQL but its log."""
+        """Everything of PostgreSQL except its log."""
         return self.home / "postgres"
 
     @property
@@ -56,8 +67,13 @@ class StackPaths:
         return self.postgres / "data"
 
     @property
+    def configuration(self) -> Path:
+        """PostgreSQL's configuration: beside the data, so that root never writes where the server's user can."""
+        return self.postgres / "conf"
+
+    @property
     def run(self) -> Path:
-        """Folder of PostgreSQL's Unix socket; only its owner (and root) gets in."""
+        """Folder of PostgreSQL's Unix socket; only its owner and root can enter it."""
         return self.postgres / "run" if self.sockets == self.home else self.sockets / "run"
 
     @property
@@ -66,14 +82,14 @@ class StackPaths:
         return self.home / "prefect"
 
     def log(self, name: str) -> Path:
-        """The log file of the part called `name`."""
+        """The log file of `postgres`, `prefect` or `keeper`."""
         return self.home / "logs" / f"{name}.log"
 
 
 def stack_paths(home: Path) -> StackPaths:
-    """The paths for `home`, by its real name: two names of one folder are one stack.
+    """The paths for `home`. Symbolic links are resolved: two names of one folder are one stack.
 
-    The socket folder must be the same for every command, whatever its TMPDIR: hence `/tmp` by name.
+    The socket folder must be the same for every command, whatever its TMPDIR, hence a literal `/tmp`.
     """
     home = home.expanduser().resolve()
     longest = home / "postgres" / "run" / POSTGRES_SOCKET
@@ -84,46 +100,49 @@ def stack_paths(home: Path) -> StackPaths:
 
 
 def prepare(paths: StackPaths) -> None:
-    """Make the folders that are missing, and refuse those that are not ours alone.
+    """Make the missing folders, and refuse existing ones that other users control.
 
     Raises:
-        BadSetting: a folder belongs to somebody else, or others can write in it.
+        BadSetting: another user owns a folder or can write in it.
         Unavailable: the home cannot be made or written.
     """
-    # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
+    # Started by root, PostgreSQL runs as a system user that has to pass through the home.
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        if os.geteuid() == 0:  # asked before anything is made, so that a refusal leaves nothing
-            there = next(folder for folder in (paths.home, *paths.home.parents) if folder.is_dir())
-            require_passage(there, server_account())
+        if os.geteuid() == 0:  # checked before anything is made, so that a refusal leaves nothing behind
+            existing = next(folder for folder in (paths.home, *paths.home.parents) if folder.is_dir())
+            require_passage(existing, server_account())
         _make_with_parents(paths.home, mode)
         _check_home(paths.home)
-        for folder, its_mode in (
+        for folder, folder_mode in (
             (paths.postgres, mode),
             (paths.sockets, mode),
             (paths.home / "logs", 0o700),
             (paths.prefect, 0o700),
         ):
-            make_folder(folder, its_mode)
-        # The lock file tells a full or read-only disk before anything is started.
+            make_folder(folder, folder_mode)
+        # Creating the lock file detects a full or read-only disk before anything is started.
         os.close(os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         if not os.access(paths.home, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(paths.home))
     except OSError as error:
-        raise cannot_use(paths.home, error) from None
+        raise home_unusable(paths.home, error) from None
 
 
 def make_folder(folder: Path, mode: int, *, owner: int | None = None) -> None:
-    """Make `folder` with exactly `mode`, or check that the one that is there is no link and belongs to `owner`.
+    """Make `folder` with exactly `mode`, or check an existing one. An existing folder keeps its mode.
 
-    The mode of a folder that exists stays as it is.
+    `owner` is a user id; None means the user of this process.
+
+    Raises:
+        BadSetting: `folder` is a link or a file, or belongs to another user.
     """
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise BadSetting(f"{folder} must be a folder, and is something else: move it away.") from None
+            raise BadSetting(f"{folder} must be a folder and is something else: move it away.") from None
         expected = os.geteuid() if owner is None else owner
         if found.st_uid != expected:
             raise BadSetting(
@@ -134,8 +153,8 @@ def make_folder(folder: Path, mode: int, *, owner: int | None = None) -> None:
     folder.chmod(mode)
 
 
-def cannot_use(home: Path, error: OSError) -> PipelineError:
-    """What an error of the file system means for the one who reads it."""
+def home_unusable(home: Path, error: OSError) -> PipelineError:
+    """An error of the file system as a sentence for the operator."""
     reason = (error.strerror or str(error)).lower()
     where = f" ({error.filename})" if error.filename and str(error.filename) != str(home) else ""
     return Unavailable(
@@ -157,7 +176,7 @@ def _make_with_parents(home: Path, mode: int) -> None:
 
 def _check_home(home: Path) -> None:
     if home in (Path("/"), Path.home().resolve()):
-        raise BadSetting(f"ALERT_PIPELINE_HOME={str(home)!r}: expected a folder of its own.")
+        raise BadSetting(f"ALERT_PIPELINE_HOME={str(home)!r}: expected a folder that nothing else uses.")
     found = home.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise BadSetting(f"ALERT_PIPELINE_HOME={str(home)!r}: expected a folder.")
@@ -169,3 +188,104 @@ def _check_home(home: Path) -> None:
     shared_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
     if found.st_mode & stat.S_IWOTH or shared_group:
         raise BadSetting(f"Others can write in the home {home}: run `chmod go-w {home}`, or choose another folder.")
+
+
+# Users
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The user of the machine that PostgreSQL runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    invoker: str
+    """The user who starts the stack: the same user, or root."""
+
+    @property
+    def switches(self) -> bool:
+        """Whether the server runs as another user than the one who starts it."""
+        return self.uid != os.geteuid()
+
+
+def server_account() -> Account:
+    """The account for PostgreSQL. For root it is a system user, created if it does not exist.
+
+    Raises:
+        BadSetting: this user has no name on the machine, which PostgreSQL needs.
+        Unavailable: the system user cannot be created.
+    """
+    uid = os.geteuid()
+    try:
+        invoker = pwd.getpwuid(uid)
+    except KeyError:
+        raise BadSetting(
+            f"User id {uid} has no name on this machine (no line in /etc/passwd), and PostgreSQL refuses to run "
+            "without one: add it, or set DATABASE_URL and PREFECT_API_URL."
+        ) from None
+    entry = _system_user() if uid == 0 else invoker
+    return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, invoker=invoker.pw_name)
+
+
+def require_passage(folder: Path, account: Account) -> None:
+    """Check that `account` can pass through `folder` and all its parents.
+
+    Raises:
+        BadSetting: naming the folder that is closed.
+    """
+    closed = closed_folder(folder, account)
+    if closed is not None:
+        raise BadSetting(
+            f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: "
+            "set ALERT_PIPELINE_HOME to a folder that other users can reach, such as /var/lib/alert-pipeline."
+        )
+
+
+def closed_folder(path: Path, account: Account) -> Path | None:
+    """The topmost of `path` and its parents that `account` cannot pass through; None means that all are open."""
+    if not account.switches:
+        return None
+    for folder in reversed((path, *path.parents)):
+        if not has_permission(folder.stat(), account, 0o1):
+            return folder
+    return None
+
+
+def has_permission(found: os.stat_result, account: Account, bits: int) -> bool:
+    """Whether the mode gives `account` all of `bits` (4 read, 2 write, 1 pass or execute)."""
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid == account.uid:
+        mode >>= 6
+    elif found.st_gid == account.gid:
+        mode >>= 3
+    return mode & bits == bits
+
+
+def _system_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        _create_system_user()
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        raise Unavailable(f"The system user {SYSTEM_USER} was created and cannot be found: {_advice()}") from None
+
+
+def _create_system_user() -> None:
+    tool = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if tool is None:
+        raise Unavailable(f"PostgreSQL does not run as root, and useradd is missing to create a user: {_advice()}")
+    # With a shared group (nogroup, users) other members could reach the server's files.
+    command = [tool, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+    command += ["--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    # 9: the name is in use, because a second stack created the user in the same moment.
+    if result.returncode not in (0, 9):
+        reason = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
+        raise Unavailable(f"PostgreSQL does not run as root, and useradd failed ({reason[0]}): {_advice()}")
+
+
+def _advice() -> str:
+    return f"create a system user called {SYSTEM_USER}, start as an ordinary user, or set DATABASE_URL."

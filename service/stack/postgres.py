@@ -1,29 +1,59 @@
-"""The embedded PostgreSQL: one server process that opens no TCP port and lets only its owner in."""
+"""The embedded PostgreSQL: its data folder, its access rules, and its server, which opens no TCP port."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import psutil
 
-from orchestration.errors import Unavailable
-from service.stack import cluster, process
-from service.stack.account import server_account
-from service.stack.binaries import postgres_bin
-from service.stack.leftovers import end_leftovers
-from service.stack.paths import POSTGRES_SOCKET, StackPaths
+from orchestration.errors import BadSetting, Unavailable
+from service.stack import process
+from service.stack.binaries import bundled_version, postgres_bin
+from service.stack.paths import POSTGRES_SOCKET, Account, StackPaths, make_folder, require_passage, server_account
+
+if TYPE_CHECKING:
+    import psycopg
+
+ROLE = "alert_pipeline"
+DATABASE = "alert_pipeline"
+PREFECT_DATABASE = "prefect"
 
 READY_SECONDS = 180.0
-"""A server that was killed replays its log first, which takes as long as there was to write."""
+"""A server that was killed first replays its write-ahead log, which takes as long as there was to write."""
+
+NEEDED_BYTES = 200 * 1024 * 1024
+"""Room for a new data folder, its write-ahead log and some days of use."""
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+_CONFIGURATION = """\
+# Rewritten at each start of the stack. For your own settings use ALTER SYSTEM, which takes precedence over this file.
+max_connections = 200
+shared_buffers = 128MB
+fsync = on
+synchronous_commit = on
+jit = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_destination = 'stderr'
+logging_collector = off
+log_min_messages = warning
+log_checkpoints = off
+log_line_prefix = '%m [%p] %q%u@%d '
+"""
 
 
 class PostgresServer:
-    """How PostgreSQL is started and ended."""
+    """Starts and ends PostgreSQL, as a `process.Server`."""
 
     name = "PostgreSQL"
     stop_signal = signal.SIGINT  # its fast shutdown: sessions are ended, everything is written
@@ -33,40 +63,40 @@ class PostgresServer:
         self._paths = paths
 
     async def start(self, progress: Callable[[str], None]) -> Process:
-        """Start the server and return it when both databases can be used.
+        """Start the server and return its process when both databases are usable.
 
         Raises:
-            BadSetting: something that a person has to decide (see `cluster`, `binaries`, `account`).
+            BadSetting: an operator has to decide: the programs, the account or the data folder cannot be used.
             Unavailable: the server did not start; the end of its log is in the message.
         """
         progress("Starting PostgreSQL …")
         account = server_account()
         programs = postgres_bin(self._paths, account)
-        await cluster.ensure_cluster(self._paths, account, programs)
-        await self._end_leftovers()
+        await ensure_cluster(self._paths, account, programs)
+        await self._end_orphans()
         server = await process.spawn(
             self._command(programs),
             log=self._paths.log("postgres"),
             cwd=Path("/"),
-            env=cluster.ENVIRONMENT,
+            env=_ENVIRONMENT,
             death_signal=self.stop_signal,
             account=account,
         )
         try:
-            await self._ready(server)
-            await cluster.ensure_databases(self._paths)
+            await self._wait_until_ready(server)
+            await _ensure_databases(self._paths)
         except BaseException:
             await process.end(server, self.stop_signal, self.stop_seconds)
             raise
         return server
 
     def _command(self, programs: Path) -> list[str]:
-        conf = cluster.conf_folder(self._paths)
-        # On the command line nothing in a file, and no ALTER SYSTEM, can open the server.
+        configuration = self._paths.configuration
+        # Options of the command line override every file and ALTER SYSTEM, so that none of them can open the server.
         options = {
-            "config_file": conf / "postgresql.conf",
-            "hba_file": conf / "pg_hba.conf",
-            "ident_file": conf / "pg_ident.conf",
+            "config_file": configuration / "postgresql.conf",
+            "hba_file": configuration / "pg_hba.conf",
+            "ident_file": configuration / "pg_ident.conf",
             "listen_addresses": "",
             "port": 5432,
             "unix_socket_directories": self._paths.run,
@@ -77,7 +107,7 @@ class PostgresServer:
             command += ["-c", f"{key}={value}"]
         return command
 
-    async def _ready(self, server: Process) -> None:
+    async def _wait_until_ready(self, server: Process) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if server.returncode is not None:
@@ -99,18 +129,162 @@ class PostgresServer:
         except (OSError, ValueError):
             return []
 
-    async def _end_leftovers(self) -> None:
-        """End a server that outlived its keeper, and clear what one left behind.
+    async def _end_orphans(self) -> None:
+        """End a server that outlived its keeper, and remove the files that a crash left behind.
 
-        We hold the stack's lock, so nobody uses it. A pid file whose process is gone stays: PostgreSQL itself
-        knows how to take that over, and checks more than the pid. One whose number went to a stranger would
-        stop it from starting.
+        This process holds the stack's lock, so nobody uses them. A pid file whose process is gone stays: PostgreSQL
+        checks more than the pid and replaces the file itself. If the pid now belongs to an unrelated process, the
+        file would stop PostgreSQL from starting.
         """
         lines = self._pid_file()
         if not lines:
             return
-        await end_leftovers(self._paths.data, "postgres", self.stop_signal, self.stop_seconds)
+        await process.end_orphans(self._paths.data, "postgres", self.stop_signal, self.stop_seconds)
         if lines[0].isdecimal() and psutil.pid_exists(int(lines[0])) and self._pid_file()[:1] == lines[:1]:
             (self._paths.data / "postmaster.pid").unlink(missing_ok=True)
         for file in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
             (self._paths.run / file).unlink(missing_ok=True)
+
+
+# Databases
+
+
+def database_url(paths: StackPaths, database: str, scheme: str = "postgresql") -> str:
+    """URL of a database of the stack, without a password: the server checks who connects.
+
+    The port is part of the socket's name, and PGPORT may differ.
+    """
+    return f"{scheme}://{ROLE}@/{database}?host={quote(str(paths.run), safe='')}&port=5432"
+
+
+async def prefect_revision(paths: StackPaths) -> str | None:
+    """The revision of Prefect's schema; None means that Prefect has not created its tables yet."""
+    async with await _connect(paths, PREFECT_DATABASE) as connection:
+        row = await (await connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL")).fetchone()
+        if row is None or not row[0]:
+            return None
+        revision = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
+    return str(revision[0]) if revision else None
+
+
+async def _ensure_databases(paths: StackPaths) -> None:
+    """Create both databases if they are missing, and the extension that Prefect's server needs."""
+    async with await _connect(paths, "postgres") as connection:
+        found = {row[0] for row in await (await connection.execute("SELECT datname FROM pg_database")).fetchall()}
+        for name in (DATABASE, PREFECT_DATABASE):
+            if name not in found:
+                await connection.execute(f"CREATE DATABASE {name}".encode())
+    async with await _connect(paths, PREFECT_DATABASE) as connection:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+
+
+async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    import psycopg  # imported while the server starts, because the import takes longer than the start
+
+    url = database_url(paths, database)
+    return await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10)
+
+
+# The data folder
+
+
+async def ensure_cluster(paths: StackPaths, account: Account, programs: Path) -> None:
+    """Create the data folder or check an existing one, and write its configuration.
+
+    Raises:
+        BadSetting: the data belongs to another user or another major version of PostgreSQL.
+        Unavailable: initdb failed; its own words are in the message.
+    """
+    require_passage(paths.postgres, account)
+    require_passage(paths.sockets, account)
+    _make_private_folder(paths.run, account)
+    if paths.data.exists():
+        _check_cluster(paths.data, account)
+    else:
+        await _create_cluster(paths, account, programs)
+    _write_configuration(paths, account)
+
+
+async def _create_cluster(paths: StackPaths, account: Account, programs: Path) -> None:
+    free = shutil.disk_usage(paths.postgres).free
+    if free < NEEDED_BYTES:
+        raise Unavailable(
+            f"A new database needs {NEEDED_BYTES >> 20} MB, and the disk of {paths.home} has {free >> 20} MB left: "
+            "make room, or set ALERT_PIPELINE_HOME to another folder."
+        )
+    unfinished = paths.postgres / "data.part"  # renamed when complete, so that an interruption leaves no data folder
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    _make_private_folder(unfinished, account)
+    command = [str(programs / "initdb"), f"--pgdata={unfinished}", f"--username={ROLE}", "--encoding=UTF8"]
+    # The built-in provider sorts alike on every machine, whatever locales are installed there.
+    command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    command += ["--auth-local=peer", "--auth-host=reject", "--no-instructions"]
+    log = paths.log("postgres")
+    child = await process.spawn(
+        command, log=log, cwd=Path("/"), env=_ENVIRONMENT, death_signal=signal.SIGTERM, account=account
+    )
+    try:
+        code = await child.wait()
+    except asyncio.CancelledError:
+        await process.end(child, signal.SIGTERM, grace_seconds=5)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if code != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise Unavailable(
+            f"PostgreSQL could not create its data folder {paths.data} "
+            f"(initdb: {process.describe_exit(code)}): {process.log_tail(log)}"
+        )
+    unfinished.rename(paths.data)
+
+
+def _check_cluster(data: Path, account: Account) -> None:
+    owner = data.lstat().st_uid
+    if owner != account.uid:
+        raise BadSetting(
+            f"The data folder {data} belongs to user {owner}, and PostgreSQL runs as {account.name} "
+            f"({account.uid}): set ALERT_PIPELINE_HOME to another folder."
+        )
+    try:
+        found = (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        raise BadSetting(f"{data} is not a data folder of PostgreSQL: move it away.") from None
+    expected = bundled_version().partition(".")[0]
+    if found != expected:
+        raise BadSetting(
+            f"The data folder {data} was made by PostgreSQL {found}, and this is PostgreSQL {expected}: "
+            f"migrate it with pg_upgrade or a dump, or move it away."
+        )
+
+
+def _write_configuration(paths: StackPaths, account: Account) -> None:
+    folder = paths.configuration
+    make_folder(folder, 0o755 if account.switches else 0o700)
+    mode = 0o644 if account.switches else 0o600
+    users = {account.name, account.invoker}
+    _write(folder / "postgresql.conf", [_CONFIGURATION], mode)
+    # One rule: the kernel says who connects, and only these users may. No line for TCP, none for replication.
+    _write(folder / "pg_hba.conf", ["local all all peer map=owner\n"], mode)
+    _write(folder / "pg_ident.conf", [f"owner {_quoted(user)} {ROLE}\n" for user in sorted(users)], mode)
+
+
+def _write(file: Path, lines: Iterable[str], mode: int) -> None:
+    new = file.with_name(f"{file.name}.new")
+    new.write_text("".join(lines))
+    new.chmod(mode)
+    new.replace(file)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _make_private_folder(folder: Path, account: Account) -> None:
+    """Make `folder` for the server's user only, or check an existing one."""
+    if folder.is_symlink() or folder.exists():
+        make_folder(folder, 0o700, owner=account.uid)
+        return
+    make_folder(folder, 0o700)
+    if account.switches:
+        os.chown(folder, account.uid, account.gid)

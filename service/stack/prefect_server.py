@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
+import importlib
 import importlib.util
 import os
 import signal
@@ -12,22 +14,22 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from orchestration.errors import BadSetting, Unavailable
-from service.stack import cluster, process
-from service.stack.leftovers import end_leftovers
+from service.stack import postgres, process
 from service.stack.paths import StackPaths
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180.0
 
-_FACTORY = "service.stack.serve:create_app"
+_FACTORY = "service.stack.prefect_server:create_app"
 
 _TUNABLE = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_EVENTS_", "PREFECT_SERVER_LOGGING_LEVEL")
-"""What the environment may set about the embedded server. The rest of PREFECT_* belongs to other servers."""
+"""Variables of the environment that the embedded server obeys. The rest of PREFECT_* belongs to other servers."""
 
 _DEFAULTS = {
-    # One row at a time is Prefect's default; in batches the server needs a third less CPU.
+    # By default Prefect writes one row at a time. In batches the server needs a third less CPU.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -35,22 +37,23 @@ _DEFAULTS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
-    # Only events fall away by default (after 7 days). Flow runs do after Prefect's 90 days, with logs and artifacts.
+    # By default Prefect deletes only events (after 7 days). So it also deletes flow runs, with logs and artifacts,
+    # after its default of 90 days.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs,orphans",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
 }
 
 
 class PrefectServer:
-    """How Prefect's server is started and ended. The port is ours from the first moment to the last.
+    """Starts and ends Prefect's server, as a `process.Server`.
 
-    The keeper holds the listening socket and hands it to the server: nobody can take the port in between,
-    and while a server that died is started again, requests wait instead of failing.
+    The keeper owns the listening socket and passes it to the server. So no other program can get the port, and while a
+    server that died is restarted, requests wait instead of failing.
     """
 
     name = "Prefect's server"
     stop_signal = signal.SIGTERM
-    stop_seconds = 10.0  # it writes the events that it still holds; 0.3 s is usual
+    stop_seconds = 10.0  # it first writes the events in its memory, usually in 0.3 s
 
     def __init__(self, paths: StackPaths, port: int | None) -> None:
         self._paths = paths
@@ -63,33 +66,35 @@ class PrefectServer:
         return f"http://{HOST}:{self.port}/api"
 
     async def start(self, progress: Callable[[str], None]) -> Process:
-        """Start the server and return it when its API answers.
+        """Start the server and return its process when its API answers.
 
         Raises:
-            Unavailable: it did not come up; the end of its log is in the message.
+            BadSetting: Prefect is not installed.
+            Unavailable: the server did not start; the end of its log is in the message.
         """
-        if self._paths.state.exists():  # written by a keeper that was killed, or by ours: then nothing is found
-            await end_leftovers(self._paths.prefect, _FACTORY, self.stop_signal, self.stop_seconds)
-        first = await cluster.prefect_revision(self._paths) is None
-        progress(f"Starting Prefect's server{' (first time: about 10 s)' if first else ''} …")
+        if self._paths.state.exists():  # a keeper that was killed may have left it, and its server
+            await process.end_orphans(self._paths.prefect, _FACTORY, self.stop_signal, self.stop_seconds)
+        first = await postgres.prefect_revision(self._paths) is None
+        progress(f"Starting Prefect's server{' (the first start creates its tables)' if first else ''} …")
         log = self._paths.log("prefect")
         server = await process.spawn(
             self._command(),
             log=log,
-            cwd=self._paths.prefect,  # Prefect reads .env, prefect.toml and pyproject.toml of where it stands
+            # Not the user's folder, where Prefect would read .env, prefect.toml and pyproject.toml.
+            cwd=self._paths.prefect,
             env=self._environment(),
             death_signal=self.stop_signal,
             pass_fds=(self._listener.fileno(),),
         )
         try:
-            await self._ready(server, log)
+            await self._wait_until_ready(server, log)
         except BaseException:
             await process.end(server, self.stop_signal, self.stop_seconds)
             raise
         return server
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         self._listener.close()
 
     def _command(self) -> list[str]:
@@ -98,7 +103,7 @@ class PrefectServer:
             raise BadSetting("Prefect is not installed for this Python: run `uv sync`, or set PREFECT_API_URL.")
         command = [sys.executable, "-P", "-m", "uvicorn", "--app-dir", str(Path(spec.origin).parent.parent)]
         command += ["--factory", _FACTORY, "--fd", str(self._listener.fileno())]
-        # A command that is killed leaves its connection: the end does not wait for it.
+        # A killed command leaves its connection open; the end of the server does not wait for it.
         command += ["--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "1"]
         return [*command, "--log-level", "warning", "--no-access-log"]
 
@@ -109,14 +114,14 @@ class PrefectServer:
             if not key.startswith(("PREFECT_", "PG", "UVICORN_")) or key.startswith(_TUNABLE)
         }
         origins = f"http://{HOST}:{self.port},http://localhost:{self.port}"
-        connection_url = cluster.url(self._paths, cluster.PREFECT_DATABASE, "postgresql+asyncpg")
+        connection_url = postgres.database_url(self._paths, postgres.PREFECT_DATABASE, "postgresql+asyncpg")
         own = {
             "PREFECT_HOME": str(self._paths.prefect),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": connection_url,
             "PREFECT_SERVER_API_HOST": HOST,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_UI_API_URL": self.api_url,
-            # Its default lets any page in the user's browser read the API.
+            # By default any page in the user's browser may read the API.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -124,7 +129,7 @@ class PrefectServer:
         }
         return {**_DEFAULTS, **kept, **own}
 
-    async def _ready(self, server: Process, log: Path) -> None:
+    async def _wait_until_ready(self, server: Process, log: Path) -> None:
         ended = asyncio.ensure_future(server.wait())
         healthy = asyncio.ensure_future(_healthy(self.port))
         try:
@@ -132,7 +137,7 @@ class PrefectServer:
             if healthy.done() and healthy.exception() is None:
                 return
             problem = f"ended ({process.describe_exit(server.returncode)})" if ended.done() else "did not answer"
-            raise Unavailable(f"Prefect's server {problem} at its start, see {log}: {process.log_tail(log)}")
+            raise Unavailable(f"Prefect's server {problem} during its start, see {log}: {process.log_tail(log)}")
         finally:
             for task in (ended, healthy):
                 task.cancel()
@@ -140,7 +145,7 @@ class PrefectServer:
 
 
 async def _healthy(port: int) -> None:
-    """Return when the API answers 200. The socket listens already, so one request waits for the server."""
+    """Return when the API answers 200. The socket listens already, so a request waits for the server to start."""
     while True:
         reader, writer = await asyncio.open_connection(HOST, port)
         try:
@@ -158,8 +163,8 @@ async def _healthy(port: int) -> None:
 def _listen(port: int | None) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted connections inherit this. uvicorn takes a handed-over socket for a Unix one, and then nobody
-    # else turns Nagle's algorithm off: each answer would wait 40 ms for an acknowledgement.
+    # Accepted connections inherit this. uvicorn treats a socket that it gets by --fd as a Unix socket and does not
+    # turn off Nagle's algorithm: each answer would wait 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((HOST, port or 0))
@@ -172,3 +177,20 @@ def _listen(port: int | None) -> socket.socket:
             raise BadSetting(f"Port {port} is not open to this user: choose one above 1023.") from None
         raise
     return listener
+
+
+def create_app() -> Any:
+    """Prefect's server application, built without garbage collections. uvicorn calls this in the server's process.
+
+    Building it makes half a million objects that stay. Collections would take 2 of the 5 seconds of the start.
+    """
+    from service import prefect_patches  # only the server's process needs it
+
+    gc.disable()
+    try:
+        app = importlib.import_module("prefect.server.api.server").create_app()
+        prefect_patches.end_trigger_evaluation_at_once()
+        return app
+    finally:
+        process.collect_garbage_rarely()
+        gc.enable()

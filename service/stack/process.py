@@ -1,24 +1,43 @@
-"""Child processes of the keeper: they never outlive it, and what they say goes to a bounded log."""
+"""Child processes that never outlive their parent: start, supervise and end them, and limit their logs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import shutil
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from service.stack.account import Account
+import psutil
 
-LOG_LIMIT = 5 * 1024 * 1024
-"""Bytes of a log before it is set aside; one older log is kept."""
+from orchestration.errors import PipelineError
+from service.stack.paths import Account
+
+LOG_LIMIT_BYTES = 5 * 1024 * 1024
+"""A longer log is set aside; one older log is kept."""
+
+MAX_DELAY_SECONDS = 30.0
+"""The longest wait before a server that keeps dying is restarted."""
+
+STEADY_SECONDS = 60.0
+"""A server that ran this long is restarted without a wait."""
+
+PROGRESS_SECONDS = 5.0
+"""How often a slow start reports the time that has passed."""
 
 _SET_PARENT_DEATH_SIGNAL = 1
+_GC_THRESHOLDS = (20_000, 10, 5)
+
+
+# One process
 
 
 async def spawn(
@@ -31,9 +50,12 @@ async def spawn(
     account: Account | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Start `command` as a child that gets `death_signal` when this process dies, however it dies (Linux).
+    """Start `command` as a child that gets `death_signal` when this process dies for any reason (Linux).
 
-    Call it in the main thread: the kernel watches the thread that forks.
+    Call this in the main thread: the kernel watches the thread that forks.
+
+    Raises:
+        OSError: the program or `log` cannot be opened.
     """
     other = account if account is not None and account.switches else None
     with log.open("ab") as output:
@@ -49,14 +71,33 @@ async def spawn(
             group=other.gid if other else None,
             extra_groups=[] if other else None,
             umask=0o077,
-            # A session of its own: a signal to the keeper's process group is the keeper's to answer.
+            # In a session of its own the child gets no signal that is sent to the keeper's process group.
             start_new_session=True,
             preexec_fn=follow_parent(death_signal),
         )
 
 
+def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
+    """A `preexec_fn` that makes the kernel send the child this signal when its parent dies.
+
+    None on systems other than Linux.
+    """
+    if sys.platform != "linux":
+        return None
+    # Loaded before the fork: the child of a process with threads may do very little.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def in_child() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, int(signal_number), 0, 0, 0)
+        if os.getppid() != parent:  # the parent died before the kernel watched it
+            os._exit(1)
+
+    return in_child
+
+
 async def end(process: Process, signal_number: signal.Signals, grace_seconds: float) -> None:
-    """Ask the process to end; kill it when it has not ended after `grace_seconds`."""
+    """Ask the process to end; kill it if it has not ended after `grace_seconds`."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -70,51 +111,187 @@ async def end(process: Process, signal_number: signal.Signals, grace_seconds: fl
 
 
 def describe_exit(code: int | None) -> str:
-    """`exit code 1`, `SIGKILL`."""
+    """An exit status as text: `exit code 1`, `SIGKILL`."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
     return f"exit code {code}"
 
 
+def collect_garbage_rarely() -> None:
+    """Exclude all loaded objects from garbage collection and make later collections rare. For long-running servers.
+
+    Prefect, SQLAlchemy and pydantic make many small objects for each request, and reference counting frees nearly
+    all of them. Python's default of a collection per 700 new objects took an eighth of the CPU of each request.
+    """
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+# A supervised server
+
+
+class Server(Protocol):
+    """A server that `Supervisor` can start and end."""
+
+    name: str
+    stop_signal: signal.Signals
+    stop_seconds: float
+
+    async def start(self, progress: Callable[[str], None]) -> Process:
+        """Start the server and return its process once it is usable."""
+        ...
+
+
+class Supervisor:
+    """Starts one server on demand, restarts it when it dies, and ends it."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        progress: Callable[[str], None],
+        notice: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """`progress` gets the steps of a start, `notice` deaths and restarts; `changed` is called after each start."""
+        self._server = server
+        self._progress = progress
+        self._notice = notice
+        self._changed = changed
+        self._starting: asyncio.Task[Process] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None while it does not run."""
+        running = self._running()
+        return running.pid if running is not None and running.returncode is None else None
+
+    async def ensure(self) -> None:
+        """Return when the server is usable. Concurrent callers wait for the same start.
+
+        Raises:
+            PipelineError: the server did not start. The next call starts it again.
+        """
+        task = self._starting
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(task)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        self._changed()
+
+    async def stop(self) -> None:
+        """End the server, also while it starts."""
+        for task in (self._watching, self._starting):
+            if task is not None and not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        running = self._running()
+        if running is not None:
+            await end(running, self._server.stop_signal, self._server.stop_seconds)
+
+    def _running(self) -> Process | None:
+        task = self._starting
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
+
+    async def _start(self) -> Process:
+        reporting = asyncio.create_task(self._report_elapsed_time())
+        try:
+            return await self._server.start(self._progress)
+        finally:
+            reporting.cancel()
+
+    async def _report_elapsed_time(self) -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            self._progress(f"Starting {self._server.name} … {time.monotonic() - began:.0f} s")
+
+    async def _watch(self) -> None:
+        delay = 0.0
+        while True:
+            began = time.monotonic()
+            running = self._running()
+            if running is not None:
+                await running.wait()
+                self._notice(f"{self._server.name} ended ({describe_exit(running.returncode)}); restarting it")
+            if time.monotonic() - began > STEADY_SECONDS:
+                delay = 0.0
+            await asyncio.sleep(delay)
+            delay = min(MAX_DELAY_SECONDS, max(0.5, delay * 2))
+            self._starting = asyncio.create_task(self._start())
+            try:
+                await asyncio.shield(self._starting)
+            except PipelineError as error:
+                self._notice(str(error))
+            except OSError as error:
+                self._notice(f"{self._server.name} cannot be restarted: {error}")
+            else:
+                self._notice(f"{self._server.name} runs again")
+            self._changed()
+
+
+async def end_orphans(folder: Path, mark: str, signal_number: signal.Signals, grace_seconds: float) -> None:
+    """End every process that works in `folder` and has `mark` in its command line; kill it after `grace_seconds`.
+
+    Such a server outlived its keeper. On Linux the kernel prevents that; elsewhere nothing does. Call this only while
+    holding the stack's lock: then nobody uses the server. Only the oldest process is asked to end, since a server ends
+    its own children.
+    """
+    deadline = time.monotonic() + grace_seconds
+    asked: set[int] = set()
+    while orphans := _working_in(folder, mark):
+        expired = time.monotonic() > deadline
+        for orphan in orphans if expired else orphans[:1]:
+            with contextlib.suppress(psutil.Error):
+                if expired:
+                    orphan.kill()
+                elif orphan.pid not in asked:
+                    asked.add(orphan.pid)
+                    orphan.send_signal(signal_number)
+        await asyncio.sleep(0.05)
+
+
+def _working_in(folder: Path, mark: str) -> list[psutil.Process]:
+    """The processes with this working folder and `mark` (which a shell in the folder lacks), oldest first."""
+    found: list[tuple[float, int, psutil.Process]] = []
+    for candidate in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if candidate.cwd() == str(folder) and mark in " ".join(candidate.cmdline()):
+                found.append((candidate.create_time(), candidate.pid, candidate))
+    return [candidate for _, _, candidate in sorted(found, key=lambda item: item[:2])]
+
+
+# Logs
+
+
 def start_log(log: Path) -> None:
-    """Begin a new log; the last one is kept beside it."""
+    """Begin a new log; the previous one is kept beside it."""
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
 
 
-def bound_log(log: Path, limit: int = LOG_LIMIT) -> None:
-    """Set a log aside that has grown past `limit`, while its process goes on writing (it appends)."""
+def limit_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
+    """Set a log aside that is longer than `limit_bytes`. Its process goes on writing, since it appends."""
     with contextlib.suppress(OSError):
-        if log.stat().st_size > limit:
+        if log.stat().st_size > limit_bytes:
             shutil.copyfile(log, log.with_suffix(".log.1"))
             os.truncate(log, 0)
 
 
 def log_tail(log: Path, lines: int = 4) -> str:
-    """The last lines of a log, on one line."""
+    """The last lines of a log, joined into one line."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8192))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(said[-lines:])[-600:]
-
-
-def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` after which the child gets this signal when its parent dies (Linux; None elsewhere)."""
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: the child of a process with threads may do very little.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_SET_PARENT_DEATH_SIGNAL, int(signal_number), 0, 0, 0)
-        if os.getppid() != parent:  # it died before it could be watched
-            os._exit(1)
-
-    return in_child
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(found[-lines:])[-600:]

@@ -12,30 +12,28 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 
-import httpx
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 
+from blocks.prefect_api import prefect_errors
 from flows.services import open_services
 from orchestration.contracts import PipelineResult
 from orchestration.engine.lease import lost_owner, new_lease_owner, release_lease
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
-from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store import leases, runs
+from orchestration.store import claims, runs
 from orchestration.store.claims import Claim
-from orchestration.store.listing import find_run
+from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
+from service.mirror.flow_runs import FlowRunMirror
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
-from service.worker.mirror import Mirror
 from service.worker.process import prefect_settings
 from service.worker.watch import Watch
 from tasks.ingest.inbox import PushMetadata, accept
@@ -94,7 +92,7 @@ class BoundedWorker:
             await asyncio.sleep(seconds / 3)
             try:
                 async with self._services.database.transaction() as tx:
-                    await leases.renew_all(tx, self._owner, seconds=seconds)
+                    await claims.renew_all(tx, self._owner, seconds=seconds)
             except Unavailable as error:
                 logger.warning("The leases of waiting runs could not be renewed: %s", error)
 
@@ -144,13 +142,13 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
     async with AsyncExitStack() as opening:
         services = await opening.enter_async_context(open_services(settings, addresses.database_url))
         opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
-        try:
+        with prefect_errors():
             client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
             opening.enter_context(SyncClientContext.get_or_create())
-        except (RuntimeError, httpx.HTTPError, PrefectException) as error:  # Prefect's client raises RuntimeError
-            raise Unavailable(f"Prefect cannot be used: {_in_words(error)}") from error
-        breaker, mirror = Breaker(), Mirror(client)
-        executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
+        breaker, mirror = Breaker(), FlowRunMirror(client)
+        # A person waits here, not a page: a Prefect that has just been started may take its time.
+        results = settings.home.expanduser() / "results"
+        executor = RunExecutor(services, mirror, breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
         watch = Watch(client, mirror, breaker, None, services.database, lambda: None)
         for duty in (worker.keep_reservations(), watch.run()):
@@ -182,7 +180,3 @@ async def _results(*executing: asyncio.Task[PipelineResult]) -> list[PipelineRes
         for task in executing:
             task.cancel()
         raise
-
-
-def _in_words(error: Exception) -> str:
-    return redact_text(" ".join(str(error).split()) or type(error).__name__, limit=300)

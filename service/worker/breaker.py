@@ -10,7 +10,7 @@ from orchestration.signals import logger
 
 
 class Breaker:
-    """Closed while Prefect answers. Who meets a failure opens it; the watch probes, and closes it again."""
+    """Closed while Prefect answers. A call that fails opens it; the watch probes Prefect, and closes it again."""
 
     def __init__(self) -> None:
         self._opened = asyncio.Event()
@@ -18,13 +18,13 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether Prefect is to be used."""
+        """Whether runs are executed through Prefect."""
         return not self._opened.is_set()
 
     def trip(self, reason: str) -> None:
-        """Prefect failed, or was too slow."""
+        """Open the breaker: Prefect failed, or was too slow. `reason` is a sentence for the log."""
         if self.closed:
-            logger.warning("Prefect does not answer (%s): runs go on without it", reason)
+            logger.warning("Prefect is not used for now (%s): runs are executed without it", reason)
         self._opened.set()
         for wait in self._waits:
             if not wait.expired():
@@ -32,12 +32,12 @@ class Breaker:
 
     @asynccontextmanager
     async def patience(self, seconds: float) -> AsyncGenerator[None]:
-        """Wait for Prefect in here: so long at most, and no longer than it is thought to answer.
+        """Limit the time that the body waits for Prefect, and end the wait at once when the breaker opens.
 
-        Without the second, runs that wait for a Prefect that hangs would keep their places from a critical one.
+        Otherwise runs that wait for a Prefect that hangs would keep their slots from a critical run.
 
         Raises:
-            TimeoutError: the time is over, or Prefect does not answer.
+            TimeoutError: the time is over, or the breaker is open.
         """
         async with asyncio.timeout(seconds if self.closed else 0) as wait:
             self._waits.add(wait)
@@ -47,15 +47,15 @@ class Breaker:
                 self._waits.discard(wait)
 
     def reset(self) -> bool:
-        """Prefect answers. True: it had not before."""
+        """Close the breaker: Prefect answers. Returns whether it was open."""
         if self.closed:
             return False
-        logger.info("Prefect answers again: new runs go through it")
+        logger.info("Prefect answers again: new runs are executed through it")
         self._opened.clear()
         return True
 
     async def wait_open(self, seconds: float) -> None:
-        """Return when it opens, or when the time is over."""
+        """Return when the breaker opens, or when the time is over."""
         if not self.closed:
             await asyncio.sleep(seconds)
             return

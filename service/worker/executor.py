@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
 
+from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.definition_pipeline import definition_pipeline
 from flows.flow_run import ENGINE
@@ -26,8 +27,8 @@ from orchestration.signals import logger
 from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
+from service.mirror.flow_runs import FlowRunMirror
 from service.worker.breaker import Breaker
-from service.worker.mirror import PREFECT_ERRORS, Mirror
 
 NON_CRITICAL_TIMEOUT_FACTOR = 5
 """How many times longer than a critical run any other run waits for Prefect."""
@@ -50,7 +51,11 @@ FlowTask = asyncio.Task[State[Any]]
 class RunExecutor:
     """Executes claimed runs. Prefect comes first; the direct engine does whatever Prefect fails at."""
 
-    def __init__(self, services: Services, mirror: Mirror, breaker: Breaker, results: Path) -> None:
+    def __init__(
+        self, services: Services, mirror: FlowRunMirror, breaker: Breaker, results: Path, *, hurry: bool = True
+    ) -> None:
+        """`hurry` is whether critical runs wait a shorter time for Prefect than others."""
+        self._hurry = hurry
         self._services = services
         self._mirror = mirror
         self._breaker = breaker
@@ -103,10 +108,11 @@ class RunExecutor:
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
         try:
-            async with self._breaker.patience(self._timeout_seconds(record)):
-                return await self._mirror.open(record)
-        except PREFECT_ERRORS as error:
-            self._breaker.trip(f"opening a flow run: {type(error).__name__}")
+            with prefect_errors():
+                async with self._breaker.patience(self._timeout_seconds(record)):
+                    return await self._mirror.open(record)
+        except PrefectUnavailable as error:
+            self._breaker.trip(str(error))
             return None
 
     async def _keeps_dying(self, record: RunRecord) -> bool:
@@ -152,7 +158,7 @@ class RunExecutor:
         elif not flow.cancelled() and (error := flow.exception()) is not None:
             logger.info("Prefect has not recorded the end of run %s: %s", execution.run.run_id, type(error).__name__)
         if execution.cancelled and flow.done():
-            with suppress(*PREFECT_ERRORS):
+            with suppress(PrefectUnavailable), prefect_errors():
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self._mirror.set_state(flow_run.id, Cancelled(message="Cancelled by an operator."))
 
@@ -164,7 +170,8 @@ class RunExecutor:
 
     def _timeout_seconds(self, record: RunRecord) -> float:
         seconds = self._services.settings.prefect_patience_seconds
-        return seconds if record.severity is Severity.CRITICAL else seconds * NON_CRITICAL_TIMEOUT_FACTOR
+        hurried = self._hurry and record.severity is Severity.CRITICAL
+        return seconds if hurried else seconds * NON_CRITICAL_TIMEOUT_FACTOR
 
 
 async def _first(flow: FlowTask, event: asyncio.Event) -> None:

@@ -20,16 +20,16 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.resolver import ChannelCache
 from flows.services import make_services, use_services
+from orchestration.encryption import load_key
 from orchestration.errors import Unavailable
-from orchestration.sealing import load_key
 from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
-from orchestration.store.sealed import SealedCopies
+from orchestration.store.encrypted_cache import EncryptedCache
+from service.mirror.flow_runs import FlowRunMirror
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
-from service.worker.mirror import Mirror
 from service.worker.watch import Watch
 from service.worker.worker import Worker
 
@@ -61,14 +61,14 @@ async def open_worker(
         # One client for the process: otherwise each run builds two and loads the certificates twice.
         client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
         opening.enter_context(SyncClientContext.get_or_create())
-        shelf = ChannelShelf(SealedCopies(database), load_key(settings))
+        channels = ChannelCache(EncryptedCache(database), load_key(settings))
         with suppress(Unavailable):
-            await shelf.unseal()
-        services = make_services(settings, database, blocks=shelf)
+            await channels.restore()
+        services = make_services(settings, database, blocks=channels)
         opening.enter_context(use_services(services))
-        breaker, mirror = Breaker(), Mirror(client)
+        breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
-        watch = Watch(client, mirror, breaker, shelf, database, lambda: worker.wake())
+        watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
         worker = Worker(services, executor, watch, breaker, concurrency=places)
         # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
         await watch.look()

@@ -18,18 +18,20 @@ from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
+from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
+from orchestration.embedded_stack import find_running_stack
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
-from service.stack import StackAddresses, running
-from service.worker.mirror import PREFECT_ERRORS
+from service.mirror.definitions import sync
+from service.mirror.deployments import POOL_TYPE, register
+from service.stack import StackAddresses
 from service.worker.process import open_worker
 from service.worker.worker import Worker
 
-POOL_NAME = "alerts"
 AGAIN_SECONDS = 5.0
 SYNC_SECONDS = 60.0
 """How often a worker brings Prefect's blocks and deployments in step with the definitions."""
@@ -42,7 +44,7 @@ class WarmResult(BaseWorkerResult):
 class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
     """Runs flows in this process, next to the runs that it claims from the inbox."""
 
-    type = "warm"
+    type = POOL_TYPE
     job_configuration = BaseJobConfiguration
     _description = "Runs alert pipelines in one warm process, claimed from the inbox or scheduled by Prefect."
 
@@ -142,17 +144,18 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
         """Register the deployments as soon as Prefect answers; then keep it in step with the definitions."""
-        from service.definition_mirror import sync
-        from service.deployments import register
-
         registered = False
         while True:
             try:
-                if not registered:
-                    await register(client)
-                    registered = True
-                await sync(client, database)
-            except (*PREFECT_ERRORS, Unavailable) as error:
+                with prefect_errors():
+                    if not registered:
+                        await register(client)
+                        registered = True
+                    await sync(client, database)
+            except BadSetting as error:
+                logger.error("The deployments cannot be registered: %s", error)
+                await asyncio.sleep(SYNC_SECONDS)
+            except Unavailable as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
@@ -163,6 +166,6 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
             return self._addresses.database_url, self._addresses.prefect_api_url
         if self._ours.database_url is not None:
             return self._ours.database_url.get_secret_value(), None
-        if (found := running(self._ours)) is not None:
+        if (found := find_running_stack(self._ours)) is not None:
             return found.database_url, None
         raise BadSetting("DATABASE_URL is not set, and no stack runs here: set it, or start `alert-pipeline up`")

@@ -1,4 +1,4 @@
-"""Looks at Prefect, once for all runs: does it answer, what have operators set, what have they cancelled."""
+"""Polls Prefect, once for all runs: whether it answers, what operators have set, and what they have cancelled."""
 
 from __future__ import annotations
 
@@ -10,128 +10,136 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.resolver import ChannelCache
+from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from orchestration.engine.execution import executions
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store.database import Database
+from service.mirror.flow_runs import FlowRunMirror
 from service.worker.breaker import Breaker
-from service.worker.mirror import PREFECT_ERRORS, Mirror
 
 WATCH_SECONDS = 1.5
-PROBE_SECONDS = 2.0
-"""An answer that takes longer is none."""
+"""Time between two polls."""
+WATCH_TIMEOUT_SECONDS = 2.0
+"""How long a poll may take. A slower Prefect counts as one that does not answer."""
 
 RENEW_SECONDS = 15.0
-"""How often what seldom changes is looked at: which deployment there is, and the channel blocks."""
-RENEW_PATIENCE_SECONDS = 15.0
-"""How long such a look may take."""
+"""Time between two reads of what seldom changes: the deployment, the channel blocks, flow runs that must be ended."""
+RENEW_TIMEOUT_SECONDS = 15.0
+"""How long such a read may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Will:
+class OperatorControls:
     """What operators have set in Prefect."""
 
     paused: bool = False
     limit: int | None = None
-    """How many runs all workers together may have."""
+    """The number of runs that all workers together may execute. None means no limit."""
 
 
 class Watch:
-    """One look every second and a half. `changed` is called when claims may be possible that were not."""
+    """Polls Prefect. `changed` is called when runs may be claimed that could not be claimed before."""
 
     def __init__(
         self,
         client: PrefectClient,
-        mirror: Mirror,
+        mirror: FlowRunMirror,
         breaker: Breaker,
-        shelf: ChannelShelf | None,
+        channels: ChannelCache | None,
         database: Database,
         changed: Callable[[], None],
     ) -> None:
         self._client = client
         self._mirror = mirror
         self._breaker = breaker
-        self._shelf = shelf
+        self._channels = channels
         self._database = database
         self._changed = changed
-        self.will = Will()
+        self.controls = OperatorControls()
 
     async def run(self) -> None:
-        """Look until cancelled."""
-        # Side by side: a slow look at what seldom changes must not keep anybody from seeing that Prefect hangs.
+        """Poll until cancelled."""
+        # Side by side: a slow read of what seldom changes must not delay the discovery that Prefect hangs.
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._look_for_ever())
-            both.create_task(self._renew_for_ever())
+            both.create_task(self._poll_forever())
+            both.create_task(self._renew_forever())
 
     async def look(self) -> None:
-        """Look once, at what seldom changes as well."""
-        await self._look()
+        """Poll once, and read what seldom changes. It raises nothing: a Prefect that fails opens the breaker."""
+        await self._poll()
         if self._breaker.closed:
             await self._renew()
 
-    async def _look_for_ever(self) -> None:
+    async def _poll_forever(self) -> None:
         while True:
-            await self._look()
+            await self._poll()
             await self._breaker.wait_open(WATCH_SECONDS)
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             if self._breaker.closed:
                 await self._renew()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
+        before = self.controls
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                if not self._breaker.closed and (broken := await self._client.api_healthcheck()) is not None:
-                    raise broken
-                before, self.will = self.will, await self._read_will()
-                await self._pass_on_cancellations()
-        except PREFECT_ERRORS as error:
-            self._breaker.trip(f"{type(error).__name__}: {error}".rstrip(": "))
+            with prefect_errors():
+                async with asyncio.timeout(WATCH_TIMEOUT_SECONDS):
+                    if not self._breaker.closed and (failure := await self._client.api_healthcheck()) is not None:
+                        raise failure
+                    self.controls = await self._read_controls()
+                    await self._pass_on_cancellations()
+        except PrefectUnavailable as error:
+            self._breaker.trip(str(error))
             return
-        except Exception:  # noqa: BLE001 - it is a bug, and no outage: runs go on as before
-            logger.exception("A look at Prefect went wrong")
+        except Exception:  # noqa: BLE001 - a bug, and no outage: it must not end the worker
+            logger.exception("Polling Prefect failed")
             return
-        if before != self.will:
-            logger.info("Prefect: %s, limit %s", "paused" if self.will.paused else "not paused", self.will.limit)
-        if self._breaker.reset() or before != self.will:
+        if before != self.controls:
+            state = "paused" if self.controls.paused else "not paused"
+            logger.info("Operators' settings in Prefect: %s, limit %s", state, self.controls.limit)
+        if self._breaker.reset() or before != self.controls:
             self._changed()
 
     async def _renew(self) -> None:
-        """What need not be looked at each time. What fails here comes again, and is no outage."""
+        """Read what seldom changes. A failure here is no outage: the next read tries again."""
         try:
-            async with self._breaker.patience(RENEW_PATIENCE_SECONDS):
-                if self._shelf is not None:
-                    await self._shelf.refresh()
-                await self._mirror.place(renew=True)
-                await self._mirror.reconcile(self._database, executions())
-        except (*PREFECT_ERRORS, Unavailable) as error:
-            logger.warning("A look at Prefect broke off: %s: %s", type(error).__name__, error)
+            with prefect_errors():
+                async with self._breaker.patience(RENEW_TIMEOUT_SECONDS):
+                    if self._channels is not None:
+                        await self._channels.refresh()
+                    await self._mirror.target(renew=True)
+                    await self._mirror.reconcile(self._database, executions())
+        except Unavailable as error:
+            logger.warning("The channel blocks and flow runs could not be read from Prefect: %s", error)
+        except Exception:  # noqa: BLE001 - a bug, and no outage: it must not end the worker
+            logger.exception("Reading the channel blocks and flow runs from Prefect failed")
 
-    async def _read_will(self) -> Will:
-        """The pool, the queue and the deployment; each may pause, the smallest limit counts."""
-        place = await self._mirror.place()
+    async def _read_controls(self) -> OperatorControls:
+        """Pool, queue and deployment: each of them can pause, and the smallest limit counts."""
+        target = await self._mirror.target()
         paused, limits = False, list[int | None]()
         try:
-            if place.deployment_id is not None:
-                deployment = await self._client.read_deployment(place.deployment_id)
+            if target.deployment_id is not None:
+                deployment = await self._client.read_deployment(target.deployment_id)
                 paused = paused or deployment.paused
                 shared = deployment.global_concurrency_limit
                 limits.append(shared.limit if shared is not None and shared.active else None)
-            if place.pool is not None:
-                pool = await self._client.read_work_pool(place.pool)
+            if target.pool is not None:
+                pool = await self._client.read_work_pool(target.pool)
                 paused = paused or pool.is_paused
                 limits.append(pool.concurrency_limit)
-            if place.queue_id is not None:
-                queue = await self._client.read_work_queue(place.queue_id)
+            if target.queue_id is not None:
+                queue = await self._client.read_work_queue(target.queue_id)
                 paused = paused or queue.is_paused
                 limits.append(queue.concurrency_limit)
         except ObjectNotFound:
-            await self._mirror.place(renew=True)
+            await self._mirror.target(renew=True)
         set_limits = [limit for limit in limits if limit is not None]
-        return Will(paused=paused, limit=min(set_limits) if set_limits else None)
+        return OperatorControls(paused=paused, limit=min(set_limits) if set_limits else None)
 
     async def _pass_on_cancellations(self) -> None:
         live = {flow_run_id: one for flow_run_id, one in executions().items() if not one.cancelled}
@@ -139,6 +147,6 @@ class Watch:
             return
         wanted = {"id": {"any_": list(live)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
         for flow_run in await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
-            handover = live[str(flow_run.id)]
-            logger.info("Run %s was cancelled in Prefect: it stops where it stands", handover.run.run_id)
-            handover.cancel()
+            execution = live[str(flow_run.id)]
+            logger.info("Run %s was cancelled in Prefect and stops now", execution.run.run_id)
+            execution.cancel()

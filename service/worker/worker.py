@@ -14,7 +14,7 @@ from orchestration.redaction import redact_text
 from orchestration.signals import logger
 from orchestration.store import claims, workers
 from orchestration.store.claims import Claim
-from orchestration.store.listen import notifications
+from orchestration.store.database import notifications
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
@@ -126,7 +126,7 @@ class Worker:
 
     async def _claim(self) -> None:
         """Claim as many runs as there are free slots."""
-        controls = self._watch.will
+        controls = self._watch.controls
         room = 0 if controls.paused else self.concurrency - self.running
         if room > 0:
             self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
@@ -178,10 +178,10 @@ class Worker:
         """Release leases that nobody needs any more: those of dead processes of this host, and our own that could not
         be released while the database was away."""
         async with self._services.database.transaction() as tx:
-            owners = await claims.list_holders(tx)
+            owners = await claims.list_lease_owners(tx)
             lost = {owner for owner in owners if owner in self._unreleased or not owner_is_alive(owner)}
             if lost:
-                freed = await claims.free_leases(tx, lost)
+                freed = await claims.release_leases(tx, lost)
                 logger.warning("Released %d leases of dead processes; their runs go on where they stood", freed)
         self._unreleased.clear()
 

@@ -1,7 +1,7 @@
-"""What an on-call engineer can do, by cause. The commands look; none of them changes anything.
+"""Recommendations for the person on call, by cause. Their commands only read; none of them changes anything.
 
-Only numbers and quoted paths of this host ever get into a command: what an alert says is somebody else's text,
-and a command is made to be pasted.
+A command may contain only numbers and quoted paths of this host: people paste commands, and the text of an alert
+comes from somebody else.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestration.contracts import Check, Recommendation
-from tasks.analyze.files import OLD_BYTES, OLD_DAYS, FileFindings
-from tasks.analyze.host import ProcessUse, in_bytes
-from tasks.analyze.words import Cause
+from tasks.analyze.diagnosis import Cause
+from tasks.analyze.host import OLD_BYTES, OLD_DAYS, FileFindings, ProcessUse, in_bytes
 
-HIGH, MEDIUM, LOW = "high", "medium", "low"
+HIGH, MEDIUM = "high", "medium"
+GENERAL = "general"
+"""The type of a recommendation that belongs to no cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found on this host for one cause, and the finding of the cause's own check."""
+    """What this host shows for one cause, and the check of that cause."""
 
     processes: Sequence[ProcessUse] = ()
     files: FileFindings | None = None
@@ -30,19 +31,23 @@ class Findings:
 
 
 def advise(cause: Cause | None, findings: Findings) -> list[Recommendation]:
-    """The recommendations for a cause, the most urgent first; each has a command. None: the cause is unknown."""
+    """The recommendations for a cause, the most urgent first, each with a command. None means that it is unknown."""
     return _ADVICE[cause](findings) if cause else _general()
 
 
 def also_look_at(check: Check) -> Recommendation:
-    """What to say of an unhealthy check that is not the likely cause."""
-    first = advise(Cause(check.name), Findings(check=check))[0]
+    """A recommendation to look at an unhealthy check that is not the likely cause.
+
+    A check of something that is no `Cause` gets no commands: only its message says what to look at.
+    """
+    cause = next((cause for cause in Cause if cause == check.name), None)
+    first = advise(cause, Findings(check=check))[0] if cause else None
     return Recommendation(
-        type=first.type,
+        type=cause or GENERAL,
         priority=MEDIUM,
         title=f"Look at the {check.name} check too: it is {check.status}",
         description=check.message,
-        actions=first.actions[:2],
+        actions=first.actions[:2] if first else [],
     )
 
 
@@ -51,7 +56,7 @@ def _memory(findings: Findings) -> list[Recommendation]:
         Recommendation(
             type=Cause.MEMORY,
             priority=HIGH,
-            title="Find what holds the memory",
+            title="Find what uses the memory",
             description=_listed("Largest now", findings.processes),
             actions=["ps aux --sort=-%mem | head", *_about(findings.processes), "free -h"],
         ),
@@ -82,7 +87,7 @@ def _disk(findings: Findings) -> list[Recommendation]:
         Recommendation(
             type=Cause.DISK,
             priority=MEDIUM,
-            title="Look for space that logs and deleted files hold",
+            title="Look for space used by logs and deleted files",
             description="A deleted file frees its space when the last process closes it.",
             actions=["journalctl --disk-usage", "lsof -nP +L1 | head"],
         )
@@ -98,7 +103,7 @@ def _old_files(files: FileFindings, path: str) -> Recommendation:
     return Recommendation(
         type=Cause.DISK,
         priority=MEDIUM,
-        title="Look at old files that may go",
+        title="Look at old files that can perhaps be deleted",
         description=f"Not written to for {days} or more, {size} or more: {listed}.",
         actions=[
             f"find {path} {old} -printf '%s %TF %p\\n' | sort -n | tail",
@@ -110,7 +115,7 @@ def _old_files(files: FileFindings, path: str) -> Recommendation:
 def _large_files(files: FileFindings | None) -> str:
     if files is None:
         return ""
-    reach = f"{files.files_seen:,} files looked at" + ("" if files.complete else ", not all: time was up")
+    reach = f"{files.files_seen:,} files checked" + ("" if files.complete else ", not all: the time limit was reached")
     if not files.large:
         return f"No single large file found ({reach})."
     return f"Largest: {', '.join(f'{f.path!a} {in_bytes(f.size_bytes)}' for f in files.large)} ({reach})."
@@ -169,10 +174,10 @@ def _process(findings: Findings) -> list[Recommendation]:
 def _general() -> list[Recommendation]:
     return [
         Recommendation(
-            type="general",
+            type=GENERAL,
             priority=MEDIUM,
-            title="Look at the host as a whole",
-            description="Neither the alert's words nor the checks point to a cause.",
+            title="Look at the host",
+            description="Neither the alert nor the checks name a cause.",
             actions=[
                 "uptime; free -h; df -h",
                 "systemctl --failed",

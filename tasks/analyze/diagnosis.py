@@ -1,25 +1,89 @@
-"""The local provider's judgement: one cause, how sure, and why. Pure: it reads nothing but the case."""
+"""The local diagnosis: the likely cause, the confidence, and the evidence. Pure: it reads only its input.
+
+The words of the alert choose the cause, and the checks of the alert's host support or weaken it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from orchestration.alert import Alert
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import Check, CheckStatus
-from tasks.analyze.words import Cause, causes_in
 
-# One name outweighs any description and label together.
+
+class Cause(StrEnum):
+    """What an alert can be about. In a tie the first member is taken. The checker of a cause has the same name."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    CPU = "cpu"
+    NETWORK = "network"
+    PROCESS = "process"
+
+
+CLEAR_WORDS: dict[Cause, frozenset[str]] = {
+    Cause.MEMORY: frozenset(
+        {"memory", "mem", "ram", "swap", "swapping", "heap", "oom", "ooms", "oomkill", "oomkilled", "rss"}
+    ),
+    Cause.DISK: frozenset(
+        {"disk", "disks", "filesystem", "filesystems", "storage", "inode", "inodes", "enospc", "mountpoint", "nvme"}
+    ),
+    Cause.CPU: frozenset({"cpu", "cpus", "processor", "processors", "loadavg", "cputhrottling"}),
+    Cause.NETWORK: frozenset(
+        {"network", "dns", "packet", "packets", "unreachable", "connectivity", "nic", "icmp", "ping"}
+    ),
+    Cause.PROCESS: frozenset(
+        {"processes", "systemd", "zombie", "zombies", "crashloop", "crashlooping", "crashloopbackoff", "daemon", "pid"}
+    ),
+}
+"""Words that name exactly one cause."""
+
+VAGUE_WORDS: dict[Cause, frozenset[str]] = {
+    Cause.MEMORY: frozenset({"leak", "leaking"}),
+    Cause.DISK: frozenset({"volume", "volumes", "partition", "mount", "fs", "space", "quota"}),
+    Cause.CPU: frozenset({"load", "core", "cores", "throttling", "throttled"}),
+    Cause.NETWORK: frozenset({"interface", "gateway", "tcp", "link"}),
+    Cause.PROCESS: frozenset({"process", "crash", "crashed", "crashing", "looping", "restarting", "restarted"}),
+}
+"""Words that often name a cause and often something else: a load balancer, an API gateway."""
+
+_CLEAR, _VAGUE = 1.0, 0.5
+"""How much a clear and a vague word count."""
+
 _NAME_WEIGHT, _DESCRIPTION_WEIGHT, _LABEL_WEIGHT = 4.0, 2.0, 1.0
+"""How much a word counts by the place where it stands: a name counts more than description and label together."""
+
 _CHECK_WEIGHT = {CheckStatus.CRITICAL: 1.5, CheckStatus.WARNING: 0.5}
+"""How much the check of a cause adds to its words."""
+
+_CONFIDENCE_OF_WEIGHT = ((4.0, 0.6), (2.0, 0.45), (1.0, 0.3), (0.0, 0.2))
+"""The confidence by the least weight of the words that name the cause."""
+
 _CHECK_CONFIDENCE = {CheckStatus.CRITICAL: 0.3, CheckStatus.WARNING: 0.15, CheckStatus.OK: -0.15}
-_MAX_ALERTS = 100  # of one incident: enough words to judge by, and ten thousand would hold up the loop
+"""How much the check of the cause changes the confidence."""
+
+_TIE_PENALTY = 0.1
+_MAX_CONFIDENCE_ELSEWHERE = 0.5  # the checks did not look at the host of the alert
+_CONFIDENCE_UNKNOWN = 0.1
+_CONFIDENCE_WARNING_CHECK_ONLY = 0.3
+_CONFIDENCE_CRITICAL_CHECK_ONLY = 0.5
+_CONFIDENCE_CRITICAL_CHECK_BESIDE_ALERT = 0.4  # the alert does not mention what the check found
+_MIN_CONFIDENCE, _MAX_CONFIDENCE = 0.05, 0.95
+
+_MAX_ALERTS = 100  # enough words to judge by; ten thousand alerts would block the event loop
+_MAX_CHARACTERS = 4000
+
+_RUN_OF_LETTERS = re.compile(r"[^\W\d_]+")
+# "HighCPU", "OOMKilled", "CPUs", "diskSpace": an acronym ends where the next word begins.
+_CAMEL_PART = re.compile(r"[A-Z]{2,}s(?![a-z])|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The likeliest cause (None: unknown), how sure from 0 to 1, and the reasons in words."""
+    """The likely cause (None means unknown), the confidence from 0 to 1, and the evidence in words."""
 
     cause: Cause | None
     confidence: float
@@ -27,20 +91,13 @@ class Diagnosis:
 
 
 def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
-    """Judge a case. `of_this_host`: the checks looked at the host that the alert is about.
+    """Find the likely cause. `of_this_host` says whether the checks looked at the host that the alert is about.
 
-    The cause is the one that weighs most: 4 if a title or name speaks of it, 2 a description or annotation, 1 a
-    label (half for a vague word), and, where the words speak of it at all, 1.5 for its critical check, 0.5 for a
-    warning. Where no word speaks of anything, an unhealthy check is the cause.
-
-    Confidence: 0.6 if a name speaks of the cause (a weight of 4 or more in words), 0.45 from 2 on, 0.3 from 1
-    on, else 0.2. Its check adds 0.3 if critical, 0.15 if a warning, and takes 0.15 if ok. Without words: 0.5 for
-    a critical check when there is no alert, 0.4 beside an alert that does not mention it, 0.3 for a warning. A
-    rival of equal weight takes 0.1. An alert about another host keeps it at 0.5 or less, and its checks aside:
-    they saw this host. Never under 0.05 or over 0.95; unknown is 0.1.
+    The cause is the one with the highest weight: the sum of its words, and its check if any word names it. If no
+    word names a cause, an unhealthy check is the cause. The checks are ignored for an alert about another host.
     """
     checks = {check.name: check for check in case.check.checks} if case.check and of_this_host else {}
-    weights, reasons = _weigh_words(case)
+    weights, places = _weigh_words(case)
     if not weights:
         return _from_checks(checks, beside_alert=bool(case.alerts or case.incident))
     totals = {cause: weight + _CHECK_WEIGHT.get(_status(checks, cause), 0.0) for cause, weight in weights.items()}
@@ -48,46 +105,71 @@ def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
     status = _status(checks, cause)
     confidence = _from_weight(weights[cause]) + _CHECK_CONFIDENCE.get(status, 0.0)
     if list(totals.values()).count(totals[cause]) > 1:
-        confidence -= 0.1
+        confidence -= _TIE_PENALTY
     if not of_this_host:
-        confidence = min(confidence, 0.5)
-    evidence = [f"{reasons[cause]} speaks of {cause}"]
+        confidence = min(confidence, _MAX_CONFIDENCE_ELSEWHERE)
+    evidence = [f"{places[cause]} mentions {cause}"]
     if status is not CheckStatus.UNKNOWN:
         evidence.append(f"the {cause} check is {status}: {checks[cause].message}")
     return Diagnosis(cause, _bounded(confidence), tuple(evidence))
 
 
 def unhealthy(checks: Sequence[Check]) -> list[Check]:
-    """The checks that found something, the worst first."""
+    """The checks with status critical or warning, the critical ones first."""
     found = [check for check in checks if check.status in _CHECK_WEIGHT]
     return sorted(found, key=lambda check: check.status is not CheckStatus.CRITICAL)
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The words in the first 4,000 characters of a text, in lower case.
+
+    Digits, `_` and other marks separate words, and so does camel case. Both readings of a camel-case word count:
+    "OOMKilled" gives oom, killed and oomkilled. Only complete words count: "scpu" does not contain cpu.
+    """
+    found: set[str] = set()
+    for run in _RUN_OF_LETTERS.findall(text[:_MAX_CHARACTERS]):
+        found.add(run.lower())
+        if run.isascii():
+            found.update(part.lower() for part in _CAMEL_PART.findall(run))
+    return frozenset(found)
+
+
+def causes_in(texts: Iterable[str]) -> dict[Cause, float]:
+    """The causes that the texts name: 1 if a clear word names the cause, 0.5 if only a vague word does."""
+    words = frozenset[str]().union(*(words_of(text) for text in texts))
+    found: dict[Cause, float] = {}
+    for cause in Cause:
+        if words & CLEAR_WORDS[cause]:
+            found[cause] = _CLEAR
+        elif words & VAGUE_WORDS[cause]:
+            found[cause] = _VAGUE
+    return found
 
 
 def _from_checks(checks: dict[str, Check], *, beside_alert: bool) -> Diagnosis:
     known = [checks[cause] for cause in Cause if cause in checks]
     suspects = [check for check in unhealthy(known) if check.status is CheckStatus.CRITICAL or not beside_alert]
     if not suspects:
-        return Diagnosis(None, 0.1, ())
+        return Diagnosis(None, _CONFIDENCE_UNKNOWN, ())
     worst = suspects[0]
-    confidence = 0.3
+    confidence = _CONFIDENCE_WARNING_CHECK_ONLY
     if worst.status is CheckStatus.CRITICAL:
-        confidence = 0.4 if beside_alert else 0.5
+        confidence = _CONFIDENCE_CRITICAL_CHECK_BESIDE_ALERT if beside_alert else _CONFIDENCE_CRITICAL_CHECK_ONLY
     if sum(check.status is worst.status for check in suspects) > 1:
-        confidence -= 0.1
-    return Diagnosis(
-        Cause(worst.name), _bounded(confidence), (f"the {worst.name} check is {worst.status}: {worst.message}",)
-    )
+        confidence -= _TIE_PENALTY
+    evidence = f"the {worst.name} check is {worst.status}: {worst.message}"
+    return Diagnosis(Cause(worst.name), _bounded(confidence), (evidence,))
 
 
 def _weigh_words(case: AnalysisInput) -> tuple[dict[Cause, float], dict[Cause, str]]:
-    """How much the words speak of each cause, and where they do most."""
+    """The weight of the words for each cause, and the most important place of these words."""
     weights: dict[Cause, float] = {}
-    reasons: dict[Cause, str] = {}
+    places: dict[Cause, str] = {}
     for weight, place, texts in _texts(case):
         for cause, clarity in causes_in(texts).items():
             weights[cause] = weights.get(cause, 0.0) + weight * clarity
-            reasons.setdefault(cause, place)
-    return {cause: weights[cause] for cause in Cause if cause in weights}, reasons
+            places.setdefault(cause, place)
+    return {cause: weights[cause] for cause in Cause if cause in weights}, places
 
 
 def _texts(case: AnalysisInput) -> list[tuple[float, str, set[str]]]:
@@ -98,16 +180,17 @@ def _texts(case: AnalysisInput) -> list[tuple[float, str, set[str]]]:
         # Not incident.summary: an earlier analysis may have written it.
         names.add(incident.title)
         descriptions.add(incident.description)
+    annotations = _values(alert.annotations for alert in alerts)
     return [
         (_NAME_WEIGHT, "the alert's name", names),
-        (_DESCRIPTION_WEIGHT, "the description", descriptions | _values(alerts, "annotations")),
-        (_LABEL_WEIGHT, "a label", _values(alerts, "labels")),
+        (_DESCRIPTION_WEIGHT, "the description", descriptions | annotations),
+        (_LABEL_WEIGHT, "a label", _values(alert.labels for alert in alerts)),
     ]
 
 
-def _values(alerts: list[Alert], kind: str) -> set[str]:
-    """The values of labels or annotations, without links: a dashboard's URL may name everything there is."""
-    values = {value for alert in alerts for value in getattr(alert, kind).values()}
+def _values(maps: Iterable[dict[str, str]]) -> set[str]:
+    """The values without links: the URL of a dashboard may contain any word."""
+    values = {value for each in maps for value in each.values()}
     return {value for value in values if "://" not in value or " " in value}
 
 
@@ -116,11 +199,8 @@ def _status(checks: dict[str, Check], cause: Cause) -> CheckStatus:
 
 
 def _from_weight(weight: float) -> float:
-    for least, confidence in ((4.0, 0.6), (2.0, 0.45), (1.0, 0.3)):
-        if weight >= least:
-            return confidence
-    return 0.2
+    return next(confidence for least, confidence in _CONFIDENCE_OF_WEIGHT if weight >= least)
 
 
 def _bounded(confidence: float) -> float:
-    return round(min(0.95, max(0.05, confidence)), 2)
+    return round(min(_MAX_CONFIDENCE, max(_MIN_CONFIDENCE, confidence)), 2)

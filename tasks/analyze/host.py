@@ -1,32 +1,50 @@
-"""Which host this is, and which of its processes use most. A command line can carry secrets: names and ids only."""
+"""A look at this host: whether an alert is about it, its busiest processes, its largest and oldest files.
+
+Of processes only names and ids are shown, because a command line can contain secrets.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import ipaddress
 import os
+import shlex
 import socket
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import NamedTuple
 
 import psutil
 
 from orchestration.alert import Alert
-from tasks.check.threads import in_daemon_thread
+from orchestration.threads import in_daemon_thread
 
-TOP = 3
+TOP_PROCESSES = 3
 CPU_WINDOW_SECONDS = 0.03
-"""Between the two readings of CPU time, which the kernel counts in steps of 10 ms: enough to rank by."""
+"""Seconds between the two readings of CPU time. The kernel counts in steps of 10 ms: enough for a ranking."""
 
-_HOST_LABELS = ("instance", "host", "hostname", "node")
+FILE_SEARCH_SECONDS = 0.25
+FILE_SEARCH_DEPTH = 8
+LARGE_BYTES = 50 * 2**20
+OLD_BYTES = 10 * 2**20
+OLD_DAYS = 30
+TOP_FILES = 5
+
+_LIKELY_FIRST = ("var/log", "tmp", "var/tmp", "var/cache", "var/lib", "home", "root", "srv", "opt")
+_NEVER = frozenset({"/proc", "/sys", "/dev", "/run"})
+_WHERE_FILES_PILE_UP = frozenset(
+    {"log", "logs", "tmp", "cache", ".cache", "backup", "backups", "dump", "dumps", "crash", "core"}
+)
 
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What one process uses, in words such as "2.1 GiB"."""
+    """What a process uses, in words such as "2.1 GiB"."""
 
     pid: int
     name: str
@@ -46,13 +64,12 @@ class CpuTime(NamedTuple):
 
 
 def hosts_of(alerts: Iterable[Alert]) -> list[str]:
-    """The hosts that the alerts name in a label: instance, host, hostname or node. Each once, without its port."""
-    named = (next((alert.labels[label] for label in _HOST_LABELS if alert.labels.get(label)), "") for alert in alerts)
-    return [host for host in dict.fromkeys(map(bare_host, named)) if host]
+    """The hosts that the alerts name, each once, without ports."""
+    return [host for host in dict.fromkeys(bare_host(alert.host) for alert in alerts) if host]
 
 
 def bare_host(instance: str) -> str:
-    """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in small letters."""
+    """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in lower case."""
     host = one_line(instance).lower().rpartition("://")[2].partition("/")[0]
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -60,9 +77,9 @@ def bare_host(instance: str) -> str:
 
 
 def is_this_host(host: str, own_name: str, own_addresses: frozenset[str]) -> bool:
-    """Whether a host named by an alert is the one that runs this process.
+    """Whether a host that an alert names is the host that runs this process.
 
-    A short name stands for any domain: web-1 is web-1.example.com. Two full names have to be equal.
+    A short name matches any domain: web-1 is web-1.example.com. Two full names must be equal.
     """
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
@@ -75,7 +92,7 @@ def is_this_host(host: str, own_name: str, own_addresses: frozenset[str]) -> boo
 
 
 async def other_hosts(hosts: Iterable[str]) -> list[str]:
-    """Those hosts that are not the one that runs this process."""
+    """The hosts that are not the host that runs this process."""
     hosts = list(hosts)
     own_addresses = await in_daemon_thread(_read_addresses) if hosts else frozenset[str]()
     return [host for host in hosts if not is_this_host(host, socket.gethostname(), own_addresses)]
@@ -88,7 +105,7 @@ def _read_addresses() -> frozenset[str]:
 
 
 async def top_by_memory() -> list[ProcessUse]:
-    """The processes that hold the most memory (resident set), the largest first."""
+    """The processes that use the most memory (resident set), the largest first."""
     return list(await in_daemon_thread(_read_memory_use))
 
 
@@ -98,11 +115,13 @@ def _read_memory_use() -> tuple[ProcessUse, ...]:
         for process in psutil.process_iter(["name", "memory_info"])
         if process.info["memory_info"] and process.info["memory_info"].rss
     ]
-    return tuple(ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in sorted(sizes, reverse=True)[:TOP])
+    return tuple(
+        ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in sorted(sizes, reverse=True)[:TOP_PROCESSES]
+    )
 
 
 async def top_by_cpu() -> list[ProcessUse]:
-    """The processes that use the most CPU right now; among equals, those that have used the most so far."""
+    """The processes that use the most CPU now; among equals, those that have used the most since they started."""
     before, began = await in_daemon_thread(_read_cpu_times), time.perf_counter()
     await asyncio.sleep(CPU_WINDOW_SECONDS)
     after, elapsed = await in_daemon_thread(_read_cpu_times), time.perf_counter() - began
@@ -111,12 +130,11 @@ async def top_by_cpu() -> list[ProcessUse]:
         then = before.get(pid)
         spent = now.seconds - then.seconds if then and then.created == now.created else 0.0
         busy.append((spent, now.seconds, pid, now.name))
-    # In a quiet moment nobody is busy: then those that have used the most so far.
     return [
         ProcessUse(pid, _shown(name), f"about {100 * spent / elapsed:.0f} % of a core now, {total:.0f} s so far")
         if spent
         else ProcessUse(pid, _shown(name), f"{total:.0f} s of CPU so far")
-        for spent, total, pid, name in sorted(busy, reverse=True)[:TOP]
+        for spent, total, pid, name in sorted(busy, reverse=True)[:TOP_PROCESSES]
         if total
     ]
 
@@ -132,8 +150,8 @@ def _read_cpu_times() -> dict[int, CpuTime]:
 
 
 def _shown(name: str | None) -> str:
-    # The kernel keeps 15 characters. psutil makes up the rest from the command line, which a process can
-    # rewrite into a whole title: of such a name only the first word is taken.
+    # The kernel has only 15 characters. psutil adds the rest from the command line, which a process can change
+    # to any text: only the first word of such a name is used.
     name = name or "?"
     if len(name) > 15:
         name = name.split()[0][:64]
@@ -141,7 +159,7 @@ def _shown(name: str | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """Somebody else's text as one line, without what would move a terminal's cursor."""
+    """A text from outside as one line, without characters that move a terminal's cursor."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
@@ -152,3 +170,113 @@ def in_bytes(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+@dataclass(frozen=True, order=True)
+class FoundFile:
+    """A file, the bytes that it uses on the disk, and the days since it was written."""
+
+    size_bytes: int
+    path: str
+    age_days: int
+
+    @property
+    def quoted(self) -> str | None:
+        """The path, quoted for a shell; None if it has a character that must not reach a terminal."""
+        return shlex.quote(self.path) if self.path.isprintable() else None
+
+
+@dataclass
+class FileFindings:
+    """The largest files that were found, and the large files that were not written to for a long time."""
+
+    root: str
+    large: list[FoundFile] = field(default_factory=list[FoundFile])
+    old: list[FoundFile] = field(default_factory=list[FoundFile])
+    files_seen: int = 0
+    complete: bool = False
+
+
+def look_around(
+    root: str, time_limit_seconds: float = FILE_SEARCH_SECONDS, depth_limit: int = FILE_SEARCH_DEPTH
+) -> FileFindings:
+    """Find large and old files below `root`: first in the folders where they usually are, broad before deep.
+
+    The call blocks for at most `time_limit_seconds`, if the disk answers. It follows no symbolic link, stays on the
+    file system, and skips folders that it may not read. `complete` says whether the time was enough.
+
+    Raises:
+        OSError: `root` itself cannot be read.
+    """
+    findings = FileFindings(root)
+    deadline = time.perf_counter() + time_limit_seconds
+    now = time.time()
+    for entry in _files(root, depth_limit):
+        if time.perf_counter() > deadline:
+            return findings
+        if entry is not None:
+            with suppress(OSError):
+                _add_file(findings, entry, now)
+    findings.complete = True
+    return findings
+
+
+def _files(root: str, depth_limit: int) -> Iterator[os.DirEntry[str] | None]:
+    """Each file of the file system, and None for each other entry, so that the caller can stop there as well."""
+    # Plain strings and DirEntry: a Path for each entry would double the time.
+    root = os.path.realpath(root)
+    device = os.lstat(root).st_dev
+    likely = (os.path.join(root, folder) for folder in _LIKELY_FIRST)  # noqa: PTH118
+    folders = deque((folder, 1) for folder in likely if os.path.realpath(folder) == folder)
+    folders.append((root, 0))
+    seen: set[str] = set()
+    while folders:
+        folder, depth = folders.popleft()
+        if folder in seen or folder in _NEVER or _device_of(folder) != device:
+            continue
+        seen.add(folder)
+        for entry in _entries(folder):
+            if _is_folder(entry):
+                if depth < depth_limit:
+                    folders.append((entry.path, depth + 1))
+                yield None
+            else:
+                yield entry
+
+
+def _device_of(folder: str) -> int | None:
+    try:
+        return os.lstat(folder).st_dev
+    except OSError:
+        return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        yield from entries
+
+
+def _add_file(findings: FileFindings, entry: os.DirEntry[str], now: float) -> None:
+    if not entry.is_file(follow_symlinks=False):
+        return
+    findings.files_seen += 1
+    status = entry.stat(follow_symlinks=False)
+    size = status.st_blocks * 512  # a sparse file uses less than its length
+    if size < OLD_BYTES:
+        return
+    found = FoundFile(size, entry.path, max(0, int((now - status.st_mtime) / 86400)))
+    if size >= LARGE_BYTES:
+        _keep_largest(findings.large, found)
+    if found.age_days >= OLD_DAYS and _WHERE_FILES_PILE_UP.intersection(PurePath(entry.path).parts):
+        _keep_largest(findings.old, found)
+
+
+def _keep_largest(kept: list[FoundFile], found: FoundFile) -> None:
+    kept[:] = heapq.nlargest(TOP_FILES, [*kept, found])

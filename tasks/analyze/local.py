@@ -1,4 +1,4 @@
-"""Analysis without a model: the alert's words, the check results, and a look at this host."""
+"""Analysis without a model: the words of the alert, the checks, and a look at this host."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import psutil
 
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult, Check, Recommendation
+from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import Findings, advise, also_look_at
-from tasks.analyze.diagnosis import Diagnosis, diagnose, unhealthy
-from tasks.analyze.files import look_around
-from tasks.analyze.host import hosts_of, in_bytes, one_line, other_hosts, top_by_cpu, top_by_memory
-from tasks.analyze.words import Cause
-from tasks.check.threads import in_daemon_thread
+from tasks.analyze.diagnosis import Cause, Diagnosis, diagnose, unhealthy
+from tasks.analyze.host import hosts_of, in_bytes, look_around, one_line, other_hosts, top_by_cpu, top_by_memory
 
-PATIENCE_SECONDS = 1.0
-"""How long the look at this host may take, if a disk or a process table hangs; the page goes out without it."""
+LOOK_TIMEOUT_SECONDS = 1.0
+"""How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
 
 _IN_WORDS = {
     Cause.MEMORY: "memory is short",
@@ -31,15 +29,15 @@ _IN_WORDS = {
 
 
 class LocalAnalysis:
-    """The analysis provider that is always there."""
+    """The analysis provider that needs no model and no network."""
 
     name = "local"
 
     async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
-        """The likely cause, what this host shows of it, and what to do.
+        """The likely cause, what this host shows about it, and what to do.
 
-        It looks at the host that this process runs on. Where the alert is about another host, the text says so
-        and the checks of this one do not count. `diagnose()` has the rule for the confidence.
+        The findings are of the host that runs this process. If the alert is about another host, the text says so,
+        and the checks do not count. `diagnosis.py` has the rules for the cause and the confidence.
         """
         named = hosts_of(case.alerts)
         others = await other_hosts(named)
@@ -47,9 +45,7 @@ class LocalAnalysis:
         diagnosis = diagnose(case, of_this_host=here)
         findings = await _look(case, diagnosis.cause)
         bad_checks = [
-            check
-            for check in unhealthy(case.check.checks if case.check else [])
-            if check.name in list(Cause) and check.name != diagnosis.cause
+            check for check in unhealthy(case.check.checks if case.check else []) if check.name != diagnosis.cause
         ]
         note = _whose_findings(others)
         recommendations = [_noted(advice, note) for advice in advise(diagnosis.cause, findings)]
@@ -57,7 +53,7 @@ class LocalAnalysis:
         return AnalyzeResult(
             summary=_summary(case, diagnosis, findings, named, others),
             probable_cause=_probable_cause(diagnosis),
-            actions=[f"{advice.title}: {advice.actions[0]}" for advice in recommendations],
+            actions=[_first_step(advice) for advice in recommendations],
             recommendations=recommendations,
             confidence=diagnosis.confidence,
             model_info={"provider": self.name},
@@ -65,17 +61,21 @@ class LocalAnalysis:
         )
 
 
+def _first_step(advice: Recommendation) -> str:
+    return f"{advice.title}: {advice.actions[0] if advice.actions else advice.description}"
+
+
 async def _look(case: AnalysisInput, cause: Cause | None) -> Findings:
-    """What this host shows of a cause. What cannot be read is left out, and said in `errors`."""
+    """What this host shows about a cause. `errors` says what could not be read."""
     check = next((check for check in case.check.checks if check.name == cause), None) if case.check else None
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
             return await _findings(case, cause, check)
     except TimeoutError:
-        problem = f"no answer after {PATIENCE_SECONDS:g} s"
+        problem = f"no answer after {LOOK_TIMEOUT_SECONDS:g} s"
     except (OSError, psutil.Error) as error:
         problem = str(error)
-    return Findings(check=check, errors=[f"this host could not be looked at for {cause}: {problem}"])
+    return Findings(check=check, errors=[f"could not look at this host for {cause}: {problem}"])
 
 
 async def _findings(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
@@ -103,9 +103,9 @@ def _worst_path(check: Check | None) -> str:
 
 
 def _root_to_search(named: Sequence[str], worst: str) -> str:
-    """The mount point that the alert names, if this host has it; else the fullest path that the check saw.
+    """The mount point that the alert names, if this host has it; else the fullest path that the check found.
 
-    An alert is somebody else's text: it may choose among local file systems, not send us into any folder.
+    An alert comes from somebody else: it may select one of the local file systems, but no other folder.
     """
     local = {partition.mountpoint for partition in psutil.disk_partitions(all=False)}
     return next((mount for mount in named if mount in local), worst)
@@ -122,14 +122,16 @@ def _noted(advice: Recommendation, note: str) -> Recommendation:
 
 
 def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
-    """One or two sentences for somebody who was asleep a minute ago."""
+    """The analysis in one or two sentences, for a person who was asleep a minute ago."""
     own = socket.gethostname()
     title = _title(case)
-    unsaid = [host for host in others or named if host not in title]
-    about = title + (f" ({_some(unsaid)})" if unsaid else "")
+    unnamed = [host for host in others or named if host not in title]
+    about = title + (f" ({_some(unnamed)})" if unnamed else "")
     if others:
-        said = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognised"
-        return f"{about}: {said}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."
+        verdict = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognised"
+        return (
+            f"{about}: {verdict}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."
+        )
     if diagnosis.cause is None:
         return f"{about}: no cause recognised. On {own} {_checked(case)}."
     return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
@@ -143,7 +145,7 @@ def _checked(case: AnalysisInput) -> str:
 
 
 def _headline(findings: Findings, own: str) -> str:
-    """The one finding that matters most."""
+    """The most important finding, in one sentence."""
     if findings.processes:
         return f"Most on {own} by {findings.processes[0]}."
     if findings.files and findings.files.large:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, cast
 
 import orjson
@@ -27,7 +28,7 @@ from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunStatus
 from orchestration.store import incidents
 from orchestration.store.database import Database
-from orchestration.store.pushes import DUPLICATE, NewPush, RunRow, WrittenPush, write_alone
+from orchestration.store.pushes import DUPLICATE, NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
@@ -112,13 +113,13 @@ async def accept(
     size = _checked_size(request.payload, metadata, services.settings)
     title = await _title_without_alerts(services, request)
     if title is not None:
-        push, rows = _single(request.payload, title, intake)
+        push = _single(request.payload, title, intake)
     elif size > _LARGE_BYTES:
-        push, rows = await asyncio.to_thread(_by_incident, request.payload, intake)
+        push = await asyncio.to_thread(_by_incident, request.payload, intake)
     else:
-        push, rows = _by_incident(request.payload, intake)
+        push = _by_incident(request.payload, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
-    _signal_duplicates(services.signals, written, rows)
+    _signal_duplicates(services.signals, written, push.runs)
     return written
 
 
@@ -133,7 +134,7 @@ class _Intake:
     metadata: PushMetadata
     settings: Settings
 
-    @property
+    @cached_property
     def options_json(self) -> bytes:
         return self.options.model_dump_json().encode()
 
@@ -168,7 +169,7 @@ def _title_of_value(plan: Plan, payload: object) -> str:
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
 
 
-def _by_incident(payload: object, intake: _Intake) -> tuple[NewPush, list[RunRow]]:
+def _by_incident(payload: object, intake: _Intake) -> NewPush:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     groups = split_by_incident(push.alerts)
@@ -176,81 +177,61 @@ def _by_incident(payload: object, intake: _Intake) -> tuple[NewPush, list[RunRow
     reserved = 0
     if metadata.reserved_by is not None:
         reserved = len(groups) if metadata.reserved_runs is None else min(metadata.reserved_runs, len(groups))
-    rows = [_row(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
-    stored = [StoredPush(alerts=group, errors=list(push.errors)) for group in groups]
-    return _new_push(payload, rows, stored, intake, reserved), rows
+    runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
+    return _new_push(payload, runs, intake)
 
 
-def _single(payload: object, title: str, intake: _Intake) -> tuple[NewPush, list[RunRow]]:
+def _single(payload: object, title: str, intake: _Intake) -> NewPush:
     """A run without alerts, which is never a duplicate."""
     data = None if intake.options.checks_only else clean(payload)
-    owner = intake.metadata.reserved_by
-    row = RunRow(
+    run = NewRun(
         run_id=new_id(),
         trace_id=intake.trace_id,
         source=checked_name("source", intake.source),
         environment=intake.environment,
-        incident_key=None,
+        payload=StoredPush.model_validate({"data": data}).model_dump_json().encode(),
+        options=intake.options_json,
         title=title,
-        alert_fingerprint=None,
-        severity=Severity.INFO.value,
-        priority=Severity.INFO.rank,
-        content_hash="",
-        firing=False,
-        window_seconds=0,
         max_retries=intake.settings.max_retries_per_stage,
-        lease_owner=owner,
+        lease_owner=intake.metadata.reserved_by,
         lease_seconds=intake.settings.lease_seconds,
     )
-    stored = StoredPush.model_validate({"data": data})
-    return _new_push(payload, [row], [stored], intake, int(owner is not None)), [row]
+    return _new_push(payload, [run], intake)
 
 
-def _new_push(
-    payload: object, rows: Sequence[RunRow], stored: Sequence[StoredPush], intake: _Intake, reserved: int
-) -> NewPush:
-    options = intake.options_json
+def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPush:
     key = intake.metadata.idempotency_key
-    body = [intake.source, intake.environment, options.decode(), clean(payload)] if key is not None else None
+    if key is None:
+        return NewPush(runs=tuple(runs), sender=intake.metadata.sender)
     return NewPush(
-        trace_id=intake.trace_id,
-        run_ids=[row.run_id for row in rows],
-        rows=b",".join(
-            _row_as_json(row, push.model_dump_json().encode(), options) for row, push in zip(rows, stored, strict=True)
-        ),
+        runs=tuple(runs),
         sender=intake.metadata.sender,
-        idempotency_key=checked_name("idempotency key", key) if key is not None else None,
-        body_hash=_digest(body) if body is not None else "",
-        held=reserved,
+        idempotency_key=checked_name("idempotency key", key),
+        body_hash=_digest([intake.source, intake.environment, intake.options_json.decode(), clean(payload)]),
     )
 
 
-def _row(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> RunRow:
-    severity = Severity.worst(*(alert.severity for alert in group))
+def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:
     content = sorted([alert.fingerprint, alert.status.value, alert.severity.value] for alert in group)
     metadata, settings = intake.metadata, intake.settings
-    return RunRow(
+    return NewRun(
         run_id=new_id(),
         trace_id=intake.trace_id,
         source=push.source,
         environment=intake.environment,
+        payload=StoredPush(alerts=list(group), errors=list(push.errors)).model_dump_json().encode(),
+        options=intake.options_json,
         incident_key=group[0].incident_key,
         title=title_of(group),
         alert_fingerprint=group[0].fingerprint,
-        severity=severity.value,
-        priority=severity.rank,
+        severity=Severity.worst(*(alert.severity for alert in group)),
         content_hash=_digest([push.source, intake.environment, intake.options_json.decode(), content]),
-        firing=any(alert.firing for alert in group),
-        window_seconds=settings.duplicate_window_seconds if metadata.skip_duplicates else 0,
         max_retries=settings.max_retries_per_stage,
         lease_owner=metadata.reserved_by if reserved else None,
         lease_seconds=settings.lease_seconds,
+        firing=any(alert.firing for alert in group),
+        duplicate_window_seconds=settings.duplicate_window_seconds if metadata.skip_duplicates else 0,
     )
-
-
-def _row_as_json(row: RunRow, payload: bytes, options: bytes) -> bytes:
-    """A run as it is written, with its payload and options, which are JSON already."""
-    return orjson.dumps({**row.model_dump(), "payload": orjson.Fragment(payload), "options": orjson.Fragment(options)})
 
 
 def _digest(value: object) -> str:
@@ -258,18 +239,18 @@ def _digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _signal_duplicates(signals: Signals, written: WrittenPush, rows: Sequence[RunRow]) -> None:
+def _signal_duplicates(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:
     """Send the two signals of a run that is over before it began: no engine ever executes it."""
-    for row in rows:
-        original = written.duplicates.get(row.run_id)
+    for run in runs:
+        original = written.duplicates.get(run.run_id)
         if original is None:
             continue
         tags = Tags(
-            trace_id=row.trace_id,
-            run_id=row.run_id,
-            source=row.source,
-            alert_fingerprint=row.alert_fingerprint or "",
-            environment=row.environment,
+            trace_id=run.trace_id,
+            run_id=run.run_id,
+            source=run.source,
+            alert_fingerprint=run.alert_fingerprint or "",
+            environment=run.environment,
         )
         signals.emit(Signal.STARTED, tags)
         skipped = RunStatus.SKIPPED.value

@@ -1,4 +1,4 @@
-"""Which alerts belong together, and whether a human is told of what became of them. Pure: no store, no clock."""
+"""Which alerts belong together, and whether somebody is notified of a push. Pure: no store, no clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestration.alert import Alert
 
 
 class Reason(StrEnum):
-    """Why a human is told of a push, or is not."""
+    """Why somebody is notified of a push, or nobody is."""
 
     OPENED = auto()
     REOPENED = auto()
@@ -25,72 +25,71 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class IncidentChange:
-    """What one run's alerts did to their incident.
+    """What the alerts of one run changed in their incident.
 
-    The flags are of this run alone: `resolved` means that the run turned the incident from open to resolved, not
-    that it is resolved.
+    The flags describe changes made by this run: `resolved` means that this run resolved the incident.
     """
 
     opened: bool
-    """There was no incident of this key that could be joined or reopened."""
+    """The incident is new: no incident with this key could be joined or reopened."""
     reopened: bool
-    """It was resolved, and fires again."""
+    """The incident was resolved, and fires again."""
     severity_raised: bool
-    """A firing alert is worse than the incident was."""
+    """A firing alert has a higher severity than the incident had."""
     new_firing: int
-    """Firing alerts that the incident did not have, or had as resolved."""
+    """Firing alerts that are new to the incident, or were resolved before."""
     newly_resolved: int
-    """Alerts of the incident that fired before and do not any more."""
+    """Alerts of the incident that fired before and are resolved now."""
     still_firing: int
-    """Alerts of the incident, of this run or not, that fire after it."""
+    """Alerts of the incident, in this run or not, that fire after this run."""
     resolved: bool
-    """The last firing alert of the incident resolved."""
+    """The last firing alert of the incident is resolved."""
     known: bool
     """The alerts belong to an incident."""
-    told_before: bool
-    """The latest telling of this incident went out, or is still on its way; False when it failed for good."""
+    notified_before: bool
+    """The latest message about this incident was sent or is about to be sent; False if it failed for good."""
 
 
 @dataclass(frozen=True)
-class Telling:
-    """Whether a human is told, and by which rule."""
+class NotifyDecision:
+    """Whether somebody is notified, and the rule that decided it."""
 
-    tell: bool
+    notify: bool
     reason: Reason
 
 
-def decide(change: IncidentChange) -> Telling:
-    """Whether a human is told. The first rule that holds decides; exactly one reason comes out.
+def decide(change: IncidentChange) -> NotifyDecision:
+    """Decide whether somebody is notified. The first rule that applies decides and gives the reason.
 
-    Told:
-        opened: a new incident.
-        reopened: a resolved one fires again.
-        resolved: all of it is over. It precedes the rules below, so that an all-clear is never worded as a page.
-        severity_raised: it is worse than was told.
-        new_alerts: it got a firing alert that it did not have.
-        untold: nothing new, but the page that should have gone out before failed for good; without this rule
-            nobody would ever hear of the incident.
+    Notify:
+        opened: the incident is new.
+        reopened: a resolved incident fires again.
+        resolved: all alerts are resolved. This rule precedes the next ones: an all-clear must not read as a page.
+        severity_raised: the incident got worse.
+        new_alerts: a further alert fires.
+        untold: nothing is new, but the last message failed for good. Without this rule nobody would ever learn of
+            the incident.
 
-    Not told:
-        nothing_open: alerts resolved that belong to no known incident.
-        some_resolved: a part is over, the rest still fires.
-        repeat: nothing that has not been told.
+    Do not notify:
+        nothing_open: the resolved alerts belong to no known incident.
+        some_resolved: some alerts are resolved, others still fire.
+        repeat: nothing has changed.
     """
     rules = (
-        (change.opened, Telling(True, Reason.OPENED)),
-        (change.reopened, Telling(True, Reason.REOPENED)),
-        (change.resolved, Telling(True, Reason.RESOLVED)),
-        (change.severity_raised, Telling(True, Reason.SEVERITY_RAISED)),
-        (change.new_firing > 0, Telling(True, Reason.NEW_ALERTS)),
-        (not change.known, Telling(False, Reason.NOTHING_OPEN)),
-        (not change.told_before, Telling(True, Reason.UNTOLD)),
-        (change.newly_resolved > 0 and change.still_firing > 0, Telling(False, Reason.SOME_RESOLVED)),
+        (change.opened, NotifyDecision(True, Reason.OPENED)),
+        (change.reopened, NotifyDecision(True, Reason.REOPENED)),
+        (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
+        (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
+        (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
+        (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
+        (not change.notified_before, NotifyDecision(True, Reason.UNTOLD)),
+        (change.newly_resolved > 0 and change.still_firing > 0, NotifyDecision(False, Reason.SOME_RESOLVED)),
     )
-    return next((telling for holds, telling in rules if holds), Telling(False, Reason.REPEAT))
+    return next((decision for applies, decision in rules if applies), NotifyDecision(False, Reason.REPEAT))
 
 
 def split_by_incident(alerts: Iterable[Alert]) -> list[list[Alert]]:
-    """The alerts of a push, one list an incident key; incidents and their alerts in the order of the push."""
+    """Group the alerts of a push by incident key. Groups and alerts keep the order of the push."""
     groups: dict[str, list[Alert]] = {}
     for alert in alerts:
         groups.setdefault(alert.incident_key, []).append(alert)

@@ -16,7 +16,7 @@ from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database
-from tasks.ingest.incidents import IncidentChange, Telling, decide
+from tasks.ingest.incidents import IncidentChange, NotifyDecision, decide
 
 CHECKS_ONLY = "checks_only"
 """The reason to skip ingest in a run that is about this host's health: there are no alerts."""
@@ -60,11 +60,13 @@ def _change(recorded: RecordedAlerts) -> IncidentChange:
         still_firing=recorded.still_firing,
         resolved=recorded.resolved,
         known=recorded.known,
-        told_before=recorded.told_before,
+        notified_before=recorded.told_before,
     )
 
 
-def _result(context: StageContext, push: StoredPush, recorded: RecordedAlerts, telling: Telling) -> IngestResult:
+def _result(
+    context: StageContext, push: StoredPush, recorded: RecordedAlerts, decision: NotifyDecision
+) -> IngestResult:
     changed = recorded.reopened or recorded.severity_raised or recorded.resolved or bool(recorded.new_firing)
     return IngestResult(
         incident_id=recorded.incident.id if recorded.incident else None,
@@ -78,8 +80,8 @@ def _result(context: StageContext, push: StoredPush, recorded: RecordedAlerts, t
         incidents_created=int(recorded.opened),
         incidents_updated=int(not recorded.opened and changed),
         errors=push.errors,
-        tell=telling.tell,
-        reason=telling.reason.value,
+        tell=decision.notify,
+        reason=decision.reason.value,
     )
 
 

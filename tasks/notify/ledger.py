@@ -1,4 +1,4 @@
-"""Sending through the delivery ledger: written before, settled after, read first."""
+"""Sending through the delivery ledger: a row is opened before a message is sent, and settled after it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from orchestration.store import deliveries
 from orchestration.store.database import Database
 
 _PROVIDER_ID_CHARACTERS = 512
+_SETTLE_RETRY_SECONDS = 0.2
 
 SETTLE_SECONDS = 20.0
-"""How long the ledger's row of a message that is out is tried to be written. Within a lease's usual length."""
+"""How long to retry settling the row of a message that was sent. Shorter than the default lease."""
 
 
 async def deliver(
     database: Database, node_id: str, named: NamedChannel, message: Message
 ) -> tuple[Delivery, DeliveryFailed | None]:
-    """Hand a message to a channel unless an earlier try has done so; what became of it, and the failure if it failed.
+    """Send a message on a channel, unless an earlier attempt sent it. Returns the delivery, and its error or None.
 
-    A try that was cut off between sending and settling is made again under the same idempotency key: a
-    person told twice is better than a person not told.
+    An attempt that was interrupted between sending and settling is repeated with the same idempotency key: it is
+    better to notify a person twice than not at all.
+
+    Raises:
+        Unavailable: the ledger cannot be read or written.
     """
     channel = named.channel
     async with database.statement() as tx:
@@ -38,7 +42,7 @@ async def deliver(
     failure: DeliveryFailed | None = None
     try:
         delivery = _storable(await channel.send(message), named)
-    except Exception as error:  # noqa: BLE001 - a channel with a bug is a channel that failed, beside others that work
+    except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
         failure = _failure(named, error)
         delivery = Delivery(
             driver=channel.driver,
@@ -52,8 +56,8 @@ async def deliver(
 
 
 async def _settle(database: Database, key: str, delivery: Delivery) -> None:
-    """Write what became of a message. A database that is away for a moment is waited for: a message that is out
-    and not settled would be sent again."""
+    """Write the result of a delivery. A short outage of the database is retried for `SETTLE_SECONDS`, because a
+    message that was sent and not settled would be sent again."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         try:
@@ -63,12 +67,12 @@ async def _settle(database: Database, key: str, delivery: Delivery) -> None:
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(_SETTLE_RETRY_SECONDS)
 
 
 def _storable(delivery: Delivery, named: NamedChannel) -> Delivery:
-    """The delivery under the channel's own name. What the vendor answered must not keep the row from being written:
-    a message that is out and not settled would be sent again."""
+    """The delivery under the channel's own name, with the vendor's answer redacted and shortened, so that the row
+    can always be written: a message that was sent and not settled would be sent again."""
     provider_id = delivery.provider_id and redact_text(delivery.provider_id, limit=_PROVIDER_ID_CHARACTERS)
     response = {name: redact(value) for name, value in delivery.response.items()}
     return delivery.model_copy(update={"channel": named.name, "provider_id": provider_id, "response": response})
@@ -78,7 +82,7 @@ def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
     if isinstance(error, DeliveryFailed):
         return error
     stack = "".join(traceback.format_exception(error))
-    logger.error("The channel %s broke: %s", named.name, redact_text(stack))
+    logger.error("Channel %s raised an unexpected error: %s", named.name, redact_text(stack))
     return DeliveryFailed(f"{type(error).__name__}: {redact_text(str(error))}", retryable=is_retryable(error))
 
 

@@ -1,36 +1,42 @@
-"""What a run tells a human: severity, what, where, since when and what to do first; the evidence after it.
+"""The message about a run: severity, what, where, since when and what to do first; the evidence after it.
 
-Everything that came from outside is data here: cleaned, redacted and bounded before a template sees it.
+All text from outside is cleaned, redacted and bounded here, before a template gets it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, Severity, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message
-from orchestration.redaction import REDACTED, is_secret_key, one_line
-from tasks.notify.extracts import facts_of
-from tasks.notify.links import links_of
+from orchestration.redaction import REDACTED, is_secret_key, one_line, redact, redact_text
 from tasks.notify.templates import render
 
-UNAVAILABLE = "AI analysis unavailable"
-"""What the message says in the place of an analysis that failed."""
+_MAX_NAMED = 20  # hosts, alerts and checks that are named; the others are counted
+_MAX_ACTIONS = 8
+_MAX_LABELS = 12
+_MAX_LINKS = 8
+_MAX_ALERTS_WITH_LINKS = 100
+_MAX_URL_CHARACTERS = 2000
+_MAX_EXTRACTS = 10
+_MAX_EXTRACT_ITEMS = 10
+_MAX_EXTRACT_CHARACTERS = 500
 
-_NAMED = 20  # hosts, alerts and checks that are named; the rest is counted
-_ACTIONS = 8
-_LABELS = 12
+_TEST_TITLE = "[TEST] "
+_TEST_FACT = Fact(label="Test", value="This message is a test, started by hand. Nobody has to act on it.")
 
-_HOSTS = ("instance", "host", "hostname", "node", "nodename", "server", "pod", "service")
-_SAID_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
+_LINKS_FIRST = ("runbook", "dashboard", "panel", "source", "silence")
+_URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
+_SHOWN_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
 _LABELS_FIRST = ("team", "service", "job", "cluster", "namespace", "region", "device", "mountpoint")
 _REASONS = {
     "opened": "a new incident",
@@ -38,7 +44,12 @@ _REASONS = {
     "severity_raised": "it got worse",
     "new_alerts": "more alerts joined the incident",
     "resolved": "every alert of the incident is resolved",
+    "untold": "the last message about this incident did not reach anybody",
+    "some_resolved": "some alerts of the incident are resolved, others still fire",
+    "repeat": "a repeat: nothing has changed",
+    "nothing_open": "alerts are resolved that belong to no open incident",
 }
+"""The reason of the notify decision, in words."""
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 _WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
@@ -46,7 +57,7 @@ _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITI
 
 @dataclass(frozen=True, kw_only=True)
 class MessageSubject:
-    """What a message is about: one run."""
+    """The run that a message is about, with all that the message says of it."""
 
     run_id: str
     trace_id: str
@@ -57,7 +68,7 @@ class MessageSubject:
     alerts: Sequence[Alert]
     """The alerts of this run."""
     reason: str
-    """Why a human is told: opened, reopened, severity_raised, new_alerts, resolved; or empty."""
+    """The reason of the notify decision, such as opened; "" if there was no decision."""
     check: CheckResult | None
     analysis: AnalyzeResult | None
     firing: int
@@ -65,13 +76,15 @@ class MessageSubject:
     resolved: int
     """How many alerts of the whole incident are resolved."""
     title: str = ""
-    """What the run is called, where it is neither about an alert nor about this host's health."""
+    """The title of a run that is neither about an alert nor about the health of this host."""
     extracts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    """What transforms took out of earlier results, by node."""
+    """The outputs of transforms, by node id."""
+    test: bool = False
+    """Whether the message says that it is a test."""
 
     @property
     def status(self) -> AlertStatus:
-        """Firing as long as one alert of the run or of the incident is; a healthy host is an all-clear too."""
+        """Firing while an alert of the run or of the incident fires. A healthy host is resolved."""
         if any(alert.firing for alert in self.alerts):
             return AlertStatus.FIRING
         if self.alerts:
@@ -84,7 +97,7 @@ class MessageSubject:
 
     @property
     def severity(self) -> Severity:
-        """The worst of the firing alerts; of all, if none fires; of the checks, if there is no alert."""
+        """The worst severity of the firing alerts; if none fires, of all alerts; without alerts, of the checks."""
         if self.alerts:
             return Severity.worst(*(alert.severity for alert in self.relevant))
         if self.incident:
@@ -99,9 +112,12 @@ class MessageSubject:
         return [alert for alert in self.alerts if alert.firing] or self.alerts
 
 
-def render_message(subject: MessageSubject, *, channel: str) -> Message:
-    """The message about this run for this channel. Deterministic: a retry renders the same one."""
-    links = links_of(subject.relevant)
+def render_message(subject: MessageSubject) -> Message:
+    """The message about a run, for all channels; `with_key` makes it the message for one of them.
+
+    Deterministic: a retry renders the same message.
+    """
+    links = _links(subject.relevant)
     analysis = list(_analysis(subject.analysis))
     view: dict[str, Any] = {
         "title": _title(subject),
@@ -114,7 +130,7 @@ def render_message(subject: MessageSubject, *, channel: str) -> Message:
     }
     shown = view | {"analysis": analysis}
     return Message(
-        idempotency_key=f"{subject.run_id}/{subject.node_id}/{channel}",
+        idempotency_key=f"{subject.run_id}/{subject.node_id}",
         dedup_key=_dedup_key(subject),
         text=render("message.txt.j2", shown),
         markdown=render("message.md.j2", shown),
@@ -128,6 +144,11 @@ def render_message(subject: MessageSubject, *, channel: str) -> Message:
     )
 
 
+def with_key(message: Message, channel: str) -> Message:
+    """The rendered message, with the idempotency key that the delivery ledger uses for this channel."""
+    return message.model_copy(update={"idempotency_key": f"{message.idempotency_key}/{channel}"})
+
+
 def _dedup_key(subject: MessageSubject) -> str:
     if subject.incident is None:
         return subject.run_id
@@ -136,6 +157,10 @@ def _dedup_key(subject: MessageSubject) -> str:
 
 
 def _title(subject: MessageSubject) -> str:
+    return f"{_TEST_TITLE if subject.test else ''}{_title_of_run(subject)}"
+
+
+def _title_of_run(subject: MessageSubject) -> str:
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
     names = list(dict.fromkeys(alert.name for alert in subject.relevant))
     if not subject.alerts and subject.incident is None:
@@ -145,7 +170,7 @@ def _title(subject: MessageSubject) -> str:
         return f"[{worst.value.upper()}] Health of {one_line(socket.gethostname(), 80)}"
     environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
     if len(names) == 1:
-        where = _some(_hosts(subject.relevant), named=2, limit=60)
+        where = _some(_places(subject.relevant), named=2, limit=60)
         return f"[{word}] {one_line(names[0], 120) or 'nameless alert'}{f' on {where}' if where else ''}{environment}"
     name = subject.incident.title if subject.incident else f"{names[0]} and {len(names) - 1} more"
     return f"[{word}] {one_line(name, 160)}{environment}"
@@ -155,7 +180,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
     host = one_line(socket.gethostname(), 80)
     facts = {
         "What": _what(subject),
-        "Where": _some(_hosts(subject.relevant)) if subject.alerts or subject.incident else host,
+        "Where": _some(_places(subject.relevant)) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
         "Why now": _REASONS.get(subject.reason, one_line(subject.reason, 200)),
         "Alerts": _counts(subject),
@@ -163,8 +188,10 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         "Environment": one_line(subject.environment, 80),
         "Source": one_line(subject.source, 80),
     }
+    if subject.test:
+        yield _TEST_FACT
     yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
-    yield from facts_of(subject.extracts)
+    yield from _extracts(subject.extracts)
 
 
 def _counts(subject: MessageSubject) -> str:
@@ -180,7 +207,9 @@ def _what(subject: MessageSubject) -> str:
         return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
     names = list(dict.fromkeys(alert.name for alert in alerts))
     if len(names) > 1:
-        return _some([f"{name} ×{sum(a.name == name for a in alerts)}" for name in names[:_NAMED]] + names[_NAMED:])
+        return _some(
+            [f"{name} ×{sum(a.name == name for a in alerts)}" for name in names[:_MAX_NAMED]] + names[_MAX_NAMED:]
+        )
     first = alerts[0]
     says = one_line(first.description or first.annotations.get("summary", ""), 1000)
     alike = len({alert.description for alert in alerts}) == 1
@@ -194,13 +223,12 @@ def _health(check: CheckResult | None) -> str:
     return f"look at {_some(bad)}" if bad else f"all {len(checks)} checks are ok"
 
 
-def _hosts(alerts: Sequence[Alert]) -> list[str]:
-    found = (next((alert.labels[key] for key in _HOSTS if alert.labels.get(key)), "") for alert in alerts)
-    return list(dict.fromkeys(host for host in found if host))
+def _places(alerts: Sequence[Alert]) -> list[str]:
+    return list(dict.fromkeys(alert.place for alert in alerts if alert.place))
 
 
-def _some(names: Sequence[str], *, named: int = _NAMED, limit: int = 80) -> str:
-    """The first names, and how many more there are."""
+def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80) -> str:
+    """The first names, and the number of the others."""
     shown = ", ".join(one_line(name, limit) for name in names[:named])
     return f"{shown} and {len(names) - named} more" if len(names) > named else shown
 
@@ -230,15 +258,17 @@ def _duration(seconds: float) -> str:
 
 
 def _labels(alerts: Sequence[Alert]) -> str:
-    """The labels that all alerts share, except what is said elsewhere."""
+    """The labels that all alerts share, without those that the message shows elsewhere."""
     if not alerts:
         return ""
     shared = dict(alerts[0].labels)
     for alert in alerts[1:]:
         shared = {key: value for key, value in shared.items() if alert.labels.get(key) == value}
-    hidden = _SAID_ELSEWHERE | ({key for key in _HOSTS if key in shared and shared[key] in _hosts(alerts[:1])})
+    hidden = _SHOWN_ELSEWHERE | {
+        key for key, value in shared.items() if key in PLACE_LABELS and value == alerts[0].place
+    }
     keys = [key for key in _LABELS_FIRST if key in shared] + sorted(key for key in shared if key not in _LABELS_FIRST)
-    shown = [key for key in keys if key not in hidden][:_LABELS]
+    shown = [key for key in keys if key not in hidden][:_MAX_LABELS]
     return ", ".join(
         f"{one_line(key, 60)}={REDACTED if is_secret_key(key) else one_line(shared[key], 120)}" for key in shown
     )
@@ -248,8 +278,8 @@ def _checks(check: CheckResult | None) -> list[str]:
     if check is None:
         return []
     found = sorted(check.checks, key=lambda one: _WORST_FIRST.index(one.status))
-    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
-    return [*(_check(one) for one in found[:_NAMED]), *more]
+    more = [f"and {len(found) - _MAX_NAMED} more"] if len(found) > _MAX_NAMED else []
+    return [*(_check(one) for one in found[:_MAX_NAMED]), *more]
 
 
 def _check(check: Check) -> str:
@@ -267,9 +297,9 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
         return
     summary, cause = one_line(analysis.summary, 1000), one_line(analysis.probable_cause, 1000)
     if analysis.fallback_used:
+        # The summary of a fallback says that there is no analysis; the message adds the error.
         why = one_line(next(iter(analysis.errors), ""), 500) or cause
-        yield f"{UNAVAILABLE}: {why}" if why else f"{UNAVAILABLE}."
-        summary, cause = "" if summary.startswith(UNAVAILABLE) else summary, ""
+        summary, cause = f"{summary}: {why}" if why else f"{summary}.", ""
     if summary:
         yield summary
     if cause:
@@ -288,4 +318,37 @@ def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:
             f"{one.title}: {one.description}" if one.description else one.title for one in analysis.recommendations
         ]
     runbook = ["Follow the runbook."] if "runbook" in links else []
-    return [line for line in dict.fromkeys([*runbook, *(one_line(step, 300) for step in advice)]) if line][:_ACTIONS]
+    return [line for line in dict.fromkeys([*runbook, *(one_line(step, 300) for step in advice)]) if line][
+        :_MAX_ACTIONS
+    ]
+
+
+def _links(alerts: Sequence[Alert]) -> dict[str, str]:
+    """The web links of the alerts, without secrets, the most useful links first."""
+    found: dict[str, str] = {}
+    for alert in alerts[:_MAX_ALERTS_WITH_LINKS]:
+        for name, url in alert.links.items():
+            address = web_address(url)
+            if address and len(url) <= _MAX_URL_CHARACTERS:
+                clean = redact_text(address).replace(REDACTED, "redacted")
+                found.setdefault(one_line(name, 40), quote(clean, safe=_URL_CHARACTERS))
+    first = [name for name in _LINKS_FIRST if name in found]
+    return {name: found[name] for name in [*first, *(name for name in found if name not in first)][:_MAX_LINKS]}
+
+
+def _extracts(extracts: Mapping[str, JsonValue]) -> Iterator[Fact]:
+    """The output of each transform as one line, under the id of its node. Null and empty values are left out."""
+    for node_id, value in list(extracts.items())[:_MAX_EXTRACTS]:
+        text = one_line(_in_words(redact(value)), _MAX_EXTRACT_CHARACTERS)
+        if text:
+            yield Fact(label=one_line(node_id, 80), value=text)
+
+
+def _in_words(value: JsonValue) -> str:
+    if isinstance(value, list):
+        shown = value[:_MAX_EXTRACT_ITEMS]
+        more = [f"and {len(value) - len(shown)} more"] if len(value) > len(shown) else []
+        return "; ".join([*map(_in_words, shown), *more])
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_in_words(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+    return "" if value is None else str(value)

@@ -26,7 +26,7 @@ from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.story import all_checks
 from tasks.notify.ledger import deliver
-from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.message import MessageSubject, render_message, with_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,11 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
-    messages = [render_message(config.subject, channel=named.name) for named in config.channels]
+    message = render_message(config.subject)
     endings = await asyncio.gather(
         *(
-            deliver(config.database, config.subject.node_id, named, message)
-            for named, message in zip(config.channels, messages, strict=True)
+            deliver(config.database, config.subject.node_id, named, with_key(message, named.name))
+            for named in config.channels
         ),
         # An error on one channel must not leave the others at work while the next attempt begins.
         return_exceptions=True,
@@ -69,7 +69,7 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     return NotifyResult(
         deliveries=deliveries,
         provider_ids=[delivery.provider_id for delivery in deliveries if delivery.provider_id],
-        messages=[messages[0].text] if messages else [],
+        messages=[message.text] if config.channels else [],
         channels_attempted=len(deliveries),
         channels_succeeded=len(deliveries),
     )
@@ -123,6 +123,7 @@ async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
         firing=firing,
         resolved=resolved,
         title=record.title if record.options.defined else "",
+        test=record.options.test,
     )
 
 

@@ -1,4 +1,4 @@
-"""What every checker is made of: a frozen configuration, an async function, and the thresholds they share."""
+"""The parts of a checker: a frozen configuration, an async function, and the thresholds that checkers share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """0 to 100."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(strict=False, max_length=256)]
-"""A list of names; JSON has no tuples, so a list is taken too."""
+"""Names, as a tuple or, because JSON has no tuples, as a list."""
 
 
 class CheckerConfig(BaseModel):
-    """The options of one checker, as `checker_configs` gives them by name. Unknown ones are refused."""
+    """The options of one checker, from `checker_configs`. Unknown options are refused."""
 
     # Strict: neither "70" nor true is a number, and "yes" is no boolean.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Ceilings(CheckerConfig):
-    """Limits of something that must not grow: from `warn` percent on a warning, from `crit` on critical."""
+    """Limits of a value that must stay low: a warning from `warn` percent, critical from `crit` percent."""
 
     warn: Percent
     crit: Percent
@@ -38,14 +38,14 @@ class Ceilings(CheckerConfig):
         return self
 
     def status_of(self, percent: float) -> CheckStatus:
-        """How bad `percent` in use is."""
+        """The status at `percent` in use."""
         if percent >= self.crit:
             return CheckStatus.CRITICAL
         return CheckStatus.WARNING if percent >= self.warn else CheckStatus.OK
 
 
 class Floors(CheckerConfig):
-    """Limits of something that must not shrink: ok from `ok` percent on, a warning from `warn` on, else critical."""
+    """Limits of a value that must stay high: ok from `ok` percent, a warning from `warn` percent, else critical."""
 
     ok: Percent
     warn: Percent
@@ -57,7 +57,7 @@ class Floors(CheckerConfig):
         return self
 
     def status_of(self, percent: float) -> CheckStatus:
-        """How bad it is that only `percent` are left."""
+        """The status at `percent` left."""
         if percent >= self.ok:
             return CheckStatus.OK
         return CheckStatus.WARNING if percent >= self.warn else CheckStatus.CRITICAL
@@ -68,17 +68,17 @@ ConfigT = TypeVar("ConfigT", bound=CheckerConfig)
 
 @dataclass(frozen=True)
 class Checker(Generic[ConfigT]):
-    """A checker as the registry lists it."""
+    """One checker of the registry: its name, the type of its options, and its function."""
 
     name: str
     config: type[ConfigT]
     run: Callable[[ConfigT], Awaitable[Check]]
 
     def parse(self, options: Mapping[str, object]) -> ConfigT:
-        """The checker's configuration from its options.
+        """Validate the options of this checker.
 
         Raises:
-            BadInput: naming the checker, each wrong field, and what was expected.
+            BadInput: names the checker, each wrong field, and the expected value.
         """
         try:
             return self.config.model_validate(dict(options))
@@ -93,10 +93,10 @@ class Checker(Generic[ConfigT]):
             return f"unknown option {where!r} (known: {known})"
         what = str(problem["msg"]).removeprefix("Value error, ")
         what = f"{what[0].lower()}{what[1:]}"
-        # A model's own rule (warn above crit) has no field, and says the values itself.
+        # The rule "warn above crit" belongs to no field, and its message contains the values.
         return f"option {where!r}: {what}, got {_shown(problem['input'])}" if where else what
 
 
 def _shown(value: object) -> str:
-    """A number as it is, anything else by its type: an option may hold a token."""
+    """A number as it is, any other value as its type: an option may contain a token."""
     return repr(value) if isinstance(value, int | float) or value is None else f"a value of type {type(value).__name__}"

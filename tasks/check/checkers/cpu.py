@@ -11,8 +11,8 @@ import psutil
 from pydantic import Field, JsonValue
 
 from orchestration.contracts import Check
+from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import Ceilings, Percent
-from tasks.check.threads import in_daemon_thread
 
 
 class CpuConfig(Ceilings):
@@ -25,15 +25,15 @@ class CpuConfig(Ceilings):
         ge=0.05,
         le=60,
         allow_inf_nan=False,
-        description="Seconds between the two readings. The kernel counts in steps of 10 ms: longer is more exact.",
+        description="Seconds between the two readings. The kernel counts in steps of 10 ms: longer is more precise.",
     )
     per_cpu: bool = Field(False, description="Judge the busiest core instead of the average of all.")
 
 
 async def check_cpu(config: CpuConfig) -> Check:
-    """The share of time, in percent, in which the cores were busy between two readings.
+    """Check the percentage of time in which the cores were busy between two readings.
 
-    Waiting for a disk counts as idle. The worker's own work is part of what is measured, as on any host.
+    Waiting for a disk counts as idle. The work of this process counts as busy.
     """
     before = await in_daemon_thread(_read_times)
     await asyncio.sleep(config.interval)
@@ -53,16 +53,16 @@ async def check_cpu(config: CpuConfig) -> Check:
 
 
 def _read_times() -> tuple[Any, ...]:
-    """Seconds by state, a row a core, since the host started."""
+    """One row for each core: seconds in each state since the host started."""
     return tuple(psutil.cpu_times(percpu=True))
 
 
 def _busy_percent(before: Sequence[Any], after: Sequence[Any]) -> float:
-    """Percent of the time between two readings of the same cores in which they were busy."""
+    """The percentage of time in which the cores were busy between two readings."""
     total = busy = 0.0
     for old, new in zip(before, after, strict=False):
         for state in new._fields:
-            # What a guest used is part of user and nice already. A counter can fall a little; time does not.
+            # Guest time is already part of user and nice. A counter can go back a little, time cannot.
             spent = 0.0 if state.startswith("guest") else max(0.0, getattr(new, state) - getattr(old, state))
             total += spent
             busy += 0.0 if state in ("idle", "iowait") else spent

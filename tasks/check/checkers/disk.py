@@ -1,4 +1,4 @@
-"""How full this host's file systems are."""
+"""How full the file systems of this host are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import Field, JsonValue
 
 from orchestration.contracts import Check, CheckStatus
 from orchestration.errors import Unavailable
+from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import Ceilings, Names, Percent
-from tasks.check.threads import in_daemon_thread
 
 
 class DiskConfig(Ceilings):
@@ -19,18 +19,18 @@ class DiskConfig(Ceilings):
 
     warn: Percent = 80
     crit: Percent = 95
-    paths: Names = Field(("/",), min_length=1, description="A path on each file system to look at.")
+    paths: Names = Field(("/",), min_length=1, description="One path on each file system to check.")
     path_timeout: float = Field(
         2.0,
         gt=0,
         le=60,
         allow_inf_nan=False,
-        description="Seconds that one path may take: a hung one must not hide that another is full.",
+        description="Seconds that one path may take: a hung disk must not hide that another is full.",
     )
 
 
 class Usage(NamedTuple):
-    """One path's file system; sizes in bytes. As `df` counts: what is kept for root is neither used nor free."""
+    """The file system of one path; sizes in bytes. As in `df`, space reserved for root is neither used nor free."""
 
     path: str
     percent: float
@@ -40,14 +40,14 @@ class Usage(NamedTuple):
 
 
 async def check_disk(config: DiskConfig) -> Check:
-    """The fullest file system of `paths`, in percent.
+    """Check how full the fullest file system of `paths` is, in percent.
 
-    A path that cannot be read makes the check unknown, unless another path is bad news already: that is kept.
+    If a path cannot be read, the status is unknown, unless another path is a warning or critical.
 
     Raises:
         Unavailable: no path could be read.
     """
-    found = await asyncio.gather(*(_look_at(path, config.path_timeout) for path in dict.fromkeys(config.paths)))
+    found = await asyncio.gather(*(_usage_of(path, config.path_timeout) for path in dict.fromkeys(config.paths)))
     usages = [usage for usage in found if isinstance(usage, Usage)]
     unread = [problem for problem in found if isinstance(problem, str)]
     if not usages:
@@ -66,8 +66,8 @@ async def check_disk(config: DiskConfig) -> Check:
     )
 
 
-async def _look_at(path: str, timeout_seconds: float) -> Usage | str:
-    """The usage, or in words why there is none."""
+async def _usage_of(path: str, timeout_seconds: float) -> Usage | str:
+    """The usage of a path, or the reason why it cannot be read."""
     try:
         return await asyncio.wait_for(in_daemon_thread(_read_usage, path), timeout_seconds)
     except TimeoutError:

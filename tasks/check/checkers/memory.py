@@ -1,4 +1,4 @@
-"""How much of this host's memory is in use."""
+"""How much memory of this host is in use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import psutil
 from pydantic import Field, JsonValue
 
 from orchestration.contracts import Check
+from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import Ceilings, Percent
-from tasks.check.threads import in_daemon_thread
 
 
 class MemoryConfig(Ceilings):
@@ -15,13 +15,13 @@ class MemoryConfig(Ceilings):
 
     warn: Percent = 70
     crit: Percent = 90
-    include_swap: bool = Field(False, description="Judge memory and swap together, as one store.")
+    include_swap: bool = Field(False, description="Check memory and swap together.")
 
 
 async def check_memory(config: MemoryConfig) -> Check:
-    """The share of memory, in percent, that programs could not get: caches that the kernel gives back count as free.
+    """Check the percentage of memory that is not available to programs. Caches that the kernel frees are available.
 
-    With `include_swap` it is the share of memory and swap together. Sizes are in bytes.
+    With `include_swap` the percentage is of memory and swap together. Sizes are in bytes.
     """
     total, available, swap_total, swap_used = await in_daemon_thread(_read_memory)
     used = total - available
@@ -47,5 +47,5 @@ def _read_memory() -> tuple[int, int, int, int]:
     return memory.total, memory.available, swap.total, swap.used
 
 
-def _percent(part: int, whole: int) -> float:
-    return round(100 * part / whole, 1) if whole else 0.0
+def _percent(part: int, total: int) -> float:
+    return round(100 * part / total, 1) if total else 0.0

@@ -1,4 +1,4 @@
-"""Whether the processes that should run on this host do."""
+"""Whether the processes that should run on this host are running."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import psutil
 from pydantic import Field, JsonValue
 
 from orchestration.contracts import Check, CheckStatus
+from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import Floors, Names, Percent
-from tasks.check.threads import in_daemon_thread
 
 
 class ProcessConfig(Floors):
@@ -16,17 +16,17 @@ class ProcessConfig(Floors):
     ok: Percent = 100
     warn: Percent = 50
     names: Names = Field((), description="Names of processes that should run, such as nginx.")
-    exact_match: bool = Field(True, description="False: a name is found in longer ones too, in any case.")
+    exact_match: bool = Field(True, description="False means that part of a name is enough, in any case.")
 
 
 async def check_process(config: ProcessConfig) -> Check:
-    """The share, in percent, of the named processes of which at least one runs. None named is ok.
+    """Check the percentage of the named processes that run at least once. Without names the status is ok.
 
-    A zombie does not run. Only names are looked at, never command lines: those can carry secrets.
+    A zombie does not count as running. Only names are read, never command lines, which can contain secrets.
     """
     names = list(dict.fromkeys(config.names))
     if not names:
-        return Check(name="process", status=CheckStatus.OK, message="no process is named to look for")
+        return Check(name="process", status=CheckStatus.OK, message="no process to look for is configured")
     alive = await in_daemon_thread(_read_names)
     counts = {name: _count(name, alive, exact=config.exact_match) for name in names}
     missing = [name for name, count in counts.items() if not count]
@@ -44,7 +44,7 @@ async def check_process(config: ProcessConfig) -> Check:
 
 
 def _read_names() -> tuple[str, ...]:
-    """The name of each process that is no zombie."""
+    """The name of each process, without zombies."""
     processes = psutil.process_iter(["name", "status"])
     return tuple(p.info["name"] for p in processes if p.info["name"] and p.info["status"] != psutil.STATUS_ZOMBIE)
 

@@ -1,4 +1,4 @@
-"""The checkers there are. A new one is a module beside this one and a line here."""
+"""All checkers. To add a checker, write its module beside this one and add a line here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.check.checkers.network import NetworkConfig, check_network
 from tasks.check.checkers.process import ProcessConfig, check_process
 
 AnyChecker = Checker[Any]
-"""A checker, whatever its configuration."""
+"""A checker with any type of options."""
 
 CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
     {
@@ -28,4 +28,4 @@ CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
         )
     }
 )
-"""Each checker by its name."""
+"""The checkers by name."""

@@ -1,4 +1,4 @@
-"""Who sends alerts, and what their bodies become. `registry.py` is the table of contents."""
+"""The monitoring systems that send alerts, and their parsers. `registry.py` lists them."""
 
 from tasks.ingest.sources.registry import ENTRY_POINTS, SOURCES, parse_push, recognise, source_named
 from tasks.ingest.sources.source import Push, Source

@@ -26,7 +26,7 @@ def _parse(body: JsonObject) -> Push:
 
 
 def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
-    """Alertmanager sends no link for a silence; its page takes the matchers of a new one as `filter`."""
+    """The link to a new silence: Alertmanager sends none, but its page accepts matchers as `filter`."""
     external_url = text(body.get("externalURL")).rstrip("/")
     if not (external_url and member.labels):
         return {}

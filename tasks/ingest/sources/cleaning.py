@@ -1,4 +1,4 @@
-"""Makes any body safe to store, to encode and to walk through, before a parser sees it."""
+"""Makes a body safe to store, encode and walk through, before a parser reads it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pydantic import JsonValue
 from orchestration.errors import BadInput
 
 MAX_DEPTH = 64
-"""How deep objects and lists may be nested. No vendor needs ten; a thousand would exhaust Python's stack."""
+"""How deep objects and lists may be nested. No vendor needs ten levels; a thousand would exhaust Python's stack."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 
 def clean(value: object) -> JsonValue:
-    """The same value as plain JSON that PostgreSQL's text and jsonb, orjson and UTF-8 all accept.
+    """The value as plain JSON that PostgreSQL's text and jsonb, orjson and UTF-8 all accept.
 
-    NUL and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits.
-    A Python value that JSON does not know (the Python API takes any dict) becomes its text.
+    NUL and lone surrogates become U+FFFD, NaN and infinities become their names, integers beyond 64 bits become
+    their digits as text. A Python value that JSON does not have (the Python API accepts any dict) becomes `str(value)`.
 
     Raises:
         BadInput: nested more than `MAX_DEPTH` levels deep.

@@ -1,4 +1,4 @@
-"""Datadog: the webhooks integration, with its default body or one that the operator made of its variables.
+"""Datadog: the webhooks integration, with its default body or a body that the operator wrote with its variables.
 
 Source: Datadog documentation, "Integrations → Webhooks", its table of variables.
 """
@@ -21,10 +21,11 @@ from tasks.ingest.sources.fields import (
     moment,
     pick,
     prose,
+    status_of,
     tags_of,
+    worst_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import status_of, worst_of
 
 _SOURCE = "datadog"
 _NAME = ("alert_title", "title")
@@ -41,9 +42,9 @@ _OWN_FIELDS = (
     "alert_cycle_key",
     "aggreg_key",
 )
-"""Names of the documented variables, as operators call the fields that they fill with them."""
+"""Names of the documented variables. Operators use them as names of fields."""
 _DEFAULT_FIELDS = ("last_updated", "event_type", "org", "date", "body", "id")
-"""What the integration's default body has beside the title."""
+"""The fields of the integration's default body, without the title."""
 
 _STATE_IN_TITLE = re.compile(r"\[(?P<state>[^\]{]*?)(?:\s+on\s+\{(?P<scope>[^}]*)\})?\]\s*(?P<rest>\S.*)")
 _STATES = re.compile(
@@ -71,7 +72,7 @@ def _parse(body: JsonObject) -> Push:
     labels = _labels(body, scope)
     own = f"{identifier}:{scope}" if identifier and scope else identifier or line(body.get("aggreg_key"), None)
     status = AlertStatus.RESOLVED if _has_recovered(body) else AlertStatus.FIRING
-    told_at = moment(pick((body,), ("last_updated", "date")))
+    sent_at = moment(pick((body,), ("last_updated", "date")))
     alert = Alert(
         source=_SOURCE,
         fingerprint=own or fingerprint_of(name, labels),
@@ -84,17 +85,17 @@ def _parse(body: JsonObject) -> Push:
         incident_key=incident_key(_SOURCE, name, labels),
         title=incident_title(name, labels),
         links=links_of({"source": pick((body,), ("link", "url")), "image": body.get("snapshot")}),
-        started_at=told_at,
-        ended_at=told_at if status is AlertStatus.RESOLVED else None,
+        started_at=sent_at,
+        ended_at=sent_at if status is AlertStatus.RESOLVED else None,
         raw_payload=body,
     )
     return Push(source=_SOURCE, alerts=(alert,))
 
 
 def _without_state(title: str) -> tuple[str, str]:
-    """A title such as `[Triggered on {host:web-1}] CPU is high` without the state, and the scope that stood in it.
+    """The title without its state, and the scope in that state: "[Triggered on {host:web-1}] CPU is high".
 
-    The name must be the same when the alert has recovered.
+    The state is removed so that the alert has the same name when it recovers.
     """
     found = _STATE_IN_TITLE.match(title)
     if found is None or not _STATES.fullmatch(found["state"].strip()):
@@ -103,7 +104,7 @@ def _without_state(title: str) -> tuple[str, str]:
 
 
 def _has_recovered(body: JsonObject) -> bool:
-    """By the transition where it is told; else by the other fields that say so."""
+    """Whether the alert has recovered: by the transition if there is one, else by the other fields."""
     transition = line(body.get("alert_transition"))
     if transition:
         return status_of(transition) is AlertStatus.RESOLVED or bool(_RECOVERED.search(transition))

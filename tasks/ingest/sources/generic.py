@@ -1,6 +1,6 @@
-"""Anything with a name: a flat JSON object that is one alert, or a list of such under `alerts`.
+"""The generic shape: a flat JSON object with a name is one alert; `alerts` may hold a list of such objects.
 
-This shape is our own, for scripts and for senders that let the operator write the body.
+It is for scripts, and for senders that let the operator write the body.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus
+from orchestration.alert import HOST_LABELS, Alert, AlertStatus
 from tasks.ingest.sources.fields import (
     annotations_of,
     fingerprint_of,
     incident_key,
     incident_title,
+    known_severity,
     labels_of,
     line,
     links_of,
@@ -23,9 +24,10 @@ from tasks.ingest.sources.fields import (
     objects_in,
     pick,
     prose,
+    severity_of,
+    status_of,
 )
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
-from tasks.ingest.sources.words import known_severity, severity_of, status_of
 
 _NAME = ("name", "alert_name", "alertname", "title")
 _SEVERITY = ("severity", "priority", "level")
@@ -54,17 +56,17 @@ _ENVELOPE = (
 )
 _READ = frozenset((*_NAME, *_SEVERITY, *_STATUS, *_STARTED, *_ENDED, *_FINGERPRINT, *_GROUP, *_MAPS))
 
-_PLACES = frozenset(("instance", "host", "hostname", "node", "service", "url"))
-"""Always labels, also where they are objects: they tell one thing from another."""
-_TOLD = frozenset((*_DESCRIPTION, *(name for names in _LINKS.values() for name in names)))
+_IDENTITY = frozenset((*HOST_LABELS, "service", "url"))
+"""Fields that are always labels, even if they are objects: they identify the alert."""
+_NO_IDENTITY = frozenset((*_DESCRIPTION, *(name for names in _LINKS.values() for name in names)))
 _CHANGES = re.compile(
     "((event|message|request|trace|run|correlation)_)?(id|uuid|guid)"
     "|(.*_)?(value|values|current|threshold|count|duration|elapsed|percent|pct|usage|score|seconds|ms|bytes)"
     "|(.*_)?(at|date|time|timestamp|datetime)|[a-z]+(At|Time|Date)"
 )
-"""Fields that differ from one telling of the same alert to the next."""
+"""Fields that differ between two pushes of the same alert."""
 _MEASURED = re.compile("(.*_)?(cpu|memory|mem|disk|load|temperature|temp|latency|rate|size|free|used|total|errors)")
-"""Fields that do so if they hold a number: `disk: 91`, but not `disk: "/dev/sda"`."""
+"""Fields that differ if they hold a number: `disk: 91`, but not `disk: "/dev/sda"`."""
 
 
 def _recognises(body: JsonObject) -> int:
@@ -77,7 +79,7 @@ def _name_in(*places: JsonObject) -> str:
 
 
 def parse_as(body: JsonObject, source: str) -> Push:
-    """Reads the generic shape in the name of `source`: a vendor's name may come with a body written by hand."""
+    """Parse the generic shape as a push of `source`: a hand-written body may be sent under a vendor's name."""
     listed = body.get("alerts")
     if isinstance(listed, list) and (listed or not _name_in(body)):
         return _parse_list(body, source)
@@ -103,7 +105,7 @@ def _parse_list(body: JsonObject, source: str) -> Push:
 
 
 def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Alert:
-    """One alert of the list; what it does not say itself holds as said beside the list (`shared`)."""
+    """One alert of the list. `shared` are the fields beside the list; they apply where the alert has none."""
     places = (item, shared)
     labels, annotations = _described(item, shared)
     severity = known_severity(*(item.get(key) for key in _SEVERITY), labels.get("severity"))
@@ -112,7 +114,7 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Aler
     title = line(pick((item,), ("title",)))
     return Alert(
         source=source,
-        # Never from beside the list: it would make one alert of them all.
+        # A fingerprint beside the list is not used: all alerts would be one.
         fingerprint=line(pick((item,), _FINGERPRINT), None) or fingerprint_of(name, labels),
         name=name,
         severity=severity or severity_of(*(shared.get(key) for key in _SEVERITY)),
@@ -130,26 +132,26 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Aler
 
 
 def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], dict[str, str]]:
-    """Labels and annotations: the objects of these names, and every other field that the body has at its top.
+    """The labels and annotations: the objects with these names, and all other fields at the top of the body.
 
-    Labels are the alert's identity. What differs each time (a measured value, an id of the event) must not be one,
-    or the end of an alert would not be recognised as that alert's: it is an annotation.
+    Labels are the identity of the alert. A field that differs each time (a measured value, an event id) becomes an
+    annotation: as a label it would keep the end of the alert from matching its start.
     """
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     for place in (shared, item):
         rest = {key: value for key, value in place.items() if key not in _READ}
         identity = {key: value for key, value in rest.items() if _is_identity(key, value)}
-        told = {key: value for key, value in rest.items() if key not in identity}
+        other = {key: value for key, value in rest.items() if key not in identity}
         labels |= labels_of(identity) | labels_of(place.get("tags"), "tags") | labels_of(place.get("labels"))
-        annotations |= annotations_of(told) | annotations_of(place.get("annotations"))
+        annotations |= annotations_of(other) | annotations_of(place.get("annotations"))
     return labels, annotations
 
 
 def _is_identity(key: str, value: JsonValue) -> bool:
-    if key in _PLACES:
+    if key in _IDENTITY:
         return True
-    if key in _TOLD or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
+    if key in _NO_IDENTITY or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
         return False
     return isinstance(value, str | bool) or not _MEASURED.fullmatch(key)
 

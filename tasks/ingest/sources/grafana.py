@@ -18,15 +18,16 @@ from tasks.ingest.sources.fields import (
     fingerprint_of,
     incident_key,
     incident_title,
+    known_severity,
     labels_of,
     line,
     links_of,
     prose,
+    status_of,
     text,
 )
 from tasks.ingest.sources.group import Dialect, Member, parse_group
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import known_severity, status_of
 
 _OWN_FIELDS = ("dashboardURL", "panelURL", "silenceURL", "valueString")
 _OWN_LEGACY_FIELDS = ("ruleId", "ruleUrl", "evalMatches", "dashboardId", "panelId")
@@ -43,7 +44,7 @@ def _recognises(body: JsonObject) -> int:
     own_fields = sum(any(name in item for item in items) for name in _OWN_FIELDS)
     if "orgId" in body or own_fields:
         return VENDOR + VENDOR * ("orgId" in body) + VENDOR * own_fields
-    # A rule's page alone says less: Alertmanager passes on the alerts of Grafana's rules, with that link in them.
+    # The link to a rule is weaker evidence: an Alertmanager that forwards alerts of Grafana's rules sends it too.
     rule_pages = any(_RULE_PAGE.search(text(item.get("generatorURL"))) for item in items)
     return VENDOR // 2 if rule_pages else NOT_MINE
 
@@ -71,7 +72,7 @@ def _links(_body: JsonObject, member: Member) -> dict[str, JsonValue]:
 
 
 def _values(item: JsonObject) -> JsonObject:
-    """What the rule measured is worth reading, and in Grafana stands beside the annotations."""
+    """The measured values, which Grafana sends beside the annotations."""
     return {"values": item.get("values") or item.get("valueString")}
 
 
@@ -79,11 +80,11 @@ _DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations
 
 
 def _legacy_alert(body: JsonObject) -> Alert:
-    """A rule is the alert: `state` is alerting, ok, no_data, paused or pending; `tags` are the rule's own."""
+    """One rule is one alert. `state` is alerting, ok, no_data, paused or pending; `tags` are those of the rule."""
     name = line(body.get("ruleName"))
     labels = labels_of(body.get("tags"), "tags")
     rule = line(body.get("ruleId"), None)
-    # Ids of rules are counted for each organisation.
+    # Rule ids are unique only within an organisation.
     own_fingerprint = f"org-{line(body.get('orgId'), None) or 1}-rule-{rule}" if rule not in ("", "0") else ""
     alerting = Severity.CRITICAL if line(body.get("state")).lower() == "alerting" else Severity.WARNING
     return Alert(

@@ -1,4 +1,4 @@
-"""The body that Alertmanager invented and Grafana speaks too: a group of alerts under one group key."""
+"""The body that Alertmanager and Grafana share: a group of alerts with one group key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus
+from orchestration.alert import Alert, AlertStatus, host_of
 from tasks.ingest.sources.fields import (
     annotations_of,
     fingerprint_of,
@@ -19,11 +19,11 @@ from tasks.ingest.sources.fields import (
     moment,
     objects_in,
     pick,
-    place_of,
     prose,
+    severity_of,
+    status_of,
 )
 from tasks.ingest.sources.source import JsonObject, Push
-from tasks.ingest.sources.words import severity_of, status_of
 
 _SEVERITY = ("severity", "priority", "level")
 _DESCRIPTION = ("description", "summary", "message", "values")
@@ -34,7 +34,7 @@ _NAMES_IN_A_TITLE = 3
 
 @dataclass(frozen=True)
 class Member:
-    """One alert of the group, half read."""
+    """One alert of the group, before it becomes an `Alert`."""
 
     item: JsonObject
     name: str
@@ -44,7 +44,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """Where the two vendors differ: in links, and in what else they say of an alert."""
+    """The differences between the two vendors: links, and fields that become annotations."""
 
     source: str
     vendor: str
@@ -53,14 +53,14 @@ class Dialect:
 
 
 def parse_group(body: JsonObject, dialect: Dialect) -> Push:
-    """The group's alerts, under the key that its sender grouped them by."""
+    """The alerts of the group. Their incident key is the group key of the sender."""
     items, errors = objects_in(body.get("alerts"))
     common = labels_of(body.get("commonLabels"))
     members: list[Member] = []
     for index, item in items:
         member = _member(item, common, dialect)
         if member is None:
-            errors.append(f"alerts[{index}] has no labels, no fingerprint and no text: nothing tells what it is")
+            errors.append(f"alerts[{index}] has no labels, no fingerprint and no text: it cannot be identified")
         else:
             members.append(member)
     left_out = body.get("truncatedAlerts")
@@ -98,7 +98,7 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         title=title,
         links=_links(member) | links_of(dialect.links(body, member)),
         started_at=moment(item.get("startsAt")),
-        # The end of a firing alert is only when its sender would give it up.
+        # For a firing alert, endsAt is only the time at which its sender would stop waiting for news of it.
         ended_at=moment(item.get("endsAt")) if status is AlertStatus.RESOLVED else None,
         raw_payload=item,
     )
@@ -115,11 +115,11 @@ def _links(member: Member) -> dict[str, str]:
 
 
 def _title(members: list[Member], omitted: int) -> str:
-    """`HighCPU on web-01`, `HighCPU (3 alerts)`, or `3 alerts: HighCPU, DiskFull` for a group of several rules."""
+    """Such as `HighCPU on web-01`, `HighCPU (3 alerts)` or, for several rules, `3 alerts: HighCPU, DiskFull`."""
     count = len(members) + omitted
     names = list(dict.fromkeys(member.name for member in members))
-    places = {place_of(member.labels) for member in members}
-    where = f" on {places.pop()}" if len(places) == 1 and "" not in places and not omitted else ""
+    hosts = {host_of(member.labels) for member in members}
+    where = f" on {hosts.pop()}" if len(hosts) == 1 and "" not in hosts and not omitted else ""
     if len(names) == 1:
         return line(f"{names[0]}{where}" if where or count == 1 else f"{names[0]} ({count} alerts)")
     more = ", …" if len(names) > _NAMES_IN_A_TITLE else ""

@@ -1,4 +1,4 @@
-"""New Relic: the webhook of a workflow, which tells an issue, and the legacy webhook, which tells an incident.
+"""New Relic: the webhook of a workflow, which sends an issue, and the legacy webhook, which sends an incident.
 
 Sources: New Relic documentation, "Alerts → Notification integrations → Webhook" and "Legacy notification channels".
 """
@@ -22,9 +22,10 @@ from tasks.ingest.sources.fields import (
     object_in,
     pick,
     prose,
+    severity_of,
+    status_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import severity_of, status_of
 
 _SOURCE = "newrelic"
 _ISSUE_FIELDS = (
@@ -58,7 +59,7 @@ def _parse(body: JsonObject) -> Push:
 
 
 def _issue(body: JsonObject) -> Alert:
-    """An issue: what a workflow tells, however many of New Relic's incidents are in it."""
+    """The alert of an issue, no matter how many New Relic incidents the issue contains."""
     own_id = line(pick((body,), ("issueId", "id", "issueUrl")), None)
     gathered, notes = object_in(body.get("accumulations")), object_in(body.get("annotations"))
     named = pick((body,), ("title", "issueTitle")) or first_of(pick((notes, gathered), ("title", "conditionName")))
@@ -72,7 +73,7 @@ def _issue(body: JsonObject) -> Alert:
         name=name,
         severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),
         status=status,
-        description=prose(_told(body, notes, gathered)),
+        description=prose(_description(body, notes, gathered)),
         labels=labels,
         annotations=annotations_of(
             {name: body.get(name) for name in ("state", "trigger", "totalIncidents", "isCorrelated", "owner")}
@@ -97,13 +98,13 @@ def _issue_labels(body: JsonObject, gathered: JsonObject) -> dict[str, str]:
     )
 
 
-def _told(body: JsonObject, notes: JsonObject, gathered: JsonObject) -> JsonValue:
-    said = pick((body, notes), ("description", "details")) or pick((gathered,), ("conditionDescription",))
-    return first_of(said)
+def _description(body: JsonObject, notes: JsonObject, gathered: JsonObject) -> JsonValue:
+    found = pick((body, notes), ("description", "details")) or pick((gathered,), ("conditionDescription",))
+    return first_of(found)
 
 
 def _incident(body: JsonObject) -> Alert:
-    """An incident of a legacy policy; `current_state` is open, acknowledged or closed."""
+    """The alert of a legacy policy's incident; `current_state` is open, acknowledged or closed."""
     own_id = line(body.get("incident_id"), None)
     name = line(pick((body,), ("condition_name", "title", "policy_name"))) or line(f"Incident {own_id}")
     status = status_of(pick((body,), ("current_state", "state", "status")))
@@ -112,7 +113,7 @@ def _incident(body: JsonObject) -> Alert:
     own = {"policy": body.get("policy_name"), "condition": body.get("condition_name"), "entity": entity}
     labels = labels_of(target.get("labels")) | labels_of(own)
     identifier = own_id or fingerprint_of(name, labels)
-    told_at = moment(body.get("timestamp"))
+    sent_at = moment(body.get("timestamp"))
     return Alert(
         source=_SOURCE,
         fingerprint=identifier,
@@ -125,8 +126,8 @@ def _incident(body: JsonObject) -> Alert:
         incident_key=f"{_SOURCE}:{identifier}",
         title=line(f"{name} on {entity}" if entity else name),
         links=links_of({link: body.get(field) for link, field in _LEGACY_LINKS.items()}),
-        started_at=told_at,
-        ended_at=told_at if status is AlertStatus.RESOLVED else None,
+        started_at=sent_at,
+        ended_at=sent_at if status is AlertStatus.RESOLVED else None,
         raw_payload=body,
     )
 

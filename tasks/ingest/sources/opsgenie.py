@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus
+from orchestration.alert import Alert, AlertStatus, host_of
 from tasks.ingest.sources.fields import (
     annotations_of,
     fingerprint_of,
@@ -20,11 +20,11 @@ from tasks.ingest.sources.fields import (
     moment,
     object_in,
     pick,
-    place_of,
     prose,
+    severity_of,
+    status_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import severity_of, status_of
 
 _SOURCE = "opsgenie"
 _OWN_FIELDS = ("integrationId", "integrationName", "integrationType", "escalationId", "escalationNotify")
@@ -35,7 +35,7 @@ _LINKS = {
     "source": ("url", "link", "source_url", "generatorURL"),
 }
 _NOTES = frozenset(("addnote", "addtags", "removetags", "adddetails", "removedetails"))
-"""They come for closed alerts too and do not say which it is: a note must not page anybody again."""
+"""These actions also come for closed alerts and do not say whether the alert fires: a note must not page anybody."""
 
 
 def _recognises(body: JsonObject) -> int:
@@ -47,51 +47,51 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    told = object_in(body.get("alert"))
-    if not told:
+    sent = object_in(body.get("alert"))
+    if not sent:
         return Push(source=_SOURCE)
     action = line(body.get("action"))
     if action.casefold() in _NOTES:
-        said = f"action {action} does not say whether the alert still fires: take it out of the integration's actions"
-        return Push(source=_SOURCE, errors=(said,))
-    return Push(source=_SOURCE, alerts=(_alert(body, told, action),))
+        error = f"action {action} does not say whether the alert still fires: take it out of the integration's actions"
+        return Push(source=_SOURCE, errors=(error,))
+    return Push(source=_SOURCE, alerts=(_alert(body, sent, action),))
 
 
-def _alert(body: JsonObject, told: JsonObject, action: str) -> Alert:
-    """What the action says of the alert: acknowledged, snoozed or escalated, it still fires."""
-    name = line(told.get("message")) or line(f"Alert {line(pick((told,), ('tinyId', 'alertId')))}")
-    closed = action.casefold() in _ENDS or status_of(told.get("status")) is AlertStatus.RESOLVED
-    labels = _labels(told)
-    identifier = line(pick((told,), ("alias", "alertId", "tinyId")), None) or fingerprint_of(name, labels)
-    details = object_in(told.get("details"))
-    place = place_of(labels) or line(told.get("entity"))
+def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
+    """The alert that the action is about. An acknowledged, snoozed or escalated alert still fires."""
+    name = line(sent.get("message")) or line(f"Alert {line(pick((sent,), ('tinyId', 'alertId')))}")
+    closed = action.casefold() in _ENDS or status_of(sent.get("status")) is AlertStatus.RESOLVED
+    labels = _labels(sent)
+    identifier = line(pick((sent,), ("alias", "alertId", "tinyId")), None) or fingerprint_of(name, labels)
+    details = object_in(sent.get("details"))
+    place = host_of(labels) or line(sent.get("entity"))
     return Alert(
         source=_SOURCE,
         fingerprint=identifier,
         name=name,
-        severity=severity_of(told.get("priority")),
+        severity=severity_of(sent.get("priority")),
         status=AlertStatus.RESOLVED if closed else AlertStatus.FIRING,
-        description=prose(told.get("description")),
+        description=prose(sent.get("description")),
         labels=labels,
-        annotations=annotations_of({"action": action, "by": told.get("username"), "note": told.get("note")}),
+        annotations=annotations_of({"action": action, "by": sent.get("username"), "note": sent.get("note")}),
         incident_key=f"{_SOURCE}:{identifier}",
         title=line(f"{name} on {place}" if place and place not in name else name),
         links=links_of({link: pick((details,), names) for link, names in _LINKS.items()}),
-        started_at=moment(told.get("createdAt")),
-        ended_at=moment(told.get("updatedAt")) if closed else None,
+        started_at=moment(sent.get("createdAt")),
+        ended_at=moment(sent.get("updatedAt")) if closed else None,
         raw_payload=body,
     )
 
 
-def _labels(told: JsonObject) -> dict[str, str]:
+def _labels(sent: JsonObject) -> dict[str, str]:
     own = {
-        "entity": told.get("entity"),
-        "team": pick((told,), ("team", "teams")),
-        "tags": _listed(told.get("tags")),
-        "tiny_id": told.get("tinyId"),
-        "sender": told.get("source"),
+        "entity": sent.get("entity"),
+        "team": pick((sent,), ("team", "teams")),
+        "tags": _listed(sent.get("tags")),
+        "tiny_id": sent.get("tinyId"),
+        "sender": sent.get("source"),
     }
-    return labels_of(told.get("details"), "details") | labels_of(own)
+    return labels_of(sent.get("details"), "details") | labels_of(own)
 
 
 def _listed(value: JsonValue) -> str:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus
+from orchestration.errors import json_kind
 from tasks.ingest.sources.fields import (
     annotations_of,
     fingerprint_of,
-    kind,
     labels_of,
     line,
     links_of,
@@ -21,9 +21,10 @@ from tasks.ingest.sources.fields import (
     object_in,
     pick,
     prose,
+    status_of,
+    worst_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import status_of, worst_of
 
 _SOURCE = "pagerduty"
 _OWN_FIELDS = ("resource_type", "occurred_at", "agent", "client")
@@ -50,7 +51,7 @@ def _parse(body: JsonObject) -> Push:
     name, data = line(event.get("event_type")), object_in(event.get("data"))
     incident = _incident_of(data)
     if incident is None:
-        return Push(source=_SOURCE, errors=(_tells_nothing(f"event {name}"),))
+        return Push(source=_SOURCE, errors=(_no_state(f"event {name}"),))
     return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
 
 
@@ -60,32 +61,32 @@ def _parse_messages(body: JsonObject) -> Push:
     errors: list[str] = []
     for index, message in enumerate(messages if isinstance(messages, list) else []):
         if not isinstance(message, dict):
-            errors.append(f"messages[{index}] is {kind(message)}, not an object")
+            errors.append(f"messages[{index}] is {json_kind(message)}, not an object")
             continue
         incident = _incident_of(object_in(message.get("incident")))
         if incident is None:
-            errors.append(_tells_nothing(f"messages[{index}]"))
+            errors.append(_no_state(f"messages[{index}]"))
         else:
             alerts.append(_alert(incident, line(message.get("event")), message.get("created_on"), message))
     return Push(source=_SOURCE, alerts=tuple(alerts), errors=tuple(errors))
 
 
 def _incident_of(data: JsonObject) -> JsonObject | None:
-    """The incident, where it is told whole.
+    """The incident, if the event has its state; else None.
 
-    A note or a status update names its incident without saying how it stands: it must not reopen what is resolved.
+    A note or a status update names its incident without its state. It must not reopen a resolved incident.
     """
     if line(data.get("type")) not in ("", "incident"):
         return None
     return data if line(pick((data,), ("title", "status"))) else None
 
 
-def _tells_nothing(what: str) -> str:
-    return f"{what} does not tell how an incident stands: subscribe to the incident's own events alone"
+def _no_state(what: str) -> str:
+    return f"{what} does not have the state of an incident: subscribe only to the events of incidents"
 
 
 def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonObject) -> Alert:
-    """An incident of PagerDuty's is one alert and one incident here. Acknowledged, it still goes on."""
+    """The alert of a PagerDuty incident, which is one alert and one incident here. An acknowledged one still fires."""
     own_id = line(incident.get("id"), None)
     name = line(pick((incident,), ("title", "summary", "description"))) or line(f"Incident {own_id}")
     ended = event.endswith(_ENDS) or status_of(incident.get("status")) is AlertStatus.RESOLVED
@@ -96,7 +97,7 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
         source=_SOURCE,
         fingerprint=identifier,
         name=name,
-        # Every service has an urgency, few incidents have a priority: the worse of the two counts.
+        # Every service has an urgency, few incidents have a priority: the worse one is the severity.
         severity=worst_of(incident.get("urgency"), _name_of(incident.get("priority"))),
         status=AlertStatus.RESOLVED if ended else AlertStatus.FIRING,
         description=prose(_details(incident)),
@@ -112,7 +113,7 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
 
 
 def _since(incident: JsonObject, event: str, occurred_at: JsonValue) -> datetime | None:
-    """When it began: an event after the first one occurred later than that."""
+    """When the incident began. The time of a later event is not the beginning."""
     created_at = moment(incident.get("created_at"))
     began = event in ("", "incident.trigger", "incident.triggered", "incident.reopened")
     return (moment(occurred_at) or created_at) if began else (created_at or moment(occurred_at))
@@ -134,7 +135,7 @@ def _labels(incident: JsonObject) -> dict[str, str]:
 
 
 def _name_of(reference: JsonValue) -> str:
-    """What a reference such as `{"id": …, "summary": "API Service"}` is called."""
+    """The name in a reference such as `{"id": …, "summary": "API Service"}`."""
     if isinstance(reference, dict):
         return line(pick((reference,), ("summary", "name", "id")))
     return line(reference)

@@ -1,4 +1,4 @@
-"""The sources, and the way from a request's body to alerts. To add a source: write its file, name it here."""
+"""The sources, and how a request body becomes alerts. To add a source, write its file and add a line here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestration.alert import Alert
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, json_kind
 from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.sources.fields import kind, line
+from tasks.ingest.sources.fields import line
 from tasks.ingest.sources.source import JsonObject, Push, Source
 
 SOURCES: dict[str, Source] = {
@@ -29,17 +29,17 @@ SOURCES: dict[str, Source] = {
 ENTRY_POINTS = frozenset(
     ("", "api", "cli", "event", "manual", "orchestrator", "prefect", "python", "schedule", "unknown", "webhook")
 )
-"""Names that say how a push came in, not who sent it: its body is recognised."""
+"""Names of entry points, not of senders: the source of such a push is recognised by its body."""
 
 _MAX_ERRORS = 20
 _MAX_FIELDS = 8
 
 
 def source_named(name: str) -> Source:
-    """The source of this name, in any case.
+    """The source with this name, in any case.
 
     Raises:
-        BadInput: there is none; the message lists those there are.
+        BadInput: no source has this name; the message lists the sources.
     """
     found = SOURCES.get(name.strip().casefold())
     if found is None:
@@ -48,23 +48,23 @@ def source_named(name: str) -> Source:
 
 
 def recognise(payload: object) -> Source:
-    """Whose body this is: the source that recognises the most in it.
+    """The source that sent this body: the source that recognises most of its fields.
 
     Raises:
-        BadInput: the payload is no object, is empty, is nested too deeply, or is no source's.
+        BadInput: the payload is no object, is empty or too deeply nested, or no source recognises it.
     """
     return _most_specific(_body(payload))
 
 
 def parse_push(payload: object, *, source: str | None = None) -> Push:
-    """Reads the body of one request.
+    """Parse the body of one request.
 
-    A body inside of one other object, `{"payload": {…}}`, is taken out: the Python API passes it so.
-    `source` forces the parser of that name, in any case. A name of `ENTRY_POINTS` or None: the body is recognised.
-    A flat body in the generic shape is read under any vendor's name and keeps that name as its source.
+    The body may be wrapped in an object, `{"payload": {…}}`, as the Python API passes it.
+    `source` selects the parser with that name, in any case. With None or a name of `ENTRY_POINTS`, the parser is
+    chosen by the body. A vendor's name also accepts a flat body in the generic shape, and stays the source.
 
-    What cannot be used is named in `errors` and does not hold up the rest. Of several alerts with one fingerprint
-    the last counts, at its own place in the order, and `errors` says so.
+    `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the last one
+    is kept, in its own position, and `errors` says so.
 
     Raises:
         BadInput: nothing in the payload can be used, or `source` is neither a source nor an entry point.
@@ -78,13 +78,13 @@ def parse_push(payload: object, *, source: str | None = None) -> Push:
         push = by_hand if by_hand.alerts else push
     if not push.alerts:
         raise BadInput(_why_nothing(push, body))
-    return _settled(push)
+    return _deduplicated(push)
 
 
 def _body(payload: object) -> JsonObject:
     body = clean(payload)
     if not isinstance(body, dict):
-        raise BadInput(f"the payload is {kind(payload)}, not a JSON object; {_expected()}")
+        raise BadInput(f"the payload is {json_kind(payload)}, not a JSON object; {_expected()}")
     if not body:
         raise BadInput(f"the payload is an empty object; {_expected()}")
     inner = body.get("payload")
@@ -103,7 +103,7 @@ def _most_specific(body: JsonObject) -> Source:
         fields = ", ".join(line(name, 40) for name in list(body)[:_MAX_FIELDS])
         more = ", …" if len(body) > _MAX_FIELDS else ""
         raise BadInput(f"no source recognises the payload (its fields: {fields}{more}); {_expected()}")
-    return SOURCES[max(bids)[1]]  # of two equal bids the name decides, not the order of the registry
+    return SOURCES[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
 
 
 def _expected() -> str:
@@ -115,11 +115,11 @@ def _why_nothing(push: Push, body: JsonObject) -> str:
     if push.errors:
         return f"no alert of the payload can be used: {'; '.join(_bounded(push.errors, 3))}; {_expected()}"
     if body.get("alerts") == []:
-        return f"the payload carries no alert, its list of alerts is empty; {_expected()}"
-    return f"the payload carries no alert that source {push.source} can read; {_expected()}"
+        return f"the payload has no alert: its list of alerts is empty; {_expected()}"
+    return f"the payload has no alert that source {push.source} can read; {_expected()}"
 
 
-def _settled(push: Push) -> Push:
+def _deduplicated(push: Push) -> Push:
     last: dict[str, Alert] = {}
     for alert in push.alerts:
         last.pop(alert.fingerprint, None)
@@ -129,7 +129,7 @@ def _settled(push: Push) -> Push:
     if repeated:
         errors.append(
             f"{repeated} of {len(push.alerts)} alerts came again later in the push with the same fingerprint: "
-            "the last of each counts"
+            "the last of each is used"
         )
     return replace(push, alerts=tuple(last.values()), errors=tuple(_bounded(errors, _MAX_ERRORS)))
 

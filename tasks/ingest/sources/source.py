@@ -1,4 +1,4 @@
-"""What a source is, and what its parser hands over."""
+"""A source, and what its parser returns."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import JsonValue
 from orchestration.alert import Alert
 
 JsonObject = dict[str, JsonValue]
-"""A JSON object as `cleaning.clean` leaves it: safe to store, and of bounded depth."""
+"""A JSON object that `cleaning.clean` returned: safe to store, and of bounded depth."""
 
 NOT_MINE = 0
 FALLBACK = 1
-"""The body fits, but says nothing of who sent it: only the generic source answers this."""
+"""The body can be read, but does not show who sent it. Only the generic source returns this."""
 VENDOR = 10
-"""The body has the shape that the vendor documents. Each field that only this vendor has adds as much again."""
+"""The body has the shape that the vendor documents. Each field that only this vendor sends adds 10 more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Push:
-    """One webhook request, read: its alerts, and a sentence for everything in it that could not be used."""
+    """The alerts of one webhook request, and an error for each part of it that could not be used."""
 
     source: str
     alerts: tuple[Alert, ...] = ()
@@ -30,16 +30,16 @@ class Push:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A sender of alerts. `recognises` and `parse` are pure and take a cleaned body.
+    """A monitoring system that sends alerts. `recognises` and `parse` are pure and get a cleaned body.
 
-    `recognises` says how specifically the body is this vendor's: `NOT_MINE`, `FALLBACK`, or `VENDOR` and more.
-    The highest bidder parses, so that the order of the registry decides nothing.
+    `recognises` returns how specific the body is to this vendor: `NOT_MINE`, `FALLBACK`, or `VENDOR` and more.
+    The source with the highest number parses, so the order of the registry does not matter.
 
-    `parse` never raises for what a field holds. What cannot be used is named in `Push.errors`, and the rest of
-    the push is still delivered. A body that it can make nothing of gives a push without alerts and errors.
+    `parse` never raises because of the value of a field: `Push.errors` names what cannot be used, and the rest of
+    the push is still delivered. For a body that it cannot read at all it returns a push without alerts and errors.
 
-    `sample(mark)` is a body as the vendor sends it, with fresh timestamps; its hosts carry the mark, so that samples
-    with different marks are different incidents.
+    `sample(mark)` returns a body as the vendor sends it, with fresh timestamps. The names of its hosts contain the
+    mark, so that samples with different marks are different incidents.
     """
 
     name: str

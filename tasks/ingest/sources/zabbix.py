@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.alert import Alert, AlertStatus, Severity, web_address
 from tasks.ingest.sources.fields import (
     annotations_of,
     fingerprint_of,
@@ -22,11 +22,11 @@ from tasks.ingest.sources.fields import (
     moment,
     pick,
     prose,
+    severity_of,
+    status_of,
     tags_of,
-    web_address,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
-from tasks.ingest.sources.words import severity_of, status_of
 
 _SOURCE = "zabbix"
 _EVENT_FIELDS = frozenset(
@@ -38,7 +38,7 @@ _EVENT_FIELDS = frozenset(
 )
 _NAME = ("trigger_name", "event_name", "name", "alert_subject", "subject")
 _SEVERITY = ("event_severity", "event_nseverity", "trigger_severity", "trigger_nseverity", "severity")
-"""An operator may change an event's severity; the trigger keeps its own."""
+"""The event's severity comes first: an operator may have changed it, while the trigger keeps its own."""
 _STATUS = ("event_value", "trigger_value", "trigger_status", "event_status", "status", "value")
 _HOST = ("host", "host_name", "hostname", "host_host", "host_ip")
 _RESOLVED = AlertStatus.RESOLVED
@@ -51,10 +51,10 @@ _SEVERITIES = {
     "4": Severity.CRITICAL,
     "5": Severity.CRITICAL,
 }
-"""What `words` does not know; it knows the other names: information, warning, average, high, disaster."""
+"""Severities that `fields.severity_of` does not know; it knows information, warning, average, high and disaster."""
 
 _MACRO = re.compile(r"\{[A-Z][A-Z0-9_.]*[0-9]*\}|\*UNKNOWN\*")
-"""A macro that Zabbix had nothing to put in for; it is sent as it stands."""
+"""A macro that Zabbix could not resolve; Zabbix sends its name."""
 
 
 def _recognises(body: JsonObject) -> int:
@@ -67,79 +67,79 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    told = {name: value for name, value in body.items() if not _MACRO.fullmatch(line(value))}
-    if not _recognises(told):
+    sent = {name: value for name, value in body.items() if not _MACRO.fullmatch(line(value))}
+    if not _recognises(sent):
         return Push(source=_SOURCE)
-    name = line(pick((told,), _NAME))
-    host = line(pick((told,), _HOST), None)
-    labels = _labels(told, host)
-    trigger = line(told.get("trigger_id"), None)
+    name = line(pick((sent,), _NAME))
+    host = line(pick((sent,), _HOST), None)
+    labels = _labels(sent, host)
+    trigger = line(sent.get("trigger_id"), None)
     own = f"{trigger}:{host}" if trigger and host else trigger
-    status = _status(told)
+    status = _status(sent)
     alert = Alert(
         source=_SOURCE,
         fingerprint=own or fingerprint_of(name, labels_of({"host": host})),
         name=name,
-        severity=_severity(told),
+        severity=_severity(sent),
         status=status,
-        description=prose(pick((told,), ("trigger_description", "alert_message", "message", "event_opdata"))),
+        description=prose(pick((sent,), ("trigger_description", "alert_message", "message", "event_opdata"))),
         labels=labels,
-        annotations=_annotations(told),
+        annotations=_annotations(sent),
         incident_key=incident_key(_SOURCE, name, labels),
         title=incident_title(name, labels),
-        links=links_of({"source": _event_page(told) or told.get("trigger_url"), "runbook": told.get("trigger_url")}),
-        started_at=_moment(told, "event_date", "event_time") or _moment(told, "date", "time"),
-        ended_at=_moment(told, "event_recovery_date", "event_recovery_time") if status is _RESOLVED else None,
+        links=links_of({"source": _event_page(sent) or sent.get("trigger_url"), "runbook": sent.get("trigger_url")}),
+        started_at=_moment(sent, "event_date", "event_time") or _moment(sent, "date", "time"),
+        ended_at=_moment(sent, "event_recovery_date", "event_recovery_time") if status is _RESOLVED else None,
         raw_payload=body,
     )
     return Push(source=_SOURCE, alerts=(alert,))
 
 
-def _status(told: JsonObject) -> AlertStatus:
-    """By the first field that says it: 0 and 1 as numbers or texts, or a word (OK, RESOLVED, PROBLEM)."""
-    said = line(pick((told,), _STATUS))
-    return _RESOLVED if said == "0" or status_of(said) is _RESOLVED else AlertStatus.FIRING
+def _status(sent: JsonObject) -> AlertStatus:
+    """The status in the first status field: 0 and 1 as numbers or texts, or a word (OK, RESOLVED, PROBLEM)."""
+    word = line(pick((sent,), _STATUS))
+    return _RESOLVED if word == "0" or status_of(word) is _RESOLVED else AlertStatus.FIRING
 
 
-def _severity(told: JsonObject) -> Severity:
-    said = line(pick((told,), _SEVERITY))
-    return _SEVERITIES.get(said.casefold()) or severity_of(said)
+def _severity(sent: JsonObject) -> Severity:
+    word = line(pick((sent,), _SEVERITY))
+    return _SEVERITIES.get(word.casefold()) or severity_of(word)
 
 
-def _labels(told: JsonObject, host: str) -> dict[str, str]:
-    tags = pick((told,), ("event_tags", "trigger_tags", "tags"))
+def _labels(sent: JsonObject, host: str) -> dict[str, str]:
+    tags = pick((sent,), ("event_tags", "trigger_tags", "tags"))
     own = {
         "host": host,
-        "host_ip": told.get("host_ip"),
-        "host_group": pick((told,), ("host_group", "host_groups", "trigger_hostgroup_name")),
-        "trigger_id": told.get("trigger_id"),
-        "item": pick((told,), ("item_name", "item_key")),
+        "host_ip": sent.get("host_ip"),
+        "host_group": pick((sent,), ("host_group", "host_groups", "trigger_hostgroup_name")),
+        "trigger_id": sent.get("trigger_id"),
+        "item": pick((sent,), ("item_name", "item_key")),
     }
     return tags_of(tags) | labels_of(own)
 
 
-def _annotations(told: JsonObject) -> dict[str, str]:
+def _annotations(sent: JsonObject) -> dict[str, str]:
     names = ("event_id", "event_opdata", "event_update_message", "item_value", "trigger_expression", "event_severity")
-    return annotations_of({name: told.get(name) for name in names})
+    return annotations_of({name: sent.get(name) for name in names})
 
 
-def _event_page(told: JsonObject) -> str:
-    """The event's page, where the media type is told where Zabbix is, as all that ship with it are."""
-    frontend = web_address(told.get("zabbix_url")).rstrip("/")
-    trigger, event = line(told.get("trigger_id")), line(told.get("event_id"))
+def _event_page(sent: JsonObject) -> str:
+    """The URL of the event's page; "" if the media type has no parameter `zabbix_url`."""
+    frontend = web_address(sent.get("zabbix_url")).rstrip("/")
+    trigger, event = line(sent.get("trigger_id")), line(sent.get("event_id"))
     if not (frontend and trigger.isdecimal() and event.isdecimal()):
         return ""
     return f"{frontend}/tr_events.php?triggerid={trigger}&eventid={event}"
 
 
-def _moment(told: JsonObject, date: str, time: str) -> datetime | None:
-    """A date such as `2026.03.14` with a time; Zabbix writes both in its own zone, which is taken as UTC."""
-    day, hour = line(told.get(date)), line(told.get(time))
-    return moment(f"{day.replace('.', '-')} {hour}".strip()) if day else moment(_epoch(told, time))
+def _moment(sent: JsonObject, date: str, time: str) -> datetime | None:
+    """The time in two fields, with a date such as `2026.03.14`. Zabbix uses its own time zone; it is read as UTC."""
+    day, hour = line(sent.get(date)), line(sent.get(time))
+    return moment(f"{day.replace('.', '-')} {hour}".strip()) if day else moment(_epoch(sent, time))
 
 
-def _epoch(told: JsonObject, time: str) -> JsonValue:
-    return told.get(time.removesuffix("time") + "timestamp") or told.get(time)
+def _epoch(sent: JsonObject, time: str) -> JsonValue:
+    return sent.get(time.removesuffix("time") + "timestamp") or sent.get(time)
 
 
 def _sample(mark: str) -> JsonObject:

@@ -1,4 +1,4 @@
-"""The message's templates, and the sandbox that fills them in."""
+"""The templates of a message, and the sandbox that renders them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
 def render(template: str, view: dict[str, Any]) -> str:
-    """The template `template` of this folder, filled in; what is in `view` is data, never a template."""
+    """Render a template of this folder. The values in `view` are data, never templates."""
     return _environment().get_template(template).render(view).strip() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The admin: sessions that were ended before their time, and alerts found by their fingerprint alone"""
+"""Sessions of the admin that were signed out, and an index of alerts by their fingerprint"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Prefect's side of the definitions: a block for each, and a deployment `definition-pipeline/NAME`.
+"""The definitions in Prefect: each has a block, and a deployment `definition-pipeline/NAME`.
 
-The store is the truth. This writes what Prefect shows of it, and takes up what was edited there.
+The store is the truth. This module writes it to Prefect, and stores what operators edited there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.pipeline_definition import DefinitionBlock, PipelineDefinition, PrefectBlocks
+from blocks.prefect_api import PAGE_SIZE
 from flows.definition_pipeline import definition_pipeline
-from flows.definitions import take_up_block
+from flows.definitions import sync_block
 from orchestration.definitions import checked_name
 from orchestration.errors import BadInput
 from orchestration.graph import BadDefinition
@@ -27,23 +28,20 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
-
-FLOW_NAME = "definition-pipeline"
+from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
+from service.mirror.flow_runs import DEFINITION_FLOW_NAME
 
 DISABLED = "disabled"
-"""The tag of a deployment that was paused because its definition is disabled, and by nobody else."""
-
-_PAGE = 200
+"""The tag of a deployment that we paused because its definition is disabled. An operator's pause has no tag."""
 
 
-def at(prefect_api_url: str) -> AbstractContextManager[Any]:
-    """Within, Prefect's clients and blocks are those of this API."""
+def use_prefect_at(prefect_api_url: str) -> AbstractContextManager[Any]:
+    """Within the context, Prefect's clients and blocks use this API."""
     return temporary_settings({PREFECT_API_URL: prefect_api_url})
 
 
-async def take_up(database: Database, name: str) -> str | None:
-    """Keep what was edited in the block, before something is written over it; what cannot be kept, in words.
+async def store_edit(database: Database, name: str) -> str | None:
+    """Store an edit of the block before the block is overwritten. Returns a sentence if the edit is unusable.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
@@ -52,17 +50,18 @@ async def take_up(database: Database, name: str) -> str | None:
     if (block := await blocks.read(name)) is None:
         return None
     try:
-        await take_up_block(database, blocks, block)
+        await sync_block(database, blocks, block)
     except BadDefinition as error:
-        return f"its block had an edit that could not be used ({'; '.join(error.lines)}): it was written over"
+        return f"its block had an edit that could not be used ({'; '.join(error.lines)}): the edit was overwritten"
     return None
 
 
 async def show(client: PrefectClient, database: Database, name: str) -> None:
-    """Have Prefect show a definition as it is stored now, or no more.
+    """Write a definition to Prefect as it is stored now. Delete its block and deployment if it was deleted.
 
     Raises:
-        httpx.HTTPError, prefect.exceptions.PrefectException, Unavailable: Prefect's API or the database broke off.
+        Unavailable: the database does not answer.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     async with database.transaction() as tx:
         record = await definitions.find_definition(tx, name)
@@ -72,27 +71,29 @@ async def show(client: PrefectClient, database: Database, name: str) -> None:
         await _forget_deployment(client, name)
         return
     await _write_block(blocks, record, await blocks.read(name))
-    await ensure_pool(client)  # on a Prefect on which no worker was ever started
+    await ensure_pool(client)  # if no worker was ever started on this Prefect
     await _show_deployment(client, record)
 
 
 async def sync(client: PrefectClient, database: Database) -> None:
-    """Have Prefect show every definition; take up what was edited or made there.
+    """Write every definition to Prefect, and store the blocks that were edited or created there.
 
-    Raises as `show()`.
+    Raises:
+        Unavailable: the database does not answer.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     await PipelineDefinition.aregister_type_and_schema(client=client)
     blocks = PrefectBlocks()
     found = {block.name: block for block in await blocks.read_all()}
     for block in found.values():
-        await _take_up_or_say(database, blocks, block)
+        await _sync_or_warn(database, blocks, block)
     async with database.transaction() as tx:
         stored = await definitions.list_definitions(tx, include_inactive=True)
-    deployed = {one.name: one for one in await _deployed(client)}
+    deployed = {deployment.name: deployment for deployment in await _deployed(client)}
     for record in stored:
         if record.name not in found:
             await _write_block(blocks, record, None)
-        # Most of the time nothing has changed, and one request has told so of them all.
+        # Usually nothing has changed: one request for all deployments is enough to know that.
         if not _is_shown(deployed.get(record.name), record):
             await _show_deployment(client, record)
     names = {record.name for record in stored}
@@ -103,10 +104,10 @@ async def sync(client: PrefectClient, database: Database) -> None:
         await _forget_deployment(client, name)
 
 
-async def _take_up_or_say(database: Database, blocks: PrefectBlocks, block: DefinitionBlock) -> None:
+async def _sync_or_warn(database: Database, blocks: PrefectBlocks, block: DefinitionBlock) -> None:
     try:
         checked_name(block.name)
-        await take_up_block(database, blocks, block)
+        await sync_block(database, blocks, block)
     except (BadDefinition, BadInput) as error:
         logger.warning("%s", error)
 
@@ -117,11 +118,14 @@ async def _write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: D
 
 
 async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> None:
-    """The deployment of a definition; that of a disabled one is paused. What operators set of it stays."""
+    """Create or update the deployment of a definition, and pause it if the definition is disabled.
+
+    Operators' own settings of the deployment stay as they are.
+    """
     deployment_id = await ensure(client, _wanted(record))
     known = await client.read_deployment(deployment_id)
-    ours = DISABLED in known.tags
-    if record.is_active and ours:
+    paused_by_us = DISABLED in known.tags
+    if record.is_active and paused_by_us:
         await client.update_deployment(deployment_id, DeploymentUpdate(paused=False, tags=_tags(known.tags)))
     elif not record.is_active and not known.paused:
         tags = [*_tags(known.tags), DISABLED]
@@ -129,7 +133,7 @@ async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> N
 
 
 def _is_shown(known: DeploymentResponse | None, record: DefinitionRecord) -> bool:
-    """Whether a deployment is as `_show_deployment()` would leave it."""
+    """Whether the deployment needs no update: its fields are current, and it is paused if it has to be."""
     if known is None or not is_current(known, _wanted(record)):
         return False
     return DISABLED not in known.tags if record.is_active else known.paused
@@ -150,21 +154,21 @@ def _tags(tags: Sequence[str]) -> list[str]:
 
 
 async def _deployed(client: PrefectClient) -> list[DeploymentResponse]:
-    """The deployments of the flow."""
-    only = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
+    """All deployments of the flow `definition-pipeline`."""
+    only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
     found: list[DeploymentResponse] = []
     while True:
-        page = await client.read_deployments(flow_filter=only, limit=_PAGE, offset=len(found))
+        page = await client.read_deployments(flow_filter=only, limit=PAGE_SIZE, offset=len(found))
         found += page
-        if len(page) < _PAGE:
+        if len(page) < PAGE_SIZE:
             break
     return found
 
 
 async def _forget_deployment(client: PrefectClient, name: str) -> None:
     try:
-        known = await client.read_deployment_by_name(f"{FLOW_NAME}/{name}")
+        known = await client.read_deployment_by_name(f"{DEFINITION_FLOW_NAME}/{name}")
     except ObjectNotFound:
         return
-    if set(TAGS) <= set(known.tags):  # one that somebody made by hand is theirs
+    if set(TAGS) <= set(known.tags):  # an operator's own deployment does not have our tags
         await client.delete_deployment(known.id)

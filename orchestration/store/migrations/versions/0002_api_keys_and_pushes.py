@@ -1,4 +1,4 @@
-"""The door: API keys, pushes that are told from their repeats, and runs in the order of their urgency"""
+"""API keys, used signatures, pushes with their duplicates, and the priority of runs"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealed copies: bytes that somebody else has encrypted, by name."""
+"""The table of encrypted copies: bytes by name, which the caller encrypts and decrypts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from orchestration.store.models import SealedCopyRow
 _T = SealedCopyRow
 
 
-class SealedCopies:
-    """The table `sealed_copy`, as `blocks/channels/shelf.py` asks for it."""
+class EncryptedCache:
+    """The table `sealed_copy`. It never sees the plain text."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def read(self, name: str) -> bytes | None:
-        """What is kept under this name.
+        """The bytes under this name; None if there are none.
 
         Raises:
             Unavailable: the database does not answer.
@@ -27,7 +27,7 @@ class SealedCopies:
             return (await tx.execute(select(_T.content).where(_T.name == name))).scalar_one_or_none()
 
     async def write(self, name: str, content: bytes) -> None:
-        """Keep this under the name, instead of what is there.
+        """Store the bytes under this name, and replace older ones.
 
         Raises:
             Unavailable: the database does not answer.

@@ -1,4 +1,4 @@
-"""Workers that live, and what is needed while Prefect does not answer"""
+"""Workers with their heartbeats, and the encrypted cache of what is needed while Prefect does not answer"""
 
 from __future__ import annotations
 

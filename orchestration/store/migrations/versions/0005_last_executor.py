@@ -1,4 +1,4 @@
-"""Stories: which process carried a run last"""
+"""The process that executed a run last"""
 
 from __future__ import annotations
 

@@ -1,24 +1,33 @@
-"""The channel book with blocks that are really saved in Prefect: what a run's messages go to, and why."""
+"""The channel resolver with blocks that are really saved in Prefect: what a run's messages go to, and why."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks.channels import ChannelBlock, GenericChannel, SlackChannel
-from blocks.channels.book import ChannelBook
+import blocks.channels
+from blocks.channels import CHANNELS, GenericChannel, SlackChannel
+from blocks.channels.base import ChannelBlock
+from blocks.channels.resolver import ChannelResolver
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.signals import LOGGER_NAME
 from service.stack import StackAddresses
 from tests.cli_helpers import Orchestrators, prefect_of
+from tests.conftest import clean_environment
 from tests.receivers import http_receiver
 from tests.stack_fixtures import settings_for
 
@@ -26,7 +35,7 @@ pytest_plugins = ["tests.cli_helpers"]
 
 
 NOWHERE = Path("/nonexistent")
-"""A home that is not looked at: the book asks Prefect and the environment."""
+"""A home that is not looked at: the resolver asks Prefect and the environment."""
 
 
 class Saved:
@@ -54,6 +63,11 @@ class Saved:
             update = BlockDocumentUpdate(data=data, merge_existing_data=False, block_schema_id=document.block_schema_id)
             await client.update_block_document(document.id, update)
 
+    async def claim(self, name: str, driver: type[ChannelBlock]) -> None:
+        """Delete this block too, which somebody else has saved."""
+        async with prefect_of(self._stack) as client:
+            self._ids.append((await client.read_block_document_by_name(name, driver.get_block_type_slug())).id)
+
     async def clear(self) -> None:
         async with prefect_of(self._stack) as client:
             for one in self._ids:
@@ -74,10 +88,10 @@ def webhook(url: str = "https://hooks.example.com/x", **more: Any) -> GenericCha
 
 
 async def selected(stack: StackAddresses, name: str | None = None, **settings: Any) -> list[tuple[str, str]]:
-    """Name and driver of what the book gives."""
+    """Name and driver of what the resolver gives."""
     async with prefect_of(stack):
-        book = ChannelBook(settings_for(NOWHERE, **settings))
-        return [(named.name, named.channel.driver) for named in await book.select(name)]
+        resolver = ChannelResolver(settings_for(NOWHERE, **settings))
+        return [(named.name, named.channel.driver) for named in await resolver.select(name)]
 
 
 async def test_a_block_is_found_by_its_name(saved: Saved, stack: StackAddresses) -> None:
@@ -154,7 +168,7 @@ async def test_the_name_of_a_block_comes_before_the_name_of_a_driver(saved: Save
 async def test_a_prefect_that_fails_is_an_outage() -> None:
     with http_receiver(default=500) as receiver, temporary_settings({PREFECT_API_URL: f"{receiver.url}/api"}):
         with pytest.raises(Unavailable, match="Prefect's API does not answer"):
-            await ChannelBook(settings_for(NOWHERE)).select(None)
+            await ChannelResolver(settings_for(NOWHERE)).select(None)
         assert receiver.requests
 
 
@@ -168,3 +182,24 @@ async def test_a_run_goes_to_the_block_that_it_names(
     assert result.notify is not None
     assert [(one.channel, one.driver, one.status) for one in result.notify.deliveries] == [(team, "generic", "sent")]
     assert "s" * 20 not in result.model_dump_json()
+
+
+async def test_the_command_of_the_docs_saves_a_channel(stack: StackAddresses, saved: Saved) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "channels.md").read_text()
+    (command,) = re.findall(r"```bash\n(PREFECT_API_URL.*?)```", page, re.DOTALL)
+    mine = command.replace("http://127.0.0.1:4200/api", str(stack.prefect_api_url))
+    mine = mine.replace(".venv/bin/python", sys.executable)
+
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", mine], env=clean_environment(), capture_output=True, text=True, timeout=100
+    )
+
+    assert done.returncode == 0, done.stderr
+    await saved.claim("oncall", SlackChannel)
+    assert await selected(stack, "oncall") == [("oncall", "slack")]
+
+
+async def test_the_base_of_the_channels_is_no_block_that_prefect_offers() -> None:
+    offered = [cls for _, cls in inspect.getmembers(blocks.channels) if Block.is_block_class(cls)]
+
+    assert set(offered) == set(CHANNELS.values())

@@ -9,22 +9,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from blocks.channels.book import ChannelBook
-from blocks.channels.documents import ChannelDocument
 from blocks.channels.generic import GenericChannel
-from blocks.channels.shelf import ChannelShelf
+from blocks.channels.resolver import ChannelCache, ChannelResolver
+from blocks.prefect_api import SavedBlock
+from orchestration.encryption import load_key
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.sealing import load_key
 from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.sealed import SealedCopies
+from orchestration.store.encrypted_cache import EncryptedCache
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
 SECRET = "https://hooks.example.com/services/T0/B0/very-secret"
 SLUG = GenericChannel.get_block_type_slug()
-ONCALL = ChannelDocument(name="oncall", slug=SLUG, data={"endpoint": SECRET, "default": True})
+ONCALL = SavedBlock(name="oncall", slug=SLUG, data={"endpoint": SECRET, "default": True})
 
 
 @pytest.fixture
@@ -36,12 +35,12 @@ def receiver() -> Iterator[HttpReceiver]:
 class Prefect:
     """Where the blocks come from; down when it is told so."""
 
-    def __init__(self, *documents: ChannelDocument) -> None:
+    def __init__(self, *documents: SavedBlock) -> None:
         self.documents = list(documents)
         self.down = False
         self.asked = 0
 
-    async def __call__(self) -> list[ChannelDocument]:
+    async def __call__(self) -> list[SavedBlock]:
         self.asked += 1
         if self.down:
             raise Unavailable("Prefect's API does not answer")
@@ -54,29 +53,29 @@ def key(settings: Settings) -> bytes:
 
 async def test_a_page_needs_no_request(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
-    book = ChannelBook(settings, source=shelf)
-    await shelf.refresh()
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    resolver = ChannelResolver(settings, source=cache)
+    await cache.refresh()
     prefect.down = True
 
     for _ in range(3):
-        assert [channel.name for channel in await book.select(None)] == ["oncall"]
+        assert [channel.name for channel in await resolver.select(None)] == ["oncall"]
 
     assert prefect.asked == 1
 
 
 async def test_the_copy_is_there_when_prefect_is_not(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     later = Prefect()
     later.down = True
 
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=later)
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=later)
 
-    assert await shelf() == [ONCALL]
+    assert await cache() == [ONCALL]
 
 
 async def test_what_is_in_the_database_is_unreadable(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
 
     async with database.transaction() as tx:
         (content,) = (await tx.execute(text("select content from sealed_copy"))).scalars().all()
@@ -86,48 +85,48 @@ async def test_what_is_in_the_database_is_unreadable(database: Database, setting
 
 
 async def test_another_key_opens_nothing(database: Database, settings: Settings, home: Path) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     other = load_settings({"home": home, "secret_key": "another secret of 16 or more"})
     prefect = Prefect()
     prefect.down = True
 
-    shelf = ChannelShelf(SealedCopies(database), key(other), source=prefect)
+    cache = ChannelCache(EncryptedCache(database), key(other), source=prefect)
 
     with pytest.raises(Unavailable):
-        await shelf()
+        await cache()
 
 
 async def test_a_copy_that_was_changed_is_not_believed(database: Database, settings: Settings) -> None:
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(ONCALL)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
     async with database.transaction() as tx:
         await tx.execute(text("update sealed_copy set content = 'forged'"))
     prefect = Prefect()
     prefect.down = True
 
     with pytest.raises(Unavailable):
-        await ChannelShelf(SealedCopies(database), key(settings), source=prefect)()
+        await ChannelCache(EncryptedCache(database), key(settings), source=prefect)()
 
 
 async def test_a_deleted_block_is_forgotten_and_a_new_one_known(database: Database, settings: Settings) -> None:
     prefect = Prefect(ONCALL)
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
-    await shelf.refresh()
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
+    await cache.refresh()
     night = ONCALL.model_copy(update={"name": "night"})
     prefect.documents = [night]
 
-    await shelf.refresh()
+    await cache.refresh()
 
-    assert await shelf() == [night]
+    assert await cache() == [night]
 
 
 async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Database, settings: Settings) -> None:
     prefect = Prefect()
     prefect.down = True
-    shelf = ChannelShelf(SealedCopies(database), key(settings), source=prefect)
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=prefect)
 
     for _ in range(3):
         with pytest.raises(Unavailable):
-            await shelf()
+            await cache()
 
     assert prefect.asked == 1
 
@@ -135,14 +134,14 @@ async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Dat
 async def test_a_prefect_that_hangs_is_none(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.channels.shelf.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("blocks.channels.resolver.READ_TIMEOUT_SECONDS", 0.05)
 
-    async def hang() -> list[ChannelDocument]:
+    async def hang() -> list[SavedBlock]:
         await asyncio.Event().wait()
         return []
 
     with pytest.raises(Unavailable):
-        await ChannelShelf(SealedCopies(database), key(settings), source=hang)()
+        await ChannelCache(EncryptedCache(database), key(settings), source=hang)()
 
 
 async def test_without_blocks_a_page_goes_where_the_environment_says(settings: Settings, home: Path) -> None:
@@ -150,13 +149,13 @@ async def test_without_blocks_a_page_goes_where_the_environment_says(settings: S
     prefect.down = True
     configured = load_settings({"home": home, "webhook_url": "https://hooks.example.com/x"})
 
-    (channel,) = await ChannelBook(configured, source=prefect).select(None)
+    (channel,) = await ChannelResolver(configured, source=prefect).select(None)
 
     assert channel.name == "generic"
     with pytest.raises(Unavailable):  # the console would look like a success, and nobody would be told
-        await ChannelBook(settings, source=prefect).select(None)
+        await ChannelResolver(settings, source=prefect).select(None)
     with pytest.raises(Unavailable):
-        await ChannelBook(configured, source=prefect).select("oncall")
+        await ChannelResolver(configured, source=prefect).select("oncall")
 
 
 async def test_a_worker_that_starts_while_prefect_is_down_still_pages_the_saved_channel(
@@ -164,7 +163,7 @@ async def test_a_worker_that_starts_while_prefect_is_down_still_pages_the_saved_
 ) -> None:
     settings = worker_settings(home, receiver, notify_channels=(), webhook_url=None)
     saved = ONCALL.model_copy(update={"data": {"endpoint": receiver.url, "default": True}})
-    await ChannelShelf(SealedCopies(database), key(settings), source=Prefect(saved)).refresh()
+    await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(saved)).refresh()
 
     async with working(settings, database.url, NOWHERE) as worker:
         run_id = await push(worker.services, "Down")

@@ -1,4 +1,4 @@
-"""Blocking calls away from the event loop, in threads that nobody has to wait for."""
+"""Blocking calls in daemon threads, away from the event loop."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 _lock = threading.Lock()
-_underway: dict[tuple[Hashable, ...], Future[Any]] = {}
+_in_progress: dict[tuple[Hashable, ...], Future[Any]] = {}
 
 
 async def in_daemon_thread(function: Callable[..., T], *args: Hashable) -> T:
-    """What `function(*args)` returns or raises, computed in a daemon thread.
+    """Call `function(*args)` in a daemon thread; returns its result or raises its error.
 
-    Unlike `asyncio.to_thread`, a call that never returns (a hung network disk) keeps neither the loop nor the
-    process from ending: whoever stops waiting leaves the thread behind. So that a disk that hangs for hours does
-    not cost a thread an alert, a call that is under way with the same function and arguments is joined, not
-    started again. The result may therefore be shared: treat it as read-only.
+    Unlike with `asyncio.to_thread`, a call that never returns (a hung network disk) does not keep the loop or the
+    process from ending: a caller can stop waiting and leave the thread behind. A second call with the same function
+    and arguments joins the call in progress, so that a disk that hangs for hours costs one thread, not one for each
+    alert. Callers may share a result: treat it as read-only.
     """
     return await asyncio.wrap_future(_join_or_start(function, args))
 
@@ -28,21 +28,21 @@ async def in_daemon_thread(function: Callable[..., T], *args: Hashable) -> T:
 def _join_or_start(function: Callable[..., T], args: tuple[Hashable, ...]) -> Future[T]:
     key = (function, *args)
     with _lock:
-        if key in _underway:
-            return cast("Future[T]", _underway[key])
+        if key in _in_progress:
+            return cast("Future[T]", _in_progress[key])
         future: Future[T] = Future()
-        # A running future cannot be cancelled: one waiter that gives up takes nothing from the others.
+        # A running future cannot be cancelled: a caller that stops waiting does not disturb the others.
         future.set_running_or_notify_cancel()
         thread = threading.Thread(target=_work, args=(key, future, function, args), name="blocking-call", daemon=True)
         thread.start()
-        _underway[key] = future
+        _in_progress[key] = future
     return future
 
 
 def _work(key: tuple[Hashable, ...], future: Future[T], function: Callable[..., T], args: tuple[Hashable, ...]) -> None:
     try:
         result = function(*args)
-    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, in the loop's thread
+    except BaseException as error:  # noqa: BLE001 - the caller gets it, in the thread of its loop
         _forget(key)
         future.set_exception(error)
     else:
@@ -52,4 +52,4 @@ def _work(key: tuple[Hashable, ...], future: Future[T], function: Callable[..., 
 
 def _forget(key: tuple[Hashable, ...]) -> None:
     with _lock:
-        _underway.pop(key, None)
+        _in_progress.pop(key, None)

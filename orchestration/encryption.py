@@ -1,4 +1,4 @@
-"""Sealing: what has to be stored and read again, but by nobody who only has the database."""
+"""Encryption of secrets that the database stores: its content alone is not enough to read them."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from orchestration.errors import BadSetting
 from orchestration.settings import Settings
 
 
-class Seal:
-    """Encrypts and decrypts with the sealing key of this installation. Made by `load_seal()`."""
+class Cipher:
+    """Encrypts and decrypts with the secret key of this installation. Made by `load_cipher()`."""
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
 
-    def close(self, text: bytes) -> bytes:
+    def encrypt(self, text: bytes) -> bytes:
         """The text, encrypted."""
         return self._fernet.encrypt(text)
 
-    def open(self, sealed: bytes) -> bytes:
-        """The text that was sealed.
+    def decrypt(self, encrypted: bytes) -> bytes:
+        """The text that was encrypted.
 
         Raises:
-            BadSetting: it was sealed with another key.
+            BadSetting: it was encrypted with another key.
         """
         try:
-            return self._fernet.decrypt(sealed)
+            return self._fernet.decrypt(encrypted)
         except InvalidToken:
             raise BadSetting(
-                "What is sealed in the database was sealed with another key: every process of an installation needs "
+                "A secret in the database was encrypted with another key: every process of an installation needs "
                 "the same ALERT_PIPELINE_SECRET_KEY, or the same secret.key in ALERT_PIPELINE_HOME"
             ) from None
 
 
-def load_seal(settings: Settings) -> Seal:
-    """The seal of this installation: ALERT_PIPELINE_SECRET_KEY, or the key of a file, made where there is none.
+def load_cipher(settings: Settings) -> Cipher:
+    """The cipher of this installation, with the key of `load_key()`.
 
     Raises:
-        BadSetting: the file cannot be read or made, or others can read it.
+        BadSetting: the key file cannot be read or created, or other users can read it.
     """
-    return Seal(load_key(settings))
+    return Cipher(load_key(settings))
 
 
 def load_key(settings: Settings) -> bytes:
-    """The sealing key, as Fernet takes it. As `load_seal()` otherwise."""
+    """The secret key, as Fernet takes it: of ALERT_PIPELINE_SECRET_KEY, else of a file that is created if missing.
+
+    Raises:
+        BadSetting: the key file cannot be read or created, or other users can read it.
+    """
     if settings.secret_key is not None:
         return _stretched(settings.secret_key.get_secret_value())
     path = settings.home.expanduser() / "secret.key"
@@ -69,7 +73,7 @@ def _make_key(path: Path) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-    # Written whole under another name first: who comes second must not read half a key.
+    # Written under another name first: a second process must not read half a key.
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_urlsafe(32))
@@ -79,5 +83,5 @@ def _make_key(path: Path) -> None:
 
 
 def _stretched(secret: str) -> bytes:
-    """Any secret as the 32 bytes that Fernet takes."""
+    """Any secret as the 32 bytes that Fernet takes, in base64."""
     return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest())

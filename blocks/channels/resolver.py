@@ -1,0 +1,280 @@
+"""Which channels a run notifies: blocks that operators saved in Prefect, and drivers that the environment sets up.
+
+A page must not wait for Prefect to say where it goes, and a worker that starts while Prefect is down must know it as
+well. So a worker resolves names with a `ChannelCache`: in memory, refreshed from Prefect, with an encrypted copy in
+the database. The copy contains secrets; its key is not in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import orjson
+from cryptography.fernet import Fernet, InvalidToken
+from pydantic import ValidationError
+
+from blocks.channels import CHANNELS
+from blocks.channels.base import ChannelBlock, ConsoleChannel
+from blocks.prefect_api import SavedBlock, read_saved_blocks
+from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
+from orchestration.message import NamedChannel
+from orchestration.settings import Settings
+from orchestration.signals import logger
+
+READ_TIMEOUT_SECONDS = 2.0
+"""How long Prefect may take to list the blocks."""
+
+RETRY_AFTER_SECONDS = 5.0
+"""How long the cache does not ask again after Prefect did not answer, while it knows no blocks."""
+
+BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
+"""Lists the saved channel blocks. Raises `Unavailable`."""
+
+_BY_SLUG = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
+
+
+async def read_channel_blocks() -> list[SavedBlock]:
+    """The channel blocks that are saved in Prefect, sorted by name.
+
+    Raises:
+        PrefectUnavailable: Prefect's API does not answer.
+    """
+    return await read_saved_blocks(_BY_SLUG)
+
+
+class BrokenBlock(BadInput):
+    """A saved block that its driver cannot read. `default` says whether the block is marked as a default channel."""
+
+    def __init__(self, message: str, *, default: bool) -> None:
+        super().__init__(message)
+        self.default = default
+
+
+Blocks = dict[str, ChannelBlock | BrokenBlock]
+"""The channel blocks by name; the error of a broken one stands in its place."""
+
+
+class ChannelResolver:
+    """Finds channels by name or driver, as `orchestration.message.ChannelSource` requires.
+
+    `blocks_known=False` leaves Prefect out where none runs: only the environment counts then.
+    `source` lists the saved blocks: a request to Prefect each time, or a `ChannelCache`.
+    """
+
+    def __init__(
+        self, settings: Settings, *, blocks_known: bool = True, source: BlockSource = read_channel_blocks
+    ) -> None:
+        self._settings = settings
+        self._blocks_known = blocks_known
+        self._source = source
+
+    async def select(self, name: str | None) -> Sequence[NamedChannel]:
+        """The channel of this name or driver; without a name the default ones.
+
+        A block's name comes before a driver's. The defaults are NOTIFY_CHANNELS, else the blocks that are
+        marked as default, else the drivers that the environment sets up, else the console.
+
+        Raises:
+            BadInput: there is no such channel, it is switched off, or the driver is not set up.
+            BadSetting: the environment sets up only half of a driver.
+            Unavailable: Prefect's API does not answer.
+        """
+        try:
+            blocks = await self._load() if self._blocks_known else {}
+        except Unavailable as error:
+            return self._without_blocks(name, error)
+        return self._requested(name, blocks) or self._defaults(blocks)
+
+    async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
+        """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
+
+        Raises:
+            Unavailable: Prefect's API does not answer.
+        """
+        found: dict[str, ChannelBlock | PipelineError] = {}
+        for name, driver in CHANNELS.items():
+            try:
+                channel = driver.from_settings(self._settings) if name != "console" else None
+            except BadSetting as error:
+                found[name] = error
+            else:
+                found |= {name: channel} if channel is not None else {}
+        return found | (await self._load() if self._blocks_known else {})
+
+    def _requested(self, name: str | None, blocks: Blocks) -> list[NamedChannel]:
+        names = [name] if name else self._settings.notify_channels
+        return [channel for each in names for channel in self._named(each, blocks)]
+
+    def _without_blocks(self, name: str | None, missing: Unavailable) -> list[NamedChannel]:
+        """The drivers of the environment: a page there is better than none. The console would reach nobody."""
+        try:
+            found = self._requested(name, {}) or self._from_environment()
+        except BadInput:
+            raise missing from None
+        if not found:
+            raise missing
+        return found
+
+    def _defaults(self, blocks: Blocks) -> list[NamedChannel]:
+        """The channels of messages that name none. A broken block must not silence the others."""
+        usable = {name: block for name, block in blocks.items() if isinstance(block, ChannelBlock)}
+        marked = [_with_name(name, block) for name, block in usable.items() if block.default and block.enabled]
+        broken = [block for block in blocks.values() if isinstance(block, BrokenBlock) and block.default]
+        found = marked or self._from_environment()
+        if broken and not found:
+            raise broken[0]  # The console would look like a success.
+        for error in broken:
+            logger.error("%s", error)
+        return found or [_with_name("console", ConsoleChannel())]
+
+    def _named(self, name: str, blocks: Blocks) -> list[NamedChannel]:
+        if (block := blocks.get(name)) is not None:
+            if isinstance(block, BrokenBlock):
+                raise block
+            if not block.enabled:
+                raise BadInput(f"The channel {name!r} is switched off: enable its block in Prefect, or name another")
+            return [_with_name(name, block)]
+        driver = CHANNELS.get(name.lower())
+        if driver is None:
+            known = ", ".join(dict.fromkeys([*blocks, *CHANNELS]))
+            raise BadInput(f"There is no channel or driver {name!r}. Known: {known}")
+        if (channel := driver.from_settings(self._settings)) is not None:
+            return [_with_name(name.lower(), channel)]
+        of_driver = [_with_name(n, block) for n, block in blocks.items() if isinstance(block, driver) and block.enabled]
+        if of_driver:
+            return of_driver
+        raise BadInput(
+            f"The driver {name!r} is not set up: set {driver.configured_by}, "
+            f"or save a {driver.get_block_type_slug()} block in Prefect"
+        )
+
+    def _from_environment(self) -> list[NamedChannel]:
+        channels = {
+            name: driver.from_settings(self._settings) for name, driver in CHANNELS.items() if name != "console"
+        }
+        return [_with_name(name, channel) for name, channel in channels.items() if channel is not None]
+
+    async def _load(self) -> Blocks:
+        found: Blocks = {}
+        for saved in await self._source():
+            try:
+                found[saved.name] = _built(_BY_SLUG[saved.slug], saved)
+            except BrokenBlock as error:
+                found[saved.name] = error
+        return found
+
+
+class EncryptedStore(Protocol):
+    """Stores encrypted bytes by name. Both methods raise `Unavailable` if the database does not answer."""
+
+    async def read(self, name: str) -> bytes | None:
+        """The bytes under this name; None if there are none."""
+        ...
+
+    async def write(self, name: str, content: bytes) -> None:
+        """Store the bytes under this name, and replace older ones."""
+        ...
+
+
+class ChannelCache:
+    """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run."""
+
+    def __init__(self, store: EncryptedStore, key: bytes, *, source: BlockSource = read_channel_blocks) -> None:
+        self._store = store
+        self._fernet = Fernet(key)
+        # Workers on hosts with different keys must not overwrite each other's copy.
+        self._name = f"channels/{hashlib.sha256(key).hexdigest()[:12]}"
+        self._source = source
+        self._known: list[SavedBlock] | None = None
+        self._stored = b""
+        self._reading = asyncio.Lock()
+        self._not_before = 0.0
+
+    async def __call__(self) -> list[SavedBlock]:
+        """The blocks as they were last read.
+
+        Raises:
+            Unavailable: they were never read: Prefect does not answer, and there is no copy.
+        """
+        if self._known is None:
+            await self._first_read()
+        return self._known or []
+
+    async def refresh(self) -> None:
+        """Read the blocks from Prefect again. If Prefect does not answer, the known ones stay.
+
+        Raises:
+            Unavailable: no blocks are known, and there is no copy.
+        """
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                found = await self._source()
+        except (Unavailable, TimeoutError) as error:
+            if self._known is None:
+                await self.restore(Unavailable(f"The channel blocks are not known: {error or 'Prefect is too slow'}"))
+            return
+        self._known = found
+        await self._save(found)
+
+    async def restore(self, missing: Unavailable | None = None) -> None:
+        """Read the encrypted copy, unless the blocks are known already.
+
+        Raises:
+            Unavailable: `missing`, if there is no copy that this key decrypts.
+        """
+        if self._known is not None:
+            return
+        try:
+            encrypted = await self._store.read(self._name)
+            if encrypted is not None:
+                content = self._fernet.decrypt(encrypted)
+                self._known = [SavedBlock.model_validate(entry) for entry in orjson.loads(content)]
+                return
+        except InvalidToken:
+            logger.error("The encrypted copy of the channel blocks cannot be decrypted: it was changed")
+        if missing is not None:
+            raise missing
+
+    async def _first_read(self) -> None:
+        """Read while no blocks are known, but not for each page again: each would wait."""
+        async with self._reading:
+            if self._known is not None:
+                return
+            if time.monotonic() < self._not_before:
+                raise Unavailable("The channel blocks are not known, and Prefect does not answer")
+            try:
+                await self.refresh()
+            except Unavailable:
+                self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
+                raise
+
+    async def _save(self, found: list[SavedBlock]) -> None:
+        content = orjson.dumps([saved.model_dump(mode="json") for saved in found])
+        if content == self._stored:
+            return
+        try:
+            await self._store.write(self._name, self._fernet.encrypt(content))
+            self._stored = content
+        except Unavailable as error:
+            logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
+
+
+def _built(driver: type[ChannelBlock], saved: SavedBlock) -> ChannelBlock:
+    try:
+        return driver.model_validate(saved.data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "block"
+        raise BrokenBlock(
+            f"The channel block {saved.name!r} is broken: {field}: {problem['msg']}. "
+            "Edit it in Prefect's UI under Blocks",
+            default=bool(saved.data.get("default")) and saved.data.get("enabled") is not False,
+        ) from None
+
+
+def _with_name(name: str, channel: ChannelBlock) -> NamedChannel:
+    return NamedChannel(name=name, channel=channel)

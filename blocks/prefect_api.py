@@ -1,0 +1,106 @@
+"""Prefect's API as this project asks it: one meaning of "Prefect does not answer", and how saved blocks are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import BlockDocument
+from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import PrefectException
+from pydantic import TypeAdapter
+
+from orchestration.contracts import Contract
+from orchestration.errors import PipelineError, Unavailable
+from orchestration.redaction import redact_text
+
+PAGE_SIZE = 200
+"""How many objects Prefect's API lists in one answer."""
+
+_DOCUMENTS = TypeAdapter(list[BlockDocument])
+
+_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, PrefectException, OSError, RuntimeError)
+"""Prefect's client raises RuntimeError where it reaches no API at all. TimeoutError is an OSError."""
+
+_STRANGE_ANSWER = (ValueError, TypeError, LookupError, AttributeError)
+"""Prefect's client got HTML (JSONDecodeError) or other JSON: pydantic's ValidationError is a ValueError, and where
+the client reads the JSON itself it raises what Python does for a missing key or a wrong type."""
+
+
+class PrefectUnavailable(Unavailable):
+    """Prefect's API does not answer, is too slow, or its address answers with something that is not Prefect's."""
+
+
+@contextmanager
+def prefect_errors() -> Generator[None]:
+    """Turn whatever a call to Prefect's API may end with into one error. Errors of the domain pass unchanged.
+
+    Keep the body small: a bug in it would be reported as an outage.
+
+    Raises:
+        PrefectUnavailable: the call failed. The original error is its `__cause__`.
+    """
+    try:
+        yield
+    except PipelineError:
+        raise
+    except _NO_ANSWER as error:
+        raise PrefectUnavailable(f"Prefect's API does not answer: {_reason(error)}") from error
+    except _STRANGE_ANSWER as error:
+        what = "the answer is not Prefect's"
+        raise PrefectUnavailable(f"Prefect's API does not answer: {what} ({type(error).__name__})") from error
+
+
+class SavedBlock(Contract):
+    """A block as it is saved in Prefect: its name, its type, its fields with their secrets."""
+
+    name: str
+    slug: str
+    data: dict[str, Any]
+
+
+async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) -> list[SavedBlock]:
+    """The blocks of these types that are saved in Prefect, with their secrets; None names them all.
+
+    Raises:
+        PrefectUnavailable: Prefect's API does not answer.
+    """
+    wanted: dict[str, Any] = {"block_types": {"slug": {"any_": list(slugs)}}, "include_secrets": True}
+    if name is not None:
+        wanted["block_documents"] = {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}}
+    found: list[BlockDocument] = []
+    with prefect_errors():
+        async with prefect_client() as client:
+            while True:
+                page = {"limit": PAGE_SIZE, "offset": len(found)}
+                answer = await client.request("POST", "/block_documents/filter", json={**wanted, **page})
+                documents = _DOCUMENTS.validate_python(answer.json())
+                found += documents
+                if len(documents) < PAGE_SIZE:
+                    break
+    return [
+        SavedBlock(name=document.name, slug=document.block_type.slug, data=document.data)
+        for document in found
+        if document.name and document.block_type and document.block_type.slug in slugs
+    ]
+
+
+@asynccontextmanager
+async def prefect_client() -> AsyncGenerator[PrefectClient]:
+    """The open client of this process, else a new one: each new client loads the certificates again."""
+    client, is_open = get_or_create_client()
+    async with nullcontext(client) if is_open else client as entered:
+        yield entered
+
+
+def _reason(error: Exception) -> str:
+    """The error in a few words, without the address, which may contain a password."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"it refused a request with status {error.response.status_code}"
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "it took too long"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {redact_text(text, limit=200)}" if text else type(error).__name__

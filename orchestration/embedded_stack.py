@@ -1,0 +1,78 @@
+"""Finds the embedded stack (PostgreSQL and Prefect's server) that runs in a home.
+
+The process that owns the stack locks `stack.lock` for as long as it lives and describes the stack in `stack.json`.
+Reading these two files is all that a flow or a worker needs to reach a stack that another process started.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestration.settings import Settings
+
+LOCK_FILE = "stack.lock"
+STATE_FILE = "stack.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackAddresses:
+    """Where a process finds its two servers."""
+
+    database_url: str
+    """Has no password when the database is embedded: the operating system says who connects."""
+    prefect_api_url: str | None
+    embedded: frozenset[str]
+    """Which of `postgres` and `prefect` the embedded stack provides to this process."""
+
+
+class StackState(BaseModel):
+    """The content of `stack.json`. It means nothing while the lock is free."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    """Process id of the owner of the stack."""
+    parts: dict[str, int]
+    """Process id of each running server, by `postgres` and `prefect`."""
+    database_url: str
+    prefect_api_url: str | None
+    started_at: str
+
+
+def find_running_stack(settings: Settings) -> StackAddresses | None:
+    """The addresses of the embedded stack that runs in `settings.home`; None means that none runs there."""
+    home = settings.home.expanduser().resolve()
+    try:
+        if is_lock_free(home / LOCK_FILE):
+            return None
+        state = StackState.model_validate_json((home / STATE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return StackAddresses(
+        database_url=state.database_url, prefect_api_url=state.prefect_api_url, embedded=frozenset(state.parts)
+    )
+
+
+def is_lock_free(lock_file: Path) -> bool:
+    """Whether no process owns the stack.
+
+    Raises:
+        OSError: the lock file exists and cannot be opened.
+    """
+    if not lock_file.exists():
+        return True
+    import fcntl  # does not exist on Windows, which has no embedded stack and so no lock file
+
+    lock = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(lock)

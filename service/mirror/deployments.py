@@ -1,0 +1,196 @@
+"""Registers in Prefect what our runs need: the work pool, the deployments of prefect.yaml, the types of the blocks.
+
+A worker does so when it starts. It creates what is missing and updates description, entry point and parameter schema;
+whatever an operator can set (pause, limits, schedules, tags, parameters, automations) stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import yaml
+from prefect import Flow
+from prefect.automations import AutomationCore
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.utilities.callables import parameter_schema
+from prefect.workers.base import BaseWorker
+
+from blocks.channels import CHANNELS
+from orchestration.errors import BadSetting
+from orchestration.signals import logger
+
+POOL_NAME = "alerts"
+"""The work pool of all deployments."""
+
+POOL_TYPE = "warm"
+"""The type of the work pool, and of the workers that run its flow runs."""
+
+TAGS = ("alert-pipeline",)
+"""The tags of a new deployment. `service/mirror/definitions.py` deletes no deployment without them."""
+
+_OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A deployment as it should be in Prefect."""
+
+    flow: Flow[..., Any]
+    entrypoint: str
+    name: str
+    description: str
+    tags: Sequence[str] = TAGS
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    schedules: Sequence[DeploymentScheduleCreate] = ()
+    triggers: Sequence[DeploymentEventTrigger] = ()
+
+
+def wanted_deployments() -> list[Deployment]:
+    """The deployments of prefect.yaml.
+
+    Raises:
+        BadSetting: prefect.yaml is missing or broken.
+    """
+    path = prefect_yaml()
+    try:
+        declared: list[dict[str, Any]] = yaml.safe_load(path.read_text())["deployments"]
+        return [_deployment(entry) for entry in declared]
+    except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        problem = " ".join(str(error).split())
+        raise BadSetting(f"{path} cannot be used: {type(error).__name__}: {problem[:300]}") from error
+
+
+def prefect_yaml() -> Path:
+    """The path of prefect.yaml: in the installed package (pyproject.toml puts it there), else in the project folder."""
+    installed = Path(__file__).with_name("prefect.yaml")
+    return installed if installed.exists() else Path(__file__).parents[2] / "prefect.yaml"
+
+
+async def register(client: PrefectClient) -> None:
+    """Create the work pool, the deployments and the types of the blocks in Prefect, or update them.
+
+    Raises:
+        BadSetting: prefect.yaml is missing or broken.
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
+    """
+    await ensure_pool(client)
+    await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
+    for driver in CHANNELS.values():
+        await driver.aregister_type_and_schema(client=client)
+    logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
+
+
+async def ensure_pool(client: PrefectClient) -> None:
+    """Create the work pool, unless it exists.
+
+    Raises:
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
+    """
+    try:
+        pool = await client.read_work_pool(POOL_NAME)
+    except ObjectNotFound:
+        wanted = WorkPoolCreate(
+            name=POOL_NAME,
+            type=POOL_TYPE,
+            description="Runs of the warm worker.",
+            base_job_template=_job_template(),
+        )
+        try:
+            await client.create_work_pool(wanted)
+        except ObjectAlreadyExists:  # another worker started at the same time
+            return
+    else:
+        if pool.type != POOL_TYPE:
+            logger.warning(
+                "The work pool %s has the type %s: scheduled runs need %s. Delete it, and the next worker creates it",
+                POOL_NAME,
+                pool.type,
+                POOL_TYPE,
+            )
+
+
+async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
+    """Create the deployment, or update the fields that operators do not set; its id.
+
+    Raises:
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
+    """
+    own = _own_fields(wanted)
+    try:
+        known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
+    except ObjectNotFound:
+        deployment_id = await client.create_deployment(
+            flow_id=await client.create_flow_from_name(wanted.flow.name),
+            name=wanted.name,
+            **own,
+            work_pool_name=POOL_NAME,
+            tags=list(wanted.tags),
+            parameters=dict(wanted.parameters),
+            schedules=list(wanted.schedules),
+            enforce_parameter_schema=True,
+        )
+    else:
+        deployment_id = known.id
+        if not is_current(known, wanted):
+            await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
+    await _ensure_triggers(client, deployment_id, wanted)
+    return deployment_id
+
+
+def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
+    """Whether the fields that operators do not set are as they should be."""
+    return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
+
+
+def _job_template() -> dict[str, Any]:
+    # That of `WarmWorker`, which adds nothing to the base class. Importing it here would be an import circle.
+    base: Any = BaseWorker
+    return base.get_default_base_job_template()
+
+
+def _deployment(entry: dict[str, Any]) -> Deployment:
+    module, _, name = str(entry["entrypoint"]).rpartition(".")
+    return Deployment(
+        flow=cast("Flow[..., Any]", getattr(import_module(module), name)),
+        entrypoint=entry["entrypoint"],
+        name=entry["name"],
+        description=entry["description"],
+        tags=entry["tags"],
+        parameters=entry["parameters"],
+        schedules=[_schedule(each) for each in entry.get("schedules", ())],
+        triggers=[DeploymentEventTrigger.model_validate(each) for each in entry.get("triggers", ())],
+    )
+
+
+def _schedule(entry: dict[str, Any]) -> DeploymentScheduleCreate:
+    # prefect.yaml has one level where the API has two.
+    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
+    inner = {name: value for name, value in entry.items() if name not in outer}
+    return DeploymentScheduleCreate.model_validate({"schedule": inner, **outer})
+
+
+def _own_fields(wanted: Deployment) -> dict[str, Any]:
+    return {
+        "description": wanted.description,
+        "entrypoint": wanted.entrypoint,
+        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
+    }
+
+
+async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:
+    for trigger in wanted.triggers:
+        trigger.set_deployment_id(deployment_id)
+        automation = trigger.as_automation()
+        known = await client.read_automations_by_name(automation.name)
+        if not known:
+            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))

@@ -1,0 +1,60 @@
+"""Every change that this project makes to Prefect's internals. Each fails loudly when Prefect no longer has the name.
+
+Prefect is imported inside the functions: it takes seconds, and processes that call none of them need no Prefect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from contextlib import nullcontext
+from types import ModuleType
+from typing import Any
+
+
+def keep_own_sigterm_handler() -> None:
+    """Stop Prefect's flow engine from installing its SIGTERM handler while a flow runs in this process.
+
+    Raises:
+        AttributeError: this version of Prefect has no `capture_sigterm`.
+    """
+    # Upstream: the engine runs each flow inside `with capture_sigterm()`, whose handler raises TerminationSignal
+    # wherever the process is (PrefectHQ/prefect#7887). That suits one process per flow run. Here it would raise in the
+    # event loop that executes many runs, and this process ends gracefully on SIGTERM.
+    engine = _module_with("prefect.flow_engine", "capture_sigterm")
+    setattr(engine, "capture_sigterm", nullcontext)  # noqa: B010 - the type checker refuses a plain assignment
+
+
+def end_trigger_evaluation_at_once() -> None:
+    """Make Prefect's server end at once if its end interrupts an evaluation of triggers.
+
+    Raises:
+        AttributeError: this version of Prefect has no `periodic_evaluation`.
+    """
+    # Upstream: `evaluate_periodically` calls `periodic_evaluation` in a loop with `finally: await asyncio.sleep(5)`.
+    # A cancellation during the evaluation therefore sleeps for five more seconds. Every third short command met that.
+    # A second cancellation ends the sleep. No upstream issue is known (Prefect 3.8.8).
+    triggers = _module_with("prefect.server.events.triggers", "periodic_evaluation")
+    original = triggers.periodic_evaluation
+
+    async def periodic_evaluation(*args: Any, **kwargs: Any) -> None:
+        try:
+            await original(*args, **kwargs)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.cancel()
+            raise
+
+    setattr(triggers, "periodic_evaluation", periodic_evaluation)  # noqa: B010
+
+
+def _module_with(name: str, attribute: str) -> ModuleType:
+    module = importlib.import_module(name)
+    if not hasattr(module, attribute):
+        version = importlib.import_module("prefect").__version__
+        raise AttributeError(
+            f"Prefect {version} has no {name}.{attribute}, which service/prefect_patches.py replaces: "
+            "install the Prefect version that this project pins, or adapt the patch."
+        )
+    return module

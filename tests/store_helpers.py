@@ -1,0 +1,47 @@
+"""Rows in the store, in the words of the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.store import attempts, claims, runs
+from orchestration.store.database import Database
+from orchestration.store.models import HistoryRow, columns_of
+from orchestration.store.pushes import NewPush, NewRun, write_push
+from orchestration.store.records import HistoryRecord, Node, new_id
+
+
+def new_run(*, payload: object = None, **more: Any) -> NewRun:
+    """A run to be written. `payload` is any JSON, by default {}."""
+    basics = {"run_id": new_id(), "trace_id": "t", "source": "generic", "environment": "test"}
+    return NewRun(**basics | more, payload=orjson.dumps(payload or {}))
+
+
+async def add_runs(tx: AsyncConnection, *new: NewRun) -> None:
+    """Write runs, as one push."""
+    await write_push(tx, NewPush(runs=new))
+
+
+async def history_of(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:
+    """The history of an incident, oldest first."""
+    mine = HistoryRow.incident_id == int(incident_id)
+    query = select(*columns_of(HistoryRow, HistoryRecord)).where(mine).order_by(HistoryRow.id)
+    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+
+
+async def open_attempts(database: Database, run_id: str, *nodes: Node) -> None:
+    """Open the next attempt at each node, as a process that dies while it executes them; keep the lease as it is."""
+    async with database.transaction() as tx:
+        before = await runs.get_run(tx, run_id)
+        owner = before.lease_owner or "dead/1/2/3"
+        await claims.claim(tx, run_id, owner=owner, seconds=30)
+        run = await runs.get_run(tx, run_id)
+    for node in nodes:
+        run, _ = await attempts.open_attempt(database, run, node, owner=owner, status=run.status, input_ref=None)
+    if before.lease_owner is None:
+        async with database.transaction() as tx:
+            await claims.release(tx, run_id, owner=owner)

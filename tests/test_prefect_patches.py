@@ -1,0 +1,61 @@
+"""The changes to Prefect's internals: what each one does, and that it fails loudly when the name is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import prefect
+import pytest
+from prefect import flow_engine
+from prefect.server.events import triggers
+
+from service import prefect_patches
+
+
+async def test_end_of_the_server_does_not_sleep_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluating = asyncio.Event()
+
+    async def evaluate() -> None:
+        evaluating.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(triggers, "periodic_evaluation", evaluate)
+    prefect_patches.end_trigger_evaluation_at_once()
+
+    async def as_prefect_does() -> None:
+        try:
+            await triggers.periodic_evaluation()
+        finally:
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(as_prefect_does())
+    await evaluating.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 30)
+
+
+def test_flows_leave_sigterm_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_engine, "capture_sigterm", flow_engine.capture_sigterm)
+    prefect_patches.keep_own_sigterm_handler()
+    assert flow_engine.capture_sigterm is nullcontext
+
+
+@pytest.mark.parametrize(
+    ("patch", "module", "attribute"),
+    [
+        (prefect_patches.keep_own_sigterm_handler, "prefect.flow_engine", "capture_sigterm"),
+        (prefect_patches.end_trigger_evaluation_at_once, "prefect.server.events.triggers", "periodic_evaluation"),
+    ],
+)
+def test_a_name_that_prefect_no_longer_has_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, patch: Callable[[], None], module: str, attribute: str
+) -> None:
+    monkeypatch.delattr(importlib.import_module(module), attribute)
+    with pytest.raises(AttributeError) as caught:
+        patch()
+    assert str(caught.value).startswith(f"Prefect {prefect.__version__} has no {module}.{attribute}, which ")
+    assert not hasattr(importlib.import_module(module), attribute)
