@@ -1,1 +1,1 @@
-"""Benchmarks, run by hand: `uv run python -m bench`. They print figures and judge nothing."""
+"""Benchmarks, started by hand with `uv run python -m bench`. They print figures, and no figure is a failure."""

@@ -1,33 +1,31 @@
-"""`uv run python -m bench`: one command, one table."""
+"""`uv run python -m bench`: measures all or some parts, and prints one table."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 
-from bench import commands, flow, memory, service, status
+from bench import commands, service, status
 from bench.figures import show
 
 PARTS = {
-    "commands": commands.measure,
-    "flow": flow.measure,
+    "commands": commands.measure_commands,
+    "flow": commands.measure_python_api,
     "accept": service.measure_accept,
     "message": service.measure_message,
     "empty": service.measure_empty_flow,
     "direct": service.measure_direct,
-    "status": status.measure,
+    "status": status.measure_reads,
 }
-LONG = {"memory": memory.measure_memory, "direct-memory": memory.measure_direct_memory}
-"""Measured only when asked for by name."""
+LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direct_memory}
+"""These run only if they are named."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the named parts and print a row for each figure."""
     parser = argparse.ArgumentParser(prog="bench", description=main.__doc__)
-    parser.add_argument(
-        "part", nargs="*", help=f"which: {', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}"
-    )
-    parser.add_argument("-n", "--times", type=int, default=9, help="measurements of each row")
+    parser.add_argument("part", nargs="*", help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}")
+    parser.add_argument("-n", "--times", type=int, default=9, help="how many measurements per row")
     arguments = parser.parse_args()
     logging.getLogger("alert_pipeline").addHandler(logging.NullHandler())
     show([row for name in arguments.part or PARTS for row in (PARTS | LONG)[name](arguments.times)])

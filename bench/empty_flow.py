@@ -1,7 +1,7 @@
-"""The yardstick for the rate through Prefect: a flow of four tasks that do nothing, in one warm process.
+"""The floor under the rate through Prefect: a flow of four empty tasks in one warm process.
 
-Called as any function, and on a deployment in the work pool, opened in Pending as the worker opens its runs: each
-state of such a run costs the server more, since it tells of the deployment, the queue and the pool as well.
+It is measured as a plain call, and on a deployment in the work pool with flow runs that begin as Pending, as the
+worker's do. Such a run costs Prefect's server more: each event names the deployment, the queue and the pool as well.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ async def nothing() -> None:
 
 @flow(name="empty", persist_result=False)
 async def empty(run_id: str | None = None) -> None:
-    """Four tasks."""
+    """Call four empty tasks."""
     del run_id
     for _ in range(4):
         await nothing()
 
 
-def rate(api_url: str, count: int, *, deployed: bool, at_once: int = 8) -> float:
-    """Flow runs a second."""
+def rate(api_url: str, count: int, *, deployed: bool, concurrency: int = 8) -> float:
+    """Flow runs per second."""
     for name in ("prefect", "prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
-        # Its lines go to the server, as those of our runs do; the terminal's are no part of the yardstick.
+        # Log lines go to the server, as in our runs. Lines on the terminal are not part of the floor.
         logger = logging.getLogger(name)
         logger.handlers = [handler for handler in logger.handlers if "Console" not in type(handler).__name__]
-    return asyncio.run(_rate(api_url, count, at_once, deployed))
+    return asyncio.run(_rate(api_url, count, concurrency, deployed))
 
 
-async def _rate(api_url: str, count: int, at_once: int, deployed: bool) -> float:
-    slots = asyncio.Semaphore(at_once)
+async def _rate(api_url: str, count: int, concurrency: int, deployed: bool) -> float:
+    slots = asyncio.Semaphore(concurrency)
     with temporary_settings({PREFECT_API_URL: api_url}):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
-                one = await _on_deployment(context.client) if deployed else empty
+                run_empty = await _on_deployment(context.client) if deployed else empty
 
-                async def in_turn() -> None:
+                async def run_in_slot() -> None:
                     async with slots:
-                        await one()
+                        await run_empty()
 
-                await in_turn()
+                await run_in_slot()
                 began = time.perf_counter()
-                await asyncio.gather(*(in_turn() for _ in range(count)))
+                await asyncio.gather(*(run_in_slot() for _ in range(count)))
                 return count / (time.perf_counter() - began)
 
 
@@ -67,13 +67,13 @@ async def _on_deployment(client: PrefectClient) -> Callable[[], Awaitable[Any]]:
     await register(client)
     deployment = await client.read_deployment_by_name("alert-pipeline/default")
 
-    async def one() -> None:
+    async def run_empty() -> None:
         key = uuid4().hex
         opened = await client.create_flow_run_from_deployment(
             deployment.id, parameters={"run_id": key}, state=Pending(), idempotency_key=key
         )
-        bare = opened.model_copy(update={"deployment_id": None})
-        running = run_flow(empty, flow_run=bare, parameters={"run_id": key}, return_type="state")
+        flow_run = opened.model_copy(update={"deployment_id": None})
+        running = run_flow(empty, flow_run=flow_run, parameters={"run_id": key}, return_type="state")
         await cast("Awaitable[Any]", running)
 
-    return one
+    return run_empty

@@ -1,4 +1,4 @@
-"""A row of a benchmark: what was measured, its median and spread."""
+"""A row of the benchmark table: what was measured, its median and its range."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Some measurements of one thing."""
+    """The measurements of one row."""
 
     what: str
     values: Sequence[float]
@@ -23,19 +23,19 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median of the values."""
         return statistics.median(self.values)
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Call `work`, and return the seconds that it took."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def show(rows: Sequence[Figures]) -> None:
-    """Print the rows with the machine's load, without which they say little."""
+    """Print the rows, and the machine's load below them, since every figure depends on it."""
     table = Table("what", "median", "min to max", "n", "target", title_justify="left", box=None)
     for row in rows:
         table.add_row(

@@ -1,4 +1,4 @@
-"""A small HTTP client that costs little: the load must not be the client's own."""
+"""An HTTP client and a receiver that use little CPU time, so that the benchmark measures the service."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from threading import Lock, Thread
 
 
 def free_port() -> int:
-    """A port on loopback that nobody uses now."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def push(name: str, *, severity: str = "warning") -> bytes:
-    """The body of a trigger with one alert of its own."""
+    """The body of a push with one alert, which opens its own incident."""
     payload = {"name": name, "severity": severity, "host": name}
     return json.dumps({"payload": payload, "source": "generic", "environment": "bench"}).encode()
 
 
 async def post_all(port: int, path: str, bodies: list[bytes], connections: int) -> list[float]:
-    """Post the bodies over that many connections; the seconds that each took. Anything but 202 ends it."""
+    """Post the bodies over several connections. Returns the seconds of each request; an answer other than 202 exits."""
     waiting = iter(bodies)
     seconds: list[float] = []
 
@@ -54,13 +54,13 @@ async def post_all(port: int, path: str, bodies: list[bytes], connections: int) 
 
 @dataclass
 class Receiver:
-    """A channel's far end: when each message arrived, by what its text names."""
+    """Receives the messages of a channel, and keeps when each arrived and its title."""
 
     url: str
     arrived: list[tuple[float, str]]
 
     def wait_for(self, count: int, timeout_seconds: float) -> bool:
-        """Whether that many messages have come in time."""
+        """Wait until so many messages have arrived. Returns whether they arrived in time."""
         deadline = time.monotonic() + timeout_seconds
         while len(self.arrived) < count and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -69,7 +69,7 @@ class Receiver:
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """An HTTP server on loopback that takes every message."""
+    """An HTTP server on loopback that answers every message with 200."""
     arrived: list[tuple[float, str]] = []
     lock = Lock()
 
@@ -97,7 +97,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 90.0) -> None:
-    """Wait for a condition."""
+    """Wait until a condition holds. After the timeout the benchmark exits."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""A database as it is after months of service: `python -m bench.seed DATABASE_URL 100000`.
+"""Fills a database as months of service would: `python -m bench.seed DATABASE_URL 100000`.
 
-Each run has the attempts that its status needs (about four), a delivery where somebody was told, and one incident
-for every eight runs, with two alerts and their history. The times go back 30 days, evenly; the newest is now.
+Each run has the attempts that its status needs (about four), and a delivery if it notified somebody. There is one
+incident for every eight runs, with two alerts and their history. The times are spread evenly over the last 30 days.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ select
 from plan order by i
 """
 
-# A stage before the one that failed has succeeded; the one that failed was tried four times; after a skip nothing ran.
+# In a failed run, the stages before the failed one have succeeded, and that one has four attempts. In a skipped run,
+# all stages after ingest are skipped.
 _ATTEMPTS = """
 insert into stage_execution (
     pipeline_run_id, node_id, stage, status, attempt, idempotency_key, input_ref, output_ref, output_snapshot,
@@ -154,13 +155,13 @@ where plan.status = 'notified' or plan.status = 'failed' and plan.failed_at = 'n
 
 
 def seed(database_url: str, runs: int) -> None:
-    """Add so many runs, with all that belongs to them, to a database; its schema is brought up to date first.
+    """Add runs, with their attempts, deliveries, incidents and alerts, to a database. Its schema is migrated first.
 
-    May be done again: the rows come on top of those that are there.
+    Each call adds to the rows that are there.
     """
     migrate(database_url)
     with psycopg.connect(libpq_url(database_url)) as connection:
-        # What comes in meanwhile waits, and gets the numbers after ours.
+        # Concurrent inserts wait for the lock, and get the ids after ours.
         connection.execute("lock table incident, pipeline_run in exclusive mode")
         values = {
             "runs": runs,
@@ -185,7 +186,7 @@ def _last_id(connection: psycopg.Connection, table: LiteralString) -> int:
 
 
 def main() -> None:
-    """Seed the database that the arguments name."""
+    """Seed the database that the command line names."""
     if len(sys.argv) != 3 or not sys.argv[2].isdecimal() or int(sys.argv[2]) < 1:
         raise SystemExit("usage: python -m bench.seed DATABASE_URL RUNS")
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The service: how fast a push is safe, how soon its message is out, how many alerts a second go through."""
+"""The service under load: the rate of accepts, the time to a message, the rate of alerts, the worker's memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
+from rich.progress import Progress
 
 from bench.commands import fresh_home
 from bench.figures import Figures
@@ -20,13 +23,21 @@ from orchestration.settings import load_settings
 from service.stack import attach
 
 TRIGGER = "/orchestration/pipeline/"
-NOWHERE = "http://127.0.0.1:9/api"
-"""A Prefect that does not answer."""
+NO_PREFECT = "http://127.0.0.1:9/api"
+"""An address at which no Prefect answers."""
+
+EARLY_RUNS, ALL_RUNS = 500, 10_000
+"""After how many runs the worker's memory is measured."""
+
+PUSHES_PER_BATCH = 250
+"""The next batch is sent when all messages of a batch have come, so that the queue stays short."""
+
+BATCH_TIMEOUT_SECONDS = 600.0
 
 
 @contextmanager
 def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) -> Iterator[int]:
-    """One of our servers as a process, from when `path` answers 200 to the end of the block."""
+    """Run `alert-pipeline` with these arguments. The block begins when `path` answers 200, and ends the process."""
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "alert-pipeline"), *arguments],
         env={**os.environ, "ORCHESTRATION_LOG_LEVEL": "ERROR", "API_RATE_LIMIT_PER_SECOND": "100000", **env},
@@ -49,11 +60,11 @@ def _answers(port: int, path: str) -> bool:
 
 
 def measure_accept(times: int) -> list[Figures]:
-    """Durable accepts over 16 connections, the API alone."""
+    """Durable accepts per second over 16 connections. Only the API runs."""
     rates, p50, p99 = [], [], []
     with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
         port = free_port()
-        env = {"DATABASE_URL": addresses.database_url, "PREFECT_API_URL": NOWHERE}
+        env = {"DATABASE_URL": addresses.database_url, "PREFECT_API_URL": NO_PREFECT}
         with started(["api", "--port", str(port)], env, port, "/health/"):
             asyncio.run(post_all(port, TRIGGER, [push(f"warm{i}") for i in range(200)], 16))
             for turn in range(max(times // 3, 3)):
@@ -71,8 +82,8 @@ def measure_accept(times: int) -> list[Figures]:
 
 
 @contextmanager
-def whole_service(target: Receiver, **env: str) -> Iterator[int]:
-    """`alert-pipeline up` with the receiver as its channel; the API's port."""
+def full_service(target: Receiver, **env: str) -> Iterator[int]:
+    """Run `alert-pipeline up` with the receiver as its channel. Yields the API's port."""
     with fresh_home() as home:
         port = free_port()
         arguments = ["up", "--port", str(port), "--prefect-port", str(free_port())]
@@ -82,7 +93,7 @@ def whole_service(target: Receiver, **env: str) -> Iterator[int]:
 
 
 def _latencies(port: int, target: Receiver, names: list[str]) -> list[float]:
-    """Milliseconds from sending a push to its message, one after the other."""
+    """Milliseconds from each push to its message. The next push is sent after that."""
     found: list[float] = []
     for name in names:
         before = len(target.arrived)
@@ -95,7 +106,7 @@ def _latencies(port: int, target: Receiver, names: list[str]) -> list[float]:
 
 
 def _rate(port: int, target: Receiver, count: int, prefix: str) -> float:
-    """Distinct alerts a second, from the first push to the last message."""
+    """Distinct alerts per second, from the first push to the last message."""
     before = len(target.arrived)
     began = time.perf_counter()
     asyncio.run(post_all(port, TRIGGER, [push(f"{prefix}{i}") for i in range(count)], 16))
@@ -105,13 +116,13 @@ def _rate(port: int, target: Receiver, count: int, prefix: str) -> float:
 
 
 def measure_message(times: int) -> list[Figures]:
-    """Accept to message, idle; and the sustained rate through Prefect."""
+    """The time from accept to message on an idle service, and the sustained rate, both through Prefect."""
     with receiver() as target:
-        with whole_service(target, CHECKERS_ENABLED="memory") as port:
+        with full_service(target, CHECKERS_ENABLED="memory") as port:
             _latencies(port, target, [f"warm{i}" for i in range(3)])
             fast = _latencies(port, target, [f"fast{i}" for i in range(times)])
             rates = [_rate(port, target, 60, f"rate{turn}-") for turn in range(max(times // 3, 2))]
-        with whole_service(target) as port:
+        with full_service(target) as port:
             _latencies(port, target, [f"warmer{i}" for i in range(3)])
             default = _latencies(port, target, [f"default{i}" for i in range(times)])
     return [
@@ -123,13 +134,13 @@ def measure_message(times: int) -> list[Figures]:
 
 @contextmanager
 def direct_service(target: Receiver) -> Iterator[int]:
-    """The API and a worker to which no Prefect answers; the API's port."""
+    """Run the API and a worker without Prefect, and the receiver as the channel. Yields the API's port."""
     with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
         port = free_port()
         env = {
             "ALERT_PIPELINE_HOME": str(home),
             "DATABASE_URL": addresses.database_url,
-            "PREFECT_API_URL": NOWHERE,
+            "PREFECT_API_URL": NO_PREFECT,
             "NOTIFY_WEBHOOK_URL": target.url,
             "CHECKERS_ENABLED": "memory",
         }
@@ -138,7 +149,7 @@ def direct_service(target: Receiver) -> Iterator[int]:
 
 
 def measure_direct(times: int) -> list[Figures]:
-    """The direct engine: no Prefect answers."""
+    """The time from accept to message and the sustained rate on the direct engine."""
     with receiver() as target, direct_service(target) as port:
         _latencies(port, target, [f"warm{i}" for i in range(3)])
         latencies = _latencies(port, target, [f"direct{i}" for i in range(times)])
@@ -150,7 +161,7 @@ def measure_direct(times: int) -> list[Figures]:
 
 
 def measure_empty_flow(times: int) -> list[Figures]:
-    """What Prefect itself costs: flows of four empty tasks in one warm process, eight at once."""
+    """The floor under the rate through Prefect: flows of four empty tasks in one warm process, eight at a time."""
     from bench.empty_flow import rate
 
     with fresh_home() as home, attach(load_settings({"home": home})) as addresses:
@@ -161,3 +172,46 @@ def measure_empty_flow(times: int) -> list[Figures]:
         Figures(what="empty four-task flows, called", values=called, unit="/s"),
         Figures(what="empty four-task flows, on a deployment in a pool", values=deployed, unit="/s"),
     ]
+
+
+def measure_direct_memory(_times: int) -> list[Figures]:
+    """Resident memory of a worker on the direct engine, measured once: 10,000 runs take some minutes."""
+    with receiver() as target, direct_service(target) as port:
+        return _memory_growth(port, target, "direct engine")
+
+
+def measure_memory(_times: int) -> list[Figures]:
+    """Resident memory of a worker with Prefect, measured once: 10,000 runs take half an hour."""
+    with receiver() as target, full_service(target, CHECKERS_ENABLED="memory") as port:
+        return _memory_growth(port, target, "through Prefect")
+
+
+def _memory_growth(port: int, target: Receiver, engine: str) -> list[Figures]:
+    """The worker's resident memory in MiB after few and after many runs, and the growth in percent."""
+    worker = _worker_process()
+    already = len(target.arrived)
+    with Progress(transient=True) as progress:
+        done = progress.add_task(engine, total=ALL_RUNS)
+        _execute(port, target, already, range(EARLY_RUNS), lambda: progress.advance(done, PUSHES_PER_BATCH))
+        early = worker.memory_info().rss / 2**20
+        _execute(port, target, already, range(EARLY_RUNS, ALL_RUNS), lambda: progress.advance(done, PUSHES_PER_BATCH))
+        late = worker.memory_info().rss / 2**20
+    return [
+        Figures(what=f"worker, {engine}, after {EARLY_RUNS} runs", values=[early], unit="MiB"),
+        Figures(what=f"worker, {engine}, after {ALL_RUNS:,} runs", values=[late], unit="MiB"),
+        Figures(what="  growth", values=[100 * (late / early - 1)], unit="%", target="≤ 10 %"),
+    ]
+
+
+def _execute(port: int, target: Receiver, already: int, numbers: range, advance: Callable[[], None]) -> None:
+    for first in numbers[::PUSHES_PER_BATCH]:
+        bodies = [push(f"memory{already}-{number}") for number in range(first, first + PUSHES_PER_BATCH)]
+        asyncio.run(post_all(port, TRIGGER, bodies, 16))
+        if not target.wait_for(already + first + PUSHES_PER_BATCH, BATCH_TIMEOUT_SECONDS):
+            raise SystemExit(f"{len(target.arrived) - already} of {first + PUSHES_PER_BATCH} messages came")
+        advance()
+
+
+def _worker_process() -> psutil.Process:
+    children = psutil.Process().children(recursive=True)
+    return next(process for process in children if "worker" in process.cmdline())

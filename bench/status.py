@@ -1,4 +1,4 @@
-"""Looking at runs with few and with many stored: lists and filters, a run, a trace, commands, accepts and claims."""
+"""Reading runs with few and with many runs stored: lists, filters, a run, a trace, commands, accepts and claims."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.commands import fresh_home, run
 from bench.figures import Figures, timed
 from bench.load import free_port, post_all, push
 from bench.seed import seed
-from bench.service import NOWHERE, TRIGGER, started
+from bench.service import NO_PREFECT, TRIGGER, started
 from orchestration.settings import load_settings
 from orchestration.store.claims import claim_runs
 from orchestration.store.database import Database, libpq_url
@@ -34,13 +34,13 @@ LISTS = (
     "?stage=check",
     "?status=failed&source=generic&stage=check",
 )
-_PUSHES = 500
-_AT_ONCE = 8
+_PUSHES_PER_TURN = 500
+_RUNS_PER_CLAIM = 8
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The values of one row, few runs or many being stored; the smaller is the better, unless it is a rate."""
+    """The values of one row. Smaller is better, unless the unit is a rate."""
 
     values: list[float]
     unit: str
@@ -48,21 +48,22 @@ class Measured:
 
     @property
     def p50(self) -> float:
-        """The middle one."""
+        """The median."""
         return sorted(self.values)[len(self.values) // 2]
 
     @property
     def p95(self) -> float:
-        """What one in twenty exceeds."""
+        """The 95th percentile."""
         return sorted(self.values)[int(len(self.values) * 0.95)]
 
 
-def measure(times: int) -> list[Figures]:
-    """Each row with many runs stored; its name says how many times that is what it was with few, minutes before."""
+def measure_reads(times: int) -> list[Figures]:
+    """Figures with many runs stored. The name of each row has the factor to the figure with few runs."""
     with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
         url, port = addresses.database_url, free_port()
         seed(url, FEW)
-        with started(["api", "--port", str(port)], {"DATABASE_URL": url, "PREFECT_API_URL": NOWHERE}, port, "/health/"):
+        env = {"DATABASE_URL": url, "PREFECT_API_URL": NO_PREFECT}
+        with started(["api", "--port", str(port)], env, port, "/health/"):
             few = _measured(home, url, port, times)
             seed(url, MANY - FEW)
             many = _measured(home, url, port, times)
@@ -103,7 +104,7 @@ def _command(home: Path, name: str, *arguments: str) -> Callable[[], None]:
 
 
 def _gets(port: int, path: str, count: int) -> list[float]:
-    """Milliseconds of so many requests over one connection, after two to warm up."""
+    """Milliseconds of each request over one connection, after two requests to warm up."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     found: list[float] = []
     for _ in range(count + 2):
@@ -129,29 +130,32 @@ def _tenth_page(port: int) -> str:
 
 
 async def _accepts_and_claims(url: str, port: int, turns: int) -> dict[str, Measured]:
-    """Pushes over HTTP, and then claims of all that they left, as a worker makes them."""
+    """The rate of pushes over HTTP, and then the time of the claims with which a worker gets their runs."""
     rates, claims = list[float](), list[float]()
     database = Database(url)
     for turn in range(turns + 1):
-        bodies = [push(f"{time.time_ns()}-{turn}-{i}") for i in range(_PUSHES)]
+        bodies = [push(f"{time.time_ns()}-{turn}-{i}") for i in range(_PUSHES_PER_TURN)]
         began = time.perf_counter()
         await post_all(port, TRIGGER, bodies, 16)
         rates.append(len(bodies) / (time.perf_counter() - began))
         while True:
             began = time.perf_counter()
             async with database.transaction() as tx:
-                taken = await claim_runs(tx, process="bench/1/1", limit=_AT_ONCE, lease_seconds=30, deadline_seconds=30)
-            if not taken:
+                claimed = await claim_runs(
+                    tx, process="bench/1/1", limit=_RUNS_PER_CLAIM, lease_seconds=30, deadline_seconds=30
+                )
+            if not claimed:
                 break
             claims.append((time.perf_counter() - began) * 1000)
         async with database.transaction() as tx:
-            # What is over is in nobody's way, as after a run.
+            # Runs that have ended are not claimed again.
             await tx.exec_driver_sql(
                 "update pipeline_run set status = 'notified', completed_at = now(), lease_owner = null "
                 "where lease_owner like 'bench/%%'"
             )
     await database.close()
+    first_turn = _PUSHES_PER_TURN // _RUNS_PER_CLAIM  # warms up, as the first rate does
     return {
         "durable accepts, 16 connections": Measured(rates[1:], "/s", "as with few"),
-        f"claim of {_AT_ONCE} runs": Measured(claims[_PUSHES // _AT_ONCE :], "ms", "as with few"),
+        f"claim of {_RUNS_PER_CLAIM} runs": Measured(claims[first_turn:], "ms", "as with few"),
     }

@@ -226,5 +226,7 @@ class PipelineResult(Contract):
     definition_name: str | None = Field(default=None, description="The definition that was run, if it was one.")
     definition_version: int | None = None
     nodes: list[NodeResult] = Field(
-        default_factory=list[NodeResult], description="Of a definition, each node in the order in which they began."
+        default_factory=list[NodeResult],
+        description="Each node, in the order in which they began. In the linear pipeline their `result` is null: "
+        "the results are in `ingest`, `check`, `analyze` and `notify`.",
     )

@@ -21,7 +21,7 @@ from typing import Any
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.runs import RunFilter
-from service.cli.watching import Changes, Look, watch_runs
+from service.cli.monitor_pipeline import Changes, Poll, watch_runs
 from tests import stack_fixtures
 from tests.api_helpers import until
 from tests.cli_helpers import Start, json_of, says_in_one_line, side_by_side
@@ -135,12 +135,12 @@ async def test_watching_one_run_is_refused(home: Path) -> None:
     assert refused.stderr.startswith("Error: --watch shows the latest runs")
 
 
-async def test_what_is_news_between_two_looks(database: Database) -> None:
+async def test_what_has_changed_between_two_polls(database: Database) -> None:
     await keep_runs(database, more=5)
     changes = Changes(database, RunFilter(), 3)
 
     async def news() -> list[str]:
-        return [run.run_id for run in (await changes.look()).changed]
+        return [run.run_id for run in (await changes.poll()).changed]
 
     assert await news() == ["aaaa11110000", "aaaa22220000", "bbbb33330000"]
     assert await news() == []  # the older ones, which are now in sight too, are no news
@@ -150,30 +150,30 @@ async def test_what_is_news_between_two_looks(database: Database) -> None:
     await move(database, "ffff00000000", "notified")  # far behind the newest hundred, and still moving when last seen
     await move(database, "ffff00000249", "ingested")
     assert await news() == ["ffff00000000", "ffff00000249"]
-    assert [run.run_id for run in (await changes.look()).latest] == ["ffff00000249", "ffff00000248", "ffff00000247"]
+    assert [run.run_id for run in (await changes.poll()).latest] == ["ffff00000249", "ffff00000248", "ffff00000247"]
 
 
 async def test_a_run_that_leaves_the_filter_leaves_the_table(database: Database) -> None:
     await keep_runs(database)
     changes = Changes(database, RunFilter(status=RunStatus.FAILED), 10)
-    assert [run.run_id for run in (await changes.look()).latest] == ["aaaa22220000"]
+    assert [run.run_id for run in (await changes.poll()).latest] == ["aaaa22220000"]
     await move(database, "aaaa22220000", "retrying")
     await move(database, "bbbb33330000", "failed")
-    look = await changes.look()
-    assert [run.run_id for run in look.changed] == [run.run_id for run in look.latest] == ["bbbb33330000"]
+    poll = await changes.poll()
+    assert [run.run_id for run in poll.changed] == [run.run_id for run in poll.latest] == ["bbbb33330000"]
 
 
 class Kept:
     """A view that keeps what it is shown."""
 
     def __init__(self) -> None:
-        self.looks: list[Look] = []
+        self.polls: list[Poll] = []
         self.outages: list[str] = []
 
-    def show(self, look: Look) -> None:
-        self.looks.append(look)
+    def show(self, poll: Poll) -> None:
+        self.polls.append(poll)
 
-    def lost(self, reason: str) -> None:
+    def show_outage(self, reason: str) -> None:
         self.outages.append(reason)
 
 
@@ -181,9 +181,9 @@ async def test_watching_outlives_an_outage_of_the_database(database: Database) -
     kept = Kept()
     away = Database("postgresql://me@127.0.0.1:1/alerts")
     watching = asyncio.create_task(watch_runs(away, RunFilter(), 10, kept))
-    await until(lambda: len(kept.outages) > 1, "two looks at a database that is not there")
+    await until(lambda: len(kept.outages) > 1, "two polls of a database that is not there")
     away.engine, away.url = database.engine, database.url
-    await until(lambda: kept.looks, "a look")
+    await until(lambda: kept.polls, "a poll")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ async def test_a_sample_of_every_source_is_carried_to_a_person(command: Command,
     done = side_by_side(command, *((["run_pipeline", "--sample", "--source", source], {}) for source in sources))
     for finished, (source, severity) in zip(done, sources.items(), strict=True):
         assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.startswith("✓ Pipeline COMPLETED")
+        assert finished.stdout.startswith("✓ Pipeline COMPLETED (notified)\n")
         assert f"✓ {source}, {severity}: opened" in finished.stdout
         assert "not executed" not in finished.stdout
         assert "✓ console via console: sent" in finished.stdout
@@ -55,6 +56,7 @@ async def test_a_sample_of_every_source_is_carried_to_a_person(command: Command,
     assert {(run.source, run.status, run.environment) for run in found} == {
         (source, RunStatus.NOTIFIED, "development") for source in sources
     }
+    assert all(run.options.test for run in found)  # the message of a sample says that it is a test
 
 
 async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
@@ -87,6 +89,9 @@ async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
     assert "HighCPU" in sent.json["title"]
     (run,) = await all_runs(database)
     assert (run.trace_id, run.environment, run.run_id) == ("my-trace-123", "production", result.run_id)
+    assert not run.options.test
+    assert [node.id for node in result.nodes if node.status == "succeeded"] == ALL_FOUR
+    assert not any(node.result for node in result.nodes)  # the answer has each result only once
 
 
 async def test_a_file_and_standard_input_are_read(command: Command, database: Database, tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ async def test_a_file_and_standard_input_are_read(command: Command, database: Da
     assert first.returncode == 0, first.stderr
     assert "✓ generic, warning: opened" in first.stdout
     assert "[WARNING] Test" in first.stderr
-    # The same alert again tells nobody anything new.
+    # The same alert again is nothing new, and notifies nobody.
     second = command("run_pipeline", "--file", "-", "--json", env=QUICK, stdin=alert.read_text())
     assert second.returncode == 0, second.stderr
     assert (json_of(second)["status"], json_of(second)["skip_reason"]) == ("SKIPPED", "repeat")
@@ -144,7 +149,7 @@ async def test_checks_only_reports_this_host_without_an_alert(command: Command, 
     assert datetime.fromisoformat(result["started_at"]).tzinfo is not None
     assert set(await row_counts(database)) == {"pipeline_run", "stage_execution", "delivery"}
     (run,) = await all_runs(database)
-    assert (run.title, run.incident_id) == ("Host health", None)
+    assert (run.title, run.incident_id, run.options.test) == ("Host health", None, True)
     story = await story_of(database, run.run_id)
     assert tries(story) == ["ingest 1 skipped", "check 1 succeeded", "analyze 1 succeeded", "notify 1 succeeded"]
     assert story.attempts[0].output_snapshot == {"skipped": "checks_only"}
@@ -206,7 +211,9 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
         assert len(receiver.requests) == 4
     assert finished.returncode == 1
     assert "✗ Pipeline FAILED" in finished.stdout
-    assert "✗ DeliveryFailed: generic: 127.0.0.1 answered 500" in finished.stdout
+    assert re.search(r"^  Notify: failed, \d+ ms, 4 attempts$", finished.stdout, re.MULTILINE)
+    assert "\n    ✗ DeliveryFailed: generic: 127.0.0.1 answered 500" in finished.stdout
+    assert "not executed" not in finished.stdout
     assert "Traceback" not in finished.stderr
     assert [line for line in without_log(finished.stderr) if " failed at notify: " not in line] == []
     (run,) = await all_runs(database)
@@ -243,8 +250,8 @@ def test_who_stops_a_push_over_many_incidents_learns_what_becomes_of_them() -> N
         raise Stopped(INTERRUPTED, "Interrupted")
     assert stopped.value.exit_code == INTERRUPTED
     assert stopped.value.message == (
-        "Interrupted. Go on with: alert-pipeline resume a1; "
-        "of 2 more of its trace a worker goes on with those that had not begun"
+        "Interrupted. Resume it with: alert-pipeline resume a1; "
+        "a worker executes those of the push's 2 other runs that have not started"
     )
 
 
@@ -264,7 +271,7 @@ async def test_a_run_that_is_stopped_closes_its_rows_and_can_be_resumed(
         assert ended.returncode == code
         assert ended.stdout == ""
         (run,) = await all_runs(database)
-        assert without_log(ended.stderr) == [f"Error: {word}. Go on with: alert-pipeline resume {run.run_id}"]
+        assert without_log(ended.stderr) == [f"Error: {word}. Resume it with: alert-pipeline resume {run.run_id}"]
         story = await story_of(database, run.run_id)
         assert tries(story)[3:] == ["notify 1 failed"]
         assert story.attempts[3].error_type == "Cancelled"

@@ -7,6 +7,7 @@ import re
 from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus
+from orchestration.store import runs
 from orchestration.store.database import Database
 from tasks.ingest.inbox import PushMetadata
 from tests.api_helpers import alert, carry
@@ -52,19 +53,19 @@ async def test_a_push_that_was_tried_twice_is_told_from_its_acceptance_to_its_en
     assert re.fullmatch(r"  HighCPU on web-1: notified after \d+ ms", head[3])
     assert f"    Run:       {run_id}" in head
     assert "    Incident:  1 (open, critical): HighCPU on web-1" in head
-    assert "    Told:      yes: opened, a new incident" in head
+    assert "    Notify:    yes: opened, a new incident" in head
     said = events(told.stdout)
     assert said[0] == "· accepted: HighCPU on web-1, critical"
-    assert re.fullmatch(r"· taken up by \S+/\d+, engine direct after … in the inbox", said[1])
+    assert re.fullmatch(r"· claimed by \S+/\d+, engine direct after … in the queue", said[1])
     assert said[2:] == [
         "✓ ingest, attempt 1: succeeded in …",
         "· incident 1 opened",
-        "· somebody is to be told: opened, a new incident",
+        "· decided to notify: opened, a new incident",
         "✓ check, attempt 1: succeeded in …",
         "✓ analyze, attempt 1: succeeded in …",
-        "✗ notify, attempt 1: failed in …, to be tried again: DeliveryFailed: memory: hooks.example.net answered 503",
+        "✗ notify, attempt 1: failed in …, to be retried: DeliveryFailed: memory: hooks.example.net answered 503",
         "✓ notify, attempt 2 after a wait of …: succeeded in …",
-        "✓ message to memory (memory, memory): sent, 2 tries, their id m1",
+        "✓ message to memory (memory, memory): sent, 2 tries, message id m1",
         "✓ notified after …",
     ]
     story = json_of(as_json)
@@ -92,11 +93,11 @@ async def test_it_says_why_nobody_was_told(services: Services, command: Command)
 
     assert one.stdout.startswith("Trace first: 2 runs")
     assert sum(runs[0][:12] in line for line in one.stdout.splitlines()) > 5  # of several runs each line names its own
-    assert "Told:      nobody: repeat, nothing new" in two.stdout
-    assert "· nobody is told: repeat, nothing new" in events(two.stdout)
-    assert "- check: left out, repeat" in events(two.stdout)
+    assert "Notify:    no: repeat, nothing new" in two.stdout
+    assert "· decided not to notify: repeat, nothing new" in events(two.stdout)
+    assert "- check: skipped, repeat" in events(two.stdout)
     assert list(repeated.duplicates) == repeated.run_ids
-    assert "Told:      nobody: duplicate, the same was said shortly before" in three.stdout
+    assert "Notify:    no: duplicate, the same was said shortly before" in three.stdout
     assert re.search(
         r"- skipped after …: duplicate, the same was said shortly before \(run \w+\)", str(events(three.stdout))
     )
@@ -115,7 +116,26 @@ async def test_a_run_that_failed_says_of_what_and_how_to_go_on(
     assert "✗ message to memory (memory, memory): failed, 1 try: hooks.example.net answered 404" in events(told.stdout)
     assert delivery.startswith("✗ ")
     assert last.startswith("✗ failed after …: DeliveryFailed: ")
-    assert last.endswith(f"Go on with: alert-pipeline resume {run_id}")
+    assert last.endswith(f"Resume it with: alert-pipeline resume {run_id}")
+
+
+async def test_a_resume_is_on_the_timeline_and_the_first_claim_keeps_its_process(
+    services: Services, channel: MemoryChannel, database: Database, command: Command
+) -> None:
+    channel.failures = [DeliveryFailed("hooks.example.net answered 404", retryable=False)]
+    (run_id,) = await pushed(services, alert(), "resumed")
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql("update pipeline_run set carried_by = 'first-host/11/1'")
+        await runs.request_resume(tx, run_id, by="oncall")
+    await carry(services, run_id)
+
+    lines = events(command("alert-pipeline", "trace", "resumed").stdout)
+
+    assert re.match(r"· claimed by first-host/11, engine direct after … in the queue", lines[1])
+    (resumed,) = [line for line in lines if "resumed" in line]
+    assert re.fullmatch(r"· resumed by oncall, executed by \S+/\d+", resumed)
+    assert "first-host" not in resumed
+    assert lines[-1].startswith("✓ notified after …")
 
 
 async def test_a_push_that_waits_has_no_end_yet(services: Services, database: Database, command: Command) -> None:
@@ -124,7 +144,7 @@ async def test_a_push_that_waits_has_no_end_yet(services: Services, database: Da
     told = command("alert-pipeline", "trace", "waiting")
 
     assert "HighCPU on web-1: pending\n" in told.stdout
-    assert "Told:      not decided yet" in told.stdout
+    assert "Notify:    not decided yet" in told.stdout
     assert events(told.stdout) == ["· accepted: HighCPU on web-1, critical"]
 
 

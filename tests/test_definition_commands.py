@@ -17,7 +17,7 @@ import typer
 from orchestration.errors import PipelineError
 from orchestration.store.database import Database
 from service.cli import main, run_pipeline
-from service.cli.definition_file import BadFile, new_definitions, read_definition
+from service.cli.definition_input import BadFile, read_definition, read_new_definitions
 from service.stack import StackAddresses
 from tests.broken_definitions import BROKEN
 from tests.cli_helpers import QUICK, json_of, row_counts, says_in_one_line, side_by_side
@@ -113,7 +113,7 @@ def test_a_broken_file_is_told_by_node_and_field(
         assert broken.field in text, broken.name
         # What cannot be validated is refused before anything is asked for a stack.
         with pytest.raises(BadFile) as refused:
-            new_definitions([str(path)], samples=False, name=None)
+            read_new_definitions([str(path)], samples=False, name=None)
         assert broken.says in str(refused.value), broken.name
         with pytest.raises(BadFile):
             read_definition(str(path))
@@ -168,7 +168,7 @@ async def test_files_that_cannot_be_used(refused: Refused, database: Database, s
         (["apply", tmp_path / "none.json"], 1, "cannot be read: No such file or directory"),
         (["apply", unnamed], 1, "A definition cannot be called 'Bad Name'"),
         (["apply"], 2, "Nothing to apply"),
-        (["apply", good, "--samples", "--name", "x"], 2, "--name is for one file"),
+        (["apply", good, "--samples", "--name", "x"], 2, "--name needs exactly one file"),
         (["graph", good, "--version", "1"], 2, "--version is for a stored definition"),
         (["show", "nowhere"], 1, "There is no definition 'nowhere'; stored are: none"),
         (["graph", "nowhere"], 1, "There is no definition 'nowhere'"),
@@ -232,7 +232,7 @@ async def test_a_run_of_a_file_and_its_dry_run(command: Command, database: Datab
     )
     assert "Dry run: nothing is written, nothing is sent" in dry.stdout
     assert "●    critical  condition: ingest.severity == 'critical'" in dry.stdout
-    assert "    ingest    takes in 1 alert\n" in dry.stdout
+    assert "    ingest    ingests 1 alert\n" in dry.stdout
 
     result = json_of(real)
     assert (real.returncode, result["status"], result["definition_version"]) == (0, "COMPLETED", None)
@@ -240,7 +240,7 @@ async def test_a_run_of_a_file_and_its_dry_run(command: Command, database: Datab
     assert states == {"ingest": "succeeded", "critical": "succeeded", "page": "succeeded", "mail": "skipped"}
     assert text.returncode == 0
     assert "- does not hold: ingest.severity == 'critical'" in text.stdout
-    assert "  page (notify): left out, " in text.stdout
+    assert "  page (notify): skipped, " in text.stdout
     assert "  mail (notify): " in text.stdout
     assert (await row_counts(database))["pipeline_run"] == 2
 
@@ -252,7 +252,7 @@ async def test_what_run_pipeline_refuses_before_anything_starts(
     gate.write_text(json.dumps(GATE))
     broken.write_text(BROKEN_TEXT)
     ended = refused(run_pipeline.app, "--config", gate)
-    assert ended == (1, f"{gate} takes in alerts: give it one with --sample, --payload or --file")
+    assert ended == (1, "The definition needs an alert: give it one with --sample, --payload or --file")
     code, said = refused(run_pipeline.app, "--config", broken, "--sample")
     assert (code, "there is no node 'b'" in said) == (1, True)
     assert refused(run_pipeline.app, "--config", gate, "--payload", '{"a": 1}')[0] == 1
@@ -262,13 +262,16 @@ async def test_what_run_pipeline_refuses_before_anything_starts(
 def test_a_dry_run_of_a_stored_definition_as_json(
     run: Run, file: Callable[..., Path], database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("apply", file(GATE, "gate.json"))
-    words = ["--definition", "gate", "--sample", "--dry-run", "--json", "--notify-driver", "nowhere"]
+    page = {"id": "page", "type": "notify", "config": {"channel": "nowhere"}}
+    run("apply", file({"nodes": [page if node["id"] == "page" else node for node in GATE["nodes"]]}, "gate.json"))
+    words = ["--definition", "gate", "--sample", "--dry-run", "--json"]
     assert run_pipeline.app(words, standalone_mode=False) == 0
     shown = json.loads(capsys.readouterr().out)
+    with pytest.raises(PipelineError, match="There is no channel or driver 'nobody'"):
+        run_pipeline.app([*words, "--notify-driver", "nobody"], standalone_mode=False)
     run("delete", "gate")
 
     assert (shown["dry_run"], shown["definition"], shown["version"]) == (True, "gate", 1)
     assert [node["next"] for node in shown["nodes"]] == [["critical"], ["page", "mail"], [], []]
-    assert shown["nodes"][0]["what"] == "takes in 2 alerts"
+    assert shown["nodes"][0]["what"] == "ingests 2 alerts"
     assert "would fail: There is no channel or driver 'nowhere'" in shown["nodes"][2]["what"]

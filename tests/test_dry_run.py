@@ -33,7 +33,7 @@ async def test_everything_is_shown_and_nothing_happens(command: Command, databas
     assert "  Incident:  alertmanager:" in shown
     assert "  Checks:    memory, disk\n" in shown
     assert "  Channels:  generic: generic to 127.0.0.1\n" in shown
-    assert "│ [CRITICAL] HighCPU" in shown
+    assert "│ [TEST] [CRITICAL] HighCPU" in shown
     assert "│ Environment: staging" in shown
     pushed = json_of(three)
     assert (pushed["dry_run"], pushed["source"]) == (True, "generic")
@@ -41,6 +41,8 @@ async def test_everything_is_shown_and_nothing_happens(command: Command, databas
     assert len({run["incident_key"] for run in pushed["runs"]}) == 3
     assert all(f"[WARNING] Disk{n}Full" in run["message"] for n, run in enumerate(pushed["runs"], 1))
     (host,) = json_of(health)["runs"]
+    assert host["message"].startswith("[TEST] ")
+    assert not any("[TEST]" in run["message"] for run in pushed["runs"])
     assert (host["incident_key"], host["alerts"], host["channels"]) == (None, [], ["console: console to console"])
     assert host["checks"] == ["memory", "disk"]
     assert {run["status"] for run in json_of(resolved)["runs"]} == {"resolved"}

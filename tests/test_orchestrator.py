@@ -14,7 +14,7 @@ from orchestration.errors import BadInput
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service import orchestrator as module
-from service.cli.results import show_results
+from service.cli.run_views import show_results
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses
 from tests.cli_helpers import HIGH_CPU, Orchestrators, all_runs, row_counts, three_incidents

@@ -123,6 +123,8 @@ async def _open(services: Services, run_id: str, owner: str, engine: str, prefec
         lost = None if record.lease_owner == owner else lost_owner(record)
         done = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
         run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
+        if record.status is RunStatus.FAILED:
+            await runs.note_resume(tx, record, by=owner)
         begun = await claims.begin(
             tx,
             record,

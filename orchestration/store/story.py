@@ -92,7 +92,7 @@ class Story(Contract):
             skip_reason=run.skip_reason,
             definition_name=run.chosen_definition,
             definition_version=run.definition_version,
-            nodes=self.nodes if run.options.defined else [],
+            nodes=self.nodes if run.options.defined else [_without_result(node) for node in self.nodes],
         )
 
     @property
@@ -140,6 +140,11 @@ def _node(last: AttemptRecord) -> NodeResult:
         error=error,
         skip_reason=str((snapshot or {}).get("skipped", "")) if skipped else None,
     )
+
+
+def _without_result(node: NodeResult) -> NodeResult:
+    """A stage of the linear pipeline. `PipelineResult` has its result in a field of its own."""
+    return node.model_copy(update={"result": None})
 
 
 def all_checks(found: Sequence[CheckResult]) -> CheckResult | None:

@@ -1,41 +1,35 @@
-"""`alert-pipeline definitions`: pipelines of one's own, from a file to what runs."""
+"""The commands `alert-pipeline definitions …`: store, show, draw and roll back pipeline definitions."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import in_order
 from orchestration.graph import BadDefinition, Definition, decode_definition, parse_definition
-from orchestration.graph.drawing import mermaid
+from orchestration.graph.drawing import draw, mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.cli.definition_file import BadFile, is_file, new_definitions, read_definition
-from service.cli.definition_views import (
-    as_data,
-    problems_as_data,
-    show_graph,
-    show_list,
-    show_one,
-    show_outcome,
-    show_problems,
-)
+from service.cli.definition_input import BadFile, is_file, read_definition, read_new_definitions, read_stored
 from service.cli.reader import read, read_at
-from service.cli.terminal import as_json, fail, output
+from service.cli.terminal import USAGE, as_json, fail, output
 from service.definitions import DefinitionService, Outcome
 from tasks.kinds import KINDS, validate_definition
 
-USAGE = 2
+T = TypeVar("T")
 
 _EXAMPLE = """\
-A definition is a JSON file. This one takes an alert in, looks at the disks, and asks for an analysis only if \
-something is wrong there. `next` says what follows; several names run side by side, and join where they meet:
+A definition is a JSON file. This one ingests an alert, checks the disks, and asks for an analysis only if a disk \
+check fails. `next` names the nodes that follow. Several names run side by side, and join at a node that all of them \
+lead to:
 
 {"name": "disk-first", "defaults": {"max_retries": 2, "timeout_seconds": 60}, "nodes": [
 
@@ -62,64 +56,73 @@ run_pipeline --definition disk-first --sample
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Pipelines of your own: apply, list, show, draw and roll back definitions.",
-    # Brackets are markup to rich.
-    epilog=_EXAMPLE.replace("[", "\\["),
+    help="Your own pipelines: apply, list, show, draw and roll back definitions.",
+    epilog=_EXAMPLE.replace("[", "\\["),  # rich reads brackets as markup
 )
 
 Name = Annotated[str, typer.Argument(help="The definition's name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Version = Annotated[
-    int | None, typer.Option(min=1, max=2_000_000_000, help="Which version; without it the current one.")
+    int | None, typer.Option(min=1, max=2_000_000_000, help="The version; by default the current version.")
 ]
 
 
 @app.command()
 def apply(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE…", help="JSON files with a definition each; - for stdin.")
+        list[str] | None, typer.Argument(metavar="FILE…", help="JSON files with one definition each; - is stdin.")
     ] = None,
-    samples: Annotated[bool, typer.Option("--samples", help="Apply the four samples too.")] = False,
+    samples: Annotated[bool, typer.Option("--samples", help="Also apply the four samples.")] = False,
     name: Annotated[
-        str | None, typer.Option(help="What it is called, whatever the file says; for one file only.")
+        str | None, typer.Option(help="Store the definition under this name. Only with a single file.")
     ] = None,
     json: Json = False,
 ) -> int:
-    """Make definitions what runs under their names: a changed one is the next version, the same one changes nothing.
+    """Store definitions and run them from now on. A changed definition becomes its next version.
 
-    All files are looked at first: if one is broken, none is applied. Where Prefect runs, the block
-    pipeline-definition/NAME and the deployment definition-pipeline/NAME follow.
+    If one of the files is invalid, none is applied. Where Prefect runs, the block pipeline-definition/NAME and the
+    deployment definition-pipeline/NAME are updated as well.
     """
     given = files or []
     if not given and not samples:
         fail("Nothing to apply: name a file, or give --samples (see --help)", code=USAGE)
     if name is not None and (len(given) != 1 or samples):
-        fail("--name is for one file", code=USAGE)
-    new = new_definitions(given, samples=samples, name=name)
+        fail("--name needs exactly one file, and no --samples", code=USAGE)
+    new = read_new_definitions(given, samples=samples, name=name)
 
     async def work(service: DefinitionService) -> list[Outcome]:
-        return [await service.apply(one, created_by=_who()) for one in new]
+        return [await service.apply(each, created_by=_user_name()) for each in new]
 
-    _tell(_in_service(work), as_json_text=json)
+    outcomes = _with_service(work)
+    if json:
+        as_json([_outcome_as_data(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            _show_outcome(outcome)
     return 0
 
 
 @app.command("list")
 def show_all(json: Json = False) -> int:
-    """List the definitions, each with the version that is current."""
+    """List the definitions with their current versions."""
 
     async def work(database: Database) -> list[DefinitionRecord]:
         async with database.transaction() as tx:
             return await store.list_definitions(tx, include_inactive=True)
 
     found = read(load_settings(), work)
-    as_json([as_data(record) for record in found]) if json else show_list(found)
+    if json:
+        as_json([_as_data(record) for record in found])
+    elif found:
+        output.print(_table(found))
+    else:
+        output.print("No definitions. Store the four samples with: alert-pipeline definitions apply --samples")
     return 0
 
 
 @app.command()
 def show(name: Name, version: Version = None, json: Json = False) -> int:
-    """Show a definition: what it is, its graph, and its versions."""
+    """Show a definition with its graph and its versions."""
 
     async def work(database: Database) -> tuple[DefinitionRecord, list[DefinitionRecord]]:
         async with database.transaction() as tx:
@@ -127,25 +130,27 @@ def show(name: Name, version: Version = None, json: Json = False) -> int:
 
     record, versions = read(load_settings(), work)
     if json:
-        as_json({**as_data(record, config=True), "versions": [as_data(one) for one in versions]})
+        data = {**_as_data(record), "config": in_order(record.config)}
+        as_json({**data, "versions": [_as_data(each) for each in versions]})
     else:
-        show_one(record, versions)
+        _show_definition(record, versions)
     return 0
 
 
 @app.command()
 def validate(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON file with a definition; - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON file with a definition; - is stdin.")],
     json: Json = False,
 ) -> int:
-    """Say everything that is wrong with a definition, by node and field. Exit code 1 if anything is."""
+    """List all problems of a definition, by node and field. Exit code: 0, or 1 if there is a problem."""
     try:
         definition, _ = read_definition(file)
     except BadFile as error:
         if json:
-            as_json({"file": file, "valid": False, "errors": problems_as_data(error)})
+            problems = [problem.model_dump(mode="json") for problem in error.problems]
+            as_json({"file": file, "valid": False, "errors": problems})
         else:
-            show_problems(error, file)
+            _show_problems(error, file)
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": []})
@@ -156,8 +161,8 @@ def validate(
 
 @app.command()
 def export(name: Name, version: Version = None) -> int:
-    """Print a definition as a file holds it: `… export NAME > NAME.json`, edit it, and apply it again."""
-    record = read(load_settings(), lambda database: _get(database, name, version))
+    """Print a definition as a file. To change it: `… export NAME > NAME.json`, edit the file, and apply it."""
+    record = read_stored(load_settings(), name, version)
     as_json(in_order(record.config, name=record.name))
     return 0
 
@@ -165,111 +170,176 @@ def export(name: Name, version: Version = None) -> int:
 @app.command()
 def graph(
     name_or_file: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="A stored definition, or a file; - for stdin.")
+        str, typer.Argument(metavar="NAME|FILE", help="A stored definition or a file; - is stdin.")
     ],
     version: Version = None,
-    mermaid_: Annotated[
-        bool, typer.Option("--mermaid", help="As a Mermaid flowchart, for documents and pull requests.")
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart, for documents and pull requests.")
     ] = False,
 ) -> int:
-    """Draw a definition: what runs side by side, what waits for what, and when."""
-    definition = _definition_of(name_or_file, version)
-    if mermaid_:
+    """Draw a definition's graph: which nodes run side by side, which wait for others, and under which condition."""
+    if not is_file(name_or_file):
+        definition = _stored_definition(name_or_file, version)
+    elif version is not None:
+        fail("--version is for a stored definition, not for a file", code=USAGE)
+    else:
+        definition, _ = read_definition(name_or_file)
+    if as_mermaid:
         output.print(mermaid(definition), markup=False)
     else:
-        show_graph(definition)
+        _show_graph(definition)
     return 0
 
 
 @app.command()
-def samples(name: Annotated[str | None, typer.Argument(help="A sample, to print it.")] = None) -> int:
-    """Show the samples; with a name print one, to begin your own with: `… samples central-hub > my.json`."""
+def samples(name: Annotated[str | None, typer.Argument(help="The sample to print.")] = None) -> int:
+    """Draw the sample definitions, or print one as a file to start from: `… samples central-hub > my.json`."""
     if name is not None:
         output.print(sample_text(name).rstrip(), markup=False)
         return 0
-    for one in sample_names():
-        definition = validate_definition(decode_definition(sample_text(one)))
-        output.print(one, style="bold", markup=False)
+    for sample in sample_names():
+        definition = validate_definition(decode_definition(sample_text(sample)))
+        output.print(sample, style="bold", markup=False)
         output.print(f"  {definition.description}", markup=False)
-        show_graph(definition, indent="    ")
+        _show_graph(definition, indent="    ")
     output.print("Store them with: alert-pipeline definitions apply --samples", markup=False)
     return 0
 
 
 @app.command()
 def enable(name: Name, json: Json = False) -> int:
-    """Have a disabled definition run again, in its current version."""
+    """Allow runs of a disabled definition again. Its current version runs."""
     return _change(lambda service: service.set_active(name, active=True), json=json)
 
 
 @app.command()
 def disable(name: Name, json: Json = False) -> int:
-    """Keep a definition from running, also when Prefect asks for it. Nothing of it is lost."""
+    """Refuse all runs of a definition, also runs that Prefect starts. Nothing is deleted."""
     return _change(lambda service: service.set_active(name, active=False), json=json)
 
 
 @app.command()
 def rollback(
     name: Name,
-    version: Annotated[int, typer.Argument(min=1, max=2_000_000_000, help="The version that is to run again.")],
+    version: Annotated[int, typer.Argument(min=1, max=2_000_000_000, help="The version to run from now on.")],
     json: Json = False,
 ) -> int:
-    """Have an earlier version run again. It also brings back what was deleted."""
+    """Make an earlier version the current one. This also restores a deleted definition."""
     return _change(lambda service: service.rollback(name, version), json=json)
 
 
 @app.command()
 def delete(name: Name, json: Json = False) -> int:
-    """Take a definition away, with its block and its deployment. Runs that named it can still be resumed."""
+    """Delete a definition with its block and its deployment. Its past runs can still be resumed."""
     return _change(lambda service: service.delete(name), json=json)
 
 
-def _definition_of(what: str, version: int | None) -> Definition:
-    if is_file(what):
-        if version is not None:
-            fail("--version is for a stored definition, not for a file", code=USAGE)
-        return read_definition(what)[0]
-    record = read(load_settings(), lambda database: _get(database, what, version))
+def _stored_definition(name: str, version: int | None) -> Definition:
+    record = read_stored(load_settings(), name, version)
     try:
         return parse_definition(record.config, KINDS.by_type)
     except BadDefinition as error:
-        raise BadFile(what, error) from None
+        raise BadFile(name, error) from None
 
 
-async def _get(database: Database, name: str, version: int | None) -> DefinitionRecord:
-    async with database.transaction() as tx:
-        return await store.get_definition(tx, name, version)
+def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
+    async def work(service: DefinitionService) -> Outcome:
+        return await change(service)
 
-
-def _change(work: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
-    async def all_of_it(service: DefinitionService) -> list[Outcome]:
-        return [await work(service)]
-
-    _tell(_in_service(all_of_it), as_json_text=json, one=True)
+    outcome = _with_service(work)
+    if json:
+        as_json(_outcome_as_data(outcome))
+    else:
+        _show_outcome(outcome)
     return 0
 
 
-def _in_service(work: Callable[[DefinitionService], Awaitable[list[Outcome]]]) -> list[Outcome]:
+def _with_service(work: Callable[[DefinitionService], Awaitable[T]]) -> T:
     return read_at(
         load_settings(), lambda database, url: work(DefinitionService(database=database, prefect_api_url=url))
     )
 
 
-def _tell(outcomes: list[Outcome], *, as_json_text: bool, one: bool = False) -> None:
-    if not as_json_text:
-        for outcome in outcomes:
-            show_outcome(outcome)
-        return
-    data = [
-        {"change": done.change, "in_prefect": done.in_prefect, "notes": done.notes, **as_data(done.definition)}
-        for done in outcomes
-    ]
-    as_json(data[0] if one else data)
-
-
-def _who() -> str:
-    """Who is at the command line, for the record."""
+def _user_name() -> str:
+    """The name of the user at the command line, for the record of who applied a version."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return "command line"
+
+
+def _as_data(record: DefinitionRecord) -> dict[str, Any]:
+    data = record.model_dump(mode="json", exclude={"config", "content_hash", "is_current"})
+    return {**data, "node_count": record.node_count}
+
+
+def _outcome_as_data(outcome: Outcome) -> dict[str, Any]:
+    facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
+    return {**facts, **_as_data(outcome.definition)}
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    """Print one line for the change of a definition, and one for each note."""
+    record = outcome.definition
+    mark = {"unchanged": "=", "deleted": "-", "disabled": "-"}.get(outcome.change, "✓")
+    text = {"rolled_back": f"rolled back to version {record.version}", "deleted": "deleted"}.get(
+        outcome.change, f"{outcome.change}, version {record.version}"
+    )
+    output.print(f"{mark} {record.name}: {text}", markup=False)
+    for note in outcome.notes:
+        output.print(f"    {note}", style="dim", markup=False)
+
+
+def _table(records: Sequence[DefinitionRecord]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("NAME", "VERSION", "STATE", "NODES", "TAGS", "UPDATED", "BY"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("DESCRIPTION", no_wrap=True, min_width=4)
+    for record in records:
+        table.add_row(
+            Text(record.name),
+            str(record.version),
+            Text(_state_of(record), style="green" if record.is_active else "yellow"),
+            str(record.node_count),
+            Text(", ".join(record.tags)),
+            f"{record.updated_at:%Y-%m-%d %H:%M}",
+            Text(record.created_by),
+            Text(" ".join(record.description.split())),
+        )
+    return table
+
+
+def _state_of(record: DefinitionRecord) -> str:
+    if record.is_active:
+        return "active"
+    return "disabled" if record.is_current else "kept"
+
+
+def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionRecord]) -> None:
+    output.print(f"{record.name}, version {record.version}: {_state_of(record)}", style="bold", markup=False)
+    facts = {
+        "What": record.description,
+        "Tags": ", ".join(record.tags),
+        "Created": f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC by {record.created_by or 'unknown'}",
+    }
+    for label, value in facts.items():
+        if value:
+            output.print(f"  {label + ':':<9} {value}", markup=False)
+    output.print("  Graph", style="bold")
+    _show_graph(parse_definition(record.config, KINDS.by_type), indent="    ")
+    output.print("  Versions", style="bold")
+    for each in versions:
+        when = f"{each.created_at:%Y-%m-%d %H:%M}"
+        output.print(f"    {each.version:>3}  {_state_of(each):<8}  {when}  {each.created_by}", markup=False)
+
+
+def _show_graph(definition: Definition, *, indent: str = "") -> None:
+    for line in draw(definition):
+        output.print(indent + line, markup=False)
+
+
+def _show_problems(error: BadDefinition, file: str) -> None:
+    count = len(error.problems) + error.more
+    output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red", markup=False)
+    for line in error.lines:
+        output.print(f"    {line}", markup=False)

@@ -1,30 +1,42 @@
-"""`--dry-run`: what a push would do, without a stack, a row or a message."""
+"""`run_pipeline --dry-run`: shows what a run would do. It starts no stack, writes nothing and sends nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
 from orchestration.embedded_stack import find_running_stack
-from orchestration.message import Message, NamedChannel
+from orchestration.engine.plan import INLINE
+from orchestration.errors import PipelineError
+from orchestration.graph import ConditionConfig, Definition, Graph, NodeDefinition
+from orchestration.graph.drawing import draw
+from orchestration.message import NamedChannel
+from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
+from service.cli.definition_input import check_payload, load_definition
 from service.cli.terminal import as_json, output
 from tasks.analyze.local import LocalAnalysis
-from tasks.check.stage import CheckConfig, check
+from tasks.analyze.stage import IntelligenceNode
+from tasks.check.stage import CheckConfig, ContextNode, check
 from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
+from tasks.ingest.stage import IngestNode
+from tasks.kinds import KINDS
 from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.stage import NotifyNode
+from tasks.transform.stage import TransformConfig
+
+_MAX_ALERTS_SHOWN = 20
 
 
-class Preview(Contract):
-    """What one run would do. The checks and the analysis are real; they only look."""
+class RunPreview(Contract):
+    """What one run of the linear pipeline would do. The checks and the analysis are real, since they only read."""
 
     incident_key: str | None
     title: str
@@ -36,83 +48,119 @@ class Preview(Contract):
     message: str
 
 
-def show_dry_run(
-    settings: Settings,
-    payload: dict[str, Any] | None,
-    *,
-    source: str,
-    environment: str,
-    notify_driver: str | None,
-    as_json_text: bool,
-) -> int:
-    """Print what would happen; nothing is written and nothing is sent.
+class NodePreview(Contract):
+    """What one node of a definition would do. Nothing is checked or analyzed for it."""
+
+    id: str
+    type: str
+    what: str
+    next: list[str]
+    required: bool
+
+
+def show_dry_run(settings: Settings, request: RunRequest, *, json: bool) -> None:
+    """Print what the runs of a request would do.
 
     Raises:
-        BadInput: what would be refused.
+        BadInput: a real run would be refused.
+        Unavailable: the database with the stored definition does not answer.
     """
-    push = Push(source=source, alerts=(), errors=()) if payload is None else parse_push(payload, source=source)
-    previews = asyncio.run(_preview_all(settings, push, environment, notify_driver))
-    if as_json_text:
+    if request.options.defined:
+        _dry_run_definition(settings, request, json=json)
+    else:
+        _dry_run_linear(settings, request, json=json)
+
+
+def _dry_run_linear(settings: Settings, request: RunRequest, *, json: bool) -> None:
+    if request.options.checks_only:
+        push = Push(source=request.source, alerts=(), errors=())
+    else:
+        push = parse_push(request.payload, source=request.source)
+    previews = asyncio.run(_preview_runs(settings, push, request))
+    if json:
         runs = [preview.model_dump(mode="json") for preview in previews]
         as_json({"dry_run": True, "source": push.source, "notes": list(push.errors), "runs": runs})
-        return 0
-    output.print("Dry run: nothing is written, nothing is sent", style="bold", markup=False)
-    output.print(f"  Source:    {push.source}", markup=False)
-    for note in push.errors:
-        output.print(f"  !          {note}", markup=False)
+        return
+    _show_head({"Source": push.source}, push.errors)
     for preview in previews:
-        _show(preview)
-    return 0
+        _show_run(preview)
 
 
-async def _preview_all(settings: Settings, push: Push, environment: str, notify_driver: str | None) -> list[Preview]:
-    channels = await channels_of(settings, notify_driver)
+def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) -> None:
+    definition, version = load_definition(settings, request)
+    ingests = check_payload(request, definition)
+    push = parse_push(request.payload, source=request.source) if ingests else None
+    groups = split_by_incident(push.alerts) if push is not None else []
+    previews = asyncio.run(_preview_nodes(settings, definition, groups, request.options.notify_driver))
+    name = request.options.definition or INLINE
+    runs = [title_of(group) for group in groups] or [definition.description or name]
+    notes = push.errors if push else ()
+    if json:
+        as_json(
+            {
+                "dry_run": True,
+                "definition": name,
+                "version": version,
+                "source": push.source if push else request.source,
+                "notes": list(notes),
+                "runs": runs,
+                "nodes": [preview.model_dump(mode="json") for preview in previews],
+            }
+        )
+        return
+    _show_head({"Pipeline": name + (f", version {version}" if version else "")}, notes)
+    for run in runs:
+        output.print(f"  {'Run:':<10} {run}", markup=False)
+    _show_nodes(definition, previews)
+
+
+async def _preview_runs(settings: Settings, push: Push, request: RunRequest) -> list[RunPreview]:
+    channels = await _select_channels(settings, request.options.notify_driver)
     checks = CheckConfig.from_settings(settings)
-    context = StageContext(trace_id=new_id(), run_id=new_id(), environment=environment, source=push.source)
+    context = StageContext(
+        trace_id=request.trace_id or new_id(),
+        run_id=new_id(),
+        environment=request.environment,
+        source=push.source,
+    )
     checked = await check(context, checks) if checks.names else None
     groups = split_by_incident(push.alerts) or [[]]
-    return [await _preview(context, group, checked, checks.names, channels) for group in groups]
+    test = request.options.test
+    return [await _preview_run(context, group, checked, checks.names, channels, test=test) for group in groups]
 
 
-async def _preview(
+async def _preview_run(
     context: StageContext,
     alerts: Sequence[Alert],
     checked: CheckResult | None,
     checks: Sequence[str],
     channels: Sequence[NamedChannel],
-) -> Preview:
-    incident = _incident(alerts)
+    *,
+    test: bool,
+) -> RunPreview:
+    incident = _new_incident(alerts)
     resolved = bool(alerts) and not any(alert.firing for alert in alerts)
-    if resolved:
-        checked, checks = None, ()
-    analysis = (
-        None
-        if resolved
-        else await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
+    if resolved:  # a run of resolved alerts checks and analyzes nothing
+        checked, checks, analysis = None, (), None
+    else:
+        analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
+    subject = MessageSubject(
+        run_id=context.run_id,
+        trace_id=context.trace_id,
+        source=context.source,
+        environment=context.environment,
+        node_id="notify",
+        incident=incident,
+        alerts=alerts,
+        reason="",
+        check=checked,
+        analysis=analysis,
+        firing=sum(alert.firing for alert in alerts),
+        resolved=sum(not alert.firing for alert in alerts),
+        test=test,
     )
-    message = render_message(
-        MessageSubject(
-            run_id=context.run_id,
-            trace_id=context.trace_id,
-            source=context.source,
-            environment=context.environment,
-            node_id="notify",
-            incident=incident,
-            alerts=alerts,
-            reason="",
-            check=checked,
-            analysis=analysis,
-            firing=sum(alert.firing for alert in alerts),
-            resolved=sum(not alert.firing for alert in alerts),
-        )
-    )
-    return _described(alerts, checks, channels, message)
-
-
-def _described(
-    alerts: Sequence[Alert], checks: Sequence[str], channels: Sequence[NamedChannel], message: Message
-) -> Preview:
-    return Preview(
+    message = render_message(subject)
+    return RunPreview(
         incident_key=alerts[0].incident_key if alerts else None,
         title=title_of(alerts) if alerts else "Host health",
         severity=message.severity,
@@ -124,8 +172,8 @@ def _described(
     )
 
 
-def _incident(alerts: Sequence[Alert]) -> Incident | None:
-    """The incident that the alerts would open, if they are the first of their key."""
+def _new_incident(alerts: Sequence[Alert]) -> Incident | None:
+    """The incident that the alerts would open if no incident has their key yet."""
     if not alerts:
         return None
     lead = alerts[0]
@@ -139,10 +187,73 @@ def _incident(alerts: Sequence[Alert]) -> Incident | None:
     )
 
 
-async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
-    """The channels as the environment has them, and as a Prefect that runs already has them.
+async def _preview_nodes(
+    settings: Settings, definition: Definition, groups: Sequence[Sequence[Alert]], notify_driver: str | None
+) -> list[NodePreview]:
+    if notify_driver is not None:
+        await _select_channels(settings, notify_driver)  # a real run with a wrong channel is refused as well
+    graph = Graph(definition)
+    alert_count = sum(len(group) for group in groups)
+    return [
+        NodePreview(
+            id=node_id,
+            type=graph.nodes[node_id].type,
+            what=await _describe(graph.nodes[node_id], settings, alert_count, notify_driver),
+            next=list(graph.successors(node_id)),
+            required=graph.nodes[node_id].required,
+        )
+        for node_id in graph.order
+    ]
 
-    Raises what `ChannelResolver.select()` does.
+
+async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, notify_driver: str | None) -> str:
+    config = KINDS.by_type[node.type].config.model_validate(node.config)
+    match config:
+        case IngestNode():
+            return f"ingests {alert_count} {'alert' if alert_count == 1 else 'alerts'}"
+        case ContextNode(checker_names=names, checker_configs=configs):
+            checks = CheckConfig.from_settings(settings, names=names, configs=configs)
+            return f"checks {', '.join(checks.names) or 'nothing'}"
+        case IntelligenceNode(provider=provider):
+            return f"asks {provider or 'the default provider'} for an analysis"
+        case NotifyNode():
+            return await _describe_channels(settings, config.names or [notify_driver])
+        case TransformConfig():
+            return _describe_transform(config)
+        case ConditionConfig(expression=expression):
+            return f"decides whether {expression}"
+        case _:
+            return f"runs {node.type}"
+
+
+async def _describe_channels(settings: Settings, names: Sequence[str | None]) -> str:
+    """Describe the channels of a notify node; None is the default channel."""
+    texts: list[str] = []
+    for name in names:
+        try:
+            channels = await _select_channels(settings, name)
+        except PipelineError as error:
+            texts.append(f"would fail: {error}")
+        else:
+            texts += [f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in channels]
+    return f"notifies {', '.join(dict.fromkeys(texts))}"
+
+
+def _describe_transform(config: TransformConfig) -> str:
+    texts = [f"reads {config.source_node}{f'.{config.extract}' if config.extract else ''}"]
+    if config.filter_priority:
+        texts.append(f"keeps items with the priority {' or '.join(config.filter_priority)}")
+    if config.mapping:
+        texts.append(f"maps them to {', '.join(config.mapping)}")
+    return ", ".join(texts)
+
+
+async def _select_channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
+    """Find channels in the settings, and among the blocks of a Prefect that already runs. None is the default.
+
+    Raises:
+        BadInput: there is no such channel, or it is not set up.
+        Unavailable: Prefect does not answer.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -154,19 +265,37 @@ async def channels_of(settings: Settings, name: str | None) -> Sequence[NamedCha
         return await ChannelResolver(settings, blocks_known=url is not None).select(name)
 
 
-def _show(preview: Preview) -> None:
-    output.print()
-    rows = {
+def _show_head(facts: Mapping[str, str], notes: Sequence[str]) -> None:
+    output.print("Dry run: nothing is written, nothing is sent", style="bold", markup=False)
+    for label, value in facts.items():
+        output.print(f"  {label + ':':<10} {value}", markup=False)
+    for note in notes:
+        output.print(f"  {'!':<10} {note}", markup=False)
+
+
+def _show_run(preview: RunPreview) -> None:
+    shown, more = preview.alerts[:_MAX_ALERTS_SHOWN], len(preview.alerts) - _MAX_ALERTS_SHOWN
+    alerts = [*shown, f"and {more} more"] if more > 0 else shown
+    facts = {
         "Run": f"{preview.title} ({preview.status}, {preview.severity})",
         "Incident": preview.incident_key or "none",
-        "Alerts": "\n             ".join(preview.alerts[:20]) or "none",
+        "Alerts": f"\n{'':<13}".join(alerts) or "none",
         "Checks": ", ".join(preview.checks) or "none",
         "Channels": ", ".join(preview.channels),
     }
-    if len(preview.alerts) > 20:
-        rows["Alerts"] += f"\n             and {len(preview.alerts) - 20} more"
-    for label, value in rows.items():
+    output.print()
+    for label, value in facts.items():
         output.print(f"  {label + ':':<10} {value}", markup=False)
     output.print("  Message:", markup=False)
     for line in preview.message.splitlines():
         output.print(f"    │ {line}", markup=False)
+
+
+def _show_nodes(definition: Definition, previews: Sequence[NodePreview]) -> None:
+    output.print("  Graph", style="bold")
+    for line in draw(definition):
+        output.print(f"    {line}", markup=False)
+    output.print("  What each node would do", style="bold")
+    width = max(len(preview.id) for preview in previews)
+    for preview in previews:
+        output.print(f"    {preview.id:<{width}}  {preview.what}", markup=False)

@@ -1,21 +1,28 @@
-"""The command `alert-pipeline`: the stack, and what is done by hand."""
+"""The command `alert-pipeline`: the stack and its parts, and the work on single runs, keys and definitions."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Annotated
 
 import typer
 
 from orchestration.contracts import PipelineOutcome
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from service.cli import definitions, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
-from service.cli.results import show_results
-from service.cli.terminal import as_json, progress, resumable, run_app
+from service.cli.run_views import show_results
+from service.cli.terminal import as_json, output, progress, resumable, run_app
 from service.cli.trace import trace
 from service.cli.up import up
-from service.cli.worker import worker
+from service.stack import StackAddresses, attach
+from service.stack.process import collect_garbage_rarely
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -27,13 +34,14 @@ def about() -> None:
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(help="The run; the start of its id is enough.")],
+    run_id: Annotated[str, typer.Argument(help="The run's id, or the start of it.")],
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
 ) -> int:
-    """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.
+    """Resume a failed or abandoned run at the first stage that has not succeeded.
 
-    What was delivered is not sent again. Exit code: 0 when the run succeeded, 1 when not.
+    No message that was delivered is sent again. Exit code: 0 if the run succeeded, 1 if it failed.
     """
+    # Prefect takes seconds to import, and `--help` does not need it.
     from service.orchestrator import PipelineOrchestrator
 
     with (
@@ -46,8 +54,56 @@ def resume(
     return 1 if result.status is PipelineOutcome.FAILED else 0
 
 
+@app.command()
+def worker(
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Runs at the same time, instead of WORKER_CONCURRENCY.")
+    ] = None,
+) -> int:
+    """Execute runs from the queue and from Prefect's work pool until Ctrl-C or SIGTERM.
+
+    Then it claims no new runs. Runs in progress have WORKER_GRACE_SECONDS to end; another worker executes the rest.
+    A second Ctrl-C ends at once. The same as `prefect worker start --pool alerts --type warm`.
+    """
+    settings = load_settings()
+    with ExitStack() as opening:
+        with progress() as show:
+            addresses = opening.enter_context(attach(settings, progress=show))
+            show("Starting the worker …")
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings, addresses, concurrency))
+    return 0
+
+
+async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int | None) -> None:
+    # Prefect takes seconds to import, and `--help` does not need it.
+    from service.mirror.deployments import POOL_NAME
+    from service.worker.warm import WarmWorker
+
+    collect_garbage_rarely()
+    name = f"warm {socket.gethostname()} {os.getpid()}"  # as Prefect's UI shows the worker
+    warm = WarmWorker(POOL_NAME, name=name, limit=concurrency, settings=settings, addresses=addresses)
+    serving = asyncio.create_task(warm.start(printer=_print_line))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    with suppress(asyncio.CancelledError):
+        await serving
+
+
+def _print_line(text: str) -> None:
+    output.print(text, markup=False)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, which costs a fifth less for each run. None means Python's own, where uvloop is missing."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
+
+
 app.command()(up)
-app.command()(worker)
 app.command()(api)
 app.command()(trace)
 app.command()(doctor)
@@ -56,7 +112,7 @@ app.add_typer(definitions.app, name="definitions")
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command `alert-pipeline`."""
     run_app(app)
 
 

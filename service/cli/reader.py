@@ -1,4 +1,4 @@
-"""Reading commands: they look into the database, and need no Prefect."""
+"""Access to the database for commands that only read it. They start without Prefect."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ T = TypeVar("T")
 
 
 def read(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
-    """What `work` finds in the database; the embedded PostgreSQL is started for it where none runs.
+    """Return the result of `work` on the database. The embedded PostgreSQL is started for it if it does not run.
 
     Raises:
         Unavailable: the database does not answer.
     """
-
     return read_at(settings, lambda database, _: work(database))
 
 
 def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable[T]]) -> T:
-    """As `read()`; `work` is also told where Prefect's API is, None where there is none: none is started for it.
+    """Return the result of `work` on the database and the URL of Prefect's API.
+
+    The URL is None if no Prefect runs; none is started. The embedded PostgreSQL is started if it does not run.
 
     Raises:
         Unavailable: the database does not answer.
@@ -37,6 +38,6 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
             return await work(database, addresses.prefect_api_url)
 
     with ExitStack() as attached:
-        with progress() as show:  # over before `work` begins, which may have the terminal to itself
+        with progress() as show:  # it ends before `work` begins, which may use the whole terminal
             addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
         return asyncio.run(open_and_work(addresses))

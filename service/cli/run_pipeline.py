@@ -1,25 +1,26 @@
-"""The command `run_pipeline`: one push through the whole pipeline, from the command line."""
+"""The command `run_pipeline`: sends one alert, or one push of alerts, through the pipeline."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Annotated, Any
+from codecs import BOM_UTF8
+from secrets import token_hex
+from typing import Annotated, Any, cast
 
+import orjson
 import typer
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
+from orchestration.errors import BadInput, json_kind
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings, load_settings
-from service.cli.payload import read_payload
-from service.cli.results import show_results
-from service.cli.terminal import as_json, fail, progress, resumable, run_app
-from tasks.ingest.sources import SOURCES, parse_push
-
-if TYPE_CHECKING:
-    from service.cli.chosen import Chosen
+from service.cli.run_views import show_results
+from service.cli.terminal import USAGE, as_json, fail, progress, read_file, resumable, run_app
+from tasks.ingest.sources import SOURCES, parse_push, source_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
-USAGE = 2
+_DEFAULT_SAMPLE = "alertmanager"
 
 
 @app.command(
@@ -33,22 +34,27 @@ USAGE = 2
 )
 def run_pipeline(
     sample: Annotated[
-        bool, typer.Option("--sample", help="Use a sample alert (of --source, if it names one).")
+        bool,
+        typer.Option("--sample", help="Use a sample alert of --source. Its message says that it is a test."),
     ] = False,
     payload: Annotated[str | None, typer.Option(help="The alert as JSON, as a monitoring system sends it.")] = None,
-    file: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A file with the alert as JSON; - for stdin.")
-    ] = None,
+    file: Annotated[str | None, typer.Option(metavar="PATH", help="A file with the alert as JSON; - is stdin.")] = None,
     source: Annotated[
-        str, typer.Option(help=f"Who sent it: {', '.join(SOURCES)}. By default: recognised by its shape.")
+        str, typer.Option(help=f"The sender: {', '.join(SOURCES)}. Any other name: recognized by the payload's fields.")
     ] = "cli",
     environment: Annotated[str, typer.Option(help="Where it happened, such as production.")] = "development",
-    trace_id: Annotated[str | None, typer.Option(help="The id that all runs of this push share.")] = None,
+    trace_id: Annotated[
+        str | None, typer.Option(help="The id that all runs of this push share. By default a new one.")
+    ] = None,
     checks_only: Annotated[
-        bool, typer.Option("--checks-only", help="Check, analyze and report this host, without an alert.")
+        bool,
+        typer.Option(
+            "--checks-only",
+            help="Check, analyze and report this host, without an alert. The message says that it is a test.",
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would happen; write nothing, send nothing.")
+        bool, typer.Option("--dry-run", help="Show what a run would do; write nothing, send nothing.")
     ] = False,
     notify_driver: Annotated[
         str | None, typer.Option(help="slack, email, generic, console, or the name of a channel block.")
@@ -59,31 +65,41 @@ def run_pipeline(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Run a definition from a JSON file; - for stdin. It is not stored."),
+        typer.Option(metavar="PATH", help="Run the definition in a JSON file; - is stdin. It is not stored."),
     ] = None,
 ) -> int:
     """Run an alert through the pipeline: [bold]ingest → check → analyze → notify[/], or through a definition.
 
-    The payload is that of --payload, else --file, else --sample; a definition without an ingest node needs none.
-    The stack (PostgreSQL and Prefect) is the one that runs, or one that is started for the duration of the command.
+    The payload is --payload, or else --file, or else --sample. A definition without an ingest node needs none.
+    The command uses the running stack (PostgreSQL and Prefect), or starts one and stops it at its end.
 
-    Exit code: 0 when the run succeeded, 1 when it failed or the input is bad, 2 for wrong usage.
+    Exit code: 0 if all runs succeeded, 1 if a run failed or the input is wrong, 2 after wrong usage.
     """
     settings = load_settings()
-    chosen = _chosen(definition, config, checks_only=checks_only)
-    given = read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
-    if given is None and not checks_only and chosen is None:
+    defined = _is_defined(definition, config, checks_only=checks_only)
+    given = _read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
+    if given is None and not checks_only and not defined:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
-    given = None if checks_only else given
-    call: dict[str, Any] = {"source": source, "notify_driver": notify_driver}
-    if dry_run and chosen is not None:
-        return chosen.show_dry_run(settings, given, as_json_text=json, **call)
-    call["environment"] = environment
+    request = RunRequest(
+        payload=None if checks_only else given,
+        source=source,
+        environment=environment,
+        trace_id=trace_id,
+        options=RunOptions(
+            notify_driver=notify_driver,
+            checks_only=checks_only,
+            test=checks_only or (sample and payload is None and file is None),
+            **_definition_options(definition, config),
+        ),
+    )
+    _check(settings, request)
     if dry_run:
+        # It imports Prefect, which a real run does while the stack starts.
         from service.cli.dry_run import show_dry_run
 
-        return show_dry_run(settings, given, as_json_text=json, **call)
-    results = _run(settings, given, chosen, trace_id=trace_id, **call)
+        show_dry_run(settings, request, json=json)
+        return 0
+    results = _run(settings, request)
     if json:
         shown = [result.model_dump(mode="json") for result in results]
         as_json(shown[0] if len(shown) == 1 else shown)
@@ -92,42 +108,89 @@ def run_pipeline(
     return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
 
 
-def _chosen(name: str | None, file: str | None, *, checks_only: bool) -> Chosen | None:
-    """The definition that the command line names; None: the linear pipeline."""
-    if name is None and file is None:
-        return None
-    if name is not None and file is not None:
+def _is_defined(definition: str | None, config: str | None, *, checks_only: bool) -> bool:
+    """Whether the flags name a definition. Flags that contradict each other end the command."""
+    if definition is not None and config is not None:
         fail("--definition and --config both name a definition: give one of them", code=USAGE)
-    if checks_only:
+    defined = definition is not None or config is not None
+    if defined and checks_only:
         fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
-    from service.cli.chosen import Chosen
-
-    return Chosen.of_file(file) if file is not None else Chosen(name=name or "")
+    return defined
 
 
-def _run(
-    settings: Settings, payload: dict[str, Any] | None, chosen: Chosen | None, **call: Any
-) -> list[PipelineResult]:
-    # What would be refused is refused now, not after a stack was started for it.
-    if chosen is not None:
-        chosen.check_input(payload, call["source"])
-    elif payload is not None:
-        parse_push(payload, source=call["source"])
+def _definition_options(name: str | None, file: str | None) -> dict[str, Any]:
+    """The run options that choose a definition; none for the linear pipeline."""
+    if file is None:
+        return {} if name is None else {"definition": name}
+    from service.cli.definition_input import read_definition
+
+    definition, config = read_definition(file)
+    return {"definition": definition.name, "definition_config": config}
+
+
+def _check(settings: Settings, request: RunRequest) -> None:
+    """Refuse a wrong payload before a stack is started for it.
+
+    Raises:
+        BadInput: the payload has no alert that can be read.
+    """
+    options = request.options
+    if options.definition_config is not None:
+        from service.cli.definition_input import check_payload, load_definition
+
+        definition, _ = load_definition(settings, request)
+        check_payload(request, definition)
+    elif not options.defined and not options.checks_only:
+        parse_push(request.payload, source=request.source)
+
+
+def _run(settings: Settings, request: RunRequest) -> list[PipelineResult]:
     from service.orchestrator import PipelineOrchestrator
 
     with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
-        if chosen is not None:
-            started = orchestrator.start_pipeline(payload, **chosen.options, **call)
-        elif payload is None:
-            started = orchestrator.start_health_check(**call)
-        else:
-            started = orchestrator.start_pipeline(payload, **call)
+        options = request.options.model_dump(exclude_defaults=True)
+        started = orchestrator.start_pipeline(
+            request.payload, request.source, request.trace_id, request.environment, **options
+        )
         with resumable(started.run_ids):
             return started.wait()
 
 
+def _read_payload(
+    text: str | None, file: str | None, *, sample: bool, source: str, limit: int
+) -> dict[str, Any] | None:
+    """Read the payload that the flags name; None if they name none.
+
+    Raises:
+        BadInput: it cannot be read, is larger than `limit` bytes, or is not a JSON object.
+    """
+    if text is not None:
+        return _parse_object(text.encode(errors="surrogateescape"), "--payload", limit)
+    if file is not None:
+        return _parse_object(read_file(file, limit), file, limit)
+    return _sample_of(source) if sample else None
+
+
+def _parse_object(text: bytes, name: str, limit: int) -> dict[str, Any]:
+    if len(text) > limit:
+        raise BadInput(f"{name} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
+    try:
+        value: object = orjson.loads(text.removeprefix(BOM_UTF8))  # some editors write one
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f'{name} is {json_kind(value)}, not a JSON object such as {{"name": "HighCPU"}}')
+    return cast("dict[str, Any]", value)
+
+
+def _sample_of(source: str) -> dict[str, Any]:
+    """Make a sample alert of a source, or of Alertmanager if there is no such source. Each sample is a new incident."""
+    known = source.lower() if source.lower() in SOURCES else _DEFAULT_SAMPLE
+    return source_named(known).sample(token_hex(2))
+
+
 def main() -> None:
-    """The entry point."""
-    # The command is over before garbage matters, and looking for it takes a tenth of its time.
+    """Run the command `run_pipeline`."""
+    # The command ends before garbage matters, and collecting it takes a tenth of its time.
     gc.disable()
     run_app(app)

@@ -1,4 +1,4 @@
-"""What the commands share: how they start, how they speak, and how they end."""
+"""What all commands share: reading input files, printing to the terminal, and ending with an exit code."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from orchestration.errors import PipelineError
+from orchestration.errors import BadInput, PipelineError
 from orchestration.redaction import redact_text
 from orchestration.signals import LOGGER_NAME, logger
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells expect them."""
 
+USAGE = 2
+"""Exit code after a wrong use of flags and arguments."""
+
+STDIN = "-"
+"""The file name that means standard input."""
+
 output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
-"""Standard output: the result, and nothing else. In a pipe nobody wants lines cut to a terminal's width."""
+"""Standard output: only the result. In a pipe, lines are not cut to a terminal's width."""
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error: progress, log lines, errors."""
 
 
 class Stopped(SystemExit):
-    """The command was told to stop, by Ctrl-C or by SIGTERM. asyncio and Typer let a SystemExit pass as it is."""
+    """Ctrl-C or SIGTERM stopped the command. It is a SystemExit because asyncio and Typer do not catch those."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(code)
@@ -41,7 +48,7 @@ class Stopped(SystemExit):
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command to its exit code: what it raised becomes one line on standard error, never a traceback."""
+    """Run a command and exit the process with its exit code. An expected error is one line on standard error."""
     ending = _Ending()
     atexit.register(ending.leave)
     try:
@@ -52,19 +59,19 @@ def run_app(app: typer.Typer) -> None:
 
 
 class _Ending:
-    """Ends the process once all that has to happen at its end has happened.
+    """Ends the process as soon as all other exit functions have run.
 
-    What would follow is Python taking Prefect apart, module by module, which takes half a second. Registered
-    first, `leave()` is called last of all exit functions, after the threads have ended.
+    Python would otherwise unload Prefect module by module, which takes half a second. `leave()` is registered
+    first, so it is called last, after all threads have ended.
     """
 
-    code = 1  # that of an exception that nobody caught
+    code = 1  # an exception that nobody caught
 
     def leave(self) -> None:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except (OSError, ValueError):  # who read them has gone
+        except (OSError, ValueError):  # the reader of the pipe has gone
             self.code = self.code or 1
         os._exit(self.code)
 
@@ -86,33 +93,34 @@ def _run_app(app: typer.Typer) -> None:
     except typer.Abort:
         fail("Interrupted", code=INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the output has gone; without this the interpreter would complain at its end.
+        # The reader of the pipe has gone. Without this, Python's own flush at the end would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - it goes on unless it is about the command line
+    except Exception as error:  # noqa: BLE001 - all but usage errors are raised again
         _usage_or_raise(error)
 
 
-def fail(message: str, *, code: int = 1) -> None:
-    """End the command with one line on standard error. Errors hold no secret: who raises them sees to that."""
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """End the command with one line on standard error. Whoever raises an error keeps secrets out of its message."""
     errors.print(Text.assemble(("Error:", "bold red"), f" {' '.join(message.split())}"))
     sys.exit(code)
 
 
 @contextmanager
 def resumable(run_ids: Sequence[str]) -> Generator[None]:
-    """Who stops the body learns how to go on with these runs."""
+    """If the body is stopped, the error line says how to resume these runs."""
     try:
         yield
     except Stopped as stop:
         others = len(run_ids) - 1
-        more = f"; of {others} more of its trace a worker goes on with those that had not begun" if others else ""
-        raise Stopped(stop.exit_code, f"{stop.message}. Go on with: alert-pipeline resume {run_ids[0]}{more}") from None
+        more = f"; a worker executes those of the push's {others} other runs that have not started" if others else ""
+        resume = f"Resume it with: alert-pipeline resume {run_ids[0]}"
+        raise Stopped(stop.exit_code, f"{stop.message}. {resume}{more}") from None
 
 
 @contextmanager
 def progress() -> Generator[Callable[[str], None]]:
-    """Shows what is going on: a spinner on a terminal, a line each elsewhere."""
+    """Show each step of the work: with a spinner on a terminal, as one line each in a pipe."""
     if not errors.is_terminal:
         yield lambda text: errors.print(text, markup=False)
         return
@@ -125,7 +133,7 @@ def progress() -> Generator[Callable[[str], None]]:
 
 
 def _usage_or_raise(error: Exception) -> None:
-    """Typer's own complaints about the command line, as it words them; anything else is a bug and looks like one."""
+    """Print one of Typer's own usage errors. Raise anything else again: it is a bug, and its traceback is needed."""
     show = getattr(error, "show", None)
     if not callable(show):
         raise error
@@ -134,7 +142,7 @@ def _usage_or_raise(error: Exception) -> None:
 
 
 class _Handler(logging.Handler):
-    """Log lines through the console, so that they and a spinner do not write over each other."""
+    """Writes log lines through the console, which moves the spinner out of their way."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -156,7 +164,7 @@ def _log_to(console: Console) -> None:
 
 
 def _be_quiet() -> None:
-    """Prefect's own lines would drown ours here; its UI has them, and ours too. The user's settings come first."""
+    """Keep Prefect's own log lines off the terminal; its UI shows them. Settings of the user have priority."""
     defaults = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGER_NAME,
@@ -174,8 +182,25 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise Stopped(INTERRUPTED, "Interrupted")
 
 
+def read_file(name: str, limit: int) -> bytes:
+    """Read a file, or standard input if the name is `-`.
+
+    At most `limit` + 1 bytes are read, so that the caller can see that a file is too large.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        if name == STDIN:
+            return sys.stdin.buffer.read(limit + 1)
+        with Path(name).open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
+
+
 def as_json(value: Any) -> None:
-    """Print JSON, and nothing around it."""
+    """Print a value as JSON on standard output."""
     import orjson
 
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
