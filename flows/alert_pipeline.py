@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.flow_run import final_state, open_run
+from flows.flow_run import final_state, open_run, returns_state
 from orchestration.engine.perform import finish, perform
 from orchestration.requests import RunOptions, RunRequest
 from tasks.analyze.task import analyze
@@ -17,6 +17,7 @@ from tasks.notify.task import notify
 from tasks.retries import with_retries
 
 
+@returns_state
 @flow(name="alert-pipeline", persist_result=False, validate_parameters=True)
 async def alert_pipeline(
     run_id: str | None = None,

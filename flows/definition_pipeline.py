@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.client.schemas.objects import State
 
-from flows.flow_run import final_state, open_run
+from flows.flow_run import final_state, open_run, returns_state
 from orchestration.contracts import Contract, Stage
 from orchestration.engine.perform import StageTask, finish, perform_all
 from orchestration.engine.run import ActiveRun, Step
@@ -41,6 +41,7 @@ TASKS = {
 }
 
 
+@returns_state
 @flow(name="definition-pipeline", persist_result=False, validate_parameters=True)
 async def definition_pipeline(
     definition: str | None = None,

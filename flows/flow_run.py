@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Any, ParamSpec, TypeVar, cast
 
 import prefect.runtime.flow_run
 from prefect import Flow, get_client
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.report import tell_story
 from flows.services import flow_services
+from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.execution import CANCELLED, Execution, offered_execution, registered
 from orchestration.engine.lease import lease_run, new_lease_owner
 from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, RunBusy
 from orchestration.requests import RunRequest
+from orchestration.settings import load_settings
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
 from orchestration.store.records import RunRecord
 from tasks.ingest.inbox import PushMetadata, accept
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 ENGINE = "prefect"
 """The engine's name for runs that a flow executes."""
+
+
+def returns_state(flow: Flow[P, R]) -> Flow[P, R]:
+    """Let a call of the flow return its final state, also if it failed: `state = asyncio.run(flow(…))`.
+
+    Prefect's own call returns the result of the state, which is None here, and raises if the flow failed.
+    """
+    flow.__class__ = _StateFlow
+    return flow
+
+
+class _StateFlow(Flow[Any, Any]):
+    """A flow whose call returns its state, at the embedded stack's Prefect if no other one is set."""
+
+    def __call__(self, *arguments: Any, return_state: bool = True, **parameters: Any) -> Any:
+        del return_state
+        return self._call(*arguments, **parameters)
+
+    async def _call(self, *arguments: Any, **parameters: Any) -> State[Any]:
+        stack = find_running_stack(load_settings()) if PREFECT_API_URL.value() is None else None
+        with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}) if stack else nullcontext():
+            call = cast("Callable[..., Awaitable[State[Any]]]", super().__call__)  # pyright: ignore[reportUnknownMemberType]
+            return await call(*arguments, return_state=True, **parameters)
 
 
 @asynccontextmanager
@@ -86,7 +115,7 @@ async def _leased(services: Services, run_id: str, owner: str | None) -> AsyncGe
 async def _execute_within(flow: Flow[..., Any], run_id: str) -> None:
     """Execute a further run of a push as a flow run within the present one."""
     try:
-        await flow(run_id=run_id, return_state=True)
+        await flow(run_id=run_id)
     except RunBusy as error:
         logger.info("Run %s is left to the process that executes it: %s", run_id, error)
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
 from flows.definitions import DefinitionResolver
+from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.run import Services
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
@@ -58,18 +59,25 @@ async def flow_services() -> AsyncGenerator[Services]:
     """The services of this process; a flow that Prefect started in a process of its own opens them itself.
 
     Raises:
-        BadSetting: there are none, and DATABASE_URL does not say where to find the database.
+        BadSetting: nothing says where the database is, and no embedded stack runs.
         Unavailable: the database does not answer.
     """
     if (services := _current.get()) is not None:
         yield services
         return
     settings = load_settings()
-    if settings.database_url is None:
-        raise BadSetting(
-            "DATABASE_URL is not set: a flow that Prefect starts in a process of its own needs it "
-            "(in the deployment's job variables, or in the worker's environment)"
-        )
-    async with open_services(settings, settings.database_url.get_secret_value()) as services:
+    async with open_services(settings, _database_url(settings)) as services:
         with use_services(services):  # the flows of the push's other incidents run within
             yield services
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    stack = find_running_stack(settings)
+    if stack is None:
+        raise BadSetting(
+            "DATABASE_URL is not set, and no embedded stack runs here: set it in the deployment's job variables or in "
+            "the environment of this process, or start `alert-pipeline up`"
+        )
+    return stack.database_url

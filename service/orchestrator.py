@@ -1,4 +1,4 @@
-"""The Python API: run a pipeline and wait, start one and go on, resume one that failed.
+"""The Python API: run a pipeline and wait for it, start one, resume one that failed.
 
 orchestrator = PipelineOrchestrator()
 result = orchestrator.run_pipeline(payload={"payload": alert_data}, source="grafana")
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from threading import RLock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import ValidationError
@@ -28,16 +28,29 @@ from orchestration.settings import Settings, load_settings
 from orchestration.store.records import new_id
 from service.stack import attach
 
-if TYPE_CHECKING:
-    from service.worker.bounded import BoundedWorker
-
 T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
+class OwnWorker(Protocol):
+    """What is used here of `service.worker.bounded`, whose import takes as long as Prefect's: 1.5 s."""
+
+    async def accept(self, request: RunRequest) -> list[str]:
+        """Store the runs of a request; their ids."""
+        ...
+
+    async def execute_all(self, run_ids: Sequence[str]) -> list[PipelineResult]:
+        """Execute accepted runs; their results in the same order."""
+        ...
+
+    async def resume(self, id_prefix: str) -> PipelineResult:
+        """Execute one run from where it stands to its end."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class StartedPipeline:
-    """A pipeline that runs on while the caller goes on. Its runs are stored already."""
+    """A pipeline that is executed in the background. Its runs are stored already."""
 
     trace_id: str
     run_ids: list[str]
@@ -60,8 +73,8 @@ class StartedPipeline:
 class PipelineOrchestrator:
     """Runs pipelines from any Python program, with or without an event loop of its own.
 
-    The stack (PostgreSQL, Prefect) is found or started with the first call, and left with `close()`, at the
-    end of a `with` block, or when the program ends. One orchestrator serves many threads.
+    The first call finds the stack (PostgreSQL, Prefect) or starts it. `close()`, the end of a `with` block, or the end
+    of the program leaves it. One orchestrator serves many threads.
     """
 
     def __init__(self, settings: Settings | None = None, *, progress: Progress | None = None) -> None:
@@ -69,7 +82,7 @@ class PipelineOrchestrator:
         self._progress = progress
         self._open = ExitStack()
         self._portal: BlockingPortal | None = None
-        self._worker: BoundedWorker | None = None
+        self._worker: OwnWorker | None = None
         self._opening = RLock()
         self._under_way: set[Future[Any]] = set()
 
@@ -81,20 +94,18 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> PipelineResult:
-        """Run a push to its end. Of several incidents in it, all are run; returned is the first that failed,
-        or else the first. `run_push()` returns them all.
+        """Execute the runs of a push to their ends; the result of the first that failed, or else of the first run.
 
         Args:
-            payload: What the monitoring system sent, as it came or as {"payload": …}. None: a definition that
-                takes in no alerts is run.
-            source: Who sent it, such as grafana; "webhook", "manual" and the like: recognised by its shape.
-            trace_id: The id that all runs of the push share.
+            payload: What the monitoring system sent, as it came or as {"payload": …}. None means that a definition
+                without an ingest node is executed, or with `checks_only` that this host is checked.
+            source: Who sent it, such as grafana; "webhook", "manual" and the like: recognized by its shape.
+            trace_id: The id that all runs of the push share. None means a new one.
             environment: Where it happened.
-            options: checker_names, checker_configs, labels, notify_driver; definition, the name of a stored one
-                that is run instead of the linear pipeline; or definition_config, one that is not stored.
+            options: The fields of `orchestration.requests.RunOptions`, such as checker_names or notify_driver.
 
         Raises:
-            BadInput: no alert can be read from the payload, or the definition cannot be run; nothing is written.
+            BadInput: the payload has no alert, an option is wrong, or the definition is broken; nothing is written.
             Unavailable: the stack cannot be reached or started.
         """
         results = self.run_push(payload, source, trace_id, environment, **options)
@@ -109,7 +120,10 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> list[PipelineResult]:
-        """Run a push to its end: one result for each of its incidents. As `run_pipeline()` otherwise."""
+        """Execute the runs of a push to their ends; one result for each of its incidents.
+
+        Takes and raises what `run_pipeline()` does.
+        """
         return self.start_pipeline(payload, source, trace_id, environment, **options).wait()
 
     def start_pipeline(
@@ -120,51 +134,37 @@ class PipelineOrchestrator:
         environment: str = "production",
         **options: Any,
     ) -> StartedPipeline:
-        """Store a push and return at once; its runs go on in the background of this program.
+        """Store a push and return at once; this program executes its runs in the background.
 
         Takes and raises what `run_pipeline()` does. A program that ends waits for its runs.
         """
-        trace = trace_id or new_id()
-        chosen = _options(options)
-        request = RunRequest(payload=payload, source=source, environment=environment, trace_id=trace, options=chosen)
-        run_ids = self._call(lambda worker: worker.accept(request))
-        return self._start(trace, run_ids)
+        return self.start(
+            RunRequest(
+                payload=payload, source=source, environment=environment, trace_id=trace_id, options=_options(options)
+            )
+        )
 
-    def check_health(
-        self,
-        source: str = "manual",
-        trace_id: str | None = None,
-        environment: str = "production",
-        **options: Any,
-    ) -> PipelineResult:
-        """Check, analyze and report this host's own health, without an alert."""
-        return self.start_health_check(source, trace_id, environment, **options).wait()[0]
+    def start(self, request: RunRequest) -> StartedPipeline:
+        """Store the runs of a request and return at once; this program executes them in the background.
 
-    def start_health_check(
-        self,
-        source: str = "manual",
-        trace_id: str | None = None,
-        environment: str = "production",
-        **options: Any,
-    ) -> StartedPipeline:
-        """Store a look at this host's own health and return at once, as `start_pipeline()` does."""
-        trace = trace_id or new_id()
-        chosen = _options(options)
-        checking = chosen.model_copy(update={"checks_only": True})
-        request = RunRequest(source=source, environment=environment, trace_id=trace, options=checking)
-        run_ids = self._call(lambda worker: worker.accept(request))
-        return self._start(trace, run_ids)
+        Raises what `run_pipeline()` does.
+        """
+        traced = request.model_copy(update={"trace_id": request.trace_id or new_id()})
+        run_ids = self._call(lambda worker: worker.accept(traced))
+        portal, worker = self._ready()
+        results = self._track(portal.start_task_soon(worker.execute_all, run_ids))
+        return StartedPipeline(trace_id=str(traced.trace_id), run_ids=run_ids, results=results)
 
     def resume_pipeline(self, run_id: str) -> PipelineResult:
-        """Go on with a run that failed or was abandoned, at the first stage that has not succeeded.
+        """Resume a run that failed or was abandoned, at the first stage that has not succeeded.
 
-        The payload comes from the store, attempt numbers go on, and what was delivered is not sent again. The start
-        of the run's id is enough.
+        The payload comes from the store, attempt numbers continue, and a delivered message is not sent again. The
+        first characters of the run's id are enough.
 
         Raises:
             RunNotFound: there is no such run.
-            RunBusy: another process is at it.
-            BadInput: the run is over, or several runs start so.
+            RunBusy: another process executes it.
+            BadInput: the run is over, or several ids start so.
         """
         return self._call(lambda worker: worker.resume(run_id))
 
@@ -189,30 +189,25 @@ class PipelineOrchestrator:
             self._cancel()
         self.close()
 
-    def _start(self, trace_id: str, run_ids: list[str]) -> StartedPipeline:
-        portal, worker = self._ready()
-        results = self._noted(portal.start_task_soon(worker.execute_all, run_ids))
-        return StartedPipeline(trace_id=trace_id, run_ids=run_ids, results=results)
-
-    def _call(self, work: Callable[[BoundedWorker], Awaitable[T]]) -> T:
+    def _call(self, work: Callable[[OwnWorker], Awaitable[T]]) -> T:
         portal, worker = self._ready()
 
-        async def at_work() -> T:
+        async def call() -> T:
             return await work(worker)
 
-        return self._noted(portal.start_task_soon(at_work)).result()
+        return self._track(portal.start_task_soon(call)).result()
 
-    def _noted(self, future: Future[T]) -> Future[T]:
-        """What `_cancel()` stops when the caller is interrupted."""
+    def _track(self, future: Future[T]) -> Future[T]:
+        """Remember the future, so that `_cancel()` stops it when the caller is interrupted."""
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return future
 
-    def _ready(self) -> tuple[BlockingPortal, BoundedWorker]:
+    def _ready(self) -> tuple[BlockingPortal, OwnWorker]:
         with self._opening:
             return self._opened()
 
-    def _opened(self) -> tuple[BlockingPortal, BoundedWorker]:
+    def _opened(self) -> tuple[BlockingPortal, OwnWorker]:
         if self._portal is None or self._worker is None:
             with ExitStack() as opening:
                 # Importing Prefect takes 1.5 s, which starting the stack can share.
@@ -223,7 +218,7 @@ class PipelineOrchestrator:
                 from service.worker.bounded import open_bounded_worker
 
                 portal = opening.enter_context(start_blocking_portal(name="alert-pipeline"))
-                worker: AbstractContextManager[BoundedWorker] = portal.wrap_async_context_manager(
+                worker: AbstractContextManager[OwnWorker] = portal.wrap_async_context_manager(
                     open_bounded_worker(self._settings, addresses)
                 )
                 self._worker = opening.enter_context(worker)
@@ -253,6 +248,6 @@ def _options(given: dict[str, Any]) -> RunOptions:
 
 
 def run_pipeline(payload: dict[str, Any] | None, source: str = "unknown", **options: Any) -> PipelineResult:
-    """Run a push to its end, and leave the stack again. As `PipelineOrchestrator.run_pipeline()`."""
+    """Execute the runs of a push to their ends, and leave the stack. Takes what `PipelineOrchestrator` takes."""
     with PipelineOrchestrator() as orchestrator:
         return orchestrator.run_pipeline(payload, source, **options)

@@ -1,4 +1,4 @@
-"""What the tests of the embedded stack share: homes that PostgreSQL can reach, commands, and what is left of them."""
+"""Shared by the tests of the embedded stack: homes that PostgreSQL can reach, commands, and helpers for both."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ except PipelineError as error:
     print("ERROR", error, flush=True)
     sys.exit(2)
 """
-"""A command that uses the stack until its standard input ends."""
+"""A program that uses the stack until its standard input ends."""
 
 
 @contextlib.contextmanager
 def new_home() -> Iterator[Path]:
-    """An empty place under /tmp that a user of PostgreSQL's own can pass through; pytest's tmp_path is closed."""
+    """An empty folder under /tmp. PostgreSQL's system user can pass through it, unlike through pytest's tmp_path."""
     place = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp"))
     place.chmod(0o711)
     try:
@@ -56,7 +56,7 @@ def new_home() -> Iterator[Path]:
 
 
 def settings_for(home: Path, **more: object) -> Settings:
-    """Settings for a stack in `home`, whatever the environment of the tests says."""
+    """Settings for a stack in `home`; the environment of the tests does not matter."""
     return load_settings({"home": home, "database_url": None, "prefect_api_url": None, **more})
 
 
@@ -82,7 +82,7 @@ def processes_of(place: Path) -> list[str]:
 
 
 class Command:
-    """A command that runs beside the test."""
+    """A process that runs beside the test."""
 
     def __init__(self, home: Path) -> None:
         self.process = subprocess.Popen(
@@ -99,16 +99,16 @@ class Command:
         for line in self.process.stdout:
             if line.startswith(start):
                 return line.strip()
-        raise AssertionError(f"the command ended ({self.process.wait()}) before it said {start!r}")
+        raise AssertionError(f"the command ended ({self.process.wait()}) before it printed {start!r}")
 
     def leave(self) -> int:
-        """End it as a command ends by itself; its exit code."""
+        """Let it end normally, and return its exit code."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         return self.process.wait(30)
 
     def close(self) -> None:
-        """Make sure that it is gone."""
+        """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(30)
@@ -126,7 +126,7 @@ def stack_home() -> Iterator[Path]:
 
 @pytest.fixture
 def stack_command() -> Iterator[type[Command]]:
-    """Starts commands that are gone when the test is."""
+    """Starts commands that end with the test."""
     with contextlib.ExitStack() as started:
 
         class Started(Command):

@@ -46,7 +46,7 @@ async def beat(database: Database, *, prefect_ok: bool = True) -> None:
         await workers.beat(tx, name="w/1/1", host="w", pid=1, prefect_ok=prefect_ok, running=2)
 
 
-async def test_an_installation_that_is_well(
+async def test_a_healthy_installation(
     database: Database, stack: StackAddresses, settings: Settings, command: Command
 ) -> None:
     async with prefect_at(stack.prefect_api_url) as client:
@@ -55,13 +55,13 @@ async def test_an_installation_that_is_well(
     async with database.transaction() as tx:  # the heartbeat stays fresh, however long the command takes to start
         await tx.exec_driver_sql("update worker set heartbeat_at = now() + interval '1 minute'")
     with http_receiver() as hook:
-        told = command("alert-pipeline", "doctor", "--json", env={"NOTIFY_WEBHOOK_URL": f"{hook.url}/alerts"})
+        result = command("alert-pipeline", "doctor", "--json", env={"NOTIFY_WEBHOOK_URL": f"{hook.url}/alerts"})
         assert [request.method for request in hook.requests] == ["HEAD"]
 
-    assert told.returncode == 0, told.stdout + told.stderr
-    said = json_of(told)
-    findings = {finding["check"]: finding for finding in said["findings"]}
-    assert said["ok"]
+    assert result.returncode == 0, result.stdout + result.stderr
+    shown = json_of(result)
+    findings = {finding["check"]: finding for finding in shown["findings"]}
+    assert shown["ok"]
     assert list(findings)[:13] == [
         *("settings", "data folder", "temporary folder"),
         *("database", "migrations", "clock", "workers", "inbox", "runs"),
@@ -77,11 +77,11 @@ async def test_an_installation_that_is_well(
     assert findings["channel generic"]["detail"] == "127.0.0.1 answers"
 
 
-def test_where_nothing_runs_it_says_so_and_starts_nothing(command: Command, tmp_path: Path) -> None:
-    told = command("alert-pipeline", "doctor", env={"ALERT_PIPELINE_HOME": str(tmp_path / "home")})
+def test_a_stopped_stack_is_reported_and_not_started(command: Command, tmp_path: Path) -> None:
+    result = command("alert-pipeline", "doctor", env={"ALERT_PIPELINE_HOME": str(tmp_path / "home")})
 
-    assert told.returncode == 0
-    lines = told.stdout.splitlines()
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
     assert "! database          the embedded PostgreSQL does not run" in lines
     assert "- migrations        not checked: no database runs" in lines
     assert "! prefect           the embedded server does not run" in lines
@@ -90,11 +90,11 @@ def test_where_nothing_runs_it_says_so_and_starts_nothing(command: Command, tmp_
     assert not (tmp_path / "home").exists()
 
 
-def test_a_setting_that_is_wrong_ends_the_look(command: Command) -> None:
-    told = command("alert-pipeline", "doctor", env={"WORKER_CONCURRENCY": "many"})
+def test_a_wrong_setting_ends_the_checks(command: Command) -> None:
+    result = command("alert-pipeline", "doctor", env={"WORKER_CONCURRENCY": "many"})
 
-    assert told.returncode == 1
-    first, fix, last = told.stdout.splitlines()
+    assert result.returncode == 1
+    first, fix, last = result.stdout.splitlines()
     assert first.startswith("✗ settings  WORKER_CONCURRENCY='many': ")
     assert "docs/settings.md" in fix
     assert last == "1 broken, 0 warnings"
@@ -132,6 +132,15 @@ async def test_channels_of_the_environment_are_checked_while_prefect_is_away(set
     assert generic.detail == "127.0.0.1 answers"
 
 
+async def test_a_running_stack_is_not_to_be_started(settings: Settings) -> None:
+    (database, *_) = await database_findings(settings, "postgresql://127.0.0.1:1/alerts", embedded=True)
+    (server, *_) = await prefect_findings("http://127.0.0.1:1/api", embedded=True)
+
+    for finding in (database, server):
+        assert finding.level is Level.BROKEN
+        assert str(finding.fix).startswith("The stack restarts it by itself")
+
+
 async def test_a_stack_that_runs_without_prefect(settings: Settings) -> None:
     first, *others = await prefect_findings(None, embedded=True, stack_runs=True)
 
@@ -140,7 +149,7 @@ async def test_a_stack_that_runs_without_prefect(settings: Settings) -> None:
     assert {finding.level for finding in others} == {Level.SKIPPED}
 
 
-async def test_work_that_does_not_go_on(database: Database, settings: Settings) -> None:
+async def test_runs_without_progress(database: Database, settings: Settings) -> None:
     async def found() -> dict[str, tuple[Level, str]]:
         findings = await database_findings(settings, database.url, embedded=True)
         return {finding.check: (finding.level, finding.detail) for finding in findings}
@@ -188,7 +197,7 @@ async def test_clocks_that_disagree(database: Database, settings: Settings, monk
     assert "NTP" in str(findings["clock"].fix)
 
 
-async def test_what_is_amiss_in_prefect(stack: StackAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_problems_in_prefect(stack: StackAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
     async def found() -> dict[str, Finding]:
         return by_name(await prefect_findings(stack.prefect_api_url, embedded=True))
 
@@ -229,7 +238,7 @@ async def test_which_database_prefect_is_on(database: dict[str, str | None], lev
     assert findings["deployments"].detail.startswith("not registered: alert-pipeline/default, upkeep/default")
 
 
-async def test_a_name_that_is_no_setting_and_a_key_that_others_can_read(
+async def test_an_unknown_setting_and_a_key_that_others_can_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(tmp_path)
@@ -246,7 +255,7 @@ async def test_a_name_that_is_no_setting_and_a_key_that_others_can_read(
 @pytest.mark.parametrize(
     ("free_gib", "level"), [(0.1, Level.BROKEN), (5, Level.WARNING), (15, Level.OK), (90, Level.OK)]
 )
-async def test_how_full_a_disk_may_be(
+async def test_free_space_of_a_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: float, level: Level
 ) -> None:
     class Usage:
@@ -256,7 +265,7 @@ async def test_how_full_a_disk_may_be(
     assert by_name(await host_findings(settings_for(tmp_path / "a" / "b")))["data folder"].level is level
 
 
-async def test_a_look_that_breaks_or_hangs_is_a_finding() -> None:
+async def test_a_check_that_fails_or_hangs_is_a_finding() -> None:
     async def breaks() -> Finding:
         raise RuntimeError("token=hunter2hunter2")
 

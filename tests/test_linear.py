@@ -530,7 +530,7 @@ def ended_as(status: str) -> list[str]:
     return [
         "pipeline.completed.generic:1|c",
         f"pipeline.completed.{status}.generic:1|c",
-        "pipeline.engine.test.generic:1|c",
+        "pipeline.engine.direct.generic:1|c",
         "pipeline.duration.generic:MS|ms",
     ]
 

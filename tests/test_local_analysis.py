@@ -47,7 +47,7 @@ async def analysis_of(
     *alerts: Alert, check: CheckResult | None = None, incident: Incident | None = None
 ) -> AnalyzeResult:
     case = AnalysisInput(alerts=alerts, check=check, incident=incident)
-    return await analyze(CONTEXT, AnalyzeConfig(provider=LocalAnalysis(), case=case))
+    return await analyze(CONTEXT, AnalyzeConfig(provider=LocalAnalysis(), evidence=case))
 
 
 # Words
@@ -234,7 +234,6 @@ async def test_every_cause_has_something_to_do(name: str, cause: str, command: s
     assert result.probable_cause.startswith(cause if cause != "general" else "unknown")
     assert result.model_info == {"provider": "local"}
     assert (result.fallback_used, result.errors) == (False, [])
-    assert result.duration_ms > 0
 
 
 async def test_an_unhealthy_check_of_no_known_cause_is_recommended_too() -> None:
@@ -433,12 +432,12 @@ async def test_an_empty_analysis_is_no_success() -> None:
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (ConnectionError("no model"), "ConnectionError: no model"),
-        (TimeoutError(), "TimeoutError"),
+        (StageError(error_type="ConnectionError", message="no model"), "ConnectionError: no model"),
+        (StageError(error_type="TimeoutError", message=""), "TimeoutError"),
         (StageError(error_type="Unavailable", message="no model"), "Unavailable: no model"),
     ],
 )
-def test_the_fallback_says_so_and_keeps_the_cause(error: BaseException | StageError, cause: str) -> None:
+def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str) -> None:
     result = fallback_result(error)
     assert result.summary == "AI analysis unavailable"
     assert result.actions == ["Manual investigation required"]

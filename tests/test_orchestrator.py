@@ -129,7 +129,7 @@ async def test_the_function_of_the_module_and_its_own_settings(
     result = await asyncio.to_thread(module.run_pipeline, HIGH_CPU, environment="test")
     assert result.status == "COMPLETED"
     with PipelineOrchestrator() as orchestrator:
-        health = orchestrator.check_health(environment="test")
+        health = orchestrator.run_pipeline(None, environment="test", checks_only=True)
     assert (health.status, health.ingest) == ("COMPLETED", None)
     assert health.check is not None
     assert list(health.check.timings) == ["memory"]

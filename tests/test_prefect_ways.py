@@ -118,7 +118,6 @@ async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIte
 
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
 @pytest.mark.usefixtures("patient")
-@pytest.mark.xfail(strict=False, reason="needs the new flow body")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
 async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pages_nobody_again(
     database: Database,
@@ -183,3 +182,23 @@ async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
                 await eventually(events, "the automation to fire", 60)
         finally:
             await client.delete_automation(automation)
+
+
+async def test_the_deployment_of_the_docs_names_the_module(stack: StackAddresses) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "prefect.md").read_text()
+    (script,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if ".deploy(" in text]
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script),
+            env={**clean_environment(), "PREFECT_API_URL": str(stack.prefect_api_url)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        deployment = await client.read_deployment_by_name("alert-pipeline/staging")
+        await client.delete_deployment(deployment.id)
+
+    assert (deployment.entrypoint, deployment.work_pool_name) == ("flows.alert_pipeline.alert_pipeline", POOL_NAME)
+    assert deployment.parameters == {"environment": "staging"}

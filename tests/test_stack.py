@@ -1,4 +1,4 @@
-"""The embedded stack, with real processes: it is there when needed, shared, and gone afterwards."""
+"""The embedded stack, with real processes: commands start it, share it, and leave no process behind."""
 
 # ruff: noqa: F401, F811  (fixtures are imported by name, and named again by the tests)
 
@@ -34,12 +34,12 @@ from tests.stack_fixtures import (
     until,
 )
 
-# It is there when needed
+# A command starts the stack that it needs
 
 
 def test_both_databases_answer_and_nothing_is_left(stack_home: Path) -> None:
-    said: list[str] = []
-    with attach(settings_for(stack_home), need_prefect=False, progress=said.append) as addresses:
+    shown: list[str] = []
+    with attach(settings_for(stack_home), need_prefect=False, progress=shown.append) as addresses:
         assert addresses.embedded == {"postgres"}
         assert addresses.prefect_api_url is None
         assert query(addresses.database_url, "SELECT current_user, current_database()") == [
@@ -48,15 +48,15 @@ def test_both_databases_answer_and_nothing_is_left(stack_home: Path) -> None:
         prefect_url = addresses.database_url.replace("/alert_pipeline?", "/prefect?")
         assert query(prefect_url, "SELECT extname FROM pg_extension WHERE extname = 'pg_trgm'")
         assert query(prefect_url, "SHOW fsync") == [("on",)]
-    assert said[0] == "Starting PostgreSQL …"
-    assert said[-1].startswith("Stack ready in ")
+    assert shown[0] == "Starting PostgreSQL …"
+    assert shown[-1].startswith("Stack ready in ")
     assert not processes_of(stack_home)
     assert not (stack_home / "stack.json").exists()
     assert not stack_paths(stack_home).control.exists()
     assert find_running_stack(settings_for(stack_home)) is None
 
 
-def test_data_is_there_again_the_next_time(stack_home: Path) -> None:
+def test_data_survives_the_end_of_the_stack(stack_home: Path) -> None:
     with (
         attach(settings_for(stack_home), need_prefect=False) as addresses,
         psycopg.connect(addresses.database_url) as c,
@@ -74,17 +74,17 @@ def test_prefect_server_comes_up_on_the_embedded_database(stack_home: Path) -> N
         server = psutil.Process(part_pid(stack_home, "prefect"))
         assert {one.laddr.ip for one in server.net_connections() if one.status == "LISTEN"} == {"127.0.0.1"}
         assert find_running_stack(settings_for(stack_home)) == addresses
-        # A server that dies is started again on its port; who asks meanwhile waits.
+        # A server that dies is restarted on the same port; requests wait meanwhile.
         server.kill()
         until(lambda: part_pid(stack_home, "prefect") not in (None, server.pid), "a new server")
         assert get(addresses.prefect_api_url + "/health") == (200, b"true")
-        # And one whose database went away comes round.
+        # A server whose database was restarted connects again.
         psutil.Process(part_pid(stack_home, "postgres")).kill()
         until(lambda: get(addresses.prefect_api_url + "/ready")[0] == 200, "the server to find its database again")
     assert not processes_of(stack_home)
 
 
-def test_what_a_setting_names_is_not_started(stack_home: Path) -> None:
+def test_a_server_that_a_setting_names_is_not_started(stack_home: Path) -> None:
     both = settings_for(
         stack_home, database_url="postgresql://u:p@db.example/alerts", prefect_api_url="http://prefect.example/api"
     )
@@ -109,15 +109,17 @@ async def test_can_be_used_from_asyncio(stack_home: Path) -> None:
     assert not processes_of(stack_home)
 
 
-# One stack for all
+# Commands share one stack
 
 
-def test_second_command_shares_and_the_last_one_out_ends_it(stack_home: Path, stack_command: type[Command]) -> None:
+def test_second_command_shares_the_stack_and_the_last_command_ends_it(
+    stack_home: Path, stack_command: type[Command]
+) -> None:
     other = stack_command(stack_home)
     other.read_until("READY")
-    said: list[str] = []
-    with attach(settings_for(stack_home), need_prefect=False, progress=said.append) as addresses:
-        assert said == []
+    shown: list[str] = []
+    with attach(settings_for(stack_home), need_prefect=False, progress=shown.append) as addresses:
+        assert shown == []
         pid = part_pid(stack_home, "postgres")
         assert other.leave() == 0
         assert answers(addresses.database_url)
@@ -125,7 +127,7 @@ def test_second_command_shares_and_the_last_one_out_ends_it(stack_home: Path, st
     assert not processes_of(stack_home)
 
 
-def test_two_at_once_share_one_stack(stack_home: Path, stack_command: type[Command]) -> None:
+def test_commands_that_start_together_share_one_stack(stack_home: Path, stack_command: type[Command]) -> None:
     commands = [stack_command(stack_home) for _ in range(4)]
     assert len({one.read_until("READY") for one in commands}) == 1
     keepers = [line for line in processes_of(stack_home) if "service.stack.keeper" in line]
@@ -134,7 +136,7 @@ def test_two_at_once_share_one_stack(stack_home: Path, stack_command: type[Comma
     assert not processes_of(stack_home)
 
 
-def test_commands_that_come_while_the_last_one_leaves_get_a_stack(
+def test_commands_that_start_while_the_last_command_leaves_get_a_stack(
     stack_home: Path, stack_command: type[Command]
 ) -> None:
     first = stack_command(stack_home)
@@ -150,7 +152,7 @@ def test_commands_that_come_while_the_last_one_leaves_get_a_stack(
     assert not processes_of(stack_home)
 
 
-# Whatever is killed, nothing is left
+# A kill leaves no process behind
 
 
 def test_killed_command_ends_the_stack(stack_home: Path, stack_command: type[Command]) -> None:
@@ -175,13 +177,13 @@ def test_signal_during_the_start_leaves_nothing(
         assert answers(addresses.database_url)
 
 
-def test_killed_keeper_takes_its_children_along_and_the_next_command_works(
+def test_killed_keeper_ends_its_children_and_the_next_command_works(
     stack_home: Path, stack_command: type[Command]
 ) -> None:
     first = stack_command(stack_home)
     first.read_until("READY")
     os.kill(int(str(state_of(stack_home)["pid"])), signal.SIGKILL)
-    # Straight away: the old server may still be writing its last lines, the state file and sockets are stale.
+    # At once: the old server may still be ending, and the state file and the sockets are stale.
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         assert answers(addresses.database_url)
     assert first.leave() == 0
@@ -197,7 +199,7 @@ def test_terminated_keeper_ends_everything(stack_home: Path, stack_command: type
     assert not processes_of(stack_home)
 
 
-def test_killed_database_is_started_again(stack_home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_database_is_restarted(stack_home: Path, caplog: pytest.LogCaptureFixture) -> None:
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         pid = part_pid(stack_home, "postgres")
         assert pid is not None
@@ -213,7 +215,7 @@ def test_stale_files_of_a_crash_are_recognised(stack_home: Path) -> None:
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         assert answers(addresses.database_url)
     paths = stack_paths(stack_home)
-    # After a crash of the machine; the number of the dead server now belongs to a stranger: this process.
+    # As after a crash of the machine; the pid of the dead server now belongs to an unrelated process: this one.
     (paths.data / "postmaster.pid").write_text(f"{os.getpid()}\n{paths.data}\n1\n5432\n{paths.run}\n\n0 0\nready\n")
     (paths.run / ".s.PGSQL.5432.lock").write_text(f"{os.getpid()}\n")
     paths.state.write_text('{"pid": 1, "parts": {"postgres": 1}, "database_url": "x", "prefect_api_url": null}')
@@ -228,7 +230,7 @@ def test_stale_files_of_a_crash_are_recognised(stack_home: Path) -> None:
 
 async def test_slow_start_reports_the_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.stack.process.PROGRESS_SECONDS", 0.01)
-    said: list[str] = []
+    shown: list[str] = []
     reported = asyncio.Event()
 
     class SlowServer:
@@ -240,14 +242,14 @@ async def test_slow_start_reports_the_time_that_has_passed(monkeypatch: pytest.M
             return await asyncio.create_subprocess_exec("sleep", "60")
 
     def progress(text: str) -> None:
-        said.append(text)
-        if len(said) == 3:
+        shown.append(text)
+        if len(shown) == 3:
             reported.set()
 
-    supervisor = Supervisor(SlowServer(), progress=progress, notice=said.append, changed=lambda: None)
+    supervisor = Supervisor(SlowServer(), progress=progress, notice=shown.append, changed=lambda: None)
     try:
         await supervisor.ensure()
-        assert said == ["Starting the server …", *["Starting the server … 0 s"] * 2]
+        assert shown == ["Starting the server …", *["Starting the server … 0 s"] * 2]
         assert supervisor.pid is not None
     finally:
         await supervisor.stop()

@@ -1,4 +1,4 @@
-"""The embedded stack, with real processes: closed to others, and clear about what it cannot do."""
+"""The embedded stack, with real processes: closed to other users, and clear about errors."""
 
 # ruff: noqa: F401, F811  (fixtures are imported by name, and named again by the tests)
 
@@ -33,7 +33,7 @@ from tests.stack_fixtures import (
     stack_home,
 )
 
-# Closed to others
+# Closed to other users
 
 
 def test_opens_no_tcp_port_and_lets_only_its_owner_in(stack_home: Path) -> None:
@@ -81,7 +81,7 @@ def test_another_user_is_refused_by_the_folder_and_by_the_server(stack_home: Pat
 
 
 @pytest.mark.skipif(ROOT, reason="root's home has to be open for PostgreSQL's own user")
-def test_modes_of_parents_stay_as_they_are(stack_home: Path) -> None:
+def test_modes_of_parents_do_not_change(stack_home: Path) -> None:
     stack_home.parent.chmod(0o700)
     with attach(settings_for(stack_home), need_prefect=False) as addresses:
         assert answers(addresses.database_url)
@@ -114,7 +114,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(
     assert [old.name for old in paths.postgres.glob("dist-*")] == [f"dist-{binaries.bundled_version()}"]
 
 
-# Errors that people meet
+# Error messages
 
 
 @pytest.mark.skipif(not ROOT, reason="only root needs a user of its own for PostgreSQL")
@@ -130,13 +130,13 @@ def test_closed_parent_is_named_and_stays_closed(stack_home: Path) -> None:
 def test_port_in_use_is_named_before_anything_starts(stack_home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said: list[str] = []
+        shown: list[str] = []
         with (
             pytest.raises(BadSetting, match=f"Port {port} is in use"),
-            attach(settings_for(stack_home), prefect_port=port, progress=said.append),
+            attach(settings_for(stack_home), prefect_port=port, progress=shown.append),
         ):
             pass
-    assert said == []
+    assert shown == []
     assert not (stack_home / "postgres" / "data").exists()
     assert not processes_of(stack_home)
 
@@ -158,7 +158,7 @@ def test_data_of_another_version_is_refused(stack_home: Path) -> None:
         enter(stack_home)
 
 
-def test_full_disk_is_told_before_the_database_is_made(stack_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_before_the_database_is_made(stack_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=20 << 20))
     paths = stack_paths(stack_home)
@@ -168,7 +168,7 @@ def test_full_disk_is_told_before_the_database_is_made(stack_home: Path, monkeyp
         asyncio.run(postgres.ensure_cluster(paths, account, postgres_bin(paths, account)))
 
 
-def test_damaged_data_gives_the_words_of_the_server(stack_home: Path) -> None:
+def test_damaged_data_is_reported_in_the_words_of_the_server(stack_home: Path) -> None:
     with attach(settings_for(stack_home), need_prefect=False):
         pass
     (stack_home / "postgres" / "data" / "global" / "pg_control").unlink()
@@ -178,7 +178,7 @@ def test_damaged_data_gives_the_words_of_the_server(stack_home: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["a file", "writable by others", "below a file", "a link at postgres", "no rights"])
-def test_home_that_cannot_be_used_is_one_sentence(stack_home: Path, bad: str) -> None:
+def test_unusable_home_is_reported_in_one_sentence(stack_home: Path, bad: str) -> None:
     if bad == "a file":
         stack_home.write_text("")
     elif bad == "below a file":
@@ -201,7 +201,7 @@ def test_home_that_cannot_be_used_is_one_sentence(stack_home: Path, bad: str) ->
     assert not processes_of(stack_home)
 
 
-def test_home_of_somebody_else_is_refused() -> None:
+def test_home_of_another_user_is_refused() -> None:
     theirs = Path("/usr") if not ROOT else None
     if theirs is None:
         pytest.skip("everything may belong to root here")

@@ -1,4 +1,4 @@
-"""`alert-pipeline up`: one command, everything answers, what dies comes back, and Ctrl-C leaves nothing."""
+"""`alert-pipeline up`: everything answers, a dead process is restarted, and Ctrl-C leaves no process behind."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tests.stack_fixtures import new_home, processes_of, settings_for, until
 
 @dataclass(frozen=True, kw_only=True)
 class Up:
-    """The command at work."""
+    """The running command."""
 
     process: subprocess.Popen[str]
     api: str
     """The API's address on this machine."""
     shown: dict[str, str]
-    """What it printed, by the first word of each line."""
+    """The printed lines, by their first word."""
 
 
 @contextmanager
 def up(home: Path, log: Path, **environment: str) -> Iterator[Up]:
-    """The command, ready, open to the network."""
+    """The command once it is ready, listening on all addresses."""
     for _ in range(5):
         port = free_port()
         with log.open("wb") as errors:
@@ -70,7 +70,7 @@ def up(home: Path, log: Path, **environment: str) -> Iterator[Up]:
                 break
         if "Ready" in shown:
             break
-        # Somebody else may have taken the port since.
+        # Another program may have opened the port since.
         assert "is in use by another program" in log.read_text(), log.read_text()
     else:
         raise AssertionError("no port stayed free")
@@ -89,7 +89,7 @@ def free_port() -> int:
 
 
 def part(process: subprocess.Popen[str], name: str) -> psutil.Process | None:
-    """The child of `up` that runs this command of ours, if it lives."""
+    """The child of `up` that runs `api` or `worker`; None means that it does not live."""
     for child in psutil.Process(process.pid).children():
         try:
             if name in child.cmdline():
@@ -107,7 +107,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def status_of(url: str, key: str | None = None) -> int:
-    """The status of an answer; 0: there is none."""
+    """The status of the answer; 0 means that none came."""
     try:
         return httpx.get(url, headers={"X-API-Key": key} if key else {}).status_code
     except httpx.TransportError:
@@ -115,7 +115,7 @@ def status_of(url: str, key: str | None = None) -> int:
 
 
 def keeper_of(home: Path) -> int:
-    """The process that owns the embedded stack; 0: there is no word of one."""
+    """Process id of the keeper; 0 means that the state file names none."""
     try:
         return int(json.loads((home / "stack.json").read_text())["pid"])
     except (OSError, ValueError):
@@ -123,7 +123,7 @@ def keeper_of(home: Path) -> int:
 
 
 async def make_key(home: Path) -> str:
-    """A key for everything, made beside the running stack."""
+    """An API key with all rights, created in the running stack."""
     settings = settings_for(home)
     there = find_running_stack(settings)
     assert there is not None
@@ -133,7 +133,7 @@ async def make_key(home: Path) -> str:
 
 def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_path: Path) -> None:
     log = tmp_path / "up.log"
-    # Files of the folder that it is started in are nobody's modules, whatever they are called.
+    # A file in the current folder is not imported, whatever its name.
     (tmp_path / "statsd.py").write_text("raise SystemExit('not a module of ours')")
     prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
     with new_home() as home, up(home, log, **prefect) as started:
@@ -144,7 +144,7 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
         assert found is not None
         assert f"DATABASE_URL='{found.database_url}'" in started.shown["Database"]
 
-        # Open to the network it asks for a key, and the operator is told of those who have none.
+        # On all addresses it requires a key, and logs requests without one.
         refused = httpx.post(f"{api}/alerts/webhook/", json=alert())
         assert (refused.status_code, refused.json()["error"][:10]) == (401, "No API key")
         until(lambda: "Refused POST /alerts/webhook/ from 127.0.0.1 with 401: No API key" in log.read_text(), "the log")
@@ -155,7 +155,7 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
         shown = f"{api}/orchestration/pipeline/{taken.json()['run_id']}/"
         until(lambda: httpx.get(shown, headers={"X-API-Key": key}).json()["status"] == "notified", "the end of the run")
 
-        # What dies is started again.
+        # A process that dies is restarted.
         first = part(process, "api")
         assert first is not None
         first.kill()

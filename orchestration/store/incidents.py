@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import bindparam, func, or_, select, text, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Incident, UtcDatetime
@@ -127,13 +127,29 @@ class AlertRecord(Contract):
     incident_id: int | None = None
 
 
+class AlertTimes(Contract):
+    """When an alert was received."""
+
+    first_received_at: UtcDatetime | None
+    """None means that the history of that time is deleted."""
+    last_received_at: UtcDatetime
+    """Also by a push that was skipped as a duplicate."""
+
+
 class IncidentStory(Contract):
-    """An incident and its rows. Lists are newest first, with at most `MOST` rows each."""
+    """An incident and its rows. Lists are newest first, at most `MOST` of each."""
 
     incident: Incident
     alerts: list[AlertRecord]
     history: list[HistoryRecord]
     runs: list[RunRecord]
+    duplicates: list[RunRecord]
+    """The pushes that repeated one of `runs`, and were skipped."""
+
+    @property
+    def last_duplicate_at(self) -> UtcDatetime | None:
+        """When the latest duplicate came in."""
+        return self.duplicates[0].created_at if self.duplicates else None
 
 
 _ALERT = columns_of(AlertRow, AlertRecord)
@@ -147,10 +163,39 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         return None
     alerts = select(*_ALERT).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id.desc())
     history = select(*_HISTORY).where(HistoryRow.incident_id == incident_id).order_by(HistoryRow.id.desc())
-    runs = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
+    latest = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
+    runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
+    repeats = _repeats(incident_id, [run.run_id for run in runs])
+    duplicates = select(*RUN_COLUMNS).where(repeats).order_by(PipelineRunRow.id.desc())
     return IncidentStory(
         incident=_incident_of(row),
         alerts=[AlertRecord.model_validate(dict(one)) for one in (await tx.execute(alerts.limit(MOST))).mappings()],
         history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
-        runs=[run_record(one) for one in (await tx.execute(runs.limit(MOST))).mappings()],
+        runs=runs,
+        duplicates=[run_record(one) for one in (await tx.execute(duplicates.limit(MOST))).mappings()],
     )
+
+
+async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> AlertTimes:
+    """When this alert was received first and last. Of the incident's runs the newest `MOST` are looked at."""
+    created = select(func.min(HistoryRow.at)).where(
+        HistoryRow.alert_id == alert.id, HistoryRow.event == "alert_created"
+    )
+    last = alert.updated_at
+    if alert.incident_id is not None:
+        runs = select(PipelineRunRow.run_id).where(PipelineRunRow.incident_id == alert.incident_id)
+        run_ids = (await tx.execute(runs.order_by(PipelineRunRow.id.desc()).limit(MOST))).scalars().all()
+        contained = PipelineRunRow.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
+        repeated = select(func.max(PipelineRunRow.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
+        last = max(last, (await tx.execute(repeated)).scalar_one() or last)
+    return AlertTimes(first_received_at=(await tx.execute(created)).scalar_one(), last_received_at=last)
+
+
+def _repeats(incident_id: int, run_ids: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a run is a duplicate of one of these runs of the incident."""
+    # There is no index of `duplicate_of`. A duplicate has the same alerts as the run that it repeats, in any order,
+    # and there is an index of the fingerprint of a run's first alert.
+    alerts = select(AlertRow.fingerprint).where(AlertRow.incident_id == incident_id)
+    leads = select(PipelineRunRow.alert_fingerprint).where(PipelineRunRow.incident_id == incident_id)
+    same_alerts = PipelineRunRow.alert_fingerprint.in_(alerts.union(leads))
+    return and_(same_alerts, PipelineRunRow.duplicate_of.in_(run_ids))

@@ -92,11 +92,6 @@ class NewPush:
         return [run.run_id for run in self.runs]
 
     @property
-    def leased_run_ids(self) -> list[str]:
-        """The ids of the runs that the writing process executes itself."""
-        return [run.run_id for run in self.runs if run.lease_owner is not None]
-
-    @property
     def size_bytes(self) -> int:
         """About how much it adds to a statement."""
         return sum(len(run.payload) + len(run.options) for run in self.runs)

@@ -32,6 +32,9 @@ INBOX_CHANNEL = "alert_pipeline_inbox"
 DONE_CHANNEL = "alert_pipeline_done"
 """The channel of NOTIFY on which the id of a run is sent when the run is over."""
 
+RESUMED = "run_resumed"
+"""The event of a line of history that says that a run was resumed."""
+
 _ROW_ID = "row_id"
 _LATEST = 2000
 _WITH_PAYLOAD = select(*RUN_COLUMNS, _T.payload).where(_T.run_id == bindparam("wanted")).with_for_update()
@@ -126,7 +129,7 @@ def ensure_leased(current: RunRecord, owner: str | None) -> None:
         RunBusy: another process has the lease, or had it.
     """
     if owner is not None and current.lease_owner != owner:
-        other = current.lease_owner or "a process that has left it again"
+        other = current.lease_owner or "a process that has released it since"
         raise RunBusy(f"Run {current.run_id} was taken over by {other}")
 
 
@@ -209,30 +212,10 @@ async def finish(
         known = current.status
 
 
-RESUMED = "run_resumed"
-"""The event of a line of history that says that a run was resumed."""
-
-
-async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None) -> None:
-    """Write into the history that a run is resumed, and who has executed it until now.
-
-    The next lease of the run overwrites `carried_by` and `engine`; so this line is the only record of them.
-
-    Args:
-        current: the run as it is before the resume.
-        by: the API key or the lease owner that resumes it. None means that it is not known.
-    """
-    details = {"by": by, "owner": current.carried_by, "engine": current.engine}
-    line = {"event": RESUMED, "run_id": current.run_id, "old_status": current.status.value, "details": details}
-    incident_id = int(current.incident_id) if current.incident_id else None
-    await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
-
-
 async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = None) -> RunRecord:
-    """Give a run that failed, or that no process executes any more, back to the workers. Returns the run after that.
+    """Queue a run that failed, or that no process executes any more, again. Returns the run after that.
 
-    Args:
-        by: the name of the API key with which the resume was asked for. None means that it is not known.
+    `by` is the name of the API key with which the resume was requested; None means that it is not known.
 
     Raises:
         IllegalTransition: the run is neither failed nor retrying.
@@ -249,6 +232,18 @@ async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = N
     await note_resume(tx, current, by=by)
     await tx.execute(select(func.pg_notify(INBOX_CHANNEL, "")))
     return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
+
+
+async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None) -> None:
+    """Write into the history that a run is resumed, and who has executed it until now.
+
+    The next lease of the run overwrites `carried_by` and `engine`, so this line is the only record of them. `current`
+    is the run before the resume. `by` is the API key or the lease owner that resumes it; None means not known.
+    """
+    details = {"by": by, "owner": current.carried_by, "engine": current.engine}
+    line = {"event": RESUMED, "run_id": current.run_id, "old_status": current.status.value, "details": details}
+    incident_id = int(current.incident_id) if current.incident_id else None
+    await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
 
 
 async def ingest_result(tx: AsyncConnection, run_id: str) -> IngestResult | None:

@@ -209,10 +209,10 @@ class Resume(Contract):
 
 
 class TracedRun(Story):
-    """A run of a push, and why it notifies somebody or not."""
+    """A run of a push, and why somebody was notified of it or not."""
 
     told: bool | None = None
-    """Whether a human is notified. None means that this is not decided yet, or that there is nothing to decide."""
+    """Whether somebody is notified. None means that this is not decided yet, or that there was nothing to decide."""
     reason: str | None = None
     resumes: list[Resume] = Field(default_factory=list[Resume])
     """Oldest first."""

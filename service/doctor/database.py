@@ -20,6 +20,7 @@ CLOCK_WARNING_SECONDS, CLOCK_BROKEN_SECONDS = 1.0, 10.0
 
 _LATER = ("migrations", "clock", "workers", "inbox", "runs")
 _START = "Start it with `alert-pipeline up`. Other commands start it for their own duration"
+_RESTARTS = "The stack restarts it by itself. If it does not, see logs/postgres.log in ALERT_PIPELINE_HOME"
 
 
 async def database_findings(settings: Settings, url: str | None, *, embedded: bool) -> list[Finding]:
@@ -27,7 +28,7 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
     if url is None:
         stopped = warning("database", "the embedded PostgreSQL does not run", _START)
         return [stopped, *skipped(_LATER, "no database runs")]
-    fix = _START if embedded else "Check DATABASE_URL, the server, and the network between"
+    fix = _RESTARTS if embedded else "Check DATABASE_URL, the server, and the network between"
     database = Database(url, pool_size=4)
     try:
         first = await run_check("database", lambda: _server(database, url if embedded else None), fix=fix)

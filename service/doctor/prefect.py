@@ -26,6 +26,11 @@ TIMEOUT_SECONDS = 20.0
 
 _LATER = ("work pool", "deployments")
 _START = "Start it with `alert-pipeline up`, or set PREFECT_API_URL. Meanwhile the direct engine executes runs"
+_RESTARTS = "The stack restarts it by itself. If it does not, see logs/prefect.log in ALERT_PIPELINE_HOME"
+_START_OR_UNSET = (
+    "Start that server, or unset PREFECT_API_URL and run `alert-pipeline up` again to use the embedded one. "
+    "Meanwhile the direct engine executes runs"
+)
 _NOT_IN_STACK = (
     "If `alert-pipeline up` was started with PREFECT_API_URL, set the same here; otherwise run `alert-pipeline up`"
 )
@@ -45,14 +50,7 @@ async def prefect_findings(api_url: str | None, *, embedded: bool, stack_runs: b
             else warning("prefect", "the embedded server does not run", _START)
         )
         return [stopped, *skipped(_LATER, "no Prefect server runs")]
-    fix = (
-        _START
-        if embedded
-        else (
-            "Start that server, or unset PREFECT_API_URL and run `alert-pipeline up` again to use the embedded one. "
-            "Meanwhile the direct engine executes runs"
-        )
-    )
+    fix = _RESTARTS if embedded else _START_OR_UNSET
     check = partial(run_check, fix=fix, timeout_seconds=TIMEOUT_SECONDS)
     own: dict[Any, Any] = {
         PREFECT_API_URL: api_url,

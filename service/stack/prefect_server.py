@@ -1,4 +1,4 @@
-"""Prefect's server on the embedded PostgreSQL: one process, on the loopback address alone."""
+"""Prefect's server on the embedded PostgreSQL: one process, on the loopback address only."""
 
 from __future__ import annotations
 
@@ -172,9 +172,9 @@ def _listen(port: int | None) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise BadSetting(f"Port {port} is in use: choose another one with --prefect-port") from None
+            raise BadSetting(f"Port {port} is in use: choose another port with --prefect-port") from None
         if error.errno == errno.EACCES:
-            raise BadSetting(f"Port {port} is not open to this user: choose one above 1023.") from None
+            raise BadSetting(f"Port {port} may not be opened by this user: choose a port above 1023.") from None
         raise
     return listener
 

@@ -1,14 +1,13 @@
-"""The worker and all that it stands on, put together for one process."""
+"""The worker with all its parts, put together for one process."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-import prefect.flow_engine
 from prefect.client.orchestration import PrefectClient
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import (
@@ -28,6 +27,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.mirror.flow_runs import FlowRunMirror
+from service.prefect_patches import keep_own_sigterm_handler
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.watch import Watch
@@ -43,20 +43,19 @@ async def open_worker(
     concurrency: int | None = None,
     prepare: Callable[[PrefectClient, Database], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncGenerator[Worker]:
-    """A worker to `start()`. When the body is through, its runs have the grace time to end.
+    """A worker to `start()`. At the end of the body its runs have the grace time to end.
 
-    Within the body Prefect's settings and clients, and our services, are those of the worker.
-    `prefect_api_url` None leaves Prefect's own setting as it is. `prepare` is run in the
-    background.
+    Within the body Prefect's settings and clients, and the services, are those of the worker. `prefect_api_url` None
+    leaves Prefect's own setting. `prepare` runs in the background.
 
     Raises:
-        BadSetting: the key of the sealed copy cannot be used.
+        BadSetting: the key of the encrypted cache cannot be used.
         Unavailable: the database does not answer.
     """
-    places = concurrency or settings.worker_concurrency
-    leave_signals_alone()
+    slots = concurrency or settings.worker_concurrency
+    keep_own_sigterm_handler()
     async with AsyncExitStack() as opening:
-        database = await opening.enter_async_context(open_database(database_url, pool_size=places + 4))
+        database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
         opening.enter_context(temporary_settings(prefect_settings(prefect_api_url)))
         # One client for the process: otherwise each run builds two and loads the certificates twice.
         client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
@@ -69,8 +68,8 @@ async def open_worker(
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
         watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
-        worker = Worker(services, executor, watch, breaker, concurrency=places)
-        # Once before the first claim: the first alert is not to find out that Prefect is away, or that all is paused.
+        worker = Worker(services, executor, watch, breaker, concurrency=slots)
+        # Once before the first claim, so that the first alert does not pay for detecting an outage or a pause.
         await watch.look()
         preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
         try:
@@ -79,14 +78,6 @@ async def open_worker(
             if preparing is not None:
                 preparing.cancel()
             await worker.end(settings.worker_grace_seconds)
-
-
-def leave_signals_alone() -> None:
-    """Keep Prefect's engine from taking over SIGTERM for the time of each run.
-
-    Its handler raises in the middle of the event loop, where many runs are; here SIGTERM means a graceful end.
-    """
-    setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010 - it is not meant to be set
 
 
 def prefect_settings(api_url: str | None) -> dict[Any, Any]:

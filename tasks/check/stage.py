@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,9 @@ from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
 from orchestration.settings import Settings
+from orchestration.signals import logger
 from tasks.check.checkers.base import CheckerConfig
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
-
-logger = logging.getLogger(__name__)
 
 CHECKS_OFF = "checkers_skip_all"
 """The reason to skip checks that an operator has switched off."""
@@ -134,7 +132,7 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
     except Exception as error:
         late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
-        logger.warning("check %s of run %s: %s", name, context.run_id, reason, exc_info=not late)
+        logger.warning("The check %s of run %s broke: %s", name, context.run_id, reason, exc_info=not late)
         found = Check(name=name, status=CheckStatus.UNKNOWN, message=f"could not check: {reason}", error=reason)
     return found.model_copy(update={"name": name, "duration_ms": _milliseconds_since(started)})
 

@@ -261,8 +261,7 @@ def title_of(alerts: Sequence[Alert]) -> str:
     """A run's title in lists: the incident's title, or the alert's name with its host."""
     lead = alerts[0]
     more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    place = lead.labels.get("instance") or lead.labels.get("host")
-    return lead.title or f"{lead.name}{f' on {place}' if place else ''}{more}"
+    return lead.title or f"{lead.name}{f' on {lead.host}' if lead.host else ''}{more}"
 
 
 def checked_name(what: str, text: str) -> str:
