@@ -183,8 +183,16 @@ class EncryptedStore(Protocol):
 class ChannelCache:
     """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run."""
 
-    def __init__(self, store: EncryptedStore, key: bytes, *, source: BlockSource = read_channel_blocks) -> None:
+    def __init__(
+        self,
+        store: EncryptedStore,
+        key: bytes,
+        *,
+        source: BlockSource = read_channel_blocks,
+        timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> None:
         self._store = store
+        self._timeout_seconds = timeout_seconds
         self._fernet = Fernet(key)
         # Workers on hosts with different keys must not overwrite each other's copy.
         self._name = f"channels/{hashlib.sha256(key).hexdigest()[:12]}"
@@ -211,7 +219,7 @@ class ChannelCache:
             Unavailable: no blocks are known, and there is no copy.
         """
         try:
-            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout_seconds):
                 found = await self._source()
         except (Unavailable, TimeoutError) as error:
             if self._known is None:
