@@ -1,4 +1,4 @@
-"""Who may call the HTTP door: keys and their scopes, signatures, and callers on this very machine."""
+"""Authentication of the HTTP API: keys and their scopes, signatures, and callers on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every endpoint and every scope, from the OpenAPI document and its page: a new endpoint is covered by itself."""
+"""Every endpoint with every scope, read from the OpenAPI document and from docs/http.md."""
 
 from __future__ import annotations
 

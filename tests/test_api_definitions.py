@@ -1,4 +1,4 @@
-"""The definitions over HTTP: listed, shown, looked at, run, and chosen for a push; refused in clear words."""
+"""Definitions over HTTP: list, show, validate, execute, choose one for a push; refusals in clear words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the service is alive and ready, and what it says while its database is away."""
+"""The health checks of the API, and its answers during an outage of the database."""
 
 from __future__ import annotations
 

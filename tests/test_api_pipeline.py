@@ -1,4 +1,4 @@
-"""The HTTP door's pipelines: started, waited for, watched, resumed, and refused in clear words."""
+"""Pipelines over HTTP: start, wait, watch, resume; refusals in clear words."""
 
 from __future__ import annotations
 

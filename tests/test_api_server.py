@@ -1,4 +1,4 @@
-"""The HTTP door behind a real server: what a hostile, slow or broken client can do to it, and how it ends."""
+"""The HTTP API behind a real server: hostile, slow and broken clients, and a clean shutdown."""
 
 from __future__ import annotations
 
