@@ -138,10 +138,10 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> set[str]:
-    """The methods of all routes at this address. Starlette itself names those of the first route only."""
-    routes = (route for route in request.app.routes if isinstance(route, Route))
-    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    methods = {method for route in matching for method in route.methods or ()}
+    """The methods of all routes with this address. Starlette itself names those of the first route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
     return methods | ({"HEAD"} if "GET" in methods else set())
 
 
