@@ -197,7 +197,8 @@ class EncryptedStore(Protocol):
 class ChannelCache:
     """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run.
 
-    The names of the blocks and of `drivers` are stored as well, for the API, which asks no Prefect.
+    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the blocks and of `drivers`. With
+    `drivers` None it stores nothing.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class ChannelCache:
         key: bytes,
         *,
         source: BlockSource = read_channel_blocks,
-        drivers: Collection[str] = tuple(CHANNELS),
+        drivers: Collection[str] | None = tuple(CHANNELS),
         timeout_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> None:
         self._store = store
@@ -281,20 +282,21 @@ class ChannelCache:
 
     async def _save(self, found: list[SavedBlock]) -> None:
         content = orjson.dumps([saved.model_dump(mode="json") for saved in found])
-        if content == self._stored:
+        if content == self._stored or self._drivers is None:
             return
         try:
             await self._store.write(self._name, self._fernet.encrypt(content))
-            await self._store.write(CHANNEL_NAMES, orjson.dumps(self._names(found)))
+            await self._store.write(CHANNEL_NAMES, orjson.dumps(_names(found, self._drivers)))
             self._stored = content
         except Unavailable as error:
             logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
 
-    def _names(self, found: list[SavedBlock]) -> list[str]:
-        """Every name that a run may give for its channel: blocks, and drivers that have settings or a block."""
-        slugs = {saved.slug for saved in found}
-        with_block = [name for name, driver in CHANNELS.items() if driver.get_block_type_slug() in slugs]
-        return list(dict.fromkeys([*(saved.name for saved in found), *self._drivers, *with_block]))
+
+def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
+    """Every name that a run may give for its channel: blocks, and drivers that have settings or a block."""
+    slugs = {saved.slug for saved in found}
+    with_block = [name for name, driver in CHANNELS.items() if driver.get_block_type_slug() in slugs]
+    return list(dict.fromkeys([*(saved.name for saved in found), *drivers, *with_block]))
 
 
 def _built(driver: type[ChannelBlock], saved: SavedBlock) -> ChannelBlock:

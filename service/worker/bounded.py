@@ -159,7 +159,9 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
     """
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(addresses.database_url))
-        channels = ChannelCache(EncryptedCache(database), load_key(settings), timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
+        # What this process knows of channels is nothing that workers and the API go by: it stores none of it.
+        copies = EncryptedCache(database)
+        channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
         services = make_services(settings, database, blocks=channels)
         opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
         with prefect_errors():
