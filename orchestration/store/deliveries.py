@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
-from sqlalchemy import RowMapping, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Delivery
@@ -57,7 +55,7 @@ async def open_delivery(
     if added.first() is not None:
         return None
     query = select(*_COLUMNS).where(_T.idempotency_key == key)
-    found = _record((await tx.execute(query)).mappings().one())
+    found = DeliveryRecord.model_validate(dict((await tx.execute(query)).mappings().one()))
     if found.status == SENT:
         return found
     # The caller has the run's lease, so no other process sends the same message now.
@@ -83,9 +81,4 @@ async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryReco
         .where(PipelineRunRow.run_id == run_id)
         .order_by(_T.id)
     )
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
-
-
-def _record(row: RowMapping) -> DeliveryRecord:
-    values: dict[str, Any] = dict(row)
-    return DeliveryRecord.model_validate(values)
+    return [DeliveryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
