@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestration.graph.model import Definition, NodeDefinition, NodeTypes, as_names
-from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, known_fields, path_of
+from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, path_of
 from orchestration.graph.references import find_problems
 from orchestration.redaction import shown
 
@@ -32,9 +32,9 @@ def decode_definition(text: str | bytes) -> object:
         BadDefinition: it is too large, or no JSON.
     """
     if len(text) > MAX_BYTES:
-        raise _broken("definition", _too_large(len(text)))
+        raise _broken("definition", f"has {len(text):,} bytes: a definition has at most {MAX_BYTES:,}")
     try:
-        raw: object = json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise _broken("definition", f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError:
@@ -43,7 +43,6 @@ def decode_definition(text: str | bytes) -> object:
         raise _broken("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise _broken("definition", f"is not JSON: {error}") from None
-    return raw
 
 
 def parse_definition(raw: object, types: NodeTypes) -> Definition:
@@ -106,10 +105,6 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no number")
 
 
-def _too_large(size: int) -> str:
-    return f"has {size:,} bytes: a definition has at most {MAX_BYTES:,}"
-
-
 def _bounded(raw: object) -> None:
     """Refuse what is too large or too deep before anything looks at all of it."""
     size = 0
@@ -131,21 +126,13 @@ def _bounded(raw: object) -> None:
 
 def _unstorable(value: object) -> str | None:
     """What no database keeps and no JSON has."""
-    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+    if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
         return f"the text {shown(value)}, with a character that cannot be kept"
     if isinstance(value, float) and not math.isfinite(value):
         return f"the number {value}, which JSON does not have"
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return f"a number of {value.bit_length()} bits"
     return None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parts(value: object) -> Iterator[object]:
@@ -159,22 +146,14 @@ def _parts(value: object) -> Iterator[object]:
 
 def _problem(error: ErrorDetails, nodes: Sequence[object]) -> DefinitionProblem:
     match error["loc"]:
-        case ("nodes", int(index)):
-            return DefinitionProblem(
-                node=_name_of(nodes[index], index),
-                field="node",
-                message=f"expected an object, got {shown(nodes[index])}",
-            )
         case ("nodes", int(index), *inner):
-            return DefinitionProblem(
-                node=_name_of(nodes[index], index),
-                field=path_of(inner),
-                message=explain(error, known=known_fields(NodeDefinition.model_fields)),
-            )
+            node, field, fields = _name_of(nodes[index], index), path_of(inner), NodeDefinition.model_fields
+            if not inner:
+                message = f"expected an object, got {shown(nodes[index])}"
+                return DefinitionProblem(node=node, field="node", message=message)
         case location:
-            return DefinitionProblem(
-                node=None, field=path_of(location), message=explain(error, known=known_fields(Definition.model_fields))
-            )
+            node, field, fields = None, path_of(location), Definition.model_fields
+    return DefinitionProblem(node=node, field=field, message=explain(error, known=sorted(fields)))
 
 
 def _name_of(node: object, index: int) -> str:
