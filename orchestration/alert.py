@@ -23,15 +23,12 @@ class Severity(StrEnum):
     @property
     def rank(self) -> int:
         """0 for info, 1 for warning, 2 for critical."""
-        return _RANKS[self]
+        return ("info", "warning", "critical").index(self)
 
     @classmethod
     def worst(cls, *severities: Severity) -> Severity:
         """The worst of these severities; info if there are none."""
         return max(severities, key=lambda severity: severity.rank, default=cls.INFO)
-
-
-_RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
 class AlertStatus(StrEnum):

@@ -68,9 +68,8 @@ def is_lock_free(lock_file: Path) -> bool:
     lock = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
     except BlockingIOError:
         return False
-    else:
-        return True
     finally:
         os.close(lock)

@@ -213,13 +213,10 @@ def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
         BadSetting: names each wrong variable, the expected value, and the actual value unless it is a secret.
     """
     try:
-        return Settings(**{_variable(name): value for name, value in (overrides or {}).items()})
+        fields = Settings.model_fields
+        return Settings(**{str(fields[name].validation_alias): value for name, value in (overrides or {}).items()})
     except ValidationError as error:
         raise BadSetting("; ".join(_explain(problem) for problem in error.errors())) from None
-
-
-def _variable(field: str) -> str:
-    return str(Settings.model_fields[field].validation_alias)
 
 
 def _explain(problem: ErrorDetails) -> str:

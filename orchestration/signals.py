@@ -245,7 +245,6 @@ def _logfmt_text(value: str) -> str:
 
 
 def _metric_part(text: str) -> str:
-    """The text as one part of a metric's name."""
     return re.sub(r"[^A-Za-z0-9_\-]", "_", text) or "unknown"
 
 

@@ -136,10 +136,6 @@ class Definition(Contract, strict=True):
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
-    def node(self, node_id: str) -> NodeDefinition:
-        """The node with this id. Raises KeyError."""
-        return {node.id: node for node in self.nodes}[node_id]
-
 
 CONDITION = "condition"
 """The type of node that branches."""

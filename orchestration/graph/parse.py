@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -76,7 +77,7 @@ def parse_definition(raw: object, types: NodeTypes) -> Definition:
 
 
 def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem], types: NodeTypes) -> BadDefinition:
-    """The problems of broken nodes, and what is wrong with the others: all of it is told at once."""
+    """The problems of the broken nodes and of the others, so that an author sees all of them at once."""
     broken = {problem.node for problem in problems if problem.node is not None}
     known = [
         _bare(node, name) if (name := _name_of(node, at)) in broken else NodeDefinition.model_validate(node)
@@ -89,7 +90,7 @@ def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem
 
 
 def _bare(node: object, name: str) -> NodeDefinition:
-    """Of a broken node its name and its place. What it is does not matter: nobody looks at its result."""
+    """A broken node with its name and what follows it. Its type does not matter: nobody looks at its result."""
     given = cast("Mapping[str, object]", node if isinstance(node, Mapping) else {})
     try:
         return NodeDefinition.model_construct(id=name, type="", next=as_names(given.get("next")))
@@ -125,7 +126,7 @@ def _bounded(raw: object) -> None:
 
 
 def _unstorable(value: object) -> str | None:
-    """What no database keeps and no JSON has."""
+    """What is wrong with a value that the database cannot store; None means that it can."""
     if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
         return f"the text {shown(value)}, with a character that cannot be kept"
     if isinstance(value, float) and not math.isfinite(value):
@@ -135,13 +136,10 @@ def _unstorable(value: object) -> str | None:
     return None
 
 
-def _parts(value: object) -> Iterator[object]:
+def _parts(value: object) -> Iterable[object]:
     if isinstance(value, Mapping):
-        for key, part in cast("Mapping[object, object]", value).items():
-            yield key
-            yield part
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from cast("Sequence[object]", value)
+        return chain.from_iterable(cast("Mapping[object, object]", value).items())
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def _problem(error: ErrorDetails, nodes: Sequence[object]) -> DefinitionProblem:

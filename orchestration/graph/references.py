@@ -30,9 +30,9 @@ def find_problems(
         if node.id in seen:
             yield _of(node, "id", f"{shown(node.id)} is the id of an earlier node too: each node needs its own")
         seen.add(node.id)
-    for node_type in types.values():
+    for node_type in (one for one in types.values() if one.once):
         same = [node for node in definition.nodes if node.type == node_type.name]
-        for node in same[1:] if node_type.once else ():
+        for node in same[1:]:
             yield _of(node, "type", f"node {shown(same[0].id)} {node_type.name}s already: there can be only one")
     graph = Graph(definition)
     for node in definition.nodes:

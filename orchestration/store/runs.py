@@ -37,8 +37,6 @@ DONE_CHANNEL = "alert_pipeline_done"
 RESUMED = "run_resumed"
 """The event of a line of history that says that a run was resumed."""
 
-_ROW_ID = "row_id"
-_LATEST = 2000
 _BY_ID = select(*RUN_COLUMNS).where(_T.run_id == bindparam("wanted"))
 _WITH_PAYLOAD = _BY_ID.add_columns(_T.payload).with_for_update()
 
@@ -333,13 +331,15 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
     where = wanted.conditions()
     if cursor is not None:
         where.append(tuple_(_T.created_at, _T.id) < tuple_(*map(literal, _decoded(cursor))))
-    query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
+    query = select(*RUN_COLUMNS, _T.id).where(*where)
     newest = query.order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
     rows = (await tx.execute(newest)).mappings().all()
     next_cursor = None
     if len(rows) > limit:
-        last = f"{rows[limit - 1]['created_at'].isoformat()}/{rows[limit - 1][_ROW_ID]}"
-        next_cursor = base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+        last = rows[limit - 1]
+        next_cursor = (
+            base64.urlsafe_b64encode(f"{last['created_at'].isoformat()}/{last['id']}".encode()).decode().rstrip("=")
+        )
     return RunPage(runs=[run_record(row) for row in rows[:limit]], next_cursor=next_cursor)
 
 
@@ -353,7 +353,7 @@ def _found_by(words: str) -> ColumnElement[bool]:
 
 async def seen_lately(tx: AsyncConnection, column: Literal["source", "environment"]) -> list[str]:
     """The values of this column in the latest runs, in order: suggestions for a filter."""
-    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(_LATEST).subquery()
+    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(2000).subquery()
     return list((await tx.execute(select(latest.c.value).distinct().order_by(latest.c.value).limit(100))).scalars())
 
 
