@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from orchestration.settings import Settings
 
@@ -29,10 +29,8 @@ class StackAddresses:
     """Which of `postgres` and `prefect` the embedded stack provides to this process."""
 
 
-class StackState(BaseModel):
+class StackState(BaseModel, frozen=True):
     """The content of `stack.json`. It means nothing while the lock is free."""
-
-    model_config = ConfigDict(frozen=True)
 
     pid: int
     """Process id of the owner of the stack."""
@@ -70,9 +68,8 @@ def is_lock_free(lock_file: Path) -> bool:
     lock = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
     except BlockingIOError:
         return False
-    else:
-        return True
     finally:
         os.close(lock)
