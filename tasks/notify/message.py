@@ -120,7 +120,7 @@ def render_message(subject: MessageSubject) -> Message:
     links = _links(subject.relevant)
     analysis = list(_analysis(subject.analysis))
     view: dict[str, Any] = {
-        "title": _title(subject),
+        "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(_facts(subject)),
         "actions": _actions(subject, links),
         "links": links,
@@ -157,10 +157,6 @@ def _dedup_key(subject: MessageSubject) -> str:
 
 
 def _title(subject: MessageSubject) -> str:
-    return f"{_TEST_TITLE if subject.test else ''}{_title_of_run(subject)}"
-
-
-def _title_of_run(subject: MessageSubject) -> str:
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
     names = list(dict.fromkeys(alert.name for alert in subject.relevant))
     if not subject.alerts and subject.incident is None:

@@ -25,7 +25,7 @@ def _parse(body: JsonObject) -> Push:
     return parse_group(body, _DIALECT)
 
 
-def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
+def _links(body: JsonObject, member: Member) -> JsonObject:
     """The link to a new silence: Alertmanager sends none, but its page accepts matchers as `filter`."""
     external_url = text(body.get("externalURL")).rstrip("/")
     if not (external_url and member.labels):
@@ -35,11 +35,7 @@ def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
     return {"silence": f"{external_url}/#/silences/new?filter={quote('{' + matchers + '}', safe='')}"}
 
 
-def _no_annotations(_item: JsonObject) -> JsonObject:
-    return {}
-
-
-_DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links, annotations=_no_annotations)
+_DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links)
 
 
 def _sample(mark: str) -> JsonObject:
@@ -80,9 +76,5 @@ def _sample_alert(common: JsonObject, instance: str, usage: str, since: datetime
 
 
 SOURCE = Source(
-    name="alertmanager",
-    title="Prometheus Alertmanager",
-    recognises=_recognises,
-    parse=_parse,
-    sample=_sample,
+    name="alertmanager", title="Prometheus Alertmanager", recognises=_recognises, parse=_parse, sample=_sample
 )
