@@ -97,18 +97,13 @@ def _read_addresses() -> frozenset[str]:
 
 async def top_by_memory() -> list[ProcessUse]:
     """The processes that use the most memory (resident set), the largest first."""
-    return list(await in_daemon_thread(_read_memory_use))
+    return [ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in await in_daemon_thread(_largest)]
 
 
-def _read_memory_use() -> tuple[ProcessUse, ...]:
-    sizes = [
-        (process.info["memory_info"].rss, process.pid, process.info["name"])
-        for process in psutil.process_iter(["name", "memory_info"])
-        if process.info["memory_info"] and process.info["memory_info"].rss
-    ]
-    return tuple(
-        ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in sorted(sizes, reverse=True)[:TOP_PROCESSES]
-    )
+def _largest() -> list[tuple[int, int, str]]:
+    processes = psutil.process_iter(["name", "memory_info"])
+    sizes = ((info.rss, each.pid, each.info["name"]) for each in processes if (info := each.info["memory_info"]))
+    return heapq.nlargest(TOP_PROCESSES, (size for size in sizes if size[0]))
 
 
 async def top_by_cpu() -> list[ProcessUse]:

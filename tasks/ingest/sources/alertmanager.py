@@ -6,6 +6,7 @@ Source: Prometheus documentation, "Alerting → Configuration → webhook_config
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -13,16 +14,12 @@ from pydantic import JsonValue
 
 from tasks.ingest.sources.fields import text
 from tasks.ingest.sources.group import Dialect, Member, parse_group
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Source
 
 
 def _recognises(body: JsonObject) -> int:
     is_version_4 = text(body.get("version")) == "4"
     return VENDOR if is_version_4 and "groupKey" in body and isinstance(body.get("alerts"), list) else NOT_MINE
-
-
-def _parse(body: JsonObject) -> Push:
-    return parse_group(body, _DIALECT)
 
 
 def _links(body: JsonObject, member: Member) -> JsonObject:
@@ -76,5 +73,9 @@ def _sample_alert(common: JsonObject, instance: str, usage: str, since: datetime
 
 
 SOURCE = Source(
-    name="alertmanager", title="Prometheus Alertmanager", recognises=_recognises, parse=_parse, sample=_sample
+    name="alertmanager",
+    title="Prometheus Alertmanager",
+    recognises=_recognises,
+    parse=partial(parse_group, dialect=_DIALECT),
+    sample=_sample,
 )

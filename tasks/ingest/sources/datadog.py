@@ -55,6 +55,7 @@ def _parse(body: JsonObject) -> Push:
     monitor = sent.identifier("alert_id")
     name, scope_in_title = _without_state(sent.line(*_NAME) or line(f"Monitor {monitor}"))
     scope = sent.identifier("alert_scope") or scope_in_title
+    labels = {"host": sent.pick("hostname", "host"), "alert_id": monitor, "scope": scope}
     sent_at = sent.moment("last_updated", "date")
     alert = alert_of(
         _SOURCE,
@@ -64,7 +65,7 @@ def _parse(body: JsonObject) -> Push:
         severity=worst_of(*(body.get(field) for field in _SEVERITY)),
         status=AlertStatus.RESOLVED if _has_recovered(sent) else AlertStatus.FIRING,
         description=sent.pick("body", "event_msg", "text_only_msg", "message", "alert_status"),
-        labels=_labels(sent, scope),
+        labels=tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(labels),
         annotations=sent.annotations(
             "alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id", "aggreg_key"
         ),
@@ -95,11 +96,6 @@ def _has_recovered(sent: Fields) -> bool:
         return True
     state = _STATE_IN_TITLE.match(sent.line("title", "alert_title"))
     return state is not None and bool(_RECOVERED.search(state["state"]))
-
-
-def _labels(sent: Fields, scope: str) -> dict[str, str]:
-    own = {"host": sent.pick("hostname", "host"), "alert_id": sent.pick("alert_id"), "scope": scope}
-    return tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(own)
 
 
 def _sample(mark: str) -> JsonObject:

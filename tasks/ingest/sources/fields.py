@@ -251,20 +251,23 @@ def alert_of(
     description: JsonValue,
     links: Mapping[str, JsonValue],
     fingerprint: str = "",
-    group: str = "",
+    group: str | None = "",
     title: str = "",
     started_at: datetime | None = None,
     ended_at: datetime | None = None,
 ) -> Alert:
     """The alert in a body. `ended_at` is used only if it is resolved.
 
-    Defaults: the fingerprint is made of name and labels; each name and host is an incident (`group` is the sender's
-    own key for it); the title is the name with the host.
+    Without a fingerprint, name and labels identify the alert. `group` is the sender's key of the incident: "" means
+    one incident for each name and host, None means one for each alert. The title is the name with its host, if the
+    sender gives none.
     """
     host = host_of(labels)
+    fingerprint = fingerprint or fingerprint_of(name, labels)
+    group = fingerprint if group is None else group
     return Alert(
         source=source,
-        fingerprint=fingerprint or fingerprint_of(name, labels),
+        fingerprint=fingerprint,
         name=name,
         severity=severity,
         status=status,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -82,10 +83,6 @@ def parse_as(body: JsonObject, source: str) -> Push:
         return _parse_list(body, source)
     name = _name_in(body)
     return Push(source=source, alerts=(_alert(body, {}, name, source),) if name else ())
-
-
-def _parse(body: JsonObject) -> Push:
-    return parse_as(body, "generic")
 
 
 def _parse_list(body: JsonObject, source: str) -> Push:
@@ -166,4 +163,10 @@ def _sample(mark: str) -> JsonObject:
     }
 
 
-SOURCE = Source(name="generic", title="Generic JSON", recognises=_recognises, parse=_parse, sample=_sample)
+SOURCE = Source(
+    name="generic",
+    title="Generic JSON",
+    recognises=_recognises,
+    parse=partial(parse_as, source="generic"),
+    sample=_sample,
+)

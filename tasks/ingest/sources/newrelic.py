@@ -12,7 +12,6 @@ from orchestration.alert import Alert
 from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
-    fingerprint_of,
     first_of,
     joined,
     labels_of,
@@ -68,7 +67,6 @@ def _issue(body: JsonObject) -> Alert:
             "workflow": body.get("workflowName"),
         }
     )
-    own_id = own_id or fingerprint_of(name, labels)
     description = Fields(body, notes).pick("description", "details") or gathered.get("conditionDescription")
     return alert_of(
         _SOURCE,
@@ -80,7 +78,7 @@ def _issue(body: JsonObject) -> Alert:
         description=first_of(description),
         labels=labels,
         annotations=sent.annotations("state", "trigger", "totalIncidents", "isCorrelated", "owner"),
-        group=own_id,
+        group=None,
         title=name,
         links={"source": body.get("issueUrl"), "runbook": first_of(gathered.get("runbookUrl"))},
         started_at=sent.moment("activatedAt", "createdAt", "createdAtUtc", "timestamp", "updatedAt"),
@@ -97,7 +95,6 @@ def _incident(body: JsonObject) -> Alert:
     entity = line(target.get("name"))
     own = {"policy": body.get("policy_name"), "condition": body.get("condition_name"), "entity": entity}
     labels = labels_of(target.get("labels")) | labels_of(own)
-    own_id = own_id or fingerprint_of(name, labels)
     return alert_of(
         _SOURCE,
         body,
@@ -108,7 +105,7 @@ def _incident(body: JsonObject) -> Alert:
         description=sent.pick("details", "condition_description"),
         labels=labels,
         annotations=sent.annotations("current_state", "event_type", "owner"),
-        group=own_id,
+        group=None,
         title=line(f"{name} on {entity}" if entity else name),
         links={link: body.get(field) for link, field in _LEGACY_LINKS.items()},
         started_at=sent.moment("timestamp"),

@@ -16,7 +16,6 @@ from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
     annotations_of,
-    fingerprint_of,
     joined,
     labels_of,
     line,
@@ -57,36 +56,32 @@ def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
     fields = Fields(sent)
     name = fields.line("message") or line(f"Alert {fields.line('tinyId', 'alertId')}")
     closed = action.casefold() in _ENDS or status_of(sent.get("status")) is AlertStatus.RESOLVED
-    labels = _labels(sent)
-    own_id = fields.identifier("alias", "alertId", "tinyId") or fingerprint_of(name, labels)
+    labels = labels_of(sent.get("details"), "details") | labels_of(
+        {
+            "entity": sent.get("entity"),
+            "team": fields.pick("team", "teams"),
+            "tags": joined(sent.get("tags")),
+            "tiny_id": sent.get("tinyId"),
+            "sender": sent.get("source"),
+        }
+    )
     place = host_of(labels) or fields.line("entity")
     return alert_of(
         _SOURCE,
         body,
-        fingerprint=own_id,
+        fingerprint=fields.identifier("alias", "alertId", "tinyId"),
         name=name,
         severity=severity_of(sent.get("priority")),
         status=AlertStatus.RESOLVED if closed else AlertStatus.FIRING,
         description=sent.get("description"),
         labels=labels,
         annotations=annotations_of({"action": action, "by": sent.get("username"), "note": sent.get("note")}),
-        group=own_id,
+        group=None,
         title=line(f"{name} on {place}" if place and place not in name else name),
         links=Fields(object_in(sent.get("details"))).links(_LINKS),
         started_at=fields.moment("createdAt"),
         ended_at=fields.moment("updatedAt"),
     )
-
-
-def _labels(sent: JsonObject) -> dict[str, str]:
-    own = {
-        "entity": sent.get("entity"),
-        "team": Fields(sent).pick("team", "teams"),
-        "tags": joined(sent.get("tags")),
-        "tiny_id": sent.get("tinyId"),
-        "sender": sent.get("source"),
-    }
-    return labels_of(sent.get("details"), "details") | labels_of(own)
 
 
 def _sample(mark: str) -> JsonObject:

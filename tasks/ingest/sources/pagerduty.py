@@ -15,7 +15,6 @@ from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
     annotations_of,
-    fingerprint_of,
     joined,
     labels_of,
     line,
@@ -91,7 +90,6 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
     name = fields.line("title", "summary", "description") or line(f"Incident {own_id}")
     ended = event.endswith(_ENDS) or status_of(incident.get("status")) is AlertStatus.RESOLVED
     labels = _labels(incident)
-    own_id = own_id or fingerprint_of(name, labels)
     news = {"event": event, "status": incident.get("status"), "number": fields.pick("number", "incident_number")}
     body, first = object_in(incident.get("body")), object_in(incident.get("first_trigger_log_entry"))
     conference = object_in(incident.get("conference_bridge")).get("conference_url")
@@ -106,7 +104,7 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
         description=Fields(body, incident, first).pick("details", "description", "summary"),
         labels=labels,
         annotations=annotations_of(news),
-        group=own_id,
+        group=None,
         title=name,
         links={"source": incident.get("html_url"), "conference": conference},
         started_at=_since(incident, event, occurred_at),

@@ -34,6 +34,7 @@ _NAME = ("trigger_name", "event_name", "name", "alert_subject", "subject")
 _SEVERITY = ("event_severity", "event_nseverity", "trigger_severity", "trigger_nseverity", "severity")
 """The event's severity comes first: an operator may have changed it, while the trigger keeps its own."""
 _STATUS = ("event_value", "trigger_value", "trigger_status", "event_status", "status", "value")
+"""0 and 1, as numbers or texts, or a word: OK, RESOLVED, PROBLEM."""
 _HOST = ("host", "host_name", "hostname", "host_host", "host_ip")
 _SEVERITIES = {
     "not classified": Severity.INFO,
@@ -66,13 +67,14 @@ def _parse(body: JsonObject) -> Push:
     fields = Fields(sent)
     name, host, trigger = fields.line(*_NAME), fields.identifier(*_HOST), fields.identifier("trigger_id")
     own_id = f"{trigger}:{host}" if trigger and host else trigger
+    severity, status = fields.line(*_SEVERITY), fields.line(*_STATUS)
     alert = alert_of(
         _SOURCE,
         body,
         fingerprint=own_id or fingerprint_of(name, labels_of({"host": host})),
         name=name,
-        severity=_severity(fields.line(*_SEVERITY)),
-        status=_status(fields.line(*_STATUS)),
+        severity=_SEVERITIES.get(severity.casefold()) or severity_of(severity),
+        status=AlertStatus.RESOLVED if status == "0" else status_of(status),
         description=fields.pick("trigger_description", "alert_message", "message", "event_opdata"),
         labels=_labels(fields, host),
         annotations=fields.annotations(
@@ -83,15 +85,6 @@ def _parse(body: JsonObject) -> Push:
         ended_at=_moment(fields, "event_recovery_"),
     )
     return Push(source=_SOURCE, alerts=(alert,))
-
-
-def _status(word: str) -> AlertStatus:
-    """The status in the first status field: 0 and 1 as numbers or texts, or a word (OK, RESOLVED, PROBLEM)."""
-    return AlertStatus.RESOLVED if word == "0" else status_of(word)
-
-
-def _severity(word: str) -> Severity:
-    return _SEVERITIES.get(word.casefold()) or severity_of(word)
 
 
 def _labels(fields: Fields, host: str) -> dict[str, str]:
