@@ -18,6 +18,8 @@ HIGH, MEDIUM = "high", "medium"
 GENERAL = "general"
 """The type of a recommendation that belongs to no cause."""
 
+_FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -32,7 +34,10 @@ class Findings:
 
 def advise(cause: Cause | None, findings: Findings) -> list[Recommendation]:
     """The recommendations for a cause, the most urgent first, each with a command. None means that it is unknown."""
-    return _ADVICE[cause](findings) if cause else [_general()]
+    if cause:
+        return _ADVICE[cause](findings)
+    unknown = "Neither the alert nor the checks name a cause."
+    return [_advice(GENERAL, MEDIUM, "Look at the host", unknown, "uptime; free -h; df -h", *_FAILED_SERVICES)]
 
 
 def also_look_at(check: Check) -> Recommendation:
@@ -127,13 +132,6 @@ def _process(findings: Findings) -> list[Recommendation]:
     found = findings.check.message if findings.check else ""
     return [_advice(Cause.PROCESS, HIGH, "Find what stopped, and why", found, *_FAILED_SERVICES)]
 
-
-def _general() -> Recommendation:
-    unknown = "Neither the alert nor the checks name a cause."
-    return _advice(GENERAL, MEDIUM, "Look at the host", unknown, "uptime; free -h; df -h", *_FAILED_SERVICES)
-
-
-_FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
 
 _ADVICE: Mapping[Cause, Callable[[Findings], list[Recommendation]]] = {
     Cause.MEMORY: _memory,

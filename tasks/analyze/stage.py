@@ -51,6 +51,16 @@ def fallback_result(error: StageError) -> AnalyzeResult:
     )
 
 
+def ensure_provider(name: str | None) -> None:
+    """Refuse a provider that does not exist.
+
+    Raises:
+        BadInput: naming those that do.
+    """
+    if name is not None and name not in PROVIDERS:
+        raise BadInput(f"provider: there is no {name[:80]!r}; there are: {', '.join(PROVIDERS)}")
+
+
 class IntelligenceNode(NodeConfig):
     """Who analyzes. None means the run's provider, or else the installation's."""
 
@@ -60,8 +70,7 @@ class IntelligenceNode(NodeConfig):
 async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
     usual = run.services.analysis
     name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
-    if name is not None and name != usual.name and name not in PROVIDERS:
-        raise BadInput(f"provider: there is no {name[:80]!r}; there are: {', '.join(PROVIDERS)}")
+    ensure_provider(name if name != usual.name else None)
     return AnalyzeConfig(
         provider=usual if name in (None, usual.name) else PROVIDERS[name](),
         evidence=AnalysisInput(

@@ -179,10 +179,7 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     groups = split_by_incident(push.alerts)
-    metadata = intake.metadata
-    reserved = 0
-    if metadata.reserved_by is not None:
-        reserved = len(groups) if metadata.reserved_runs is None else min(metadata.reserved_runs, len(groups))
+    reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)
 
