@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import orjson
 from pydantic import BeforeValidator, Field, JsonValue
 
-from orchestration.contracts import Contract, Stage, StageContext, TransformResult
+from orchestration.contracts import Stage, StageContext, TransformResult
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.engine.values import dig, find
 from orchestration.errors import BadInput
@@ -107,15 +107,12 @@ def _picked(value: JsonValue, mapping: Mapping[str, str]) -> JsonValue:
 
 async def _set_up(run: ActiveRun, step: Step) -> TransformSetup:
     config = cast("TransformConfig", step.config)
-    source = run.start_value if config.source_node == PAYLOAD else _value_of(run.results.get(config.source_node))
-    return TransformSetup(source=source, config=config)
-
-
-def _value_of(result: Contract | None) -> JsonValue:
-    """What a transform works on: an earlier transform's output, or another node's result."""
+    if config.source_node == PAYLOAD:
+        return TransformSetup(source=run.start_value, config=config)
+    result = run.results.get(config.source_node)
     if isinstance(result, TransformResult):
-        return result.output
-    return None if result is None else result.model_dump(mode="json")
+        return TransformSetup(source=result.output, config=config)
+    return TransformSetup(source=result and result.model_dump(mode="json"), config=config)
 
 
 async def _reason_to_skip(run: ActiveRun, step: Step) -> str | None:

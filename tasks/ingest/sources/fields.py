@@ -157,28 +157,20 @@ def moment(value: JsonValue) -> datetime | None:
 
     Returns None for a value that is no time, and for years outside of 1973 to 2200: Go's zero time, 0, "never".
     """
-    if isinstance(value, str):
-        written = value.strip()
-        return _from_epoch(float(written)) if _EPOCH.fullmatch(written) else _from_iso(written)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _from_epoch(float(value))
-    return None
-
-
-def _from_epoch(number: float) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, str) and not _EPOCH.fullmatch(value.strip()):
+        try:
+            return _plausible(datetime.fromisoformat(value.strip()))
+        except ValueError:
+            return None
+    number = float(value)
     # The ranges of the four units do not overlap: only one unit gives a year from 1973 to 2200.
     if not 1e8 <= number < 1e20:
         return None
     while number >= 1e11:
         number /= 1000
     return _plausible(datetime.fromtimestamp(number, UTC))
-
-
-def _from_iso(written: str) -> datetime | None:
-    try:
-        return _plausible(datetime.fromisoformat(written))
-    except ValueError:
-        return None
 
 
 def _plausible(when: datetime) -> datetime | None:
@@ -201,8 +193,7 @@ def objects_in(value: JsonValue) -> tuple[list[tuple[int, JsonObject]], list[str
 
 def links_of(found: Mapping[str, JsonValue]) -> dict[str, str]:
     """The links that are http or https URLs, by name."""
-    addresses = {name: web_address(value) for name, value in found.items()}
-    return {name: address for name, address in addresses.items() if address}
+    return {name: address for name, value in found.items() if (address := web_address(value))}
 
 
 def fingerprint_of(name: str, labels: Mapping[str, str]) -> str:

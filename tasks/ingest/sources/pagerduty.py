@@ -41,8 +41,8 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    if isinstance(body.get("messages"), list):
-        return _parse_messages(body)
+    if isinstance(messages := body.get("messages"), list):
+        return _parse_messages(messages)
     event = object_in(body.get("event"))
     if not event:
         return Push(source=_SOURCE)
@@ -53,11 +53,10 @@ def _parse(body: JsonObject) -> Push:
     return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
 
 
-def _parse_messages(body: JsonObject) -> Push:
-    messages = body.get("messages")
+def _parse_messages(messages: list[JsonValue]) -> Push:
     alerts: list[Alert] = []
     errors: list[str] = []
-    for index, message in enumerate(messages if isinstance(messages, list) else []):
+    for index, message in enumerate(messages):
         if not isinstance(message, dict):
             errors.append(f"messages[{index}] is {json_kind(message)}, not an object")
             continue
