@@ -46,8 +46,7 @@ class LocalAnalysis:
         cause = diagnosis.cause
         checks = case.check.checks if case.check else []
         findings = await _look(case, cause, next((check for check in checks if check.name == cause), None))
-        own = socket.gethostname()
-        note = f"Seen on {own}, which runs this pipeline, not on {_some(others)}. " if others else ""
+        note = f"Seen on {socket.gethostname()}, which runs this pipeline, not on {_some(others)}. " if others else ""
         also = [check for check in unhealthy(checks) if check.name != cause]
         advice = [*advise(cause, findings), *map(also_look_at, also)]
         recommendations = [
@@ -55,7 +54,7 @@ class LocalAnalysis:
             for each in advice
         ]
         return AnalyzeResult(
-            summary=_summary(case, diagnosis, findings, own, named, others),
+            summary=_summary(case, diagnosis, findings, named, others),
             probable_cause=f"{cause}: {'; '.join(diagnosis.evidence)}" if cause else "unknown",
             actions=[f"{each.title}: {next(iter(each.actions), each.description)}" for each in recommendations],
             recommendations=recommendations,
@@ -101,10 +100,9 @@ def _root_to_search(named: Sequence[str], worst: str) -> str:
     return next((mount for mount in named if mount in local), worst)
 
 
-def _summary(
-    case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, own: str, named: list[str], others: list[str]
-) -> str:
+def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
     """The analysis in one or two sentences, for a person who was asleep a minute ago."""
+    own = socket.gethostname()
     title = _title(case)
     unnamed = [host for host in others or named if host not in title]
     about = title + (f" ({_some(unnamed)})" if unnamed else "")

@@ -112,7 +112,7 @@ def _moment(fields: Fields, prefix: str) -> datetime | None:
     day, hour = fields.line(f"{prefix}date"), fields.line(f"{prefix}time")
     if day:
         return moment(f"{day.replace('.', '-')} {hour}".strip())
-    return fields.moment(f"{prefix}timestamp", f"{prefix}time")
+    return moment(fields.pick(f"{prefix}timestamp") or fields.pick(f"{prefix}time"))
 
 
 def _sample(mark: str) -> JsonObject:
