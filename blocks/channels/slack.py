@@ -103,11 +103,6 @@ class SlackChannel(ChannelBlock):
         return self
 
     @property
-    def driver(self) -> str:
-        """`slack`."""
-        return "slack"
-
-    @property
     def target(self) -> str:
         """The channel, or the webhook's host."""
         if self.bot_token and self.channel:
@@ -166,19 +161,11 @@ class SlackChannel(ChannelBlock):
         return client
 
     def _by_bot(self, message: Message) -> Delivery:
+        keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
+        metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
+        content = _content(message)
         try:
-            response = self._client().chat_postMessage(
-                channel=self.channel or "",
-                metadata={
-                    "event_type": "alert_pipeline_message",
-                    "event_payload": {
-                        "run_id": message.run_id,
-                        "idempotency_key": message.idempotency_key,
-                        "dedup_key": message.dedup_key,
-                    },
-                },
-                **_content(message),
-            )
+            response = self._client().chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
         except SlackApiError as error:
             raise _api_error(error) from None
         data: dict[str, Any] = response.data
@@ -203,11 +190,7 @@ class SlackChannel(ChannelBlock):
 
 
 async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
-    """Call Slack's client, which blocks, in a thread; its result.
-
-    Raises:
-        DeliveryFailed: retryable if the connection broke.
-    """
+    """Call Slack's client, which blocks, in a thread."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except (OSError, HTTPException) as error:
@@ -217,12 +200,8 @@ async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
 
 
 def _content(message: Message) -> dict[str, Any]:
-    return {
-        "text": fallback_of(message),
-        "blocks": blocks_of(message),
-        "unfurl_links": False,
-        "unfurl_media": False,
-    }
+    unfurl = {"unfurl_links": False, "unfurl_media": False}
+    return {"text": fallback_of(message), "blocks": blocks_of(message), **unfurl}
 
 
 def _accepted(body: str) -> bool:
@@ -237,13 +216,13 @@ def _accepted(body: str) -> bool:
     return start != "<"
 
 
-def _api_error(error: SlackApiError, what: str = "refused the message") -> DeliveryFailed:
+def _api_error(error: SlackApiError, refusal: str = "refused the message") -> DeliveryFailed:
     failure: Any = error
     status, headers = int(failure.response.status_code), failure.response.headers
     code = str(failure.response.get("error", ""))
     if not 200 <= status < 300:
         return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
-    return DeliveryFailed(f"Slack {what}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
+    return DeliveryFailed(f"Slack {refusal}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
 
 
 def blocks_of(message: Message) -> list[Json]:
@@ -267,8 +246,7 @@ def blocks_of(message: Message) -> list[Json]:
 
 def fallback_of(message: Message) -> str:
     """The text of the push notification, and of clients without blocks."""
-    emoji = _emoji(message)
-    return _clip(f"{emoji} {escape(message.title)}", FALLBACK_LIMIT)
+    return _clip(f"{_emoji(message)} {escape(message.title)}", FALLBACK_LIMIT)
 
 
 def escape(text: str) -> str:
