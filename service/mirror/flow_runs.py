@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed, Pending, to_state_create
 
-from blocks.prefect_api import PAGE_SIZE
+from blocks.prefect_api import PAGE_SIZE, read_pages
 from flows.flow_run import final_state, flow_run_name, flow_run_tags
 from orchestration.errors import RunNotFound
 from orchestration.signals import logger
@@ -104,7 +106,9 @@ class FlowRunMirror:
         Raises:
             Unavailable: the database does not answer.
         """
-        deployments = await self._deployments()
+        of_linear = (await self.target()).deployment_id
+        ours = [of_linear, *(deployment.id for deployment in await definition_deployments(self._client))]
+        deployments = [str(deployment_id) for deployment_id in ours if deployment_id is not None]
         if not deployments:
             return 0
         wanted = {"deployment_id": {"any_": deployments}, "state": {"type": {"any_": _NOT_ENDED}}}
@@ -118,14 +122,6 @@ class FlowRunMirror:
         if ended:
             logger.info("Ended %d flow runs in Prefect that no process was executing", ended)
         return ended
-
-    async def _deployments(self) -> list[str]:
-        """The ids of our deployments: that of the linear pipeline, and those of the definitions."""
-        target = await self.target()
-        only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
-        others = await self._client.read_deployments(flow_filter=only, limit=PAGE_SIZE)
-        ids = (target.deployment_id, *(other.id for other in others))
-        return [str(deployment_id) for deployment_id in ids if deployment_id is not None]
 
     async def _target_of(self, record: RunRecord) -> DeploymentTarget:
         """The deployment of the run's definition, or that of the linear pipeline."""
@@ -163,19 +159,29 @@ class FlowRunMirror:
         return FlowRun.model_validate(answer.json())
 
     async def _find_target(self, flow: str, deployment: str) -> DeploymentTarget:
-        try:
-            if not deployment:  # a definition from a file, which is not stored
-                return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
-            found = await self._client.read_deployment_by_name(f"{flow}/{deployment}")
-        except ObjectNotFound:
-            return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
-        return DeploymentTarget(
-            flow_id=found.flow_id,
-            deployment_id=found.id,
-            pool=found.work_pool_name,
-            queue=found.work_queue_name,
-            queue_id=found.work_queue_id,
-        )
+        with suppress(ObjectNotFound):
+            if deployment:  # a definition from a file is not stored and has none
+                found = await self._client.read_deployment_by_name(f"{flow}/{deployment}")
+                return DeploymentTarget(
+                    flow_id=found.flow_id,
+                    deployment_id=found.id,
+                    pool=found.work_pool_name,
+                    queue=found.work_queue_name,
+                    queue_id=found.work_queue_id,
+                )
+        return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
+
+
+async def definition_deployments(client: PrefectClient) -> list[DeploymentResponse]:
+    """All deployments of the flow `definition-pipeline`.
+
+    Raises:
+        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
+    """
+    only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
+    return await read_pages(
+        lambda offset: client.read_deployments(flow_filter=only, limit=PAGE_SIZE, offset=offset),
+    )
 
 
 async def _missing_end(database: Database, flow_run: FlowRun) -> State[Any] | None:
