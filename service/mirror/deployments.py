@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from pkgutil import resolve_name
+from typing import Any
 from uuid import UUID
 
 import yaml
@@ -37,6 +38,9 @@ POOL_TYPE = "warm"
 
 TAGS = ("alert-pipeline",)
 """The tags of a new deployment. `service/mirror/definitions.py` deletes no deployment without them."""
+
+# `WarmWorker` adds nothing to the job template of the base class. Importing it here would be an import circle.
+_BASE: Any = BaseWorker
 
 _OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
 
@@ -103,12 +107,10 @@ async def ensure_pool(client: PrefectClient) -> None:
             name=POOL_NAME,
             type=POOL_TYPE,
             description="Runs of the warm worker.",
-            base_job_template=_job_template(),
+            base_job_template=_BASE.get_default_base_job_template(),
         )
-        try:
+        with suppress(ObjectAlreadyExists):  # another worker started at the same time
             await client.create_work_pool(wanted)
-        except ObjectAlreadyExists:  # another worker started at the same time
-            return
     else:
         if pool.type != POOL_TYPE:
             logger.warning(
@@ -143,7 +145,11 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
         deployment_id = known.id
         if not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
-    await _ensure_triggers(client, deployment_id, wanted)
+    for trigger in wanted.triggers:
+        trigger.set_deployment_id(deployment_id)
+        automation = trigger.as_automation()
+        if not await client.read_automations_by_name(automation.name):
+            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))
     return deployment_id
 
 
@@ -152,16 +158,9 @@ def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
     return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
 
 
-def _job_template() -> dict[str, Any]:
-    # That of `WarmWorker`, which adds nothing to the base class. Importing it here would be an import circle.
-    base: Any = BaseWorker
-    return base.get_default_base_job_template()
-
-
 def _deployment(entry: dict[str, Any]) -> Deployment:
-    module, _, name = str(entry["entrypoint"]).rpartition(".")
     return Deployment(
-        flow=cast("Flow[..., Any]", getattr(import_module(module), name)),
+        flow=resolve_name(entry["entrypoint"]),
         entrypoint=entry["entrypoint"],
         name=entry["name"],
         description=entry["description"],
@@ -185,12 +184,3 @@ def _own_fields(wanted: Deployment) -> dict[str, Any]:
         "entrypoint": wanted.entrypoint,
         "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
     }
-
-
-async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:
-    for trigger in wanted.triggers:
-        trigger.set_deployment_id(deployment_id)
-        automation = trigger.as_automation()
-        known = await client.read_automations_by_name(automation.name)
-        if not known:
-            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))
