@@ -14,7 +14,7 @@ _MARKS = {"ok": "✓", "warning": "⚠", "critical": "✗", "unknown": "?"}
 
 
 async def tell_story(database: Database, run_id: str) -> str:
-    """What happened in a run: what came in, what was found, what was told, and every attempt."""
+    """What happened in a run: the alert, the findings, the messages sent, and every attempt."""
     async with database.transaction() as tx:
         story = await read_story(tx, run_id)
     sections = [_head(story), _checks(story), _analysis(story), _deliveries(story), _attempts(story)]

@@ -32,7 +32,10 @@ class Outcome(Contract):
 
 @dataclass(frozen=True, kw_only=True)
 class DefinitionService:
-    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached."""
+    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached.
+
+    Each method raises `Unavailable` if the database does not answer.
+    """
 
     database: Database
     prefect_api_url: str | None = None
@@ -41,9 +44,6 @@ class DefinitionService:
         """Store this as the version that runs. Applied again it changes nothing.
 
         An edit of the block in Prefect that no run has used yet is stored as a version first.
-
-        Raises:
-            Unavailable: the database does not answer.
         """
         notes: list[str] = []
         await self._in_prefect("store_edit", new.name, notes)
@@ -58,7 +58,6 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is none.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.set_active(tx, name, active=active)
@@ -69,7 +68,6 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is no such definition, or no such version.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.activate_version(tx, name, version)
@@ -80,7 +78,6 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is none.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.delete_definition(tx, name)

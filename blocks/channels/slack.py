@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -142,21 +142,16 @@ class SlackChannel(ChannelBlock):
 
     def _who_am_i(self) -> str:
         try:
-            said: dict[str, Any] = self._client().auth_test().data
+            said: dict[str, Any] = self._client(WebClient, self.bot_token, base_url=self.base_url).auth_test().data
         except SlackApiError as error:
             raise _api_error(error, "does not let the bot in") from None
         return f"Slack knows the bot {redact_text(str(said.get('user')))} of {redact_text(str(said.get('team')))}"
 
-    def _client(self) -> Any:
-        # The client's own annotations are partly unknown.
-        client: Any = WebClient(
-            token=self.bot_token.get_secret_value() if self.bot_token else None,
-            base_url=self.base_url,
-            timeout=self.timeout_seconds,
-            ssl=tls_context(),
-            logger=_SILENT,
-            retry_handlers=[],
-        )
+    def _client(self, kind: type[Any], address: SecretStr | None, **options: Any) -> Any:
+        """A client of Slack's SDK. `address` is the bot's token or the webhook's URL."""
+        secret = address.get_secret_value() if address else ""
+        options |= {"timeout": self.timeout_seconds, "ssl": tls_context(), "logger": _SILENT, "retry_handlers": []}
+        client = kind(secret, **options)
         client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, respects NO_PROXY.
         return client
 
@@ -164,25 +159,18 @@ class SlackChannel(ChannelBlock):
         keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
         metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
         content = _content(message)
+        client = self._client(WebClient, self.bot_token, base_url=self.base_url)
         try:
-            response = self._client().chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
+            response = client.chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
         except SlackApiError as error:
             raise _api_error(error) from None
         data: dict[str, Any] = response.data
         return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
 
     def _by_webhook(self, message: Message) -> Delivery:
-        client = WebhookClient(
-            self.webhook_url.get_secret_value() if self.webhook_url else "",
-            timeout=self.timeout_seconds,
-            ssl=tls_context(),
-            logger=_SILENT,
-            retry_handlers=[],
-        )
-        client.proxy = None
-        response = client.send_dict(_content(message))
+        response = self._client(WebhookClient, self.webhook_url).send_dict(_content(message))
         if not 200 <= response.status_code < 300:
-            wait = cast("dict[str, str]", response.headers).get("Retry-After")
+            wait = response.headers.get("Retry-After")
             raise refused("Slack", response.status_code, detail=response.body, retry_after=wait)
         if not _accepted(response.body):
             raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)

@@ -5,6 +5,7 @@ The store is the truth. This module writes it to Prefect, and stores what operat
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, cast
 
 from prefect import Flow, get_client
@@ -130,9 +131,7 @@ def _wanted(record: DefinitionRecord) -> Deployment:
 
 
 async def _forget_deployment(client: PrefectClient, name: str) -> None:
-    try:
+    with suppress(ObjectNotFound):
         known = await client.read_deployment_by_name(f"{DEFINITION_FLOW_NAME}/{name}")
-    except ObjectNotFound:
-        return
-    if set(TAGS) <= set(known.tags):  # an operator's own deployment does not have our tags
-        await client.delete_deployment(known.id)
+        if set(TAGS) <= set(known.tags):  # an operator's own deployment does not have our tags
+            await client.delete_deployment(known.id)

@@ -2,6 +2,8 @@
 
 A worker does so when it starts. It creates what is missing and updates description, entry point and parameter schema;
 whatever an operator can set (pause, limits, schedules, tags, parameters, automations) stays as it is.
+
+The coroutines raise whatever Prefect's client raises: call them within `blocks.prefect_api.prefect_errors()`.
 """
 
 from __future__ import annotations
@@ -85,7 +87,6 @@ async def register(client: PrefectClient) -> None:
 
     Raises:
         BadSetting: prefect.yaml is missing or broken.
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     await ensure_pool(client)
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
@@ -95,11 +96,7 @@ async def register(client: PrefectClient) -> None:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool, unless it exists.
-
-    Raises:
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
-    """
+    """Create the work pool, unless it exists."""
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -122,11 +119,7 @@ async def ensure_pool(client: PrefectClient) -> None:
 
 
 async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
-    """Create the deployment, or update the fields that operators do not set; its id.
-
-    Raises:
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
-    """
+    """Create the deployment, or update the fields that operators do not set; its id."""
     own = _own_fields(wanted)
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")

@@ -60,4 +60,5 @@ class Breaker:
             await asyncio.sleep(seconds)
         else:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._opened.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._opened.wait()

@@ -39,11 +39,7 @@ SYNC_SECONDS = 60.0
 """How often a worker brings Prefect's blocks and deployments in step with the definitions."""
 
 
-class WarmResult(BaseWorkerResult):
-    """The result of a scheduled run. Its flow run's state in Prefect says how it ended."""
-
-
-class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
+class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
     """Executes claimed runs, and scheduled flow runs, in this process."""
 
     type = POOL_TYPE
@@ -118,7 +114,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         flow_run: FlowRun,
         configuration: BaseJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
-    ) -> WarmResult:
+    ) -> BaseWorkerResult:
         """Execute one scheduled flow run in this process."""
         del configuration
         if task_status is not None:
@@ -134,7 +130,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
                 await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
         finally:
             worker.occupy(-1)
-        return WarmResult(identifier=str(flow_run.id), status_code=0)
+        return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
     async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:
         if flow_run.deployment_id is None:
