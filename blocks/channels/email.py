@@ -151,9 +151,14 @@ class EmailChannel(ChannelBlock):
         try:
             return await asyncio.to_thread(self._with_server, work)
         except smtplib.SMTPRecipientsRefused as error:
-            raise _all_refused(error) from None
+            answers: Refused = error.recipients
+            reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
+            temporary = any(400 <= code < 500 for code, _ in answers.values())
+            raise DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=temporary) from None
         except smtplib.SMTPResponseException as error:
-            raise _answered(error) from None
+            what = "refused the login" if isinstance(error, smtplib.SMTPAuthenticationError) else "answered"
+            reply = _reply(error.smtp_code, error.smtp_error)
+            raise DeliveryFailed(f"the mail server {what}: {reply}", retryable=400 <= error.smtp_code < 500) from None
         except smtplib.SMTPNotSupportedError as error:
             raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
         except (smtplib.SMTPException, OSError) as error:
@@ -186,16 +191,3 @@ def _digest(key: str) -> str:
 def _reply(code: int, words: bytes | str) -> str:
     text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
     return f"{code} {redact_text(_SPACE.sub(' ', text), limit=200)}"
-
-
-def _answered(error: smtplib.SMTPResponseException) -> DeliveryFailed:
-    what = "refused the login" if isinstance(error, smtplib.SMTPAuthenticationError) else "answered"
-    reply = _reply(error.smtp_code, error.smtp_error)
-    return DeliveryFailed(f"the mail server {what}: {reply}", retryable=400 <= error.smtp_code < 500)
-
-
-def _all_refused(error: smtplib.SMTPRecipientsRefused) -> DeliveryFailed:
-    answers: Refused = error.recipients
-    reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
-    temporary = any(400 <= code < 500 for code, _ in answers.values())
-    return DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=temporary)

@@ -182,7 +182,13 @@ class ChannelCache:
         """
         async with self._reading:
             if self._known is None:
-                await self._first_read()
+                if time.monotonic() < self._not_before:  # each page would wait for Prefect again
+                    raise Unavailable("The channel blocks are not known, and Prefect does not answer")
+                try:
+                    await self.refresh()
+                except Unavailable:
+                    self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
+                    raise
         return self._known or []
 
     async def refresh(self) -> None:
@@ -200,7 +206,13 @@ class ChannelCache:
                 raise Unavailable(f"The channel blocks are not known: {why}") from None
             return
         self._known = found
-        await self._save(found)
+        content = _SAVED_BLOCKS.dump_json(found)
+        if content != self._stored:
+            try:
+                await self._store.write(self._name, self._fernet.encrypt(content))
+                self._stored = content
+            except Unavailable as error:
+                logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
 
     async def restore(self) -> bool:
         """Read the encrypted copy, unless the blocks are known already. Returns whether they are known now.
@@ -214,26 +226,6 @@ class ChannelCache:
             except InvalidToken:
                 logger.error("The encrypted copy of the channel blocks cannot be decrypted: it was changed")
         return self._known is not None
-
-    async def _first_read(self) -> None:
-        """Read while no blocks are known, but not for each page again: each would wait."""
-        if time.monotonic() < self._not_before:
-            raise Unavailable("The channel blocks are not known, and Prefect does not answer")
-        try:
-            await self.refresh()
-        except Unavailable:
-            self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
-            raise
-
-    async def _save(self, found: list[SavedBlock]) -> None:
-        content = _SAVED_BLOCKS.dump_json(found)
-        if content == self._stored:
-            return
-        try:
-            await self._store.write(self._name, self._fernet.encrypt(content))
-            self._stored = content
-        except Unavailable as error:
-            logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
 
 
 def _built(saved: SavedBlock) -> ChannelBlock | BrokenBlock:

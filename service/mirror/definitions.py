@@ -6,9 +6,8 @@ The store is the truth. This module writes it to Prefect, and stores what operat
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, cast
 
-from prefect import Flow, get_client
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
@@ -16,7 +15,6 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
 from blocks.prefect_api import prefect_errors
-from flows.definition_pipeline import definition_pipeline
 from flows.definitions import sync_block, write_block
 from orchestration.definitions import checked_name
 from orchestration.errors import BadInput
@@ -121,13 +119,13 @@ def _is_shown(known: DeploymentResponse | None, record: DefinitionRecord) -> boo
 
 
 def _wanted(record: DefinitionRecord) -> Deployment:
-    return Deployment(
-        flow=cast("Flow[..., Any]", definition_pipeline),
-        entrypoint="flows.definition_pipeline.definition_pipeline",
-        name=record.name,
-        description=record.description or f"The pipeline definition {record.name}.",
-        parameters={"definition": record.name},
-    )
+    fields = {
+        "entrypoint": "flows.definition_pipeline.definition_pipeline",
+        "name": record.name,
+        "description": record.description or f"The pipeline definition {record.name}.",
+        "parameters": {"definition": record.name},
+    }
+    return Deployment.model_validate(fields)
 
 
 async def _forget_deployment(client: PrefectClient, name: str) -> None:

@@ -11,14 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import yaml
-from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
@@ -27,6 +24,7 @@ from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.base import BaseWorker
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 
 from blocks.channels import CHANNELS
 from orchestration.errors import BadSetting
@@ -41,23 +39,28 @@ POOL_TYPE = "warm"
 TAGS = ("alert-pipeline",)
 """The tags of a new deployment. `service/mirror/definitions.py` deletes no deployment without them."""
 
-# `WarmWorker` adds nothing to the job template of the base class. Importing it here would be an import circle.
-_BASE: Any = BaseWorker
-
 _OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """A deployment as it should be in Prefect."""
+def _schedule(entry: dict[str, Any]) -> dict[str, Any]:
+    # prefect.yaml has one level where the API has two.
+    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
+    inner = {name: value for name, value in entry.items() if name not in outer}
+    return {"schedule": inner, **outer}
 
-    flow: Flow[..., Any]
+
+class Deployment(BaseModel):
+    """A deployment as it should be in Prefect. Validates an entry of prefect.yaml, and imports its flow."""
+
+    model_config = ConfigDict(frozen=True)
+
+    flow: ImportString[Any] = Field(validation_alias="entrypoint")
     entrypoint: str
     name: str
     description: str
     tags: Sequence[str] = TAGS
-    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    schedules: Sequence[DeploymentScheduleCreate] = ()
+    parameters: Mapping[str, Any]
+    schedules: Sequence[Annotated[DeploymentScheduleCreate, BeforeValidator(_schedule)]] = ()
     triggers: Sequence[DeploymentEventTrigger] = ()
 
 
@@ -70,7 +73,7 @@ def wanted_deployments() -> list[Deployment]:
     path = prefect_yaml()
     try:
         declared: list[dict[str, Any]] = yaml.safe_load(path.read_text())["deployments"]
-        return [_deployment(entry) for entry in declared]
+        return [Deployment.model_validate(entry) for entry in declared]
     except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
         problem = " ".join(str(error).split())
         raise BadSetting(f"{path} cannot be used: {type(error).__name__}: {problem[:300]}") from error
@@ -97,6 +100,7 @@ async def register(client: PrefectClient) -> None:
 
 async def ensure_pool(client: PrefectClient) -> None:
     """Create the work pool, unless it exists."""
+    base: Any = BaseWorker  # `WarmWorker` adds nothing to its job template, and importing that would be a circle
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -104,7 +108,7 @@ async def ensure_pool(client: PrefectClient) -> None:
             name=POOL_NAME,
             type=POOL_TYPE,
             description="Runs of the warm worker.",
-            base_job_template=_BASE.get_default_base_job_template(),
+            base_job_template=base.get_default_base_job_template(),
         )
         with suppress(ObjectAlreadyExists):  # another worker started at the same time
             await client.create_work_pool(wanted)
@@ -149,26 +153,6 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
 def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
     """Whether the fields that operators do not set are as they should be."""
     return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
-
-
-def _deployment(entry: dict[str, Any]) -> Deployment:
-    return Deployment(
-        flow=resolve_name(entry["entrypoint"]),
-        entrypoint=entry["entrypoint"],
-        name=entry["name"],
-        description=entry["description"],
-        tags=entry["tags"],
-        parameters=entry["parameters"],
-        schedules=[_schedule(each) for each in entry.get("schedules", ())],
-        triggers=[DeploymentEventTrigger.model_validate(each) for each in entry.get("triggers", ())],
-    )
-
-
-def _schedule(entry: dict[str, Any]) -> DeploymentScheduleCreate:
-    # prefect.yaml has one level where the API has two.
-    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
-    inner = {name: value for name, value in entry.items() if name not in outer}
-    return DeploymentScheduleCreate.model_validate({"schedule": inner, **outer})
 
 
 def _own_fields(wanted: Deployment) -> dict[str, Any]:
