@@ -46,7 +46,7 @@ class Watch:
     client: PrefectClient
     mirror: FlowRunMirror
     breaker: Breaker
-    channels: ChannelCache | None
+    channels: ChannelCache
     database: Database
     changed: Callable[[], None]
     controls: OperatorControls = OperatorControls()
@@ -101,8 +101,7 @@ class Watch:
         try:
             with prefect_errors():
                 async with self.breaker.limit(RENEW_TIMEOUT_SECONDS):
-                    if self.channels is not None:
-                        await self.channels.refresh()
+                    await self.channels.refresh()
                     await self.mirror.target(renew=True)
                     await self.mirror.reconcile(self.database, executions())
         except Unavailable as error:
