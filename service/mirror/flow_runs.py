@@ -115,14 +115,11 @@ class FlowRunMirror:
             logger.info("Ended %d flow runs in Prefect that no process was executing", ended)
         return ended
 
-    async def _target_of(self, record: RunRecord) -> DeploymentTarget:
-        """The deployment of the run's definition, or that of the linear pipeline."""
-        if record.options.defined:
-            return await self._find_target(DEFINITION_FLOW_NAME, record.options.definition or "")
-        return await self.target()
-
     async def _create(self, record: RunRecord, key: str) -> FlowRun:
-        target = await self._target_of(record)
+        if record.options.defined:
+            target = await self._find_target(DEFINITION_FLOW_NAME, record.options.definition or "")
+        else:
+            target = await self.target()
         wanted = FlowRunCreate(
             name=flow_run_name(record),
             tags=flow_run_tags(record),
