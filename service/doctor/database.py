@@ -70,11 +70,8 @@ async def _schema(database: Database) -> Finding:
     if found is None or found < ours:
         fix = "Start the API or a worker of this version: it migrates the schema"
         return warning("migrations", f"the schema is at {found or 'nothing'}, this version works with {ours}", fix)
-    return broken(
-        "migrations",
-        f"the schema is at {found}, which this version, {ours}, does not know",
-        "Upgrade this installation, or point DATABASE_URL elsewhere",
-    )
+    fix = "Upgrade this installation, or point DATABASE_URL elsewhere"
+    return broken("migrations", f"the schema is at {found}, which this version, {ours}, does not know", fix)
 
 
 async def _clock(database: Database) -> Finding:
@@ -100,11 +97,8 @@ async def _workers(database: Database) -> Finding:
     async with database.transaction() as tx:
         alive = await list_workers(tx)
     if not alive:
-        return broken(
-            "workers",
-            "no worker has a fresh heartbeat: alerts that arrive over HTTP wait",
-            "Start one with `alert-pipeline worker`, or everything with `alert-pipeline up`",
-        )
+        fix = "Start one with `alert-pipeline worker`, or everything with `alert-pipeline up`"
+        return broken("workers", "no worker has a fresh heartbeat: alerts that arrive over HTTP wait", fix)
     detail = ", ".join(f"{worker.host}/{worker.pid} with {worker.running} runs" for worker in alive)
     without = [worker for worker in alive if not worker.prefect_ok]
     if without:

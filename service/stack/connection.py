@@ -45,9 +45,6 @@ MAX_DELAY_SECONDS = 30.0
 logger = logging.getLogger("alert_pipeline.stack")
 
 
-# Messages
-
-
 class Request(BaseModel, frozen=True):
     """The only message of a command. Its connection stays open for as long as the command uses the stack."""
 
@@ -69,9 +66,6 @@ class Report(BaseModel, frozen=True):
 def encode(message: BaseModel) -> bytes:
     """The message as a line."""
     return message.model_dump_json().encode() + b"\n"
-
-
-# The stack for a command
 
 
 @contextlib.contextmanager
@@ -139,28 +133,24 @@ class PersistentStack:
         while True:
             await asyncio.wrap_future(self._lost)
             logger.warning("The keeper of the embedded stack ended; starting the stack again")
-            await self._attach_again()
+            delay = 0.5
+            while self._lost.done():
+                try:
+                    await asyncio.to_thread(self._attach)
+                except PipelineError as error:
+                    logger.warning("%s", error)
+                    await asyncio.sleep(delay)
+                    delay = min(MAX_DELAY_SECONDS, delay * 2)
             logger.warning("The embedded stack runs again")
-
-    async def _attach_again(self) -> None:
-        delay = 0.5
-        while True:
-            try:
-                await asyncio.to_thread(self._attach)
-            except PipelineError as error:
-                logger.warning("%s", error)
-                await asyncio.sleep(delay)
-                delay = min(MAX_DELAY_SECONDS, delay * 2)
-            else:
-                return
 
     def _attach(self) -> None:
         self._attached.close()
-        self._lost = lost = Future[None]()
+        lost = Future[None]()
         lost.set_running_or_notify_cancel()  # from now on the end of `keep_running` does not cancel it
         port, on_lost = self._prefect_port, partial(lost.set_result, None)
         stack = attach(self._settings, progress=self._progress, prefect_port=port, lost=on_lost)
         self.addresses = self._attached.enter_context(stack)
+        self._lost = lost
 
 
 @contextlib.contextmanager
@@ -172,8 +162,7 @@ def _session(
     while True:
         connection = connect_or_start(paths, began + CONNECT_SECONDS)
         try:
-            ready = connection.ask(request, progress)
-            if ready is not None:
+            if (ready := connection.ask(request, progress)) is not None:
                 if connection.saw_progress:
                     progress(f"Stack ready in {time.monotonic() - began:.1f} s")
                 connection.watch(lost)
@@ -181,9 +170,6 @@ def _session(
                 return
         finally:
             connection.leave()
-
-
-# One connection
 
 
 class Connection:
@@ -256,13 +242,12 @@ class Connection:
 
     def _read(self) -> Report | None:
         try:
-            line = self._lines.readline()
-            report = Report.model_validate_json(line) if line else None
-        except (OSError, ValueError):
+            report = Report.model_validate_json(self._lines.readline())
+        except (OSError, ValueError):  # also at the end of the connection: an empty line is no JSON
             return None
-        if report is not None and report.kind == "hello":
+        if report.kind == "hello":
             self._keeper = report.pid
-        elif report is not None and report.kind == "stays":
+        elif report.kind == "stays":
             self._stays = True
         return report
 

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -26,7 +27,6 @@ from typing import Literal
 
 from orchestration.embedded_stack import StackState
 from orchestration.errors import BadSetting, PipelineError
-from service.stack import process
 from service.stack.connection import BUSY_EXIT, POSTGRES, PREFECT, Report, Request, encode
 from service.stack.paths import StackPaths, home_unusable, replace_file, stack_paths
 from service.stack.postgres import DATABASE, PostgresServer, database_url
@@ -37,6 +37,8 @@ LOCK_TIMEOUT_SECONDS = 0.3
 """A command that checks whether the lock is free owns it for an instant, so the keeper tries for this long."""
 
 LOG_CHECK_SECONDS = 30.0
+LOG_LIMIT_BYTES = 5 * 1024 * 1024
+"""A longer log is set aside; one older log is kept."""
 LOGS = ("postgres", "prefect", "keeper")
 
 logger = logging.getLogger("alert_pipeline.stack")
@@ -122,8 +124,7 @@ class Keeper:
         for server in request.need:
             await self._supervisors[server].ensure()
         state = self._state()
-        url = state.prefect_api_url
-        _send(writer, Report(kind="ready", pid=os.getpid(), database_url=state.database_url, prefect_api_url=url))
+        _send(writer, Report(kind="ready", database_url=state.database_url, prefect_api_url=state.prefect_api_url))
 
     def _open_port(self, port: int | None) -> None:
         """Open the port of Prefect's server before anything is started; the keeper owns it until it ends."""
@@ -179,8 +180,11 @@ class Keeper:
     async def _limit_logs(self) -> None:
         while True:
             await asyncio.sleep(LOG_CHECK_SECONDS)
-            for name in LOGS:
-                process.limit_log(self._paths.log(name))
+            for log in map(self._paths.log, LOGS):
+                with contextlib.suppress(OSError):
+                    if log.stat().st_size > LOG_LIMIT_BYTES:
+                        shutil.copyfile(log, log.with_suffix(".log.1"))
+                        os.truncate(log, 0)  # its process goes on writing, since it appends
 
 
 def main() -> None:
@@ -217,8 +221,9 @@ def _lock(paths: StackPaths) -> bool:
 
 
 def _log_to(paths: StackPaths) -> None:
-    for name in LOGS:
-        process.start_log(paths.log(name))
+    for log in map(paths.log, LOGS):
+        with contextlib.suppress(FileNotFoundError):
+            log.replace(log.with_suffix(".log.1"))
     with paths.log("keeper").open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

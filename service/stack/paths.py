@@ -32,9 +32,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
 """A path that needs no escaping in a database URL. A comma, for example, separates two hosts there."""
 
 
-# Folders and files
-
-
 @dataclass(frozen=True, kw_only=True)
 class StackPaths:
     """The files of the stack of one home. Creating this value touches no file; `prepare()` makes the folders."""

