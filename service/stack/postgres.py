@@ -262,7 +262,6 @@ def _copy(package: Path, target: Path) -> Path:
 
 def _open_to_all(tree: Path) -> None:
     """Let every user read and run the copy: its content is public."""
-    tree.chmod(0o755)
     for folder, _, files in os.walk(tree):
         Path(folder).chmod(0o755)
         for name in files:
