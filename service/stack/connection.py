@@ -115,9 +115,7 @@ class PersistentStack:
     addresses: StackAddresses
 
     def __init__(self, settings: Settings, *, progress: Callable[[str], None], prefect_port: int | None) -> None:
-        self._settings = settings
-        self._progress = progress
-        self._prefect_port = prefect_port
+        self._attach_to = partial(attach, settings, progress=progress, prefect_port=prefect_port)
         self._attached = contextlib.ExitStack()
         self._lost = Future[None]()
 
@@ -147,9 +145,7 @@ class PersistentStack:
         self._attached.close()
         lost = Future[None]()
         lost.set_running_or_notify_cancel()  # from now on the end of `keep_running` does not cancel it
-        port, on_lost = self._prefect_port, partial(lost.set_result, None)
-        stack = attach(self._settings, progress=self._progress, prefect_port=port, lost=on_lost)
-        self.addresses = self._attached.enter_context(stack)
+        self.addresses = self._attached.enter_context(self._attach_to(lost=partial(lost.set_result, None)))
         self._lost = lost
 
 
@@ -253,9 +249,7 @@ class Connection:
 
 
 def connect_or_start(paths: StackPaths, deadline: float) -> Connection:
-    """Connect to the keeper of this home, and start one if none runs.
-
-    `deadline` is a moment of `time.monotonic()`.
+    """Connect to the keeper of this home until `deadline` (of `time.monotonic()`), and start one if none runs.
 
     Raises:
         Unavailable: the keeper cannot be started, or the running one did not answer before `deadline`.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.errors import BadSetting, Unavailable
+from service import prefect_patches
 from service.stack import postgres, process
 from service.stack.paths import StackPaths
 
@@ -180,8 +181,6 @@ def create_app() -> Any:
 
     Building it makes half a million objects that stay. Collections would take 2 of the 5 seconds of the start.
     """
-    from service import prefect_patches  # only the server's process needs it
-
     gc.disable()
     try:
         app = importlib.import_module("prefect.server.api.server").create_app()

@@ -70,10 +70,7 @@ async def spawn(
 
 
 def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` that makes the kernel send the child this signal when its parent dies.
-
-    None on systems other than Linux.
-    """
+    """A `preexec_fn` that makes Linux send the child this signal when its parent dies; None on other systems."""
     if sys.platform != "linux":
         return None
     # Loaded before the fork: the child of a process with threads may do very little.
