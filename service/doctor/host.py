@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
-from subprocess import DEVNULL
 
 from orchestration.settings import Settings
 from orchestration.threads import in_daemon_thread
@@ -18,7 +17,6 @@ from service.doctor import Finding, broken, ok, run_check, warning
 _OWN_PREFIXES = ("ORCHESTRATION_", "CHECKERS_", "ALERT_PIPELINE_", "WORKER_")
 _GIB = 1024**3
 _TENTH = 0.1
-_FIX_FOLDER = "Check the disk and the permissions of the folder"
 FULL_BYTES = _GIB // 4
 TIGHT_BYTES = 10 * _GIB
 """A disk with less than a tenth free is broken below FULL_BYTES and a warning below TIGHT_BYTES."""
@@ -27,15 +25,14 @@ TIGHT_BYTES = 10 * _GIB
 async def host_findings(settings: Settings) -> list[Finding]:
     """The checks that need no server."""
     folders = {"data folder": settings.home.expanduser(), "temporary folder": Path(tempfile.gettempdir())}
+    fix = "Check the disk and the permissions of the folder"
     disks = (
         # In a thread, because a network disk that hangs blocks every call.
-        run_check(check, partial(in_daemon_thread, _check_folder, check, folder), fix=_FIX_FOLDER)
+        run_check(check, partial(in_daemon_thread, _check_folder, check, folder), fix=fix)
         for check, folder in folders.items()
     )
-    return await asyncio.gather(
-        run_check("settings", lambda: _settings(settings), fix="See docs/settings.md"),
-        *disks,
-    )
+    own_settings = run_check("settings", lambda: _settings(settings), fix="See docs/settings.md")
+    return await asyncio.gather(own_settings, *disks)
 
 
 async def _settings(settings: Settings) -> Finding:
@@ -72,7 +69,9 @@ async def clock_is_synchronized() -> bool | None:
         return None
     command = [program, "show", "--property=NTPSynchronized", "--value"]
     try:
-        shown = await asyncio.to_thread(subprocess.run, command, stdin=DEVNULL, capture_output=True, timeout=2.0)
+        shown = await asyncio.to_thread(
+            subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2.0
+        )
     except subprocess.TimeoutExpired:
         return None
     return {b"yes": True, b"no": False}.get(shown.stdout.strip())

@@ -270,12 +270,11 @@ def connect_or_start(paths: StackPaths, deadline: float) -> Connection:
 
 def _connect(paths: StackPaths) -> Connection | None:
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with contextlib.suppress(OSError):
         control.connect(str(paths.control))
-    except OSError:
-        control.close()
-        return None
-    return Connection(control, paths)
+        return Connection(control, paths)
+    control.close()
+    return None
 
 
 def _start_keeper(paths: StackPaths) -> Connection | None:

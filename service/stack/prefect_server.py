@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import importlib
@@ -149,15 +150,10 @@ async def _healthy(port: int) -> None:
     """Return when the API answers 200. The socket listens already, so a request waits for the server to start."""
     while True:
         reader, writer = await asyncio.open_connection(HOST, port)
-        try:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             writer.write(f"GET /api/health HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
-            status = await reader.readline()
-        except ConnectionError:
-            status = b""
-        finally:
-            writer.close()
-        if b" 200 " in status:
-            return
+            if b" 200 " in await reader.readline():
+                return
         await asyncio.sleep(0.1)
 
 
