@@ -122,7 +122,7 @@ class Guard:
             raise _unauthorized("X-Signature needs X-Key-Id, the name of the key whose signing secret it was made with")
         window = self._settings.api_signature_window_seconds
         if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > 12:
-            raise _unauthorized("X-Signature needs X-Timestamp, the time in whole seconds since 1970")
+            raise _unauthorized("X-Signature needs X-Timestamp, the time in seconds since 1970")
         age = time.time() - int(stamp)
         if abs(age) > window:
             raise _unauthorized(
