@@ -25,7 +25,7 @@ from orchestration.embedded_stack import StackAddresses, is_lock_free
 from orchestration.errors import BadSetting, PipelineError, Unavailable
 from orchestration.settings import Settings
 from service.stack.paths import StackPaths, prepare, stack_paths
-from service.stack.process import log_tail
+from service.stack.process import MAX_DELAY_SECONDS, log_tail
 
 POSTGRES = "postgres"
 PREFECT = "prefect"
@@ -38,9 +38,6 @@ LEAVE_SECONDS = 30.0
 
 CONNECT_SECONDS = 45.0
 """How long a command tries to connect to the keeper. A keeper that is ending may need this long to end."""
-
-MAX_DELAY_SECONDS = 30.0
-"""The longest wait between two attempts to start the stack again."""
 
 logger = logging.getLogger("alert_pipeline.stack")
 

@@ -21,7 +21,7 @@ from orchestration.errors import PipelineError
 from service.stack.paths import Account
 
 MAX_DELAY_SECONDS = 30.0
-"""The longest wait before a server that keeps dying is restarted."""
+"""The longest wait before a server that keeps dying, or the stack, is restarted."""
 
 STEADY_SECONDS = 60.0
 """A server that ran this long is restarted without a wait."""
