@@ -6,7 +6,6 @@ Reading these two files is all that a flow or a worker needs to reach a stack th
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +64,9 @@ def is_lock_free(lock_file: Path) -> bool:
         return True
     import fcntl  # does not exist on Windows, which has no embedded stack and so no lock file
 
-    lock = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(lock)
+    with lock_file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
