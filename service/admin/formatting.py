@@ -6,12 +6,11 @@ A function returns `Markup`, whose values are escaped already, or plain text, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode
 
 from markupsafe import Markup
 from sqladmin.templating import Jinja2Templates
@@ -110,22 +109,19 @@ def milliseconds(value: float | None) -> str:
 
 def moment(value: datetime | None) -> Markup:
     """A moment in UTC; hovering shows how long ago it was."""
-    if value is None:
-        return Markup("")
-    at = value.astimezone(UTC)
-    return Markup('<time datetime="{}" title="{} ago">{}</time>').format(
-        at.isoformat(), seconds(round(_age_seconds(at))), f"{at:%Y-%m-%d %H:%M:%S}"
-    )
+    return _time(value, Markup('<time datetime="{at}" title="{age} ago">{utc}</time>'))
 
 
 def ago(value: datetime | None) -> Markup:
     """How long ago a moment was; hovering shows the moment in UTC."""
+    return _time(value, Markup('<time datetime="{at}" title="{utc} UTC">{age} ago</time>'))
+
+
+def _time(value: datetime | None, html: Markup) -> Markup:
     if value is None:
         return Markup("")
     at = value.astimezone(UTC)
-    return Markup('<time datetime="{}" title="{}">{} ago</time>').format(
-        at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC", seconds(round(_age_seconds(at)))
-    )
+    return html.format(at=at.isoformat(), utc=f"{at:%Y-%m-%d %H:%M:%S}", age=seconds(round(_age_seconds(at))))
 
 
 def heartbeat(at: datetime) -> Markup:
@@ -147,13 +143,12 @@ def percent(part: float, total: float) -> str:
 
 def without_secrets(values: Mapping[str, object]) -> Mapping[str, object]:
     """Stored values without their secrets."""
-    clean = redact(values)
-    return clean if isinstance(clean, dict) else {}
+    return cast("dict[str, object]", redact(values))
 
 
 def as_json(value: object) -> str:
     """A stored value as indented JSON, without its secrets."""
-    return json.dumps(redact(value), indent=2, ensure_ascii=False, sort_keys=False)
+    return json.dumps(redact(value), indent=2, ensure_ascii=False)
 
 
 def json_block(value: object) -> Markup:
@@ -169,11 +164,6 @@ def block(text: str | None) -> Markup:
 def code(text: str) -> Markup:
     """An identifier in a fixed-width font."""
     return Markup("<code>{}</code>").format(text)
-
-
-def query(**values: str) -> str:
-    """The values as the query of an address."""
-    return urlencode(values)
 
 
 def short(identifier: str | None) -> str:
@@ -212,11 +202,6 @@ def named_values(values: Mapping[str, object]) -> Markup:
         for name, value in without_secrets(values).items()
     ]
     return Markup('<dl class="named">{}</dl>').format(Markup("").join(rows)) if rows else Markup("")
-
-
-def comma_separated(values: Sequence[str]) -> str:
-    """The values in one line."""
-    return ", ".join(values)
 
 
 def owner(name: str) -> str:
