@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -127,15 +128,6 @@ class AlertRecord(Contract):
     incident_id: int | None = None
 
 
-class AlertTimes(Contract):
-    """When an alert was received."""
-
-    first_received_at: UtcDatetime | None
-    """None means that the history of that time is deleted."""
-    last_received_at: UtcDatetime
-    """Also by a push that was skipped as a duplicate."""
-
-
 class IncidentStory(Contract):
     """An incident and its rows. Lists are newest first, at most `MOST` of each."""
 
@@ -172,8 +164,11 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     )
 
 
-async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> AlertTimes:
-    """When this alert was received first and last. Of the incident's runs the newest `MOST` are looked at."""
+async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> tuple[datetime | None, datetime]:
+    """When this alert was received first, and last, be it by a push that was skipped as a duplicate.
+
+    The first moment is None if the history of that time is deleted. Of the incident's runs the newest `MOST` count.
+    """
     created = select(func.min(_H.at)).where(_H.alert_id == alert.id, _H.event == "alert_created")
     last = alert.updated_at
     if alert.incident_id is not None:
@@ -182,7 +177,7 @@ async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> AlertTime
         contained = _R.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
         repeated = select(func.max(_R.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
         last = max(last, (await tx.execute(repeated)).scalar_one() or last)
-    return AlertTimes(first_received_at=(await tx.execute(created)).scalar_one(), last_received_at=last)
+    return (await tx.execute(created)).scalar_one(), last
 
 
 def _repeats(incident_id: int, run_ids: Sequence[str]) -> ColumnElement[bool]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from markupsafe import Markup
-from sqladmin.templating import Jinja2Templates
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.templating import Jinja2Templates
 
 from orchestration.alert import web_address
 from orchestration.redaction import redact, redact_text
@@ -54,24 +54,20 @@ class Renderer:
     """
 
     def __init__(self, shared: Mapping[str, Any]) -> None:
-        self._templates = Jinja2Templates(str(_TEMPLATES))
+        self._templates = Jinja2Templates(_TEMPLATES)
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
         self._templates.env.globals.update(shared)
 
-    async def render(
+    def render(
         self, request: Request, template: str, context: Mapping[str, Any], *, status: int = HTTPStatus.OK
     ) -> Response:
         """The page. It has a navigation only if somebody is signed in."""
-        session = getattr(request.state, "session", None)
-        shared = {"session": session, "here": request.url.path.removeprefix(PATH)}
-        # Rendering is asynchronous, because sqladmin formats the values of a table asynchronously.
-        values: dict[str, Any] = {**shared, **context}
-        render = cast("Any", self._templates).TemplateResponse
-        return await render(request, template, values, status_code=status)
+        shared = {"session": getattr(request.state, "session", None), "here": request.url.path.removeprefix(PATH)}
+        return self._templates.TemplateResponse(request, template, {**shared, **context}, status_code=status)
 
-    async def render_problem(self, request: Request, status: int, message: str) -> Response:
+    def render_problem(self, request: Request, status: int, message: str) -> Response:
         """A page that says what is wrong, answered with this HTTP status."""
-        return await self.render(request, "problem.html", {"code": status, "message": message}, status=status)
+        return self.render(request, "problem.html", {"code": status, "message": message}, status=status)
 
 
 def badge(value: object, label: str | None = None) -> Markup:

@@ -81,7 +81,7 @@ class Pages:
             "stages": set(Stage),
             "refresh": REFRESH_HOME_SECONDS,
         }
-        return await self._renderer.render(request, "home.html", context)
+        return self._renderer.render(request, "home.html", context)
 
     async def run(self, request: Request, problem: PipelineError | None = None) -> Response:
         """The page of a run, with the problem that a resume met."""
@@ -116,13 +116,13 @@ class Pages:
             "problem": str(problem) if problem else None,
         }
         status = status_of(problem) if problem else HTTPStatus.OK
-        return await self._renderer.render(request, "run.html", context, status=status)
+        return self._renderer.render(request, "run.html", context, status=status)
 
     async def confirm_resume(self, request: Request) -> Response:
         """The page that asks whether to resume a run."""
         async with self._api.database.transaction() as tx:
             story = await read_story(tx, _run_id(request))
-        return await self._renderer.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
+        return self._renderer.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
 
     async def resume(self, request: Request) -> Response:
         """Resume a run, as POST /orchestration/pipeline/{run_id}/resume/ does."""
@@ -145,8 +145,8 @@ class Pages:
             story = await read_incident(tx, int(number)) if is_number else None
         if story is None:
             message = f"There is no incident {number[:40]!r}"
-            return await self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
-        return await self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
+            return self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
+        return self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
 
 
 def _run_id(request: Request) -> str:

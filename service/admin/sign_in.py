@@ -30,9 +30,9 @@ from orchestration.signals import logger
 from orchestration.store.keys import Scope, end_session, is_ended
 from service.admin import PATH
 from service.admin.formatting import Renderer
-from service.api.bodies import read_raw
-from service.api.limits import RateLimit
+from service.api.auth import RateLimit
 from service.api.problems import HttpProblem, status_of
+from service.api.route import read_raw
 from service.api.state import ApiState
 
 SESSION_COOKIE = "alert_pipeline_admin"
@@ -128,7 +128,7 @@ class SignIn:
             with suppress(Unavailable):
                 if await self.find_session(request) is not None:
                     return RedirectResponse(_page_after_sign_in(asked), HTTPStatus.SEE_OTHER)
-            return await self._show_form(request, after=asked)
+            return self._show_form(request, after=asked)
         form: Mapping[str, str] = {}
         try:
             form = await _read_form(request)
@@ -138,7 +138,7 @@ class SignIn:
         except Unavailable as error:
             logger.warning("Nobody can sign in to the admin: %s", error)
             problem = HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, _DATABASE_IS_AWAY)
-        return await self._show_form(request, problem, after=form.get("next", ""))
+        return self._show_form(request, problem, after=form.get("next", ""))
 
     async def logout(self, request: Request) -> Response:
         """End the session. A copy of its cookie is of no use afterwards."""
@@ -151,7 +151,7 @@ class SignIn:
 
     async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
         address = request.client.host if request.client else "?"
-        self._tries.take(address)
+        self._tries.count(address)
         nonce = request.cookies.get(LOGIN_COOKIE, "")
         if not nonce or not _is_same(self._csrf_token(f"login/{nonce}"), form.get("csrf", "")):
             raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
@@ -169,7 +169,7 @@ class SignIn:
         response.delete_cookie(LOGIN_COOKIE, path=PATH)
         return response
 
-    async def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
+    def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
         # A nonce that the caller has is used again, so that two open tabs both work.
         nonce = request.cookies.get(LOGIN_COOKIE, "")
         if not (nonce.isascii() and nonce.isprintable() and 16 <= len(nonce) <= 64):
@@ -180,7 +180,7 @@ class SignIn:
             "next": after if _page_after_sign_in(after) != f"{PATH}/" else "",
         }
         status = problem.status if problem else HTTPStatus.OK
-        response = await self._renderer.render(request, "login.html", context, status=status)
+        response = self._renderer.render(request, "login.html", context, status=status)
         self._set_cookie(request, response, LOGIN_COOKIE, nonce, seconds=LOGIN_COOKIE_SECONDS)
         if problem is not None:
             response.headers.update(problem.headers)
@@ -225,7 +225,7 @@ class Gate:
             session = await self._sign_in.find_session(request)
         except PipelineError as error:
             logger.warning("The admin cannot check a session: %s", error)
-            return await self._renderer.render_problem(request, status_of(error), f"{_DATABASE_IS_AWAY}.")
+            return self._renderer.render_problem(request, status_of(error), f"{_DATABASE_IS_AWAY}.")
         if session is not None:
             request.state.session = session
             return None

@@ -24,7 +24,7 @@ from service.admin.pages import Pages
 from service.admin.records import RecordView
 from service.admin.sign_in import Gate, SignIn
 from service.admin.tables import TABLES
-from service.api.document import VERSION
+from service.api.documentation import VERSION
 from service.api.problems import status_of
 from service.api.state import ApiState
 from tasks.ingest.incidents import reason_in_words
@@ -84,14 +84,14 @@ class Site(Admin):
     async def _show_list(self, view: RecordView, request: Request) -> Response:
         async with self._api.database.transaction() as tx:
             page = await view.page(tx, request.query_params)
-        return await self._renderer.render(request, "list.html", {"view": view, "page": page})
+        return self._renderer.render(request, "list.html", {"view": view, "page": page})
 
     async def _show_row(self, view: RecordView, request: Request) -> Response:
         async with self._api.database.transaction() as tx:
             row = await view.one(tx, request.path_params["key"])
         if row is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return await self._renderer.render(request, "details.html", {"view": view, "row": row})
+        return self._renderer.render(request, "details.html", {"view": view, "row": row})
 
     async def _answer_error(self, request: Request, error: Exception) -> Response:
         status, message = HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong; the log says what"
@@ -106,4 +106,4 @@ class Site(Admin):
                     logger.warning("A page of the admin was answered 503: %s", error)
             case _:
                 pass
-        return await self._renderer.render_problem(request, status, message)
+        return self._renderer.render_problem(request, status, message)

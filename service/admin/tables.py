@@ -156,8 +156,8 @@ class AlertView(RecordView, model=AlertRow):
         if row is None:
             return None
         values = dict(row._mapping)
-        times = await read_alert_times(tx, AlertRecord.model_validate(values, extra="ignore"))
-        return SimpleNamespace(**values, **times.model_dump())
+        first, last = await read_alert_times(tx, AlertRecord.model_validate(values, extra="ignore"))
+        return SimpleNamespace(**values, first_received_at=first, last_received_at=last)
 
 
 def _run_of_attempt(row: Any) -> Markup:

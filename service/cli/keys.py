@@ -1,4 +1,4 @@
-"""`alert-pipeline keys`: API keys, made, listed and revoked."""
+"""`alert-pipeline keys`: create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from orchestration.store.keys import ApiKey, NewKey, Scope
 from service.cli.reader import read
 from service.cli.terminal import as_json, errors, output
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make, list and revoke keys of the HTTP API.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Create, list and revoke keys of the HTTP API.")
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is called: who or what uses it, such as alertmanager.")],
+    name: Annotated[str, typer.Argument(help="The key's name: who or what uses it, such as alertmanager.")],
     scope: Annotated[
         list[Scope],
-        typer.Option(help="What it allows: trigger, read, resume, admin (all). Give it once for each."),
+        typer.Option(help="What the key allows: trigger, read, resume, admin (all). Repeat the option for several."),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> int:
-    """Make a key, and print it: the only time that it can be seen."""
+    """Create a key and print it. It cannot be shown again."""
     settings = load_settings()
     cipher = load_cipher(settings)
 
@@ -43,7 +43,7 @@ def create(
     output.print(f"Signing secret  {made.signing_secret}", markup=False)
     errors.print(
         f"{made.name}, for {', '.join(sorted(made.scopes))}. Keep them now: they are not shown again. "
-        "The key goes into a request; the signing secret never does, it makes X-Signature.",
+        "Send the key with each request. Never send the signing secret: it makes X-Signature.",
         markup=False,
     )
     return 0
@@ -51,9 +51,9 @@ def create(
 
 @app.command("list")
 def show(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> int:
-    """List the keys, also those that were revoked. The keys themselves are not known any more."""
+    """List the names of all keys, also of revoked ones. Only their hashes are stored."""
 
     async def work(database: Database) -> list[ApiKey]:
         async with database.transaction() as tx:
@@ -72,7 +72,7 @@ def show(
 
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> int:
-    """Take a key out of use, for good. Running APIs refuse it within seconds."""
+    """Revoke a key for good. Running APIs refuse it within seconds."""
 
     async def work(database: Database) -> None:
         async with database.transaction() as tx:

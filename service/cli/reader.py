@@ -38,6 +38,6 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
             return await work(database, addresses.prefect_api_url)
 
     with ExitStack() as attached:
-        with progress() as show:  # it ends before `work` begins, which may use the whole terminal
+        with progress() as show:  # it ends before `work` begins, which may use all of the terminal
             addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
         return asyncio.run(open_and_work(addresses))

@@ -148,10 +148,7 @@ def _run(settings: Settings, request: RunRequest) -> list[PipelineResult]:
     from service.orchestrator import PipelineOrchestrator
 
     with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
-        options = request.options.model_dump(exclude_defaults=True)
-        started = orchestrator.start_pipeline(
-            request.payload, request.source, request.trace_id, request.environment, **options
-        )
+        started = orchestrator.start(request)
         with resumable(started.run_ids):
             return started.wait()
 
