@@ -48,14 +48,6 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line through some points, interrupted where nothing was measured."""
-
-    tone: str
-    paths: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lane:
     """One attempt of a timeline: its name, its bar, and how long it took."""
 
@@ -117,12 +109,14 @@ def throughput(hours: Sequence[Hour]) -> tuple[list[Box], int]:
     return boxes, most
 
 
-def latency(hours: Sequence[Hour]) -> tuple[list[Curve], float]:
-    """A curve for the median and one for the 99th percentile, and the milliseconds at the top."""
+def latency(hours: Sequence[Hour]) -> tuple[dict[str, list[str]], float]:
+    """The curves of the 99th percentile and of the median by their colour, and the milliseconds at the top.
+
+    A curve is a list of paths, because it is interrupted where nothing was measured.
+    """
     top = max((hour.p99_ms or 0.0 for hour in hours), default=0.0)
-    slow = Curve(tone="warn", paths=_paths([hour.p99_ms for hour in hours], top))
-    median = Curve(tone="good", paths=_paths([hour.p50_ms for hour in hours], top))
-    return [slow, median], top
+    slow, median = [hour.p99_ms for hour in hours], [hour.p50_ms for hour in hours]
+    return {"warn": _paths(slow, top), "good": _paths(median, top)}, top
 
 
 def _paths(values: Sequence[float | None], top: float) -> list[str]:
