@@ -110,7 +110,7 @@ def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) 
         return
     _show_head({"Pipeline": name + (f", version {version}" if version else "")}, notes)
     for run in runs:
-        output.print(f"  {'Run:':<10} {run}", markup=False)
+        output.print(f"  {'Run:':<10} {run}")
     _show_nodes(definition, previews)
 
 
@@ -266,11 +266,11 @@ async def _select_channels(settings: Settings, name: str | None) -> Sequence[Nam
 
 
 def _show_head(facts: Mapping[str, str], notes: Sequence[str]) -> None:
-    output.print("Dry run: nothing is written, nothing is sent", style="bold", markup=False)
+    output.print("Dry run: nothing is written, nothing is sent", style="bold")
     for label, value in facts.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
+        output.print(f"  {label + ':':<10} {value}")
     for note in notes:
-        output.print(f"  {'!':<10} {note}", markup=False)
+        output.print(f"  {'!':<10} {note}")
 
 
 def _show_run(preview: RunPreview) -> None:
@@ -285,17 +285,17 @@ def _show_run(preview: RunPreview) -> None:
     }
     output.print()
     for label, value in facts.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
-    output.print("  Message:", markup=False)
+        output.print(f"  {label + ':':<10} {value}")
+    output.print("  Message:")
     for line in preview.message.splitlines():
-        output.print(f"    │ {line}", markup=False)
+        output.print(f"    │ {line}")
 
 
 def _show_nodes(definition: Definition, previews: Sequence[NodePreview]) -> None:
     output.print("  Graph", style="bold")
     for line in draw(definition):
-        output.print(f"    {line}", markup=False)
+        output.print(f"    {line}")
     output.print("  What each node would do", style="bold")
     width = max(len(preview.id) for preview in previews)
     for preview in previews:
-        output.print(f"    {preview.id:<{width}}  {preview.what}", markup=False)
+        output.print(f"    {preview.id:<{width}}  {preview.what}")

@@ -88,7 +88,7 @@ def monitor_pipeline(
     elif found:
         output.print(run_table(found))
     else:
-        output.print("No pipeline runs", markup=False)
+        output.print("No pipeline runs")
     return 0
 
 
@@ -104,7 +104,7 @@ async def _read_run(database: Database, id_prefix: str) -> Story:
 
 def _show_run(story: Story) -> None:
     run = story.run
-    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}", markup=False)
+    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}")
     facts: dict[str, Any] = {
         "Run": run.run_id,
         "Trace": run.trace_id,
@@ -125,14 +125,14 @@ def _show_run(story: Story) -> None:
     }
     for label, value in facts.items():
         if value is not None:
-            output.print(f"  {label + ':':<13} {value}", markup=False)
+            output.print(f"  {label + ':':<13} {value}")
     output.print("  Attempts", style="bold")
     for attempt in story.attempts:
-        output.print(f"    {_attempt(attempt)}", markup=False)
+        output.print(f"    {_attempt(attempt)}")
     if story.deliveries:
         output.print("  Deliveries", style="bold")
     for delivery in story.deliveries:
-        output.print(f"    {_delivery(delivery)}", markup=False)
+        output.print(f"    {_delivery(delivery)}")
 
 
 def _definition(run: RunRecord) -> str | None:
@@ -351,7 +351,7 @@ class LinesView:
     def show_outage(self, reason: str) -> None:
         """Write one line when an outage begins, and when its reason changes."""
         if reason != self._outage:
-            errors.print(f"{reason}. Retrying", style="yellow", markup=False)
+            errors.print(f"{reason}. Retrying", style="yellow")
         self._outage = reason
 
     def _line(self, run: RunRecord) -> str:

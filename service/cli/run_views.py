@@ -47,7 +47,7 @@ def show_results(results: Sequence[PipelineResult]) -> None:
         _show_result(result)
     if len(results) > 1:
         failed = sum(result.status is PipelineOutcome.FAILED for result in results)
-        output.print(f"{len(results)} runs, {failed} failed", markup=False)
+        output.print(f"{len(results)} runs, {failed} failed")
 
 
 def _show_result(result: PipelineResult) -> None:
@@ -55,7 +55,7 @@ def _show_result(result: PipelineResult) -> None:
     # The contract says COMPLETED where the run's status, which all other views show, is notified.
     status = f" ({RunStatus.NOTIFIED})" if result.status is PipelineOutcome.COMPLETED else ""
     style = f"bold {_OUTCOME_STYLES[result.status]}"
-    output.print(f"{mark} Pipeline {result.status}{status}", style=style, markup=False)
+    output.print(f"{mark} Pipeline {result.status}{status}", style=style)
     head = {
         "Trace": result.trace_id,
         "Run": result.run_id,
@@ -68,7 +68,7 @@ def _show_result(result: PipelineResult) -> None:
         version = f", version {result.definition_version}" if result.definition_version is not None else ""
         head["Pipeline"] = f"{result.definition_name}{version}"
     for label, value in head.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
+        output.print(f"  {label + ':':<10} {value}")
     if result.definition_name is not None:
         for node in result.nodes:
             title = f"{node.id} ({node.stage.value})" if node.id != node.stage.value else node.id
@@ -78,8 +78,8 @@ def _show_result(result: PipelineResult) -> None:
     if result.final_error is not None:
         hint = " (may pass: resume it)" if result.final_error.retryable else ""
         error = f"{result.final_error.error_type}: {result.final_error.message}{hint}"
-        output.print(f"  ✗ {error}", style="red", markup=False)
-        output.print(f"  Resume it with: alert-pipeline resume {result.run_id}", markup=False)
+        output.print(f"  ✗ {error}", style="red")
+        output.print(f"  Resume it with: alert-pipeline resume {result.run_id}")
     output.print()
 
 
@@ -89,7 +89,7 @@ def _show_linear_stages(result: PipelineResult) -> None:
     for stage, found in zip(LINEAR_STAGES, results, strict=True):
         title, node = stage.value.capitalize(), nodes.get(stage.value)
         if node is None:
-            output.print(f"  {title}: not executed", style="dim", markup=False)
+            output.print(f"  {title}: not executed", style="dim")
         else:
             _show_node(title, node, found)
 
@@ -97,17 +97,17 @@ def _show_linear_stages(result: PipelineResult) -> None:
 def _show_node(title: str, node: NodeResult, found: Contract | None) -> None:
     """Print what a node did: what it found, why it was skipped, or with which error it failed."""
     if node.skip_reason is not None:
-        output.print(f"  {title}: skipped, {node.skip_reason or 'no reason is on record'}", style="dim", markup=False)
+        output.print(f"  {title}: skipped, {node.skip_reason or 'no reason is on record'}", style="dim")
         return
     facts = [] if node.status == StageStatus.SUCCEEDED else [node.status]
     facts += [duration(node.duration_ms)] if node.duration_ms is not None else []
     facts += [f"{node.attempts} attempts"] if node.attempts > 1 else []
-    output.print(f"  {title}: {', '.join(facts) or node.status}", style="bold", markup=False)
+    output.print(f"  {title}: {', '.join(facts) or node.status}", style="bold")
     if node.error is not None:
-        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red", markup=False)
+        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red")
     elif found is not None:
         for line in _result_lines(found):
-            output.print(f"    {line}", markup=False)
+            output.print(f"    {line}")
 
 
 def _parsed_result(node: NodeResult) -> Contract | None:

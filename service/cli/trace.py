@@ -200,11 +200,11 @@ def _show_head(found: Trace) -> None:
     count = "1 run" if found.run_count == 1 else f"{found.run_count} runs"
     output.print(Text.assemble("Trace ", (found.trace_id, "bold"), f": {count}"))
     accepted = f"{first.created_at:%Y-%m-%d %H:%M:%S} UTC"
-    output.print(f"  Accepted {accepted} from {first.source}, environment {first.environment}", markup=False)
+    output.print(f"  Accepted {accepted} from {first.source}, environment {first.environment}")
     for traced in found.runs:
         _show_run(traced, found)
     if found.run_count > len(found.runs):
-        output.print(f"  and {found.run_count - len(found.runs)} more runs, which are not shown", markup=False)
+        output.print(f"  and {found.run_count - len(found.runs)} more runs, which are not shown")
 
 
 def _show_run(traced: TracedRun, found: Trace) -> None:
@@ -226,7 +226,7 @@ def _show_run(traced: TracedRun, found: Trace) -> None:
     }
     for label, value in facts.items():
         if value:
-            output.print(f"    {label + ':':<10} {value}", markup=False)
+            output.print(f"    {label + ':':<10} {value}")
 
 
 def _notify_decision(traced: TracedRun) -> str:

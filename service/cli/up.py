@@ -216,8 +216,8 @@ def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: boo
     if "postgres" in addresses.embedded:
         lines["Database"] = f"embedded  (for this user's other programs: DATABASE_URL='{addresses.database_url}')"
     for name, text in lines.items():
-        output.print(f"{name:<9} {text}", markup=False)
-    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.", markup=False)
+        output.print(f"{name:<9} {text}")
+    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.")
 
 
 def _prefect_ui(api_url: str) -> str:
