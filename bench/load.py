@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,12 +92,3 @@ def receiver() -> Iterator[Receiver]:
             yield Receiver(url=f"http://127.0.0.1:{server.server_port}/", arrived=arrived)
         finally:
             server.shutdown()
-
-
-def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 90.0) -> None:
-    """Wait until a condition holds. After the timeout the benchmark exits."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"waited {timeout_seconds:g} s for {what}")
-        time.sleep(0.02)

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from bench.commands import fresh_home
 from bench.figures import Figures
-from bench.load import Receiver, free_port, post_all, push, receiver, until
+from bench.load import Receiver, free_port, post_all, push, receiver
 from orchestration.settings import load_settings
 from service.stack import attach
 
@@ -32,7 +32,7 @@ EARLY_RUNS, ALL_RUNS = 500, 10_000
 PUSHES_PER_BATCH = 250
 """The next batch is sent when all messages of a batch have come, so that the queue stays short."""
 
-BATCH_TIMEOUT_SECONDS = 600.0
+READY_SECONDS, BATCH_TIMEOUT_SECONDS = 90.0, 600.0
 
 
 @contextmanager
@@ -44,7 +44,11 @@ def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) 
         stdout=subprocess.DEVNULL,
     )
     try:
-        until(lambda: _answers(port, path) or process.poll() is not None, f"{arguments[0]} to be ready")
+        deadline = time.monotonic() + READY_SECONDS
+        while not _answers(port, path) and process.poll() is None:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"waited {READY_SECONDS:g} s for {arguments[0]} to be ready")
+            time.sleep(0.02)
         yield
     finally:
         process.send_signal(signal.SIGTERM)

@@ -56,9 +56,7 @@ def read_new_definitions(files: Sequence[str], *, samples: bool, name: str | Non
     """
     found = [_new_definition(file, *read_definition(file), name=name) for file in files]
     if samples:
-        found += [
-            _new_definition(sample, *_validated(sample, sample_text(sample).encode())) for sample in sample_names()
-        ]
+        found += [_new_definition(each, *_validated(each, sample_text(each).encode())) for each in sample_names()]
     names = [new.name for new in found]
     if repeated := [each for each in names if names.count(each) > 1]:
         raise BadInput(f"Two of these definitions are called {repeated[0]!r}: give each its own name")

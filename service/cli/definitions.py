@@ -142,7 +142,10 @@ def validate(
             problems = [problem.model_dump(mode="json") for problem in error.problems]
             as_json({"file": file, "valid": False, "errors": problems})
         else:
-            _show_problems(error, file)
+            count = len(error.problems) + error.more
+            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
+            for line in error.lines:
+                output.print(f"    {line}")
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": []})
@@ -170,7 +173,11 @@ def graph(
 ) -> int:
     """Draw a definition's graph: which nodes run side by side, which wait for others, and under which condition."""
     if not is_file(name_or_file):
-        definition = _stored_definition(name_or_file, version)
+        record = read_stored(load_settings(), name_or_file, version)
+        try:
+            definition = parse_definition(record.config, KINDS.by_type)
+        except BadDefinition as error:
+            raise BadFile(name_or_file, error) from None
     elif version is not None:
         fail("--version is for a stored definition, not for a file", code=USAGE)
     else:
@@ -223,14 +230,6 @@ def rollback(
 def delete(name: Name, json: Json = False) -> int:
     """Delete a definition with its block and its deployment. Its past runs can still be resumed."""
     return _change(lambda service: service.delete(name), json=json)
-
-
-def _stored_definition(name: str, version: int | None) -> Definition:
-    record = read_stored(load_settings(), name, version)
-    try:
-        return parse_definition(record.config, KINDS.by_type)
-    except BadDefinition as error:
-        raise BadFile(name, error) from None
 
 
 def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
@@ -326,10 +325,3 @@ def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionReco
 def _show_graph(definition: Definition, *, indent: str = "") -> None:
     for line in draw(definition):
         output.print(indent + line)
-
-
-def _show_problems(error: BadDefinition, file: str) -> None:
-    count = len(error.problems) + error.more
-    output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
-    for line in error.lines:
-        output.print(f"    {line}")

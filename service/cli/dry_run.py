@@ -214,7 +214,6 @@ async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, 
 
 
 async def _describe_channels(settings: Settings, names: Sequence[str | None]) -> str:
-    """Describe the channels of a notify node; None is the default channel."""
     texts: list[str] = []
     for name in names:
         try:
@@ -236,12 +235,7 @@ def _describe_transform(config: TransformConfig) -> str:
 
 
 async def _select_channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
-    """Find channels in the settings, and among the blocks of a Prefect that already runs. None is the default.
-
-    Raises:
-        BadInput: there is no such channel, or it is not set up.
-        Unavailable: Prefect does not answer.
-    """
+    """Find channels in the settings, and among the blocks of a Prefect that already runs. None means the default."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from blocks.channels.resolver import ChannelResolver

@@ -74,7 +74,11 @@ def monitor_pipeline(
     if run_id is not None:
         if watch:
             fail("--watch shows the latest runs: leave out --run-id", code=USAGE)
-        story = read(settings, lambda tx: _read_run(tx, run_id))
+
+        async def query(tx: AsyncConnection) -> Story:
+            return await read_story(tx, (await find_run(tx, run_id)).run_id)
+
+        story = read(settings, query)
         as_json(story.model_dump(mode="json")) if json else _show_run(story)
         return 0
     only = parse_run_status(status) if status is not None else None
@@ -91,13 +95,12 @@ def monitor_pipeline(
     return 0
 
 
-async def _read_run(tx: AsyncConnection, id_prefix: str) -> Story:
-    return await read_story(tx, (await find_run(tx, id_prefix)).run_id)
-
-
 def _show_run(story: Story) -> None:
     run = story.run
     output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}")
+    definition = run.chosen_definition
+    if run.definition_version is not None:
+        definition = f"{run.definition_name}, version {run.definition_version}"
     facts = {
         "Run": run.run_id,
         "Trace": run.trace_id,
@@ -105,7 +108,7 @@ def _show_run(story: Story) -> None:
         "Severity": run.severity.value,
         "Incident": run.incident_id,
         "Fingerprint": run.alert_fingerprint,
-        "Definition": _definition(run),
+        "Definition": definition,
         "Stage": run.current_stage,
         "Skipped": run.skip_reason,
         "Created": f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -124,12 +127,6 @@ def _show_run(story: Story) -> None:
         output.print("  Deliveries", style="bold")
     for delivery in story.deliveries:
         output.print(f"    {_delivery(delivery)}")
-
-
-def _definition(run: RunRecord) -> str | None:
-    if run.definition_version is None:
-        return run.chosen_definition
-    return f"{run.definition_name}, version {run.definition_version}"
 
 
 def _attempt(attempt: AttemptRecord) -> str:

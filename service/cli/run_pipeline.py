@@ -123,11 +123,7 @@ def run_pipeline(
 
 
 def _check(settings: Settings, request: RunRequest) -> None:
-    """Refuse a wrong payload before a stack is started for it.
-
-    Raises:
-        BadInput: the payload has no alert that can be read.
-    """
+    """Refuse a payload without readable alerts before a stack is started for it."""
     options = request.options
     if options.definition_config is not None:
         from service.cli.definition_input import check_payload, load_definition
@@ -141,11 +137,7 @@ def _check(settings: Settings, request: RunRequest) -> None:
 def _read_payload(
     text: str | None, file: str | None, *, sample: bool, source: str, limit: int
 ) -> dict[str, Any] | None:
-    """Read the payload that the flags name; None if they name none.
-
-    Raises:
-        BadInput: it cannot be read, is larger than `limit` bytes, or is not a JSON object.
-    """
+    """Read the payload, of at most `limit` bytes, that the flags name. None means that they name none."""
     if text is not None:
         return _parse_object(text.encode(errors="surrogateescape"), "--payload", limit)
     if file is not None:

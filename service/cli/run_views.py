@@ -150,7 +150,18 @@ def _result_lines(found: Contract) -> Iterator[str]:
 
 def run_table(found: Sequence[RunRecord]) -> Table:
     """Make a table with one row per run. A narrow terminal cuts the last column, not the ids."""
-    rows = [_row(run) for run in found]
+    rows = [
+        (
+            run.run_id[:SHORT],
+            status_of(run),
+            run.trace_id if len(run.trace_id) < 2 * SHORT else run.trace_id[:SHORT],
+            run.source,
+            f"{run.created_at:%Y-%m-%d %H:%M:%S}",
+            duration(run.total_duration_ms),
+            run.title,
+        )
+        for run in found
+    ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, title in enumerate(_COLUMNS):
         widest = max((len(row[column]) for row in rows), default=0)
@@ -170,15 +181,3 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "-"
     return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
-
-
-def _row(run: RunRecord) -> tuple[str, ...]:
-    return (
-        run.run_id[:SHORT],
-        status_of(run),
-        run.trace_id if len(run.trace_id) < 2 * SHORT else run.trace_id[:SHORT],
-        run.source,
-        f"{run.created_at:%Y-%m-%d %H:%M:%S}",
-        duration(run.total_duration_ms),
-        run.title,
-    )

@@ -115,11 +115,10 @@ class OwnCommand:
                     if process.returncode is not None:
                         raise Unavailable(f"{self.name} did not start ({describe_exit(process.returncode)})")
                     await asyncio.sleep(0.05)
-        except TimeoutError:
+        except BaseException as error:
             await end(process, self.stop_signal, 1.0)
-            raise Unavailable(f"{self.name} was not ready within {READY_SECONDS:g} s") from None
-        except BaseException:
-            await end(process, self.stop_signal, 1.0)
+            if isinstance(error, TimeoutError):
+                raise Unavailable(f"{self.name} was not ready within {READY_SECONDS:g} s") from None
             raise
         return process
 
@@ -127,13 +126,7 @@ class OwnCommand:
 async def _serve(
     stack: PersistentStack, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[bool], None]
 ) -> None:
-    """Run the API and a worker on this stack until cancelled, and restart whatever dies; then end both.
-
-    `ready` is called once, with whether Prefect answers.
-
-    Raises:
-        Unavailable: the API or the worker did not start.
-    """
+    """Run the API and a worker until cancelled. `ready` is called once, with whether Prefect answers."""
     addresses = stack.addresses
     env = {**os.environ, "DATABASE_URL": addresses.database_url, "PREFECT_API_URL": addresses.prefect_api_url or ""}
     base = f"http://{_reachable(host)}:{port}"
@@ -207,10 +200,17 @@ def _reachable(host: str) -> str:
 
 
 def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:
+    shown = redact_text(addresses.prefect_api_url or "")
+    prefect = f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
+    if not prefect_answers:
+        prefect = (
+            f"{shown} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "
+            "Start that server, or unset PREFECT_API_URL and run this command again to use the embedded one"
+        )
     lines = {
         "API": f"{api}/orchestration/  (documentation: {api}/docs)",
         "Admin": f"{api}/admin/orchestration/",
-        "Prefect": (_prefect_ui if prefect_answers else _prefect_outage)(addresses.prefect_api_url or ""),
+        "Prefect": prefect,
         "Database": "as DATABASE_URL says",
     }
     if "postgres" in addresses.embedded:
@@ -218,15 +218,3 @@ def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: boo
     for name, text in lines.items():
         output.print(f"{name:<9} {text}")
     output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.")
-
-
-def _prefect_ui(api_url: str) -> str:
-    shown = redact_text(api_url)
-    return f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
-
-
-def _prefect_outage(api_url: str) -> str:
-    return (
-        f"{redact_text(api_url)} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "
-        "Start that server, or unset PREFECT_API_URL and run this command again to use the embedded one"
-    )
