@@ -24,11 +24,8 @@ class BadFile(BadDefinition):
     """The definition in a file cannot be used. The error has the file's name and all problems."""
 
     def __init__(self, file: str, error: BadDefinition) -> None:
-        self._file_text = f"{file}: {error}"
         super().__init__(error.problems)
-
-    def _text(self) -> str:
-        return self._file_text
+        self.args = (f"{file}: {error}",)
 
 
 def read_definition(file: str) -> tuple[Definition, object]:

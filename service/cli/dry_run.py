@@ -206,7 +206,12 @@ async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, 
         case NotifyNode():
             return await _describe_channels(settings, config.names or [notify_driver])
         case TransformConfig():
-            return _describe_transform(config)
+            texts = [f"reads {config.source_node}{f'.{config.extract}' if config.extract else ''}"]
+            if config.filter_priority:
+                texts.append(f"keeps items with the priority {' or '.join(config.filter_priority)}")
+            if config.mapping:
+                texts.append(f"maps them to {', '.join(config.mapping)}")
+            return ", ".join(texts)
         case ConditionConfig(expression=expression):
             return f"decides whether {expression}"
         case _:
@@ -218,20 +223,10 @@ async def _describe_channels(settings: Settings, names: Sequence[str | None]) ->
     for name in names:
         try:
             channels = await _select_channels(settings, name)
+            texts += [f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in channels]
         except PipelineError as error:
             texts.append(f"would fail: {error}")
-        else:
-            texts += [f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in channels]
     return f"notifies {', '.join(dict.fromkeys(texts))}"
-
-
-def _describe_transform(config: TransformConfig) -> str:
-    texts = [f"reads {config.source_node}{f'.{config.extract}' if config.extract else ''}"]
-    if config.filter_priority:
-        texts.append(f"keeps items with the priority {' or '.join(config.filter_priority)}")
-    if config.mapping:
-        texts.append(f"maps them to {', '.join(config.mapping)}")
-    return ", ".join(texts)
 
 
 async def _select_channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:

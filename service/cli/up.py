@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Annotated
 
 import httpx
@@ -25,8 +26,6 @@ from service.cli.terminal import output, progress
 from service.stack import PersistentStack
 from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
-PORT, PREFECT_PORT = 8000, 4200
-
 READY_SECONDS = 60.0
 PREFECT_TIMEOUT_SECONDS = 20.0
 GRACE_SECONDS = 40.0
@@ -34,13 +33,13 @@ GRACE_SECONDS = 40.0
 
 
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address of the API. Any address other than loopback requires API keys.")
     ] = "127.0.0.1",
     prefect_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.")
-    ] = PREFECT_PORT,
+    ] = 4200,
 ) -> int:
     """Start PostgreSQL, Prefect's server and UI, the API and a worker, and keep them running until Ctrl-C.
 
@@ -71,28 +70,23 @@ def ensure_port_free(host: str, port: int, *, option: str) -> None:
         BadSetting: naming the address and the option that changes it.
     """
     try:
-        with socket.create_server((host, port)):
-            pass
+        socket.create_server((host, port)).close()
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if in_use else f"cannot be used: {error.strerror}"
         raise BadSetting(f"{host}:{port} {reason}; choose another with {option}") from None
 
 
+@dataclass
 class OwnCommand:
     """An `alert-pipeline` command as a child process on the same terminal, as a `process.Server`."""
 
+    name: str
+    arguments: list[str]
+    env: Mapping[str, str]
+    ready: Callable[[], Awaitable[bool]]
     stop_signal = signal.SIGTERM
     stop_seconds = GRACE_SECONDS
-
-    def __init__(
-        self, name: str, arguments: list[str], env: Mapping[str, str], ready: Callable[[], Awaitable[bool]]
-    ) -> None:
-        self.name = name
-        # -P: a file in the operator's folder that happens to be called statsd.py must not be imported.
-        self._command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
-        self._env = dict(env)
-        self._ready = ready
 
     async def start(self, progress: Callable[[str], None]) -> Process:
         """Start the command and return its process once it is ready.
@@ -102,16 +96,17 @@ class OwnCommand:
         """
         progress(f"Starting {self.name} …")
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            # -P: a file in the operator's folder that happens to be called statsd.py must not be imported.
+            *(sys.executable, "-P", "-m", "service.cli.main", *self.arguments),
             stdin=asyncio.subprocess.DEVNULL,
-            env=self._env,
+            env=self.env,
             # In a session of its own the child does not get Ctrl-C: this process ends its children in order.
             start_new_session=True,
             preexec_fn=follow_parent(self.stop_signal),
         )
         try:
             async with asyncio.timeout(READY_SECONDS):
-                while not await self._ready():
+                while not await self.ready():
                     if process.returncode is not None:
                         raise Unavailable(f"{self.name} did not start ({describe_exit(process.returncode)})")
                     await asyncio.sleep(0.05)
