@@ -1,4 +1,4 @@
-"""What the tests of the HTTP door share: the application without a network, and with one."""
+"""Helpers for the tests of the HTTP API: the application without a network, and with one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def open_api(
     client: tuple[str, int] = LOCAL,
     base_url: str = "http://127.0.0.1:8000",
 ) -> AsyncGenerator[httpx.AsyncClient]:
-    """The application as a client sees it that calls from `client`, while the application believes to be at `host`."""
+    """The application for a client at the address `client`; the application believes that it listens at `host`."""
     app = create_app(settings, url, host=host, extensions=[mount.install])
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as api:
@@ -43,7 +43,7 @@ async def open_api(
 
 @asynccontextmanager
 async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, int]]:
-    """The application behind a real server; its address."""
+    """The application behind a real server. Yields its address."""
     with listen("127.0.0.1", 0) as listening:
         app = create_app(settings, url, extensions=[mount.install])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
@@ -57,19 +57,19 @@ async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, i
 async def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - whatever it is about, it has no event
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.01)
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 40) -> None:
-    """Wait for a condition that takes asking."""
+    """Wait for an asynchronous condition."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def run_of(database: Database, run_id: str) -> RunRecord:
-    """The run as it is stored."""
+    """The stored run."""
     async with database.transaction() as tx:
         return await runs.get_run(tx, run_id)
 
@@ -81,7 +81,7 @@ async def all_runs(database: Database) -> list[RunRecord]:
 
 
 async def carry(services: Services, run_id: str) -> RunRecord:
-    """Bring a run to its end, as a worker would."""
+    """Execute a run to its end, as a worker does."""
     async with lease_run(services, run_id, engine=DIRECT) as run:
         await Execution(run).execute_directly()
     return run.record

@@ -1,4 +1,4 @@
-"""What the tests of keys share: who calls from where, and the ways in which a key comes with a request."""
+"""Helpers for the tests of API keys: callers and their addresses, and the ways to send a key with a request."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def signed(key: NewKey, body: bytes, *, at: float | None = None, **change: str) 
 def endpoints(settings: Settings) -> list[tuple[str, str]]:
     document = create_app(settings, "postgresql://nowhere/none").openapi()
     return [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether an endpoint needs no key: a health check, which changes nothing and shows no alert."""
+    return method.lower() == "get" and path.startswith(("/health/", "/ready/", "/alerts/webhook/"))

@@ -1,4 +1,4 @@
-"""What the tests of the whole service share: our API as a process, and senders that push until they are heard."""
+"""Helpers for tests of all processes together: the API as a process, and senders that push until they get a 202."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEBHOOK = "/alerts/webhook/"
 
 
 class ApiProcess:
-    """`alert-pipeline api` beside the test, on a port that is free."""
+    """`alert-pipeline api` as a process, on a free port."""
 
     def __init__(self, settings: Settings, database_url: str, log: Path, *arguments: str, **environment: str) -> None:
         self.log = log
@@ -39,12 +39,12 @@ class ApiProcess:
         self.url = line.split()[-1]
 
     def kill(self) -> None:
-        """SIGKILL: it can do nothing more."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait(30)
 
     def close(self) -> None:
-        """Make sure that it is gone."""
+        """Kill the process if it still runs."""
         if self.process.poll() is None:
             self.kill()
         if self.process.stdout is not None:
@@ -54,18 +54,18 @@ class ApiProcess:
 class Sender:
     """A monitoring system: it pushes each alert until the answer is 202, as Alertmanager and Grafana do.
 
-    Every other push has an `Idempotency-Key`; those without one are told from news by what they say.
+    Every other push has an `Idempotency-Key`; the others are deduplicated by their content.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.taken: dict[int, str] = {}
-        """The run that the answer to each push named."""
+        """The first run of each push, from its answer."""
         self.refused: list[httpx.Response] = []
-        """The answers that were no 202."""
+        """The answers other than 202."""
 
     async def push(self, client: httpx.AsyncClient, number: int) -> None:
-        """Push once; an API that is gone gives no answer, which is not our sender's fault."""
+        """Push once. No answer is no failure of the sender: the API may be dead."""
         headers = {"Idempotency-Key": f"push-{number}"} if number % 2 else {}
         with suppress(httpx.TransportError):
             answer = await client.post(self.url + WEBHOOK, json=numbered(number), headers=headers)
@@ -75,12 +75,12 @@ class Sender:
                 self.refused.append(answer)
 
     async def push_until_taken(self, client: httpx.AsyncClient, number: int) -> None:
-        """Push until it is taken, more impatient than `Retry-After` asks for."""
+        """Push until a 202, sooner than `Retry-After` allows."""
         while number not in self.taken:
             await self.push(client, number)
             await asyncio.sleep(0 if number in self.taken else 0.02)
 
 
 def numbered(number: int) -> dict[str, Any]:
-    """An alert that is told from all others by its number."""
+    """An alert of its own, with this number in its name and host."""
     return alert(f"Load{number}", instance=f"host-{number}")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from service.cli.timeline import timeline
+from service.cli.trace import timeline
 from sqlalchemy import text
 
 from orchestration.contracts import Stage

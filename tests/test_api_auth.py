@@ -1,4 +1,4 @@
-"""Who may call the HTTP door: keys and their scopes, signatures, and callers on this very machine."""
+"""Authentication of the HTTP API: keys and their scopes, signatures, and callers on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
-from service.api import keyring
-from service.api.document import is_open
+from service.api import auth
 from tests.api_helpers import alert, all_runs, eventually, open_api, trigger
-from tests.auth_helpers import FAR, PUBLIC, basic, bearer, endpoints, make_key, signed
+from tests.auth_helpers import FAR, PUBLIC, basic, bearer, endpoints, is_open, make_key, signed
 
 
 @pytest.fixture
@@ -141,8 +140,8 @@ async def test_a_revoked_key_is_refused_within_seconds(
     assert (await api.post("/alerts/webhook/", json=alert(), headers=bearer(key))).status_code == 202
     async with database.transaction() as tx:
         await keys.revoke_key(tx, key.name)
-    assert keyring.FRESH_SECONDS <= 5
-    monkeypatch.setattr(keyring, "FRESH_SECONDS", 0.0)
+    assert auth.FRESH_SECONDS <= 5
+    monkeypatch.setattr(auth, "FRESH_SECONDS", 0.0)
 
     answer = await api.post("/alerts/webhook/", json=alert(), headers=bearer(key))
     assert answer.status_code == 401
@@ -151,7 +150,7 @@ async def test_a_revoked_key_is_refused_within_seconds(
 async def test_a_new_key_is_good_at_once(
     api: httpx.AsyncClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyring, "FRESH_SECONDS", 3600.0)
+    monkeypatch.setattr(auth, "FRESH_SECONDS", 3600.0)
     await make_key(settings, database, Scope.TRIGGER, name="first")
     assert (await api.get("/orchestration/pipelines/", headers={"X-API-Key": "apk_x"})).status_code == 401
     new = await make_key(settings, database, Scope.READ, name="second")

@@ -1,4 +1,4 @@
-"""The definitions over HTTP: listed, shown, looked at, run, and chosen for a push; refused in clear words."""
+"""Definitions over HTTP: list, show, validate, execute, choose one for a push; refusals in clear words."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ async def test_what_cannot_be_run_is_refused_and_nothing_is_written(api: httpx.A
     refused: list[tuple[str, object, int, str]] = [
         ("definitions/nowhere/execute/", push, 404, "There is no definition 'nowhere'; stored are: hub, off"),
         ("definitions/off/execute/", None, 409, "is disabled and runs nothing"),
-        ("definitions/hub/execute/", None, 422, "takes in alerts"),
+        ("definitions/hub/execute/", None, 422, "ingests alerts"),
         ("definitions/hub/execute/", {"payload": {}}, 422, "empty object"),
         ("definitions/hub/execute/", {"payload": []}, 422, "payload"),
         ("definitions/hub/execute/", {**push, "incident_id": "1"}, 422, "incident"),
@@ -186,7 +186,7 @@ async def test_what_cannot_be_run_is_refused_and_nothing_is_written(api: httpx.A
         ("definitions/nowhere/validate/", None, 404, "There is no definition"),
         ("pipeline/", {**push, "definition": "nowhere"}, 404, "There is no definition 'nowhere'"),
         ("pipeline/sync/", {**push, "definition": "off"}, 409, "is disabled and runs nothing"),
-        ("pipeline/", {"definition": "hub"}, 422, "takes in alerts"),
+        ("pipeline/", {"definition": "hub"}, 422, "ingests alerts"),
         ("pipeline/", {**push, "definition": 7}, 422, "definition"),
         ("pipeline/", {"definition": None}, 422, "payload: field required"),
         ("pipeline/", {**push, "definition": "a\x00b"}, 404, "There is no definition"),

@@ -1,4 +1,4 @@
-"""Whether the service is alive and ready, and what it says while its database is away."""
+"""The health checks of the API, and its answers during an outage of the database."""
 
 from __future__ import annotations
 
@@ -44,6 +44,26 @@ async def test_it_is_alive(api: httpx.AsyncClient) -> None:
     answer = await api.get("/health/")
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/health/", "/health", "/ready/", "/alerts/webhook/", "/alerts/webhook/grafana/", "/orchestration/pipelines/"],
+)
+async def test_head_answers_like_get(api: httpx.AsyncClient, path: str) -> None:
+    """Uptime monitors and `wget --spider` ask with HEAD."""
+    head, get = await api.head(path), await api.get(path)
+
+    assert head.status_code == get.status_code != 405
+    assert head.headers["content-length"] == get.headers["content-length"]
+    assert head.content == b""
+
+
+async def test_a_wrong_method_is_told_the_right_ones(api: httpx.AsyncClient) -> None:
+    answer = await api.delete("/alerts/webhook/")
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_it_is_ready_with_a_worker(api: httpx.AsyncClient, database: Database) -> None:

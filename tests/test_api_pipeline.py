@@ -1,4 +1,4 @@
-"""The HTTP door's pipelines: started, waited for, watched, resumed, and refused in clear words."""
+"""Pipelines over HTTP: start, wait, watch, resume; refusals in clear words."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 import httpx
 import pytest
 
+from blocks.channels import SlackChannel
+from blocks.channels.resolver import ChannelCache, configured_drivers
+from blocks.prefect_api import SavedBlock
+from orchestration.encryption import load_key
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store import claims, runs
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import EncryptedCache
 from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
 from tests.conftest import MemoryChannel
+from tests.definition_helpers import look, put
 from tests.payloads import body
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -85,6 +91,7 @@ async def test_what_was_asked_for_is_kept_with_the_run(api: httpx.AsyncClient, d
         "checker_names": ["cpu", "disk"],
         "checker_configs": {"cpu": {"warn": 50, "per_cpu": True}},
         "labels": {"team": "db"},
+        "provider": "local",
         "notify_driver": "oncall-slack",
     }
 
@@ -131,6 +138,19 @@ async def test_the_same_push_under_one_key_is_the_same_runs(api: httpx.AsyncClie
     assert other.status_code == 409
     assert "'push-1' was used for another push" in other.json()["error"]
     assert len(await all_runs(database)) == 1
+
+
+async def test_the_answer_says_whether_somebody_is_going_to_be_notified(api: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "push-1"}
+    first = (await api.post("/orchestration/pipeline/", json=trigger(), headers=headers)).json()
+    same = (await api.post("/orchestration/pipeline/", json=trigger(), headers=headers)).json()
+    duplicate = await queue(api)
+
+    assert first["message"] == "Pipeline queued for execution"
+    assert "is decided when it is processed" in first["note"]
+    assert (await api.get(first["status_url"])).json()["run_id"] == first["run_id"]
+    assert "no second run" in same["note"]
+    assert duplicate["note"] == "Nobody is notified again"
 
 
 async def test_a_duplicate_is_taken_and_says_so(api: httpx.AsyncClient, database: Database) -> None:
@@ -349,6 +369,43 @@ async def test_a_retrying_run_is_resumed_once_nobody_is_at_it(api: httpx.AsyncCl
 
 
 # Refusals
+
+
+async def know_channels(database: Database, settings: Settings) -> None:
+    """What a worker does when it has read the channel blocks from Prefect."""
+
+    async def blocks() -> list[SavedBlock]:
+        return [SavedBlock(name="oncall", slug=SlackChannel.get_block_type_slug(), data={})]
+
+    drivers = configured_drivers(settings)
+    await ChannelCache(EncryptedCache(database), load_key(settings), source=blocks, drivers=drivers).refresh()
+
+
+async def test_a_channel_that_no_worker_knows_is_refused(
+    api: httpx.AsyncClient, database: Database, settings: Settings
+) -> None:
+    unknown = {"notify_channel": "nosuch"}
+    assert (await api.post("/orchestration/pipeline/", json=trigger(**unknown))).status_code == 202
+    await put(database, look(), "look")
+    await know_channels(database, settings)
+
+    calls = {
+        "pipeline/": trigger(**unknown),
+        "pipeline/sync/": trigger(**unknown),
+        "definitions/look/execute/": unknown,
+    }
+    for path, asked in calls.items():
+        answer = await api.post(f"/orchestration/{path}", json=asked)
+        assert answer.status_code == 422, path
+        assert "there is no channel or driver 'nosuch'; there are: oncall, console, slack." in answer.json()["error"]
+    # The generic and email drivers are not set up; slack is, by its block.
+    for name in ("generic", "email"):
+        answer = await api.post("/orchestration/pipeline/", json=trigger(notify_driver=name))
+        assert answer.status_code == 422, name
+    for name in ("oncall", "console", "slack", "Slack"):
+        answer = await api.post("/orchestration/pipeline/", json=trigger(alert(name), notify_driver=name))
+        assert answer.status_code == 202, answer.text
+    assert len(await all_runs(database)) == 5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whatever comes in over HTTP, the answer is no 500, and a refusal says why."""
+"""No request over HTTP is answered with a 500, and every refusal says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the API agree: Schemathesis makes requests of the document, and judges the answers by it."""
+"""The OpenAPI document and the API agree: Schemathesis makes requests from the document and checks the answers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CONFIG = SchemathesisConfig.from_dict(
             "deterministic": True,
             "max-examples": 25,
             "database": "none",
-            # Who may call is the matter of test_api_auth.py; here every request is to come through.
+            # test_api_auth.py tests authentication; here every request is let through.
             "with-security-parameters": False,
         },
         "checks": {
             "ignored_auth": {"enabled": False},
-            # A body may fit the document and yet hold no alert: whose it is, no schema can say.
+            # A body may fit the document and still have no alert: no schema describes every source.
             "positive_data_acceptance": {"enabled": False},
-            # Without a worker nothing is ready (503) nor over in time (504). A 500 is in no operation's list.
+            # Without a worker nothing is ready (503) or ends in time (504). No operation lists a 500.
             "not_a_server_error": {"enabled": False},
         },
     }
@@ -49,7 +49,7 @@ def api(home: Path, postgres_url: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 def trial_of(method: str, path: str) -> Callable[[str, schemathesis.Case], None]:
-    """The test of one operation."""
+    """Make the test of one operation."""
 
     @DOCUMENT.include(method=method, path=path).parametrize()
     def trial(api: str, case: schemathesis.Case) -> None:

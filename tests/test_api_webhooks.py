@@ -1,4 +1,4 @@
-"""Webhooks: the vendors' own bodies, with nothing around them."""
+"""Webhooks: the bodies of the vendors, unchanged."""
 
 from __future__ import annotations
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from service.stack import StackAddresses
-from tests.cli_helpers import Orchestrators, all_runs, row_counts, says_in_one_line, side_by_side
-from tests.conftest import Command
-from tests.receivers import Answer, http_receiver
+from tests.cli_helpers import all_runs, row_counts, says_in_one_line, side_by_side
+from tests.conftest import Command, clean_environment
+from tests.receivers import http_receiver
+from tests.worker_helpers import BreakableServer, DeafHost, eventually
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -108,34 +112,71 @@ async def test_servers_that_do_not_answer(
         (["alert-pipeline", "up", "--prefect-port", str(busy_port)], {}),
     )
     assert all("hunter2" not in finished.stdout + finished.stderr for finished in done)
-    # Without Prefect the direct engine executes the run. Its channels may be blocks, which only Prefect knows.
-    without_prefect = done.pop(1)
-    assert without_prefect.returncode == 1
-    assert "✗ PrefectUnavailable: Prefect's API does not answer" in without_prefect.stdout
-    (run,) = await all_runs(database)
-    assert f"Resume it with: alert-pipeline resume {run.run_id}" in without_prefect.stdout
-    said = [says_in_one_line(finished, 1) for finished in done]
+    # Only Prefect knows the channel blocks: without it nobody knows where the message goes, and nothing is stored.
+    assert done[1].stderr.splitlines()[-1].startswith("Error: The channel blocks are not known: Prefect's API does not")
+    assert done[1].returncode == 1
+    said = [says_in_one_line(finished, 1) for finished in (done[0], *done[2:])]
     assert said[0].startswith("The database cannot be used: ")
     assert said[1].startswith("Prefect's API does not answer")
     assert said[2].startswith("The database cannot be used: ")
     assert str(busy_port) in said[3]
+    assert await row_counts(database) == {}
 
 
-async def test_a_prefect_that_breaks_off_leaves_a_run_to_resume(
-    command: Command, database: Database, orchestrators: Orchestrators
+def test_a_prefect_that_does_not_answer_stops_no_message_to_a_channel_of_the_environment(
+    command: Command, database: Database, free_port: int
 ) -> None:
-    # It says who it is, takes the flow, and then fails for good.
-    with http_receiver(Answer.json("3.8.8"), default=Answer.json({"detail": "broken"}, status=500)) as prefect:
-        finished = command(
-            *("run_pipeline", "--sample"),
-            env={"PREFECT_API_URL": f"{prefect.url}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"},
+    with http_receiver() as receiver:
+        environment = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "NOTIFY_WEBHOOK_URL": receiver.url}
+        finished = command("run_pipeline", "--sample", "--json", env=environment)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["status"] == "COMPLETED"
+    assert len(receiver.requests) == 1
+
+
+async def test_a_prefect_that_is_killed_in_the_middle_of_a_run_is_replaced_by_the_direct_engine(
+    home: Path, database: Database, tmp_path: Path
+) -> None:
+    host, server = DeafHost(), BreakableServer(home, tmp_path / "prefect.log")
+    checks = {"checker_names": ["network"], "checker_configs": {"network": {"hosts": [host.name], "timeout": 2.0}}}
+    nodes = [
+        {"id": "ingest", "type": "ingest"},
+        {"id": "check", "type": "context", "config": checks},
+        {"id": "analyze", "type": "intelligence"},
+        {"id": "notify", "type": "notify"},
+    ]
+    slow = tmp_path / "slow.json"
+    slow.write_text(json.dumps({"name": "slow", "nodes": nodes}))
+    try:
+        await asyncio.to_thread(server.start)
+        environment = {
+            **clean_environment(),
+            "ALERT_PIPELINE_HOME": str(home),
+            "DATABASE_URL": database.url,
+            "PREFECT_API_URL": server.api_url,
+        }
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).parent / "run_pipeline"),
+            *("--sample", "--config", str(slow)),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
-    assert finished.returncode == 1
+
+        async def checking() -> bool:
+            return any(run.current_stage == "check" for run in await all_runs(database))
+
+        await eventually(checking, "the run to be at its check")
+        server.stop()
+        output, errors = await process.communicate()
+    finally:
+        host.close()
+        server.close()
+    assert process.returncode == 0, errors.decode()
+    assert "✓ Pipeline COMPLETED" in output.decode()
+    assert errors.decode().count("[TEST] [CRITICAL]") == 1, "one message, on the console"
     (run,) = await all_runs(database)
-    # The direct engine goes on, but the default channels may be blocks, which only Prefect knows.
-    assert "✗ PrefectUnavailable: Prefect's API does not answer" in finished.stdout
-    assert f"Resume it with: alert-pipeline resume {run.run_id}" in finished.stdout
-    assert orchestrators().resume_pipeline(run.run_id).status == "COMPLETED"
+    assert (run.status, run.engine) == (RunStatus.NOTIFIED, "direct")
 
 
 def test_questions_of_the_monitor_that_have_no_answer(command: Command, database: Database) -> None:

@@ -78,7 +78,8 @@ async def test_what_is_in_the_database_is_unreadable(database: Database, setting
     await ChannelCache(EncryptedCache(database), key(settings), source=Prefect(ONCALL)).refresh()
 
     async with database.transaction() as tx:
-        (content,) = (await tx.execute(text("select content from sealed_copy"))).scalars().all()
+        query = text("select content from sealed_copy where name <> 'channel-names'")
+        (content,) = (await tx.execute(query)).scalars().all()
 
     assert b"very-secret" not in bytes(content)
     assert b"oncall" not in bytes(content)

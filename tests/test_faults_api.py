@@ -1,4 +1,4 @@
-"""Faults at the door: whatever dies under load, a 202 is kept, and no message is sent twice."""
+"""Processes that die under load: every push with a 202 is handled, and no message is sent twice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def receiver() -> Iterator[HttpReceiver]:
 
 
 def told(receiver: HttpReceiver) -> Counter[int]:
-    """How many messages there were about each of the numbered alerts."""
+    """The number of messages about each numbered alert."""
     return Counter(int(number) for title in titles(receiver) for number in re.findall(r"Load(\d+) on", title))
 
 
@@ -57,7 +57,7 @@ async def test_an_api_that_is_killed_right_after_its_answers_has_lost_none_of_th
     stored = {run.run_id: run.status for run in await all_runs(database)}
     assert {stored.get(run_id) for run_id in sender.taken.values()} == {RunStatus.PENDING}
 
-    # Who got no answer pushes again, whether or not the first time was stored.
+    # A sender without an answer pushes again, whether or not its first push was stored.
     with closing(ApiProcess(settings, database.url, tmp_path / "second.log")) as api:
         sender.url = api.url
         async with httpx.AsyncClient(timeout=20) as client:
@@ -106,7 +106,7 @@ async def restart_under_load(settings: Settings, database: Database, sender: Sen
 
 
 async def restart_postgresql(home: Path, database: Database) -> None:
-    """End it as hard as it gets short of SIGKILL: no session is asked."""
+    """Restart it with SIGQUIT, which ends every session at once."""
     pid = part_pid(home, "postgres")
     assert pid is not None
     os.kill(pid, signal.SIGQUIT)

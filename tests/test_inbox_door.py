@@ -1,4 +1,4 @@
-"""The inbox as the door needs it: workers are woken, repeats are told from news, and what is held is not raced for."""
+"""The inbox: workers are woken, duplicates are found, and reserved runs are not claimed."""
 
 from __future__ import annotations
 

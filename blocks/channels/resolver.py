@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import orjson
@@ -24,6 +25,7 @@ from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailabl
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
+from orchestration.store.encrypted_cache import CHANNEL_NAMES
 
 READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to list the blocks."""
@@ -44,6 +46,18 @@ async def read_channel_blocks() -> list[SavedBlock]:
         PrefectUnavailable: Prefect's API does not answer.
     """
     return await read_saved_blocks(_BY_SLUG)
+
+
+def configured_drivers(settings: Settings) -> list[str]:
+    """The drivers that the environment sets up, and the console, which needs nothing."""
+    names: list[str] = []
+    for name, driver in CHANNELS.items():
+        # A driver that is only half set up has a name too: notify says what is missing.
+        with suppress(BadSetting):
+            if name != "console" and driver.from_settings(settings) is None:
+                continue
+        names.append(name)
+    return names
 
 
 class BrokenBlock(BadInput):
@@ -181,10 +195,24 @@ class EncryptedStore(Protocol):
 
 
 class ChannelCache:
-    """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run."""
+    """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run.
 
-    def __init__(self, store: EncryptedStore, key: bytes, *, source: BlockSource = read_channel_blocks) -> None:
+    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the blocks and of `drivers`. With
+    `drivers` None it stores nothing.
+    """
+
+    def __init__(
+        self,
+        store: EncryptedStore,
+        key: bytes,
+        *,
+        source: BlockSource = read_channel_blocks,
+        drivers: Collection[str] | None = tuple(CHANNELS),
+        timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> None:
         self._store = store
+        self._drivers = drivers
+        self._timeout_seconds = timeout_seconds
         self._fernet = Fernet(key)
         # Workers on hosts with different keys must not overwrite each other's copy.
         self._name = f"channels/{hashlib.sha256(key).hexdigest()[:12]}"
@@ -211,7 +239,7 @@ class ChannelCache:
             Unavailable: no blocks are known, and there is no copy.
         """
         try:
-            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout_seconds):
                 found = await self._source()
         except (Unavailable, TimeoutError) as error:
             if self._known is None:
@@ -254,13 +282,21 @@ class ChannelCache:
 
     async def _save(self, found: list[SavedBlock]) -> None:
         content = orjson.dumps([saved.model_dump(mode="json") for saved in found])
-        if content == self._stored:
+        if content == self._stored or self._drivers is None:
             return
         try:
             await self._store.write(self._name, self._fernet.encrypt(content))
+            await self._store.write(CHANNEL_NAMES, orjson.dumps(_names(found, self._drivers)))
             self._stored = content
         except Unavailable as error:
             logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
+
+
+def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
+    """Every name that a run may give for its channel: blocks, and drivers that have settings or a block."""
+    slugs = {saved.slug for saved in found}
+    with_block = [name for name, driver in CHANNELS.items() if driver.get_block_type_slug() in slugs]
+    return list(dict.fromkeys([*(saved.name for saved in found), *drivers, *with_block]))
 
 
 def _built(driver: type[ChannelBlock], saved: SavedBlock) -> ChannelBlock:

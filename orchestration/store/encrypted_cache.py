@@ -11,8 +11,12 @@ from orchestration.store.models import SealedCopyRow
 _T = SealedCopyRow
 
 
+CHANNEL_NAMES = "channel-names"
+"""Workers keep the names of their channels under this name, as a JSON list. Names are no secret: it is plain text."""
+
+
 class EncryptedCache:
-    """The table `sealed_copy`. It never sees the plain text."""
+    """The table `sealed_copy`. It never sees the plain text of what is encrypted."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

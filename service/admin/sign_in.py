@@ -30,9 +30,9 @@ from orchestration.signals import logger
 from orchestration.store.keys import ApiKey, Scope, end_session, is_ended
 from service.admin import PATH
 from service.admin.formatting import Renderer
-from service.api.bodies import read_raw
-from service.api.limits import RateLimit
+from service.api.auth import RateLimit
 from service.api.problems import HttpProblem, status_of
+from service.api.route import read_raw
 from service.api.state import ApiState
 
 SESSION_COOKIE = "alert_pipeline_admin"
@@ -254,7 +254,7 @@ class SignIn:
 
     async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
         address = request.client.host if request.client else "?"
-        self._tries.take(address)
+        self._tries.count(address)
         if not self._cookies.is_login_token(request, form.get("csrf", "")):
             raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
         key = await self._api.guard.ring.find(form.get("key", "").strip())

@@ -23,7 +23,7 @@ from service.admin.pages import Pages
 from service.admin.records import RecordView
 from service.admin.sign_in import Gate, SignIn
 from service.admin.tables import TABLES
-from service.api.document import VERSION
+from service.api.documentation import VERSION
 from service.api.problems import status_of
 from service.api.state import ApiState
 from tasks.ingest.incidents import reason_in_words

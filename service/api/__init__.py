@@ -1,4 +1,4 @@
-"""The HTTP door: pushes come in, are safe before the answer, and can be watched and resumed. Knows no Prefect."""
+"""The HTTP API: accepts pushes, stores them before it answers, and shows and resumes runs. It knows no Prefect."""
 
 from service.api.app import create_app
 

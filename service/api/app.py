@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
@@ -15,18 +15,13 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
-from service.api import definitions, document, health, pipeline, problems, webhooks
+from service.api import definitions, documentation, health, problems, pushes, runs
 from service.api.auth import Guard, is_loopback
-from service.api.state import ApiState
-from service.api.waiting import Bell
+from service.api.state import ApiState, RunWaiter
 from tasks.check.stage import CheckConfig
 
 MIGRATE_AGAIN_SECONDS = 2.0
 WRITE_USES_SECONDS = 15.0
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 Extension = Callable[[FastAPI], None]
@@ -36,9 +31,9 @@ Extension = Callable[[FastAPI], None]
 def create_app(
     settings: Settings, database_url: str, *, host: str = "127.0.0.1", extensions: Sequence[Extension] = ()
 ) -> FastAPI:
-    """The application. `host` is where it will listen: an API for this machine alone may ask for no key.
+    """The application. `host` is the address where it listens: on loopback it may ask for no key.
 
-    It starts also while the database does not answer: then every call is answered with 503, until it does.
+    It also starts while the database does not answer. Until then every request is answered with 503.
 
     Raises:
         BadSetting: a setting that only some requests need is wrong.
@@ -54,31 +49,39 @@ def create_app(
     app = FastAPI(
         title="alert-pipeline",
         summary="From a webhook to the person on call: ingest → check → analyze → notify.",
-        version=document.VERSION,
+        version=documentation.VERSION,
         lifespan=lifespan,
-        docs_url="/docs/",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        strict_content_type=False,
     )
     problems.install(app)
-    for router in (pipeline.router, definitions.router, webhooks.router, health.router):
-        app.include_router(router)
+    for router in (pushes.router, runs.router, definitions.router, health.router):
+        # include_router() would wrap each route, which costs time per request and hides its methods.
+        app.router.routes.extend(router.routes)
     for extend in extensions:
         extend(app)
-    document.install(app)
-    app.add_middleware(TrailingSlash)
+    documentation.install(app)
+    app.add_middleware(LenientAddress)
     return app
 
 
-class TrailingSlash:
-    """Every address also answers without its last slash: a redirect would lose the body of a POST."""
+class LenientAddress:
+    """Serve every address also without its last slash, and HEAD as GET; the server leaves the body of a HEAD out.
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    A redirect to the address with the slash would lose the body of a POST.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].endswith(("/", ".json")):
-            scope = {**scope, "path": scope["path"] + "/"}
+        if scope["type"] == "http":
+            if not scope["path"].endswith(("/", ".json")):
+                scope = {**scope, "path": scope["path"] + "/"}
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 
@@ -94,12 +97,12 @@ async def _open_api(settings: Settings, database_url: str, *, loopback: bool) ->
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
             guard=Guard(settings, database, loopback=loopback),
-            bell=Bell(database),
+            waiter=RunWaiter(database),
         )
-        opening.push_async_callback(api.bell.close)
+        opening.push_async_callback(api.waiter.close)
         await _migrate(api)
-        duties = (asyncio.create_task(_migrate_until_done(api)), asyncio.create_task(_write_uses(api)))
-        opening.push_async_callback(_end, duties)
+        jobs = (asyncio.create_task(_migrate_until_done(api)), asyncio.create_task(_write_uses(api)))
+        opening.push_async_callback(_cancel, jobs)
         yield api
 
 
@@ -109,7 +112,7 @@ async def _migrate(api: ApiState) -> None:
         api.schema_problem = None
     except Unavailable as error:
         if api.schema_problem != str(error):
-            logger.error("No alerts can be taken yet: %s", error)
+            logger.error("Cannot accept alerts yet: %s", error)
         api.schema_problem = str(error)
 
 
@@ -125,7 +128,7 @@ async def _write_uses(api: ApiState) -> None:
         await api.guard.ring.write_uses()
 
 
-async def _end(duties: tuple[asyncio.Task[None], ...]) -> None:
-    for duty in duties:
-        duty.cancel()
-    await asyncio.gather(*duties, return_exceptions=True)
+async def _cancel(jobs: tuple[asyncio.Task[None], ...]) -> None:
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)

@@ -1,98 +1,92 @@
-"""`/orchestration/definitions/`: which pipelines there are, whether they can be run, and running one."""
+"""`/orchestration/definitions/`: list, show, validate and execute pipeline definitions."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Body, Path, Query, Response
 
 from orchestration.contracts import PipelineResult
-from orchestration.errors import BadInput
 from orchestration.graph import BadDefinition
 from orchestration.store import definitions as store
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 from orchestration.store.keys import Scope
-from service.api import examples, pushes
-from service.api.options import options_of
-from service.api.problems import explain, json_response
-from service.api.shapes import DefinitionDetail, DefinitionList, DefinitionSummary, Execute, Fault, Verdict
-from service.api.state import admit
+from service.api import pushes
+from service.api.problems import problems
+from service.api.route import ApiRequest, GuardedRoute, requires
+from service.api.shapes import (
+    DefinitionDetail,
+    DefinitionList,
+    DefinitionSummary,
+    Execute,
+    Fault,
+    Validate,
+    Verdict,
+)
 from tasks.kinds import validate_definition
 
-router = APIRouter(prefix="/orchestration/definitions", tags=["definitions"])
+router = APIRouter(prefix="/orchestration/definitions", tags=["definitions"], route_class=GuardedRoute)
 
 Name = Annotated[str, Path(min_length=1, max_length=64, description="A definition's name.")]
-Version = Annotated[int | None, Query(ge=1, le=2_000_000_000, description="A version; without it the current one.")]
+Version = Annotated[int | None, Query(ge=1, le=2_000_000_000, description="By default the current version.")]
 
 
-@router.get("/", response_model=DefinitionList, **examples.DEFINITIONS)
-async def show_list(
-    request: Request,
+@router.get("/")
+@requires(Scope.READ)
+async def list_definitions(
+    request: ApiRequest,
     include_inactive: Annotated[bool, Query(description="Also those that are disabled.")] = False,
-) -> Response:
-    """The definitions by name, each with the version that is current."""
-    admitted = await admit(request, Scope.READ)
-    async with admitted.api.database.transaction() as tx:
+) -> DefinitionList:
+    """The current version of each definition, by name."""
+    async with request.api.database.transaction() as tx:
         found = await store.list_definitions(tx, include_inactive=include_inactive)
-    shown = [DefinitionSummary.of(record).model_dump(mode="json") for record in found]
-    return json_response({"count": len(shown), "definitions": shown})
+    return DefinitionList(count=len(found), definitions=[DefinitionSummary.of(record) for record in found])
 
 
-@router.get("/{name}/", response_model=DefinitionDetail, **examples.DEFINITION)
-async def show(request: Request, name: Name, version: Version = None) -> Response:
-    """A definition with what it says."""
-    admitted = await admit(request, Scope.READ)
-    record = await _get(admitted.api.database, name, version)
-    return json_response(DefinitionDetail.of(record).model_dump(mode="json"))
+@router.get("/{name}/", responses=problems(404))
+@requires(Scope.READ)
+async def show_definition(request: ApiRequest, name: Name, version: Version = None) -> DefinitionDetail:
+    """A definition with its nodes."""
+    return DefinitionDetail.of(await _get(request.api.database, name, version))
 
 
-@router.post("/{name}/validate/", response_model=Verdict, **examples.VALIDATE)
-async def validate(request: Request, name: Name) -> Response:
-    """Whether a definition can be run, with everything that is wrong by node and field; nothing is stored or run.
+@router.post("/{name}/validate/", responses=problems(404))
+@requires(Scope.READ)
+async def validate_named(
+    request: ApiRequest, name: Name, asked: Annotated[Validate, Body(default_factory=Validate)]
+) -> Verdict:
+    """Validate a definition, and list every error by node and field. Nothing is stored or run.
 
-    Without a body the stored definition is looked at; with `{"config": {…}}` what the body has in its place.
+    Without a body the stored definition is validated; with `{"config": {…}}` the definition in the body.
     """
-    admitted = await admit(request, Scope.READ)
-    body: dict[str, Any] = (await admitted.json_object())[0] if admitted.raw.strip() else {}
-    if "config" in body:
-        version, config = None, body["config"]
+    if "config" in asked.model_fields_set:
+        version, config = None, asked.config
     else:
-        record = await _get(admitted.api.database, name, None)
+        record = await _get(request.api.database, name, None)
         version, config = record.version, record.config
     faults: list[Fault] = []
     try:
         validate_definition(config)
     except BadDefinition as error:
         faults = [Fault(**problem.model_dump()) for problem in error.problems]
-    verdict = Verdict(name=name, version=version, valid=not faults, errors=faults)
-    return json_response(verdict.model_dump(mode="json"))
+    return Verdict(name=name, version=version, valid=not faults, errors=faults)
 
 
-@router.post("/{name}/execute/", response_model=PipelineResult, **examples.EXECUTE)
-async def execute(request: Request, name: Name) -> Response:
+@router.post("/{name}/execute/", responses=pushes.FINISHED, openapi_extra=pushes.HEADERS)
+@requires(Scope.TRIGGER)
+async def execute_definition(
+    request: ApiRequest,
+    response: Response,
+    name: Name,
+    asked: Annotated[Execute, Body(default_factory=Execute)],
+) -> PipelineResult:
     """Run a definition and wait for its end. It is validated first; without an ingest node it needs no payload.
 
-    Of several incidents in a payload all are run; shown is the first that failed, or else the first.
+    All incidents of the payload are run. The answer is the first run that failed, or else the first run.
     """
-    admitted = await admit(request, Scope.TRIGGER)
-    body, size = await admitted.json_object() if admitted.raw.strip() else ({}, 0)
-    try:
-        asked = Execute.model_validate(body)
-    except ValidationError as error:
-        raise BadInput(explain(error)) from None
-    push = await pushes.store(
-        request,
-        admitted,
-        asked.payload,
-        size=size,
-        source=asked.driver or asked.source,
-        environment=asked.environment,
-        trace_id=asked.trace_id,
-        options=options_of(asked, admitted.api.settings, definition=name, incident_id=asked.incident_id),
-    )
-    return await pushes.finished(admitted, push)
+    push = await pushes.store(request, asked.run_request(name))
+    return await pushes.finished(request, response, push)
 
 
 async def _get(database: Database, name: str, version: int | None) -> DefinitionRecord:

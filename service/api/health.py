@@ -1,55 +1,106 @@
-"""`/health/` and `/ready/`: for whoever watches the service. They need no key."""
+"""Health checks for load balancers and monitoring. They need no key and change nothing."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel
 
 from orchestration.errors import Unavailable
 from orchestration.store.workers import WorkerRecord, list_workers
-from service.api import examples
-from service.api.problems import RETRY_AFTER_SECONDS, json_response
-from service.api.shapes import Part, Readiness
+from service.api.problems import RETRY_AFTER_SECONDS, problems
 from service.api.state import ApiState, state_of
+from tasks.ingest.sources import SOURCES, source_named
 
-router = APIRouter(tags=["health"])
+router = APIRouter()
 
-_PATIENCE_SECONDS = 5.0
+_DATABASE_TIMEOUT_SECONDS = 5.0
 
 
-@router.get("/health/", **examples.HEALTH)
-async def health() -> Response:
+class Alive(BaseModel):
+    """This process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class WebhookHealth(Alive):
+    """Webhooks are accepted."""
+
+    sources: list[str]
+
+
+class Part(BaseModel):
+    """A part that the service needs."""
+
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Whether alerts that arrive now are also executed."""
+
+    status: Literal["ready", "degraded", "not ready"]
+    database: Part
+    migrations: Part
+    worker: Part
+    prefect: Part
+
+
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Readiness, "description": "Not ready; the parts say why."}
+}
+
+
+@router.get("/health/", tags=["health"], openapi_extra={"security": []})
+async def health() -> Alive:
     """This process is alive."""
-    return json_response({"status": "ok"})
+    return Alive()
 
 
-@router.get("/ready/", response_model=Readiness, **examples.READY)
-async def ready(request: Request) -> Response:
-    """Whether alerts that come in now are also carried out, and if not, what is missing.
+@router.get("/ready/", tags=["health"], responses=_NOT_READY, openapi_extra={"security": []})
+async def ready(request: Request, response: Response) -> Readiness:
+    """Whether alerts that arrive now are also executed, and if not, what is missing.
 
-    503 where the database, its schema or a worker is missing. Without Prefect it is "degraded", and 200: alerts
-    are taken, and run without it.
+    503 if the database, its schema or a worker is missing. Without Prefect the status is "degraded" with 200: alerts
+    are accepted, and run without it.
     """
-    found = await _look(state_of(request))
+    found = await _check(state_of(request))
     if found.status == "not ready":
-        return json_response(found.model_dump(), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
-    return json_response(found.model_dump())
+        response.status_code = 503
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return found
 
 
-async def _look(api: ApiState) -> Readiness:
+@router.get("/alerts/webhook/", tags=["webhooks"], openapi_extra={"security": []})
+async def webhook_health() -> WebhookHealth:
+    """Webhooks are accepted here, of these sources."""
+    return WebhookHealth(sources=list(SOURCES))
+
+
+@router.get("/alerts/webhook/{source}/", tags=["webhooks"], responses=problems(422), openapi_extra={"security": []})
+async def webhook_health_of_source(
+    source: Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})],
+) -> WebhookHealth:
+    """Webhooks of this source are accepted here."""
+    return WebhookHealth(sources=[source_named(source).name])
+
+
+async def _check(api: ApiState) -> Readiness:
     migrations = Part(ok=api.schema_problem is None, detail=api.schema_problem or "current")
     unknown = Part(ok=False, detail="unknown while the database does not answer")
     workers: Sequence[WorkerRecord] = ()
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS), api.database.transaction() as tx:
+        async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS), api.database.transaction() as tx:
             await tx.exec_driver_sql("select 1")
             database = Part(ok=True, detail="answers")
             if migrations.ok:
                 workers = await list_workers(tx)
     except (Unavailable, TimeoutError) as error:
-        database = Part(ok=False, detail=str(error) or f"did not answer within {_PATIENCE_SECONDS:g} s")
+        detail = str(error) or f"did not answer within {_DATABASE_TIMEOUT_SECONDS:g} s"
+        database = Part(ok=False, detail=detail)
         return Readiness(status="not ready", database=database, migrations=migrations, worker=unknown, prefect=unknown)
     worker, prefect = _worker(workers), _prefect(workers)
     ok = migrations.ok and worker.ok

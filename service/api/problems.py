@@ -1,14 +1,15 @@
-"""What an error is over HTTP: a status and `{"error": "…"}`, in one place."""
+"""Errors over HTTP: every error is a status and `{"error": "…"}`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
@@ -41,93 +42,129 @@ STATUS_OF: tuple[tuple[type[PipelineError], int], ...] = (
     (BadInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BadSetting, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
-"""The status of each of our errors; the first that fits counts."""
+"""The status of each of our errors. The first class that fits counts."""
+
+_MEANING = {
+    400: "The body is not JSON, or its gzip is broken.",
+    401: "The request has no valid key.",
+    403: "The key lacks the scope.",
+    404: "There is no such run or definition.",
+    408: "The body did not arrive in time.",
+    409: "The state of the run, the definition or the idempotency key does not allow this.",
+    413: "The body is too large.",
+    415: "The body's encoding is not known.",
+    422: "The request can be read, but has a wrong value; the error names it.",
+    429: "Too many requests; Retry-After says when to try again.",
+    503: "The database does not answer; nothing was stored. Retry-After says when to try again.",
+    504: "The pipeline has not ended yet; it continues.",
+}
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(examples=["payload: field required"])
 
 
 class HttpProblem(PipelineError):
-    """An error that only HTTP knows."""
+    """An error that has a meaning over HTTP only. `details` are added to the body of the answer."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
 
 
-def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Any value as a JSON answer."""
-    return Response(orjson.dumps(content), status, media_type="application/json", headers=dict(headers or {}))
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses as the OpenAPI document describes them."""
+    return {status: {"model": Problem, "description": _MEANING[status]} for status in statuses}
+
+
+def refusals(*, reads_body: bool) -> dict[int | str, dict[str, Any]]:
+    """The statuses with which every endpoint that needs a key may refuse a request."""
+    return problems(401, 403, 422, 429, 503, *((400, 408, 413, 415) if reads_body else ()))
 
 
 def install(app: FastAPI) -> None:
-    """Have every error answered as `{"error": "…"}`."""
+    """Answer every error as `{"error": "…"}`."""
     app.add_exception_handler(PipelineError, _pipeline_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _bug)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ClientDisconnect, _client_disconnect)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
 def status_of(error: PipelineError) -> int:
-    """The status that says what kind of error it is."""
+    """The HTTP status for one of our errors."""
     if isinstance(error, HttpProblem):
         return error.status
     return next((status for kind, status in STATUS_OF if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def explain(error: ValidationError) -> str:
-    """What a validation found, in one line: `payload: field required; source: …`."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    return _in_words([(problem["loc"], problem["msg"]) for problem in problems])
-
-
-def _in_words(problems: Sequence[tuple[Sequence[int | str], str]]) -> str:
-    said: list[str] = []
-    for where, message in problems[:10]:
-        text = message.removeprefix("Value error, ")
-        said.append(f"{'.'.join(map(str, where)) or 'the body'}: {text[:1].lower()}{text[1:]}")
-    return "; ".join(said)
+def _answer(
+    message: str, status: int, headers: Mapping[str, str] | None = None, details: Mapping[str, object] | None = None
+) -> Response:
+    content = orjson.dumps({"error": message, **(details or {})})
+    return Response(content, status, media_type="application/json", headers=headers)
 
 
 def _pipeline_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, PipelineError)  # noqa: S101 - it is installed for nothing else
+    assert isinstance(error, PipelineError)  # noqa: S101 - installed for this type only
     status = status_of(error)
-    headers = dict(error.headers) if isinstance(error, HttpProblem) else {}
+    headers, details = (error.headers, error.details) if isinstance(error, HttpProblem) else ({}, {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS), **headers}
         logger.warning("A request was answered 503: %s", error)
-    return json_response({"error": str(error)}, status, headers)
+    return _answer(str(error), status, headers, details)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    said = {
+    message = {
         HTTPStatus.NOT_FOUND: "There is nothing at this address; /openapi.json lists what there is",
         HTTPStatus.METHOD_NOT_ALLOWED: f"This address does not take {request.method[:16]}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(_methods_at(request)))
-    return json_response({"error": said}, error.status_code, headers)
+    return _answer(message, error.status_code, headers)
 
 
 def _methods_at(request: Request) -> set[str]:
-    """What the address takes. Starlette itself names the methods of its first route alone."""
-    routes = (route for route in request.app.routes if isinstance(route, Route))
-    there = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in there for method in route.methods or ()}
+    """The methods of all routes with this address. Starlette itself names those of the first route only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
-def _invalid(_request: Request, error: Exception) -> Response:
+def _validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    # Where it was looked for (path, query) is nothing that the caller calls it by.
-    problems = [(problem["loc"][1:], problem["msg"]) for problem in error.errors()]
-    return json_response({"error": _in_words(problems)}, HTTPStatus.UNPROCESSABLE_ENTITY)
+    # The first part of a location is "body", "path" or "query", which the caller does not write.
+    found = [(problem["loc"][1:], problem["msg"]) for problem in error.errors()]
+    return _answer(_in_one_line(found), HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-def _gone(_request: Request, _error: Exception) -> Response:
-    return json_response({"error": "The request ended before its body did"}, HTTPStatus.BAD_REQUEST)
+def _in_one_line(found: Sequence[tuple[Sequence[int | str], str]]) -> str:
+    """The errors of a validation: `payload: field required; source: …`."""
+    parts: list[str] = []
+    for location, message in found[:10]:
+        text = message.removeprefix("Value error, ")
+        parts.append(f"{'.'.join(map(str, location)) or 'the body'}: {text[:1].lower()}{text[1:]}")
+    return "; ".join(parts)
 
 
-def _bug(_request: Request, _error: Exception) -> Response:
-    # The server logs the traceback; what is in it is nothing for the caller.
-    return json_response({"error": "Something went wrong here; the log says what"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+def _client_disconnect(_request: Request, _error: Exception) -> Response:
+    return _answer("The request ended before its body did", HTTPStatus.BAD_REQUEST)
+
+
+def _unexpected_error(_request: Request, _error: Exception) -> Response:
+    # The server logs the traceback. It is not for the caller.
+    return _answer("Something went wrong here; the log says what", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,119 +1,257 @@
-"""From a request to runs: what all ways in over HTTP share."""
+"""Accept pushes: `POST /orchestration/pipeline/`, `…/sync/`, and `/alerts/webhook/` for the bodies of vendors."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+import orjson
+from fastapi import APIRouter, Body, Path, Query, Response
 
-from orchestration.contracts import PipelineOutcome
-from orchestration.errors import PipelineError, Unavailable
+from orchestration.contracts import PipelineOutcome, PipelineResult
+from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.requests import RunOptions, RunRequest
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
+from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.story import read_story
-from service.api.problems import json_response
-from service.api.state import Admitted
-from service.api.traces import trace_id_of
+from service.api.problems import HttpProblem, problems
+from service.api.route import ApiRequest, GuardedRoute, requires
+from service.api.shapes import Queued, Trigger
+from tasks.analyze.stage import ensure_provider
+from tasks.check.stage import CheckConfig
 from tasks.ingest.inbox import PushMetadata, accept
+from tasks.ingest.sources import SOURCES
 
-WRITE_SECONDS = 15.0
-"""How long the database may take to store a push before its sender is told to try again."""
+WRITE_TIMEOUT_SECONDS = 15.0
+"""How long the database may take to store a push, before the sender gets a 503."""
+
+_PRINTABLE = re.compile(r"[!-~]{1,128}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+
+router = APIRouter(route_class=GuardedRoute)
+
+HEADERS: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
+        for name, description in {
+            "Idempotency-Key": "The same key and body again are the same push. 1 to 128 printable characters.",
+            "X-Trace-Id": "The trace, if the body names none: up to 128 printable characters, otherwise ignored.",
+            "traceparent": "The trace in W3C Trace Context, if X-Trace-Id names none. A wrong one is ignored.",
+        }.items()
+    ]
+}
+"""The headers of a push, for the OpenAPI document."""
+
+ACCEPTS: dict[str, Any] = {
+    "status_code": 202,
+    "response_model": Queued,
+    "responses": problems(404, 409),
+    "openapi_extra": HEADERS,
+}
+"""The options of a route that stores a push and does not wait."""
+
+FINISHED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The pipeline has ended: COMPLETED or SKIPPED."},
+    502: {"model": PipelineResult, "description": "The pipeline has FAILED."},
+    **problems(404, 409, 504),
+}
+
+SourceName = Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})]
+Environment = Annotated[str, Query(max_length=256, description="Where it happened.")]
+DefinitionName = Annotated[
+    str | None, Query(max_length=64, description="The stored definition to run instead of the linear pipeline.")
+]
+VendorBody = Annotated[
+    dict[str, Any],
+    Body(
+        description="The monitoring system's own body.",
+        examples=[
+            SOURCES["alertmanager"].sample("example"),
+            {"name": "HighCPU", "severity": "critical", "host": "web-1", "status": "firing"},
+        ],
+    ),
+]
 
 
-async def store(
-    request: Request,
-    admitted: Admitted,
-    payload: dict[str, Any] | None,
-    *,
-    size: int,
-    source: str,
-    environment: str,
-    trace_id: str | None = None,
-    options: RunOptions | None = None,
-) -> WrittenPush:
-    """Store a push, or the run of a definition that needs none: when this returns, it is safe.
+@router.post("/orchestration/pipeline/", **ACCEPTS, tags=["pipelines"])
+@requires(Scope.TRIGGER)
+async def start_pipeline(request: ApiRequest, asked: Trigger) -> Response:
+    """Start a pipeline.
+
+    When this answers, the alert is stored and is going to be handled, even if this process dies. With an
+    `Idempotency-Key` header the same push may be sent again, and is answered with the same runs.
+    """
+    return queued(await store(request, asked.run_request()))
+
+
+@router.post("/orchestration/pipeline/sync/", responses=FINISHED, openapi_extra=HEADERS, tags=["pipelines"])
+@requires(Scope.TRIGGER)
+async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: Trigger) -> PipelineResult:
+    """Run a pipeline and wait for its end.
+
+    All incidents of the push are run. The answer is the first run that failed, or else the first run; the header
+    `X-Run-Ids` names all.
+    """
+    return await finished(request, response, await store(request, asked.run_request()))
+
+
+@router.post("/alerts/webhook/", **ACCEPTS, tags=["webhooks"])
+@requires(Scope.TRIGGER)
+async def accept_webhook(
+    request: ApiRequest,
+    payload: VendorBody,
+    environment: Environment = "production",
+    definition: DefinitionName = None,
+) -> Response:
+    """Accept a push of any source. The source is recognised by the body."""
+    return await accept_webhook_of_source(request, payload, "webhook", environment, definition)
+
+
+@router.post("/alerts/webhook/{source}/", **ACCEPTS, tags=["webhooks"])
+@requires(Scope.TRIGGER)
+async def accept_webhook_of_source(
+    request: ApiRequest,
+    payload: VendorBody,
+    source: SourceName,
+    environment: Environment = "production",
+    definition: DefinitionName = None,
+) -> Response:
+    """Accept a push of one source, such as alertmanager or grafana."""
+    options = RunOptions(definition=definition)
+    wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
+    return queued(await store(request, wanted))
+
+
+async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
+    """Store a push, or the run of a definition that needs none. It is committed when this returns.
 
     Raises:
-        BadInput: no alert can be read from it, or its definition cannot be run with it.
-        KeyReused: its Idempotency-Key came with another push.
+        BadInput: the payload has no alert, the definition cannot be run with it, or a name does not exist.
+        KeyReused: the Idempotency-Key came with another push before.
         Unavailable: the database does not answer, or not in time.
     """
-    api = admitted.api
+    api = request.api
     metadata = PushMetadata(
-        sender=admitted.caller.name,
+        sender=request.caller.name,
         idempotency_key=request.headers.get("idempotency-key"),
         skip_duplicates=True,
-        size_bytes=size,
+        size_bytes=request.size_bytes,
     )
-    wanted = RunRequest(
-        payload=payload,
-        source=source,
-        environment=environment,
-        trace_id=trace_id or trace_id_of(request.headers),
-        options=options or RunOptions(),
-    )
+    if wanted.trace_id is None and (trace_id := trace_id_of(request.headers)) is not None:
+        wanted = wanted.model_copy(update={"trace_id": trace_id})
     try:
-        async with asyncio.timeout(WRITE_SECONDS):
+        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+            await _check_names(request, wanted.options)
             return await accept(api, wanted, metadata, write=api.writer.write)
     except TimeoutError:
-        await _may_come_again(admitted)
-        raise Unavailable(f"The database did not store the push within {WRITE_SECONDS:g} s") from None
+        await _allow_retry(request)
+        raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
     except PipelineError:
-        await _may_come_again(admitted)
+        await _allow_retry(request)
         raise
 
 
-def queued(push: WrittenPush) -> Response:
-    """The answer to a push that is stored."""
+async def _check_names(request: ApiRequest, options: RunOptions) -> None:
+    """Refuse providers, checkers and channels that do not exist.
+
+    Channels are blocks in Prefect, which this process does not ask: workers write the names that they know. While no
+    worker has, every name is accepted.
+
+    Raises:
+        BadInput: there is no such provider, checker or channel.
+    """
+    api = request.api
+    ensure_provider(options.provider)
+    if options.checker_names is not None or options.checker_configs:
+        CheckConfig.from_settings(api.settings, names=options.checker_names, configs=options.checker_configs)
+    channel = options.notify_driver
+    if channel is None or (content := await EncryptedCache(api.database).read(CHANNEL_NAMES)) is None:
+        return
+    known: list[str] = orjson.loads(content)
+    if channel not in known and channel.lower() not in known:
+        raise BadInput(
+            f"notify_channel: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
+            "A new block is known after half a minute"
+        )
+
+
+def queued(push: WrittenPush, message: str | None = None) -> Response:
+    """The answer to a push that is stored. It is made here, and not by FastAPI, for the sake of its speed."""
     first = push.run_ids[0]
-    content = {
-        "status": "queued",
-        "task_id": first,
-        "run_id": first,
-        "run_ids": push.run_ids,
-        "trace_id": push.trace_id,
-        "message": _message(push),
-    }
-    return json_response(content, 202, {"X-Trace-Id": push.trace_id})
+    said, note = _said_of(push)
+    answer = Queued(
+        task_id=first,
+        run_id=first,
+        run_ids=push.run_ids,
+        trace_id=push.trace_id,
+        message=message or said,
+        note=note,
+        status_url=f"/orchestration/pipeline/{first}/",
+    )
+    headers = {"X-Trace-Id": push.trace_id}
+    return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
 
 
-async def finished(admitted: Admitted, push: WrittenPush) -> Response:
-    """The answer to a push whose runs are waited for: the first that failed, else the first, and the ids of all."""
-    api = admitted.api
+async def finished(request: ApiRequest, response: Response, push: WrittenPush) -> PipelineResult:
+    """Wait for the runs of a push, and answer with the first that failed, or else the first.
+
+    Raises:
+        HttpProblem: 504, a run has not ended in time.
+    """
+    api = request.api
     headers = {"X-Trace-Id": push.trace_id, "X-Run-Ids": ",".join(push.run_ids)}
     seconds = api.settings.api_sync_timeout_seconds
     try:
-        await api.bell.wait_for(push.run_ids, seconds)
+        await api.waiter.wait_for(push.run_ids, seconds)
     except TimeoutError:
-        content = {
-            "error": f"The pipeline was not over within {seconds:g} s. It is stored, and goes on: ask for its status",
-            "run_id": push.run_ids[0],
-            "run_ids": push.run_ids,
-            "trace_id": push.trace_id,
-        }
-        return json_response(content, 504, headers)
+        raise HttpProblem(
+            HTTPStatus.GATEWAY_TIMEOUT,
+            f"The pipeline was not over within {seconds:g} s. It is stored, and goes on: ask for its status",
+            headers,
+            {"run_id": push.run_ids[0], "run_ids": push.run_ids, "trace_id": push.trace_id},
+        ) from None
     async with api.database.transaction() as tx:
         results = [(await read_story(tx, run_id)).result() for run_id in push.run_ids]
     failed = [result for result in results if result.status is PipelineOutcome.FAILED]
-    shown = (failed or results)[0]
-    return json_response(shown.model_dump(mode="json"), 502 if failed else 200, headers)
+    response.headers.update(headers)
+    response.status_code = HTTPStatus.BAD_GATEWAY if failed else HTTPStatus.OK
+    return (failed or results)[0]
 
 
-async def _may_come_again(admitted: Admitted) -> None:
-    """The push was not taken: a signature that came with it is good for another try."""
+async def _allow_retry(request: ApiRequest) -> None:
+    """The push was not stored, so its signature may be used again."""
     try:
-        await admitted.api.guard.forget(admitted.caller)
+        await request.api.guard.forget_signature(request.caller)
     except Unavailable:
         return
 
 
-def _message(push: WrittenPush) -> str:
+def _said_of(push: WrittenPush) -> tuple[str, str]:
+    """The message and the note of an answer."""
+    pending = "Whether it is notified is decided when it is processed: see status_url"
     if push.repeated:
-        return "Pipeline was queued before under this idempotency key"
+        return "Pipeline was queued before under this idempotency key", "Nothing new was stored, and no second run"
     if len(push.duplicates) == len(push.run_ids):
-        return "Recorded as a duplicate: an identical alert is being handled or was just handled"
+        message = "Recorded as a duplicate: an identical alert is being handled or was just handled"
+        return message, "Nobody is notified again"
     if len(push.run_ids) == 1:
-        return "Pipeline queued for execution"
+        return "Pipeline queued for execution", pending
     same = f", {len(push.duplicates)} of them duplicates" if push.duplicates else ""
-    return f"Pipeline queued for execution: {len(push.run_ids)} incidents{same}"
+    return f"Pipeline queued for execution: {len(push.run_ids)} incidents{same}", pending
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str | None:
+    """The trace id of `X-Trace-Id`, or else of a W3C `traceparent`. None means that neither is valid.
+
+    Proxies add these headers, and the sender of an alert does not know of them, so a wrong one is ignored.
+    Source: W3C Recommendation "Trace Context", section 3.2.
+    """
+    own = headers.get("x-trace-id", "").strip()
+    if _PRINTABLE.fullmatch(own):
+        return own
+    parent = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
+    return parent[1] if parent else None

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: one process, one event loop, a graceful end."""
+"""The HTTP server of the application: one process, one event loop, a graceful end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestration.settings import Settings
 from service.api.app import Extension, create_app
 
 GRACE_SECONDS = 10
-"""How long requests in progress may take when the server is told to end."""
+"""How long requests in progress may take after a signal to stop."""
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual 60 s of proxies and Alertmanager, so that no connection is closed under a request."""
@@ -30,7 +30,7 @@ def serve(
     extensions: Sequence[Extension] = (),
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve the API until SIGINT or SIGTERM; blocking. `ready` is told the address once it answers.
+    """Serve the API until SIGINT or SIGTERM. `ready` is called with the address as soon as the API answers.
 
     Raises:
         BadSetting: the port is in use, or the host is not this machine's.
@@ -42,7 +42,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        # Whether a call is local is told by its own connection: a header can say anything.
+        # Whether a caller is local is decided by its connection: anybody can send a header.
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -52,7 +52,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which for its owner's sake takes a signal for an order and not for an error."""
+    """uvicorn's server, which shuts down cleanly on SIGINT and SIGTERM instead of raising them again."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """End in good order on SIGINT and SIGTERM; uvicorn itself would raise them again afterwards."""
+        """Handle SIGINT and SIGTERM while the server runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -71,14 +71,14 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so when requests are taken."""
+        """Start, and report it."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any that is free.
+    """A listening socket. Port 0 means any free port.
 
     Raises:
         BadSetting: the port is in use, or the host is not this machine's.
@@ -102,7 +102,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(host: str, listening: socket.socket) -> str:
-    """The URL at which a listening socket is reached from this machine."""
+    """The URL of a listening socket, as seen from this machine."""
     port = listening.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{shown}:{port}"

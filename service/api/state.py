@@ -1,29 +1,94 @@
-"""What the routes of one API process share."""
+"""What the routes of one API process share: its services, and the listener for runs that end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
 
-from fastapi import Request
+from starlette.requests import Request
 
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
-from orchestration.signals import Signals
-from orchestration.store.database import Database
+from orchestration.signals import Signals, logger
+from orchestration.store import runs
+from orchestration.store.database import Database, notifications
 from orchestration.store.definitions import StoredDefinitions
-from orchestration.store.keys import Scope
 from orchestration.store.pushes import PushWriter
-from service.api.auth import Caller, Guard
-from service.api.bodies import read_object, read_raw
-from service.api.waiting import Bell
+from orchestration.store.runs import list_final
+from service.api.auth import Guard
 from tasks.kinds import KINDS
+
+_LISTEN_AGAIN_SECONDS = 1.0
+
+
+class RunWaiter:
+    """Waits for runs to end, on one database connection for all callers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._listener: asyncio.Task[None] | None = None
+
+    async def wait_for(self, run_ids: Sequence[str], timeout_seconds: float) -> None:
+        """Wait until all of these runs have ended.
+
+        Raises:
+            TimeoutError: a run has not ended in this time.
+        """
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen())
+        futures = {run_id: asyncio.get_running_loop().create_future() for run_id in run_ids}
+        for run_id, future in futures.items():
+            self._waiting.setdefault(run_id, set()).add(future)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                # A run may have ended before the listener was connected.
+                await self._check(run_ids)
+                await asyncio.gather(*futures.values())
+        finally:
+            for run_id, future in futures.items():
+                future.cancel()
+                self._waiting[run_id].discard(future)
+                if not self._waiting[run_id]:
+                    del self._waiting[run_id]
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with aclosing(notifications(self._database.url, runs.DONE_CHANNEL)) as notices:
+                    async for run_id in notices:
+                        # The first notice is empty. It means that the connection is new and may have missed some.
+                        self._wake(run_id) if run_id else await self._check(list(self._waiting))
+            except Unavailable as error:
+                logger.warning("Cannot listen for the end of runs: %s", error)
+            await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
+
+    async def _check(self, run_ids: Sequence[str]) -> None:
+        if not run_ids:
+            return
+        async with self._database.transaction() as tx:
+            for run_id in await list_final(tx, run_ids):
+                self._wake(run_id)
+
+    def _wake(self, run_id: str) -> None:
+        for future in self._waiting.get(run_id, ()):
+            if not future.done():
+                future.set_result(None)
 
 
 @dataclass(kw_only=True)
 class ApiState:
-    """The door's own services. It has what `tasks.ingest.inbox.IntakeServices` asks for."""
+    """The services of one API process. Pushes are accepted with it (`tasks.ingest.inbox`)."""
 
     settings: Settings
     database: Database
@@ -32,44 +97,11 @@ class ApiState:
     definitions: StoredDefinitions
     guard: Guard
     kinds: NodeKinds = KINDS
-    bell: Bell
-    schema_problem: str | None = field(default="The database was not asked yet")
-    """Why the schema cannot be used; None: it is current."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Admitted:
-    """A request whose caller may do what it asks, with its body, if it has one."""
-
-    api: ApiState
-    caller: Caller
-    raw: bytes
-    encoding: str
-
-    async def json_object(self) -> tuple[dict[str, Any], int]:
-        """The body as a JSON object, and its size; raises as `bodies.read_object()`."""
-        return await read_object(self.raw, self.encoding, self.api.settings.max_payload_bytes)
+    waiter: RunWaiter
+    schema_problem: str | None = "The database was not asked yet"
+    """Why the database schema cannot be used. None means that it is current."""
 
 
 def state_of(request: Request) -> ApiState:
-    """The state of the app that has the request."""
+    """The state of the application that serves this request."""
     return cast("ApiState", request.app.state.api)
-
-
-async def admit(request: Request, scope: Scope) -> Admitted:
-    """Let a request in: the caller first, then the body; a signed one the other way round.
-
-    Raises:
-        HttpProblem: the caller or the body is refused.
-        Unavailable: the database cannot be used.
-    """
-    api = state_of(request)
-    limit = api.settings.max_payload_bytes
-    signed = "x-signature" in request.headers
-    raw = await read_raw(request, limit) if signed else None
-    caller = await api.guard.admit(request, scope, raw)
-    if api.schema_problem is not None:
-        raise Unavailable(f"The database cannot be used: {api.schema_problem}")
-    if raw is None:
-        raw = await read_raw(request, limit)
-    return Admitted(api=api, caller=caller, raw=raw, encoding=request.headers.get("content-encoding", ""))

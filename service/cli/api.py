@@ -1,4 +1,4 @@
-"""`alert-pipeline api`: the HTTP door, alone."""
+"""`alert-pipeline api`: the HTTP API without a worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from service.stack import attach
 
 
 def api(
-    host: Annotated[str, typer.Option(help="Where it listens; other than loopback asks for keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. Other than loopback asks for keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 means any free port.")] = 8000,
 ) -> int:
-    """Take alerts over HTTP until Ctrl-C. What is taken is stored; a worker carries it out.
+    """Accept alerts over HTTP until Ctrl-C. Accepted alerts are stored, and a worker executes them.
 
     Uses the PostgreSQL of DATABASE_URL, or the embedded one.
     """

@@ -1,4 +1,4 @@
-"""`alert-pipeline keys`: API keys, made, listed and revoked."""
+"""`alert-pipeline keys`: create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from orchestration.store.keys import ApiKey, Scope
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, errors, output
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make, list and revoke keys of the HTTP API.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Create, list and revoke keys of the HTTP API.")
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is called: who or what uses it, such as alertmanager.")],
+    name: Annotated[str, typer.Argument(help="The key's name: who or what uses it, such as alertmanager.")],
     scope: Annotated[
         list[Scope],
-        typer.Option(help="What it allows: trigger, read, resume, admin (all). Give it once for each."),
+        typer.Option(help="What the key allows: trigger, read, resume, admin (all). Repeat the option for several."),
     ],
     json: Json = False,
 ) -> int:
-    """Make a key, and print it: the only time that it can be seen."""
+    """Create a key and print it. It cannot be shown again."""
     settings = load_settings()
     cipher = load_cipher(settings)
     made = read(settings, lambda tx: keys.create_key(tx, name, frozenset(scope), cipher))
@@ -37,14 +37,14 @@ def create(
     output.print(f"Signing secret  {made.signing_secret}")
     errors.print(
         f"{made.name}, for {', '.join(sorted(made.scopes))}. Keep them now: they are not shown again. "
-        "The key goes into a request; the signing secret never does, it makes X-Signature."
+        "Send the key with each request. Never send the signing secret: it makes X-Signature."
     )
     return 0
 
 
 @app.command("list")
 def show(json: Json = False) -> int:
-    """List the keys, also those that were revoked. The keys themselves are not known any more."""
+    """List the names of all keys, also of revoked ones. Only their hashes are stored."""
     found = read(load_settings(), keys.list_keys)
     if json:
         hidden = {"hash", "sealed_signing_secret"}
@@ -58,7 +58,7 @@ def show(json: Json = False) -> int:
 
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> int:
-    """Take a key out of use, for good. Running APIs refuse it within seconds."""
+    """Revoke a key for good. Running APIs refuse it within seconds."""
     read(load_settings(), lambda tx: keys.revoke_key(tx, name))
     output.print(f"{name} is revoked")
     return 0

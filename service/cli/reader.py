@@ -40,7 +40,7 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
         Unavailable: the database does not answer.
     """
     with ExitStack() as attached:
-        with progress() as show:  # it ends before `work` begins, which may use the whole terminal
+        with progress() as show:  # it ends before `work` begins, which may use all of the terminal
             addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
 
         async def open_and_work() -> T:

@@ -17,17 +17,21 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 
+from blocks.channels.resolver import ChannelCache
 from blocks.prefect_api import prefect_errors
-from flows.services import open_services
+from flows.services import make_services
 from orchestration.contracts import PipelineResult
+from orchestration.encryption import load_key
 from orchestration.engine.lease import lost_owner, new_lease_owner, release_lease
 from orchestration.engine.run import Services
-from orchestration.errors import Unavailable
+from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store import claims, runs
 from orchestration.store.claims import Claim
+from orchestration.store.database import open_database
+from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.mirror.flow_runs import FlowRunMirror
@@ -40,6 +44,9 @@ from tasks.ingest.inbox import PushMetadata, accept
 
 MAX_CONCURRENT_RUNS = 4
 """How many runs of a push are executed at once: Prefect's server is one process, and more would only wait there."""
+
+BLOCKS_TIMEOUT_SECONDS = 15.0
+"""How long a Prefect that has just been started may take to list the channel blocks."""
 
 DRAIN_SECONDS = 5.0
 """How long the end of a process waits until Prefect has the last events and log lines."""
@@ -106,9 +113,20 @@ class BoundedWorker:
         return (await accept(self._services, request, PushMetadata(reserved_by=self._owner))).run_ids
 
     async def _ensure_channel(self, options: RunOptions) -> None:
-        """A channel that does not exist is an error now, not after the alert is stored."""
-        if options.notify_driver:
+        """Resolve the run's channels before the alert is stored. From here on they are known without Prefect, too.
+
+        Raises:
+            BadInput: the channel that the options name does not exist.
+            Unavailable: Prefect does not answer, and nothing else says where messages go.
+        """
+        try:
             await self._services.channels.select(options.notify_driver)
+        except (BadInput, BadSetting):
+            if options.notify_driver is not None:
+                raise  # a mistake in the default channels is the notify stage's to report
+        except Unavailable:
+            if not options.defined:
+                raise  # the nodes of a definition may name channels of their own, or none
 
     def _start(self, run_id: str, owner: str) -> asyncio.Task[PipelineResult]:
         task = asyncio.create_task(self._execute(run_id, owner), context=self._context.copy())
@@ -140,7 +158,11 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         Unavailable: the database or Prefect does not answer.
     """
     async with AsyncExitStack() as opening:
-        services = await opening.enter_async_context(open_services(settings, addresses.database_url))
+        database = await opening.enter_async_context(open_database(addresses.database_url))
+        # What this process knows of channels is nothing that workers and the API go by: it stores none of it.
+        copies = EncryptedCache(database)
+        channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
+        services = make_services(settings, database, blocks=channels)
         opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
         with prefect_errors():
             client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
@@ -150,7 +172,7 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         results = settings.home.expanduser() / "results"
         executor = RunExecutor(services, mirror, breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
-        watch = Watch(client, mirror, breaker, None, services.database, lambda: None)
+        watch = Watch(client, mirror, breaker, channels, database, lambda: None)
         for duty in (worker.keep_reservations(), watch.run()):
             opening.callback(asyncio.create_task(duty).cancel)
         yield worker

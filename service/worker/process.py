@@ -19,7 +19,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from blocks.channels.resolver import ChannelCache
+from blocks.channels.resolver import ChannelCache, configured_drivers
 from flows.services import make_services, use_services
 from orchestration.encryption import load_key
 from orchestration.errors import Unavailable
@@ -60,7 +60,7 @@ async def open_worker(
         # One client for the process: otherwise each run builds two and loads the certificates twice.
         client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
         opening.enter_context(SyncClientContext.get_or_create())
-        channels = ChannelCache(EncryptedCache(database), load_key(settings))
+        channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
         services = make_services(settings, database, blocks=channels)

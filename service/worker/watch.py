@@ -47,7 +47,7 @@ class Watch:
         client: PrefectClient,
         mirror: FlowRunMirror,
         breaker: Breaker,
-        channels: ChannelCache | None,
+        channels: ChannelCache,
         database: Database,
         changed: Callable[[], None],
     ) -> None:
@@ -109,8 +109,7 @@ class Watch:
         try:
             with prefect_errors():
                 async with self._breaker.patience(RENEW_TIMEOUT_SECONDS):
-                    if self._channels is not None:
-                        await self._channels.refresh()
+                    await self._channels.refresh()
                     await self._mirror.target(renew=True)
                     await self._mirror.reconcile(self._database, executions())
         except Unavailable as error:
