@@ -58,8 +58,7 @@ def monitor_pipeline(
     environment: Annotated[str | None, typer.Option(help="Only runs of this environment, such as production.")] = None,
     run_id: Annotated[str | None, typer.Option(help="Show the run with this id, or with this start of an id.")] = None,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Show new runs and changes until Ctrl-C. In a pipe, one line per change."),
+        bool, typer.Option("--watch", help="Show new runs and changes until Ctrl-C. In a pipe, one line per change.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON, and nothing else; with --watch, one object per line.")

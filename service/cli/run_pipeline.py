@@ -13,7 +13,7 @@ import typer
 from orchestration.contracts import PipelineOutcome
 from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.settings import Settings, load_settings
+from orchestration.settings import load_settings
 from service.cli.run_views import show_results
 from service.cli.terminal import USAGE, Json, as_json, fail, progress, read_file, resumable, run_app
 from tasks.ingest.sources import SOURCES, parse_push, source_named
@@ -83,12 +83,6 @@ def run_pipeline(
     given = _read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
     if given is None and not checks_only and not defined:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
-    chosen: dict[str, Any] = {"definition": definition}
-    if config is not None:
-        from service.cli.definition_input import read_definition
-
-        parsed, written = read_definition(config)
-        chosen = {"definition": parsed.name, "definition_config": written}
     request = RunRequest(
         payload=None if checks_only else given,
         source=source,
@@ -98,10 +92,18 @@ def run_pipeline(
             notify_driver=notify_driver,
             checks_only=checks_only,
             test=checks_only or (sample and payload is None and file is None),
-            **chosen,
+            definition=definition,
         ),
     )
-    _check(settings, request)
+    if config is not None:
+        from service.cli.definition_input import check_payload, read_definition
+
+        parsed, written = read_definition(config)
+        check_payload(request, parsed)
+        options = request.options.with_given(definition=parsed.name, definition_config=written)
+        request = request.model_copy(update={"options": options})
+    elif definition is None and not checks_only:
+        parse_push(request.payload, source=source)  # a wrong payload is refused before a stack is started for it
     if dry_run:
         # It imports Prefect, which a real run does while the stack starts.
         from service.cli.dry_run import show_dry_run
@@ -120,18 +122,6 @@ def run_pipeline(
     else:
         show_results(results)
     return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
-
-
-def _check(settings: Settings, request: RunRequest) -> None:
-    """Refuse a payload without readable alerts before a stack is started for it."""
-    options = request.options
-    if options.definition_config is not None:
-        from service.cli.definition_input import check_payload, load_definition
-
-        definition, _ = load_definition(settings, request)
-        check_payload(request, definition)
-    elif not options.defined and not options.checks_only:
-        parse_push(request.payload, source=request.source)
 
 
 def _read_payload(

@@ -48,8 +48,7 @@ class _Line(NamedTuple):
 
 def trace(
     trace_id: Annotated[
-        str,
-        typer.Argument(help="The trace id, as answers, messages and monitor_pipeline show it, or the start of it."),
+        str, typer.Argument(help="The trace id, as answers, messages and monitor_pipeline show it, or the start of it.")
     ],
     json: Json = False,
 ) -> int:
