@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from service.cli.trace import timeline
 from sqlalchemy import text
 
 from orchestration.contracts import Stage
@@ -20,6 +19,7 @@ from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord
 from orchestration.store.story import read_trace
 from service.admin import PATH, charts
+from service.cli.trace import timeline
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, carry, run_of
 from tests.conftest import MemoryChannel
