@@ -243,7 +243,8 @@ class ChannelCache:
                 found = await self._source()
         except (Unavailable, TimeoutError) as error:
             if self._known is None:
-                await self.restore(Unavailable(f"The channel blocks are not known: {error or 'Prefect is too slow'}"))
+                reason = str(error) or "Prefect is too slow"  # a TimeoutError has no text
+                await self.restore(Unavailable(f"The channel blocks are not known: {reason}"))
             return
         self._known = found
         await self._save(found)

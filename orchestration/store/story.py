@@ -99,7 +99,7 @@ class Story(Contract):
     def nodes(self) -> list[NodeResult]:
         """Every node that was begun or skipped, with its last attempt, in the order in which they began."""
         last = {attempt.node_id: attempt for attempt in self.attempts}
-        return [_node(last[node_id]) for node_id in dict.fromkeys(attempt.node_id for attempt in self.attempts)]
+        return [_node_result(last[node_id]) for node_id in dict.fromkeys(attempt.node_id for attempt in self.attempts)]
 
     @property
     def stages_completed(self) -> list[str]:
@@ -120,7 +120,8 @@ class Story(Contract):
         )
 
 
-def _node(last: AttemptRecord) -> NodeResult:
+def _node_result(last: AttemptRecord) -> NodeResult:
+    """What a node has come to: its status, result and error, from its last attempt."""
     snapshot = last.output_snapshot
     skipped = last.status is StageStatus.SKIPPED
     error = None

@@ -179,7 +179,7 @@ class Keeper:
             new.write_bytes(encode(self._state()))
             new.replace(self._paths.state)
         except OSError as error:  # a full disk must not end running servers
-            logger.warning("Cannot write %s: %s", self._paths.state, error)
+            logger.warning("Cannot write %s, in which commands find this stack: %s", self._paths.state, error)
 
     async def _stop(self) -> None:
         began = time.monotonic()
@@ -190,7 +190,7 @@ class Keeper:
             self._prefect_server.close()
         with contextlib.suppress(OSError):
             self._paths.state.unlink(missing_ok=True)
-        logger.info("Ended in %.2f s", time.monotonic() - began)
+        logger.info("The embedded stack has stopped; that took %.2f s", time.monotonic() - began)
 
     async def _limit_logs(self) -> None:
         while True:
