@@ -121,7 +121,7 @@ class Story(Contract):
 
 
 def _node_result(last: AttemptRecord) -> NodeResult:
-    """What a node has come to: its status, result and error, from its last attempt."""
+    """The status, result and error of a node, from its last attempt."""
     snapshot = last.output_snapshot
     skipped = last.status is StageStatus.SKIPPED
     error = None
