@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -246,7 +247,8 @@ for channel in ("console", "nosuch"):
 async def test_a_plain_script_finds_the_embedded_stack_and_gets_the_states(
     home: Path, stack: StackAddresses, database: Database
 ) -> None:
-    finished = subprocess.run(
+    finished = await asyncio.to_thread(
+        subprocess.run,
         [sys.executable, "-c", SCRIPT],
         env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), "CHECKERS_ENABLED": "memory"},
         capture_output=True,

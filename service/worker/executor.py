@@ -99,11 +99,15 @@ class RunExecutor:
                 await self._settle(flow_run, flow, execution)
 
     async def close(self) -> None:
-        """Stop waiting for Prefect to record the ends of runs; they are reconciled later."""
+        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker."""
+        if self._settling:
+            with suppress(TimeoutError):
+                async with self._breaker.patience(SETTLE_SECONDS):
+                    await asyncio.wait(set(self._settling))
         for task in self._settling:
             task.cancel()
         if self._settling:
-            await asyncio.wait(self._settling, timeout=1)
+            await asyncio.wait(set(self._settling), timeout=1)
 
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
