@@ -52,7 +52,7 @@ async def look_after(services: Services) -> Upkeep:
             workers=len(await workers.list_workers(tx)),
         )
     if found.waiting >= settings.inbox_warning:
-        logger.warning("The inbox is deep: %d runs wait, and %d workers live", found.waiting, found.workers)
+        logger.warning("%d runs wait for a worker, and %d workers are alive", found.waiting, found.workers)
     if found.stuck:
         logger.warning("%d runs are not over, and nothing has happened to them for 15 minutes", found.stuck)
     return found.model_copy(update={"deleted": await _delete_old(services.database, settings.retention_days)})

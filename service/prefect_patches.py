@@ -21,12 +21,12 @@ def keep_own_sigterm_handler() -> None:
     # Upstream: the engine runs each flow inside `with capture_sigterm()`, whose handler raises TerminationSignal
     # wherever the process is (PrefectHQ/prefect#7887). That suits one process per flow run. Here it would raise in the
     # event loop that executes many runs, and this process ends gracefully on SIGTERM.
-    engine = _module_with("prefect.flow_engine", "capture_sigterm")
+    engine = _import_with("prefect.flow_engine", "capture_sigterm")
     setattr(engine, "capture_sigterm", nullcontext)  # noqa: B010 - the type checker refuses a plain assignment
 
 
-def end_trigger_evaluation_at_once() -> None:
-    """Make Prefect's server end at once if its end interrupts an evaluation of triggers.
+def patch_slow_end_of_triggers() -> None:
+    """Patch Prefect so that its server stops at once, even while it evaluates triggers.
 
     Raises:
         AttributeError: this version of Prefect has no `periodic_evaluation`.
@@ -34,7 +34,7 @@ def end_trigger_evaluation_at_once() -> None:
     # Upstream: `evaluate_periodically` calls `periodic_evaluation` in a loop with `finally: await asyncio.sleep(5)`.
     # A cancellation during the evaluation therefore sleeps for five more seconds. Every third short command met that.
     # A second cancellation ends the sleep. No upstream issue is known (Prefect 3.8.8).
-    triggers = _module_with("prefect.server.events.triggers", "periodic_evaluation")
+    triggers = _import_with("prefect.server.events.triggers", "periodic_evaluation")
     original = triggers.periodic_evaluation
 
     async def periodic_evaluation(*args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ def end_trigger_evaluation_at_once() -> None:
     setattr(triggers, "periodic_evaluation", periodic_evaluation)  # noqa: B010
 
 
-def _module_with(name: str, attribute: str) -> ModuleType:
+def _import_with(name: str, attribute: str) -> ModuleType:
     module = importlib.import_module(name)
     if not hasattr(module, attribute):
         version = importlib.import_module("prefect").__version__

@@ -91,7 +91,7 @@ async def test_wrong_keys_are_told_apart_from_keys_for_other_things(
     for refused in (unknown, other):
         assert "set-cookie" not in refused.headers or SESSION_COOKIE not in refused.headers["set-cookie"]
     assert (await here.get("/")).status_code == 303
-    assert "Refused to sign 127.0.0.1 in to the admin: the key 'dashboard' has no scope admin" in caplog.text
+    assert "Refused a sign-in to the admin site from 127.0.0.1: the key 'dashboard' has no scope admin" in caplog.text
     assert reader.token not in caplog.text
     assert reader.token not in other.text
 

@@ -215,7 +215,7 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
     assert "\n    ✗ DeliveryFailed: generic: 127.0.0.1 answered 500" in finished.stdout
     assert "not executed" not in finished.stdout
     assert "Traceback" not in finished.stderr
-    assert [line for line in without_log(finished.stderr) if " failed at notify: " not in line] == []
+    assert [line for line in without_log(finished.stderr) if " failed in stage notify: " not in line] == []
     (run,) = await all_runs(database)
     assert run.status is RunStatus.FAILED
     assert f"alert-pipeline resume {run.run_id}" in finished.stdout

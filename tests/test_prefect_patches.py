@@ -23,7 +23,7 @@ async def test_end_of_the_server_does_not_sleep_once_more(monkeypatch: pytest.Mo
         await asyncio.Event().wait()
 
     monkeypatch.setattr(triggers, "periodic_evaluation", evaluate)
-    prefect_patches.end_trigger_evaluation_at_once()
+    prefect_patches.patch_slow_end_of_triggers()
 
     async def as_prefect_does() -> None:
         try:
@@ -48,7 +48,7 @@ def test_flows_leave_sigterm_to_the_process(monkeypatch: pytest.MonkeyPatch) -> 
     ("patch", "module", "attribute"),
     [
         (prefect_patches.keep_own_sigterm_handler, "prefect.flow_engine", "capture_sigterm"),
-        (prefect_patches.end_trigger_evaluation_at_once, "prefect.server.events.triggers", "periodic_evaluation"),
+        (prefect_patches.patch_slow_end_of_triggers, "prefect.server.events.triggers", "periodic_evaluation"),
     ],
 )
 def test_a_name_that_prefect_no_longer_has_is_an_error(

@@ -131,7 +131,9 @@ class SlackChannel(ChannelBlock):
         return await _call(self._by_bot if self.bot_token else self._by_webhook, message)
 
     async def probe(self) -> str:
-        """Ask Slack who the bot is. Of a webhook only the host is asked, because each request to it is a message.
+        """Ask Slack who the bot is. Returns a sentence about what answered, for the report of `doctor`.
+
+        For a webhook, only check that the host answers: a request to the webhook itself would post a message.
 
         Raises:
             DeliveryFailed: Slack does not answer, or does not know the token.

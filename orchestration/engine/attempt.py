@@ -146,7 +146,13 @@ async def _fail(
             )
     except (Unavailable, RunBusy) as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
-        logger.error("Attempt %d at %s of run %s is not on record: %s", number, node.id, run.run_id, unwritten)
+        logger.error(
+            "Attempt %d at %s of run %s could not be written to the database: %s",
+            number,
+            node.id,
+            run.run_id,
+            unwritten,
+        )
     tags = run.tags(node.stage.value, number)
     facts: dict[str, str | bool] = {
         "error_type": error.error_type,

@@ -34,7 +34,7 @@ async def lease_run(
         RunBusy: another process executes it.
         BadInput: the run is over.
     """
-    run = await _open(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
+    run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
     with correlated(trace_id=run.record.trace_id, run_id=run_id):
         keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
         try:
@@ -117,27 +117,38 @@ def _busy(record: RunRecord) -> RunBusy:
     )
 
 
-async def _open(services: Services, run_id: str, owner: str, engine: str, prefect_flow_run_id: str | None) -> ActiveRun:
+async def _load_and_claim(
+    services: Services, run_id: str, owner: str, engine: str, prefect_flow_run_id: str | None
+) -> ActiveRun:
+    """Read the run with its earlier attempts and claim it for `owner`, in one transaction.
+
+    An error rolls the transaction back, so that the history has no note of a resume that did not happen.
+
+    Raises:
+        RunNotFound: there is no such run.
+        RunBusy: another process executes it.
+        BadInput: the run is over.
+    """
     async with services.database.transaction() as tx:
         record, payload = await runs.get_run_with_payload(tx, run_id)
-        lost = None if record.lease_owner == owner else lost_owner(record)
-        done = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
-        run = ActiveRun(services, record, payload, done, engine=engine, owner=owner)
+        dead_owner = None if record.lease_owner == owner else lost_owner(record)
+        earlier_attempts = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
+        run = ActiveRun(services, record, payload, earlier_attempts, engine=engine, owner=owner)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
-        begun = await claims.begin(
+        claimed = await claims.begin(
             tx,
             record,
             owner=owner,
             seconds=services.settings.lease_seconds,
-            lost=lost,
+            lost=dead_owner,
             standing=run.standing,
             engine=engine,
             prefect_flow_run_id=prefect_flow_run_id,
         )
-        if begun is None:
+        if claimed is None:
             raise _busy(record)
-        run.record = begun
+        run.record = claimed
     return run
 
 
@@ -156,7 +167,9 @@ async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:
         if run.over:
             return
         if not held:
-            logger.error("Another process has taken over the lease of run %s: this one stops", run_id)
+            logger.error(
+                "Run %s: another process has its lease now and continues it; this process stops executing it", run_id
+            )
             if worker is not None:
                 worker.cancel()
             return

@@ -70,7 +70,12 @@ async def finish(run: ActiveRun) -> None:
     if run.over:
         return
     if run.failure is not None:
-        logger.error("Run %s failed at %s", run.run_id, redact_text(str(run.failure)))
+        node = run.failure.node
+        where = "stage" if node.id == node.stage.value else "node"
+        failure = redact_text(str(run.failure))
+        logger.error(
+            "Run %s failed in %s %s. Resume it with: alert-pipeline resume %s", run.run_id, where, failure, run.run_id
+        )
         await run.end(RunStatus.FAILED, error=run.failure.error)
     elif any(step.kind.notifies and node_id in run.results for node_id, step in run.plan.steps.items()):
         await run.end(RunStatus.NOTIFIED)

@@ -102,7 +102,7 @@ class Story(Contract):
     def nodes(self) -> list[NodeResult]:
         """Every node that was begun or skipped, with its last attempt, in the order in which they began."""
         last = {attempt.node_id: attempt for attempt in self.attempts}
-        return [_node(attempt) for attempt in last.values()]
+        return [_node_result(attempt) for attempt in last.values()]
 
     @property
     def stages_completed(self) -> list[str]:
@@ -125,7 +125,8 @@ def _error(error_type: str | None, message: str | None, retryable: bool | None) 
     return StageError(error_type=error_type, message=message or "", retryable=bool(retryable))
 
 
-def _node(last: AttemptRecord) -> NodeResult:
+def _node_result(last: AttemptRecord) -> NodeResult:
+    """The status, result and error of a node, from its last attempt."""
     snapshot = last.output_snapshot
     skipped = last.status is StageStatus.SKIPPED
     return NodeResult(

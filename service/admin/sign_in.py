@@ -136,7 +136,7 @@ class SignIn:
         except HttpProblem as error:
             problem = error
         except Unavailable as error:
-            logger.warning("Nobody can sign in to the admin: %s", error)
+            logger.warning("Nobody can sign in to the admin site: %s", error)
             problem = HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, _DATABASE_IS_AWAY)
         return self._show_form(request, problem, after=form.get("next", ""))
 
@@ -161,7 +161,7 @@ class SignIn:
             logger.warning("Refused to sign %s in to the admin: %s", address, one_line(why, 120))
             said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
             raise HttpProblem(HTTPStatus.UNAUTHORIZED if key is None else HTTPStatus.FORBIDDEN, said)
-        logger.info("%s signed in to the admin from %s", one_line(key.name, 64), address)
+        logger.info("%s signed in to the admin site from %s", one_line(key.name, 64), address)
         response = RedirectResponse(_page_after_sign_in(form.get("next", "")), HTTPStatus.SEE_OTHER)
         content = json.dumps({"id": secrets.token_urlsafe(16), "name": key.name, "prefix": key.prefix})
         encrypted = self._fernet.encrypt(content.encode()).decode()

@@ -112,7 +112,7 @@ class FlowRunMirror:
                 await self.end(flow_run, state)
                 ended += 1
         if ended:
-            logger.info("Ended %d flow runs in Prefect that no process was executing", ended)
+            logger.info("Set %d abandoned flow runs in Prefect to their final states", ended)
         return ended
 
     async def _create(self, record: RunRecord, key: str) -> FlowRun:

@@ -165,7 +165,7 @@ class Keeper:
         try:
             replace_file(self._paths.state, self._state().model_dump_json() + "\n", 0o600)
         except OSError as error:  # a full disk must not end running servers
-            logger.warning("Cannot write %s: %s", self._paths.state, error)
+            logger.warning("Cannot write %s, in which commands find this stack: %s", self._paths.state, error)
 
     async def _stop(self) -> None:
         began = time.monotonic()
@@ -175,7 +175,7 @@ class Keeper:
             self._prefect_server.close()
         with contextlib.suppress(OSError):
             self._paths.state.unlink(missing_ok=True)
-        logger.info("Ended in %.2f s", time.monotonic() - began)
+        logger.info("The embedded stack has stopped; that took %.2f s", time.monotonic() - began)
 
     async def _limit_logs(self) -> None:
         while True:

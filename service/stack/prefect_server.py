@@ -180,7 +180,7 @@ def create_app() -> Any:
     gc.disable()
     try:
         app = importlib.import_module("prefect.server.api.server").create_app()
-        prefect_patches.end_trigger_evaluation_at_once()
+        prefect_patches.patch_slow_end_of_triggers()
         return app
     finally:
         process.collect_garbage_rarely()

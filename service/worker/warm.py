@@ -80,7 +80,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             prepare=self._keep_registered,
         ) as worker:
             self._worker = worker
-            printer(f"Worker {worker.name} claims runs, {worker.concurrency} at once")
+            printer(f"Worker {worker.name} claims runs, at most {worker.concurrency} at once")
             asking = asyncio.create_task(self._ask(run_once, with_healthcheck, printer))
             claiming = worker.start()
             try:

@@ -105,7 +105,9 @@ class Watch:
                     await self.mirror.target(renew=True)
                     await self.mirror.reconcile(self.database, executions())
         except Unavailable as error:
-            logger.warning("The channel blocks and flow runs could not be read from Prefect: %s", error)
+            logger.warning(
+                "Prefect's channel blocks and flow runs could not be read; the known channels stay in use: %s", error
+            )
         except Exception:  # noqa: BLE001 - a bug, and no outage: it must not end the worker
             logger.exception("Reading the channel blocks and flow runs from Prefect failed")
 
@@ -139,5 +141,10 @@ class Watch:
         wanted = {"id": {"any_": list(live)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
         for flow_run in await self.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
             execution = live[str(flow_run.id)]
-            logger.info("Run %s was cancelled in Prefect and stops now", execution.run.run_id)
+            run_id = execution.run.run_id
+            logger.info(
+                "Run %s was cancelled in Prefect and stops now. Resume it with: alert-pipeline resume %s",
+                run_id,
+                run_id,
+            )
             execution.cancel()

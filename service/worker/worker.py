@@ -182,7 +182,11 @@ class Worker:
             lost = {owner for owner in owners if owner in self._unreleased or not owner_is_alive(owner)}
             if lost:
                 freed = await claims.release_leases(tx, lost)
-                logger.warning("Released %d leases of dead processes; their runs go on where they stood", freed)
+                logger.warning(
+                    "%d runs were interrupted (their process died, or the database was down): workers continue them "
+                    "at the first stage that has not succeeded",
+                    freed,
+                )
         self._unreleased.clear()
 
     async def _listen(self) -> None:

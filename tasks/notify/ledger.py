@@ -1,4 +1,4 @@
-"""Sending through the delivery ledger: a row is opened before a message is sent, and settled after it."""
+"""Sending through the delivery ledger: a row is opened before a message is sent, and the result is recorded in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2
 
 SETTLE_SECONDS = 20.0
-"""How long to retry settling the row of a message that was sent. Shorter than the default lease."""
+"""How long to retry recording the result of a message that was sent. Shorter than the default lease."""
 
 
 async def deliver(
@@ -26,7 +26,7 @@ async def deliver(
 ) -> tuple[Delivery, DeliveryFailed | None]:
     """Send a message on a channel, unless an earlier attempt sent it. Returns the delivery, and its error or None.
 
-    An attempt that was interrupted between sending and settling is repeated with the same idempotency key: it is
+    An attempt that was interrupted between sending and recording is repeated with the same idempotency key: it is
     better to notify a person twice than not at all.
 
     Raises:
@@ -45,13 +45,16 @@ async def deliver(
     except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
         failure = _failure(named, error)
         delivery = _delivery(named, deliveries.FAILED, error=redact_text(str(failure)))
-    await _settle(database, message.idempotency_key, delivery)
+    await _record_result(database, message.idempotency_key, delivery)
     return delivery, failure
 
 
-async def _settle(database: Database, key: str, delivery: Delivery) -> None:
-    """Write the result of a delivery. A short outage of the database is retried for `SETTLE_SECONDS`, because a
-    message that was sent and not settled would be sent again."""
+async def _record_result(database: Database, key: str, delivery: Delivery) -> None:
+    """Record the result of a delivery. If the database is down, retry for up to `SETTLE_SECONDS`.
+
+    Raises:
+        Unavailable: the database is still down. The next attempt sends the message again, under the same key.
+    """
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         try:
@@ -66,7 +69,7 @@ async def _settle(database: Database, key: str, delivery: Delivery) -> None:
 
 def _storable(delivery: Delivery, named: NamedChannel) -> Delivery:
     """The delivery under the channel's own name, with the vendor's answer redacted and shortened, so that the row
-    can always be written: a message that was sent and not settled would be sent again."""
+    can always be written: a message that was sent and not recorded would be sent again."""
     provider_id = delivery.provider_id and redact_text(delivery.provider_id, limit=_PROVIDER_ID_CHARACTERS)
     response = {name: redact(value) for name, value in delivery.response.items()}
     return delivery.model_copy(update={"channel": named.name, "provider_id": provider_id, "response": response})
