@@ -115,7 +115,9 @@ async def test_a_resume_is_on_the_runs_page_in_the_history_and_in_the_trace(
         events = timeline(await read_trace(tx, "a-night"))
     said = [event.text for event in events]
     assert said[1].startswith("claimed by host-a/12, engine prefect after ")
-    assert said.index("resumed by oncall") > next(place for place, one in enumerate(said) if "attempt 4" in one)
+    assert said.index("resumed by oncall, executed by host-b/99") > next(
+        place for place, one in enumerate(said) if "attempt 4" in one
+    )
     assert [event.event for event in events].count("resumed") == 1
 
 
