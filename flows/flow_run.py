@@ -26,6 +26,7 @@ from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
 from orchestration.store.records import RunRecord
+from tasks.analyze.stage import ensure_provider
 from tasks.ingest.inbox import PushMetadata, accept
 
 P = ParamSpec("P")
@@ -87,6 +88,7 @@ async def _accept(services: Services, request: RunRequest | None, owner: str) ->
     """Store a request, whose first run is this flow run's; the ids of the runs that have to be executed here."""
     if request is None:
         raise BadInput("Neither a definition nor a run is named: give the name of a stored definition")
+    ensure_provider(request.options.provider)
     written = await accept(services, request, PushMetadata(reserved_by=owner, reserved_runs=1))
     async with services.database.transaction() as tx:
         worker_lives = bool(await workers.list_workers(tx))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -231,6 +233,31 @@ async def test_a_payload_given_to_prefect_becomes_a_run_for_each_incident(
         names = {(await flow_run_of(client, run)).name for run in found}
     assert names == {f"warning · Disk{n}Full on db-{n}" for n in (1, 2, 3)}
     assert len({run.prefect_flow_run_id for run in found}) == 3
+
+
+SCRIPT = """
+import asyncio
+from flows.alert_pipeline import alert_pipeline
+for channel in ("console", "nosuch"):
+    state = asyncio.run(alert_pipeline(payload={"name": channel}, notify_driver=channel))
+    print(type(state).__name__, state.type.value, state.name)
+"""
+
+
+async def test_a_plain_script_finds_the_embedded_stack_and_gets_the_states(
+    home: Path, stack: StackAddresses, database: Database
+) -> None:
+    finished = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", SCRIPT],
+        env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), "CHECKERS_ENABLED": "memory"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert finished.stdout.splitlines() == ["State COMPLETED Notified", "State FAILED Failed"], finished.stderr
+    assert sorted(run.status.value for run in await all_runs(database)) == ["failed", "notified"]
 
 
 async def test_a_payload_that_is_no_alert_fails_the_flow_and_leaves_no_run(

@@ -246,6 +246,16 @@ async def test_the_analysis_is_given_incident_alerts_and_checks(services: Servic
     assert case.check.checks_run == 2
 
 
+async def test_a_run_is_analyzed_by_the_provider_that_its_caller_chose(services: Services) -> None:
+    usual = ScriptedAnalysis()
+    run = await push(replace(services, analysis=usual), alert(), options=RunOptions(provider="local"))
+
+    result = (await story_of(services, run)).result()
+    assert result.analyze
+    assert result.analyze.model_info == {"provider": "local"}
+    assert usual.cases == []
+
+
 # When the analysis fails
 
 

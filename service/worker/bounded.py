@@ -40,6 +40,7 @@ from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.process import prefect_settings
 from service.worker.watch import Watch
+from tasks.analyze.stage import ensure_provider
 from tasks.ingest.inbox import PushMetadata, accept
 
 MAX_CONCURRENT_RUNS = 4
@@ -109,6 +110,7 @@ class BoundedWorker:
             await asyncio.wait(set(self._executing))
 
     async def _accept(self, request: RunRequest) -> list[str]:
+        ensure_provider(request.options.provider)
         await self._ensure_channel(request.options)
         return (await accept(self._services, request, PushMetadata(reserved_by=self._owner))).run_ids
 

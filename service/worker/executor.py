@@ -99,17 +99,21 @@ class RunExecutor:
                 await self._settle(flow_run, flow, execution)
 
     async def close(self) -> None:
-        """Stop waiting for Prefect to record the ends of runs; they are reconciled later."""
+        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker."""
+        if self._settling:
+            with suppress(TimeoutError):
+                async with self._breaker.patience(SETTLE_SECONDS):
+                    await asyncio.wait(set(self._settling))
         for task in self._settling:
             task.cancel()
         if self._settling:
-            await asyncio.wait(self._settling, timeout=1)
+            await asyncio.wait(set(self._settling), timeout=1)
 
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
         try:
             with prefect_errors():
-                async with self._breaker.patience(self._timeout_seconds(record)):
+                async with self._breaker.limit(self._timeout_seconds(record)):
                     return await self._mirror.open(record)
         except PrefectUnavailable as error:
             self._breaker.trip(str(error))
@@ -135,7 +139,7 @@ class RunExecutor:
     async def _follow(self, flow: FlowTask, execution: Execution, timeout_seconds: float) -> None:
         """Wait until the flow has executed the run, or it is clear that it does not."""
         with suppress(TimeoutError):
-            async with self._breaker.patience(timeout_seconds):
+            async with self._breaker.limit(timeout_seconds):
                 await _first(flow, execution.begun)
         if execution.begun.is_set():
             await _first(flow, execution.ended)
@@ -150,7 +154,7 @@ class RunExecutor:
         """Wait until Prefect has recorded the end. If that takes long, it goes on beside the next run."""
         execution.ended.set()
         with suppress(TimeoutError):
-            async with self._breaker.patience(SETTLE_SECONDS):
+            async with self._breaker.limit(SETTLE_SECONDS):
                 await asyncio.wait({flow})
         if not flow.done():
             self._settling.add(flow)
