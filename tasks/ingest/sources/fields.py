@@ -128,8 +128,11 @@ class Fields:
 
     def pick(self, *names: str) -> JsonValue:
         """The value; None if all are blank."""
-        found = (each[name] for each in self._objects for name in names if name in each)
-        return next((value for value in found if _SAYS_SOMETHING.search(text(value))), None)
+        for each in self._objects:
+            for name in names:
+                if name in each and _SAYS_SOMETHING.search(text(each[name])):
+                    return each[name]
+        return None
 
     def line(self, *names: str) -> str:
         """The value on one line, at most `NAME_LIMIT` characters."""
