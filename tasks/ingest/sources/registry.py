@@ -102,7 +102,7 @@ def _most_specific(body: JsonObject) -> Source:
     if not bids:
         fields = ", ".join(line(name, 40) for name in list(body)[:_MAX_FIELDS])
         more = ", …" if len(body) > _MAX_FIELDS else ""
-        raise BadInput(f"no source recognises the payload (its fields: {fields}{more}); {_expected()}")
+        raise BadInput(f"no source recognizes the payload (its fields: {fields}{more}); {_expected()}")
     return SOURCES[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
 
 
