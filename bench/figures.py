@@ -26,6 +26,11 @@ class Figures:
         """The median of the values."""
         return statistics.median(self.values)
 
+    @property
+    def p95(self) -> float:
+        """The 95th percentile of the values."""
+        return sorted(self.values)[int(len(self.values) * 0.95)]
+
 
 def timed(work: Callable[[], object]) -> float:
     """Call `work`, and return the seconds that it took."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import httpx
 import psycopg
 
 from bench.commands import fresh_home, run
@@ -38,25 +38,6 @@ _PUSHES_PER_TURN = 500
 _RUNS_PER_CLAIM = 8
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The values of one row. Smaller is better, unless the unit is a rate."""
-
-    values: list[float]
-    unit: str
-    target: str = ""
-
-    @property
-    def p50(self) -> float:
-        """The median."""
-        return sorted(self.values)[len(self.values) // 2]
-
-    @property
-    def p95(self) -> float:
-        """The 95th percentile."""
-        return sorted(self.values)[int(len(self.values) * 0.95)]
-
-
 def measure_reads(times: int) -> list[Figures]:
     """Figures with many runs stored. The name of each row has the factor to the figure with few runs."""
     with fresh_home() as home, attach(load_settings({"home": home}), need_prefect=False) as addresses:
@@ -67,16 +48,15 @@ def measure_reads(times: int) -> list[Figures]:
             few = _measured(home, url, port, times)
             seed(url, MANY - FEW)
             many = _measured(home, url, port, times)
-    return [_row(what, few[what], found) for what, found in many.items()]
+    return [_compared(*rows) for rows in zip(few, many, strict=True)]
 
 
-def _row(what: str, few: Measured, many: Measured) -> Figures:
+def _compared(few: Figures, many: Figures) -> Figures:
     p95 = "" if many.unit == "/s" else f", p95 {many.p95:,.3g}"
-    said = f"{what}: × {many.p50 / few.p50:.2f}{p95}"
-    return Figures(what=said, values=many.values, unit=many.unit, target=many.target)
+    return replace(many, what=f"{many.what}: × {many.median / few.median:.2f}{p95}")
 
 
-def _measured(home: Path, url: str, port: int, times: int) -> Mapping[str, Measured]:
+def _measured(home: Path, url: str, port: int, times: int) -> list[Figures]:
     with psycopg.connect(libpq_url(url)) as connection:
         found = connection.execute(
             "select run_id, trace_id from pipeline_run order by id offset 500 limit 1"
@@ -87,20 +67,19 @@ def _measured(home: Path, url: str, port: int, times: int) -> Mapping[str, Measu
     pages["GET pipelines/, the 10th page"] = f"/orchestration/pipelines/?cursor={_tenth_page(port)}"
     pages["GET pipelines/?trace_id=…"] = f"/orchestration/pipelines/?trace_id={trace_id}"
     pages["GET pipeline/{run_id}/"] = f"/orchestration/pipeline/{run_id}/"
-    rows = {name: Measured(_gets(port, path, times * 5), "ms", "≤ 300 ms") for name, path in pages.items()}
+    rows = [
+        Figures(what=name, values=_gets(port, path, times * 5), unit="ms", target="≤ 300 ms")
+        for name, path in pages.items()
+    ]
     commands = {
         "monitor_pipeline": ("monitor_pipeline",),
         "monitor_pipeline --run-id": ("monitor_pipeline", "--run-id", run_id[:12]),
         "alert-pipeline trace": ("alert-pipeline", "trace", trace_id[:12]),
     }
     for name, words in commands.items():
-        seconds = [timed(_command(home, *words)) for _ in range(times)]
-        rows[f"{name}, as a process"] = Measured(seconds, "s", "≤ 1 s")
-    return rows | asyncio.run(_accepts_and_claims(url, port, max(times // 3, 3)))
-
-
-def _command(home: Path, name: str, *arguments: str) -> Callable[[], None]:
-    return lambda: run(home, name, *arguments)
+        seconds = [timed(partial(run, home, *words)) for _ in range(times)]
+        rows.append(Figures(what=f"{name}, as a process", values=seconds, unit="s", target="≤ 1 s"))
+    return rows + asyncio.run(_accepts_and_claims(url, port, max(times // 3, 3)))
 
 
 def _gets(port: int, path: str, count: int) -> list[float]:
@@ -119,17 +98,16 @@ def _gets(port: int, path: str, count: int) -> list[float]:
     return found[2:]
 
 
-def _tenth_page(port: int) -> str:
-    cursor = ""
+def _tenth_page(port: int) -> str | None:
+    cursor = None
     for _ in range(9):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", f"/orchestration/pipelines/?limit=50{f'&cursor={cursor}' if cursor else ''}")
-        cursor = json.loads(connection.getresponse().read())["next_cursor"]
-        connection.close()
+        page = {"limit": 50} | ({"cursor": cursor} if cursor else {})
+        answer = httpx.get(f"http://127.0.0.1:{port}/orchestration/pipelines/", params=page, trust_env=False)
+        cursor = answer.json()["next_cursor"]
     return cursor
 
 
-async def _accepts_and_claims(url: str, port: int, turns: int) -> dict[str, Measured]:
+async def _accepts_and_claims(url: str, port: int, turns: int) -> list[Figures]:
     """The rate of pushes over HTTP, and then the time of the claims with which a worker gets their runs."""
     rates, claims = list[float](), list[float]()
     database = Database(url)
@@ -155,7 +133,7 @@ async def _accepts_and_claims(url: str, port: int, turns: int) -> dict[str, Meas
             )
     await database.close()
     first_turn = _PUSHES_PER_TURN // _RUNS_PER_CLAIM  # warms up, as the first rate does
-    return {
-        "durable accepts, 16 connections": Measured(rates[1:], "/s", "as with few"),
-        f"claim of {_RUNS_PER_CLAIM} runs": Measured(claims[first_turn:], "ms", "as with few"),
-    }
+    return [
+        Figures(what="durable accepts, 16 connections", values=rates[1:], unit="/s", target="as with few"),
+        Figures(what=f"claim of {_RUNS_PER_CLAIM} runs", values=claims[first_turn:], unit="ms", target="as with few"),
+    ]

@@ -6,7 +6,8 @@ deletes the block. `flows/definitions.py` decides what an edit of it means.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any
 
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
@@ -41,71 +42,38 @@ class DefinitionBlock(Contract):
     stored_version: int | None = None
 
 
-class DefinitionBlocks(Protocol):
-    """Reads and writes the blocks of definitions. Each method raises `Unavailable` if Prefect does not answer."""
-
-    async def read(self, name: str) -> DefinitionBlock | None:
-        """The block of this definition; None if it has none."""
-        ...
-
-    async def write(self, name: str, config: dict[str, Any], version: int) -> None:
-        """Write this version into the block of the definition, and create the block if it is missing."""
-        ...
-
-    async def delete(self, name: str) -> None:
-        """Delete the block, if it exists."""
-        ...
+_SLUG = PipelineDefinition.get_block_type_slug()
 
 
 class PrefectBlocks:
-    """The blocks in Prefect, at the API that Prefect's own settings name."""
+    """The blocks of definitions in Prefect, at the API that Prefect's own settings name.
+
+    Each method raises `PrefectUnavailable` if that API does not answer.
+    """
 
     async def read(self, name: str) -> DefinitionBlock | None:
-        """The block of this definition; None if it has none.
-
-        Raises:
-            PrefectUnavailable: Prefect's API does not answer.
-        """
-        found = await read_saved_blocks([PipelineDefinition.get_block_type_slug()], name=name)
+        """The block of this definition; None if it has none."""
+        found = await read_saved_blocks([_SLUG], name=name)
         return _block(found[0]) if found else None
 
     async def read_all(self) -> list[DefinitionBlock]:
-        """The blocks of all definitions.
-
-        Raises:
-            PrefectUnavailable: Prefect's API does not answer.
-        """
-        return [_block(saved) for saved in await read_saved_blocks([PipelineDefinition.get_block_type_slug()])]
+        """The blocks of all definitions."""
+        return [_block(saved) for saved in await read_saved_blocks([_SLUG])]
 
     async def write(self, name: str, config: dict[str, Any], version: int) -> None:
-        """Write this version into the block of the definition, and create the block if it is missing.
-
-        Raises:
-            PrefectUnavailable: Prefect's API does not answer.
-        """
+        """Write this version into the block of the definition, and create the block if it is missing."""
         with prefect_errors():
             await PipelineDefinition(config=config, stored_version=version).asave(name, overwrite=True)
 
     async def delete(self, name: str) -> None:
-        """Delete the block, if it exists.
-
-        Raises:
-            PrefectUnavailable: Prefect's API does not answer.
-        """
-        with prefect_errors():
+        """Delete the block, if it exists."""
+        with prefect_errors(), suppress(ObjectNotFound):
             async with prefect_client() as client:
-                slug = PipelineDefinition.get_block_type_slug()
-                try:
-                    document = await client.read_block_document_by_name(name, slug)
-                    await client.delete_block_document(document.id)
-                except ObjectNotFound:
-                    return
+                document = await client.read_block_document_by_name(name, _SLUG)
+                await client.delete_block_document(document.id)
 
 
 def _block(saved: SavedBlock) -> DefinitionBlock:
     version = saved.data.get("stored_version")
-    return DefinitionBlock(
-        name=saved.name,
-        config=saved.data.get("config"),
-        stored_version=version if isinstance(version, int) and not isinstance(version, bool) else None,
-    )
+    known = version if type(version) is int else None
+    return DefinitionBlock(name=saved.name, config=saved.data.get("config"), stored_version=known)

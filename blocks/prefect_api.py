@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -19,6 +19,8 @@ from orchestration.redaction import redact_text
 
 PAGE_SIZE = 200
 """How many objects Prefect's API lists in one answer."""
+
+ObjectT = TypeVar("ObjectT")
 
 _DOCUMENTS = TypeAdapter(list[BlockDocument])
 
@@ -71,21 +73,30 @@ async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) 
     wanted: dict[str, Any] = {"block_types": {"slug": {"any_": list(slugs)}}, "include_secrets": True}
     if name is not None:
         wanted["block_documents"] = {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}}
-    found: list[BlockDocument] = []
     with prefect_errors():
         async with prefect_client() as client:
-            while True:
-                page = {"limit": PAGE_SIZE, "offset": len(found)}
+
+            async def read(offset: int) -> list[BlockDocument]:
+                page = {"limit": PAGE_SIZE, "offset": offset}
                 answer = await client.request("POST", "/block_documents/filter", json={**wanted, **page})
-                documents = _DOCUMENTS.validate_python(answer.json())
-                found += documents
-                if len(documents) < PAGE_SIZE:
-                    break
+                return _DOCUMENTS.validate_json(answer.content)
+
+            found = await read_pages(read)
     return [
         SavedBlock(name=document.name, slug=document.block_type.slug, data=document.data)
         for document in found
         if document.name and document.block_type and document.block_type.slug in slugs
     ]
+
+
+async def read_pages(read: Callable[[int], Awaitable[list[ObjectT]]]) -> list[ObjectT]:
+    """All objects of a list of Prefect's API. `read` returns up to `PAGE_SIZE` of them, from this offset on."""
+    found: list[ObjectT] = []
+    while True:
+        page = await read(len(found))
+        found += page
+        if len(page) < PAGE_SIZE:
+            return found
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The definitions as a run uses them: the stored version, after a look at the definition's block in Prefect.
+"""The definitions as a run uses them: the stored version, after an edit of the block in Prefect has been stored.
 
 The block says which stored version it was written from. If its content is still that version's, nobody edited it; if
 the store has a newer version, the block is written again. Otherwise an operator edited the block: a valid edit becomes
@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-from blocks.pipeline_definition import DefinitionBlock, DefinitionBlocks, PrefectBlocks
+from blocks.pipeline_definition import DefinitionBlock, PrefectBlocks
 from orchestration.definitions import NewDefinition
 from orchestration.errors import Unavailable
 from orchestration.graph import BadDefinition, DefinitionProblem, StoredDefinition
@@ -49,7 +49,7 @@ class BrokenBlock(BadDefinition):
 class DefinitionResolver:
     """Finds a definition by name, as `tasks.definitions.DefinitionSource` requires."""
 
-    def __init__(self, database: Database, *, blocks: DefinitionBlocks | None = None) -> None:
+    def __init__(self, database: Database, *, blocks: PrefectBlocks | None = None) -> None:
         self._database = database
         self._blocks = blocks or PrefectBlocks()
         self._not_before = 0.0
@@ -68,11 +68,11 @@ class DefinitionResolver:
         async with self._database.transaction() as tx:
             known = await definitions.find_definition(tx, name)
         if known is None or known.is_active:
-            await self._look_at_block(name, known)
+            await self._store_edit(name, known)
         async with self._database.transaction() as tx:
             return stored(await definitions.get_active(tx, name))
 
-    async def _look_at_block(self, name: str, known: DefinitionRecord | None) -> None:
+    async def _store_edit(self, name: str, known: DefinitionRecord | None) -> None:
         """Store an edit of the block. While Prefect does not answer, the stored version runs."""
         if time.monotonic() < self._not_before:
             return
@@ -93,7 +93,7 @@ def stored(record: DefinitionRecord) -> StoredDefinition:
     return StoredDefinition(name=record.name, version=record.version, config=dict(record.config))
 
 
-async def sync_block(database: Database, blocks: DefinitionBlocks, block: DefinitionBlock) -> DefinitionRecord | None:
+async def sync_block(database: Database, blocks: PrefectBlocks, block: DefinitionBlock) -> DefinitionRecord | None:
     """Store an edit of the block, or write the block again if the store has a newer version.
 
     Returns the current version of the definition; None if the definition does not exist.
@@ -115,15 +115,24 @@ async def sync_block(database: Database, blocks: DefinitionBlocks, block: Defini
         current = done.definition
         if done.change is not Change.UNCHANGED:
             logger.info("The block %s was edited in Prefect: the edit is version %d now", block.name, current.version)
-    if current is not None and (current.version != block.stored_version or current.config != block.config):
-        await blocks.write(current.name, dict(current.config), current.version)
+    if current is not None:
+        await write_block(blocks, current, block)
     return current
+
+
+async def write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: DefinitionBlock | None) -> None:
+    """Write the stored version into its block, unless the block says the same. `block` None means that it has none.
+
+    Raises:
+        Unavailable: Prefect does not answer.
+    """
+    if block is None or (block.config, block.stored_version) != (record.config, record.version):
+        await blocks.write(record.name, dict(record.config), record.version)
 
 
 def _read(block: DefinitionBlock) -> NewDefinition:
     try:
-        return NewDefinition.of(
-            validate_definition(block.config), cast("dict[str, Any]", block.config), name=block.name
-        )
+        definition = validate_definition(block.config)
+        return NewDefinition.of(definition, cast("dict[str, Any]", block.config), name=block.name)
     except BadDefinition as error:
         raise BrokenBlock(block.name, error.problems) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from orchestration.contracts import AnalyzeResult, CheckResult, ConditionResult, IngestResult, Stage
 from orchestration.redaction import redact_text
 from orchestration.store.attempts import AttemptRecord
@@ -12,7 +14,7 @@ _MARKS = {"ok": "✓", "warning": "⚠", "critical": "✗", "unknown": "?"}
 
 
 async def tell_story(database: Database, run_id: str) -> str:
-    """What happened in a run: what came in, what was found, what was told, and every attempt."""
+    """What happened in a run: the alert, the findings, the messages sent, and every attempt."""
     async with database.transaction() as tx:
         story = await read_story(tx, run_id)
     sections = [_head(story), _checks(story), _analysis(story), _deliveries(story), _attempts(story)]
@@ -35,19 +37,18 @@ def _head(story: Story) -> str:
         facts["Took"] = f"{run.total_duration_ms / 1000:.2f} s"
     if run.last_error_message:
         facts["Last error"] = _cell(f"{run.last_error_type}: {run.last_error_message}")
-    rows = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
-    return f"# {_cell(run.title or 'Alert')}\n\n| | |\n| --- | --- |\n{rows}"
+    return f"# {_cell(run.title or 'Alert')}\n\n{_table(['', ''], facts.items())}"
 
 
 def _checks(story: Story) -> str:
     checked = all_checks(story.outputs(Stage.CHECK, CheckResult))
     if checked is None:
         return ""
-    rows = "\n".join(
-        f"| {_MARKS[it.status]} {it.name} | {it.status} | {_cell(it.message)} | {it.duration_ms:.0f} ms |"
-        for it in checked.checks
-    )
-    return f"## Checks\n\n| Check | Status | Finding | Took |\n| --- | --- | --- | --- |\n{rows}"
+    rows = [
+        (f"{_MARKS[check.status]} {check.name}", check.status, _cell(check.message), f"{check.duration_ms:.0f} ms")
+        for check in checked.checks
+    ]
+    return f"## Checks\n\n{_table(['Check', 'Status', 'Finding', 'Took'], rows)}"
 
 
 def _analysis(story: Story) -> str:
@@ -62,26 +63,29 @@ def _analysis(story: Story) -> str:
 def _deliveries(story: Story) -> str:
     if not story.deliveries:
         return ""
-    rows = "\n".join(
-        f"| {_cell(delivery.channel)} | {_cell(delivery.target)} | {delivery.status} | {delivery.tries} "
-        f"| {_cell(delivery.error or delivery.provider_id or '')} |"
-        for delivery in story.deliveries
-    )
-    return f"## Deliveries\n\n| Channel | To | Status | Tries | |\n| --- | --- | --- | --- | --- |\n{rows}"
+    rows = [
+        (_cell(row.channel), _cell(row.target), row.status, row.tries, _cell(row.error or row.provider_id or ""))
+        for row in story.deliveries
+    ]
+    return f"## Deliveries\n\n{_table(['Channel', 'To', 'Status', 'Tries', ''], rows)}"
 
 
 def _attempts(story: Story) -> str:
-    rows = "\n".join(_attempt(attempt) for attempt in story.attempts)
-    return f"## Attempts\n\n| Stage | Attempt | Status | Took | |\n| --- | --- | --- | --- | --- |\n{rows}"
+    return f"## Attempts\n\n{_table(['Stage', 'Attempt', 'Status', 'Took', ''], map(_attempt, story.attempts))}"
 
 
-def _attempt(attempt: AttemptRecord) -> str:
+def _attempt(attempt: AttemptRecord) -> tuple[object, ...]:
     took = "" if attempt.duration_ms is None else f"{attempt.duration_ms:.0f} ms"
     skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
     said = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
     if attempt.stage is Stage.CONDITION and (decided := attempt.result(ConditionResult)) is not None:
         said = f"{decided.expression}: {'yes' if decided.holds else 'no'}"
-    return f"| {attempt.node_id} | {attempt.attempt} | {attempt.status} | {took} | {_cell(said)} |"
+    return attempt.node_id, attempt.attempt, attempt.status, took, _cell(said)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The flow `upkeep`: what has to be looked at now and then. A deployment of it runs on a schedule."""
+"""The flow `upkeep` frees leases, reports stuck runs and deletes old rows. Its deployment runs on a schedule."""
 
 from __future__ import annotations
 
@@ -59,12 +59,11 @@ async def look_after(services: Services) -> Upkeep:
 
 
 async def _delete_old(database: Database, days: float) -> dict[str, int]:
-    deleted: dict[str, int] = {}
-    for table in retention.TABLES:
-        while True:
+    deleted = dict.fromkeys(retention.TABLES, 0)
+    for table in deleted:
+        count = retention.BATCH
+        while count == retention.BATCH:
             async with database.transaction() as tx:
                 count = await retention.delete_old(tx, table, days)
-            deleted[table] = deleted.get(table, 0) + count
-            if count < retention.BATCH:
-                break
+            deleted[table] += count
     return deleted

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 
 class Severity(StrEnum):
@@ -23,15 +23,12 @@ class Severity(StrEnum):
     @property
     def rank(self) -> int:
         """0 for info, 1 for warning, 2 for critical."""
-        return _RANKS[self]
+        return ("info", "warning", "critical").index(self)
 
     @classmethod
     def worst(cls, *severities: Severity) -> Severity:
         """The worst of these severities; info if there are none."""
         return max(severities, key=lambda severity: severity.rank, default=cls.INFO)
-
-
-_RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
 class AlertStatus(StrEnum):
@@ -97,10 +94,8 @@ def web_address(value: object) -> str:
     return _UNSAFE_IN_URL.sub(lambda unsafe: quote(unsafe[0], safe=""), url)
 
 
-class Alert(BaseModel):
+class Alert(BaseModel, frozen=True):
     """One alert of one push. The store has one row for each (source, fingerprint)."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: str = Field(description="The name of the parser that read it, such as alertmanager.")
     fingerprint: Key = Field(description="Stable id of the alert within its source.")
@@ -145,10 +140,8 @@ class IncidentStatus(StrEnum):
     CLOSED = "closed"
 
 
-class Incident(BaseModel):
+class Incident(BaseModel, frozen=True):
     """The alerts that share an incident key: what a person handles as one problem."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     incident_key: str

@@ -31,7 +31,6 @@ class Stage(StrEnum):
 LINEAR_STAGES = (Stage.INGEST, Stage.CHECK, Stage.ANALYZE, Stage.NOTIFY)
 """The four stages of the linear pipeline, in order. The others are nodes of definitions that come in between."""
 
-
 ALL_CLEAR = "resolved"
 """The reason to skip checks and analysis in a run about a resolved incident: only the all-clear goes out."""
 

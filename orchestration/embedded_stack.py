@@ -6,11 +6,10 @@ Reading these two files is all that a flow or a worker needs to reach a stack th
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from orchestration.settings import Settings
 
@@ -29,10 +28,8 @@ class StackAddresses:
     """Which of `postgres` and `prefect` the embedded stack provides to this process."""
 
 
-class StackState(BaseModel):
+class StackState(BaseModel, frozen=True):
     """The content of `stack.json`. It means nothing while the lock is free."""
-
-    model_config = ConfigDict(frozen=True)
 
     pid: int
     """Process id of the owner of the stack."""
@@ -67,12 +64,9 @@ def is_lock_free(lock_file: Path) -> bool:
         return True
     import fcntl  # does not exist on Windows, which has no embedded stack and so no lock file
 
-    lock = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(lock)
+    with lock_file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

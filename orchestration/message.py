@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import Field, SkipValidation
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Contract, Delivery
@@ -69,10 +69,8 @@ class Channel(Protocol):
         ...
 
 
-class NamedChannel(Contract):
+class NamedChannel(Contract, arbitrary_types_allowed=True):
     """A channel, and the name under which it was selected and is listed in the delivery ledger."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     name: str
     channel: SkipValidation[Channel]

@@ -60,8 +60,3 @@ class StoredPush(Contract):
     alerts: list[Alert] = Field(default_factory=list[Alert])
     errors: list[str] = Field(default_factory=list[str])
     data: JsonValue = Field(default=None, description="The payload itself, for a definition without an ingest node.")
-
-
-def alerts_of(payload: dict[str, Any]) -> list[Alert]:
-    """The alerts in a run's stored payload."""
-    return StoredPush.model_validate(payload).alerts

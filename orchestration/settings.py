@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasGenerator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -38,258 +38,132 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The settings of one process. `docs/settings.md` lists them in a table."""
+    """The settings of one process. `docs/settings.md` lists them in a table.
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+    A setting's variable is its name in capitals, unless it has a `validation_alias`.
+    """
 
-    max_retries_per_stage: int = Field(
-        3,
-        ge=0,
-        le=20,
-        validation_alias="ORCHESTRATION_MAX_RETRIES_PER_STAGE",
-        description="Max retries per stage before failing: 3 retries are up to 4 attempts.",
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        use_attribute_docstrings=True,
     )
+
+    max_retries_per_stage: int = Field(3, ge=0, le=20, validation_alias="ORCHESTRATION_MAX_RETRIES_PER_STAGE")
+    """Max retries per stage before failing: 3 retries are up to 4 attempts."""
     backoff_factor: float = Field(
-        2.0,
-        ge=0,
-        le=60,
-        allow_inf_nan=False,
-        validation_alias="ORCHESTRATION_BACKOFF_FACTOR",
-        description="Exponential backoff factor: factor ** n seconds before retry n (2, 4, 8 s).",
+        2.0, ge=0, le=60, allow_inf_nan=False, validation_alias="ORCHESTRATION_BACKOFF_FACTOR"
     )
-    intelligence_fallback_enabled: bool = Field(
-        True,
-        validation_alias="ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED",
-        description="Enable fallback when AI fails: the page goes out without the analysis.",
-    )
-    metrics_backend: MetricsBackend = Field(
-        MetricsBackend.LOGGING,
-        validation_alias="ORCHESTRATION_METRICS_BACKEND",
-        description="Metrics backend (`logging` or `statsd`).",
-    )
-    statsd_host: str = Field(
-        "localhost",
-        min_length=1,
-        validation_alias="STATSD_HOST",
-        description="StatsD host (when using statsd backend).",
-    )
-    statsd_port: int = Field(8125, ge=1, le=65535, validation_alias="STATSD_PORT", description="StatsD port.")
-    statsd_prefix: str = Field(
-        "pipeline",
-        pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$",
-        validation_alias="STATSD_PREFIX",
-        description="StatsD metric prefix.",
-    )
-    statsd_tags: StatsdTags = Field(
-        StatsdTags.NONE,
-        validation_alias="STATSD_TAGS",
-        description="Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them.",
-    )
+    """Exponential backoff factor: factor ** n seconds before retry n (2, 4, 8 s)."""
+    intelligence_fallback_enabled: bool = Field(True, validation_alias="ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED")
+    """Enable fallback when AI fails: the page goes out without the analysis."""
+    metrics_backend: MetricsBackend = Field(MetricsBackend.LOGGING, validation_alias="ORCHESTRATION_METRICS_BACKEND")
+    """Metrics backend (`logging` or `statsd`)."""
+    statsd_host: str = Field("localhost", min_length=1)
+    """StatsD host (when using statsd backend)."""
+    statsd_port: int = Field(8125, ge=1, le=65535)
+    """StatsD port."""
+    statsd_prefix: str = Field("pipeline", pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$")
+    """StatsD metric prefix."""
+    statsd_tags: StatsdTags = StatsdTags.NONE
+    """Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them."""
 
-    stage_timeout_seconds: float = Field(
-        60.0,
-        gt=0,
-        le=3600,
-        validation_alias="ORCHESTRATION_STAGE_TIMEOUT_SECONDS",
-        description="How long one attempt at a stage may take, in seconds.",
-    )
-    lease_seconds: float = Field(
-        30.0,
-        ge=1,
-        le=3600,
-        validation_alias="ORCHESTRATION_LEASE_SECONDS",
-        description="How long a run stays with a process that no longer renews its lease, in seconds.",
-    )
-    max_payload_bytes: int = Field(
-        4 * 1024 * 1024,
-        ge=1024,
-        validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES",
-        description="The largest push that is accepted, in bytes of JSON.",
-    )
-    page_deadline_seconds: float = Field(
-        30.0,
-        ge=0,
-        le=3600,
-        validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS",
-        description="How long a critical alert may wait before its run is executed without Prefect, in seconds.",
-    )
-    prefect_patience_seconds: float = Field(
-        3.0,
-        gt=0,
-        le=60,
-        validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS",
-        description="How long Prefect may take to start a run before the run is executed without Prefect, in seconds.",
-    )
-    retention_days: float = Field(
-        90.0,
-        gt=0,
-        validation_alias="ORCHESTRATION_RETENTION_DAYS",
-        description="How long finished runs, resolved incidents and their alerts are stored, in days.",
-    )
-    inbox_warning: int = Field(
-        500,
-        ge=1,
-        validation_alias="ORCHESTRATION_INBOX_WARNING",
-        description="The number of waiting runs from which the upkeep flow warns that the inbox is long.",
-    )
-    worker_concurrency: int = Field(
-        8,
-        ge=1,
-        le=1000,
-        validation_alias="WORKER_CONCURRENCY",
-        description="How many runs a worker executes at the same time.",
-    )
-    worker_grace_seconds: float = Field(
-        30.0,
-        ge=0,
-        le=3600,
-        validation_alias="WORKER_GRACE_SECONDS",
-        description="How long a worker that is stopped waits for its runs to end, in seconds.",
-    )
+    stage_timeout_seconds: float = Field(60.0, gt=0, le=3600, validation_alias="ORCHESTRATION_STAGE_TIMEOUT_SECONDS")
+    """How long one attempt at a stage may take, in seconds."""
+    lease_seconds: float = Field(30.0, ge=1, le=3600, validation_alias="ORCHESTRATION_LEASE_SECONDS")
+    """How long a run stays with a process that no longer renews its lease, in seconds."""
+    max_payload_bytes: int = Field(4 * 1024 * 1024, ge=1024, validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES")
+    """The largest push that is accepted, in bytes of JSON."""
+    page_deadline_seconds: float = Field(30.0, ge=0, le=3600, validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS")
+    """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
+    prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
+    """How long Prefect may take to start a run before the run is executed without Prefect, in seconds."""
+    retention_days: float = Field(90.0, gt=0, validation_alias="ORCHESTRATION_RETENTION_DAYS")
+    """How long finished runs, resolved incidents and their alerts are stored, in days."""
+    inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")
+    """The number of waiting runs from which the upkeep flow warns that the inbox is long."""
+    worker_concurrency: int = Field(8, ge=1, le=1000)
+    """How many runs a worker executes at the same time."""
+    worker_grace_seconds: float = Field(30.0, ge=0, le=3600)
+    """How long a worker that is stopped waits for its runs to end, in seconds."""
     duplicate_window_seconds: float = Field(
-        300.0,
-        ge=0,
-        allow_inf_nan=False,
-        validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS",
-        description="How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never.",
+        300.0, ge=0, allow_inf_nan=False, validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS"
     )
+    """How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never."""
     api_auth: Literal["auto", "on", "off"] = Field(
         "auto",
-        validation_alias="API_AUTH",
         description="Whether the HTTP API requires a key: on, off, or auto (on, except for calls from this machine "
         "to an API that listens on loopback only).",
     )
-    api_sync_timeout_seconds: float = Field(
-        120.0,
-        gt=0,
-        le=3600,
-        validation_alias="API_SYNC_TIMEOUT_SECONDS",
-        description="How long a synchronous call waits for its runs, in seconds.",
-    )
-    api_signature_window_seconds: float = Field(
-        300.0,
-        gt=0,
-        le=86400,
-        validation_alias="API_SIGNATURE_WINDOW_SECONDS",
-        description="How far the timestamp of a signed request may be in the past or future, in seconds.",
-    )
-    api_rate_limit_per_second: float = Field(
-        2000.0,
-        ge=0,
-        allow_inf_nan=False,
-        validation_alias="API_RATE_LIMIT_PER_SECOND",
-        description="How many requests per second one key, or one address without a key, may make. 0 means no limit.",
-    )
+    api_sync_timeout_seconds: float = Field(120.0, gt=0, le=3600)
+    """How long a synchronous call waits for its runs, in seconds."""
+    api_signature_window_seconds: float = Field(300.0, gt=0, le=86400)
+    """How far the timestamp of a signed request may be in the past or future, in seconds."""
+    api_rate_limit_per_second: float = Field(2000.0, ge=0, allow_inf_nan=False)
+    """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#@]+/?$",
-        validation_alias="API_PUBLIC_URL",
         description="The public URL of the API, such as https://alerts.example.com. With https, the cookie of the "
         "admin is sent over https only. None means the URL of each request.",
     )
-    admin_session_hours: float = Field(
-        12.0,
-        gt=0,
-        le=720,
-        validation_alias="ADMIN_SESSION_HOURS",
-        description="How long a session of the admin lasts, in hours.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO",
-        validation_alias="ORCHESTRATION_LOG_LEVEL",
-        description="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR. Most signals are INFO.",
-    )
+    admin_session_hours: float = Field(12.0, gt=0, le=720)
+    """How long a session of the admin lasts, in hours."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="ORCHESTRATION_LOG_LEVEL")
+    """The lowest level that is logged: DEBUG, INFO, WARNING or ERROR. Most signals are INFO."""
 
-    checkers_enabled: Names = Field(
-        ("cpu", "memory", "disk", "network", "process"),
-        validation_alias="CHECKERS_ENABLED",
-        description="The checkers that run for each alert, separated by commas.",
-    )
-    checkers_skip: Names = Field(
-        (), validation_alias="CHECKERS_SKIP", description="The checkers that never run, separated by commas."
-    )
-    checkers_skip_all: bool = Field(
-        False, validation_alias="CHECKERS_SKIP_ALL", description="Run no checkers: the check stage is skipped."
-    )
-    checkers_timeout_seconds: float = Field(
-        5.0,
-        gt=0,
-        le=600,
-        validation_alias="CHECKERS_TIMEOUT_SECONDS",
-        description="How long one checker may take, in seconds.",
-    )
+    checkers_enabled: Names = ("cpu", "memory", "disk", "network", "process")
+    """The checkers that run for each alert, separated by commas."""
+    checkers_skip: Names = ()
+    """The checkers that never run, separated by commas."""
+    checkers_skip_all: bool = False
+    """Run no checkers: the check stage is skipped."""
+    checkers_timeout_seconds: float = Field(5.0, gt=0, le=600)
+    """How long one checker may take, in seconds."""
 
-    notify_channels: Names = Field(
-        (),
-        validation_alias="NOTIFY_CHANNELS",
-        description="The default channels, separated by commas: names of channel blocks, or drivers.",
-    )
-    slack_webhook_url: SecretStr | None = Field(
-        None, validation_alias="SLACK_WEBHOOK_URL", description="Incoming webhook of the slack driver."
-    )
-    slack_bot_token: SecretStr | None = Field(
-        None, validation_alias="SLACK_BOT_TOKEN", description="Bot token of the slack driver, with SLACK_CHANNEL."
-    )
-    slack_channel: str | None = Field(
-        None, validation_alias="SLACK_CHANNEL", description="Channel of the slack driver's bot, such as #oncall."
-    )
-    slack_api_url: str = Field(
-        "https://slack.com/api/", validation_alias="SLACK_API_URL", description="Slack's Web API, or a proxy of it."
-    )
-    smtp_host: str | None = Field(None, validation_alias="SMTP_HOST", description="Mail server of the email driver.")
-    smtp_port: int = Field(587, ge=1, le=65535, validation_alias="SMTP_PORT", description="Port of the mail server.")
-    smtp_security: Literal["starttls", "tls", "none"] = Field(
-        "starttls", validation_alias="SMTP_SECURITY", description="starttls, tls (from the start), or none."
-    )
-    smtp_username: str | None = Field(
-        None, validation_alias="SMTP_USERNAME", description="User name at the mail server."
-    )
-    smtp_password: SecretStr | None = Field(
-        None, validation_alias="SMTP_PASSWORD", description="Password at the mail server."
-    )
-    email_from: str = Field(
-        "alert-pipeline@localhost", validation_alias="EMAIL_FROM", description="Sender of the email driver."
-    )
-    email_to: Names = Field(
-        (), validation_alias="EMAIL_TO", description="Recipients of the email driver, separated by commas."
-    )
-    webhook_url: SecretStr | None = Field(
-        None, validation_alias="NOTIFY_WEBHOOK_URL", description="Endpoint of the generic driver."
-    )
-    webhook_authorization: SecretStr | None = Field(
-        None,
-        validation_alias="NOTIFY_WEBHOOK_AUTHORIZATION",
-        description="Authorization header that the generic driver sends.",
-    )
+    notify_channels: Names = ()
+    """The default channels, separated by commas: names of channel blocks, or drivers."""
+    slack_webhook_url: SecretStr | None = None
+    """Incoming webhook of the slack driver."""
+    slack_bot_token: SecretStr | None = None
+    """Bot token of the slack driver, with SLACK_CHANNEL."""
+    slack_channel: str | None = None
+    """Channel of the slack driver's bot, such as #oncall."""
+    slack_api_url: str = "https://slack.com/api/"
+    """Slack's Web API, or a proxy of it."""
+    smtp_host: str | None = None
+    """Mail server of the email driver."""
+    smtp_port: int = Field(587, ge=1, le=65535)
+    """Port of the mail server."""
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    """starttls, tls (from the start), or none."""
+    smtp_username: str | None = None
+    """User name at the mail server."""
+    smtp_password: SecretStr | None = None
+    """Password at the mail server."""
+    email_from: str = "alert-pipeline@localhost"
+    """Sender of the email driver."""
+    email_to: Names = ()
+    """Recipients of the email driver, separated by commas."""
+    webhook_url: SecretStr | None = Field(None, validation_alias="NOTIFY_WEBHOOK_URL")
+    """Endpoint of the generic driver."""
+    webhook_authorization: SecretStr | None = Field(None, validation_alias="NOTIFY_WEBHOOK_AUTHORIZATION")
+    """Authorization header that the generic driver sends."""
 
-    database_url: SecretStr | None = Field(
-        None,
-        validation_alias="DATABASE_URL",
-        description="PostgreSQL of this project: postgresql://user:password@host/database. None means embedded.",
-    )
-    prefect_api_url: str | None = Field(
-        None,
-        validation_alias="PREFECT_API_URL",
-        description="Prefect's API (a setting of Prefect). None means embedded.",
-    )
-    prefect_ui_url: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s]+$",
-        validation_alias="PREFECT_UI_URL",
-        description="Prefect's UI, for links to it (a setting of Prefect). None means PREFECT_API_URL without /api.",
-    )
-    home: Path = Field(
-        default_factory=lambda: default_home(),
-        validation_alias="ALERT_PIPELINE_HOME",
-        description="The data folder of the embedded stack.",
-    )
+    database_url: SecretStr | None = None
+    """PostgreSQL of this project: postgresql://user:password@host/database. None means embedded."""
+    prefect_api_url: str | None = None
+    """Prefect's API (a setting of Prefect). None means embedded."""
+    prefect_ui_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    """Prefect's UI, for links to it (a setting of Prefect). None means PREFECT_API_URL without /api."""
+    home: Path = Field(default_factory=lambda: default_home(), validation_alias="ALERT_PIPELINE_HOME")
+    """The data folder of the embedded stack."""
 
-    secret_key: SecretStr | None = Field(
-        None,
-        min_length=16,
-        validation_alias="ALERT_PIPELINE_SECRET_KEY",
-        description="Encrypts channels and signing secrets in the database. None means the key in secret.key.",
-    )
+    secret_key: SecretStr | None = Field(None, min_length=16, validation_alias="ALERT_PIPELINE_SECRET_KEY")
+    """Encrypts channels and signing secrets in the database. None means the key in secret.key."""
 
     @field_validator("checkers_enabled", "checkers_skip", "notify_channels", "email_to", mode="before")
     @classmethod
@@ -339,13 +213,10 @@ def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
         BadSetting: names each wrong variable, the expected value, and the actual value unless it is a secret.
     """
     try:
-        return Settings(**{_variable(name): value for name, value in (overrides or {}).items()})
+        fields = Settings.model_fields
+        return Settings(**{str(fields[name].validation_alias): value for name, value in (overrides or {}).items()})
     except ValidationError as error:
         raise BadSetting("; ".join(_explain(problem) for problem in error.errors())) from None
-
-
-def _variable(field: str) -> str:
-    return str(Settings.model_fields[field].validation_alias)
 
 
 def _explain(problem: ErrorDetails) -> str:

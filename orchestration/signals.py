@@ -128,8 +128,7 @@ def _untagged(signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> list[t
 
 def _tagged(signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> list[tuple[str, str]]:
     """The metrics of a signal in the DogStatsD format: name, and value with tags."""
-    also = {name: fields[name] for name in _FIELDS_AS_TAGS if name in fields}
-    pairs = {**asdict(tags), **also}
+    pairs = {**asdict(tags), **{name: fields[name] for name in _FIELDS_AS_TAGS if name in fields}}
     listed = ",".join(f"{name}:{_tag_value(value)}" for name, value in pairs.items() if value != "")
     name = signal.value.removeprefix("pipeline.")
     duration = "duration" if tags.stage == PIPELINE_STAGE else "stage.duration"
@@ -245,7 +244,6 @@ def _logfmt_text(value: str) -> str:
 
 
 def _metric_part(text: str) -> str:
-    """The text as one part of a metric's name."""
     return re.sub(r"[^A-Za-z0-9_\-]", "_", text) or "unknown"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -41,15 +42,9 @@ def _join_or_start(function: Callable[..., T], args: tuple[Hashable, ...]) -> Fu
 
 def _work(key: tuple[Hashable, ...], future: Future[T], function: Callable[..., T], args: tuple[Hashable, ...]) -> None:
     try:
-        result = function(*args)
+        settle = partial(future.set_result, function(*args))
     except BaseException as error:  # noqa: BLE001 - the caller gets it, in the thread of its loop
-        _forget(key)
-        future.set_exception(error)
-    else:
-        _forget(key)
-        future.set_result(result)
-
-
-def _forget(key: tuple[Hashable, ...]) -> None:
+        settle = partial(future.set_exception, error)
     with _lock:
         _in_progress.pop(key, None)
+    settle()

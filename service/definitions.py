@@ -5,8 +5,8 @@ Everything works without Prefect too: a worker brings Prefect up to date when it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestration.contracts import Contract
 from orchestration.definitions import NewDefinition
@@ -32,7 +32,10 @@ class Outcome(Contract):
 
 @dataclass(frozen=True, kw_only=True)
 class DefinitionService:
-    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached."""
+    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached.
+
+    Each method raises `Unavailable` if the database does not answer.
+    """
 
     database: Database
     prefect_api_url: str | None = None
@@ -41,13 +44,9 @@ class DefinitionService:
         """Store this as the version that runs. Applied again it changes nothing.
 
         An edit of the block in Prefect that no run has used yet is stored as a version first.
-
-        Raises:
-            Unavailable: the database does not answer.
         """
         notes: list[str] = []
-        lost = await self._with_prefect(lambda: _store_edit(self.database, new.name), notes)
-        notes += [lost] if lost else []
+        await self._in_prefect("store_edit", new.name, notes)
         async with self.database.transaction() as tx:
             stored = await definitions.store_definition(tx, new, created_by=created_by)
         if not stored.definition.is_active:
@@ -59,7 +58,6 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is none.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.set_active(tx, name, active=active)
@@ -70,7 +68,6 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is no such definition, or no such version.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.activate_version(tx, name, version)
@@ -81,45 +78,32 @@ class DefinitionService:
 
         Raises:
             DefinitionNotFound: there is none.
-            Unavailable: the database does not answer.
         """
         async with self.database.transaction() as tx:
             record = await definitions.delete_definition(tx, name)
         return await self._outcome("deleted", record, [])
 
     async def _outcome(self, change: str, record: DefinitionRecord, notes: list[str]) -> Outcome:
-        shown = await self._with_prefect(lambda: _show(self.database, record.name), notes)
-        return Outcome(change=change, definition=record, in_prefect=bool(shown), notes=list(dict.fromkeys(notes)))
+        shown = await self._in_prefect("show", record.name, notes)
+        return Outcome(change=change, definition=record, in_prefect=shown, notes=list(dict.fromkeys(notes)))
 
-    async def _with_prefect(self, work: Callable[[], Awaitable[str | None]], notes: list[str]) -> str | None:
-        """The result of `work`, with Prefect's clients set to our API. None, with a note, if it does not answer."""
+    async def _in_prefect(self, step: Literal["store_edit", "show"], name: str, notes: list[str]) -> bool:
+        """Do this step at our Prefect. Returns whether Prefect answered; a note says why not."""
         if self.prefect_api_url is None:
             notes.append(f"Prefect does not run here: {LATER}")
-            return None
+            return False
         # Prefect takes 1.5 s to import. A command without Prefect must not wait for that.
-        from service.mirror.definitions import use_prefect_at
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from service.mirror.definitions import show, store_edit
 
         try:
-            with use_prefect_at(self.prefect_api_url):
-                return await work()
+            with temporary_settings({PREFECT_API_URL: self.prefect_api_url}):
+                if step == "store_edit":
+                    notes += await store_edit(self.database, name)
+                else:
+                    await show(self.database, name)
         except Unavailable as error:
             notes.append(f"{error}: {LATER}")
-            return None
-
-
-async def _store_edit(database: Database, name: str) -> str | None:
-    from service.mirror.definitions import store_edit
-
-    return await store_edit(database, name)
-
-
-async def _show(database: Database, name: str) -> str:
-    from prefect import get_client
-
-    from blocks.prefect_api import prefect_errors
-    from service.mirror.definitions import show
-
-    with prefect_errors():
-        async with get_client() as client:
-            await show(client, database, name)
-    return "shown"
+            return False
+        return True

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from service.cli.timeline import timeline
 from sqlalchemy import text
 
 from orchestration.contracts import Stage
@@ -20,6 +19,7 @@ from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord
 from orchestration.store.story import read_trace
 from service.admin import PATH, charts
+from service.cli.trace import timeline
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, carry, run_of
 from tests.conftest import MemoryChannel
@@ -114,7 +114,7 @@ async def test_a_resume_is_on_the_runs_page_in_the_history_and_in_the_trace(
     async with database.transaction() as tx:
         events = timeline(await read_trace(tx, "a-night"))
     said = [event.text for event in events]
-    assert said[1].startswith("taken up by host-a/12, engine prefect after ")
+    assert said[1].startswith("claimed by host-a/12, engine prefect after ")
     assert said.index("resumed by oncall") > next(place for place, one in enumerate(said) if "attempt 4" in one)
     assert [event.event for event in events].count("resumed") == 1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blocks.pipeline_definition import DefinitionBlock
+from blocks.pipeline_definition import DefinitionBlock, PrefectBlocks
 from flows.definitions import EDITOR, BrokenBlock, DefinitionResolver
 from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound, Unavailable
 from orchestration.store import definitions
@@ -21,7 +21,7 @@ from tests.definition_helpers import current, look, put, versions
 
 
 @dataclass
-class MemoryBlocks:
+class MemoryBlocks(PrefectBlocks):
     """Blocks that are kept in memory; `away` is a Prefect that does not answer."""
 
     kept: dict[str, DefinitionBlock] = field(default_factory=dict[str, DefinitionBlock])

@@ -14,7 +14,7 @@ from orchestration.contracts import IngestResult, StageContext
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
-from orchestration.requests import RunOptions, alerts_of
+from orchestration.requests import RunOptions, StoredPush
 from orchestration.states import RunStatus
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
@@ -81,7 +81,9 @@ async def test_a_push_over_twelve_incidents_is_twelve_runs_of_one_trace(services
     assert len({run.trace_id for run in records}) == 1
     async with services.database.transaction() as tx:
         payloads = [await runs.get_payload(tx, run_id) for run_id in run_ids]
-    assert [[one.name for one in alerts_of(payload)] for payload in payloads] == [[f"Alert {n}"] * 3 for n in range(12)]
+    assert [[one.name for one in StoredPush.model_validate(payload).alerts] for payload in payloads] == [
+        [f"Alert {n}"] * 3 for n in range(12)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ async def test_what_postgresql_cannot_hold_is_replaced(services: Services) -> No
     options = RunOptions(labels={hostile: hostile}, checker_configs={"disk": {"paths": [hostile]}})
     (run_id,) = await accept(services, alert(description=hostile, labels={hostile: hostile}), options=options)
 
-    (stored,) = alerts_of(await payload_of(services, run_id))
+    (stored,) = StoredPush.model_validate(await payload_of(services, run_id)).alerts
     assert stored.description == "a\ufffdb\ufffdc"
     run = await record_of(services, run_id)
     assert run.options.labels == {"a\ufffdb\ufffdc": "a\ufffdb\ufffdc"}
@@ -160,7 +162,7 @@ async def test_values_that_only_python_knows_become_text(services: Services) -> 
     moment = datetime(2026, 3, 1, 12, tzinfo=UTC)
     (run_id,) = await accept(services, alert(started_at=moment))
 
-    assert alerts_of(await payload_of(services, run_id))[0].started_at == moment
+    assert StoredPush.model_validate(await payload_of(services, run_id)).alerts[0].started_at == moment
 
 
 async def test_a_payload_that_contains_itself_is_refused(services: Services) -> None:
@@ -191,7 +193,7 @@ async def test_a_health_check_is_a_run_without_an_alert(services: Services) -> N
     run = await record_of(services, run_id)
     assert (run.status, run.title, run.source) == ("pending", "Host health", "cli")
     assert run.options == RunOptions(labels={"a": "b"}, checks_only=True)
-    assert alerts_of(await payload_of(services, run_id)) == []
+    assert StoredPush.model_validate(await payload_of(services, run_id)).alerts == []
 
 
 # The stage

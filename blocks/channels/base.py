@@ -23,7 +23,7 @@ from orchestration.settings import Settings
 USER_AGENT = "alert-pipeline"
 """The User-Agent header of requests to vendors."""
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429})
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """HTTP statuses below 500 that allow a retry. Every 5xx does."""
 
 _CONSOLE_WIDTH = 78
@@ -46,9 +46,9 @@ class ChannelBlock(Block):
     )
 
     @property
-    @abstractmethod
     def driver(self) -> str:
-        """The key of the class in `blocks.channels.CHANNELS`."""
+        """The key of the class in `blocks.channels.CHANNELS`: the block type's slug is `DRIVER-channel`."""
+        return self.get_block_type_slug().removesuffix("-channel")
 
     @property
     @abstractmethod
@@ -147,16 +147,12 @@ async def reach(url: SecretStr | str, timeout_seconds: float) -> str:
     return f"{where} answers{' over TLS' if parts.scheme == 'https' else ''}"
 
 
-def status_retryable(status: int) -> bool:
-    """Whether a request that got this HTTP status can be retried."""
-    return status in RETRYABLE_STATUSES or status >= 500
-
-
 def refused(where: str, status: int, *, detail: str = "", retry_after: str | None = None) -> DeliveryFailed:
     """The error for an HTTP answer that was not a success."""
     said = f": {redact_text(detail, limit=200)}" if detail else ""
     wait = f" (asks to wait {retry_after} s)" if retry_after and retry_after.isdecimal() else ""
-    return DeliveryFailed(f"{where} answered {status}{said}{wait}", retryable=status_retryable(status))
+    retryable = status in _RETRYABLE_STATUSES or status >= 500
+    return DeliveryFailed(f"{where} answered {status}{said}{wait}", retryable=retryable)
 
 
 def unreachable(where: str, error: Exception) -> DeliveryFailed:
@@ -181,11 +177,6 @@ class ConsoleChannel(ChannelBlock):
     _description = "Writes each message to the console of the process that sends it."
 
     configured_by = "nothing"
-
-    @property
-    def driver(self) -> str:
-        """`console`."""
-        return "console"
 
     @property
     def target(self) -> str:
@@ -219,12 +210,9 @@ def _write(text: str) -> None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    links: list[BaseException] = []
-    waiting: list[object] = [error]
-    while waiting:
-        link = waiting.pop(0)
-        if isinstance(link, BaseException) and link not in links:
-            links.append(link)
-            waiting += [getattr(link, "reason", None), link.__cause__, link.__context__]
-            waiting += getattr(link, "exceptions", ())
+    """The error and whatever caused it, the nearest cause first."""
+    links = [error]
+    for link in links:  # the list grows meanwhile
+        causes = (getattr(link, "reason", None), link.__cause__, link.__context__, *getattr(link, "exceptions", ()))
+        links += dict.fromkeys(each for each in causes if isinstance(each, BaseException) and each not in links)
     return links

@@ -7,11 +7,12 @@ import hashlib
 import re
 import smtplib
 import socket
-import ssl
+from collections.abc import Callable
 from email import policy
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
-from typing import Literal, Self
+from functools import partial
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -27,6 +28,9 @@ _ADDRESS = re.compile(r"[^@\s<>\"(),:;\\\[\]]{1,64}@[A-Za-z0-9.\-]{1,255}")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 _PRIORITY = {Severity.CRITICAL: "1", Severity.WARNING: "2", Severity.INFO: "3"}
 
+_STYLE = "font-family:sans-serif;font-size:15px;line-height:1.45"
+
+ResultT = TypeVar("ResultT")
 Refused = dict[str, tuple[int, bytes]]
 
 
@@ -67,11 +71,6 @@ class EmailChannel(ChannelBlock):
         return list(dict.fromkeys(value))
 
     @property
-    def driver(self) -> str:
-        """`email`."""
-        return "email"
-
-    @property
     def target(self) -> str:
         """The addresses of the recipients."""
         return ", ".join(self.to_addresses)
@@ -101,17 +100,10 @@ class EmailChannel(ChannelBlock):
             DeliveryFailed: retryable if the server answers 4xx or the connection breaks; final for 5xx, a refused
                 login, or a server without the required encryption.
         """
-        mail = self.mail(message)
-        try:
-            not_accepted = await asyncio.to_thread(self._transmit, mail)
-        except smtplib.SMTPRecipientsRefused as error:
-            raise _all_refused(error) from None
-        except smtplib.SMTPResponseException as error:
-            raise _answered(error) from None
-        except smtplib.SMTPNotSupportedError as error:
-            raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
-        except (smtplib.SMTPException, OSError) as error:
-            raise unreachable(self.smtp_host, error) from None
+        mail, sender = self.mail(message), parseaddr(self.from_address)[1]
+        not_accepted = await self._in_session(
+            lambda server: server.send_message(mail, from_addr=sender, to_addrs=self.to_addresses)
+        )
         return self._sent(
             "smtp",
             provider_id=str(mail["Message-ID"]),
@@ -125,14 +117,7 @@ class EmailChannel(ChannelBlock):
         Raises:
             DeliveryFailed: the server does not answer, lacks the required encryption, or refuses the login.
         """
-        try:
-            await asyncio.to_thread(self._log_in_only)
-        except smtplib.SMTPResponseException as error:
-            raise _answered(error) from None
-        except smtplib.SMTPNotSupportedError as error:
-            raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
-        except (smtplib.SMTPException, OSError) as error:
-            raise unreachable(self.smtp_host, error) from None
+        await self._in_session(lambda server: server.noop())
         login = ", takes the login" if self.username else ""
         return f"{self.smtp_host}:{self.smtp_port} answers ({self.security}){login}"
 
@@ -161,52 +146,42 @@ class EmailChannel(ChannelBlock):
         mail.add_alternative(f'<!doctype html><html><body style="{_STYLE}">{body}</body></html>', subtype="html")
         return mail
 
-    def _log_in_only(self) -> None:
-        server = self._connected()
+    async def _in_session(self, work: Callable[[smtplib.SMTP], ResultT]) -> ResultT:
+        """Do the work in a thread, with a server that has let us in. Each error becomes a `DeliveryFailed`."""
         try:
-            self._secure(server)
-            server.noop()
-        finally:
-            _hang_up(server)
+            return await asyncio.to_thread(self._with_server, work)
+        except smtplib.SMTPRecipientsRefused as error:
+            answers: Refused = error.recipients
+            reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
+            temporary = any(400 <= code < 500 for code, _ in answers.values())
+            raise DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=temporary) from None
+        except smtplib.SMTPResponseException as error:
+            what = "refused the login" if isinstance(error, smtplib.SMTPAuthenticationError) else "answered"
+            reply = _reply(error.smtp_code, error.smtp_error)
+            raise DeliveryFailed(f"the mail server {what}: {reply}", retryable=400 <= error.smtp_code < 500) from None
+        except smtplib.SMTPNotSupportedError as error:
+            raise DeliveryFailed(f"{self.smtp_host}: {error}", retryable=False) from None
+        except (smtplib.SMTPException, OSError) as error:
+            raise unreachable(self.smtp_host, error) from None
 
-    def _secure(self, server: smtplib.SMTP) -> None:
-        if self.security == "starttls":
-            server.starttls(context=tls_context())
-        if self.username and self.password:
-            server.login(self.username, self.password.get_secret_value())
-
-    def _transmit(self, mail: EmailMessage) -> Refused:
-        server = self._connected()
+    def _with_server(self, work: Callable[[smtplib.SMTP], ResultT]) -> ResultT:
+        tls = self.security == "tls"
+        connect = partial(smtplib.SMTP_SSL, context=tls_context()) if tls else smtplib.SMTP
+        # smtplib asks the DNS for the full name, which can take seconds; RFC 5321 allows an address literal.
+        host = socket.gethostname()
+        own_name = host if "." in host and host.isascii() else "[127.0.0.1]"
+        server = connect(self.smtp_host, self.smtp_port, own_name, timeout=self.timeout_seconds)
         try:
-            self._secure(server)
-            sender = parseaddr(self.from_address)[1]
-            return server.send_message(mail, from_addr=sender, to_addrs=self.to_addresses)
+            if self.security == "starttls":
+                server.starttls(context=tls_context())
+            if self.username and self.password:
+                server.login(self.username, self.password.get_secret_value())
+            return work(server)
         finally:
-            _hang_up(server)
-
-    def _connected(self) -> smtplib.SMTP:
-        name = _own_name()
-        if self.security == "tls":
-            return smtplib.SMTP_SSL(
-                self.smtp_host, self.smtp_port, name, timeout=self.timeout_seconds, context=tls_context()
-            )
-        return smtplib.SMTP(self.smtp_host, self.smtp_port, name, timeout=self.timeout_seconds)
-
-
-_STYLE = "font-family:sans-serif;font-size:15px;line-height:1.45"
-
-
-def _own_name() -> str:
-    # smtplib asks the DNS for the full name, which can take seconds; RFC 5321 allows an address literal.
-    name = socket.gethostname()
-    return name if "." in name and name.isascii() else "[127.0.0.1]"
-
-
-def _hang_up(server: smtplib.SMTP) -> None:
-    try:
-        server.quit()  # The mail is sent, or an error is raised: an error here changes neither.
-    except (smtplib.SMTPException, OSError, ssl.SSLError):
-        server.close()
+            try:
+                server.quit()  # The mail is sent, or an error is raised: an error here changes neither.
+            except (smtplib.SMTPException, OSError):
+                server.close()
 
 
 def _digest(key: str) -> str:
@@ -216,16 +191,3 @@ def _digest(key: str) -> str:
 def _reply(code: int, words: bytes | str) -> str:
     text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
     return f"{code} {redact_text(_SPACE.sub(' ', text), limit=200)}"
-
-
-def _answered(error: smtplib.SMTPResponseException) -> DeliveryFailed:
-    what = "refused the login" if isinstance(error, smtplib.SMTPAuthenticationError) else "answered"
-    reply = _reply(error.smtp_code, error.smtp_error)
-    return DeliveryFailed(f"the mail server {what}: {reply}", retryable=400 <= error.smtp_code < 500)
-
-
-def _all_refused(error: smtplib.SMTPRecipientsRefused) -> DeliveryFailed:
-    answers: Refused = error.recipients
-    reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])
-    temporary = any(400 <= code < 500 for code, _ in answers.values())
-    return DeliveryFailed(f"the mail server refused every recipient: {reply}", retryable=temporary)

@@ -90,11 +90,6 @@ class GenericChannel(ChannelBlock):
         return value or None
 
     @property
-    def driver(self) -> str:
-        """`generic`."""
-        return "generic"
-
-    @property
     def target(self) -> str:
         """The endpoint's host: its path and query may be secret."""
         return host_of(self.endpoint)

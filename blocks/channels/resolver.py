@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
@@ -25,7 +24,7 @@ from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailabl
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store.encrypted_cache import CHANNEL_NAMES
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 
 READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to list the blocks."""
@@ -37,6 +36,7 @@ BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
 """Lists the saved channel blocks. Raises `Unavailable`."""
 
 _BY_SLUG = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
+_SAVED_BLOCKS = TypeAdapter(list[SavedBlock])
 
 
 async def read_channel_blocks() -> list[SavedBlock]:
@@ -54,7 +54,7 @@ def configured_drivers(settings: Settings) -> list[str]:
     for name, driver in CHANNELS.items():
         # A driver that is only half set up has a name too: notify says what is missing.
         with suppress(BadSetting):
-            if name != "console" and driver.from_settings(settings) is None:
+            if driver.from_settings(settings) is None:
                 continue
         names.append(name)
     return names
@@ -98,10 +98,10 @@ class ChannelResolver:
             Unavailable: Prefect's API does not answer.
         """
         try:
-            blocks = await self._load() if self._blocks_known else {}
+            blocks = await self._load()
         except Unavailable as error:
             return self._without_blocks(name, error)
-        return self._requested(name, blocks) or self._defaults(blocks)
+        return self._requested(name, blocks) or _named(self._defaults(blocks))
 
     async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
         """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
@@ -117,81 +117,61 @@ class ChannelResolver:
                 found[name] = error
             else:
                 found |= {name: channel} if channel is not None else {}
-        return found | (await self._load() if self._blocks_known else {})
+        return found | await self._load()
 
     def _requested(self, name: str | None, blocks: Blocks) -> list[NamedChannel]:
         names = [name] if name else self._settings.notify_channels
-        return [channel for each in names for channel in self._named(each, blocks)]
+        return [channel for each in names for channel in _named(self._find(each, blocks))]
 
     def _without_blocks(self, name: str | None, missing: Unavailable) -> list[NamedChannel]:
         """The drivers of the environment: a page there is better than none. The console would reach nobody."""
         try:
-            found = self._requested(name, {}) or self._from_environment()
+            found = self._requested(name, {}) or _named(self._from_environment())
         except BadInput:
             raise missing from None
         if not found:
             raise missing
         return found
 
-    def _defaults(self, blocks: Blocks) -> list[NamedChannel]:
+    def _defaults(self, blocks: Blocks) -> dict[str, ChannelBlock]:
         """The channels of messages that name none. A broken block must not silence the others."""
-        usable = {name: block for name, block in blocks.items() if isinstance(block, ChannelBlock)}
-        marked = [_with_name(name, block) for name, block in usable.items() if block.default and block.enabled]
-        broken = [block for block in blocks.values() if isinstance(block, BrokenBlock) and block.default]
-        found = marked or self._from_environment()
+        marked = {name: block for name, block in blocks.items() if block.default}
+        broken = [block for block in marked.values() if isinstance(block, BrokenBlock)]
+        usable = {name: block for name, block in marked.items() if isinstance(block, ChannelBlock) and block.enabled}
+        found = usable or self._from_environment()
         if broken and not found:
             raise broken[0]  # The console would look like a success.
         for error in broken:
             logger.error("%s", error)
-        return found or [_with_name("console", ConsoleChannel())]
+        return found or {"console": ConsoleChannel()}
 
-    def _named(self, name: str, blocks: Blocks) -> list[NamedChannel]:
+    def _find(self, name: str, blocks: Blocks) -> dict[str, ChannelBlock]:
         if (block := blocks.get(name)) is not None:
             if isinstance(block, BrokenBlock):
                 raise block
             if not block.enabled:
                 raise BadInput(f"The channel {name!r} is switched off: enable its block in Prefect, or name another")
-            return [_with_name(name, block)]
+            return {name: block}
         driver = CHANNELS.get(name.lower())
         if driver is None:
             known = ", ".join(dict.fromkeys([*blocks, *CHANNELS]))
             raise BadInput(f"There is no channel or driver {name!r}. Known: {known}")
         if (channel := driver.from_settings(self._settings)) is not None:
-            return [_with_name(name.lower(), channel)]
-        of_driver = [_with_name(n, block) for n, block in blocks.items() if isinstance(block, driver) and block.enabled]
-        if of_driver:
+            return {name.lower(): channel}
+        if of_driver := {n: block for n, block in blocks.items() if isinstance(block, driver) and block.enabled}:
             return of_driver
         raise BadInput(
             f"The driver {name!r} is not set up: set {driver.configured_by}, "
             f"or save a {driver.get_block_type_slug()} block in Prefect"
         )
 
-    def _from_environment(self) -> list[NamedChannel]:
-        channels = {
-            name: driver.from_settings(self._settings) for name, driver in CHANNELS.items() if name != "console"
-        }
-        return [_with_name(name, channel) for name, channel in channels.items() if channel is not None]
+    def _from_environment(self) -> dict[str, ChannelBlock]:
+        drivers = {name: driver for name, driver in CHANNELS.items() if name != "console"}
+        channels = {name: driver.from_settings(self._settings) for name, driver in drivers.items()}
+        return {name: channel for name, channel in channels.items() if channel is not None}
 
     async def _load(self) -> Blocks:
-        found: Blocks = {}
-        for saved in await self._source():
-            try:
-                found[saved.name] = _built(_BY_SLUG[saved.slug], saved)
-            except BrokenBlock as error:
-                found[saved.name] = error
-        return found
-
-
-class EncryptedStore(Protocol):
-    """Stores encrypted bytes by name. Both methods raise `Unavailable` if the database does not answer."""
-
-    async def read(self, name: str) -> bytes | None:
-        """The bytes under this name; None if there are none."""
-        ...
-
-    async def write(self, name: str, content: bytes) -> None:
-        """Store the bytes under this name, and replace older ones."""
-        ...
+        return {saved.name: _built(saved) for saved in await self._source()} if self._blocks_known else {}
 
 
 class ChannelCache:
@@ -203,7 +183,7 @@ class ChannelCache:
 
     def __init__(
         self,
-        store: EncryptedStore,
+        store: EncryptedCache,
         key: bytes,
         *,
         source: BlockSource = read_channel_blocks,
@@ -228,8 +208,15 @@ class ChannelCache:
         Raises:
             Unavailable: they were never read: Prefect does not answer, and there is no copy.
         """
-        if self._known is None:
-            await self._first_read()
+        async with self._reading:
+            if self._known is None:
+                if time.monotonic() < self._not_before:  # each page would wait for Prefect again
+                    raise Unavailable("The channel blocks are not known, and Prefect does not answer")
+                try:
+                    await self.refresh()
+                except Unavailable:
+                    self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
+                    raise
         return self._known or []
 
     async def refresh(self) -> None:
@@ -242,47 +229,12 @@ class ChannelCache:
             async with asyncio.timeout(self._timeout_seconds):
                 found = await self._source()
         except (Unavailable, TimeoutError) as error:
-            if self._known is None:
-                reason = str(error) or "Prefect is too slow"  # a TimeoutError has no text
-                await self.restore(Unavailable(f"The channel blocks are not known: {reason}"))
+            if not await self.restore():
+                why = str(error) or "Prefect is too slow"  # a TimeoutError has no text
+                raise Unavailable(f"The channel blocks are not known: {why}") from None
             return
         self._known = found
-        await self._save(found)
-
-    async def restore(self, missing: Unavailable | None = None) -> None:
-        """Read the encrypted copy, unless the blocks are known already.
-
-        Raises:
-            Unavailable: `missing`, if there is no copy that this key decrypts.
-        """
-        if self._known is not None:
-            return
-        try:
-            encrypted = await self._store.read(self._name)
-            if encrypted is not None:
-                content = self._fernet.decrypt(encrypted)
-                self._known = [SavedBlock.model_validate(entry) for entry in orjson.loads(content)]
-                return
-        except InvalidToken:
-            logger.error("The encrypted copy of the channel blocks cannot be decrypted: it was changed")
-        if missing is not None:
-            raise missing
-
-    async def _first_read(self) -> None:
-        """Read while no blocks are known, but not for each page again: each would wait."""
-        async with self._reading:
-            if self._known is not None:
-                return
-            if time.monotonic() < self._not_before:
-                raise Unavailable("The channel blocks are not known, and Prefect does not answer")
-            try:
-                await self.refresh()
-            except Unavailable:
-                self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
-                raise
-
-    async def _save(self, found: list[SavedBlock]) -> None:
-        content = orjson.dumps([saved.model_dump(mode="json") for saved in found])
+        content = _SAVED_BLOCKS.dump_json(found)
         if content == self._stored or self._drivers is None:
             return
         try:
@@ -292,6 +244,19 @@ class ChannelCache:
         except Unavailable as error:
             logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
 
+    async def restore(self) -> bool:
+        """Read the encrypted copy, unless the blocks are known already. Returns whether they are known now.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        if self._known is None and (encrypted := await self._store.read(self._name)) is not None:
+            try:
+                self._known = _SAVED_BLOCKS.validate_json(self._fernet.decrypt(encrypted))
+            except InvalidToken:
+                logger.error("The encrypted copy of the channel blocks cannot be decrypted: it was changed")
+        return self._known is not None
+
 
 def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
     """Every name that a run may give for its channel: blocks, and drivers that have settings or a block."""
@@ -300,18 +265,18 @@ def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
     return list(dict.fromkeys([*(saved.name for saved in found), *drivers, *with_block]))
 
 
-def _built(driver: type[ChannelBlock], saved: SavedBlock) -> ChannelBlock:
+def _built(saved: SavedBlock) -> ChannelBlock | BrokenBlock:
     try:
-        return driver.model_validate(saved.data)
+        return _BY_SLUG[saved.slug].model_validate(saved.data)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "block"
-        raise BrokenBlock(
+        return BrokenBlock(
             f"The channel block {saved.name!r} is broken: {field}: {problem['msg']}. "
             "Edit it in Prefect's UI under Blocks",
             default=bool(saved.data.get("default")) and saved.data.get("enabled") is not False,
-        ) from None
+        )
 
 
-def _with_name(name: str, channel: ChannelBlock) -> NamedChannel:
-    return NamedChannel(name=name, channel=channel)
+def _named(channels: Mapping[str, ChannelBlock]) -> list[NamedChannel]:
+    return [NamedChannel(name=name, channel=channel) for name, channel in channels.items()]

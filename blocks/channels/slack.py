@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -103,11 +103,6 @@ class SlackChannel(ChannelBlock):
         return self
 
     @property
-    def driver(self) -> str:
-        """`slack`."""
-        return "slack"
-
-    @property
     def target(self) -> str:
         """The channel, or the webhook's host."""
         if self.bot_token and self.channel:
@@ -149,55 +144,35 @@ class SlackChannel(ChannelBlock):
 
     def _who_am_i(self) -> str:
         try:
-            said: dict[str, Any] = self._client().auth_test().data
+            said: dict[str, Any] = self._client(WebClient, self.bot_token, base_url=self.base_url).auth_test().data
         except SlackApiError as error:
             raise _api_error(error, "does not let the bot in") from None
         return f"Slack knows the bot {redact_text(str(said.get('user')))} of {redact_text(str(said.get('team')))}"
 
-    def _client(self) -> Any:
-        # The client's own annotations are partly unknown.
-        client: Any = WebClient(
-            token=self.bot_token.get_secret_value() if self.bot_token else None,
-            base_url=self.base_url,
-            timeout=self.timeout_seconds,
-            ssl=tls_context(),
-            logger=_SILENT,
-            retry_handlers=[],
-        )
+    def _client(self, kind: type[Any], address: SecretStr | None, **options: Any) -> Any:
+        """A client of Slack's SDK. `address` is the bot's token or the webhook's URL."""
+        secret = address.get_secret_value() if address else ""
+        options |= {"timeout": self.timeout_seconds, "ssl": tls_context(), "logger": _SILENT, "retry_handlers": []}
+        client = kind(secret, **options)
         client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, respects NO_PROXY.
         return client
 
     def _by_bot(self, message: Message) -> Delivery:
+        keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
+        metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
+        content = _content(message)
+        client = self._client(WebClient, self.bot_token, base_url=self.base_url)
         try:
-            response = self._client().chat_postMessage(
-                channel=self.channel or "",
-                metadata={
-                    "event_type": "alert_pipeline_message",
-                    "event_payload": {
-                        "run_id": message.run_id,
-                        "idempotency_key": message.idempotency_key,
-                        "dedup_key": message.dedup_key,
-                    },
-                },
-                **_content(message),
-            )
+            response = client.chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
         except SlackApiError as error:
             raise _api_error(error) from None
         data: dict[str, Any] = response.data
         return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
 
     def _by_webhook(self, message: Message) -> Delivery:
-        client = WebhookClient(
-            self.webhook_url.get_secret_value() if self.webhook_url else "",
-            timeout=self.timeout_seconds,
-            ssl=tls_context(),
-            logger=_SILENT,
-            retry_handlers=[],
-        )
-        client.proxy = None
-        response = client.send_dict(_content(message))
+        response = self._client(WebhookClient, self.webhook_url).send_dict(_content(message))
         if not 200 <= response.status_code < 300:
-            wait = cast("dict[str, str]", response.headers).get("Retry-After")
+            wait = response.headers.get("Retry-After")
             raise refused("Slack", response.status_code, detail=response.body, retry_after=wait)
         if not _accepted(response.body):
             raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)
@@ -205,11 +180,7 @@ class SlackChannel(ChannelBlock):
 
 
 async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
-    """Call Slack's client, which blocks, in a thread; its result.
-
-    Raises:
-        DeliveryFailed: retryable if the connection broke.
-    """
+    """Call Slack's client, which blocks, in a thread."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except (OSError, HTTPException) as error:
@@ -219,12 +190,8 @@ async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
 
 
 def _content(message: Message) -> dict[str, Any]:
-    return {
-        "text": fallback_of(message),
-        "blocks": blocks_of(message),
-        "unfurl_links": False,
-        "unfurl_media": False,
-    }
+    unfurl = {"unfurl_links": False, "unfurl_media": False}
+    return {"text": fallback_of(message), "blocks": blocks_of(message), **unfurl}
 
 
 def _accepted(body: str) -> bool:
@@ -239,13 +206,13 @@ def _accepted(body: str) -> bool:
     return start != "<"
 
 
-def _api_error(error: SlackApiError, what: str = "refused the message") -> DeliveryFailed:
+def _api_error(error: SlackApiError, refusal: str = "refused the message") -> DeliveryFailed:
     failure: Any = error
     status, headers = int(failure.response.status_code), failure.response.headers
     code = str(failure.response.get("error", ""))
     if not 200 <= status < 300:
         return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
-    return DeliveryFailed(f"Slack {what}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
+    return DeliveryFailed(f"Slack {refusal}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
 
 
 def blocks_of(message: Message) -> list[Json]:
@@ -269,8 +236,7 @@ def blocks_of(message: Message) -> list[Json]:
 
 def fallback_of(message: Message) -> str:
     """The text of the push notification, and of clients without blocks."""
-    emoji = _emoji(message)
-    return _clip(f"{emoji} {escape(message.title)}", FALLBACK_LIMIT)
+    return _clip(f"{_emoji(message)} {escape(message.title)}", FALLBACK_LIMIT)
 
 
 def escape(text: str) -> str:

@@ -71,9 +71,8 @@ class _Lanes:
                 self._lanes.pop()
 
     def _free_lane(self, first: int) -> int:
-        for lane in range(first, len(self._lanes)):
-            if self._lanes[lane] is None:
-                return lane
+        if None in self._lanes[first:]:
+            return self._lanes.index(None, first)
         self._lanes.append(None)
         return len(self._lanes) - 1
 

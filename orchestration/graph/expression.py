@@ -14,12 +14,11 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol, cast
-
-from simpleeval import EvalWithCompoundTypes  # pyright: ignore[reportMissingTypeStubs]
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any
 
 from orchestration.errors import BadInput
 from orchestration.redaction import shown
@@ -56,8 +55,8 @@ Lookup = Callable[[Reference], object]
 """Gives the value of a reference; None where there is none."""
 
 
-class _Evaluator(Protocol):
-    def eval(self, expr: str, previously_parsed: ast.AST) -> object: ...
+_Part = Callable[[Lookup], Any]
+"""Evaluates a part of an expression."""
 
 
 @dataclass(frozen=True)
@@ -66,136 +65,122 @@ class Expression:
 
     text: str
     references: tuple[Reference, ...]
-    _tree: ast.expr
-    _named: Mapping[str, Reference]
+    _evaluate: _Part
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def parse(cls, text: str) -> Expression:
         """Read an expression.
 
         Raises:
             BadExpression: what is wrong with it, and where.
         """
-        return _parse(text)
+        if not text.strip():
+            raise BadExpression("is empty: expected an expression such as checks.checks_failed > 0")
+        if len(text) > MAX_CHARACTERS:
+            raise BadExpression(f"has {len(text)} characters: an expression has at most {MAX_CHARACTERS}")
+        if "\\" in text or _HYPHEN in text or not text.isprintable():
+            raise BadExpression("has a character that no expression has")
+        try:
+            tree = ast.parse(_TOKENS.sub(_for_python, text.strip()), mode="eval").body
+        except SyntaxError as error:
+            place = f" at character {error.offset}" if error.offset else ""
+            raise BadExpression(f"{shown(text)} is no expression: {error.msg}{place}") from None
+        except (ValueError, MemoryError, RecursionError):
+            raise BadExpression(f"{shown(text)} is no expression: it is nested too deep") from None
+        reader = _Reader(text)
+        evaluate = reader.read(tree)
+        return cls(text, tuple(dict.fromkeys(reader.references)), evaluate)
 
     def holds(self, lookup: Lookup) -> bool:
         """Whether the expression holds. Whatever the values are, it does or does not: this never raises."""
-
-        def value_of(name: ast.Name) -> object:
-            return _LITERALS[name.id] if name.id in _LITERALS else lookup(self._named[name.id])
-
-        evaluator = cast(
-            "_Evaluator", EvalWithCompoundTypes(operators=_OPERATORS, functions={}, names=cast("Any", value_of))
-        )
-        return bool(evaluator.eval(self.text, previously_parsed=self._tree))
+        return bool(self._evaluate(lookup))
 
 
-def _if_comparable(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """The comparison, which of values that cannot be compared does not hold."""
-
-    def compared(left: object, right: object) -> bool:
-        try:
-            return compare(left, right)
-        except TypeError:
-            return False
-
-    return compared
+def _for_python(token: re.Match[str]) -> str:
+    if token[0][0].isdigit():
+        raise BadExpression(f"{shown(token[0])} is neither a number nor a name")
+    return token[0] if token[0][0] in "'\"" else token[0].replace("-", _HYPHEN)
 
 
-_within = _if_comparable(lambda item, container: item in container)
-
-
-def _not_within(item: object, container: object) -> bool:
-    return not _within(item, container)
-
-
-_OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-    ast.Lt: _if_comparable(operator.lt),
-    ast.LtE: _if_comparable(operator.le),
-    ast.Gt: _if_comparable(operator.gt),
-    ast.GtE: _if_comparable(operator.ge),
-    ast.In: _within,
-    ast.NotIn: _not_within,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda item, container: item in container,
+    ast.NotIn: lambda item, container: item not in container,
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
-    ast.Not: operator.not_,
-    ast.USub: operator.neg,
 }
 
 
-@lru_cache(maxsize=1024)
-def _parse(text: str) -> Expression:
-    if not text.strip():
-        raise BadExpression("is empty: expected an expression such as checks.checks_failed > 0")
-    if len(text) > MAX_CHARACTERS:
-        raise BadExpression(f"has {len(text)} characters: an expression has at most {MAX_CHARACTERS}")
-    if "\\" in text or _HYPHEN in text or not text.isprintable():
-        raise BadExpression("has a character that no expression has")
-    plain = _TOKENS.sub(lambda found: _for_python(found[0]), text.strip())
-    try:
-        tree = ast.parse(plain, mode="eval").body
-    except SyntaxError as error:
-        place = f" at character {error.offset}" if error.offset else ""
-        raise BadExpression(f"{shown(text)} is no expression: {error.msg}{place}") from None
-    except (ValueError, MemoryError, RecursionError):
-        raise BadExpression(f"{shown(text)} is no expression: it is nested too deep") from None
-    reader = _Reader(text)
-    read = reader.read(tree)
-    return Expression(text, tuple(dict.fromkeys(reader.named.values())), read, reader.named)
+def _compare(operators: Sequence[type[ast.cmpop]], parts: Sequence[_Part], lookup: Lookup) -> bool:
+    """A chain of comparisons, such as `1 < a.x < 5`. A comparison of values that cannot be compared does not hold."""
+    for compared, (left, right) in zip(operators, pairwise(part(lookup) for part in parts), strict=True):
+        try:
+            holds = _COMPARISONS[compared](left, right)
+        except TypeError:
+            holds = compared is ast.NotIn
+        if not holds:
+            return False
+    return True
 
 
-def _for_python(token: str) -> str:
-    if token[0].isdigit():
-        raise BadExpression(f"{shown(token)} is neither a number nor a name")
-    return token if token[0] in "'\"" else token.replace("-", _HYPHEN)
+def _combine(decisive: bool, parts: Sequence[_Part], lookup: Lookup) -> object:
+    """As `or` (`decisive` is true) and `and` in Python: the first value that decides, else the last one."""
+    value: object = None
+    for part in parts:
+        value = part(lookup)
+        if bool(value) is decisive:
+            break
+    return value
 
 
 class _Reader:
-    """Lets through what the language has, with each path as one name: nothing is ever reached into by evaluation."""
+    """Compiles what the language has, and refuses the rest: nothing is ever reached into by evaluation."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.named: dict[str, Reference] = {}
+        self.references: list[Reference] = []
 
-    def read(self, node: ast.expr) -> ast.expr:
+    def read(self, node: ast.expr) -> _Part:
         match node:
             case ast.BoolOp(op=op, values=values):
-                return ast.BoolOp(op=op, values=[self.read(value) for value in values])
-            case ast.UnaryOp(op=ast.Not() as op, operand=operand):
-                return ast.UnaryOp(op=op, operand=self.read(operand))
+                return partial(_combine, isinstance(op, ast.Or), [self.read(value) for value in values])
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                part = self.read(operand)
+                return lambda lookup: not part(lookup)
             case ast.Compare(left=left, ops=ops, comparators=comparators):
-                if unknown := [type(op).__name__ for op in ops if type(op) not in _OPERATORS]:
-                    raise self._error(f"there is no operator {unknown[0]}")
-                return ast.Compare(self.read(left), ops, [self.read(one) for one in comparators])
+                return partial(_compare, [type(op) for op in ops], [self.read(one) for one in (left, *comparators)])
             case _:
                 return self._value(node)
 
-    def _value(self, node: ast.expr) -> ast.expr:
+    def _value(self, node: ast.expr) -> _Part:
         match node:
-            case ast.Constant(value=bool() | int() | float() | str() | None):
-                return node
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
-                return node
+            case ast.Constant(value=bool() | int() | float() | str() | None as value):
+                return lambda _: value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return lambda _: -number
             case ast.List(elts=items) | ast.Tuple(elts=items):
-                return ast.List([self._item(item) for item in items], ast.Load())
+                if any(isinstance(item, ast.List | ast.Tuple) for item in items):
+                    raise self._error("there are no lists in lists")
+                parts = [self._value(item) for item in items]
+                return lambda lookup: [part(lookup) for part in parts]
             case ast.Name(id=name) if name in _LITERALS:
-                return node
+                return lambda _: _LITERALS[name]
             case ast.Name() | ast.Attribute():
-                return self._reference(node)
+                reference = self._reference(node)
+                return lambda lookup: lookup(reference)
             case _:
                 raise self._error(
                     f"{type(node).__name__} is not part of the language: there are comparisons, and, or, not, in, "
                     "texts, numbers, lists, and values such as checks.checks_failed"
                 )
 
-    def _item(self, node: ast.expr) -> ast.expr:
-        if isinstance(node, ast.List | ast.Tuple):
-            raise self._error("there are no lists in lists")
-        return self._value(node)
-
-    def _reference(self, node: ast.Name | ast.Attribute) -> ast.expr:
+    def _reference(self, node: ast.Name | ast.Attribute) -> Reference:
         path: list[str] = []
         inner: ast.expr = node
         while isinstance(inner, ast.Attribute):
@@ -206,8 +191,8 @@ class _Reader:
         reference = Reference(inner.id.replace(_HYPHEN, "-"), tuple(reversed(path)))
         if not path:
             raise self._error(f"{shown(reference.node)} alone says nothing: write {reference.node}.has_errors, say")
-        self.named[str(reference)] = reference
-        return ast.Name(id=str(reference), ctx=ast.Load())
+        self.references.append(reference)
+        return reference
 
     def _error(self, message: str) -> BadExpression:
         return BadExpression(f"{shown(self.text)} is no expression: {message}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
 from orchestration.contracts import Contract, Stage
 from orchestration.redaction import shown
@@ -17,17 +17,13 @@ RESERVED = frozenset({"payload", "run", "true", "false", "null"})
 """Names that mean something else in conditions and transforms."""
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
-
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 """The name of a checker, a channel or the like in a node's config."""
 
 
-class NodeConfig(Contract):
+class NodeConfig(Contract, strict=True):
     """The config of a node."""
-
-    model_config = _STRICT
 
     def sources(self) -> Mapping[str, str]:
         """The earlier nodes that it reads, by the field that names each."""
@@ -84,10 +80,8 @@ def _as_skips(value: object) -> object:
         raise ValueError("expected true (any node right before), or a list of ids of earlier nodes") from None
 
 
-class NodeDefinition(Contract):
+class NodeDefinition(Contract, strict=True):
     """One node of a definition."""
-
-    model_config = _STRICT
 
     id: str
     type: str
@@ -120,19 +114,15 @@ class NodeDefinition(Contract):
         return value
 
 
-class Defaults(Contract):
+class Defaults(Contract, strict=True):
     """What holds for nodes that say nothing else; where this says nothing either, the settings do."""
-
-    model_config = _STRICT
 
     max_retries: int | None = Field(default=None, ge=0, le=20)
     timeout_seconds: float | None = Field(default=None, gt=0, le=3600, allow_inf_nan=False)
 
 
-class Definition(Contract):
+class Definition(Contract, strict=True):
     """A pipeline: its nodes, and what follows what."""
-
-    model_config = _STRICT
 
     version: str = Field(default="1.0", max_length=40, description="The author's own mark; the store counts by itself.")
     name: str | None = Field(default=None, max_length=100)
@@ -145,13 +135,6 @@ class Definition(Contract):
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    def node(self, node_id: str) -> NodeDefinition:
-        """The node with this id. Raises KeyError."""
-        for node in self.nodes:
-            if node.id == node_id:
-                return node
-        raise KeyError(node_id)
 
 
 CONDITION = "condition"

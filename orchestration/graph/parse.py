@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestration.graph.model import Definition, NodeDefinition, NodeTypes, as_names
-from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, known_fields, path_of
+from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, path_of
 from orchestration.graph.references import find_problems
 from orchestration.redaction import shown
 
@@ -32,9 +33,9 @@ def decode_definition(text: str | bytes) -> object:
         BadDefinition: it is too large, or no JSON.
     """
     if len(text) > MAX_BYTES:
-        raise _broken("definition", _too_large(len(text)))
+        raise _broken("definition", f"has {len(text):,} bytes: a definition has at most {MAX_BYTES:,}")
     try:
-        raw: object = json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise _broken("definition", f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError:
@@ -43,7 +44,6 @@ def decode_definition(text: str | bytes) -> object:
         raise _broken("definition", f"is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise _broken("definition", f"is not JSON: {error}") from None
-    return raw
 
 
 def parse_definition(raw: object, types: NodeTypes) -> Definition:
@@ -77,7 +77,7 @@ def parse_definition(raw: object, types: NodeTypes) -> Definition:
 
 
 def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem], types: NodeTypes) -> BadDefinition:
-    """The problems of broken nodes, and what is wrong with the others: all of it is told at once."""
+    """The problems of the broken nodes and of the others, so that an author sees all of them at once."""
     broken = {problem.node for problem in problems if problem.node is not None}
     known = [
         _bare(node, name) if (name := _name_of(node, at)) in broken else NodeDefinition.model_validate(node)
@@ -90,7 +90,7 @@ def _with_the_rest(nodes: Sequence[object], problems: Sequence[DefinitionProblem
 
 
 def _bare(node: object, name: str) -> NodeDefinition:
-    """Of a broken node its name and its place. What it is does not matter: nobody looks at its result."""
+    """A broken node with its name and what follows it. Its type does not matter: nobody looks at its result."""
     given = cast("Mapping[str, object]", node if isinstance(node, Mapping) else {})
     try:
         return NodeDefinition.model_construct(id=name, type="", next=as_names(given.get("next")))
@@ -104,10 +104,6 @@ def _broken(field: str, message: str) -> BadDefinition:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no number")
-
-
-def _too_large(size: int) -> str:
-    return f"has {size:,} bytes: a definition has at most {MAX_BYTES:,}"
 
 
 def _bounded(raw: object) -> None:
@@ -130,8 +126,8 @@ def _bounded(raw: object) -> None:
 
 
 def _unstorable(value: object) -> str | None:
-    """What no database keeps and no JSON has."""
-    if isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+    """What is wrong with a value that the database cannot store; None means that it can."""
+    if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
         return f"the text {shown(value)}, with a character that cannot be kept"
     if isinstance(value, float) and not math.isfinite(value):
         return f"the number {value}, which JSON does not have"
@@ -140,41 +136,22 @@ def _unstorable(value: object) -> str | None:
     return None
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _parts(value: object) -> Iterator[object]:
+def _parts(value: object) -> Iterable[object]:
     if isinstance(value, Mapping):
-        for key, part in cast("Mapping[object, object]", value).items():
-            yield key
-            yield part
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from cast("Sequence[object]", value)
+        return chain.from_iterable(cast("Mapping[object, object]", value).items())
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def _problem(error: ErrorDetails, nodes: Sequence[object]) -> DefinitionProblem:
     match error["loc"]:
-        case ("nodes", int(index)):
-            return DefinitionProblem(
-                node=_name_of(nodes[index], index),
-                field="node",
-                message=f"expected an object, got {shown(nodes[index])}",
-            )
         case ("nodes", int(index), *inner):
-            return DefinitionProblem(
-                node=_name_of(nodes[index], index),
-                field=path_of(inner),
-                message=explain(error, known=known_fields(NodeDefinition.model_fields)),
-            )
+            node, field, fields = _name_of(nodes[index], index), path_of(inner), NodeDefinition.model_fields
+            if not inner:
+                message = f"expected an object, got {shown(nodes[index])}"
+                return DefinitionProblem(node=node, field="node", message=message)
         case location:
-            return DefinitionProblem(
-                node=None, field=path_of(location), message=explain(error, known=known_fields(Definition.model_fields))
-            )
+            node, field, fields = None, path_of(location), Definition.model_fields
+    return DefinitionProblem(node=node, field=field, message=explain(error, known=sorted(fields)))
 
 
 def _name_of(node: object, index: int) -> str:

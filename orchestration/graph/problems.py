@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from pydantic_core import ErrorDetails
@@ -38,17 +38,15 @@ class BadDefinition(BadInput):
         self.readable = readable
         self.problems = tuple(problems[:MAX_PROBLEMS])
         self.more = len(problems) - len(self.problems)
-        super().__init__(self._text())
+        if len(problems) == 1:
+            super().__init__(f"The definition cannot be used: {self.problems[0]}")
+        else:
+            super().__init__(f"The definition has {len(problems)} problems: {'; '.join(self.lines)}")
 
     @property
     def lines(self) -> list[str]:
         """One line a problem, for people."""
         return [*map(str, self.problems), *([f"and {self.more} more"] if self.more else [])]
-
-    def _text(self) -> str:
-        if len(self.problems) == 1:
-            return f"The definition cannot be used: {self.problems[0]}"
-        return f"The definition has {len(self.problems) + self.more} problems: {'; '.join(self.lines)}"
 
 
 def explain(error: ErrorDetails, *, known: Sequence[str] = ()) -> str:
@@ -68,8 +66,3 @@ def path_of(location: Sequence[int | str]) -> str:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
     return path
-
-
-def known_fields(fields: Mapping[str, object]) -> list[str]:
-    """The names of a model's fields, for messages."""
-    return sorted(fields)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from orchestration.graph.expression import FACTS, BadExpression, Expression, Reference
 from orchestration.graph.model import ConditionConfig, Definition, NodeConfig, NodeDefinition, NodeTypes
-from orchestration.graph.problems import DefinitionProblem, explain, known_fields, path_of
+from orchestration.graph.problems import DefinitionProblem, explain, path_of
 from orchestration.graph.shape import Graph
 from orchestration.redaction import shown
 
@@ -31,10 +31,9 @@ def find_problems(
             yield _of(node, "id", f"{shown(node.id)} is the id of an earlier node too: each node needs its own")
         seen.add(node.id)
     for node_type in (one for one in types.values() if one.once):
-        first, *others = [node for node in definition.nodes if node.type == node_type.name] or [None]
-        for node in others:
-            if node is not None and first is not None:
-                yield _of(node, "type", f"node {shown(first.id)} {node_type.name}s already: there can be only one")
+        same = [node for node in definition.nodes if node.type == node_type.name]
+        for node in same[1:]:
+            yield _of(node, "type", f"node {shown(same[0].id)} {node_type.name}s already: there can be only one")
     graph = Graph(definition)
     for node in definition.nodes:
         yield from _Checked(graph, node, types, vague).problems()
@@ -43,9 +42,8 @@ def find_problems(
         yield DefinitionProblem(node=graph.cycle[0], field="next", message=f"leads in a circle: {path}")
     for node_id in graph.unreachable:
         if node_id not in graph.cycle:
-            message = (
-                f"no way leads here from {shown(graph.entry)}, the first node: name it in the next of an earlier one"
-            )
+            first = f"{shown(graph.entry)}, the first node"
+            message = f"no way leads here from {first}: name it in the next of an earlier one"
             yield DefinitionProblem(node=node_id, field="next", message=message)
 
 
@@ -54,7 +52,7 @@ def config_problems(node: NodeDefinition, config: type[NodeConfig]) -> list[Defi
     try:
         config.model_validate(node.config)
     except ValidationError as error:
-        known = known_fields(config.model_fields)
+        known = sorted(config.model_fields)
         return [
             _of(node, path_of(("config", *one["loc"])), explain(one, known=known))
             for one in error.errors(include_url=False)
@@ -83,7 +81,8 @@ class _Checked:
             return
         kind = self._types[node.type]
         # The other types' configs are checked where their nodes are made; a mistake here would be named twice.
-        if kind.config is not ConditionConfig and not _names_nodes(kind.config):
+        names_nodes = kind.config.sources is not NodeConfig.sources
+        if kind.config is not ConditionConfig and not names_nodes:
             return
         wrong = config_problems(node, kind.config)
         yield from wrong
@@ -145,20 +144,14 @@ class _Checked:
         yield from wrong
         if wrong or reference.node in self._vague:
             return
-        fields = (
-            *known_fields(self._types[self._graph.nodes[reference.node].type].result.model_fields),
-            *sorted(FACTS),
-        )
+        result = self._types[self._graph.nodes[reference.node].type].result
+        fields = (*sorted(result.model_fields), *sorted(FACTS))
         if reference.path[0] not in fields:
             yield self._no_field(field, reference, fields)
 
     def _no_field(self, field: str, reference: Reference, known: tuple[str, ...]) -> DefinitionProblem:
         message = f"there is no {shown(str(reference))}: {reference.node} has {', '.join(known)}"
         return _of(self._node, field, message)
-
-
-def _names_nodes(config: type[NodeConfig]) -> bool:
-    return config.sources is not NodeConfig.sources
 
 
 def _of(node: NodeDefinition, field: str, message: str) -> DefinitionProblem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import graphlib
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -66,17 +67,17 @@ class Graph:
     def order(self) -> tuple[str, ...]:
         """All nodes, each after those before it, and otherwise as in the list. Nodes of a cycle are not in it."""
         place = {node_id: index for index, node_id in enumerate(self.nodes)}
-        missing = {node_id: len(before) for node_id, before in self._before.items()}
-        ready = [(place[node_id], node_id) for node_id, count in missing.items() if count == 0]
-        heapq.heapify(ready)
+        sorter = graphlib.TopologicalSorter(self._before)
+        with suppress(graphlib.CycleError):
+            sorter.prepare()
+        ready: list[tuple[int, str]] = []
         order: list[str] = []
-        while ready:
+        while sorter.is_active():
+            for node_id in sorter.get_ready():
+                heapq.heappush(ready, (place[node_id], node_id))
             _, node_id = heapq.heappop(ready)
             order.append(node_id)
-            for after in self._after[node_id]:
-                missing[after] -= 1
-                if missing[after] == 0:
-                    heapq.heappush(ready, (place[after], after))
+            sorter.done(node_id)
         return tuple(order)
 
     @cached_property
@@ -100,7 +101,7 @@ class Graph:
     def cycle(self) -> tuple[str, ...]:
         """A way that leads back to where it began, such as a, b, a; empty if there is none."""
         try:
-            graphlib.TopologicalSorter({node: list(before) for node, before in self._before.items()}).prepare()
+            graphlib.TopologicalSorter(self._before).prepare()
         except graphlib.CycleError as error:
             return tuple(cast("list[str]", error.args[1]))
         return ()

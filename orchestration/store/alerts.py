@@ -10,24 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select, update
+from sqlalchemy import RowMapping, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.store.incidents import (
-    count_alerts,
     get_incident,
     get_incident_with_counts,
     is_notified,
     lock_incident,
     update_incident,
 )
-from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow
+from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, columns_of
 
 _A = AlertRow
 _I = IncidentRow
 _CHUNK = 1000
+_STORED = {column.name for column in columns_of(AlertRow, Alert)}
 
 
 @dataclass(kw_only=True)
@@ -77,9 +77,8 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
     incident_id = await _find_or_open(tx, key, alerts, before, recorded)
     if recorded.known and incident_id is not None:
         recorded.told_before = await is_notified(tx, incident_id, run_id)
-    _compare(alerts, before, incident_id, recorded)
     ids = await _upsert(tx, alerts, incident_id)
-    _note_alerts(alerts, before, ids, recorded)
+    _compare(alerts, before, ids, incident_id, recorded)
     if incident_id is not None:
         await _settle_incident(tx, incident_id, alerts, recorded)
         await _resolve_left_behind(tx, before, incident_id, recorded)
@@ -159,44 +158,18 @@ async def _open(tx: AsyncConnection, key: str, firing: Sequence[Alert], recorded
 
 async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recorded: RecordedAlerts) -> None:
     severity = Severity.worst(*(alert.severity for alert in firing)).value
-    await tx.execute(
-        update(_I)
-        .where(_I.id == incident_id)
-        .values(
-            status=IncidentStatus.OPEN.value,
-            severity=severity,
-            resolved_at=None,
-            acknowledged_at=None,
-            updated_at=func.clock_timestamp(),
-        )
-    )
+    times = {"resolved_at": None, "acknowledged_at": None}
+    await update_incident(tx, incident_id, status=IncidentStatus.OPEN.value, severity=severity, **times)
     recorded.reopened = True
     recorded.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
-
-
-def _compare(
-    alerts: Sequence[Alert],
-    before: Mapping[str, RowMapping],
-    incident_id: int | None,
-    recorded: RecordedAlerts,
-) -> None:
-    """Count what is new about each alert."""
-    for alert in alerts:
-        was = before.get(alert.fingerprint)
-        recorded.alerts_created += was is None
-        recorded.alerts_updated += was is not None
-        was_firing_here = was is not None and was["status"] == AlertStatus.FIRING and was["incident_id"] == incident_id
-        if alert.firing and not was_firing_here:
-            recorded.new_firing += 1
-        if not alert.firing and was is not None and was["status"] == AlertStatus.FIRING:
-            recorded.newly_resolved += 1
 
 
 async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int | None) -> dict[str, int]:
     """Write the alerts; their ids by fingerprint."""
     ids: dict[str, int] = {}
     for start in range(0, len(alerts), _CHUNK):
-        rows = [_alert_row(alert, incident_id) for alert in alerts[start : start + _CHUNK]]
+        chunk = alerts[start : start + _CHUNK]
+        rows = [{**alert.model_dump(mode="json", include=_STORED), "incident_id": incident_id} for alert in chunk]
         statement = _insert_many(_A, rows)
         kept = {"source", "fingerprint", "incident_id"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in kept}
@@ -215,23 +188,6 @@ async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int
     return ids
 
 
-def _alert_row(alert: Alert, incident_id: int | None) -> dict[str, Any]:
-    return {
-        "source": alert.source,
-        "fingerprint": alert.fingerprint,
-        "name": alert.name,
-        "severity": alert.severity.value,
-        "status": alert.status.value,
-        "description": alert.description,
-        "labels": alert.labels,
-        "annotations": alert.annotations,
-        "raw_payload": alert.raw_payload,
-        "started_at": alert.started_at and alert.started_at.isoformat(),
-        "ended_at": alert.ended_at and alert.ended_at.isoformat(),
-        "incident_id": incident_id,
-    }
-
-
 def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, Any]]) -> Insert:
     """A statement that gets its rows as one JSON value.
 
@@ -246,19 +202,27 @@ def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, An
     return insert(table).from_select([one.name for one in columns], select(*given.c))
 
 
-def _note_alerts(
+def _compare(
     alerts: Sequence[Alert],
     before: Mapping[str, RowMapping],
     ids: Mapping[str, int],
+    incident_id: int | None,
     recorded: RecordedAlerts,
 ) -> None:
-    """Add a line of history for each alert that is new or changed; a repeated alert gets none."""
+    """Count the new and the changed alerts, and add a line of history for each; a repeated alert gets none."""
     for alert in alerts:
         was = before.get(alert.fingerprint)
         alert_id = ids[alert.fingerprint]
         if was is None:
+            recorded.alerts_created += 1
+            recorded.new_firing += alert.firing
             recorded.note("alert_created", alert_id=alert_id, new=alert.status)
-        elif was["status"] != alert.status:
+            continue
+        recorded.alerts_updated += 1
+        was_firing = was["status"] == AlertStatus.FIRING
+        recorded.new_firing += alert.firing and not (was_firing and was["incident_id"] == incident_id)
+        recorded.newly_resolved += was_firing and not alert.firing
+        if was["status"] != alert.status:
             event = "alert_refired" if alert.firing else "alert_resolved"
             recorded.note(event, alert_id=alert_id, old=was["status"], new=alert.status)
         elif was["severity"] != alert.severity:
@@ -291,8 +255,7 @@ async def _resolve_left_behind(
     left = {row["incident_id"] for row in before.values()} - {incident_id, None}
     for old_id in sorted(left):
         await lock_incident(tx, (await get_incident(tx, str(old_id))).incident_key)
-        old = await get_incident(tx, str(old_id))
-        firing, _ = await count_alerts(tx, str(old_id))
+        old, firing, _ = await get_incident_with_counts(tx, str(old_id))
         if not firing and old.status.value in OPEN_STATUSES:
             await _resolve(tx, old, recorded, details={"alerts_moved_to": incident_id})
 

@@ -5,7 +5,7 @@ An attempt and its run change in one statement, so that they always agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -74,12 +74,10 @@ async def open_attempt(
         "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
         "input_ref": input_ref,
         "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
-        "lost_type": LOST.error_type,
-        "lost_message": LOST.message,
-        "lost_retryable": LOST.retryable,
+        **LOST.model_dump(),
     }
     values = {"current_stage": node.stage.value}
-    row = await _change(database, _open_statement, run, opening, owner=owner, status=status, values=values)
+    row = await _change(database, _OPEN, run, opening, owner=owner, status=status, values=values)
     return run_record(row), row["attempt"]
 
 
@@ -115,18 +113,15 @@ async def close_attempt(
         "output_ref": output_ref(run.run_id, node.id, attempt) if snapshot is not None else None,
         "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
         "duration_ms": duration_ms,
-        "error_type": error.error_type if error else None,
-        "error_message": error.message if error else None,
-        "error_stack": error.stack_trace if error else None,
-        "error_retryable": error.retryable if error else None,
+        **(error.model_dump() if error else dict.fromkeys(StageError.model_fields)),
     }
-    row = await _change(database, _close_statement, run, closing, owner=owner, status=status, values=values)
+    row = await _change(database, _CLOSE, run, closing, owner=owner, status=status, values=values)
     return run_record(row)
 
 
 async def _change(
     database: Database,
-    statement: Callable[[tuple[str, ...]], TextClause],
+    of_attempt: str,
     run: RunRecord,
     attempt: Mapping[str, Any],
     *,
@@ -134,34 +129,42 @@ async def _change(
     status: RunStatus | None,
     values: Mapping[str, Any],
 ) -> RowMapping:
-    """Execute a statement that changes an attempt and its run. If the run has changed since, look at it and retry."""
+    """Change an attempt and its run in one statement. If the run has changed since, look at it and retry."""
     while True:
         new = changes(run.status, status, values)
         condition = {"owner": owner, "known": run.status.value}
         parameters = {**attempt, **condition, **{_RUN + name: value for name, value in new.items()}}
         async with database.statement() as connection:
-            found = await connection.execute(statement(tuple(new)), parameters)
+            found = await connection.execute(_statement(of_attempt, tuple(new)), parameters)
             if (row := found.mappings().one_or_none()) is not None:
                 return row
             run = await get_run(connection, run.run_id)
         ensure_leased(run, owner)
 
 
-def _changed_run(columns: tuple[str, ...], *more: str) -> str:
-    """The part of a statement that changes the run, if it still has the status and the lease that the caller knows."""
-    sets = ", ".join((*(f"{name} = :{_RUN}{name}" for name in columns), *more, "updated_at = clock_timestamp()"))
-    return (
-        f"run as (update pipeline_run set {sets} "
-        "where run_id = :run_id and lease_owner = :owner and status = :known "
-        f"returning id, {RUN_COLUMN_NAMES})"
+@lru_cache(maxsize=128)
+def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextClause:
+    """The statement that changes the run, if it still has the status and the lease that the caller knows."""
+    counted = ["total_attempts = total_attempts + 1"] if of_attempt == _OPEN else []
+    sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, "updated_at = clock_timestamp()"]
+    return text(
+        f"""
+        with run as (
+            update pipeline_run set {", ".join(sets)}
+            where run_id = :run_id and lease_owner = :owner and status = :known
+            returning id, {RUN_COLUMN_NAMES}
+        ),
+        {of_attempt}
+        """
     )
 
 
+# The parameters with an error have the names of the fields of `StageError`.
 _OPEN = """
     lost as (
         update stage_execution as earlier
-        set status = :lost_status, completed_at = clock_timestamp(), error_type = :lost_type,
-            error_message = :lost_message, error_stack = null, error_retryable = :lost_retryable
+        set status = :lost_status, completed_at = clock_timestamp(), error_type = :error_type,
+            error_message = :message, error_stack = :stack_trace, error_retryable = :retryable
         from run
         where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id and earlier.status = :running
     ),
@@ -186,23 +189,13 @@ _CLOSE = """
         update stage_execution as attempt
         set status = :ending, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
             completed_at = clock_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
-            error_message = :error_message, error_stack = :error_stack, error_retryable = :error_retryable
+            error_message = :message, error_stack = :stack_trace, error_retryable = :retryable
         from run
         where attempt.pipeline_run_id = run.id and attempt.idempotency_key = :idempotency_key
             and attempt.status = :running
     )
     select run.* from run
 """
-
-
-@lru_cache(maxsize=64)
-def _open_statement(columns: tuple[str, ...]) -> TextClause:
-    return text(f"with {_changed_run(columns, 'total_attempts = total_attempts + 1')}, {_OPEN}")
-
-
-@lru_cache(maxsize=64)
-def _close_statement(columns: tuple[str, ...]) -> TextClause:
-    return text(f"with {_changed_run(columns)}, {_CLOSE}")
 
 
 _SKIP = text(

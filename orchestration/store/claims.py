@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, RowMapping, String, and_, bindparam, cast, func, or_, select, text, update
+from sqlalchemy import ColumnElement, String, and_, bindparam, cast, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -23,8 +23,6 @@ CLAIMABLE: ColumnElement[bool] = _T.status.in_(
     bindparam("claimable", CLAIMABLE_STATUSES, expanding=True, literal_execute=True)
 )
 """The run is not over. The statuses are literals in the statement, so that PostgreSQL uses the partial index."""
-
-_LIMIT_LOCK = "select pg_advisory_xact_lock(hashtextextended('alert-pipeline/limit', 0))"
 
 # `lost` is an owner that is known to be dead. If it is NULL, the comparison with it is NULL, which counts as false.
 _FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
@@ -66,7 +64,9 @@ async def claim_runs(
     `limit_of_all` is how many runs all workers together may execute at a time; None means no limit.
     """
     if limit_of_all is not None:
-        limit = min(limit, limit_of_all - await _count_leased_alone(tx))
+        # No other worker counts until this transaction ends.
+        await tx.execute(text("select pg_advisory_xact_lock(hashtextextended('alert-pipeline/limit', 0))"))
+        limit = min(limit, limit_of_all - await count_leased(tx))
     if limit <= 0:
         return []
     # The wait counts from the last change of the run, so a run that was resumed by hand is not overdue at once.
@@ -86,12 +86,8 @@ async def claim_runs(
         .values(lease_owner=func.concat(process, "/", token), lease_expires_at=in_seconds(lease_seconds))
         .returning(*RUN_COLUMNS, _T.id, chosen.c.overdue)
     )
-    found = [_claim(row) for row in sorted(claimed.mappings(), key=lambda row: row["id"])]
-    return sorted(found, key=lambda claim: -claim.record.severity.rank)
-
-
-def _claim(row: RowMapping) -> Claim:
-    return Claim(record=run_record(row), owner=row["lease_owner"], overdue=row["overdue"])
+    rows = sorted(claimed.mappings(), key=lambda row: (-Severity(row["severity"]).rank, row["id"]))
+    return [Claim(record=run_record(row), owner=row["lease_owner"], overdue=row["overdue"]) for row in rows]
 
 
 async def list_lease_owners(tx: AsyncConnection) -> list[str]:
@@ -129,12 +125,6 @@ async def count_leased(tx: AsyncConnection) -> int:
 def lease_is_free() -> ColumnElement[bool]:
     """No process has a lease of the run that still holds."""
     return or_(_T.lease_owner.is_(None), _T.lease_expires_at < func.clock_timestamp())
-
-
-async def _count_leased_alone(tx: AsyncConnection) -> int:
-    """How many runs are executed at the moment. No other worker can count until the transaction ends."""
-    await tx.execute(text(_LIMIT_LOCK))
-    return await count_leased(tx)
 
 
 # One run, by its id

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import ColumnElement, Executable, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
@@ -43,10 +42,6 @@ class DefinitionRecord(Contract):
         nodes = self.config.get("nodes")
         return len(nodes) if isinstance(nodes, list) else 0
 
-    def is_content_of(self, definition: NewDefinition) -> bool:
-        """Whether both have the same content."""
-        return self.content_hash == definition.content_hash
-
 
 class Change(StrEnum):
     """How storing a definition changed the store."""
@@ -72,8 +67,8 @@ async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, cr
     A definition that an operator disabled stays disabled: its new version is stored, and no run executes it.
     """
     await _lock(tx, definition.name)
-    current = await _current(tx, definition.name)
-    if current is not None and current.is_content_of(definition):
+    current = await find_definition(tx, definition.name)
+    if current is not None and current.content_hash == definition.content_hash:
         return Stored(change=Change.UNCHANGED, definition=current)
     await _retire(tx, definition.name)
     known = select(func.coalesce(func.max(_T.version), 0) + 1).where(_T.name == definition.name)
@@ -88,7 +83,7 @@ async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, cr
         is_active=current is None or current.is_active,
         created_by=created_by,
     )
-    stored = _record((await tx.execute(row.returning(*_COLUMNS))).mappings().one())
+    (stored,) = await _read(tx, row.returning(*_COLUMNS))
     return Stored(change=Change.CREATED if current is None else Change.CHANGED, definition=stored)
 
 
@@ -98,7 +93,7 @@ async def get_definition(tx: AsyncConnection, name: str, version: int | None = N
     Raises:
         DefinitionNotFound: there is no such version, or the definition was deleted and `version` is None.
     """
-    found = await _current(tx, name) if version is None else await _version(tx, name, version)
+    found = await find_definition(tx, name, version)
     if found is None:
         raise await _missing(tx, name, version)
     return found
@@ -125,23 +120,21 @@ def disabled(name: str) -> DefinitionDisabled:
     )
 
 
-async def find_definition(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
-    """The current version. None means that there is no such definition, or that it was deleted."""
-    return await _current(tx, name)
+async def find_definition(tx: AsyncConnection, name: str, version: int | None = None) -> DefinitionRecord | None:
+    """A version of a definition; without a number the current version. None means that there is no such version."""
+    found = await _versions(tx, name, _T.is_current if version is None else _T.version == version)
+    return found[0] if found else None
 
 
 async def list_definitions(tx: AsyncConnection, *, include_inactive: bool = False) -> list[DefinitionRecord]:
     """The current version of each definition, by name; with or without disabled definitions."""
-    query = select(*_COLUMNS).where(_T.is_active if not include_inactive else _T.is_current).order_by(_T.name)
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
+    query = select(*_COLUMNS).where(_T.is_current if include_inactive else _T.is_active).order_by(_T.name)
+    return await _read(tx, query)
 
 
 async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord]:
     """All versions of a definition, newest first, also of a deleted definition."""
-    if not _searchable(name):
-        return []
-    query = select(*_COLUMNS).where(_T.name == name).order_by(_T.version.desc())
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
+    return await _versions(tx, name)
 
 
 async def set_active(tx: AsyncConnection, name: str, *, active: bool) -> DefinitionRecord:
@@ -186,23 +179,17 @@ async def _lock(tx: AsyncConnection, name: str) -> None:
     await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"definition/{name}"})
 
 
-async def _current(tx: AsyncConnection, name: str) -> DefinitionRecord | None:
-    if not _searchable(name):
-        return None
-    query = select(*_COLUMNS).where(_T.name == name, _T.is_current)
-    row = (await tx.execute(query)).mappings().one_or_none()
-    return None if row is None else _record(row)
+async def _read(tx: AsyncConnection, query: Executable) -> list[DefinitionRecord]:
+    return [DefinitionRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
 
 
-def _searchable(name: str) -> bool:
-    """Whether PostgreSQL accepts this text as a parameter; the name may come from any user."""
-    return "\x00" not in name
-
-
-async def _version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord | None:
-    query = select(*_COLUMNS).where(_T.name == name, _T.version == version)
-    row = (await tx.execute(query)).mappings().one_or_none()
-    return None if row is None else _record(row)
+async def _versions(
+    tx: AsyncConnection, name: str, *conditions: ColumnElement[bool] | InstrumentedAttribute[bool]
+) -> list[DefinitionRecord]:
+    """The versions of a definition that meet these conditions, newest first."""
+    if "\x00" in name:  # PostgreSQL does not accept it in a parameter, and the name may come from any user
+        return []
+    return await _read(tx, select(*_COLUMNS).where(_T.name == name, *conditions).order_by(_T.version.desc()))
 
 
 async def _retire(tx: AsyncConnection, name: str) -> None:
@@ -214,13 +201,9 @@ async def _retire(tx: AsyncConnection, name: str) -> None:
 
 
 async def _mark(tx: AsyncConnection, found: DefinitionRecord, **marks: bool) -> DefinitionRecord:
-    changed = await tx.execute(
-        update(_T)
-        .where(_T.name == found.name, _T.version == found.version)
-        .values(**marks, updated_at=func.clock_timestamp())
-        .returning(*_COLUMNS)
-    )
-    return _record(changed.mappings().one())
+    change = update(_T).where(_T.name == found.name, _T.version == found.version)
+    query = change.values(**marks, updated_at=func.clock_timestamp()).returning(*_COLUMNS)
+    return (await _read(tx, query))[0]
 
 
 async def _missing(tx: AsyncConnection, name: str, version: int | None) -> DefinitionNotFound:
@@ -235,10 +218,6 @@ async def _missing(tx: AsyncConnection, name: str, version: int | None) -> Defin
         )
     versions = ", ".join(str(number) for number in reversed(kept))
     return DefinitionNotFound(f"The definition {name!r} has no version {version}; it has: {versions}")
-
-
-def _record(row: Mapping[Any, Any]) -> DefinitionRecord:
-    return DefinitionRecord.model_validate(dict(row))
 
 
 class StoredDefinitions:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
-from sqlalchemy import RowMapping, select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Delivery
@@ -23,13 +21,17 @@ def delivery_key(run_id: str, node_id: str, channel: str) -> str:
     return f"{run_id}/{node_id}/{channel}"
 
 
-_ADD = text(
-    """
+# The caller has the run's lease, so no other process sends the same message now.
+_OPEN = text(
+    f"""
     insert into delivery (pipeline_run_id, node_id, channel, driver, target, idempotency_key)
     select id, :node_id, :channel, :driver, :target, :idempotency_key
     from pipeline_run
     where run_id = :run_id
-    on conflict do nothing
+    on conflict (idempotency_key) do update
+    set status = '{SENDING}', driver = excluded.driver, target = excluded.target, tries = delivery.tries + 1,
+        error = null, settled_at = null
+    where delivery.status <> '{SENT}'
     returning id
     """
 )
@@ -53,20 +55,11 @@ async def open_delivery(
     """
     key = delivery_key(run_id, node_id, channel)
     row = {"node_id": node_id, "channel": channel, "driver": driver, "target": target, "idempotency_key": key}
-    added = await tx.execute(_ADD, {"run_id": run_id, **row})
-    if added.first() is not None:
+    opened = await tx.execute(_OPEN, {"run_id": run_id, **row})
+    if opened.first() is not None:
         return None
     query = select(*_COLUMNS).where(_T.idempotency_key == key)
-    found = _record((await tx.execute(query)).mappings().one())
-    if found.status == SENT:
-        return found
-    # The caller has the run's lease, so no other process sends the same message now.
-    await tx.execute(
-        update(_T)
-        .where(_T.idempotency_key == key)
-        .values(status=SENDING, driver=driver, target=target, tries=_T.tries + 1, error=None, settled_at=None)
-    )
-    return None
+    return DeliveryRecord.model_validate(dict((await tx.execute(query)).mappings().one()))
 
 
 async def settle_delivery(tx: AsyncConnection, key: str, delivery: Delivery) -> None:
@@ -83,9 +76,4 @@ async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryReco
         .where(PipelineRunRow.run_id == run_id)
         .order_by(_T.id)
     )
-    return [_record(row) for row in (await tx.execute(query)).mappings()]
-
-
-def _record(row: RowMapping) -> DeliveryRecord:
-    values: dict[str, Any] = dict(row)
-    return DeliveryRecord.model_validate(values)
+    return [DeliveryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

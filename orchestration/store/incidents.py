@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, text, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, false, func, or_, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Incident, UtcDatetime
@@ -19,6 +20,8 @@ from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _A = AlertRow
 _I = IncidentRow
+_H = HistoryRow
+_R = PipelineRunRow
 _COLUMNS = columns_of(_I, Incident)
 
 _ID_DIGITS = 18  # as many as a bigint has at least
@@ -51,10 +54,11 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
         BadInput: there is no such incident.
     """
     known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
-    query = select(_I.id).where(_I.id == int(incident_id)) if known else None
-    if query is None or (await tx.execute(query)).first() is None:
+    query = select(*_COLUMNS).where(_I.id == int(incident_id) if known else false())
+    row = (await tx.execute(query)).mappings().first()
+    if row is None:
         raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
-    return await get_incident(tx, incident_id)
+    return _incident_of(row)
 
 
 async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
@@ -67,9 +71,8 @@ async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tup
 
 async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
     """The number of an incident's firing alerts, and the number of its resolved alerts."""
-    query = select(_A.status, func.count()).where(_A.incident_id == int(incident_id)).group_by(_A.status)
-    counts = {row[0]: row[1] for row in await tx.execute(query)}
-    return counts.get(AlertStatus.FIRING.value, 0), counts.get(AlertStatus.RESOLVED.value, 0)
+    counts = (await tx.execute(select(_COUNTS), {"wanted": int(incident_id)})).one()
+    return counts.firing, counts.resolved
 
 
 async def lock_incident(tx: AsyncConnection, key: str) -> None:
@@ -83,13 +86,11 @@ async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str) -> boo
     False means that this run failed, or that its definition has no message to send: nobody knows of the incident.
     Runs in which ingest found nothing new do not count.
     """
-    had_to_notify = or_(
-        PipelineRunRow.status != RunStatus.SKIPPED.value, PipelineRunRow.ingest_result["tell"].as_boolean().is_(True)
-    )
+    had_to_notify = or_(_R.status != RunStatus.SKIPPED.value, _R.ingest_result["tell"].as_boolean().is_(True))
     query = (
-        select(PipelineRunRow.status)
-        .where(PipelineRunRow.incident_id == incident_id, PipelineRunRow.run_id != run_id, had_to_notify)
-        .order_by(PipelineRunRow.id.desc())
+        select(_R.status)
+        .where(_R.incident_id == incident_id, _R.run_id != run_id, had_to_notify)
+        .order_by(_R.id.desc())
         .limit(1)
     )
     status = (await tx.execute(query)).scalar_one_or_none()
@@ -127,15 +128,6 @@ class AlertRecord(Contract):
     incident_id: int | None = None
 
 
-class AlertTimes(Contract):
-    """When an alert was received."""
-
-    first_received_at: UtcDatetime | None
-    """None means that the history of that time is deleted."""
-    last_received_at: UtcDatetime
-    """Also by a push that was skipped as a duplicate."""
-
-
 class IncidentStory(Contract):
     """An incident and its rows. Lists are newest first, at most `MOST` of each."""
 
@@ -152,21 +144,17 @@ class IncidentStory(Contract):
         return self.duplicates[0].created_at if self.duplicates else None
 
 
-_ALERT = columns_of(AlertRow, AlertRecord)
-_HISTORY = columns_of(HistoryRow, HistoryRecord)
-
-
 async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory | None:
     """An incident, its alerts, its history and its runs. None means that there is no incident with this id."""
-    row = (await tx.execute(select(*_COLUMNS).where(IncidentRow.id == incident_id))).mappings().one_or_none()
+    row = (await tx.execute(select(*_COLUMNS).where(_I.id == incident_id))).mappings().one_or_none()
     if row is None:
         return None
-    alerts = select(*_ALERT).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id.desc())
-    history = select(*_HISTORY).where(HistoryRow.incident_id == incident_id).order_by(HistoryRow.id.desc())
-    latest = select(*RUN_COLUMNS).where(PipelineRunRow.incident_id == incident_id).order_by(PipelineRunRow.id.desc())
+    alerts = select(*columns_of(_A, AlertRecord)).where(_A.incident_id == incident_id).order_by(_A.id.desc())
+    history = select(*columns_of(_H, HistoryRecord)).where(_H.incident_id == incident_id).order_by(_H.id.desc())
+    latest = select(*RUN_COLUMNS).where(_R.incident_id == incident_id).order_by(_R.id.desc())
     runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
     repeats = _repeats(incident_id, [run.run_id for run in runs])
-    duplicates = select(*RUN_COLUMNS).where(repeats).order_by(PipelineRunRow.id.desc())
+    duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
         incident=_incident_of(row),
         alerts=[AlertRecord.model_validate(dict(one)) for one in (await tx.execute(alerts.limit(MOST))).mappings()],
@@ -176,26 +164,27 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     )
 
 
-async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> AlertTimes:
-    """When this alert was received first and last. Of the incident's runs the newest `MOST` are looked at."""
-    created = select(func.min(HistoryRow.at)).where(
-        HistoryRow.alert_id == alert.id, HistoryRow.event == "alert_created"
-    )
+async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> tuple[datetime | None, datetime]:
+    """When this alert was received first, and last, be it by a push that was skipped as a duplicate.
+
+    The first moment is None if the history of that time is deleted. Of the incident's runs the newest `MOST` count.
+    """
+    created = select(func.min(_H.at)).where(_H.alert_id == alert.id, _H.event == "alert_created")
     last = alert.updated_at
     if alert.incident_id is not None:
-        runs = select(PipelineRunRow.run_id).where(PipelineRunRow.incident_id == alert.incident_id)
-        run_ids = (await tx.execute(runs.order_by(PipelineRunRow.id.desc()).limit(MOST))).scalars().all()
-        contained = PipelineRunRow.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
-        repeated = select(func.max(PipelineRunRow.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
+        runs = select(_R.run_id).where(_R.incident_id == alert.incident_id)
+        run_ids = (await tx.execute(runs.order_by(_R.id.desc()).limit(MOST))).scalars().all()
+        contained = _R.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
+        repeated = select(func.max(_R.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
         last = max(last, (await tx.execute(repeated)).scalar_one() or last)
-    return AlertTimes(first_received_at=(await tx.execute(created)).scalar_one(), last_received_at=last)
+    return (await tx.execute(created)).scalar_one(), last
 
 
 def _repeats(incident_id: int, run_ids: Sequence[str]) -> ColumnElement[bool]:
     """Whether a run is a duplicate of one of these runs of the incident."""
     # There is no index of `duplicate_of`. A duplicate has the same alerts as the run that it repeats, in any order,
     # and there is an index of the fingerprint of a run's first alert.
-    alerts = select(AlertRow.fingerprint).where(AlertRow.incident_id == incident_id)
-    leads = select(PipelineRunRow.alert_fingerprint).where(PipelineRunRow.incident_id == incident_id)
-    same_alerts = PipelineRunRow.alert_fingerprint.in_(alerts.union(leads))
-    return and_(same_alerts, PipelineRunRow.duplicate_of.in_(run_ids))
+    alerts = select(_A.fingerprint).where(_A.incident_id == incident_id)
+    leads = select(_R.alert_fingerprint).where(_R.incident_id == incident_id)
+    same_alerts = _R.alert_fingerprint.in_(alerts.union(leads))
+    return and_(same_alerts, _R.duplicate_of.in_(run_ids))

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     DateTime,
-    Float,
     ForeignKey,
     Identity,
     Index,
-    Integer,
-    LargeBinary,
     MetaData,
     SmallInteger,
     Text,
@@ -53,18 +49,11 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         str: Text(),
         dict[str, Any]: JSONB(),
-        float: Float(),
-        int: Integer(),
-        bool: Boolean(),
     }
 
 
-def _primary_key() -> Mapped[int]:
-    return mapped_column(BigInteger, Identity(), primary_key=True)
-
-
-def _now() -> Mapped[datetime]:
-    return mapped_column(server_default=func.now())
+_Id = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
+_Now = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
 class IncidentRow(Base):
@@ -72,7 +61,7 @@ class IncidentRow(Base):
 
     __tablename__ = "incident"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     incident_key: Mapped[str]
     title: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="open")
@@ -80,11 +69,11 @@ class IncidentRow(Base):
     description: Mapped[str] = mapped_column(server_default="")
     summary: Mapped[str] = mapped_column(server_default="")
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
-    opened_at: Mapped[datetime] = _now()
+    opened_at: Mapped[_Now]
     acknowledged_at: Mapped[datetime | None]
     resolved_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
-    updated_at: Mapped[datetime] = _now()
+    updated_at: Mapped[_Now]
 
     __table_args__ = (
         Index(
@@ -99,7 +88,7 @@ class AlertRow(Base):
 
     __tablename__ = "alert"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     source: Mapped[str]
     fingerprint: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
@@ -111,8 +100,8 @@ class AlertRow(Base):
     raw_payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    received_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    received_at: Mapped[_Now]
+    updated_at: Mapped[_Now]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id"), index=True)
 
     __table_args__ = (UniqueConstraint("source", "fingerprint"),)
@@ -123,7 +112,7 @@ class HistoryRow(Base):
 
     __tablename__ = "history"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     alert_id: Mapped[int | None] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), index=True)
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), index=True)
     run_id: Mapped[str | None]
@@ -131,7 +120,7 @@ class HistoryRow(Base):
     old_status: Mapped[str | None]
     new_status: Mapped[str | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    at: Mapped[datetime] = _now()
+    at: Mapped[_Now]
 
 
 class PipelineRunRow(Base):
@@ -139,7 +128,7 @@ class PipelineRunRow(Base):
 
     __tablename__ = "pipeline_run"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     run_id: Mapped[str] = mapped_column(unique=True)
     trace_id: Mapped[str] = mapped_column(index=True)
     status: Mapped[str] = mapped_column(server_default="pending")
@@ -175,8 +164,8 @@ class PipelineRunRow(Base):
     definition_version: Mapped[int | None]
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    created_at: Mapped[_Now]
+    updated_at: Mapped[_Now]
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     total_duration_ms: Mapped[float | None]
@@ -200,7 +189,7 @@ class StageExecutionRow(Base):
 
     __tablename__ = "stage_execution"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
     node_id: Mapped[str]
     stage: Mapped[str]
@@ -226,7 +215,7 @@ class DeliveryRow(Base):
 
     __tablename__ = "delivery"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
     node_id: Mapped[str]
     channel: Mapped[str]
@@ -238,7 +227,7 @@ class DeliveryRow(Base):
     provider_id: Mapped[str | None]
     response: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     error: Mapped[str | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[_Now]
     settled_at: Mapped[datetime | None]
 
     __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "channel"),)
@@ -252,8 +241,8 @@ class WorkerRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     pid: Mapped[int]
-    started_at: Mapped[datetime] = _now()
-    heartbeat_at: Mapped[datetime] = _now()
+    started_at: Mapped[_Now]
+    heartbeat_at: Mapped[_Now]
     prefect_ok: Mapped[bool]
     running: Mapped[int]
 
@@ -264,8 +253,8 @@ class SealedCopyRow(Base):
     __tablename__ = "sealed_copy"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    content: Mapped[bytes] = mapped_column(LargeBinary())
-    updated_at: Mapped[datetime] = _now()
+    content: Mapped[bytes]
+    updated_at: Mapped[_Now]
 
 
 class PushRow(Base):
@@ -273,7 +262,7 @@ class PushRow(Base):
 
     __tablename__ = "push"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     sender: Mapped[str]
     idempotency_key: Mapped[str]
     body_hash: Mapped[str]
@@ -289,13 +278,13 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_key"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     name: Mapped[str] = mapped_column(unique=True)
     prefix: Mapped[str] = mapped_column(unique=True)
     hash: Mapped[str]
-    sealed_signing_secret: Mapped[bytes] = mapped_column(LargeBinary())
+    sealed_signing_secret: Mapped[bytes]
     scopes: Mapped[list[str]] = mapped_column(JSONB())
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[_Now]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
@@ -314,7 +303,7 @@ class DefinitionRow(Base):
 
     __tablename__ = "definition"
 
-    id: Mapped[int] = _primary_key()
+    id: Mapped[_Id]
     name: Mapped[str]
     version: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
@@ -324,8 +313,8 @@ class DefinitionRow(Base):
     is_current: Mapped[bool] = mapped_column(server_default=text("false"))
     is_active: Mapped[bool] = mapped_column(server_default=text("false"))
     created_by: Mapped[str] = mapped_column(server_default="")
-    created_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    created_at: Mapped[_Now]
+    updated_at: Mapped[_Now]
 
     __table_args__ = (
         UniqueConstraint("name", "version"),
@@ -342,7 +331,7 @@ class EndedSessionRow(Base):
     __tablename__ = "ended_session"
 
     session: Mapped[str] = mapped_column(primary_key=True)
-    ended_at: Mapped[datetime] = _now()
+    ended_at: Mapped[_Now]
 
 
 def columns_of(table: type[Base], record: type[BaseModel]) -> list[KeyedColumnElement[Any]]:

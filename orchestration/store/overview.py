@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import RowMapping, func, select, text
@@ -14,7 +15,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
 from orchestration.store.claims import count_leased, count_waiting, oldest_waiting_seconds
-from orchestration.store.database import in_seconds
+from orchestration.store.database import in_seconds, read_clock
 from orchestration.store.deliveries import SENT
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
@@ -23,15 +24,11 @@ from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.workers import WorkerRecord, list_workers
 
 HOURS = 24
-_HOUR = timedelta(hours=1)
 MOST_RUNS = 100_000
 """How many runs of the last 24 hours are counted at most: the newest."""
 
 MOST_MESSAGES = 20_000
 """How many notified runs of the last 24 hours are looked up at most, for the latency of their messages: the newest."""
-
-BEFORE_INGEST = "before ingest"
-"""The stage under which a run counts that failed before its first stage."""
 
 
 class Hour(Contract):
@@ -78,25 +75,26 @@ _RUNS = text(
     select
         floor(extract(epoch from created_at - cast(:since as timestamptz)) / 3600)::int as hour,
         status, engine, intelligence_fallback_used as fallback,
-        case status when '{RunStatus.FAILED.value}' then coalesce(current_stage, :before_ingest) end as failed_at,
+        case status when '{RunStatus.FAILED.value}' then coalesce(current_stage, 'before ingest') end as failed_at,
         count(*) as count
     from (
         select created_at, status, engine, intelligence_fallback_used, current_stage
         from pipeline_run
         where created_at > :since
         order by created_at desc
-        limit :most
+        limit {MOST_RUNS}
     ) as newest
     group by 1, 2, 3, 4, 5
     """
 )
 
-# The row without an hour summarizes all hours.
+# The row without an hour, which there always is, summarizes all hours.
 _MESSAGES = text(
     f"""
     select
         hour, count(*) as count,
-        percentile_cont(0.5) within group (order by ms) as p50, percentile_cont(0.99) within group (order by ms) as p99
+        percentile_cont(0.5) within group (order by ms) as p50_ms,
+        percentile_cont(0.99) within group (order by ms) as p99_ms
     from (
         select
             floor(extract(epoch from run.created_at - cast(:since as timestamptz)) / 3600)::int as hour,
@@ -106,7 +104,7 @@ _MESSAGES = text(
             from pipeline_run
             where status = '{RunStatus.NOTIFIED.value}' and created_at > :since
             order by created_at desc
-            limit :most
+            limit {MOST_MESSAGES}
         ) as run
         join delivery on delivery.pipeline_run_id = run.id and delivery.status = '{SENT}'
     ) as message
@@ -114,20 +112,17 @@ _MESSAGES = text(
     """
 )
 
-_NOW = text("select clock_timestamp() as now, clock_timestamp() - make_interval(hours => :hours) as since")
-
 
 async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overview:
     """The state of the service now, with the latest runs that failed."""
-    moment = (await tx.execute(_NOW, {"hours": HOURS})).mappings().one()
-    since = moment["since"]
-    rows = (await tx.execute(_RUNS, {"since": since, "most": MOST_RUNS, "before_ingest": BEFORE_INGEST})).mappings()
-    runs = list(rows)
-    messages = list((await tx.execute(_MESSAGES, {"since": since, "most": MOST_MESSAGES})).mappings())
-    of_all = next((row for row in messages if row["hour"] is None), None)
+    now = await read_clock(tx)
+    since = now - timedelta(hours=HOURS)
+    runs = (await tx.execute(_RUNS, {"since": since})).mappings().all()
+    messages = {row["hour"]: dict(row) for row in (await tx.execute(_MESSAGES, {"since": since})).mappings()}
+    of_all = messages[None]
     failed = await list_page(tx, RunFilter(status=RunStatus.FAILED), limit=last_failures)
     return Overview(
-        at=moment["now"],
+        at=now,
         waiting=await count_waiting(tx),
         oldest_waiting_seconds=await oldest_waiting_seconds(tx),
         running=await count_leased(tx),
@@ -137,15 +132,15 @@ async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overv
         by_engine=_counted(runs, "engine"),
         failures=_counted(runs, "failed_at"),
         fallbacks=sum(row["count"] for row in runs if row["fallback"]),
-        messages=of_all["count"] if of_all else 0,
-        p50_ms=of_all["p50"] if of_all else None,
-        p99_ms=of_all["p99"] if of_all else None,
-        cut=sum(row["count"] for row in runs) >= MOST_RUNS or (of_all is not None and of_all["count"] >= MOST_MESSAGES),
+        messages=of_all["count"],
+        p50_ms=of_all["p50_ms"],
+        p99_ms=of_all["p99_ms"],
+        cut=sum(row["count"] for row in runs) >= MOST_RUNS or of_all["count"] >= MOST_MESSAGES,
         last_failures=failed.runs,
     )
 
 
-def _counted(rows: Iterable[RowMapping], name: str) -> dict[str, int]:
+def _counted(rows: Sequence[RowMapping], name: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for row in rows:
         if row[name] is not None:
@@ -153,21 +148,21 @@ def _counted(rows: Iterable[RowMapping], name: str) -> dict[str, int]:
     return dict(found)
 
 
-def _hours(since: datetime, runs: list[RowMapping], messages: list[RowMapping]) -> list[Hour]:
-    by_status: list[Counter[str]] = [Counter() for _ in range(HOURS)]
-    for row in runs:
+def _hours(since: datetime, runs: Sequence[RowMapping], messages: Mapping[int | None, dict[str, Any]]) -> list[Hour]:
+    hours: list[Hour] = []
+    for number in range(HOURS):
         # A run that was accepted after the clock was read belongs to the last hour.
-        by_status[min(row["hour"], HOURS - 1)][row["status"]] += row["count"]
-    latency: Mapping[int | None, RowMapping] = {row["hour"]: row for row in messages}
-    return [
-        Hour(
-            begins_at=since + _HOUR * number,
-            by_status=dict(counts),
-            p50_ms=latency[number]["p50"] if number in latency else None,
-            p99_ms=latency[number]["p99"] if number in latency else None,
+        accepted = [row for row in runs if min(row["hour"], HOURS - 1) == number]
+        sent = messages.get(number, {})
+        hours.append(
+            Hour(
+                begins_at=since + timedelta(hours=number),
+                by_status=_counted(accepted, "status"),
+                p50_ms=sent.get("p50_ms"),
+                p99_ms=sent.get("p99_ms"),
+            )
         )
-        for number, counts in enumerate(by_status)
-    ]
+    return hours
 
 
 # The database, for `alert-pipeline doctor`

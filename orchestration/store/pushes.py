@@ -181,8 +181,17 @@ async def write_push(tx: AsyncConnection, push: NewPush) -> WrittenPush:
     Raises:
         KeyReused: its key came with another body before; nothing is written.
     """
-    if push.idempotency_key is not None and not await _save_key(tx, push, push.idempotency_key):
-        return await _stored_push(tx, push, push.idempotency_key)
+    if push.idempotency_key is not None:
+        row = insert(_T).values(
+            sender=push.sender,
+            idempotency_key=push.idempotency_key,
+            body_hash=push.body_hash,
+            trace_id=push.trace_id,
+            run_ids=push.run_ids,
+        )
+        saved = await tx.execute(row.on_conflict_do_nothing().returning(_T.id))
+        if saved.first() is None:
+            return await _stored_push(tx, push, push.idempotency_key)
     (written,) = await write_pushes(tx, [push])
     return written
 
@@ -275,50 +284,19 @@ class PushWriter:
         try:
             async with self._database.transaction() as tx:
                 written = await write_pushes(tx, [push for push, _ in batch])
-        except Unavailable as error:
-            _fail(batch, error)
         except Exception as error:  # noqa: BLE001 - it is raised where the push came from
-            await self._write_one_by_one(batch, error)
+            if len(batch) > 1 and not isinstance(error, Unavailable):
+                # Each push alone, so that only the one that the database refuses fails.
+                for waiting in batch:
+                    await self._write_batch([waiting])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
         else:
             for (_, future), answer in zip(batch, written, strict=True):
-                _answer(future, answer)
-
-    async def _write_one_by_one(
-        self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]], error: Exception
-    ) -> None:
-        """Write each push of a refused batch alone, so that only the one that the database refuses fails."""
-        if len(batch) == 1:
-            _fail(batch, error)
-            return
-        for push, future in batch:
-            try:
-                _answer(future, await write_alone(self._database, push))
-            except Exception as own:  # noqa: BLE001 - it is raised where the push came from
-                _fail([(push, future)], own)
-
-
-def _answer(future: asyncio.Future[WrittenPush], answer: WrittenPush) -> None:
-    if not future.done():
-        future.set_result(answer)
-
-
-def _fail(batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]], error: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
-
-
-async def _save_key(tx: AsyncConnection, push: NewPush, key: str) -> bool:
-    """Store the push under its key; False if the key is stored already."""
-    row = insert(_T).values(
-        sender=push.sender,
-        idempotency_key=key,
-        body_hash=push.body_hash,
-        trace_id=push.trace_id,
-        run_ids=push.run_ids,
-    )
-    added = await tx.execute(row.on_conflict_do_nothing().returning(_T.id))
-    return added.first() is not None
+                if not future.done():
+                    future.set_result(answer)
 
 
 async def _stored_push(tx: AsyncConnection, push: NewPush, key: str) -> WrittenPush:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Delete, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestration.states import RunStatus
 from orchestration.store.claims import CLAIMABLE
@@ -23,7 +25,33 @@ from orchestration.store.models import (
 DAY_SECONDS = 86400.0
 BATCH = 500
 
-_FINAL = [status.value for status in RunStatus if status.final]
+# Of each table: the time that says how old a row is, and which old rows can go.
+_A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
+_OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]] = {
+    # The database deletes the attempts and deliveries of a run with it.
+    "pipeline_run": (_R, _R.updated_at, _R.status.in_([status.value for status in RunStatus if status.final])),
+    "alert": (
+        _A,
+        _A.updated_at,
+        ~select(_I.id).where(_I.id == _A.incident_id, _I.status.in_(OPEN_STATUSES)).exists(),
+    ),
+    "history": (_H, _H.at, true()),
+    "incident": (
+        _I,
+        _I.updated_at,
+        and_(
+            _I.status.not_in(OPEN_STATUSES),
+            ~select(_A.id).where(_A.incident_id == _I.id).exists(),
+            ~select(_R.id).where(_R.incident_id == _I.id).exists(),
+        ),
+    ),
+    "push": (PushRow, PushRow.created_at, true()),
+}
+
+_SIGNATURES = "used_signature"
+
+TABLES = (*_OLD, _SIGNATURES)
+"""The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
 
 async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
@@ -31,65 +59,14 @@ async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
 
     A run that is not over, an open incident and its alerts are never deleted.
     """
-    return (await tx.execute(_STATEMENTS[table](days))).rowcount
-
-
-def _runs(days: float) -> Delete:
-    # The database deletes the attempts and deliveries of a run with it.
-    old = and_(PipelineRunRow.status.in_(_FINAL), PipelineRunRow.updated_at < in_seconds(-days * DAY_SECONDS))
-    batch = select(PipelineRunRow.id).where(old).limit(BATCH)
-    return delete(PipelineRunRow).where(PipelineRunRow.id.in_(batch))
-
-
-def _alerts(days: float) -> Delete:
-    """Alerts whose incident is over, or that have no incident."""
-    over = (
-        ~select(IncidentRow.id)
-        .where(IncidentRow.id == AlertRow.incident_id, IncidentRow.status.in_(OPEN_STATUSES))
-        .exists()
-    )
-    old = and_(AlertRow.updated_at < in_seconds(-days * DAY_SECONDS), over)
-    return delete(AlertRow).where(AlertRow.id.in_(select(AlertRow.id).where(old).limit(BATCH)))
-
-
-def _incidents(days: float) -> Delete:
-    """Incidents that are over and have no alerts and no runs any more."""
-    alerts = select(AlertRow.id).where(AlertRow.incident_id == IncidentRow.id).exists()
-    runs = select(PipelineRunRow.id).where(PipelineRunRow.incident_id == IncidentRow.id).exists()
-    old = and_(
-        IncidentRow.status.not_in(OPEN_STATUSES),
-        IncidentRow.updated_at < in_seconds(-days * DAY_SECONDS),
-        ~or_(alerts, runs),
-    )
-    return delete(IncidentRow).where(IncidentRow.id.in_(select(IncidentRow.id).where(old).limit(BATCH)))
-
-
-def _history(days: float) -> Delete:
-    old = HistoryRow.at < in_seconds(-days * DAY_SECONDS)
-    return delete(HistoryRow).where(HistoryRow.id.in_(select(HistoryRow.id).where(old).limit(BATCH)))
-
-
-def _pushes(days: float) -> Delete:
-    old = PushRow.created_at < in_seconds(-days * DAY_SECONDS)
-    return delete(PushRow).where(PushRow.id.in_(select(PushRow.id).where(old).limit(BATCH)))
-
-
-def _signatures(_days: float) -> Delete:
-    # A signed request that is older than a day is refused because of its age.
-    return delete(UsedSignatureRow).where(UsedSignatureRow.used_at < in_seconds(-DAY_SECONDS))
-
-
-_STATEMENTS: dict[str, Any] = {
-    "pipeline_run": _runs,
-    "alert": _alerts,
-    "history": _history,
-    "incident": _incidents,
-    "push": _pushes,
-    "used_signature": _signatures,
-}
-
-TABLES = tuple(_STATEMENTS)
-"""The tables to look at, in this order: rows that refer to another row are deleted before it."""
+    if table == _SIGNATURES:
+        # A signed request that is older than a day is refused because of its age.
+        statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < in_seconds(-DAY_SECONDS))
+    else:
+        row, moment, done = _OLD[table]
+        batch = select(row.id).where(moment < in_seconds(-days * DAY_SECONDS), done).limit(BATCH)
+        statement = delete(row).where(row.id.in_(batch))
+    return (await tx.execute(statement)).rowcount
 
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:

@@ -10,8 +10,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, text, tuple_, update
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.expression import Executable
 
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
@@ -35,9 +37,8 @@ DONE_CHANNEL = "alert_pipeline_done"
 RESUMED = "run_resumed"
 """The event of a line of history that says that a run was resumed."""
 
-_ROW_ID = "row_id"
-_LATEST = 2000
-_WITH_PAYLOAD = select(*RUN_COLUMNS, _T.payload).where(_T.run_id == bindparam("wanted")).with_for_update()
+_BY_ID = select(*RUN_COLUMNS).where(_T.run_id == bindparam("wanted"))
+_WITH_PAYLOAD = _BY_ID.add_columns(_T.payload).with_for_update()
 
 
 def run_record(row: Mapping[Any, Any]) -> RunRecord:
@@ -54,11 +55,7 @@ async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> Ru
     Raises:
         RunNotFound: there is no such run.
     """
-    query = select(*RUN_COLUMNS).where(_T.run_id == run_id)
-    row = (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
-    if row is None:
-        raise _unknown(run_id)
-    return run_record(row)
+    return run_record(await _row(tx, _BY_ID.with_for_update() if lock else _BY_ID, run_id))
 
 
 async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRecord, dict[str, Any]]:
@@ -67,9 +64,7 @@ async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRec
     Raises:
         RunNotFound: there is no such run.
     """
-    row = (await tx.execute(_WITH_PAYLOAD, {"wanted": run_id})).mappings().one_or_none()
-    if row is None:
-        raise _unknown(run_id)
+    row = await _row(tx, _WITH_PAYLOAD, run_id)
     return run_record(row), row["payload"]
 
 
@@ -79,14 +74,14 @@ async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
     Raises:
         RunNotFound: there is no such run.
     """
-    payload = (await tx.execute(select(_T.payload).where(_T.run_id == run_id))).scalar_one_or_none()
-    if payload is None:
-        raise _unknown(run_id)
-    return payload
+    return (await _row(tx, _BY_ID.with_only_columns(_T.payload), run_id))["payload"]
 
 
-def _unknown(run_id: str) -> RunNotFound:
-    return RunNotFound(f"There is no pipeline run {run_id!r}")
+async def _row(tx: AsyncConnection, query: Executable, run_id: str) -> RowMapping:
+    row = (await tx.execute(query, {"wanted": run_id})).mappings().one_or_none()
+    if row is None:
+        raise RunNotFound(f"There is no pipeline run {run_id!r}")
+    return row
 
 
 async def change(
@@ -110,16 +105,17 @@ async def change(
         RunBusy: another process has the lease.
         RunNotFound: there is no such run.
     """
-    if owner is not None and known is not None:
-        unchanged = (_T.lease_owner == owner, _T.status == known.value)
-        if changed := await _set(tx, run_id, changes(known, status, values), *unchanged):
-            return changed
-    current = await get_run(tx, run_id, lock=True)
-    ensure_leased(current, owner)
-    changed = await _set(tx, run_id, changes(current.status, status, values))
-    if changed is None:
-        raise _unknown(run_id)
-    return changed
+    while True:
+        if known is None:
+            current = await get_run(tx, run_id, lock=True)
+            ensure_leased(current, owner)
+            known = current.status
+        unchanged = [_T.status == known.value, *([_T.lease_owner == owner] if owner is not None else [])]
+        new = {**changes(known, status, values), "updated_at": func.clock_timestamp()}
+        statement = update(_T).where(_T.run_id == run_id, *unchanged).values(new).returning(*RUN_COLUMNS)
+        if (row := (await tx.execute(statement)).mappings().one_or_none()) is not None:
+            return run_record(row)
+        known = None
 
 
 def ensure_leased(current: RunRecord, owner: str | None) -> None:
@@ -143,14 +139,6 @@ def changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, A
     if status is not None and status is not current:
         new["status"] = advance(current, status).value
     return new
-
-
-async def _set(
-    tx: AsyncConnection, run_id: str, new: Mapping[str, Any], *unchanged: ColumnElement[bool]
-) -> RunRecord | None:
-    statement = update(_T).where(_T.run_id == run_id, *unchanged).values(**new, updated_at=func.clock_timestamp())
-    row = (await tx.execute(statement.returning(*RUN_COLUMNS))).mappings().one_or_none()
-    return None if row is None else run_record(row)
 
 
 def error_columns(error: StageError | None) -> dict[str, Any]:
@@ -343,15 +331,16 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
     where = wanted.conditions()
     if cursor is not None:
         where.append(tuple_(_T.created_at, _T.id) < tuple_(*map(literal, _decoded(cursor))))
-    query = select(*RUN_COLUMNS, _T.id.label(_ROW_ID)).where(*where)
+    query = select(*RUN_COLUMNS, _T.id).where(*where)
     newest = query.order_by(_T.created_at.desc(), _T.id.desc()).limit(limit + 1)
     rows = (await tx.execute(newest)).mappings().all()
-    shown = rows[:limit]
-    last = shown[-1] if len(rows) > limit else None
-    return RunPage(
-        runs=[run_record(row) for row in shown],
-        next_cursor=_encoded(last["created_at"], last[_ROW_ID]) if last is not None else None,
-    )
+    next_cursor = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        next_cursor = (
+            base64.urlsafe_b64encode(f"{last['created_at'].isoformat()}/{last['id']}".encode()).decode().rstrip("=")
+        )
+    return RunPage(runs=[run_record(row) for row in rows[:limit]], next_cursor=next_cursor)
 
 
 def _found_by(words: str) -> ColumnElement[bool]:
@@ -364,7 +353,7 @@ def _found_by(words: str) -> ColumnElement[bool]:
 
 async def seen_lately(tx: AsyncConnection, column: Literal["source", "environment"]) -> list[str]:
     """The values of this column in the latest runs, in order: suggestions for a filter."""
-    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(_LATEST).subquery()
+    latest = select(getattr(_T, column).label("value")).order_by(_T.created_at.desc()).limit(2000).subquery()
     return list((await tx.execute(select(latest.c.value).distinct().order_by(latest.c.value).limit(100))).scalars())
 
 
@@ -373,10 +362,6 @@ async def list_final(tx: AsyncConnection, run_ids: Sequence[str]) -> list[str]:
     final = [status.value for status in RunStatus if status.final]
     query = select(_T.run_id).where(_T.run_id.in_(run_ids), _T.status.in_(final))
     return list((await tx.execute(query)).scalars())
-
-
-def _encoded(created_at: datetime, row_id: int) -> str:
-    return base64.urlsafe_b64encode(f"{created_at.isoformat()}/{row_id}".encode()).decode().rstrip("=")
 
 
 def _decoded(cursor: str) -> tuple[datetime, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 from pydantic import Field
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident, UtcDatetime
@@ -83,7 +85,7 @@ class Story(Contract):
             ingest=self.output(Stage.INGEST, IngestResult),
             check=all_checks(self.outputs(Stage.CHECK, CheckResult)),
             analyze=self.output(Stage.ANALYZE, AnalyzeResult),
-            notify=_all_deliveries(self.outputs(Stage.NOTIFY, NotifyResult)),
+            notify=_merged(self.outputs(Stage.NOTIFY, NotifyResult)),
             started_at=run.started_at or run.created_at,
             completed_at=run.completed_at or run.updated_at,
             total_duration_ms=run.total_duration_ms or 0.0,
@@ -92,14 +94,15 @@ class Story(Contract):
             skip_reason=run.skip_reason,
             definition_name=run.chosen_definition,
             definition_version=run.definition_version,
-            nodes=self.nodes if run.options.defined else [_without_result(node) for node in self.nodes],
+            # The result of a stage of the linear pipeline has a field of its own.
+            nodes=[node if run.options.defined else node.model_copy(update={"result": None}) for node in self.nodes],
         )
 
     @property
     def nodes(self) -> list[NodeResult]:
         """Every node that was begun or skipped, with its last attempt, in the order in which they began."""
         last = {attempt.node_id: attempt for attempt in self.attempts}
-        return [_node_result(last[node_id]) for node_id in dict.fromkeys(attempt.node_id for attempt in self.attempts)]
+        return [_node_result(attempt) for attempt in last.values()]
 
     @property
     def stages_completed(self) -> list[str]:
@@ -111,26 +114,21 @@ class Story(Contract):
     def final_error(self) -> StageError | None:
         """The error of a failed run. None means that the run did not fail."""
         run = self.run
-        if run.status is not RunStatus.FAILED or run.last_error_type is None:
+        if run.status is not RunStatus.FAILED:
             return None
-        return StageError(
-            error_type=run.last_error_type,
-            message=run.last_error_message or "",
-            retryable=bool(run.last_error_retryable),
-        )
+        return _error(run.last_error_type, run.last_error_message, run.last_error_retryable)
+
+
+def _error(error_type: str | None, message: str | None, retryable: bool | None) -> StageError | None:
+    if error_type is None:
+        return None
+    return StageError(error_type=error_type, message=message or "", retryable=bool(retryable))
 
 
 def _node_result(last: AttemptRecord) -> NodeResult:
     """The status, result and error of a node, from its last attempt."""
     snapshot = last.output_snapshot
     skipped = last.status is StageStatus.SKIPPED
-    error = None
-    if last.error_type is not None:
-        error = StageError(
-            error_type=last.error_type,
-            message=last.error_message or "",
-            retryable=bool(last.error_retryable),
-        )
     return NodeResult(
         id=last.node_id,
         stage=last.stage,
@@ -138,47 +136,30 @@ def _node_result(last: AttemptRecord) -> NodeResult:
         attempts=0 if skipped else last.attempt,
         duration_ms=last.duration_ms,
         result=None if skipped else snapshot,
-        error=error,
+        error=_error(last.error_type, last.error_message, last.error_retryable),
         skip_reason=str((snapshot or {}).get("skipped", "")) if skipped else None,
     )
 
 
-def _without_result(node: NodeResult) -> NodeResult:
-    """A stage of the linear pipeline. `PipelineResult` has its result in a field of its own."""
-    return node.model_copy(update={"result": None})
-
-
 def all_checks(found: Sequence[CheckResult]) -> CheckResult | None:
     """The results of several check nodes as one result."""
-    if len(found) < 2:
-        return next(iter(found), None)
-    return CheckResult(
-        checks=[check for one in found for check in one.checks],
-        checks_run=sum(one.checks_run for one in found),
-        checks_passed=sum(one.checks_passed for one in found),
-        checks_failed=sum(one.checks_failed for one in found),
-        timings={name: ms for one in found for name, ms in one.timings.items()},
-        errors=[error for one in found for error in one.errors],
-        checker_output_ref=found[-1].checker_output_ref,
-        duration_ms=sum(one.duration_ms for one in found),
-    )
+    return _merged(found)
 
 
-def _all_deliveries(found: Sequence[NotifyResult]) -> NotifyResult | None:
-    """The results of several notify nodes as one result."""
+def _merged(found: Sequence[ResultT]) -> ResultT | None:
+    """Several results of one type as one: numbers are added, collections joined, and the last text stays."""
     if len(found) < 2:
         return next(iter(found), None)
-    return NotifyResult(
-        deliveries=[delivery for one in found for delivery in one.deliveries],
-        provider_ids=[provider_id for one in found for provider_id in one.provider_ids],
-        messages=[message for one in found for message in one.messages],
-        notify_output_ref=found[-1].notify_output_ref,
-        channels_attempted=sum(one.channels_attempted for one in found),
-        channels_succeeded=sum(one.channels_succeeded for one in found),
-        channels_failed=sum(one.channels_failed for one in found),
-        errors=[error for one in found for error in one.errors],
-        duration_ms=sum(one.duration_ms for one in found),
-    )
+    merged: dict[str, Any] = {}
+    for name in type(found[0]).model_fields:
+        match values := [getattr(one, name) for one in found]:
+            case [dict(), *_]:
+                merged[name] = {key: value for one in values for key, value in one.items()}
+            case [list() | int() | float(), *_]:
+                merged[name] = reduce(add, values)
+            case _:
+                merged[name] = values[-1]
+    return type(found[0])(**merged)
 
 
 async def read_story(tx: AsyncConnection, run_id: str) -> Story:
@@ -303,7 +284,7 @@ async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[s
     """The resumes of these runs, by run id, oldest first. A run that was never resumed has an empty list."""
     # The history has an index of incidents and none of runs; a run that failed before ingest has no incident.
     incident_ids = {int(run.incident_id) for run in runs if run.incident_id}
-    within = or_(HistoryRow.incident_id.in_(incident_ids), HistoryRow.incident_id.is_(None))
+    within = HistoryRow.incident_id.in_(incident_ids) | HistoryRow.incident_id.is_(None)
     mine = (within, HistoryRow.run_id.in_([run.run_id for run in runs]), HistoryRow.event == RESUMED)
     query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
     found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}

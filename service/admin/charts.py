@@ -48,14 +48,6 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line through some points, interrupted where nothing was measured."""
-
-    tone: str
-    paths: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lane:
     """One attempt of a timeline: its name, its bar, and how long it took."""
 
@@ -117,12 +109,14 @@ def throughput(hours: Sequence[Hour]) -> tuple[list[Box], int]:
     return boxes, most
 
 
-def latency(hours: Sequence[Hour]) -> tuple[list[Curve], float]:
-    """A curve for the median and one for the 99th percentile, and the milliseconds at the top."""
+def latency(hours: Sequence[Hour]) -> tuple[dict[str, list[str]], float]:
+    """The curves of the 99th percentile and of the median by their colour, and the milliseconds at the top.
+
+    A curve is a list of paths, because it is interrupted where nothing was measured.
+    """
     top = max((hour.p99_ms or 0.0 for hour in hours), default=0.0)
-    slow = [hour.p99_ms for hour in hours]
-    middle = [hour.p50_ms for hour in hours]
-    return [Curve(tone="warn", paths=_paths(slow, top)), Curve(tone="good", paths=_paths(middle, top))], top
+    slow, median = [hour.p99_ms for hour in hours], [hour.p50_ms for hour in hours]
+    return {"warn": _paths(slow, top), "good": _paths(median, top)}, top
 
 
 def _paths(values: Sequence[float | None], top: float) -> list[str]:
@@ -149,7 +143,7 @@ def timeline(attempts: Sequence[AttemptRecord], now: datetime, resumed_at: Seque
     timed = [attempt for attempt in attempts if attempt.started_at and attempt.status is not StageStatus.SKIPPED]
     if not timed:
         return None
-    spans = [(_begin(attempt), _end(attempt, now)) for attempt in timed]
+    spans = [_span(attempt, now) for attempt in timed]
     scale = _Scale(_pieces(spans))
     return Timeline(
         lanes=[_lane(attempt, span, scale) for attempt, span in zip(timed, spans, strict=True)],
@@ -204,33 +198,29 @@ def _lane(attempt: AttemptRecord, span: tuple[float, float], scale: _Scale) -> L
     return Lane(label=label, box=box, took=took)
 
 
-def _begin(attempt: AttemptRecord) -> float:
-    return attempt.started_at.timestamp() if attempt.started_at else 0.0
-
-
-def _end(attempt: AttemptRecord, now: datetime) -> float:
-    begin = _begin(attempt)
+def _span(attempt: AttemptRecord, now: datetime) -> tuple[float, float]:
+    begin = attempt.started_at.timestamp() if attempt.started_at else 0.0
     if attempt.duration_ms is not None:
-        return begin + attempt.duration_ms / 1000
-    return max((attempt.completed_at or now).timestamp(), begin)
+        return begin, begin + attempt.duration_ms / 1000
+    return begin, max((attempt.completed_at or now).timestamp(), begin)
 
 
 def _pieces(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """The spans of time to draw to scale. A short wait is part of one; a long wait would leave nothing to see."""
+    merged = _merge(sorted(spans), 0.0)
+    gap = 0.5 * sum(end - begin for begin, end in merged) + 0.05
+    waits = sorted(begin - end for (_, end), (begin, _) in itertools.pairwise(merged))
+    if len(waits) >= _MAX_PIECES:
+        gap = max(gap, waits[-_MAX_PIECES])
+    return _merge(merged, gap)
+
+
+def _merge(spans: Iterable[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
+    """The spans, given in their order; those at most `gap` seconds apart become one."""
     merged: list[tuple[float, float]] = []
-    for begin, end in sorted(spans):
-        if merged and begin <= merged[-1][1]:
+    for begin, end in spans:
+        if merged and begin - merged[-1][1] <= gap:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
             merged.append((begin, end))
-    longest = 0.5 * sum(end - begin for begin, end in merged) + 0.05
-    pieces: list[tuple[float, float]] = []
-    for begin, end in merged:
-        if pieces and begin - pieces[-1][1] <= longest:
-            pieces[-1] = (pieces[-1][0], end)
-        else:
-            pieces.append((begin, end))
-    while len(pieces) > _MAX_PIECES:
-        shortest = min(range(1, len(pieces)), key=lambda place: pieces[place][0] - pieces[place - 1][1])
-        pieces[shortest - 1 : shortest + 1] = [(pieces[shortest - 1][0], pieces[shortest][1])]
-    return pieces
+    return merged

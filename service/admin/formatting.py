@@ -6,17 +6,16 @@ A function returns `Markup`, whose values are escaped already, or plain text, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode
 
 from markupsafe import Markup
-from sqladmin.templating import Jinja2Templates
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.templating import Jinja2Templates
 
 from orchestration.alert import web_address
 from orchestration.redaction import redact, redact_text
@@ -55,24 +54,20 @@ class Renderer:
     """
 
     def __init__(self, shared: Mapping[str, Any]) -> None:
-        self._templates = Jinja2Templates(str(_TEMPLATES))
+        self._templates = Jinja2Templates(_TEMPLATES)
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
         self._templates.env.globals.update(shared)
 
-    async def render(
+    def render(
         self, request: Request, template: str, context: Mapping[str, Any], *, status: int = HTTPStatus.OK
     ) -> Response:
         """The page. It has a navigation only if somebody is signed in."""
-        session = getattr(request.state, "session", None)
-        shared = {"session": session, "here": request.url.path.removeprefix(PATH)}
-        # Rendering is asynchronous, because sqladmin formats the values of a table asynchronously.
-        values: dict[str, Any] = {**shared, **context}
-        render = cast("Any", self._templates).TemplateResponse
-        return await render(request, template, values, status_code=status)
+        shared = {"session": getattr(request.state, "session", None), "here": request.url.path.removeprefix(PATH)}
+        return self._templates.TemplateResponse(request, template, {**shared, **context}, status_code=status)
 
-    async def render_problem(self, request: Request, status: int, message: str) -> Response:
+    def render_problem(self, request: Request, status: int, message: str) -> Response:
         """A page that says what is wrong, answered with this HTTP status."""
-        return await self.render(request, "problem.html", {"code": status, "message": message}, status=status)
+        return self.render(request, "problem.html", {"code": status, "message": message}, status=status)
 
 
 def badge(value: object, label: str | None = None) -> Markup:
@@ -110,22 +105,19 @@ def milliseconds(value: float | None) -> str:
 
 def moment(value: datetime | None) -> Markup:
     """A moment in UTC; hovering shows how long ago it was."""
-    if value is None:
-        return Markup("")
-    at = value.astimezone(UTC)
-    return Markup('<time datetime="{}" title="{} ago">{}</time>').format(
-        at.isoformat(), seconds(round(_age_seconds(at))), f"{at:%Y-%m-%d %H:%M:%S}"
-    )
+    return _time(value, Markup('<time datetime="{at}" title="{age} ago">{utc}</time>'))
 
 
 def ago(value: datetime | None) -> Markup:
     """How long ago a moment was; hovering shows the moment in UTC."""
+    return _time(value, Markup('<time datetime="{at}" title="{utc} UTC">{age} ago</time>'))
+
+
+def _time(value: datetime | None, html: Markup) -> Markup:
     if value is None:
         return Markup("")
     at = value.astimezone(UTC)
-    return Markup('<time datetime="{}" title="{}">{} ago</time>').format(
-        at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC", seconds(round(_age_seconds(at)))
-    )
+    return html.format(at=at.isoformat(), utc=f"{at:%Y-%m-%d %H:%M:%S}", age=seconds(round(_age_seconds(at))))
 
 
 def heartbeat(at: datetime) -> Markup:
@@ -147,13 +139,12 @@ def percent(part: float, total: float) -> str:
 
 def without_secrets(values: Mapping[str, object]) -> Mapping[str, object]:
     """Stored values without their secrets."""
-    clean = redact(values)
-    return clean if isinstance(clean, dict) else {}
+    return cast("dict[str, object]", redact(values))
 
 
 def as_json(value: object) -> str:
     """A stored value as indented JSON, without its secrets."""
-    return json.dumps(redact(value), indent=2, ensure_ascii=False, sort_keys=False)
+    return json.dumps(redact(value), indent=2, ensure_ascii=False)
 
 
 def json_block(value: object) -> Markup:
@@ -169,11 +160,6 @@ def block(text: str | None) -> Markup:
 def code(text: str) -> Markup:
     """An identifier in a fixed-width font."""
     return Markup("<code>{}</code>").format(text)
-
-
-def query(**values: str) -> str:
-    """The values as the query of an address."""
-    return urlencode(values)
 
 
 def short(identifier: str | None) -> str:
@@ -212,11 +198,6 @@ def named_values(values: Mapping[str, object]) -> Markup:
         for name, value in without_secrets(values).items()
     ]
     return Markup('<dl class="named">{}</dl>').format(Markup("").join(rows)) if rows else Markup("")
-
-
-def comma_separated(values: Sequence[str]) -> str:
-    """The values in one line."""
-    return ", ".join(values)
 
 
 def owner(name: str) -> str:

@@ -19,12 +19,7 @@ from service.api.state import ApiState
 def install(app: FastAPI) -> None:
     """Serve the admin below `PATH`, and redirect `/admin/` to it."""
     app.mount(PATH, LazyAdmin(app), name="admin")
-
-    @app.get("/admin/", include_in_schema=False)
-    async def redirect() -> RedirectResponse:
-        return RedirectResponse(f"{PATH}/", HTTPStatus.TEMPORARY_REDIRECT)
-
-    del redirect
+    app.add_api_route("/admin/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
 
 
 class LazyAdmin:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -38,6 +37,7 @@ from service.admin.sign_in import read_own_form
 from service.api.problems import status_of
 from service.api.state import ApiState
 from tasks.ingest.incidents import reason_in_words
+from tasks.kinds import KINDS
 
 REFRESH_SECONDS = (2, 15)
 """How often the page of an unfinished run is loaded again: while it changes, and after a minute without a change."""
@@ -81,17 +81,48 @@ class Pages:
             "stages": set(Stage),
             "refresh": REFRESH_HOME_SECONDS,
         }
-        return await self._renderer.render(request, "home.html", context)
+        return self._renderer.render(request, "home.html", context)
 
-    async def run(self, request: Request) -> Response:
-        """The page of a run."""
-        return await self._show_run(request)
+    async def run(self, request: Request, problem: PipelineError | None = None) -> Response:
+        """The page of a run, with the problem that a resume met."""
+        run_id = _run_id(request)
+        async with self._api.database.transaction() as tx:
+            story = await read_story(tx, run_id)
+            payload = await runs.get_payload(tx, run_id)
+            family = (await list_page(tx, RunFilter(trace_id=story.run.trace_id), limit=SIBLINGS + 1)).runs
+            resumes = (await read_resumes(tx, [story.run]))[run_id]
+            now = await read_clock(tx)
+        run = story.run
+        is_over = run.status.final
+        # Loading folds what the reader unfolded, so an idle run is loaded less often.
+        is_idle = now - run.updated_at > timedelta(minutes=1)
+        ui, flow_run_id = self._api.settings.prefect_ui, run.prefect_flow_run_id
+        context = {
+            "story": story,
+            "run": run,
+            "payload": payload,
+            "siblings": [one for one in family if one.run_id != run_id][:SIBLINGS],
+            "timeline": charts.timeline(story.attempts, now, [resume.at for resume in resumes]),
+            "steps": steps_of(story.attempts, resumes),
+            "owners": owners_of(run, resumes),
+            "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
+            "prefect": f"{ui}/runs/flow-run/{flow_run_id}" if ui and flow_run_id else None,
+            "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
+            "is_over": is_over,
+            "resumed": "resumed" in request.query_params,
+            "opened": _attempt_to_unfold(story),
+            "refresh": None if is_over else REFRESH_SECONDS[is_idle],
+            "links": links_of(payload),
+            "problem": str(problem) if problem else None,
+        }
+        status = status_of(problem) if problem else HTTPStatus.OK
+        return self._renderer.render(request, "run.html", context, status=status)
 
     async def confirm_resume(self, request: Request) -> Response:
         """The page that asks whether to resume a run."""
         async with self._api.database.transaction() as tx:
             story = await read_story(tx, _run_id(request))
-        return await self._renderer.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
+        return self._renderer.render(request, "resume.html", {"run": story.run, "done": story.stages_completed})
 
     async def resume(self, request: Request) -> Response:
         """Resume a run, as POST /orchestration/pipeline/{run_id}/resume/ does."""
@@ -102,56 +133,20 @@ class Pages:
             async with self._api.database.transaction() as tx:
                 await runs.request_resume(tx, run_id, by=key_name)
         except (IllegalTransition, RunBusy) as error:
-            return await self._show_run(request, error)
+            return await self.run(request, error)
         logger.info("%s resumed run %s in the admin", one_line(key_name, 64), run_id)
         return RedirectResponse(f"{PATH}/runs/{run_id}/?resumed=1", HTTPStatus.SEE_OTHER)
 
     async def incident(self, request: Request) -> Response:
         """The page of an incident."""
         number = request.path_params["number"]
-        story = None
-        if number.isascii() and number.isdecimal() and len(number) < 19:
-            async with self._api.database.transaction() as tx:
-                story = await read_incident(tx, int(number))
+        is_number = number.isascii() and number.isdecimal() and len(number) < 19
+        async with self._api.database.transaction() as tx:
+            story = await read_incident(tx, int(number)) if is_number else None
         if story is None:
             message = f"There is no incident {number[:40]!r}"
-            return await self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
-        return await self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
-
-    async def _show_run(self, request: Request, problem: PipelineError | None = None) -> Response:
-        run_id = _run_id(request)
-        async with self._api.database.transaction() as tx:
-            story = await read_story(tx, run_id)
-            payload = await runs.get_payload(tx, run_id)
-            family = (await list_page(tx, RunFilter(trace_id=story.run.trace_id), limit=SIBLINGS + 1)).runs
-            resumes = (await read_resumes(tx, [story.run]))[run_id]
-            now = await read_clock(tx)
-        run = story.run
-        is_over = run.status.final
-        context = {
-            "story": story,
-            "run": run,
-            "payload": payload,
-            "siblings": [one for one in family if one.run_id != run_id][:SIBLINGS],
-            "timeline": charts.timeline(story.attempts, now, [resume.at for resume in resumes]),
-            "steps": steps_of(story.attempts, resumes),
-            "owners": owners_of(run, resumes),
-            "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
-            "prefect": self._prefect_link(run.prefect_flow_run_id),
-            "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
-            "is_over": is_over,
-            "resumed": "resumed" in request.query_params,
-            "opened": _attempt_to_unfold(story),
-            "refresh": None if is_over else refresh_seconds(run, now),
-            "links": links_of(payload),
-            "problem": str(problem) if problem else None,
-        }
-        status = status_of(problem) if problem else HTTPStatus.OK
-        return await self._renderer.render(request, "run.html", context, status=status)
-
-    def _prefect_link(self, flow_run_id: str | None) -> str | None:
-        ui = self._api.settings.prefect_ui
-        return f"{ui}/runs/flow-run/{flow_run_id}" if ui and flow_run_id else None
+            return self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
+        return self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
 
 
 def _run_id(request: Request) -> str:
@@ -164,11 +159,6 @@ def _run_id(request: Request) -> str:
     if not run_id.isprintable() or len(run_id) > 64:
         raise RunNotFound(f"There is no pipeline run {run_id[:64]!r}")
     return run_id
-
-
-def refresh_seconds(run: RunRecord, now: datetime) -> int:
-    """When to load a run's page again. Loading folds what the reader unfolded, so an idle run is loaded less often."""
-    return REFRESH_SECONDS[now - run.updated_at > timedelta(minutes=1)]
 
 
 def engine(seen: Overview) -> Finding:
@@ -209,23 +199,17 @@ def is_slow(seen: Overview) -> bool:
     return (seen.p99_ms or 0.0) > SLOW_MS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A line of the list of stages: an attempt, or a resume of the run."""
-
-    attempt: AttemptRecord | None = None
-    resume: Resume | None = None
-
-
-def steps_of(attempts: Sequence[AttemptRecord], resumes: Sequence[Resume]) -> list[Step]:
+def steps_of(
+    attempts: Sequence[AttemptRecord], resumes: Sequence[Resume]
+) -> list[tuple[AttemptRecord | None, Resume | None]]:
     """The attempts of a run in their order, with each resume before the first attempt that began after it."""
-    steps: list[Step] = []
+    steps: list[tuple[AttemptRecord | None, Resume | None]] = []
     waiting = list(resumes)
     for attempt in attempts:
         while waiting and attempt.started_at is not None and waiting[0].at <= attempt.started_at:
-            steps.append(Step(resume=waiting.pop(0)))
-        steps.append(Step(attempt=attempt))
-    return [*steps, *(Step(resume=resume) for resume in waiting)]
+            steps.append((None, waiting.pop(0)))
+        steps.append((attempt, None))
+    return [*steps, *((None, resume) for resume in waiting)]
 
 
 def owners_of(run: RunRecord, resumes: Sequence[Resume]) -> list[str]:
@@ -241,61 +225,32 @@ def _attempt_to_unfold(story: Story) -> AttemptRecord | None:
     return next((attempt for attempt in reversed(story.attempts) if attempt.error_type), None)
 
 
+_RESULTS = {kind.stage: kind.result for kind in KINDS.by_type.values()}
 _CHECK_TONES = {CheckStatus.OK: GOOD, CheckStatus.WARNING: WARN, CheckStatus.CRITICAL: BAD}
 
 
 def findings_of(attempt: AttemptRecord) -> list[Finding]:
     """What an attempt found. An attempt that did not succeed has no findings."""
-    match attempt.stage:
-        case Stage.INGEST:
-            return _ingest(attempt.result(IngestResult))
-        case Stage.CHECK:
-            return _check(attempt.result(CheckResult))
-        case Stage.ANALYZE:
-            return _analyze(attempt.result(AnalyzeResult))
-        case Stage.NOTIFY:
-            return _notify(attempt.result(NotifyResult))
-        case Stage.TRANSFORM:
-            return _transform(attempt.result(TransformResult))
-        case Stage.CONDITION:
-            return _condition(attempt.result(ConditionResult))
-
-
-def _ingest(result: IngestResult | None) -> list[Finding]:
-    if result is None:
-        return []
-    decision = "somebody is notified" if result.tell else "nobody is notified"
-    return [(QUIET, f"{result.severity.value}; {decision}: {reason_in_words(result.reason)}")]
-
-
-def _check(result: CheckResult | None) -> list[Finding]:
-    checks = result.checks if result else []
-    return [(_CHECK_TONES.get(one.status, QUIET), f"{one.name}: {one.message}") for one in checks]
-
-
-def _analyze(result: AnalyzeResult | None) -> list[Finding]:
-    if result is None:
-        return []
-    tone = WARN if result.fallback_used else QUIET
-    said = (result.summary, result.probable_cause, *result.actions)
-    return [(tone, text) for text in said if text]
-
-
-def _notify(result: NotifyResult | None) -> list[Finding]:
-    deliveries = result.deliveries if result else []
-    return [
-        (BAD if one.status == "failed" else GOOD, f"{one.channel} via {one.driver}: {one.status}") for one in deliveries
-    ]
-
-
-def _transform(result: TransformResult | None) -> list[Finding]:
-    return [] if result is None else [(QUIET, f"{result.count} items")]
-
-
-def _condition(result: ConditionResult | None) -> list[Finding]:
-    if result is None:
-        return []
-    return [(QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
+    match attempt.result(_RESULTS[attempt.stage]):
+        case IngestResult() as result:
+            decision = "somebody is notified" if result.tell else "nobody is notified"
+            return [(QUIET, f"{result.severity.value}; {decision}: {reason_in_words(result.reason)}")]
+        case CheckResult(checks=checks):
+            return [(_CHECK_TONES.get(one.status, QUIET), f"{one.name}: {one.message}") for one in checks]
+        case AnalyzeResult() as result:
+            tone = WARN if result.fallback_used else QUIET
+            return [(tone, text) for text in (result.summary, result.probable_cause, *result.actions) if text]
+        case NotifyResult(deliveries=deliveries):
+            return [
+                (BAD if one.status == "failed" else GOOD, f"{one.channel} via {one.driver}: {one.status}")
+                for one in deliveries
+            ]
+        case TransformResult(count=count):
+            return [(QUIET, f"{count} items")]
+        case ConditionResult() as result:
+            return [(QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
+        case _:
+            return []
 
 
 def links_of(payload: Mapping[str, Any]) -> dict[str, str]:

@@ -35,8 +35,8 @@ class Column:
     show: Callable[[Any], object] | None = None
     show_row: Callable[[Any], object] | None = None
 
-    def format(self, row: Any, _name: str) -> object:
-        """The cell of this row; sqladmin calls it."""
+    def format(self, row: Any) -> object:
+        """The cell of this row."""
         if self.show_row:
             return self.show_row(row)
         value = getattr(row, self.name)
@@ -48,7 +48,6 @@ class Filter:
     """A field of the form above a list. Without `choices`, any text can be entered."""
 
     name: str
-    label: str
     choices: Sequence[str] = ()
 
 
@@ -64,7 +63,7 @@ class Page:
 
     rows: Sequence[Any]
     older: str | None
-    asked: Mapping[str, str] = field(default_factory=dict[str, str])
+    asked: Mapping[str, str]
     suggestions: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
     @property
@@ -74,7 +73,7 @@ class Page:
 
 
 class RecordView(ModelView):
-    """A table that can only be read. A subclass declares it; sqladmin's options are derived from `columns`."""
+    """A table that can only be read. A subclass declares it."""
 
     can_create = can_edit = can_delete = can_export = can_import = False
 
@@ -91,23 +90,11 @@ class RecordView(ModelView):
 
     filters: ClassVar[Sequence[Filter]] = ()
     search_hint: ClassVar[str] = ""
+    search_column: ClassVar[str] = ""
+    """The column that a search looks in. A table without it has no search, or its own `search()`."""
+
     window: ClassVar[int | None] = None
     """How many of the newest rows a filter looks at, because no index serves it. None means all rows."""
-
-    # Derived from the columns; sqladmin leaves their types open.
-    column_list: ClassVar[Any] = ()
-    column_details_list: ClassVar[Any] = ()
-    column_labels: ClassVar[Any] = {}
-    column_formatters: ClassVar[Any] = {}
-    column_formatters_detail: ClassVar[Any] = {}
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.column_list = [column.name for column in cls.columns]
-        cls.column_details_list = [column.name for column in cls.page_columns]
-        cls.column_labels = {column.name: column.label for column in (*cls.page_columns, *cls.columns)}
-        cls.column_formatters = {column.name: column.format for column in cls.columns}
-        cls.column_formatters_detail = {column.name: column.format for column in cls.page_columns}
 
     def search(self, text: str) -> ColumnElement[bool]:
         """The condition of a search. It compares for equality, in columns that have an index.
@@ -115,7 +102,9 @@ class RecordView(ModelView):
         Raises:
             BadInput: the table has no search, or the text cannot be searched for.
         """
-        raise BadInput(f"{self.name_plural} cannot be searched, not for {text!r} either")
+        if not self.search_column:
+            raise BadInput(f"{self.name_plural} cannot be searched, not for {text!r} either")
+        return getattr(self.model, self.search_column) == text
 
     async def page(self, tx: AsyncConnection, params: Mapping[str, str]) -> Page:
         """The rows that the address asks for.
@@ -125,7 +114,7 @@ class RecordView(ModelView):
         """
         asked = self.read_query(params)
         key = self._key()
-        query = self._select(self.column_list).order_by(key.desc()).limit(PAGE_ROWS + 1)
+        query = self._select(self.columns).order_by(key.desc()).limit(PAGE_ROWS + 1)
         chosen = [name for name in asked if name not in ("search", "before")]
         query = query.where(*(getattr(self.model, name) == asked[name] for name in chosen))
         if chosen and self.window is not None:
@@ -142,7 +131,7 @@ class RecordView(ModelView):
         """The row with this id, with the columns of its page. None means that there is no such page."""
         if not self.page_columns or not key.isdecimal() or int(key) >= 2**63:
             return None
-        query = self._select(self.column_details_list).where(self._key() == int(key))
+        query = self._select(self.page_columns).where(self._key() == int(key))
         return (await tx.execute(query)).first()
 
     def read_query(self, params: Mapping[str, str]) -> dict[str, str]:
@@ -164,8 +153,8 @@ class RecordView(ModelView):
             found[name] = value
         return found
 
-    def _select(self, names: Sequence[str]) -> Select[tuple[Any, ...]]:
-        wanted = dict.fromkeys(["id", *names, *self.extra_columns])
+    def _select(self, columns: Sequence[Column]) -> Select[tuple[Any, ...]]:
+        wanted = dict.fromkeys(["id", *(column.name for column in columns), *self.extra_columns])
         return select(*(getattr(self.model, name) for name in wanted if hasattr(self.model, name)))
 
     def _key(self) -> Any:

@@ -7,27 +7,27 @@ holds a random nonce, so that the sign-in form can carry a CSRF token before the
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from cryptography.fernet import Fernet, InvalidToken
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from orchestration.encryption import load_key
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import one_line
 from orchestration.signals import logger
-from orchestration.store.keys import ApiKey, Scope, end_session, is_ended
+from orchestration.store.keys import Scope, end_session, is_ended
 from service.admin import PATH
 from service.admin.formatting import Renderer
 from service.api.auth import RateLimit
@@ -55,7 +55,6 @@ HEADERS = {
 _STATICS_CACHING = {"Cache-Control": "private, max-age=86400"}
 
 _KEY_LABEL = b"alert-pipeline admin session"
-_MAX_COOKIE_CHARACTERS = 2048
 _MAX_FORM_BYTES = 8192
 _STATICS = "/statics/"
 _LOGIN = "/login/"
@@ -74,69 +73,126 @@ class Session:
     """The token that every form of this session carries."""
 
 
-class SessionCookies:
-    """Writes and reads the cookies. Every API process of an installation derives the same key and reads them.
+class SignIn:
+    """The sign-in page, signing out, and the check of a session.
 
-    Args:
-        secret_key: the secret key of the installation. The key of the cookies is derived from it one-way, with HMAC.
-        seconds: how long a session lasts.
-        public_url: `API_PUBLIC_URL`. If it is https, the cookies are sent over https only.
+    Every API process of an installation derives the same key for the cookies: from its secret key, one-way.
+
+    Raises:
+        BadSetting: the secret key of the installation cannot be used.
     """
 
-    def __init__(self, secret_key: bytes, *, seconds: float, public_url: str | None) -> None:
-        self._key = hmac.new(secret_key, _KEY_LABEL, hashlib.sha256).digest()
+    def __init__(self, api: ApiState, renderer: Renderer) -> None:
+        self._api = api
+        self._renderer = renderer
+        self._session_seconds = api.settings.admin_session_hours * 3600
+        self._key = hmac.digest(load_key(api.settings), _KEY_LABEL, "sha256")
         self._fernet = Fernet(base64.urlsafe_b64encode(self._key))
-        self._seconds = int(seconds)
-        self._https = (public_url or "").startswith("https://")
+        self._tries = RateLimit(
+            TRIES_PER_SECOND, burst=TRIES_AT_ONCE, refusal="Too many attempts to sign in from your address"
+        )
 
-    def begin_session(self, request: Request, response: Response, key: ApiKey) -> None:
-        """Sign the caller in: the response carries the session cookie."""
-        content = {"id": secrets.token_urlsafe(16), "name": key.name, "prefix": key.prefix}
-        encrypted = self._fernet.encrypt(json.dumps(content).encode()).decode()
-        self._set(request, response, SESSION_COOKIE, encrypted, self._seconds)
-        response.delete_cookie(LOGIN_COOKIE, path=PATH)
+    async def find_session(self, request: Request) -> Session | None:
+        """The caller's session. None means that nobody is signed in, or that the key is revoked or no admin's.
 
-    def read_session(self, request: Request) -> Session | None:
-        """The session of the caller's cookie. None means that the cookie is missing, not ours, or too old."""
-        cookie = request.cookies.get(SESSION_COOKIE, "")
-        if not cookie.isascii() or not 0 < len(cookie) <= _MAX_COOKIE_CHARACTERS:
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        api, session = self._api, self._read_session(request)
+        if session is None:
             return None
+        if api.schema_problem is not None:
+            raise Unavailable(f"The database cannot be used: {api.schema_problem}")
+        key = await api.guard.ring.named(session.key_name)
+        if key is None or key.prefix != session.key_prefix or not key.allows(Scope.ADMIN):
+            return None
+        async with api.database.transaction() as tx:
+            if await is_ended(tx, session.id):
+                return None
+        api.guard.ring.note_use(key)
+        return session
+
+    def _read_session(self, request: Request) -> Session | None:
+        cookie = request.cookies.get(SESSION_COOKIE, "").encode()
         try:
-            content = json.loads(self._fernet.decrypt(cookie, ttl=self._seconds))
+            content = json.loads(self._fernet.decrypt(cookie, ttl=int(self._session_seconds)))
         except InvalidToken:
             return None
         name, prefix, session = content["name"], content["prefix"], content["id"]
-        return Session(id=session, key_name=name, key_prefix=prefix, csrf=self._token(f"session/{session}"))
+        return Session(id=session, key_name=name, key_prefix=prefix, csrf=self._csrf_token(f"session/{session}"))
 
-    def delete_session(self, response: Response) -> None:
-        """Delete the session cookie in the caller's browser."""
+    async def login(self, request: Request) -> Response:
+        """GET shows the sign-in form, POST signs in and redirects to the page that was asked for."""
+        if request.method != "POST":
+            asked = request.query_params.get("next", "")
+            with suppress(Unavailable):
+                if await self.find_session(request) is not None:
+                    return RedirectResponse(_page_after_sign_in(asked), HTTPStatus.SEE_OTHER)
+            return self._show_form(request, after=asked)
+        form: Mapping[str, str] = {}
+        try:
+            form = await _read_form(request)
+            return await self._sign_in(request, form)
+        except HttpProblem as error:
+            problem = error
+        except Unavailable as error:
+            logger.warning("Nobody can sign in to the admin site: %s", error)
+            problem = HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, _DATABASE_IS_AWAY)
+        return self._show_form(request, problem, after=form.get("next", ""))
+
+    async def logout(self, request: Request) -> Response:
+        """End the session. A copy of its cookie is of no use afterwards."""
+        await read_own_form(request)
+        async with self._api.database.transaction() as tx:
+            await end_session(tx, request.state.session.id, lifetime_seconds=self._session_seconds)
+        response = RedirectResponse(f"{PATH}{_LOGIN}", HTTPStatus.SEE_OTHER)
         response.delete_cookie(SESSION_COOKIE, path=PATH)
+        return response
 
-    def begin_login(self, request: Request) -> str:
-        """The nonce of a sign-in form. A nonce that the caller has is used again, so that two open tabs both work."""
-        known = request.cookies.get(LOGIN_COOKIE, "")
-        is_usable = known.isascii() and known.isprintable() and 16 <= len(known) <= 64
-        return known if is_usable else secrets.token_urlsafe(16)
-
-    def set_login(self, request: Request, response: Response, nonce: str) -> None:
-        """Set the login cookie."""
-        self._set(request, response, LOGIN_COOKIE, nonce, LOGIN_COOKIE_SECONDS)
-
-    def login_token(self, nonce: str) -> str:
-        """The CSRF token of the sign-in form with this nonce."""
-        return self._token(f"login/{nonce}")
-
-    def is_login_token(self, request: Request, token: str) -> bool:
-        """Whether the CSRF token belongs to the caller's login cookie."""
+    async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
+        address = request.client.host if request.client else "?"
+        self._tries.count(address)
         nonce = request.cookies.get(LOGIN_COOKIE, "")
-        return bool(nonce) and _is_same(self.login_token(nonce), token)
+        if not nonce or not _is_same(self._csrf_token(f"login/{nonce}"), form.get("csrf", "")):
+            raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
+        key = await self._api.guard.ring.find(form.get("key", "").strip())
+        if key is None or not key.allows(Scope.ADMIN):
+            why = "the key is unknown or revoked" if key is None else f"the key {key.name!r} has no scope admin"
+            logger.warning("Refused a sign-in to the admin site from %s: %s", address, one_line(why, 120))
+            said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
+            raise HttpProblem(HTTPStatus.UNAUTHORIZED if key is None else HTTPStatus.FORBIDDEN, said)
+        logger.info("%s signed in to the admin site from %s", one_line(key.name, 64), address)
+        response = RedirectResponse(_page_after_sign_in(form.get("next", "")), HTTPStatus.SEE_OTHER)
+        content = json.dumps({"id": secrets.token_urlsafe(16), "name": key.name, "prefix": key.prefix})
+        encrypted = self._fernet.encrypt(content.encode()).decode()
+        self._set_cookie(request, response, SESSION_COOKIE, encrypted, seconds=int(self._session_seconds))
+        response.delete_cookie(LOGIN_COOKIE, path=PATH)
+        return response
 
-    def _token(self, purpose: str) -> str:
-        return hmac.new(self._key, f"csrf/{purpose}".encode(), hashlib.sha256).hexdigest()
+    def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
+        # A nonce that the caller has is used again, so that two open tabs both work.
+        nonce = request.cookies.get(LOGIN_COOKIE, "")
+        if not (nonce.isascii() and nonce.isprintable() and 16 <= len(nonce) <= 64):
+            nonce = secrets.token_urlsafe(16)
+        context = {
+            "token": self._csrf_token(f"login/{nonce}"),
+            "problem": str(problem) if problem else None,
+            "next": after if _page_after_sign_in(after) != f"{PATH}/" else "",
+        }
+        status = problem.status if problem else HTTPStatus.OK
+        response = self._renderer.render(request, "login.html", context, status=status)
+        self._set_cookie(request, response, LOGIN_COOKIE, nonce, seconds=LOGIN_COOKIE_SECONDS)
+        if problem is not None:
+            response.headers.update(problem.headers)
+        return response
 
-    def _set(self, request: Request, response: Response, name: str, value: str, seconds: int) -> None:
+    def _csrf_token(self, purpose: str) -> str:
+        return hmac.digest(self._key, f"csrf/{purpose}".encode(), "sha256").hex()
+
+    def _set_cookie(self, request: Request, response: Response, name: str, value: str, *, seconds: int) -> None:
         # Lax, because a link to a run in a message must work. A change needs a CSRF token as well.
-        secure = self._https or request.url.scheme == "https"
+        is_public_https = (self._api.settings.api_public_url or "").startswith("https://")
+        secure = is_public_https or request.url.scheme == "https"
         response.set_cookie(name, value, max_age=seconds, path=PATH, secure=secure, httponly=True, samesite="lax")
 
 
@@ -155,12 +211,9 @@ class Gate:
         path = scope["path"].removeprefix(PATH)
         is_static = path.startswith(_STATICS)
 
-        async def send_with_headers(message: Any) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = HEADERS | (_STATICS_CACHING if is_static else {})
-                own = {name.lower().encode(): value.encode() for name, value in headers.items()}
-                kept = [(name, value) for name, value in message["headers"] if name.lower() not in own]
-                message = {**message, "headers": [*kept, *own.items()]}
+                MutableHeaders(scope=message).update(HEADERS | (_STATICS_CACHING if is_static else {}))
             await send(message)
 
         refusal = None if path == _LOGIN or is_static else await self._refusal(Request(scope), path)
@@ -172,115 +225,13 @@ class Gate:
             session = await self._sign_in.find_session(request)
         except PipelineError as error:
             logger.warning("The admin cannot check a session: %s", error)
-            return await self._renderer.render_problem(request, status_of(error), f"{_DATABASE_IS_AWAY}.")
+            return self._renderer.render_problem(request, status_of(error), f"{_DATABASE_IS_AWAY}.")
         if session is not None:
             request.state.session = session
             return None
         asked = path + (f"?{request.url.query}" if request.url.query else "")
         after = f"?next={quote(asked)}" if request.method == "GET" and path != "/" and len(asked) < 500 else ""
         return RedirectResponse(f"{PATH}{_LOGIN}{after}", HTTPStatus.SEE_OTHER)
-
-
-class SignIn:
-    """The sign-in page, signing out, and the check of a session.
-
-    Raises:
-        BadSetting: the secret key of the installation cannot be used.
-    """
-
-    def __init__(self, api: ApiState, renderer: Renderer) -> None:
-        self._api = api
-        self._renderer = renderer
-        self._session_seconds = api.settings.admin_session_hours * 3600
-        self._cookies = SessionCookies(
-            load_key(api.settings), seconds=self._session_seconds, public_url=api.settings.api_public_url
-        )
-        self._tries = RateLimit(
-            TRIES_PER_SECOND, burst=TRIES_AT_ONCE, refusal="Too many attempts to sign in from your address"
-        )
-
-    async def find_session(self, request: Request) -> Session | None:
-        """The caller's session. None means that nobody is signed in, or that the key is revoked or no admin's.
-
-        Raises:
-            Unavailable: the database does not answer.
-        """
-        api, session = self._api, self._cookies.read_session(request)
-        if session is None:
-            return None
-        if api.schema_problem is not None:
-            raise Unavailable(f"The database cannot be used: {api.schema_problem}")
-        key = await api.guard.ring.named(session.key_name)
-        if key is None or key.prefix != session.key_prefix or not key.allows(Scope.ADMIN):
-            return None
-        async with api.database.transaction() as tx:
-            if await is_ended(tx, session.id):
-                return None
-        api.guard.ring.note_use(key)
-        return session
-
-    async def login(self, request: Request) -> Response:
-        """GET shows the sign-in form, POST signs in and redirects to the page that was asked for."""
-        if request.method != "POST":
-            asked = request.query_params.get("next", "")
-            if await self._is_signed_in(request):
-                return RedirectResponse(_page_after_sign_in(asked), HTTPStatus.SEE_OTHER)
-            return await self._show_form(request, after=asked)
-        form: Mapping[str, str] = {}
-        try:
-            form = await _read_form(request)
-            return await self._sign_in(request, form)
-        except HttpProblem as problem:
-            return await self._show_form(request, problem, after=form.get("next", ""))
-        except Unavailable as error:
-            logger.warning("Nobody can sign in to the admin site: %s", error)
-            problem = HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, _DATABASE_IS_AWAY)
-            return await self._show_form(request, problem, after=form.get("next", ""))
-
-    async def logout(self, request: Request) -> Response:
-        """End the session. A copy of its cookie is of no use afterwards."""
-        await read_own_form(request)
-        async with self._api.database.transaction() as tx:
-            await end_session(tx, request.state.session.id, lifetime_seconds=self._session_seconds)
-        response = RedirectResponse(f"{PATH}{_LOGIN}", HTTPStatus.SEE_OTHER)
-        self._cookies.delete_session(response)
-        return response
-
-    async def _is_signed_in(self, request: Request) -> bool:
-        try:
-            return await self.find_session(request) is not None
-        except Unavailable:
-            return False
-
-    async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
-        address = request.client.host if request.client else "?"
-        self._tries.count(address)
-        if not self._cookies.is_login_token(request, form.get("csrf", "")):
-            raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
-        key = await self._api.guard.ring.find(form.get("key", "").strip())
-        if key is None or not key.allows(Scope.ADMIN):
-            why = "the key is unknown or revoked" if key is None else f"the key {key.name!r} has no scope admin"
-            logger.warning("Refused a sign-in to the admin site from %s: %s", address, one_line(why, 120))
-            said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
-            raise HttpProblem(HTTPStatus.UNAUTHORIZED if key is None else HTTPStatus.FORBIDDEN, said)
-        logger.info("%s signed in to the admin site from %s", one_line(key.name, 64), address)
-        response = RedirectResponse(_page_after_sign_in(form.get("next", "")), HTTPStatus.SEE_OTHER)
-        self._cookies.begin_session(request, response, key)
-        return response
-
-    async def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
-        nonce = self._cookies.begin_login(request)
-        context = {
-            "token": self._cookies.login_token(nonce),
-            "problem": str(problem) if problem else None,
-            "next": after if _page_after_sign_in(after) != f"{PATH}/" else "",
-        }
-        status = problem.status if problem else HTTPStatus.OK
-        response = await self._renderer.render(request, "login.html", context, status=status)
-        self._cookies.set_login(request, response, nonce)
-        if problem is not None:
-            response.headers.update(problem.headers)
-        return response
 
 
 async def read_own_form(request: Request) -> dict[str, str]:

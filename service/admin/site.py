@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,14 @@ class Site(Admin):
         )
         self._api = api
         self._renderer = renderer
-        # sqladmin's own addresses also create, edit, delete and export. Of ours, only one changes a record.
-        self.admin.router.routes = self._routes(Pages(api, renderer), sign_in)
-        self.admin.add_exception_handler(HTTPException, self._answer_http_error)
-        self.admin.add_exception_handler(PipelineError, self._answer_pipeline_error)
-        self.admin.add_exception_handler(Exception, self._answer_bug)
+        for error in (HTTPException, PipelineError, Exception):
+            self.admin.add_exception_handler(error, self._answer_error)
         for table in TABLES:
             self.add_view(table)
-
-    def _routes(self, pages: Pages, sign_in: SignIn) -> list[BaseRoute]:
-        return [
+        views = [view for view in self.views if isinstance(view, RecordView)]
+        pages = Pages(api, renderer)
+        # sqladmin's own addresses also create, edit, delete and export. Of ours, only one changes a record.
+        routes: list[BaseRoute] = [
             Mount("/statics", StaticFiles(directory=_STATICS)),
             Route("/", pages.home),
             Route("/login/", sign_in.login, methods=["GET", "POST"]),
@@ -77,47 +76,34 @@ class Site(Admin):
             Route("/runs/{run_id}/resume/", pages.confirm_resume),
             Route("/runs/{run_id}/resume/", pages.resume, methods=["POST"]),
             Route("/incidents/{number}/", pages.incident),
-            Route("/{address}/", self.show_list),
-            Route("/{address}/{key}/", self.show_row),
+            *(Route(f"/{view.address}/", partial(self._show_list, view)) for view in views),
+            *(Route(f"/{view.address}/{{key}}/", partial(self._show_row, view)) for view in views),
         ]
+        self.admin.router.routes = routes
 
-    async def show_list(self, request: Request) -> Response:
-        """The list of a table."""
-        view = self._view(request)
+    async def _show_list(self, view: RecordView, request: Request) -> Response:
         async with self._api.database.transaction() as tx:
             page = await view.page(tx, request.query_params)
-        older = formatting.query(**page.refined, before=page.older) if page.older else None
-        windowed = view.window is not None and bool(page.refined.keys() - {"search"})
-        context = {"view": view, "page": page, "older": older, "windowed": windowed}
-        return await self._renderer.render(request, "list.html", context)
+        return self._renderer.render(request, "list.html", {"view": view, "page": page})
 
-    async def show_row(self, request: Request) -> Response:
-        """The page of a row."""
-        view = self._view(request)
+    async def _show_row(self, view: RecordView, request: Request) -> Response:
         async with self._api.database.transaction() as tx:
             row = await view.one(tx, request.path_params["key"])
         if row is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return await self._renderer.render(request, "details.html", {"view": view, "row": row})
+        return self._renderer.render(request, "details.html", {"view": view, "row": row})
 
-    def _view(self, request: Request) -> RecordView:
-        for view in self.views:
-            if isinstance(view, RecordView) and view.address == request.path_params["address"]:
-                return view
-        raise HTTPException(HTTPStatus.NOT_FOUND)
-
-    async def _answer_http_error(self, request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
-        is_unknown = status == HTTPStatus.NOT_FOUND
-        message = "There is nothing at this address" if is_unknown else HTTPStatus(status).phrase
-        return await self._renderer.render_problem(request, status, message)
-
-    async def _answer_pipeline_error(self, request: Request, error: Exception) -> Response:
-        status = status_of(error) if isinstance(error, PipelineError) else HTTPStatus.INTERNAL_SERVER_ERROR
-        if isinstance(error, Unavailable):
-            logger.warning("A page of the admin was answered 503: %s", error)
-        return await self._renderer.render_problem(request, status, str(error))
-
-    async def _answer_bug(self, request: Request, _error: Exception) -> Response:
-        message = "Something went wrong; the log says what"
-        return await self._renderer.render_problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, message)
+    async def _answer_error(self, request: Request, error: Exception) -> Response:
+        status, message = HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong; the log says what"
+        match error:
+            case HTTPException(status_code=HTTPStatus.NOT_FOUND as status):
+                message = "There is nothing at this address"
+            case HTTPException(status_code=status):
+                message = HTTPStatus(status).phrase
+            case PipelineError():
+                status, message = status_of(error), str(error)
+                if isinstance(error, Unavailable):
+                    logger.warning("A page of the admin was answered 503: %s", error)
+            case _:
+                pass
+        return self._renderer.render_problem(request, status, message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 from sqlalchemy import ColumnElement, select
@@ -33,8 +34,6 @@ from tasks.kinds import KINDS
 
 _MAX_WORKERS = 500
 _MAX_SUMMARY_CHARACTERS = 160
-_FILTER_WINDOW = 50_000
-"""How many of the newest rows a filter looks at where no index serves it."""
 
 _STATUS = Column("status", "Status", formatting.badge)
 _SEVERITY = Column("severity", "Severity", formatting.badge)
@@ -52,14 +51,13 @@ class RunView(RecordView, model=PipelineRunRow):
 
     address = "runs"
     name = "Run"
-    name_plural = "Runs"
     about = "One run takes the alerts of one incident from a push to the people on call."
     search_hint = "run id, trace id or fingerprint"
     filters = (
-        Filter(name="status", label="Status", choices=tuple(RunStatus)),
-        Filter(name="stage", label="Stage", choices=tuple(Stage)),
-        Filter(name="source", label="Source"),
-        Filter(name="environment", label="Environment"),
+        Filter(name="status", choices=tuple(RunStatus)),
+        Filter(name="stage", choices=tuple(Stage)),
+        Filter(name="source"),
+        Filter(name="environment"),
     )
     columns = (
         _STATUS,
@@ -76,14 +74,9 @@ class RunView(RecordView, model=PipelineRunRow):
     async def page(self, tx: AsyncConnection, params: Mapping[str, str]) -> Page:
         """The runs that the API lists for the same filters."""
         asked = self.read_query(params)
-        wanted = RunFilter(
-            status=RunStatus(asked["status"]) if "status" in asked else None,
-            stage=asked.get("stage"),
-            source=asked.get("source"),
-            environment=asked.get("environment"),
-            search=asked.get("search"),
-        )
-        found = await list_page(tx, wanted, limit=PAGE_ROWS, cursor=asked.get("before"))
+        wanted = dict(asked)
+        cursor = wanted.pop("before", None)
+        found = await list_page(tx, RunFilter.model_validate(wanted), limit=PAGE_ROWS, cursor=cursor)
         suggestions = {name: await seen_lately(tx, name) for name in ("source", "environment")}
         return Page(rows=found.runs, older=found.next_cursor, asked=asked, suggestions=suggestions)
 
@@ -93,12 +86,11 @@ class IncidentView(RecordView, model=IncidentRow):
 
     address = "incidents"
     name = "Incident"
-    name_plural = "Incidents"
     about = "What a human handles: the alerts that belong together, from the first to the last that fires."
     search_hint = "number or incident key"
     filters = (
-        Filter(name="status", label="Status", choices=tuple(IncidentStatus)),
-        Filter(name="severity", label="Severity", choices=tuple(Severity)),
+        Filter(name="status", choices=tuple(IncidentStatus)),
+        Filter(name="severity", choices=tuple(Severity)),
     )
     columns = (
         _STATUS,
@@ -122,15 +114,14 @@ class AlertView(RecordView, model=AlertRow):
 
     address = "alerts"
     name = "Alert"
-    name_plural = "Alerts"
     about = "Each alert as it stands now, by source and fingerprint."
-    search_hint = "fingerprint"
+    search_hint = search_column = "fingerprint"
     filters = (
-        Filter(name="status", label="Status", choices=tuple(AlertStatus)),
-        Filter(name="severity", label="Severity", choices=tuple(Severity)),
-        Filter(name="source", label="Source"),
+        Filter(name="status", choices=tuple(AlertStatus)),
+        Filter(name="severity", choices=tuple(Severity)),
+        Filter(name="source"),
     )
-    window = _FILTER_WINDOW
+    window = 50_000
     columns = (
         _STATUS,
         Column("name", "Alert", show_row=lambda row: formatting.link(f"/alerts/{row.id}/", row.name)),
@@ -146,7 +137,7 @@ class AlertView(RecordView, model=AlertRow):
         Column("name", "Alert"),
         Column("source", "Source"),
         Column("fingerprint", "Fingerprint", lambda fingerprint: formatting.code(fingerprint) + Markup(
-            ' <a href="{}/runs/?{}">its runs</a>').format(PATH, formatting.query(search=fingerprint))),
+            ' <a href="{}/runs/?{}">its runs</a>').format(PATH, urlencode({"search": fingerprint}))),
         Column("incident_id", "Incident", formatting.incident_link),
         Column("description", "Description"),
         Column("started_at", "Began", formatting.moment),
@@ -159,18 +150,14 @@ class AlertView(RecordView, model=AlertRow):
     )  # fmt: skip
     extra_columns = ("received_at", "updated_at")
 
-    def search(self, text: str) -> ColumnElement[bool]:
-        """By fingerprint."""
-        return AlertRow.fingerprint == text
-
     async def one(self, tx: AsyncConnection, key: str) -> Any | None:
         """An alert, and when it was received first and last."""
         row = await super().one(tx, key)
         if row is None:
             return None
         values = dict(row._mapping)
-        times = await read_alert_times(tx, AlertRecord.model_validate(values, extra="ignore"))
-        return SimpleNamespace(**values, **times.model_dump())
+        first, last = await read_alert_times(tx, AlertRecord.model_validate(values, extra="ignore"))
+        return SimpleNamespace(**values, first_received_at=first, last_received_at=last)
 
 
 def _run_of_attempt(row: Any) -> Markup:
@@ -184,14 +171,13 @@ class AttemptView(RecordView, model=StageExecutionRow):
 
     address = "attempts"
     name = "Stage execution"
-    name_plural = "Stage executions"
     about = "Every attempt at every stage, and every stage that was skipped."
     search_hint = "run id"
     filters = (
-        Filter(name="status", label="Status", choices=tuple(StageStatus)),
-        Filter(name="stage", label="Stage", choices=tuple(Stage)),
+        Filter(name="status", choices=tuple(StageStatus)),
+        Filter(name="stage", choices=tuple(Stage)),
     )
-    window = _FILTER_WINDOW
+    window = 50_000
     extra_columns = ("idempotency_key", "node_id")
     columns = (
         _STATUS,
@@ -244,9 +230,8 @@ class DefinitionView(RecordView, model=DefinitionRow):
 
     address = "definitions"
     name = "Definition"
-    name_plural = "Definitions"
     about = "Every version of every pipeline definition. They are changed with the command alert-pipeline definitions."
-    search_hint = "name"
+    search_hint = search_column = "name"
     extra_columns = ("is_active", "is_current", "config")
     columns = (
         Column("is_current", "State", show_row=_definition_state),
@@ -262,7 +247,7 @@ class DefinitionView(RecordView, model=DefinitionRow):
         Column("name", "Definition"),
         Column("version", "Version"),
         Column("description", "Description"),
-        Column("tags", "Tags", formatting.comma_separated),
+        Column("tags", "Tags", ", ".join),
         Column("created_by", "By"),
         Column("created_at", "Created", formatting.moment),
         Column("updated_at", "Last changed", formatting.moment),
@@ -270,17 +255,12 @@ class DefinitionView(RecordView, model=DefinitionRow):
         Column("config", "Definition as JSON", formatting.json_block),
     )
 
-    def search(self, text: str) -> ColumnElement[bool]:
-        """By name."""
-        return DefinitionRow.name == text
-
 
 class WorkerView(RecordView, model=WorkerRow):
     """Workers that are alive, or were within the last day."""
 
     address = "workers"
     name = "Worker"
-    name_plural = "Workers"
     about = "Processes that execute runs. A worker whose heartbeat stops is dead after 20 s, and others claim its runs."
     columns = (
         Column("name", "Worker"),
@@ -294,8 +274,8 @@ class WorkerView(RecordView, model=WorkerRow):
 
     async def page(self, tx: AsyncConnection, params: Mapping[str, str]) -> Page:
         """All workers; a dead worker is deleted after a day."""
-        columns = [getattr(WorkerRow, name) for name in self.column_list]
-        rows = (await tx.execute(select(*columns).order_by(WorkerRow.heartbeat_at.desc()).limit(_MAX_WORKERS))).all()
+        latest = self._select(self.columns).order_by(WorkerRow.heartbeat_at.desc()).limit(_MAX_WORKERS)
+        rows = (await tx.execute(latest)).all()
         return Page(rows=rows, older=None, asked=self.read_query(params))
 
 
@@ -304,12 +284,11 @@ class KeyView(RecordView, model=ApiKeyRow):
 
     address = "keys"
     name = "API key"
-    name_plural = "API keys"
     about = "Made and revoked with the command alert-pipeline keys. Of a key itself only the hash is stored."
     columns = (
         Column("name", "Name"),
         Column("prefix", "Key", lambda prefix: formatting.code(f"{prefix}…")),
-        Column("scopes", "Allows", lambda scopes: formatting.comma_separated(sorted(scopes))),
+        Column("scopes", "Allows", lambda scopes: ", ".join(sorted(scopes))),
         Column("created_at", "Created", formatting.moment),
         Column("last_used_at", "Last used", lambda at: formatting.ago(at) or "never"),
         Column("revoked_at", "State", lambda at: formatting.badge_of(at is None, "in use", "revoked")),

@@ -33,6 +33,6 @@ def api(
             host=host,
             port=port,
             extensions=[mount.install],
-            ready=lambda address: output.print(f"API       {address}", markup=False),
+            ready=lambda address: output.print(f"API       {address}"),
         )
     return 0

@@ -8,17 +8,10 @@ from pathlib import Path
 from flows.samples import sample_names, sample_text
 from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
-from orchestration.graph import (
-    MAX_BYTES,
-    BadDefinition,
-    Definition,
-    DefinitionProblem,
-    decode_definition,
-)
+from orchestration.graph import MAX_BYTES, BadDefinition, Definition, DefinitionProblem, decode_definition
 from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.store import definitions
-from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.reader import read
 from service.cli.terminal import STDIN, read_file
@@ -31,12 +24,8 @@ class BadFile(BadDefinition):
     """The definition in a file cannot be used. The error has the file's name and all problems."""
 
     def __init__(self, file: str, error: BadDefinition) -> None:
-        self.file = file
-        self._problems_text = str(error)
         super().__init__(error.problems)
-
-    def _text(self) -> str:
-        return f"{self.file}: {self._problems_text}"
+        self.args = (f"{file}: {error}",)
 
 
 def read_definition(file: str) -> tuple[Definition, object]:
@@ -64,9 +53,7 @@ def read_new_definitions(files: Sequence[str], *, samples: bool, name: str | Non
     """
     found = [_new_definition(file, *read_definition(file), name=name) for file in files]
     if samples:
-        found += [
-            _new_definition(sample, *_validated(sample, sample_text(sample).encode())) for sample in sample_names()
-        ]
+        found += [_new_definition(each, *_validated(each, sample_text(each).encode())) for each in sample_names()]
     names = [new.name for new in found]
     if repeated := [each for each in names if names.count(each) > 1]:
         raise BadInput(f"Two of these definitions are called {repeated[0]!r}: give each its own name")
@@ -80,12 +67,7 @@ def read_stored(settings: Settings, name: str, version: int | None) -> Definitio
         DefinitionNotFound: there is no such definition or version.
         Unavailable: the database does not answer.
     """
-
-    async def work(database: Database) -> DefinitionRecord:
-        async with database.transaction() as tx:
-            return await definitions.get_definition(tx, name, version)
-
-    return read(settings, work)
+    return read(settings, lambda tx: definitions.get_definition(tx, name, version))
 
 
 def load_definition(settings: Settings, request: RunRequest) -> tuple[Definition, int | None]:
@@ -98,12 +80,7 @@ def load_definition(settings: Settings, request: RunRequest) -> tuple[Definition
     options = request.options
     if options.definition_config is not None:
         return validate_definition(options.definition_config), None
-
-    async def work(database: Database) -> DefinitionRecord:
-        async with database.transaction() as tx:
-            return await definitions.get_active(tx, options.definition or "")
-
-    record = read(settings, work)
+    record = read(settings, lambda tx: definitions.get_active(tx, options.definition or ""))
     return validate_definition(record.config), record.version
 
 

@@ -16,11 +16,11 @@ from orchestration.graph import BadDefinition, Definition, decode_definition, pa
 from orchestration.graph.drawing import draw, mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
-from orchestration.store.database import Database
+from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.definition_input import BadFile, is_file, read_definition, read_new_definitions, read_stored
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, as_json, fail, output
+from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
 from service.definitions import DefinitionService, Outcome
 from tasks.kinds import KINDS, validate_definition
 
@@ -61,7 +61,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="The definition's name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Version = Annotated[
     int | None, typer.Option(min=1, max=2_000_000_000, help="The version; by default the current version.")
 ]
@@ -97,20 +96,14 @@ def apply(
     if json:
         as_json([_outcome_as_data(outcome) for outcome in outcomes])
     else:
-        for outcome in outcomes:
-            _show_outcome(outcome)
+        _show_outcomes(outcomes)
     return 0
 
 
 @app.command("list")
 def show_all(json: Json = False) -> int:
     """List the definitions with their current versions."""
-
-    async def work(database: Database) -> list[DefinitionRecord]:
-        async with database.transaction() as tx:
-            return await store.list_definitions(tx, include_inactive=True)
-
-    found = read(load_settings(), work)
+    found = read(load_settings(), lambda tx: store.list_definitions(tx, include_inactive=True))
     if json:
         as_json([_as_data(record) for record in found])
     elif found:
@@ -124,11 +117,10 @@ def show_all(json: Json = False) -> int:
 def show(name: Name, version: Version = None, json: Json = False) -> int:
     """Show a definition with its graph and its versions."""
 
-    async def work(database: Database) -> tuple[DefinitionRecord, list[DefinitionRecord]]:
-        async with database.transaction() as tx:
-            return await store.get_definition(tx, name, version), await store.list_versions(tx, name)
+    async def query(tx: AsyncConnection) -> tuple[DefinitionRecord, list[DefinitionRecord]]:
+        return await store.get_definition(tx, name, version), await store.list_versions(tx, name)
 
-    record, versions = read(load_settings(), work)
+    record, versions = read(load_settings(), query)
     if json:
         data = {**_as_data(record), "config": in_order(record.config)}
         as_json({**data, "versions": [_as_data(each) for each in versions]})
@@ -150,20 +142,22 @@ def validate(
             problems = [problem.model_dump(mode="json") for problem in error.problems]
             as_json({"file": file, "valid": False, "errors": problems})
         else:
-            _show_problems(error, file)
+            count = len(error.problems) + error.more
+            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
+            for line in error.lines:
+                output.print(f"    {line}")
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": []})
     else:
-        output.print(f"✓ {file}: valid, {len(definition.nodes)} nodes", markup=False)
+        output.print(f"✓ {file}: valid, {len(definition.nodes)} nodes")
     return 0
 
 
 @app.command()
 def export(name: Name, version: Version = None) -> int:
     """Print a definition as a file. To change it: `… export NAME > NAME.json`, edit the file, and apply it."""
-    record = read_stored(load_settings(), name, version)
-    as_json(in_order(record.config, name=record.name))
+    as_json(in_order(read_stored(load_settings(), name, version).config, name=name))
     return 0
 
 
@@ -179,13 +173,17 @@ def graph(
 ) -> int:
     """Draw a definition's graph: which nodes run side by side, which wait for others, and under which condition."""
     if not is_file(name_or_file):
-        definition = _stored_definition(name_or_file, version)
+        record = read_stored(load_settings(), name_or_file, version)
+        try:
+            definition = parse_definition(record.config, KINDS.by_type)
+        except BadDefinition as error:
+            raise BadFile(name_or_file, error) from None
     elif version is not None:
         fail("--version is for a stored definition, not for a file", code=USAGE)
     else:
         definition, _ = read_definition(name_or_file)
     if as_mermaid:
-        output.print(mermaid(definition), markup=False)
+        output.print(mermaid(definition))
     else:
         _show_graph(definition)
     return 0
@@ -195,14 +193,14 @@ def graph(
 def samples(name: Annotated[str | None, typer.Argument(help="The sample to print.")] = None) -> int:
     """Draw the sample definitions, or print one as a file to start from: `… samples central-hub > my.json`."""
     if name is not None:
-        output.print(sample_text(name).rstrip(), markup=False)
+        output.print(sample_text(name).rstrip())
         return 0
     for sample in sample_names():
         definition = validate_definition(decode_definition(sample_text(sample)))
-        output.print(sample, style="bold", markup=False)
-        output.print(f"  {definition.description}", markup=False)
+        output.print(sample, style="bold")
+        output.print(f"  {definition.description}")
         _show_graph(definition, indent="    ")
-    output.print("Store them with: alert-pipeline definitions apply --samples", markup=False)
+    output.print("Store them with: alert-pipeline definitions apply --samples")
     return 0
 
 
@@ -234,23 +232,12 @@ def delete(name: Name, json: Json = False) -> int:
     return _change(lambda service: service.delete(name), json=json)
 
 
-def _stored_definition(name: str, version: int | None) -> Definition:
-    record = read_stored(load_settings(), name, version)
-    try:
-        return parse_definition(record.config, KINDS.by_type)
-    except BadDefinition as error:
-        raise BadFile(name, error) from None
-
-
 def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
-    async def work(service: DefinitionService) -> Outcome:
-        return await change(service)
-
-    outcome = _with_service(work)
+    outcome = _with_service(change)
     if json:
         as_json(_outcome_as_data(outcome))
     else:
-        _show_outcome(outcome)
+        _show_outcomes([outcome])
     return 0
 
 
@@ -278,16 +265,20 @@ def _outcome_as_data(outcome: Outcome) -> dict[str, Any]:
     return {**facts, **_as_data(outcome.definition)}
 
 
-def _show_outcome(outcome: Outcome) -> None:
-    """Print one line for the change of a definition, and one for each note."""
-    record = outcome.definition
-    mark = {"unchanged": "=", "deleted": "-", "disabled": "-"}.get(outcome.change, "✓")
-    text = {"rolled_back": f"rolled back to version {record.version}", "deleted": "deleted"}.get(
-        outcome.change, f"{outcome.change}, version {record.version}"
-    )
-    output.print(f"{mark} {record.name}: {text}", markup=False)
-    for note in outcome.notes:
-        output.print(f"    {note}", style="dim", markup=False)
+def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Print one line for each changed definition, and one for each note."""
+    for outcome in outcomes:
+        name, version = outcome.definition.name, outcome.definition.version
+        match outcome.change:
+            case "rolled_back":
+                output.print(f"✓ {name}: rolled back to version {version}")
+            case "deleted":
+                output.print(f"- {name}: deleted")
+            case change:
+                mark = {"unchanged": "=", "disabled": "-"}.get(change, "✓")
+                output.print(f"{mark} {name}: {change}, version {version}")
+        for note in outcome.notes:
+            output.print(f"    {note}", style="dim")
 
 
 def _table(records: Sequence[DefinitionRecord]) -> Table:
@@ -297,14 +288,14 @@ def _table(records: Sequence[DefinitionRecord]) -> Table:
     table.add_column("DESCRIPTION", no_wrap=True, min_width=4)
     for record in records:
         table.add_row(
-            Text(record.name),
+            record.name,
             str(record.version),
             Text(_state_of(record), style="green" if record.is_active else "yellow"),
             str(record.node_count),
-            Text(", ".join(record.tags)),
+            ", ".join(record.tags),
             f"{record.updated_at:%Y-%m-%d %H:%M}",
-            Text(record.created_by),
-            Text(" ".join(record.description.split())),
+            record.created_by,
+            " ".join(record.description.split()),
         )
     return table
 
@@ -316,30 +307,21 @@ def _state_of(record: DefinitionRecord) -> str:
 
 
 def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionRecord]) -> None:
-    output.print(f"{record.name}, version {record.version}: {_state_of(record)}", style="bold", markup=False)
+    output.print(f"{record.name}, version {record.version}: {_state_of(record)}", style="bold")
     facts = {
-        "What": record.description,
-        "Tags": ", ".join(record.tags),
+        "What": record.description or None,
+        "Tags": ", ".join(record.tags) or None,
         "Created": f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC by {record.created_by or 'unknown'}",
     }
-    for label, value in facts.items():
-        if value:
-            output.print(f"  {label + ':':<9} {value}", markup=False)
+    show_facts(facts, width=9)
     output.print("  Graph", style="bold")
     _show_graph(parse_definition(record.config, KINDS.by_type), indent="    ")
     output.print("  Versions", style="bold")
     for each in versions:
         when = f"{each.created_at:%Y-%m-%d %H:%M}"
-        output.print(f"    {each.version:>3}  {_state_of(each):<8}  {when}  {each.created_by}", markup=False)
+        output.print(f"    {each.version:>3}  {_state_of(each):<8}  {when}  {each.created_by}")
 
 
 def _show_graph(definition: Definition, *, indent: str = "") -> None:
     for line in draw(definition):
-        output.print(indent + line, markup=False)
-
-
-def _show_problems(error: BadDefinition, file: str) -> None:
-    count = len(error.problems) + error.more
-    output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red", markup=False)
-    for line in error.lines:
-        output.print(f"    {line}", markup=False)
+        output.print(indent + line)

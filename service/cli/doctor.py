@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
 from rich.text import Text
 
 from orchestration.embedded_stack import find_running_stack
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
-from service.cli.terminal import as_json, output, progress
+from service.cli.terminal import Json, as_json, output, progress
 from service.doctor import Finding, broken
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "broken": ("✗", "red"), "skipped": ("-", "dim")}
 
 
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
-) -> int:
+def doctor(json: Json = False) -> int:
     """Check settings, disks, database, clock, workers, inbox, Prefect and channels; say how to fix what is broken.
 
     Nothing is started, changed or sent. Exit code: 0, or 1 when something is broken; a warning (!) is not.
     """
     with progress() as show:
         show("Checking the installation …" if not json else "")
-        findings = _findings()
+        try:
+            findings = asyncio.run(examine(load_settings()))
+        except BadSetting as error:
+            # Without its settings the other parts cannot be found.
+            findings = [broken("settings", str(error), "Set the variable as docs/settings.md says, or unset it")]
     healthy = all(finding.level != "broken" for finding in findings)
     if json:
         as_json({"ok": healthy, "findings": [finding.model_dump(mode="json") for finding in findings]})
@@ -55,15 +55,6 @@ async def examine(settings: Settings) -> list[Finding]:
         channel_findings(settings, api_url),
     )
     return [finding for group in groups for finding in group]
-
-
-def _findings() -> list[Finding]:
-    try:
-        settings = load_settings()
-    except BadSetting as error:
-        # Without its settings the other parts cannot be found.
-        return [broken("settings", str(error), "Set the variable as docs/settings.md says, or unset it")]
-    return asyncio.run(examine(settings))
 
 
 def _show(findings: Sequence[Finding]) -> None:

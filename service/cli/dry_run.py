@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import CheckResult, Contract, StageContext
+from orchestration.contracts import Contract, StageContext
 from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.plan import INLINE
 from orchestration.errors import PipelineError
@@ -19,7 +19,7 @@ from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
 from service.cli.definition_input import check_payload, load_definition
-from service.cli.terminal import as_json, output
+from service.cli.terminal import as_json, output, show_facts
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import IntelligenceNode
 from tasks.check.stage import CheckConfig, ContextNode, check
@@ -81,7 +81,7 @@ def _dry_run_linear(settings: Settings, request: RunRequest, *, json: bool) -> N
         runs = [preview.model_dump(mode="json") for preview in previews]
         as_json({"dry_run": True, "source": push.source, "notes": list(push.errors), "runs": runs})
         return
-    _show_head({"Source": push.source}, push.errors)
+    _show_head("Source", push.source, push.errors)
     for preview in previews:
         _show_run(preview)
 
@@ -108,9 +108,9 @@ def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) 
             }
         )
         return
-    _show_head({"Pipeline": name + (f", version {version}" if version else "")}, notes)
+    _show_head("Pipeline", name + (f", version {version}" if version else ""), notes)
     for run in runs:
-        output.print(f"  {'Run:':<10} {run}", markup=False)
+        show_facts({"Run": run})
     _show_nodes(definition, previews)
 
 
@@ -118,64 +118,51 @@ async def _preview_runs(settings: Settings, push: Push, request: RunRequest) -> 
     channels = await _select_channels(settings, request.options.notify_driver)
     checks = CheckConfig.from_settings(settings)
     context = StageContext(
-        trace_id=request.trace_id or new_id(),
-        run_id=new_id(),
-        environment=request.environment,
-        source=push.source,
+        trace_id=request.trace_id or new_id(), run_id=new_id(), environment=request.environment, source=push.source
     )
     checked = await check(context, checks) if checks.names else None
-    groups = split_by_incident(push.alerts) or [[]]
-    test = request.options.test
-    return [await _preview_run(context, group, checked, checks.names, channels, test=test) for group in groups]
+    previews: list[RunPreview] = []
+    for alerts in split_by_incident(push.alerts) or [[]]:
+        incident = _new_incident(alerts) if alerts else None
+        firing = sum(alert.firing for alert in alerts)
+        names, found, analysis = list(checks.names), checked, None
+        if alerts and not firing:  # a run of resolved alerts checks and analyzes nothing
+            names, found = [], None
+        else:
+            analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
+        subject = MessageSubject(
+            run_id=context.run_id,
+            trace_id=context.trace_id,
+            source=context.source,
+            environment=context.environment,
+            node_id="notify",
+            incident=incident,
+            alerts=alerts,
+            reason="",
+            check=found,
+            analysis=analysis,
+            firing=firing,
+            resolved=len(alerts) - firing,
+            test=request.options.test,
+        )
+        message = render_message(subject)
+        previews.append(
+            RunPreview(
+                incident_key=incident.incident_key if incident else None,
+                title=incident.title if incident else "Host health",
+                severity=message.severity,
+                status=message.status,
+                alerts=[f"{alert.name} ({alert.status}, {alert.severity}, {alert.fingerprint})" for alert in alerts],
+                checks=names,
+                channels=[f"{named.name}: {named.channel.driver} to {named.channel.target}" for named in channels],
+                message=message.text,
+            )
+        )
+    return previews
 
 
-async def _preview_run(
-    context: StageContext,
-    alerts: Sequence[Alert],
-    checked: CheckResult | None,
-    checks: Sequence[str],
-    channels: Sequence[NamedChannel],
-    *,
-    test: bool,
-) -> RunPreview:
-    incident = _new_incident(alerts)
-    resolved = bool(alerts) and not any(alert.firing for alert in alerts)
-    if resolved:  # a run of resolved alerts checks and analyzes nothing
-        checked, checks, analysis = None, (), None
-    else:
-        analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
-    subject = MessageSubject(
-        run_id=context.run_id,
-        trace_id=context.trace_id,
-        source=context.source,
-        environment=context.environment,
-        node_id="notify",
-        incident=incident,
-        alerts=alerts,
-        reason="",
-        check=checked,
-        analysis=analysis,
-        firing=sum(alert.firing for alert in alerts),
-        resolved=sum(not alert.firing for alert in alerts),
-        test=test,
-    )
-    message = render_message(subject)
-    return RunPreview(
-        incident_key=alerts[0].incident_key if alerts else None,
-        title=title_of(alerts) if alerts else "Host health",
-        severity=message.severity,
-        status=message.status,
-        alerts=[f"{alert.name} ({alert.status}, {alert.severity}, {alert.fingerprint})" for alert in alerts],
-        checks=list(checks),
-        channels=[f"{named.name}: {named.channel.driver} to {named.channel.target}" for named in channels],
-        message=message.text,
-    )
-
-
-def _new_incident(alerts: Sequence[Alert]) -> Incident | None:
+def _new_incident(alerts: Sequence[Alert]) -> Incident:
     """The incident that the alerts would open if no incident has their key yet."""
-    if not alerts:
-        return None
     lead = alerts[0]
     return Incident(
         id="new",
@@ -219,7 +206,12 @@ async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, 
         case NotifyNode():
             return await _describe_channels(settings, config.names or [notify_driver])
         case TransformConfig():
-            return _describe_transform(config)
+            texts = [f"reads {config.source_node}{f'.{config.extract}' if config.extract else ''}"]
+            if config.filter_priority:
+                texts.append(f"keeps items with the priority {' or '.join(config.filter_priority)}")
+            if config.mapping:
+                texts.append(f"maps them to {', '.join(config.mapping)}")
+            return ", ".join(texts)
         case ConditionConfig(expression=expression):
             return f"decides whether {expression}"
         case _:
@@ -227,34 +219,18 @@ async def _describe(node: NodeDefinition, settings: Settings, alert_count: int, 
 
 
 async def _describe_channels(settings: Settings, names: Sequence[str | None]) -> str:
-    """Describe the channels of a notify node; None is the default channel."""
     texts: list[str] = []
     for name in names:
         try:
             channels = await _select_channels(settings, name)
+            texts += [f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in channels]
         except PipelineError as error:
             texts.append(f"would fail: {error}")
-        else:
-            texts += [f"{named.name} ({named.channel.driver} to {named.channel.target})" for named in channels]
     return f"notifies {', '.join(dict.fromkeys(texts))}"
 
 
-def _describe_transform(config: TransformConfig) -> str:
-    texts = [f"reads {config.source_node}{f'.{config.extract}' if config.extract else ''}"]
-    if config.filter_priority:
-        texts.append(f"keeps items with the priority {' or '.join(config.filter_priority)}")
-    if config.mapping:
-        texts.append(f"maps them to {', '.join(config.mapping)}")
-    return ", ".join(texts)
-
-
 async def _select_channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
-    """Find channels in the settings, and among the blocks of a Prefect that already runs. None is the default.
-
-    Raises:
-        BadInput: there is no such channel, or it is not set up.
-        Unavailable: Prefect does not answer.
-    """
+    """Find channels in the settings, and among the blocks of a Prefect that already runs. None means the default."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from blocks.channels.resolver import ChannelResolver
@@ -265,12 +241,11 @@ async def _select_channels(settings: Settings, name: str | None) -> Sequence[Nam
         return await ChannelResolver(settings, blocks_known=url is not None).select(name)
 
 
-def _show_head(facts: Mapping[str, str], notes: Sequence[str]) -> None:
-    output.print("Dry run: nothing is written, nothing is sent", style="bold", markup=False)
-    for label, value in facts.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
+def _show_head(label: str, value: str, notes: Sequence[str]) -> None:
+    output.print("Dry run: nothing is written, nothing is sent", style="bold")
+    show_facts({label: value})
     for note in notes:
-        output.print(f"  {'!':<10} {note}", markup=False)
+        output.print(f"  {'!':<10} {note}")
 
 
 def _show_run(preview: RunPreview) -> None:
@@ -284,18 +259,17 @@ def _show_run(preview: RunPreview) -> None:
         "Channels": ", ".join(preview.channels),
     }
     output.print()
-    for label, value in facts.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
-    output.print("  Message:", markup=False)
+    show_facts(facts)
+    output.print("  Message:")
     for line in preview.message.splitlines():
-        output.print(f"    │ {line}", markup=False)
+        output.print(f"    │ {line}")
 
 
 def _show_nodes(definition: Definition, previews: Sequence[NodePreview]) -> None:
     output.print("  Graph", style="bold")
     for line in draw(definition):
-        output.print(f"    {line}", markup=False)
+        output.print(f"    {line}")
     output.print("  What each node would do", style="bold")
     width = max(len(preview.id) for preview in previews)
     for preview in previews:
-        output.print(f"    {preview.id:<{width}}  {preview.what}", markup=False)
+        output.print(f"    {preview.id:<{width}}  {preview.what}")

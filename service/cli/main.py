@@ -18,7 +18,7 @@ from service.cli import definitions, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
 from service.cli.run_views import show_results
-from service.cli.terminal import as_json, output, progress, resumable, run_app
+from service.cli.terminal import Json, as_json, output, progress, resumable, run_app
 from service.cli.trace import trace
 from service.cli.up import up
 from service.stack import StackAddresses, attach
@@ -35,7 +35,7 @@ def about() -> None:
 @app.command()
 def resume(
     run_id: Annotated[str, typer.Argument(help="The run's id, or the start of it.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    json: Json = False,
 ) -> int:
     """Resume a failed or abandoned run at the first stage that has not succeeded.
 
@@ -83,15 +83,11 @@ async def _serve(settings: Settings, addresses: StackAddresses, concurrency: int
     collect_garbage_rarely()
     name = f"warm {socket.gethostname()} {os.getpid()}"  # as Prefect's UI shows the worker
     warm = WarmWorker(POOL_NAME, name=name, limit=concurrency, settings=settings, addresses=addresses)
-    serving = asyncio.create_task(warm.start(printer=_print_line))
+    serving = asyncio.create_task(warm.start(printer=output.print))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     with suppress(asyncio.CancelledError):
         await serving
-
-
-def _print_line(text: str) -> None:
-    output.print(text, markup=False)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import orjson
 import typer
@@ -18,14 +18,14 @@ from rich.text import Text
 
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings, load_settings
-from orchestration.states import StageStatus, parse_run_status
-from orchestration.store.database import Database, notifications
+from orchestration.states import parse_run_status
+from orchestration.store.database import AsyncConnection, Database, notifications
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
 from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL, RunFilter, find_run, list_page
 from orchestration.store.story import Story, read_story
-from service.cli.reader import read
-from service.cli.run_views import SHORT, STYLES, duration, run_table, status_of
-from service.cli.terminal import INTERRUPTED, USAGE, Stopped, as_json, errors, fail, output, run_app
+from service.cli.reader import read, read_at
+from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, run_table, status_of
+from service.cli.terminal import INTERRUPTED, USAGE, Stopped, as_json, errors, fail, output, run_app, show_facts
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -39,7 +39,6 @@ _PAGE = 100
 _MAX_PAGES = 50
 _CLOCK_TOLERANCE = timedelta(seconds=5)
 _FRAME_LINES = 4  # the table's head, the line below it, the prompt
-_MARKS = {StageStatus.SUCCEEDED: "✓", StageStatus.SKIPPED: "-", StageStatus.RUNNING: "…", StageStatus.PENDING: "…"}
 
 
 @app.command(
@@ -59,8 +58,7 @@ def monitor_pipeline(
     environment: Annotated[str | None, typer.Option(help="Only runs of this environment, such as production.")] = None,
     run_id: Annotated[str | None, typer.Option(help="Show the run with this id, or with this start of an id.")] = None,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Show new runs and changes until Ctrl-C. In a pipe, one line per change."),
+        bool, typer.Option("--watch", help="Show new runs and changes until Ctrl-C. In a pipe, one line per change.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON, and nothing else; with --watch, one object per line.")
@@ -75,44 +73,41 @@ def monitor_pipeline(
     if run_id is not None:
         if watch:
             fail("--watch shows the latest runs: leave out --run-id", code=USAGE)
-        story = read(settings, lambda database: _read_run(database, run_id))
+
+        async def query(tx: AsyncConnection) -> Story:
+            return await read_story(tx, (await find_run(tx, run_id)).run_id)
+
+        story = read(settings, query)
         as_json(story.model_dump(mode="json")) if json else _show_run(story)
         return 0
     only = parse_run_status(status) if status is not None else None
     wanted = RunFilter(status=only, source=source, environment=environment)
     if watch:
         return _watch(settings, wanted, limit, as_json_lines=json)
-    found = read(settings, lambda database: _read_latest(database, wanted, limit))
+    found = read(settings, lambda tx: list_page(tx, wanted, limit=limit)).runs
     if json:
         as_json([run.model_dump(mode="json") for run in found])
     elif found:
         output.print(run_table(found))
     else:
-        output.print("No pipeline runs", markup=False)
+        output.print("No pipeline runs")
     return 0
-
-
-async def _read_latest(database: Database, wanted: RunFilter, limit: int) -> list[RunRecord]:
-    async with database.transaction() as tx:
-        return (await list_page(tx, wanted, limit=limit)).runs
-
-
-async def _read_run(database: Database, id_prefix: str) -> Story:
-    async with database.transaction() as tx:
-        return await read_story(tx, (await find_run(tx, id_prefix)).run_id)
 
 
 def _show_run(story: Story) -> None:
     run = story.run
-    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}", markup=False)
-    facts: dict[str, Any] = {
+    output.print(f"{run.title or 'Run'}: {run.status.value}", style=f"bold {STYLES.get(run.status, '')}")
+    definition = run.chosen_definition
+    if run.definition_version is not None:
+        definition = f"{run.definition_name}, version {run.definition_version}"
+    facts = {
         "Run": run.run_id,
         "Trace": run.trace_id,
         "Source": f"{run.source}, {run.environment}",
         "Severity": run.severity.value,
         "Incident": run.incident_id,
         "Fingerprint": run.alert_fingerprint,
-        "Definition": _definition(run),
+        "Definition": definition,
         "Stage": run.current_stage,
         "Skipped": run.skip_reason,
         "Created": f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -123,30 +118,21 @@ def _show_run(story: Story) -> None:
         "Flow run": run.prefect_flow_run_id,
         "Last error": f"{run.last_error_type}: {run.last_error_message}" if run.last_error_type else None,
     }
-    for label, value in facts.items():
-        if value is not None:
-            output.print(f"  {label + ':':<13} {value}", markup=False)
+    show_facts(facts, width=13)
     output.print("  Attempts", style="bold")
     for attempt in story.attempts:
-        output.print(f"    {_attempt(attempt)}", markup=False)
+        output.print(f"    {_attempt(attempt)}")
     if story.deliveries:
         output.print("  Deliveries", style="bold")
     for delivery in story.deliveries:
-        output.print(f"    {_delivery(delivery)}", markup=False)
-
-
-def _definition(run: RunRecord) -> str | None:
-    if run.definition_version is None:
-        return run.chosen_definition
-    return f"{run.definition_name}, version {run.definition_version}"
+        output.print(f"    {_delivery(delivery)}")
 
 
 def _attempt(attempt: AttemptRecord) -> str:
-    mark = _MARKS.get(attempt.status, "✗")
     skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
     note = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
     return (
-        f"{mark} {attempt.node_id:<8} attempt {attempt.attempt}  {attempt.status.value:<9} "
+        f"{ATTEMPT_MARKS[attempt.status]} {attempt.node_id:<8} attempt {attempt.attempt}  {attempt.status.value:<9} "
         f"{duration(attempt.duration_ms):>9}  {note}"
     ).rstrip()
 
@@ -171,34 +157,22 @@ class Poll:
     """The latest runs as they are now, the newest first."""
 
 
-class View(Protocol):
-    """Shows the changes."""
-
-    def show(self, poll: Poll) -> None:
-        """Show what a poll has found."""
-        ...
-
-    def show_outage(self, reason: str) -> None:
-        """Show that the database does not answer."""
-        ...
-
-
 def _watch(settings: Settings, wanted: RunFilter, limit: int, *, as_json_lines: bool) -> int:
     """Watch until Ctrl-C, after which the exit code is 0."""
 
-    async def work(database: Database) -> None:
+    async def work(database: Database, _: object) -> None:
         with _open_view(as_json_lines=as_json_lines) as view:
             await watch_runs(database, wanted, limit, view)
 
     try:
-        read(settings, work)
+        read_at(settings, work)
     except Stopped as stop:
         if stop.exit_code != INTERRUPTED:
             raise
     return 0
 
 
-async def watch_runs(database: Database, wanted: RunFilter, limit: int, view: View) -> None:
+async def watch_runs(database: Database, wanted: RunFilter, limit: int, view: TableView | LinesView) -> None:
     """Show new runs and changes until cancelled. An outage of the database is shown and waited for."""
     notified = asyncio.Event()
     changes = Changes(database, wanted, limit)
@@ -277,16 +251,17 @@ class Changes:
         """
         found: dict[str, RunRecord] = {}
         cursor: str | None = None
-        horizon = datetime.min.replace(tzinfo=UTC)
         async with self._database.transaction() as tx:
             for _ in range(_MAX_PAGES):
                 size = max(self._limit, _PAGE) if self._first else _PAGE
                 page = await list_page(tx, self._wanted, limit=size, cursor=cursor)
                 found |= {run.run_id: run for run in page.runs}
                 cursor = page.next_cursor
-                horizon = page.runs[-1].created_at if cursor is not None else datetime.min.replace(tzinfo=UTC)
                 if self._first or cursor is None or found.keys() & self._seen.keys():
                     break
+            horizon = (
+                datetime.min.replace(tzinfo=UTC) if cursor is None else min(run.created_at for run in found.values())
+            )
             unfinished = frozenset(run_id for run_id, run in self._seen.items() if not run.status.final) - found.keys()
             if unfinished:
                 only = self._wanted.model_copy(update={"run_ids": unfinished})
@@ -299,7 +274,7 @@ def _state(run: RunRecord) -> tuple[object, ...]:
 
 
 @contextmanager
-def _open_view(*, as_json_lines: bool) -> Generator[View]:
+def _open_view(*, as_json_lines: bool) -> Generator[TableView | LinesView]:
     """A live table on a terminal; lines in a pipe or as JSON."""
     if as_json_lines or not output.is_terminal:
         yield LinesView(as_json=as_json_lines)
@@ -351,7 +326,7 @@ class LinesView:
     def show_outage(self, reason: str) -> None:
         """Write one line when an outage begins, and when its reason changes."""
         if reason != self._outage:
-            errors.print(f"{reason}. Retrying", style="yellow", markup=False)
+            errors.print(f"{reason}. Retrying", style="yellow")
         self._outage = reason
 
     def _line(self, run: RunRecord) -> str:

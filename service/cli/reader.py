@@ -8,20 +8,27 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from orchestration.settings import Settings
-from orchestration.store.database import Database, open_database
+from orchestration.store.database import AsyncConnection, Database, open_database
 from service.cli.terminal import progress
-from service.stack import StackAddresses, attach
+from service.stack import attach
 
 T = TypeVar("T")
 
 
-def read(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Return the result of `work` on the database. The embedded PostgreSQL is started for it if it does not run.
+def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Return the result of `query`, which gets a transaction of the database.
+
+    The embedded PostgreSQL is started if it does not run.
 
     Raises:
         Unavailable: the database does not answer.
     """
-    return read_at(settings, lambda database, _: work(database))
+
+    async def in_transaction(database: Database, _: object) -> T:
+        async with database.transaction() as tx:
+            return await query(tx)
+
+    return read_at(settings, in_transaction)
 
 
 def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable[T]]) -> T:
@@ -32,12 +39,12 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
     Raises:
         Unavailable: the database does not answer.
     """
-
-    async def open_and_work(addresses: StackAddresses) -> T:
-        async with open_database(addresses.database_url, pool_size=2) as database:
-            return await work(database, addresses.prefect_api_url)
-
     with ExitStack() as attached:
         with progress() as show:  # it ends before `work` begins, which may use all of the terminal
             addresses = attached.enter_context(attach(settings, need_prefect=False, progress=show))
-        return asyncio.run(open_and_work(addresses))
+
+        async def open_and_work() -> T:
+            async with open_database(addresses.database_url, pool_size=2) as database:
+                return await work(database, addresses.prefect_api_url)
+
+        return asyncio.run(open_and_work())

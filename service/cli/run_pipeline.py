@@ -10,12 +10,12 @@ from typing import Annotated, Any, cast
 import orjson
 import typer
 
-from orchestration.contracts import PipelineOutcome, PipelineResult
+from orchestration.contracts import PipelineOutcome
 from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.settings import Settings, load_settings
+from orchestration.settings import load_settings
 from service.cli.run_views import show_results
-from service.cli.terminal import USAGE, as_json, fail, progress, read_file, resumable, run_app
+from service.cli.terminal import USAGE, Json, as_json, fail, progress, read_file, resumable, run_app
 from tasks.ingest.sources import SOURCES, parse_push, source_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -34,8 +34,7 @@ _DEFAULT_SAMPLE = "alertmanager"
 )
 def run_pipeline(
     sample: Annotated[
-        bool,
-        typer.Option("--sample", help="Use a sample alert of --source. Its message says that it is a test."),
+        bool, typer.Option("--sample", help="Use a sample alert of --source. Its message says that it is a test.")
     ] = False,
     payload: Annotated[str | None, typer.Option(help="The alert as JSON, as a monitoring system sends it.")] = None,
     file: Annotated[str | None, typer.Option(metavar="PATH", help="A file with the alert as JSON; - is stdin.")] = None,
@@ -59,7 +58,7 @@ def run_pipeline(
     notify_driver: Annotated[
         str | None, typer.Option(help="slack, email, generic, console, or the name of a channel block.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    json: Json = False,
     definition: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run a stored definition (alert-pipeline definitions list).")
     ] = None,
@@ -76,7 +75,11 @@ def run_pipeline(
     Exit code: 0 if all runs succeeded, 1 if a run failed or the input is wrong, 2 after wrong usage.
     """
     settings = load_settings()
-    defined = _is_defined(definition, config, checks_only=checks_only)
+    if definition is not None and config is not None:
+        fail("--definition and --config both name a definition: give one of them", code=USAGE)
+    defined = definition is not None or config is not None
+    if defined and checks_only:
+        fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
     given = _read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
     if given is None and not checks_only and not defined:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
@@ -89,17 +92,30 @@ def run_pipeline(
             notify_driver=notify_driver,
             checks_only=checks_only,
             test=checks_only or (sample and payload is None and file is None),
-            **_definition_options(definition, config),
+            definition=definition,
         ),
     )
-    _check(settings, request)
+    if config is not None:
+        from service.cli.definition_input import check_payload, read_definition
+
+        parsed, written = read_definition(config)
+        check_payload(request, parsed)
+        options = request.options.with_given(definition=parsed.name, definition_config=written)
+        request = request.model_copy(update={"options": options})
+    elif definition is None and not checks_only:
+        parse_push(request.payload, source=source)  # a wrong payload is refused before a stack is started for it
     if dry_run:
         # It imports Prefect, which a real run does while the stack starts.
         from service.cli.dry_run import show_dry_run
 
         show_dry_run(settings, request, json=json)
         return 0
-    results = _run(settings, request)
+    from service.orchestrator import PipelineOrchestrator
+
+    with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
+        started = orchestrator.start(request)
+        with resumable(started.run_ids):
+            results = started.wait()
     if json:
         shown = [result.model_dump(mode="json") for result in results]
         as_json(shown[0] if len(shown) == 1 else shown)
@@ -108,64 +124,18 @@ def run_pipeline(
     return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
 
 
-def _is_defined(definition: str | None, config: str | None, *, checks_only: bool) -> bool:
-    """Whether the flags name a definition. Flags that contradict each other end the command."""
-    if definition is not None and config is not None:
-        fail("--definition and --config both name a definition: give one of them", code=USAGE)
-    defined = definition is not None or config is not None
-    if defined and checks_only:
-        fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
-    return defined
-
-
-def _definition_options(name: str | None, file: str | None) -> dict[str, Any]:
-    """The run options that choose a definition; none for the linear pipeline."""
-    if file is None:
-        return {} if name is None else {"definition": name}
-    from service.cli.definition_input import read_definition
-
-    definition, config = read_definition(file)
-    return {"definition": definition.name, "definition_config": config}
-
-
-def _check(settings: Settings, request: RunRequest) -> None:
-    """Refuse a wrong payload before a stack is started for it.
-
-    Raises:
-        BadInput: the payload has no alert that can be read.
-    """
-    options = request.options
-    if options.definition_config is not None:
-        from service.cli.definition_input import check_payload, load_definition
-
-        definition, _ = load_definition(settings, request)
-        check_payload(request, definition)
-    elif not options.defined and not options.checks_only:
-        parse_push(request.payload, source=request.source)
-
-
-def _run(settings: Settings, request: RunRequest) -> list[PipelineResult]:
-    from service.orchestrator import PipelineOrchestrator
-
-    with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
-        started = orchestrator.start(request)
-        with resumable(started.run_ids):
-            return started.wait()
-
-
 def _read_payload(
     text: str | None, file: str | None, *, sample: bool, source: str, limit: int
 ) -> dict[str, Any] | None:
-    """Read the payload that the flags name; None if they name none.
-
-    Raises:
-        BadInput: it cannot be read, is larger than `limit` bytes, or is not a JSON object.
-    """
+    """Read the payload, of at most `limit` bytes, that the flags name. None means that they name none."""
     if text is not None:
         return _parse_object(text.encode(errors="surrogateescape"), "--payload", limit)
     if file is not None:
         return _parse_object(read_file(file, limit), file, limit)
-    return _sample_of(source) if sample else None
+    if not sample:
+        return None
+    known = source.lower() if source.lower() in SOURCES else _DEFAULT_SAMPLE
+    return source_named(known).sample(token_hex(2))  # each sample is a new incident
 
 
 def _parse_object(text: bytes, name: str, limit: int) -> dict[str, Any]:
@@ -178,12 +148,6 @@ def _parse_object(text: bytes, name: str, limit: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f'{name} is {json_kind(value)}, not a JSON object such as {{"name": "HighCPU"}}')
     return cast("dict[str, Any]", value)
-
-
-def _sample_of(source: str) -> dict[str, Any]:
-    """Make a sample alert of a source, or of Alertmanager if there is no such source. Each sample is a new incident."""
-    known = source.lower() if source.lower() in SOURCES else _DEFAULT_SAMPLE
-    return source_named(known).sample(token_hex(2))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from orchestration.contracts import (
 )
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import RunRecord
-from service.cli.terminal import output
+from service.cli.terminal import output, show_facts
 from tasks.ingest.incidents import reason_in_words
 
 SHORT = 12
@@ -34,6 +34,15 @@ STYLES = {
     RunStatus.FAILED: "red",
     RunStatus.RETRYING: "yellow",
     RunStatus.SKIPPED: "dim",
+}
+
+ATTEMPT_MARKS = {
+    StageStatus.PENDING: "…",
+    StageStatus.RUNNING: "…",
+    StageStatus.SUCCEEDED: "✓",
+    StageStatus.FAILED: "✗",
+    StageStatus.RETRYING: "✗",
+    StageStatus.SKIPPED: "-",
 }
 
 _CHECK_MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "!", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
@@ -47,7 +56,7 @@ def show_results(results: Sequence[PipelineResult]) -> None:
         _show_result(result)
     if len(results) > 1:
         failed = sum(result.status is PipelineOutcome.FAILED for result in results)
-        output.print(f"{len(results)} runs, {failed} failed", markup=False)
+        output.print(f"{len(results)} runs, {failed} failed")
 
 
 def _show_result(result: PipelineResult) -> None:
@@ -55,59 +64,51 @@ def _show_result(result: PipelineResult) -> None:
     # The contract says COMPLETED where the run's status, which all other views show, is notified.
     status = f" ({RunStatus.NOTIFIED})" if result.status is PipelineOutcome.COMPLETED else ""
     style = f"bold {_OUTCOME_STYLES[result.status]}"
-    output.print(f"{mark} Pipeline {result.status}{status}", style=style, markup=False)
+    output.print(f"{mark} Pipeline {result.status}{status}", style=style)
+    version = f", version {result.definition_version}" if result.definition_version is not None else ""
     head = {
         "Trace": result.trace_id,
         "Run": result.run_id,
         "Incident": result.incident_id or "-",
         "Duration": duration(result.total_duration_ms),
+        "Skipped": reason_in_words(result.skip_reason) if result.skip_reason else None,
+        "Pipeline": f"{result.definition_name}{version}" if result.definition_name is not None else None,
     }
-    if result.skip_reason:
-        head["Skipped"] = reason_in_words(result.skip_reason)
-    if result.definition_name is not None:
-        version = f", version {result.definition_version}" if result.definition_version is not None else ""
-        head["Pipeline"] = f"{result.definition_name}{version}"
-    for label, value in head.items():
-        output.print(f"  {label + ':':<10} {value}", markup=False)
+    show_facts(head)
     if result.definition_name is not None:
         for node in result.nodes:
             title = f"{node.id} ({node.stage.value})" if node.id != node.stage.value else node.id
             _show_node(title, node, _parsed_result(node))
     else:
-        _show_linear_stages(result)
+        nodes = {node.id: node for node in result.nodes}
+        results = (result.ingest, result.check, result.analyze, result.notify)
+        for stage, found in zip(LINEAR_STAGES, results, strict=True):
+            _show_node(stage.value.capitalize(), nodes.get(stage.value), found)
     if result.final_error is not None:
         hint = " (may pass: resume it)" if result.final_error.retryable else ""
         error = f"{result.final_error.error_type}: {result.final_error.message}{hint}"
-        output.print(f"  ✗ {error}", style="red", markup=False)
-        output.print(f"  Resume it with: alert-pipeline resume {result.run_id}", markup=False)
+        output.print(f"  ✗ {error}", style="red")
+        output.print(f"  Resume it with: alert-pipeline resume {result.run_id}")
     output.print()
 
 
-def _show_linear_stages(result: PipelineResult) -> None:
-    results = (result.ingest, result.check, result.analyze, result.notify)
-    nodes = {node.id: node for node in result.nodes}
-    for stage, found in zip(LINEAR_STAGES, results, strict=True):
-        title, node = stage.value.capitalize(), nodes.get(stage.value)
-        if node is None:
-            output.print(f"  {title}: not executed", style="dim", markup=False)
-        else:
-            _show_node(title, node, found)
-
-
-def _show_node(title: str, node: NodeResult, found: Contract | None) -> None:
+def _show_node(title: str, node: NodeResult | None, found: Contract | None) -> None:
     """Print what a node did: what it found, why it was skipped, or with which error it failed."""
+    if node is None:
+        output.print(f"  {title}: not executed", style="dim")
+        return
     if node.skip_reason is not None:
-        output.print(f"  {title}: skipped, {node.skip_reason or 'no reason is on record'}", style="dim", markup=False)
+        output.print(f"  {title}: skipped, {node.skip_reason or 'no reason is on record'}", style="dim")
         return
     facts = [] if node.status == StageStatus.SUCCEEDED else [node.status]
     facts += [duration(node.duration_ms)] if node.duration_ms is not None else []
     facts += [f"{node.attempts} attempts"] if node.attempts > 1 else []
-    output.print(f"  {title}: {', '.join(facts) or node.status}", style="bold", markup=False)
+    output.print(f"  {title}: {', '.join(facts) or node.status}", style="bold")
     if node.error is not None:
-        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red", markup=False)
+        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red")
     elif found is not None:
         for line in _result_lines(found):
-            output.print(f"    {line}", markup=False)
+            output.print(f"    {line}")
 
 
 def _parsed_result(node: NodeResult) -> Contract | None:
@@ -123,47 +124,44 @@ def _parsed_result(node: NodeResult) -> Contract | None:
 def _result_lines(found: Contract) -> Iterator[str]:
     match found:
         case IngestResult():
-            return _ingest_lines(found)
+            yield f"✓ {found.source}, {found.severity}: {found.reason}"
+            alerts = f"{found.alerts_created} new, {found.alerts_updated} updated, {found.alerts_resolved} resolved"
+            yield f"alerts: {alerts}; incidents: {found.incidents_created} new, {found.incidents_updated} updated"
+            yield from (f"! {error}" for error in found.errors)
         case CheckResult():
-            return (f"{_CHECK_MARKS[one.status]} {one.name}: {one.status}, {one.message}" for one in found.checks)
+            yield from (f"{_CHECK_MARKS[one.status]} {one.name}: {one.status}, {one.message}" for one in found.checks)
         case AnalyzeResult():
-            return _analyze_lines(found)
+            yield f"{'!' if found.fallback_used else '✓'} {found.summary}"
+            if found.probable_cause:
+                yield f"cause: {found.probable_cause} (confidence {found.confidence:.0%})"
+            yield from (f"→ {action}" for action in found.actions)
         case NotifyResult():
-            return _notify_lines(found)
+            for delivery in found.deliveries:
+                mark = "✗" if delivery.status == "failed" else "✓"
+                number = f" ({delivery.provider_id})" if delivery.provider_id else ""
+                yield f"{mark} {delivery.channel} via {delivery.driver}: {delivery.status.replace('_', ' ')}{number}"
         case ConditionResult():
-            return iter([f"{'✓ holds' if found.holds else '- does not hold'}: {found.expression}"])
+            yield f"{'✓ holds' if found.holds else '- does not hold'}: {found.expression}"
         case TransformResult():
-            return iter([f"✓ {found.count} {'value' if found.count == 1 else 'values'}"])
+            yield f"✓ {found.count} {'value' if found.count == 1 else 'values'}"
         case _:
-            return iter(())
-
-
-def _ingest_lines(found: IngestResult) -> Iterator[str]:
-    yield f"✓ {found.source}, {found.severity}: {found.reason}"
-    yield (
-        f"alerts: {found.alerts_created} new, {found.alerts_updated} updated, {found.alerts_resolved} resolved; "
-        f"incidents: {found.incidents_created} new, {found.incidents_updated} updated"
-    )
-    yield from (f"! {error}" for error in found.errors)
-
-
-def _analyze_lines(found: AnalyzeResult) -> Iterator[str]:
-    yield f"{'!' if found.fallback_used else '✓'} {found.summary}"
-    if found.probable_cause:
-        yield f"cause: {found.probable_cause} (confidence {found.confidence:.0%})"
-    yield from (f"→ {action}" for action in found.actions)
-
-
-def _notify_lines(found: NotifyResult) -> Iterator[str]:
-    for delivery in found.deliveries:
-        mark = "✗" if delivery.status == "failed" else "✓"
-        number = f" ({delivery.provider_id})" if delivery.provider_id else ""
-        yield f"{mark} {delivery.channel} via {delivery.driver}: {delivery.status.replace('_', ' ')}{number}"
+            pass
 
 
 def run_table(found: Sequence[RunRecord]) -> Table:
     """Make a table with one row per run. A narrow terminal cuts the last column, not the ids."""
-    rows = [_row(run) for run in found]
+    rows = [
+        (
+            run.run_id[:SHORT],
+            status_of(run),
+            run.trace_id if len(run.trace_id) < 2 * SHORT else run.trace_id[:SHORT],
+            run.source,
+            f"{run.created_at:%Y-%m-%d %H:%M:%S}",
+            duration(run.total_duration_ms),
+            run.title,
+        )
+        for run in found
+    ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, title in enumerate(_COLUMNS):
         widest = max((len(row[column]) for row in rows), default=0)
@@ -183,15 +181,3 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "-"
     return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
-
-
-def _row(run: RunRecord) -> tuple[str, ...]:
-    return (
-        run.run_id[:SHORT],
-        status_of(run),
-        run.trace_id if len(run.trace_id) < 2 * SHORT else run.trace_id[:SHORT],
-        run.source,
-        f"{run.created_at:%Y-%m-%d %H:%M:%S}",
-        duration(run.total_duration_ms),
-        run.title,
-    )

@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,11 +31,16 @@ USAGE = 2
 STDIN = "-"
 """The file name that means standard input."""
 
-output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+output = Console(
+    highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000
+)
 """Standard output: only the result. In a pipe, lines are not cut to a terminal's width."""
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Standard error: progress, log lines, errors."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+"""The option of all commands that can print their result as JSON."""
 
 
 class Stopped(SystemExit):
@@ -49,39 +54,32 @@ class Stopped(SystemExit):
 
 def run_app(app: typer.Typer) -> None:
     """Run a command and exit the process with its exit code. An expected error is one line on standard error."""
-    ending = _Ending()
-    atexit.register(ending.leave)
-    try:
-        _run_app(app)
-    except SystemExit as done:
-        ending.code = done.code if isinstance(done.code, int) else int(done.code is not None)
-        raise
-
-
-class _Ending:
-    """Ends the process as soon as all other exit functions have run.
-
-    Python would otherwise unload Prefect module by module, which takes half a second. `leave()` is registered
-    first, so it is called last, after all threads have ended.
-    """
-
     code = 1  # an exception that nobody caught
 
-    def leave(self) -> None:
+    def leave() -> None:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):  # the reader of the pipe has gone
-            self.code = self.code or 1
-        os._exit(self.code)
+            os._exit(code or 1)
+        os._exit(code)
+
+    # Python would otherwise unload Prefect module by module, which takes half a second. The exit function that is
+    # registered first is called last, after all threads have ended.
+    atexit.register(leave)
+    try:
+        _run_app(app)
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        raise
 
 
 def _run_app(app: typer.Typer) -> None:
     _be_quiet()
-    _log_to(errors)
-    signal.signal(signal.SIGTERM, _terminate)
+    _log_to_terminal()
+    signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, _stop)
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.Exit as done:
@@ -96,8 +94,12 @@ def _run_app(app: typer.Typer) -> None:
         # The reader of the pipe has gone. Without this, Python's own flush at the end would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - all but usage errors are raised again
-        _usage_or_raise(error)
+    except Exception as error:
+        show = getattr(error, "show", None)  # only Typer's own usage errors have it
+        if not callable(show):
+            raise
+        show()
+        sys.exit(int(getattr(error, "exit_code", USAGE)))
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
@@ -122,42 +124,24 @@ def resumable(run_ids: Sequence[str]) -> Generator[None]:
 def progress() -> Generator[Callable[[str], None]]:
     """Show each step of the work: with a spinner on a terminal, as one line each in a pipe."""
     if not errors.is_terminal:
-        yield lambda text: errors.print(text, markup=False)
+        yield errors.print
         return
     with Status("", console=errors) as status:
-
-        def show(text: str) -> None:
-            status.update(Text(redact_text(text)))
-
-        yield show
-
-
-def _usage_or_raise(error: Exception) -> None:
-    """Print one of Typer's own usage errors. Raise anything else again: it is a bug, and its traceback is needed."""
-    show = getattr(error, "show", None)
-    if not callable(show):
-        raise error
-    show()
-    sys.exit(int(getattr(error, "exit_code", 2)))
+        yield lambda text: status.update(Text(redact_text(text)))
 
 
 class _Handler(logging.Handler):
     """Writes log lines through the console, which moves the spinner out of their way."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            style = "yellow" if record.levelno >= logging.WARNING else "dim"
-            self._console.print(self.format(record), style=style, markup=False)
+            errors.print(self.format(record), style="yellow" if record.levelno >= logging.WARNING else "dim")
         except Exception:  # noqa: BLE001 - logging must not end a command
             self.handleError(record)
 
 
-def _log_to(console: Console) -> None:
-    handler = _Handler(console)
+def _log_to_terminal() -> None:
+    handler = _Handler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.propagate = False
@@ -165,21 +149,15 @@ def _log_to(console: Console) -> None:
 
 def _be_quiet() -> None:
     """Keep Prefect's own log lines off the terminal; its UI shows them. Settings of the user have priority."""
-    defaults = {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGER_NAME,
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", LOGGER_NAME)
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        raise Stopped(INTERRUPTED, "Interrupted")
     raise Stopped(TERMINATED, "Terminated")
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise Stopped(INTERRUPTED, "Interrupted")
 
 
 def read_file(name: str, limit: int) -> bytes:
@@ -204,3 +182,10 @@ def as_json(value: Any) -> None:
     import orjson
 
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+
+
+def show_facts(facts: Mapping[str, object], *, indent: int = 2, width: int = 10) -> None:
+    """Print one line for each fact: its label and its value. A fact that is None is left out."""
+    for label, value in facts.items():
+        if value is not None:
+            output.print(f"{'':{indent}}{label + ':':<{width}} {value}")

@@ -13,20 +13,14 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store.database import Database
+from orchestration.store.database import AsyncConnection
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.story import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
-from service.cli.run_views import SHORT, STYLES, duration, status_of
-from service.cli.terminal import as_json, output
+from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, status_of
+from service.cli.terminal import Json, as_json, output, show_facts
 from tasks.ingest.incidents import reason_in_words
 
-_MARKS = {
-    StageStatus.SUCCEEDED: "✓",
-    StageStatus.FAILED: "✗",
-    StageStatus.RETRYING: "✗",
-    StageStatus.SKIPPED: "-",
-}
 _MARK_STYLES = {"✓": "green", "✗": "red", "!": "yellow"}
 
 
@@ -54,21 +48,19 @@ class _Line(NamedTuple):
 
 def trace(
     trace_id: Annotated[
-        str,
-        typer.Argument(help="The trace id, as answers, messages and monitor_pipeline show it, or the start of it."),
+        str, typer.Argument(help="The trace id, as answers, messages and monitor_pipeline show it, or the start of it.")
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print the trace as JSON, and nothing else.")] = False,
+    json: Json = False,
 ) -> int:
     """Show the timeline of a push: each run, attempt, wait, decision and message.
 
     Exit code: 0, or 1 if no trace id or several trace ids start with TRACE_ID, or if the database does not answer.
     """
 
-    async def work(database: Database) -> Trace:
-        async with database.transaction() as tx:
-            return await read_trace(tx, await find_trace(tx, trace_id))
+    async def query(tx: AsyncConnection) -> Trace:
+        return await read_trace(tx, await find_trace(tx, trace_id))
 
-    found = read(load_settings(), work)
+    found = read(load_settings(), query)
     events = timeline(found)
     if json:
         as_json(found.model_dump(mode="json") | {"timeline": [event.model_dump(mode="json") for event in events]})
@@ -94,21 +86,16 @@ def _run_lines(runs: Sequence[TracedRun]) -> Iterator[_Line]:
         title = f"accepted: {run.title or 'a push'}, {run.severity.value}"
         yield _Line(run.created_at, run.run_id, "accepted", "·", title)
         if run.started_at is not None:
-            yield _Line(run.started_at, run.run_id, "claimed", "·", _claimed(traced))
+            by = f" by {_process(traced.first_owner)}" if traced.first_owner else ""
+            engine = f", engine {traced.first_engine}" if traced.first_engine else ""
+            text = f"claimed{by}{engine} after {_seconds(run.started_at - run.created_at)} in the queue"
+            yield _Line(run.started_at, run.run_id, "claimed", "·", text)
         yield from _attempt_lines(traced)
         for delivery in traced.deliveries:
             yield _delivery_line(run, delivery)
         yield from _resume_lines(traced)
         if run.status.final:
             yield _end_line(run)
-
-
-def _claimed(traced: TracedRun) -> str:
-    run = traced.run
-    waited = (run.started_at or run.created_at) - run.created_at
-    by = f" by {_process(traced.first_owner)}" if traced.first_owner else ""
-    engine = f", engine {traced.first_engine}" if traced.first_engine else ""
-    return f"claimed{by}{engine} after {_seconds(waited)} in the queue"
 
 
 def _resume_lines(traced: TracedRun) -> Iterator[_Line]:
@@ -133,7 +120,7 @@ def _attempt_lines(traced: TracedRun) -> Iterator[_Line]:
     for attempt in traced.attempts:
         at = attempt.started_at or attempt.completed_at or traced.run.created_at
         waited = at - ended[attempt.node_id] if attempt.node_id in ended else None
-        mark = _MARKS.get(attempt.status, "…")
+        mark = ATTEMPT_MARKS[attempt.status]
         yield _Line(at, run_id, f"attempt_{attempt.status.value}", mark, _attempt(attempt, waited))
         if attempt.completed_at is None:
             continue
@@ -200,11 +187,11 @@ def _show_head(found: Trace) -> None:
     count = "1 run" if found.run_count == 1 else f"{found.run_count} runs"
     output.print(Text.assemble("Trace ", (found.trace_id, "bold"), f": {count}"))
     accepted = f"{first.created_at:%Y-%m-%d %H:%M:%S} UTC"
-    output.print(f"  Accepted {accepted} from {first.source}, environment {first.environment}", markup=False)
+    output.print(f"  Accepted {accepted} from {first.source}, environment {first.environment}")
     for traced in found.runs:
         _show_run(traced, found)
     if found.run_count > len(found.runs):
-        output.print(f"  and {found.run_count - len(found.runs)} more runs, which are not shown", markup=False)
+        output.print(f"  and {found.run_count - len(found.runs)} more runs, which are not shown")
 
 
 def _show_run(traced: TracedRun, found: Trace) -> None:
@@ -224,19 +211,17 @@ def _show_run(traced: TracedRun, found: Trace) -> None:
         "Engine": run.engine,
         "Flow run": run.prefect_flow_run_id,
     }
-    for label, value in facts.items():
-        if value:
-            output.print(f"    {label + ':':<10} {value}", markup=False)
+    show_facts(facts, indent=4)
 
 
-def _notify_decision(traced: TracedRun) -> str:
-    """Whether the run notifies, and why. The timeline shows the messages themselves."""
+def _notify_decision(traced: TracedRun) -> str | None:
+    """Whether the run notifies, and why. None means that the run ended without a decision."""
     reason = reason_in_words(traced.reason or traced.run.skip_reason)
     if traced.told is not None:
         return f"{'yes' if traced.told else 'no'}: {reason}"
     if traced.run.skip_reason:
         return f"no: {reason}"
-    return "" if traced.run.status.final else "not decided yet"
+    return None if traced.run.status.final else "not decided yet"
 
 
 def _show_timeline(events: Sequence[Event], *, several: bool) -> None:

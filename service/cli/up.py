@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Annotated
 
 import httpx
@@ -25,8 +26,6 @@ from service.cli.terminal import output, progress
 from service.stack import PersistentStack
 from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
-PORT, PREFECT_PORT = 8000, 4200
-
 READY_SECONDS = 60.0
 PREFECT_TIMEOUT_SECONDS = 20.0
 GRACE_SECONDS = 40.0
@@ -34,13 +33,13 @@ GRACE_SECONDS = 40.0
 
 
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address of the API. Any address other than loopback requires API keys.")
     ] = "127.0.0.1",
     prefect_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.")
-    ] = PREFECT_PORT,
+    ] = 4200,
 ) -> int:
     """Start PostgreSQL, Prefect's server and UI, the API and a worker, and keep them running until Ctrl-C.
 
@@ -71,28 +70,23 @@ def ensure_port_free(host: str, port: int, *, option: str) -> None:
         BadSetting: naming the address and the option that changes it.
     """
     try:
-        with socket.create_server((host, port)):
-            pass
+        socket.create_server((host, port)).close()
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if in_use else f"cannot be used: {error.strerror}"
         raise BadSetting(f"{host}:{port} {reason}; choose another with {option}") from None
 
 
+@dataclass
 class OwnCommand:
     """An `alert-pipeline` command as a child process on the same terminal, as a `process.Server`."""
 
+    name: str
+    arguments: list[str]
+    env: Mapping[str, str]
+    ready: Callable[[], Awaitable[bool]]
     stop_signal = signal.SIGTERM
     stop_seconds = GRACE_SECONDS
-
-    def __init__(
-        self, name: str, arguments: list[str], env: Mapping[str, str], ready: Callable[[], Awaitable[bool]]
-    ) -> None:
-        self.name = name
-        # -P: a file in the operator's folder that happens to be called statsd.py must not be imported.
-        self._command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
-        self._env = dict(env)
-        self._ready = ready
 
     async def start(self, progress: Callable[[str], None]) -> Process:
         """Start the command and return its process once it is ready.
@@ -102,24 +96,24 @@ class OwnCommand:
         """
         progress(f"Starting {self.name} …")
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            # -P: a file in the operator's folder that happens to be called statsd.py must not be imported.
+            *(sys.executable, "-P", "-m", "service.cli.main", *self.arguments),
             stdin=asyncio.subprocess.DEVNULL,
-            env=self._env,
+            env=self.env,
             # In a session of its own the child does not get Ctrl-C: this process ends its children in order.
             start_new_session=True,
             preexec_fn=follow_parent(self.stop_signal),
         )
         try:
             async with asyncio.timeout(READY_SECONDS):
-                while not await self._ready():
+                while not await self.ready():
                     if process.returncode is not None:
                         raise Unavailable(f"{self.name} did not start ({describe_exit(process.returncode)})")
                     await asyncio.sleep(0.05)
-        except TimeoutError:
+        except BaseException as error:
             await end(process, self.stop_signal, 1.0)
-            raise Unavailable(f"{self.name} was not ready within {READY_SECONDS:g} s") from None
-        except BaseException:
-            await end(process, self.stop_signal, 1.0)
+            if isinstance(error, TimeoutError):
+                raise Unavailable(f"{self.name} was not ready within {READY_SECONDS:g} s") from None
             raise
         return process
 
@@ -127,13 +121,7 @@ class OwnCommand:
 async def _serve(
     stack: PersistentStack, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[bool], None]
 ) -> None:
-    """Run the API and a worker on this stack until cancelled, and restart whatever dies; then end both.
-
-    `ready` is called once, with whether Prefect answers.
-
-    Raises:
-        Unavailable: the API or the worker did not start.
-    """
+    """Run the API and a worker until cancelled. `ready` is called once, with whether Prefect answers."""
     addresses = stack.addresses
     env = {**os.environ, "DATABASE_URL": addresses.database_url, "PREFECT_API_URL": addresses.prefect_api_url or ""}
     base = f"http://{_reachable(host)}:{port}"
@@ -207,26 +195,21 @@ def _reachable(host: str) -> str:
 
 
 def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:
+    shown = redact_text(addresses.prefect_api_url or "")
+    prefect = f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
+    if not prefect_answers:
+        prefect = (
+            f"{shown} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "
+            "Start that server, or unset PREFECT_API_URL and run this command again to use the embedded one"
+        )
     lines = {
         "API": f"{api}/orchestration/  (documentation: {api}/docs)",
         "Admin": f"{api}/admin/orchestration/",
-        "Prefect": (_prefect_ui if prefect_answers else _prefect_outage)(addresses.prefect_api_url or ""),
+        "Prefect": prefect,
         "Database": "as DATABASE_URL says",
     }
     if "postgres" in addresses.embedded:
         lines["Database"] = f"embedded  (for this user's other programs: DATABASE_URL='{addresses.database_url}')"
     for name, text in lines.items():
-        output.print(f"{name:<9} {text}", markup=False)
-    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.", markup=False)
-
-
-def _prefect_ui(api_url: str) -> str:
-    shown = redact_text(api_url)
-    return f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
-
-
-def _prefect_outage(api_url: str) -> str:
-    return (
-        f"{redact_text(api_url)} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "
-        "Start that server, or unset PREFECT_API_URL and run this command again to use the embedded one"
-    )
+        output.print(f"{name:<9} {text}")
+    output.print(f"Ready{'' if prefect_answers else ', without Prefect'}. Ctrl-C ends it.")

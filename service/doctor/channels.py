@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -20,10 +21,6 @@ _NO_PREFECT = "blocks that are saved in Prefect are not known while it does not 
 _OUTAGE = "blocks that are saved in Prefect are not known while it does not answer"
 
 
-Channels = dict[str, ChannelBlock | PipelineError]
-"""Every channel by name. A channel that cannot be used is represented by its error."""
-
-
 async def channel_findings(settings: Settings, api_url: str | None) -> list[Finding]:
     """The default channels first, then each channel. `api_url` None means that no Prefect server runs."""
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
@@ -33,14 +30,14 @@ async def channel_findings(settings: Settings, api_url: str | None) -> list[Find
         return [defaults, *await asyncio.gather(*(_channel(name, found) for name, found in channels.items()))]
 
 
-async def _read_channels(settings: Settings, api_url: str | None) -> tuple[Channels, str]:
-    """The channels, and the reason why saved ones are missing (empty if they are not)."""
+async def _read_channels(
+    settings: Settings, api_url: str | None
+) -> tuple[dict[str, ChannelBlock | PipelineError], str]:
+    """The channels, or why one cannot be used, and the reason why saved ones are missing (empty if they are not)."""
     if api_url is not None:
-        try:
+        with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await ChannelResolver(settings).survey(), ""
-        except (Unavailable, TimeoutError):
-            pass
     return await ChannelResolver(settings, blocks_known=False).survey(), _NO_PREFECT if api_url is None else _OUTAGE
 
 

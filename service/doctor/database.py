@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
@@ -38,13 +37,12 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
         clock = run_check("clock", lambda: _clock(database), fix="Let NTP keep the system's clock")
         if schema.level is not Level.OK:
             return [first, schema, await clock, *skipped(_LATER[2:], "the schema is not that of this version")]
-        parts: dict[str, Callable[[], Awaitable[Finding]]] = {
-            "workers": lambda: _workers(database),
-            "inbox": lambda: _inbox(database, settings),
-            "runs": lambda: _runs(database),
-        }
-        checks = (run_check(check, work, fix=fix) for check, work in parts.items())
-        return [first, schema, *await asyncio.gather(clock, *checks)]
+        later = (
+            run_check("workers", lambda: _workers(database), fix=fix),
+            run_check("inbox", lambda: _inbox(database, settings), fix=fix),
+            run_check("runs", lambda: _runs(database), fix=fix),
+        )
+        return [first, schema, *await asyncio.gather(clock, *later)]
     finally:
         await database.close()
 
@@ -72,11 +70,8 @@ async def _schema(database: Database) -> Finding:
     if found is None or found < ours:
         fix = "Start the API or a worker of this version: it migrates the schema"
         return warning("migrations", f"the schema is at {found or 'nothing'}, this version works with {ours}", fix)
-    return broken(
-        "migrations",
-        f"the schema is at {found}, which this version, {ours}, does not know",
-        "Upgrade this installation, or point DATABASE_URL elsewhere",
-    )
+    fix = "Upgrade this installation, or point DATABASE_URL elsewhere"
+    return broken("migrations", f"the schema is at {found}, which this version, {ours}, does not know", fix)
 
 
 async def _clock(database: Database) -> Finding:
@@ -102,11 +97,8 @@ async def _workers(database: Database) -> Finding:
     async with database.transaction() as tx:
         alive = await list_workers(tx)
     if not alive:
-        return broken(
-            "workers",
-            "no worker has a fresh heartbeat: alerts that arrive over HTTP wait",
-            "Start one with `alert-pipeline worker`, or everything with `alert-pipeline up`",
-        )
+        fix = "Start one with `alert-pipeline worker`, or everything with `alert-pipeline up`"
+        return broken("workers", "no worker has a fresh heartbeat: alerts that arrive over HTTP wait", fix)
     detail = ", ".join(f"{worker.host}/{worker.pid} with {worker.running} runs" for worker in alive)
     without = [worker for worker in alive if not worker.prefect_ok]
     if without:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
-from asyncio.subprocess import DEVNULL, PIPE
+from functools import partial
 from pathlib import Path
 
 from orchestration.settings import Settings
@@ -23,14 +24,15 @@ TIGHT_BYTES = 10 * _GIB
 
 async def host_findings(settings: Settings) -> list[Finding]:
     """The checks that need no server."""
-    fix_disk = "Check the disk and the permissions of the folder"
-    return list(
-        await asyncio.gather(
-            run_check("settings", lambda: _settings(settings), fix="See docs/settings.md"),
-            _folder("data folder", settings.home.expanduser(), fix_disk),
-            _folder("temporary folder", Path(tempfile.gettempdir()), fix_disk),
-        )
+    folders = {"data folder": settings.home.expanduser(), "temporary folder": Path(tempfile.gettempdir())}
+    fix = "Check the disk and the permissions of the folder"
+    disks = (
+        # In a thread, because a network disk that hangs blocks every call.
+        run_check(check, partial(in_daemon_thread, _check_folder, check, folder), fix=fix)
+        for check, folder in folders.items()
     )
+    own_settings = run_check("settings", lambda: _settings(settings), fix="See docs/settings.md")
+    return await asyncio.gather(own_settings, *disks)
 
 
 async def _settings(settings: Settings) -> Finding:
@@ -40,18 +42,10 @@ async def _settings(settings: Settings) -> Finding:
     if settings.secret_key is None and key.exists() and key.stat().st_mode & 0o077:
         return broken("settings", f"others can read {key}", f"chmod 600 {key}")
     if unknown:
-        return warning(
-            "settings",
-            f"no setting is called {', '.join(unknown)}",
-            "Correct the name: docs/settings.md lists all settings",
-        )
+        fix = "Correct the name: docs/settings.md lists all settings"
+        return warning("settings", f"no setting is called {', '.join(unknown)}", fix)
     count = sum(1 for name in known if os.environ.get(name))
     return ok("settings", f"valid, {count} set in the environment")
-
-
-async def _folder(check: str, folder: Path, fix: str) -> Finding:
-    # In a thread, because a network disk that hangs blocks every call.
-    return await run_check(check, lambda: in_daemon_thread(_check_folder, check, folder), fix=fix)
 
 
 def _check_folder(check: str, folder: Path) -> Finding:
@@ -73,14 +67,11 @@ async def clock_is_synchronized() -> bool | None:
     program = shutil.which("timedatectl")
     if program is None:
         return None
-    process = await asyncio.create_subprocess_exec(
-        program, "show", "--property=NTPSynchronized", "--value", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
-    )
+    command = [program, "show", "--property=NTPSynchronized", "--value"]
     try:
-        async with asyncio.timeout(2.0):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        shown = await asyncio.to_thread(
+            subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2.0
+        )
+    except subprocess.TimeoutExpired:
         return None
-    return {b"yes": True, b"no": False}.get(output.strip())
+    return {b"yes": True, b"no": False}.get(shown.stdout.strip())

@@ -113,23 +113,20 @@ async def _pool(client: PrefectClient) -> Finding:
 
 
 async def _deployments(client: PrefectClient) -> Finding:
-    missing, paused, registered = list[str](), list[str](), list[str]()
-    for wanted in wanted_deployments():
-        name = f"{wanted.flow.name}/{wanted.name}"
+    wanted = [f"{deployment.flow.name}/{deployment.name}" for deployment in wanted_deployments()]
+    missing, paused = list[str](), list[str]()
+    for name in wanted:
         try:
-            found = await client.read_deployment_by_name(name)
+            if (await client.read_deployment_by_name(name)).paused:
+                paused.append(name)
         except ObjectNotFound:
             missing.append(name)
-            continue
-        registered.append(name)
-        if found.paused:
-            paused.append(name)
     if missing:
         return broken("deployments", f"not registered: {', '.join(missing)}", _REGISTER)
     if paused:
         fix = "; ".join(f"prefect deployment schedule resume {name}" for name in paused)
         return warning("deployments", f"paused: {', '.join(paused)}", f"Resume it in Prefect's UI, or: {fix}")
-    return ok("deployments", ", ".join(registered))
+    return ok("deployments", ", ".join(wanted))
 
 
 def _shown(api_url: str) -> str:

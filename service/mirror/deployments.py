@@ -2,20 +2,20 @@
 
 A worker does so when it starts. It creates what is missing and updates description, entry point and parameter schema;
 whatever an operator can set (pause, limits, schedules, tags, parameters, automations) stays as it is.
+
+The coroutines raise whatever Prefect's client raises: call them within `blocks.prefect_api.prefect_errors()`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 from uuid import UUID
 
 import yaml
-from prefect import Flow
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
@@ -24,6 +24,7 @@ from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.base import BaseWorker
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 
 from blocks.channels import CHANNELS
 from orchestration.errors import BadSetting
@@ -41,17 +42,25 @@ TAGS = ("alert-pipeline",)
 _OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """A deployment as it should be in Prefect."""
+def _schedule(entry: dict[str, Any]) -> dict[str, Any]:
+    # prefect.yaml has one level where the API has two.
+    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
+    inner = {name: value for name, value in entry.items() if name not in outer}
+    return {"schedule": inner, **outer}
 
-    flow: Flow[..., Any]
+
+class Deployment(BaseModel):
+    """A deployment as it should be in Prefect. Validates an entry of prefect.yaml, and imports its flow."""
+
+    model_config = ConfigDict(frozen=True)
+
+    flow: ImportString[Any] = Field(validation_alias="entrypoint")
     entrypoint: str
     name: str
     description: str
     tags: Sequence[str] = TAGS
-    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    schedules: Sequence[DeploymentScheduleCreate] = ()
+    parameters: Mapping[str, Any]
+    schedules: Sequence[Annotated[DeploymentScheduleCreate, BeforeValidator(_schedule)]] = ()
     triggers: Sequence[DeploymentEventTrigger] = ()
 
 
@@ -64,7 +73,7 @@ def wanted_deployments() -> list[Deployment]:
     path = prefect_yaml()
     try:
         declared: list[dict[str, Any]] = yaml.safe_load(path.read_text())["deployments"]
-        return [_deployment(entry) for entry in declared]
+        return [Deployment.model_validate(entry) for entry in declared]
     except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
         problem = " ".join(str(error).split())
         raise BadSetting(f"{path} cannot be used: {type(error).__name__}: {problem[:300]}") from error
@@ -81,7 +90,6 @@ async def register(client: PrefectClient) -> None:
 
     Raises:
         BadSetting: prefect.yaml is missing or broken.
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     await ensure_pool(client)
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
@@ -91,11 +99,8 @@ async def register(client: PrefectClient) -> None:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool, unless it exists.
-
-    Raises:
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
-    """
+    """Create the work pool, unless it exists."""
+    base: Any = BaseWorker  # `WarmWorker` adds nothing to its job template, and importing that would be a circle
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -103,12 +108,10 @@ async def ensure_pool(client: PrefectClient) -> None:
             name=POOL_NAME,
             type=POOL_TYPE,
             description="Runs of the warm worker.",
-            base_job_template=_job_template(),
+            base_job_template=base.get_default_base_job_template(),
         )
-        try:
+        with suppress(ObjectAlreadyExists):  # another worker started at the same time
             await client.create_work_pool(wanted)
-        except ObjectAlreadyExists:  # another worker started at the same time
-            return
     else:
         if pool.type != POOL_TYPE:
             logger.warning(
@@ -120,11 +123,7 @@ async def ensure_pool(client: PrefectClient) -> None:
 
 
 async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
-    """Create the deployment, or update the fields that operators do not set; its id.
-
-    Raises:
-        Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
-    """
+    """Create the deployment, or update the fields that operators do not set; its id."""
     own = _own_fields(wanted)
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
@@ -143,7 +142,11 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
         deployment_id = known.id
         if not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
-    await _ensure_triggers(client, deployment_id, wanted)
+    for trigger in wanted.triggers:
+        trigger.set_deployment_id(deployment_id)
+        automation = trigger.as_automation()
+        if not await client.read_automations_by_name(automation.name):
+            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))
     return deployment_id
 
 
@@ -152,45 +155,9 @@ def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:
     return all(getattr(known, name) == value for name, value in _own_fields(wanted).items())
 
 
-def _job_template() -> dict[str, Any]:
-    # That of `WarmWorker`, which adds nothing to the base class. Importing it here would be an import circle.
-    base: Any = BaseWorker
-    return base.get_default_base_job_template()
-
-
-def _deployment(entry: dict[str, Any]) -> Deployment:
-    module, _, name = str(entry["entrypoint"]).rpartition(".")
-    return Deployment(
-        flow=cast("Flow[..., Any]", getattr(import_module(module), name)),
-        entrypoint=entry["entrypoint"],
-        name=entry["name"],
-        description=entry["description"],
-        tags=entry["tags"],
-        parameters=entry["parameters"],
-        schedules=[_schedule(each) for each in entry.get("schedules", ())],
-        triggers=[DeploymentEventTrigger.model_validate(each) for each in entry.get("triggers", ())],
-    )
-
-
-def _schedule(entry: dict[str, Any]) -> DeploymentScheduleCreate:
-    # prefect.yaml has one level where the API has two.
-    outer = {name: entry[name] for name in _OF_SCHEDULE if name in entry}
-    inner = {name: value for name, value in entry.items() if name not in outer}
-    return DeploymentScheduleCreate.model_validate({"schedule": inner, **outer})
-
-
 def _own_fields(wanted: Deployment) -> dict[str, Any]:
     return {
         "description": wanted.description,
         "entrypoint": wanted.entrypoint,
         "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
     }
-
-
-async def _ensure_triggers(client: PrefectClient, deployment_id: UUID, wanted: Deployment) -> None:
-    for trigger in wanted.triggers:
-        trigger.set_deployment_id(deployment_id)
-        automation = trigger.as_automation()
-        known = await client.read_automations_by_name(automation.name)
-        if not known:
-            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed, Pending, to_state_create
 
-from blocks.prefect_api import PAGE_SIZE
+from blocks.prefect_api import PAGE_SIZE, read_pages
 from flows.flow_run import final_state, flow_run_name, flow_run_tags
 from orchestration.errors import RunNotFound
 from orchestration.signals import logger
@@ -52,15 +54,13 @@ class FlowRunMirror:
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self._target: DeploymentTarget | None = None
-        self._of_definitions: dict[str, DeploymentTarget] = {}
+        self._targets: dict[tuple[str, str], DeploymentTarget] = {}
 
     async def target(self, *, renew: bool = False) -> DeploymentTarget:
         """The deployment `alert-pipeline/default`; only the flow while the deployment is not registered."""
-        if self._target is None or self._target.deployment_id is None or renew:
-            self._of_definitions.clear()
-            self._target = await self._find_target(FLOW_NAME, DEPLOYMENT_NAME)
-        return self._target
+        if renew:
+            self._targets.clear()
+        return await self._find_target(FLOW_NAME, DEPLOYMENT_NAME)
 
     async def open(self, record: RunRecord) -> FlowRun:
         """Create the flow run of a run, in PENDING. The idempotency key makes a second call return the same one."""
@@ -69,7 +69,9 @@ class FlowRunMirror:
             if record.completed_at is None:
                 # The worker that executed the run is gone, and could not end its flow run. A run that is resumed
                 # after its end has reported that end to Prefect, or is about to.
-                await self.crash(record.prefect_flow_run_id)
+                with suppress(ObjectNotFound):
+                    lost = await self._client.read_flow_run(UUID(record.prefect_flow_run_id))
+                    await self.end(lost, Crashed(message=_LOST))
             key = f"{record.run_id}/{record.total_attempts}"
         flow_run = await self._create(record, key)
         if flow_run.state is not None and flow_run.state.type is StateType.PENDING:
@@ -77,14 +79,6 @@ class FlowRunMirror:
         # A worker that died, or a request that broke off, has created it before.
         await self.end(flow_run, Crashed(message=_LOST))
         return await self._create(record, f"{record.run_id}/{new_id()[:8]}")
-
-    async def crash(self, flow_run_id: str) -> None:
-        """Mark a flow run as crashed, because the process that executed it is gone."""
-        try:
-            flow_run = await self._client.read_flow_run(UUID(flow_run_id))
-        except ObjectNotFound:
-            return
-        await self.end(flow_run, Crashed(message=_LOST))
 
     async def end(self, flow_run: FlowRun, state: State[Any]) -> None:
         """Set the final state of a flow run, unless it has one."""
@@ -104,7 +98,9 @@ class FlowRunMirror:
         Raises:
             Unavailable: the database does not answer.
         """
-        deployments = await self._deployments()
+        of_linear = (await self.target()).deployment_id
+        ours = [of_linear, *(deployment.id for deployment in await definition_deployments(self._client))]
+        deployments = [str(deployment_id) for deployment_id in ours if deployment_id is not None]
         if not deployments:
             return 0
         wanted = {"deployment_id": {"any_": deployments}, "state": {"type": {"any_": _NOT_ENDED}}}
@@ -119,29 +115,11 @@ class FlowRunMirror:
             logger.info("Set %d abandoned flow runs in Prefect to their final states", ended)
         return ended
 
-    async def _deployments(self) -> list[str]:
-        """The ids of our deployments: that of the linear pipeline, and those of the definitions."""
-        target = await self.target()
-        only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
-        others = await self._client.read_deployments(flow_filter=only, limit=PAGE_SIZE)
-        ids = (target.deployment_id, *(other.id for other in others))
-        return [str(deployment_id) for deployment_id in ids if deployment_id is not None]
-
-    async def _target_of(self, record: RunRecord) -> DeploymentTarget:
-        """The deployment of the run's definition, or that of the linear pipeline."""
-        options = record.options
-        if options.definition is None and options.definition_config is None:
-            return await self.target()
-        name = options.definition or ""
-        if name not in self._of_definitions:
-            found = await self._find_target(DEFINITION_FLOW_NAME, name)
-            if found.deployment_id is None:
-                return found
-            self._of_definitions[name] = found
-        return self._of_definitions[name]
-
     async def _create(self, record: RunRecord, key: str) -> FlowRun:
-        target = await self._target_of(record)
+        if record.options.defined:
+            target = await self._find_target(DEFINITION_FLOW_NAME, record.options.definition or "")
+        else:
+            target = await self.target()
         wanted = FlowRunCreate(
             name=flow_run_name(record),
             tags=flow_run_tags(record),
@@ -157,25 +135,31 @@ class FlowRunMirror:
             answer = await self._client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json"))
         except PrefectException:
             # Somebody may have deleted the deployment or its queue, or created it again: look it up next time.
-            self._target = None
-            self._of_definitions.clear()
+            self._targets.clear()
             raise
         return FlowRun.model_validate(answer.json())
 
     async def _find_target(self, flow: str, deployment: str) -> DeploymentTarget:
-        try:
-            if not deployment:  # a definition from a file, which is not stored
-                return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
-            found = await self._client.read_deployment_by_name(f"{flow}/{deployment}")
-        except ObjectNotFound:
-            return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
-        return DeploymentTarget(
-            flow_id=found.flow_id,
-            deployment_id=found.id,
-            pool=found.work_pool_name,
-            queue=found.work_queue_name,
-            queue_id=found.work_queue_id,
-        )
+        if (known := self._targets.get((flow, deployment))) is not None:
+            return known
+        with suppress(ObjectNotFound):
+            if deployment:  # a definition from a file is not stored and has none
+                found = await self._client.read_deployment_by_name(f"{flow}/{deployment}")
+                self._targets[flow, deployment] = target = DeploymentTarget(
+                    flow_id=found.flow_id,
+                    deployment_id=found.id,
+                    pool=found.work_pool_name,
+                    queue=found.work_queue_name,
+                    queue_id=found.work_queue_id,
+                )
+                return target
+        return DeploymentTarget(flow_id=await self._client.create_flow_from_name(flow))
+
+
+async def definition_deployments(client: PrefectClient) -> list[DeploymentResponse]:
+    """All deployments of the flow `definition-pipeline`. Call it within `prefect_errors()`."""
+    only = FlowFilter(name=FlowFilterName(any_=[DEFINITION_FLOW_NAME]))
+    return await read_pages(lambda offset: client.read_deployments(flow_filter=only, limit=PAGE_SIZE, offset=offset))
 
 
 async def _missing_end(database: Database, flow_run: FlowRun) -> State[Any] | None:

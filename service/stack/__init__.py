@@ -6,6 +6,6 @@ uses it. A command that runs for days uses `PersistentStack`. The parts: `keeper
 """
 
 from orchestration.embedded_stack import StackAddresses
-from service.stack.client import PersistentStack, attach
+from service.stack.connection import PersistentStack, attach
 
 __all__ = ["PersistentStack", "StackAddresses", "attach"]

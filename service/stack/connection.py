@@ -1,7 +1,11 @@
-"""A command's connection to the keeper, and the messages on it: one JSON object per line over a Unix socket."""
+"""How a command gets its database and its Prefect server: from its settings, or from the embedded stack.
+
+A command and the keeper of the stack exchange messages over a Unix socket, one JSON object per line.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -9,16 +13,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from functools import partial
+from typing import Literal, NoReturn, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from orchestration.embedded_stack import is_lock_free
+from orchestration.embedded_stack import StackAddresses, is_lock_free
 from orchestration.errors import BadSetting, PipelineError, Unavailable
-from service.stack.paths import StackPaths
-from service.stack.process import log_tail
+from orchestration.settings import Settings
+from service.stack.paths import StackPaths, prepare, stack_paths
+from service.stack.process import MAX_DELAY_SECONDS, log_tail
 
 POSTGRES = "postgres"
 PREFECT = "prefect"
@@ -29,25 +36,21 @@ BUSY_EXIT = 75
 LEAVE_SECONDS = 30.0
 """How long the last command waits for the end of the stack."""
 
+CONNECT_SECONDS = 45.0
+"""How long a command tries to connect to the keeper. A keeper that is ending may need this long to end."""
+
 logger = logging.getLogger("alert_pipeline.stack")
 
 
-# Messages
-
-
-class Request(BaseModel):
+class Request(BaseModel, frozen=True):
     """The only message of a command. Its connection stays open for as long as the command uses the stack."""
-
-    model_config = ConfigDict(frozen=True)
 
     need: list[str]
     prefect_port: int | None = None
 
 
-class Report(BaseModel):
+class Report(BaseModel, frozen=True):
     """A message of the keeper."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["hello", "progress", "ready", "notice", "unavailable", "bad_setting", "stays"]
     """`hello` comes first; `stays` is the last message to a command that leaves while others use the stack."""
@@ -62,7 +65,104 @@ def encode(message: BaseModel) -> bytes:
     return message.model_dump_json().encode() + b"\n"
 
 
-# The command's side
+@contextlib.contextmanager
+def attach(
+    settings: Settings,
+    *,
+    need_prefect: bool = True,
+    progress: Callable[[str], None] | None = None,
+    prefect_port: int | None = None,
+    lost: Callable[[], None] | None = None,
+) -> Generator[StackAddresses]:
+    """The addresses of both servers for the duration of the block.
+
+    A server that no setting names is embedded, and started if it does not run. This blocks for seconds while the stack
+    starts: from asyncio, enter and leave it with `asyncio.to_thread`. When the last command leaves, the stack has ended
+    before this returns. `lost` is called, in another thread, if the embedded stack ends within the block.
+
+    Raises:
+        BadSetting: a setting, a folder or a port cannot be used.
+        Unavailable: a server of the stack did not start.
+    """
+    own_database = settings.database_url.get_secret_value() if settings.database_url is not None else None
+    embed_prefect = need_prefect and settings.prefect_api_url is None
+    if prefect_port is not None and not embed_prefect:
+        raise BadSetting(f"PREFECT_API_URL={settings.prefect_api_url!r} is set: no port can be chosen beside it.")
+    if own_database is not None and not embed_prefect:
+        yield StackAddresses(database_url=own_database, prefect_api_url=settings.prefect_api_url, embedded=frozenset())
+        return
+    request = Request(need=[POSTGRES, PREFECT] if embed_prefect else [POSTGRES], prefect_port=prefect_port)
+    with _session(stack_paths(settings.home), request, progress or (lambda _: None), lost or (lambda: None)) as ready:
+        embedded = {POSTGRES} if own_database is None else set[str]()
+        if settings.prefect_api_url is None and ready.prefect_api_url is not None:
+            embedded.add(PREFECT)
+        yield StackAddresses(
+            database_url=own_database or ready.database_url,
+            prefect_api_url=settings.prefect_api_url or ready.prefect_api_url,
+            embedded=frozenset(embedded),
+        )
+
+
+class PersistentStack:
+    """`attach()` for a command that runs for days: when the keeper dies, the stack is started again.
+
+    The addresses do not change: the database's socket is in the home, and Prefect's port is the one that was chosen.
+    """
+
+    addresses: StackAddresses
+
+    def __init__(self, settings: Settings, *, progress: Callable[[str], None], prefect_port: int | None) -> None:
+        self._attach_to = partial(attach, settings, progress=progress, prefect_port=prefect_port)
+        self._attached = contextlib.ExitStack()
+        self._lost = Future[None]()
+
+    def __enter__(self) -> Self:
+        self._attach()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._attached.close()
+
+    async def keep_running(self) -> NoReturn:
+        """Until cancelled, start the stack again whenever its keeper ends."""
+        while True:
+            await asyncio.wrap_future(self._lost)
+            logger.warning("The keeper of the embedded stack ended; starting the stack again")
+            delay = 0.5
+            while self._lost.done():
+                try:
+                    await asyncio.to_thread(self._attach)
+                except PipelineError as error:
+                    logger.warning("%s", error)
+                    await asyncio.sleep(delay)
+                    delay = min(MAX_DELAY_SECONDS, delay * 2)
+            logger.warning("The embedded stack runs again")
+
+    def _attach(self) -> None:
+        self._attached.close()
+        lost = Future[None]()
+        lost.set_running_or_notify_cancel()  # from now on the end of `keep_running` does not cancel it
+        self.addresses = self._attached.enter_context(self._attach_to(lost=partial(lost.set_result, None)))
+        self._lost = lost
+
+
+@contextlib.contextmanager
+def _session(
+    paths: StackPaths, request: Request, progress: Callable[[str], None], lost: Callable[[], None]
+) -> Generator[Report]:
+    prepare(paths)
+    began = time.monotonic()
+    while True:
+        connection = connect_or_start(paths, began + CONNECT_SECONDS)
+        try:
+            if (ready := connection.ask(request, progress)) is not None:
+                if connection.saw_progress:
+                    progress(f"Stack ready in {time.monotonic() - began:.1f} s")
+                connection.watch(lost)
+                yield ready
+                return
+        finally:
+            connection.leave()
 
 
 class Connection:
@@ -135,21 +235,18 @@ class Connection:
 
     def _read(self) -> Report | None:
         try:
-            line = self._lines.readline()
-            report = Report.model_validate_json(line) if line else None
-        except (OSError, ValueError):
+            report = Report.model_validate_json(self._lines.readline())
+        except (OSError, ValueError):  # also at the end of the connection: an empty line is no JSON
             return None
-        if report is not None and report.kind == "hello":
+        if report.kind == "hello":
             self._keeper = report.pid
-        elif report is not None and report.kind == "stays":
+        elif report.kind == "stays":
             self._stays = True
         return report
 
 
 def connect_or_start(paths: StackPaths, deadline: float) -> Connection:
-    """Connect to the keeper of this home, and start one if none runs.
-
-    `deadline` is a moment of `time.monotonic()`.
+    """Connect to the keeper of this home until `deadline` (of `time.monotonic()`), and start one if none runs.
 
     Raises:
         Unavailable: the keeper cannot be started, or the running one did not answer before `deadline`.
@@ -170,12 +267,11 @@ def connect_or_start(paths: StackPaths, deadline: float) -> Connection:
 
 def _connect(paths: StackPaths) -> Connection | None:
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with contextlib.suppress(OSError):
         control.connect(str(paths.control))
-    except OSError:
-        control.close()
-        return None
-    return Connection(control, paths)
+        return Connection(control, paths)
+    control.close()
+    return None
 
 
 def _start_keeper(paths: StackPaths) -> Connection | None:
@@ -185,48 +281,37 @@ def _start_keeper(paths: StackPaths) -> Connection | None:
     without clients ends.
     """
     own_end, keeper_end = socket.socketpair()
-    connection = Connection(own_end, paths, started=True)
-    command = [sys.executable, "-P", "-m", "service.stack.keeper", str(paths.home), str(keeper_end.fileno())]
-    try:
-        starter = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            pass_fds=(keeper_end.fileno(),),
-            start_new_session=True,
-        )
-        keeper_end.close()
-        with starter:
-            code = starter.wait()
-            output = starter.stderr.read() if code not in (0, BUSY_EXIT) and starter.stderr else b""
-    except OSError as error:
-        raise Unavailable(f"The keeper of the embedded stack cannot be started: {error}") from None
-    except BaseException:
-        keeper_end.close()
-        connection.leave()
-        raise
-    if code == 0:
-        return connection
-    connection.leave()
-    if code == BUSY_EXIT:
-        return None
-    raise _start_failed(code, output)
-
-
-def _start_failed(code: int, output: bytes) -> PipelineError:
-    last_line = output.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
-    return Unavailable(f"The keeper of the embedded stack did not start (exit code {code}): {last_line[0]}")
+    with contextlib.ExitStack() as failing:
+        connection = Connection(own_end, paths, started=True)
+        failing.callback(connection.leave)
+        command = [sys.executable, "-P", "-m", "service.stack.keeper", str(paths.home), str(keeper_end.fileno())]
+        try:
+            with keeper_end:
+                starter = subprocess.run(  # noqa: S603
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,  # until the keeper has its log
+                    cwd="/",
+                    pass_fds=(keeper_end.fileno(),),
+                    start_new_session=True,
+                    check=False,
+                )
+        except OSError as error:
+            raise Unavailable(f"The keeper of the embedded stack cannot be started: {error}") from None
+        code = starter.returncode
+        if code == 0:
+            failing.pop_all()
+            return connection
+        if code == BUSY_EXIT:
+            return None
+        last_line = starter.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise Unavailable(f"The keeper of the embedded stack did not start (exit code {code}): {last_line[0]}")
 
 
 def _wait_for_exit(pid: int) -> None:
     """Wait until a process that has closed its connections is gone."""
     deadline = time.monotonic() + LEAVE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.Error:
-            return
-        time.sleep(0.005)
+    with contextlib.suppress(psutil.Error):
+        while time.monotonic() < deadline and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.005)

@@ -14,19 +14,21 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from orchestration.embedded_stack import StackState
 from orchestration.errors import BadSetting, PipelineError
-from service.stack import process
 from service.stack.connection import BUSY_EXIT, POSTGRES, PREFECT, Report, Request, encode
-from service.stack.paths import StackPaths, home_unusable, stack_paths
+from service.stack.paths import StackPaths, home_unusable, replace_file, stack_paths
 from service.stack.postgres import DATABASE, PostgresServer, database_url
 from service.stack.prefect_server import PrefectServer
 from service.stack.process import Supervisor
@@ -35,6 +37,8 @@ LOCK_TIMEOUT_SECONDS = 0.3
 """A command that checks whether the lock is free owns it for an instant, so the keeper tries for this long."""
 
 LOG_CHECK_SECONDS = 30.0
+LOG_LIMIT_BYTES = 5 * 1024 * 1024
+"""A longer log is set aside; one older log is kept."""
 LOGS = ("postgres", "prefect", "keeper")
 
 logger = logging.getLogger("alert_pipeline.stack")
@@ -46,15 +50,13 @@ class Keeper:
     def __init__(self, paths: StackPaths) -> None:
         self._paths = paths
         self._clients: set[StreamWriter] = set()
-        self._known: set[StreamWriter] = set()
-        """The clients and the last one that left: asyncio closes a connection whose writer is not referenced."""
+        self._left: list[StreamWriter] = []
+        """The last clients. asyncio closes a connection whose writer is not referenced."""
         self._finished = asyncio.Event()
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._last_progress = ""
-        self._handlers: set[asyncio.Task[None]] = set()
-        self._postgres = self._supervise(PostgresServer(paths))
+        self._supervisors = {POSTGRES: self._supervise(PostgresServer(paths))}
         self._prefect_server: PrefectServer | None = None
-        self._prefect: Supervisor | None = None
 
     async def run(self, first: socket.socket) -> None:
         """Serve until the last client has left, or until SIGTERM or SIGINT."""
@@ -66,7 +68,7 @@ class Keeper:
         listener = await asyncio.start_unix_server(self._handle, self._paths.control)
         logs = asyncio.create_task(self._limit_logs())
         try:
-            self._accept(*await asyncio.open_unix_connection(sock=first))
+            self._first_client = asyncio.create_task(self._handle(*await asyncio.open_unix_connection(sock=first)))
             await self._finished.wait()
         finally:
             # The socket goes first: a command that comes now waits for the lock and starts a new keeper.
@@ -75,17 +77,11 @@ class Keeper:
             logs.cancel()
             await self._stop()
 
-    def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
-        task = asyncio.create_task(self._handle(reader, writer))
-        self._handlers.add(task)
-        task.add_done_callback(self._handlers.discard)
-
     async def _handle(self, reader: StreamReader, writer: StreamWriter) -> None:
         if self._finished.is_set():
             writer.close()
             return
         self._clients.add(writer)
-        self._known.add(writer)
         _send(writer, Report(kind="hello", pid=os.getpid()))
         serving: asyncio.Task[None] | None = None
         try:
@@ -101,10 +97,10 @@ class Keeper:
             self._clients.discard(writer)
             if self._clients and not self._finished.is_set():
                 _send(writer, Report(kind="stays"))
-                self._known.discard(writer)
                 writer.close()
             else:
                 # The connection of the last client stays open until this process ends: the client waits for that.
+                self._left.append(writer)
                 self._finished.set()
 
     async def _serve(self, line: bytes, writer: StreamWriter) -> None:
@@ -125,19 +121,17 @@ class Keeper:
             self._open_port(request.prefect_port)
         if self._last_progress:  # another client is starting the stack
             _send(writer, Report(kind="progress", text=self._last_progress))
-        await self._postgres.ensure()
-        if PREFECT in request.need and self._prefect is not None:
-            await self._prefect.ensure()
+        for server in request.need:
+            await self._supervisors[server].ensure()
         state = self._state()
-        url = state.prefect_api_url
-        _send(writer, Report(kind="ready", pid=os.getpid(), database_url=state.database_url, prefect_api_url=url))
+        _send(writer, Report(kind="ready", database_url=state.database_url, prefect_api_url=state.prefect_api_url))
 
     def _open_port(self, port: int | None) -> None:
         """Open the port of Prefect's server before anything is started; the keeper owns it until it ends."""
         server = self._prefect_server
         if server is None:
             self._prefect_server = server = PrefectServer(self._paths, port)
-            self._prefect = self._supervise(server)
+            self._supervisors[PREFECT] = self._supervise(server)
         elif port is not None and port != server.port:
             raise BadSetting(
                 f"Prefect's server of this stack already runs at {server.api_url}: "
@@ -145,47 +139,38 @@ class Keeper:
             )
 
     def _supervise(self, server: PostgresServer | PrefectServer) -> Supervisor:
-        return Supervisor(server, progress=self._report_progress, notice=self._report_notice, changed=self._write_state)
+        notice, progress = partial(self._send_to_all, "notice"), partial(self._send_to_all, "progress")
+        return Supervisor(server, progress=progress, notice=notice, changed=self._write_state)
 
-    def _report_progress(self, text: str) -> None:
+    def _send_to_all(self, kind: Literal["notice", "progress"], text: str) -> None:
         logger.info(text)
-        self._last_progress = text
-        self._send_to_all(Report(kind="progress", text=text))
-
-    def _report_notice(self, text: str) -> None:
-        logger.warning(text)
-        self._send_to_all(Report(kind="notice", text=text))
-
-    def _send_to_all(self, report: Report) -> None:
+        if kind == "progress":
+            self._last_progress = text
         for writer in self._clients:
-            _send(writer, report)
+            _send(writer, Report(kind=kind, text=text))
 
     def _state(self) -> StackState:
-        prefect_pid = self._prefect.pid if self._prefect is not None else None
-        pids = {POSTGRES: self._postgres.pid, PREFECT: prefect_pid}
+        pids = {name: supervisor.pid for name, supervisor in self._supervisors.items()}
         server = self._prefect_server
         return StackState(
             pid=os.getpid(),
             parts={name: pid for name, pid in pids.items() if pid is not None},
             database_url=database_url(self._paths, DATABASE),
-            prefect_api_url=server.api_url if server is not None and prefect_pid is not None else None,
+            prefect_api_url=server.api_url if server is not None and pids.get(PREFECT) is not None else None,
             started_at=self._started_at,
         )
 
     def _write_state(self) -> None:
         self._last_progress = ""
-        new = self._paths.state.with_suffix(".json.new")
         try:
-            new.write_bytes(encode(self._state()))
-            new.replace(self._paths.state)
+            replace_file(self._paths.state, self._state().model_dump_json() + "\n", 0o600)
         except OSError as error:  # a full disk must not end running servers
             logger.warning("Cannot write %s, in which commands find this stack: %s", self._paths.state, error)
 
     async def _stop(self) -> None:
         began = time.monotonic()
-        for supervisor in (self._prefect, self._postgres):
-            if supervisor is not None:
-                await supervisor.stop()
+        for supervisor in reversed(self._supervisors.values()):  # Prefect's server uses PostgreSQL
+            await supervisor.stop()
         if self._prefect_server is not None:
             self._prefect_server.close()
         with contextlib.suppress(OSError):
@@ -195,8 +180,11 @@ class Keeper:
     async def _limit_logs(self) -> None:
         while True:
             await asyncio.sleep(LOG_CHECK_SECONDS)
-            for name in LOGS:
-                process.limit_log(self._paths.log(name))
+            for log in map(self._paths.log, LOGS):
+                with contextlib.suppress(OSError):
+                    if log.stat().st_size > LOG_LIMIT_BYTES:
+                        shutil.copyfile(log, log.with_suffix(".log.1"))
+                        os.truncate(log, 0)  # its process goes on writing, since it appends
 
 
 def main() -> None:
@@ -224,24 +212,21 @@ def _lock(paths: StackPaths) -> bool:
     """Lock the stack for the rest of this process's life. Children do not inherit the lock."""
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-    while True:
-        try:
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
             return True
+        time.sleep(0.01)
+    return False
 
 
 def _log_to(paths: StackPaths) -> None:
-    for name in LOGS:
-        process.start_log(paths.log(name))
-    output = os.open(paths.log("keeper"), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for log in map(paths.log, LOGS):
+        with contextlib.suppress(FileNotFoundError):
+            log.replace(log.with_suffix(".log.1"))
+    with paths.log("keeper").open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s [%(process)d] %(message)s")
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 

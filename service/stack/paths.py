@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from orchestration.embedded_stack import LOCK_FILE, STATE_FILE
 from orchestration.errors import BadSetting, PipelineError, Unavailable
 
 SYSTEM_USER = "alert-pipeline"
+_ADVICE = f"create a system user called {SYSTEM_USER}, start as an ordinary user, or set DATABASE_URL."
 
 SOCKET_PATH_LIMIT = 100
 """Bytes of a Unix socket's path: Linux allows 107, macOS and the BSDs 103."""
@@ -30,9 +32,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
 """A path that needs no escaping in a database URL. A comma, for example, separates two hosts there."""
 
 
-# Folders and files
-
-
 @dataclass(frozen=True, kw_only=True)
 class StackPaths:
     """The files of the stack of one home. Creating this value touches no file; `prepare()` makes the folders."""
@@ -40,46 +39,22 @@ class StackPaths:
     home: Path
     sockets: Path
     """Folder of the control socket and of PostgreSQL's socket folder: the home, or a short path in `/tmp`."""
-
-    @property
-    def lock(self) -> Path:
-        """The keeper locks this file for as long as it lives."""
-        return self.home / LOCK_FILE
-
-    @property
-    def state(self) -> Path:
-        """Describes the running stack, for `find_running_stack()` and for people. Ignore it while the lock is free."""
-        return self.home / STATE_FILE
-
-    @property
-    def control(self) -> Path:
-        """The Unix socket on which commands reach the keeper."""
-        return self.sockets / "control.sock"
-
-    @property
-    def postgres(self) -> Path:
-        """Everything of PostgreSQL except its log."""
-        return self.home / "postgres"
-
-    @property
-    def data(self) -> Path:
-        """PostgreSQL's data folder."""
-        return self.postgres / "data"
-
-    @property
-    def configuration(self) -> Path:
-        """PostgreSQL's configuration: beside the data, so that root never writes where the server's user can."""
-        return self.postgres / "conf"
-
-    @property
-    def run(self) -> Path:
-        """Folder of PostgreSQL's Unix socket; only its owner and root can enter it."""
-        return self.postgres / "run" if self.sockets == self.home else self.sockets / "run"
-
-    @property
-    def prefect(self) -> Path:
-        """`PREFECT_HOME` of the server."""
-        return self.home / "prefect"
+    lock: Path
+    """The keeper locks this file for as long as it lives."""
+    state: Path
+    """Describes the running stack, for `find_running_stack()` and for people. Ignore it while the lock is free."""
+    control: Path
+    """The Unix socket on which commands reach the keeper."""
+    postgres: Path
+    """Everything of PostgreSQL except its log."""
+    data: Path
+    """PostgreSQL's data folder."""
+    configuration: Path
+    """PostgreSQL's configuration: beside the data, so that root never writes where the server's user can."""
+    run: Path
+    """Folder of PostgreSQL's Unix socket; only its owner and root can enter it."""
+    prefect: Path
+    """`PREFECT_HOME` of the server."""
 
     def log(self, name: str) -> Path:
         """The log file of `postgres`, `prefect` or `keeper`."""
@@ -92,11 +67,24 @@ def stack_paths(home: Path) -> StackPaths:
     The socket folder must be the same for every command, whatever its TMPDIR, hence a literal `/tmp`.
     """
     home = home.expanduser().resolve()
-    longest = home / "postgres" / "run" / POSTGRES_SOCKET
-    if len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT and _PLAIN.fullmatch(str(home)):
-        return StackPaths(home=home, sockets=home)
-    name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return StackPaths(home=home, sockets=Path("/tmp") / f"alert-pipeline-{os.geteuid()}-{name}")  # noqa: S108
+    postgres = home / "postgres"
+    sockets, run = home, postgres / "run"
+    if len(os.fsencode(run / POSTGRES_SOCKET)) > SOCKET_PATH_LIMIT or not _PLAIN.fullmatch(str(home)):
+        name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+        sockets = Path("/tmp") / f"alert-pipeline-{os.geteuid()}-{name}"  # noqa: S108
+        run = sockets / "run"
+    return StackPaths(
+        home=home,
+        sockets=sockets,
+        lock=home / LOCK_FILE,
+        state=home / STATE_FILE,
+        control=sockets / "control.sock",
+        postgres=postgres,
+        data=postgres / "data",
+        configuration=postgres / "conf",
+        run=run,
+        prefect=home / "prefect",
+    )
 
 
 def prepare(paths: StackPaths) -> None:
@@ -114,13 +102,10 @@ def prepare(paths: StackPaths) -> None:
             require_passage(existing, server_account())
         _make_with_parents(paths.home, mode)
         _check_home(paths.home)
-        for folder, folder_mode in (
-            (paths.postgres, mode),
-            (paths.sockets, mode),
-            (paths.home / "logs", 0o700),
-            (paths.prefect, 0o700),
-        ):
-            make_folder(folder, folder_mode)
+        for folder in (paths.postgres, paths.sockets):
+            make_folder(folder, mode)
+        for folder in (paths.home / "logs", paths.prefect):
+            make_folder(folder, 0o700)
         # Creating the lock file detects a full or read-only disk before anything is started.
         os.close(os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         if not os.access(paths.home, os.W_OK | os.X_OK):
@@ -129,28 +114,38 @@ def prepare(paths: StackPaths) -> None:
         raise home_unusable(paths.home, error) from None
 
 
-def make_folder(folder: Path, mode: int, *, owner: int | None = None) -> None:
+def make_folder(folder: Path, mode: int, *, account: Account | None = None) -> None:
     """Make `folder` with exactly `mode`, or check an existing one. An existing folder keeps its mode.
 
-    `owner` is a user id; None means the user of this process.
+    `account` is the owner of the folder; None means the user of this process.
 
     Raises:
         BadSetting: `folder` is a link or a file, or belongs to another user.
     """
+    owner = os.geteuid() if account is None else account.uid
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise BadSetting(f"{folder} must be a folder and is something else: move it away.") from None
-        expected = os.geteuid() if owner is None else owner
-        if found.st_uid != expected:
+        if found.st_uid != owner:
             raise BadSetting(
-                f"{folder} belongs to user {found.st_uid}, not to user {expected}: "
+                f"{folder} belongs to user {found.st_uid}, not to user {owner}: "
                 "move it away, or set ALERT_PIPELINE_HOME to another folder."
             ) from None
         return
     folder.chmod(mode)
+    if account is not None and account.switches:
+        os.chown(folder, account.uid, account.gid)
+
+
+def replace_file(file: Path, text: str, mode: int) -> None:
+    """Write `file` so that a reader sees the old text or the new one."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text)
+    new.chmod(mode)
+    new.replace(file)
 
 
 def home_unusable(home: Path, error: OSError) -> PipelineError:
@@ -166,12 +161,9 @@ def home_unusable(home: Path, error: OSError) -> PipelineError:
 def _make_with_parents(home: Path, mode: int) -> None:
     missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     for folder in reversed(missing):
-        last = folder == home
-        try:
+        with suppress(FileExistsError):  # another command was faster
             folder.mkdir(mode=0o700)
-        except FileExistsError:  # another command was faster
-            continue
-        folder.chmod(mode if last or os.geteuid() else 0o755)
+            folder.chmod(mode if folder == home or os.geteuid() else 0o755)
 
 
 def _check_home(home: Path) -> None:
@@ -185,8 +177,7 @@ def _check_home(home: Path) -> None:
             f"The home {home} belongs to user {found.st_uid}, and this is user {os.geteuid()}: "
             "set ALERT_PIPELINE_HOME to a folder of your own."
         )
-    shared_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
-    if found.st_mode & stat.S_IWOTH or shared_group:
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()):
         raise BadSetting(f"Others can write in the home {home}: run `chmod go-w {home}`, or choose another folder.")
 
 
@@ -234,8 +225,7 @@ def require_passage(folder: Path, account: Account) -> None:
     Raises:
         BadSetting: naming the folder that is closed.
     """
-    closed = closed_folder(folder, account)
-    if closed is not None:
+    if (closed := closed_folder(folder, account)) is not None:
         raise BadSetting(
             f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: "
             "set ALERT_PIPELINE_HOME to a folder that other users can reach, such as /var/lib/alert-pipeline."
@@ -263,20 +253,19 @@ def has_permission(found: os.stat_result, account: Account, bits: int) -> bool:
 
 
 def _system_user() -> pwd.struct_passwd:
+    with suppress(KeyError):
+        return pwd.getpwnam(SYSTEM_USER)
+    _create_system_user()
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        _create_system_user()
-    try:
-        return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        raise Unavailable(f"The system user {SYSTEM_USER} was created and cannot be found: {_advice()}") from None
+        raise Unavailable(f"The system user {SYSTEM_USER} was created and cannot be found: {_ADVICE}") from None
 
 
 def _create_system_user() -> None:
     tool = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if tool is None:
-        raise Unavailable(f"PostgreSQL does not run as root, and useradd is missing to create a user: {_advice()}")
+        raise Unavailable(f"PostgreSQL does not run as root, and useradd is missing to create a user: {_ADVICE}")
     # With a shared group (nogroup, users) other members could reach the server's files.
     command = [tool, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
     command += ["--shell", "/usr/sbin/nologin", SYSTEM_USER]
@@ -284,8 +273,4 @@ def _create_system_user() -> None:
     # 9: the name is in use, because a second stack created the user in the same moment.
     if result.returncode not in (0, 9):
         reason = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
-        raise Unavailable(f"PostgreSQL does not run as root, and useradd failed ({reason[0]}): {_advice()}")
-
-
-def _advice() -> str:
-    return f"create a system user called {SYSTEM_USER}, start as an ordinary user, or set DATABASE_URL."
+        raise Unavailable(f"PostgreSQL does not run as root, and useradd failed ({reason[0]}): {_ADVICE}")

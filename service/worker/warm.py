@@ -1,7 +1,7 @@
 """The worker as a Prefect worker type: `prefect worker start --pool alerts --type warm`.
 
-One process and one event loop: claims from the inbox, and scheduled runs from the work pool. Claims go on
-while Prefect is away; then the part that asks for scheduled runs is started again and again.
+One process and one event loop executes runs claimed from the queue, and scheduled runs of the work pool. While Prefect
+does not answer the claims go on, and the part that asks for scheduled runs is started again and again.
 """
 
 from __future__ import annotations
@@ -32,21 +32,19 @@ from service.stack import StackAddresses
 from service.worker.process import open_worker
 from service.worker.worker import Worker
 
-AGAIN_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 5.0
+"""How long a worker waits before it asks Prefect again after a failure."""
+
 SYNC_SECONDS = 60.0
 """How often a worker brings Prefect's blocks and deployments in step with the definitions."""
 
 
-class WarmResult(BaseWorkerResult):
-    """What became of a scheduled run: the state in Prefect says it all."""
-
-
-class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
-    """Runs flows in this process, next to the runs that it claims from the inbox."""
+class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
+    """Executes claimed runs, and scheduled flow runs, in this process."""
 
     type = POOL_TYPE
     job_configuration = BaseJobConfiguration
-    _description = "Runs alert pipelines in one warm process, claimed from the inbox or scheduled by Prefect."
+    _description = "Runs alert pipelines in one warm process, claimed from the queue or scheduled by Prefect."
 
     def __init__(
         self,
@@ -61,13 +59,13 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         self._worker: Worker | None = None
         self._ending = False
         concurrency = options.get("limit") or self._ours.worker_concurrency
-        # A run starts at once here: none has to be fetched before its time.
+        # A run starts at once here, so it is never fetched before its time.
         super().__init__(work_pool_name, *arguments, **{**options, "limit": concurrency, "prefetch_seconds": 0})
 
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
     ) -> None:
-        """Claim runs and take scheduled ones until cancelled.
+        """Execute claimed and scheduled runs until cancelled.
 
         Raises:
             BadSetting: nothing says where the database is.
@@ -90,25 +88,25 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
                 for task in ended:
                     task.result()
             finally:
-                # Scheduled runs that are going on have the same grace time; new ones are not taken.
+                # Scheduled runs that are being executed have the same grace time; new ones are not started.
                 self._ending = True
                 await worker.end(self._ours.worker_grace_seconds)
                 asking.cancel()
                 await asyncio.wait({asking})
 
     async def _ask(self, run_once: bool, with_healthcheck: bool, printer: Callable[..., None]) -> None:
-        """Take scheduled runs, with Prefect's own worker loop, which gives up when Prefect is away for long."""
+        """Start scheduled runs with Prefect's own worker loop, which gives up after a long outage of Prefect."""
         while True:
             try:
                 await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
             except Exception as error:  # noqa: BLE001 - whatever Prefect's part meets, claims go on
-                logger.warning("Scheduled runs are not taken for now: %s: %s", type(error).__name__, error)
+                logger.warning("Scheduled runs are not started for now: %s: %s", type(error).__name__, error)
             if run_once:
                 return
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_AFTER_SECONDS)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Take the scheduled runs that are due, unless this worker ends."""
+        """Start the scheduled runs that are due, unless this worker ends."""
         return [] if self._ending else await super().get_and_submit_flow_runs()
 
     async def run(
@@ -116,14 +114,13 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         flow_run: FlowRun,
         configuration: BaseJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
-    ) -> WarmResult:
-        """Run one scheduled flow run here."""
+    ) -> BaseWorkerResult:
+        """Execute one scheduled flow run in this process."""
         del configuration
         if task_status is not None:
             task_status.started(1)
         flow = await self._load(flow_run)
-        worker = self._worker
-        if worker is None:
+        if (worker := self._worker) is None:
             raise RuntimeError("The worker was not started")
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
         bare = flow_run.model_copy(update={"deployment_id": None})
@@ -133,7 +130,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
                 await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
         finally:
             worker.occupy(-1)
-        return WarmResult(identifier=str(flow_run.id), status_code=0)
+        return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
     async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:
         if flow_run.deployment_id is None:
@@ -143,9 +140,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
         return await asyncio.to_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
-        """Register the deployments as soon as Prefect answers; then keep it in step with the definitions."""
+        """Register the deployments as soon as Prefect answers; then write the definitions to Prefect."""
         registered = False
         while True:
+            seconds = SYNC_SECONDS
             try:
                 with prefect_errors():
                     if not registered:
@@ -154,12 +152,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, WarmResult]):
                     await sync(client, database)
             except BadSetting as error:
                 logger.error("The deployments cannot be registered: %s", error)
-                await asyncio.sleep(SYNC_SECONDS)
             except Unavailable as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                await asyncio.sleep(SYNC_SECONDS)
+                seconds = RETRY_AFTER_SECONDS
+            await asyncio.sleep(seconds)
 
     def _find_database(self) -> tuple[str, str | None]:
         if self._addresses is not None:

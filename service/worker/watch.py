@@ -39,25 +39,17 @@ class OperatorControls:
     """The number of runs that all workers together may execute. None means no limit."""
 
 
+@dataclass(eq=False)
 class Watch:
     """Polls Prefect. `changed` is called when runs may be claimed that could not be claimed before."""
 
-    def __init__(
-        self,
-        client: PrefectClient,
-        mirror: FlowRunMirror,
-        breaker: Breaker,
-        channels: ChannelCache,
-        database: Database,
-        changed: Callable[[], None],
-    ) -> None:
-        self._client = client
-        self._mirror = mirror
-        self._breaker = breaker
-        self._channels = channels
-        self._database = database
-        self._changed = changed
-        self.controls = OperatorControls()
+    client: PrefectClient
+    mirror: FlowRunMirror
+    breaker: Breaker
+    channels: ChannelCache
+    database: Database
+    changed: Callable[[], None]
+    controls: OperatorControls = OperatorControls()
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -69,18 +61,18 @@ class Watch:
     async def look(self) -> None:
         """Poll once, and read what seldom changes. It raises nothing: a Prefect that fails opens the breaker."""
         await self._poll()
-        if self._breaker.closed:
+        if self.breaker.closed:
             await self._renew()
 
     async def _poll_forever(self) -> None:
         while True:
             await self._poll()
-            await self._breaker.wait_open(WATCH_SECONDS)
+            await self.breaker.wait_open(WATCH_SECONDS)
 
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if self._breaker.closed:
+            if self.breaker.closed:
                 await self._renew()
 
     async def _poll(self) -> None:
@@ -88,12 +80,12 @@ class Watch:
         try:
             with prefect_errors():
                 async with asyncio.timeout(WATCH_TIMEOUT_SECONDS):
-                    if not self._breaker.closed and (failure := await self._client.api_healthcheck()) is not None:
+                    if not self.breaker.closed and (failure := await self.client.api_healthcheck()) is not None:
                         raise failure
                     self.controls = await self._read_controls()
                     await self._pass_on_cancellations()
         except PrefectUnavailable as error:
-            self._breaker.trip(str(error))
+            self.breaker.trip(str(error))
             return
         except Exception:  # noqa: BLE001 - a bug, and no outage: it must not end the worker
             logger.exception("Polling Prefect failed")
@@ -101,17 +93,17 @@ class Watch:
         if before != self.controls:
             state = "paused" if self.controls.paused else "not paused"
             logger.info("Operators' settings in Prefect: %s, limit %s", state, self.controls.limit)
-        if self._breaker.reset() or before != self.controls:
-            self._changed()
+        if self.breaker.reset() or before != self.controls:
+            self.changed()
 
     async def _renew(self) -> None:
         """Read what seldom changes. A failure here is no outage: the next read tries again."""
         try:
             with prefect_errors():
-                async with self._breaker.patience(RENEW_TIMEOUT_SECONDS):
-                    await self._channels.refresh()
-                    await self._mirror.target(renew=True)
-                    await self._mirror.reconcile(self._database, executions())
+                async with self.breaker.limit(RENEW_TIMEOUT_SECONDS):
+                    await self.channels.refresh()
+                    await self.mirror.target(renew=True)
+                    await self.mirror.reconcile(self.database, executions())
         except Unavailable as error:
             logger.warning(
                 "Prefect's channel blocks and flow runs could not be read; the known channels stay in use: %s", error
@@ -121,33 +113,33 @@ class Watch:
 
     async def _read_controls(self) -> OperatorControls:
         """Pool, queue and deployment: each of them can pause, and the smallest limit counts."""
-        target = await self._mirror.target()
-        paused, limits = False, list[int | None]()
+        target = await self.mirror.target()
+        paused, limits = list[bool](), list[int | None]()
         try:
             if target.deployment_id is not None:
-                deployment = await self._client.read_deployment(target.deployment_id)
-                paused = paused or deployment.paused
+                deployment = await self.client.read_deployment(target.deployment_id)
                 shared = deployment.global_concurrency_limit
+                paused.append(deployment.paused)
                 limits.append(shared.limit if shared is not None and shared.active else None)
             if target.pool is not None:
-                pool = await self._client.read_work_pool(target.pool)
-                paused = paused or pool.is_paused
+                pool = await self.client.read_work_pool(target.pool)
+                paused.append(pool.is_paused)
                 limits.append(pool.concurrency_limit)
             if target.queue_id is not None:
-                queue = await self._client.read_work_queue(target.queue_id)
-                paused = paused or queue.is_paused
+                queue = await self.client.read_work_queue(target.queue_id)
+                paused.append(queue.is_paused)
                 limits.append(queue.concurrency_limit)
         except ObjectNotFound:
-            await self._mirror.target(renew=True)
-        set_limits = [limit for limit in limits if limit is not None]
-        return OperatorControls(paused=paused, limit=min(set_limits) if set_limits else None)
+            await self.mirror.target(renew=True)
+        smallest = min((limit for limit in limits if limit is not None), default=None)
+        return OperatorControls(paused=any(paused), limit=smallest)
 
     async def _pass_on_cancellations(self) -> None:
-        live = {flow_run_id: one for flow_run_id, one in executions().items() if not one.cancelled}
+        live = {id_: execution for id_, execution in executions().items() if not execution.cancelled}
         if not live:
             return
         wanted = {"id": {"any_": list(live)}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
-        for flow_run in await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
             execution = live[str(flow_run.id)]
             run_id = execution.run.run_id
             logger.info(

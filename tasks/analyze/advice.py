@@ -18,6 +18,8 @@ HIGH, MEDIUM = "high", "medium"
 GENERAL = "general"
 """The type of a recommendation that belongs to no cause."""
 
+_FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -32,7 +34,10 @@ class Findings:
 
 def advise(cause: Cause | None, findings: Findings) -> list[Recommendation]:
     """The recommendations for a cause, the most urgent first, each with a command. None means that it is unknown."""
-    return _ADVICE[cause](findings) if cause else _general()
+    if cause:
+        return _ADVICE[cause](findings)
+    unknown = "Neither the alert nor the checks name a cause."
+    return [_advice(GENERAL, MEDIUM, "Look at the host", unknown, "uptime; free -h; df -h", *_FAILED_SERVICES)]
 
 
 def also_look_at(check: Check) -> Recommendation:
@@ -51,48 +56,31 @@ def also_look_at(check: Check) -> Recommendation:
     )
 
 
+def _advice(cause: str, priority: str, title: str, description: str, *commands: str) -> Recommendation:
+    return Recommendation(type=cause, priority=priority, title=title, description=description, actions=list(commands))
+
+
 def _memory(findings: Findings) -> list[Recommendation]:
+    largest = _listed("Largest now", findings.processes)
+    commands = ("ps aux --sort=-%mem | head", *_about(findings.processes), "free -h")
+    killed = "journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'"
     return [
-        Recommendation(
-            type=Cause.MEMORY,
-            priority=HIGH,
-            title="Find what uses the memory",
-            description=_listed("Largest now", findings.processes),
-            actions=["ps aux --sort=-%mem | head", *_about(findings.processes), "free -h"],
-        ),
-        Recommendation(
-            type=Cause.MEMORY,
-            priority=MEDIUM,
-            title="See whether the kernel has killed a process for lack of memory",
-            actions=["journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'"],
-        ),
+        _advice(Cause.MEMORY, HIGH, "Find what uses the memory", largest, *commands),
+        _advice(Cause.MEMORY, MEDIUM, "See whether the kernel has killed a process for lack of memory", "", killed),
     ]
 
 
 def _disk(findings: Findings) -> list[Recommendation]:
-    root = findings.files.root if findings.files else _worst_path(findings.check)
+    root = findings.files.root if findings.files else worst_path(findings.check)
     path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
-    advice = [
-        Recommendation(
-            type=Cause.DISK,
-            priority=HIGH,
-            title=f"Find what fills {path}",
-            description=_large_files(findings.files),
-            actions=[f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}"],
-        )
+    fills = (f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}")
+    hidden = "Look for space used by logs and deleted files"
+    deleted = "A deleted file frees its space when the last process closes it."
+    return [
+        _advice(Cause.DISK, HIGH, f"Find what fills {path}", _large_files(findings.files), *fills),
+        *([_old_files(findings.files, path)] if findings.files and findings.files.old else []),
+        _advice(Cause.DISK, MEDIUM, hidden, deleted, "journalctl --disk-usage", "lsof -nP +L1 | head"),
     ]
-    if findings.files and findings.files.old:
-        advice.append(_old_files(findings.files, path))
-    advice.append(
-        Recommendation(
-            type=Cause.DISK,
-            priority=MEDIUM,
-            title="Look for space used by logs and deleted files",
-            description="A deleted file frees its space when the last process closes it.",
-            actions=["journalctl --disk-usage", "lsof -nP +L1 | head"],
-        )
-    )
-    return advice
 
 
 def _old_files(files: FileFindings, path: str) -> Recommendation:
@@ -100,15 +88,13 @@ def _old_files(files: FileFindings, path: str) -> Recommendation:
     listed = ", ".join(f"{found.path!a} {in_bytes(found.size_bytes)}, {found.age_days} days" for found in files.old)
     old = f"-xdev -type f -size +{OLD_BYTES >> 20}M -mtime +{OLD_DAYS}"
     shown = [quoted for found in files.old if (quoted := found.quoted)]
-    return Recommendation(
-        type=Cause.DISK,
-        priority=MEDIUM,
-        title="Look at old files that can perhaps be deleted",
-        description=f"Not written to for {days} or more, {size} or more: {listed}.",
-        actions=[
-            f"find {path} {old} -printf '%s %TF %p\\n' | sort -n | tail",
-            *([f"ls -lhd -- {' '.join(shown)}"] if shown else []),
-        ],
+    return _advice(
+        Cause.DISK,
+        MEDIUM,
+        "Look at old files that can perhaps be deleted",
+        f"Not written to for {days} or more, {size} or more: {listed}.",
+        f"find {path} {old} -printf '%s %TF %p\\n' | sort -n | tail",
+        *([f"ls -lhd -- {' '.join(shown)}"] if shown else []),
     )
 
 
@@ -124,67 +110,27 @@ def _large_files(files: FileFindings | None) -> str:
 def _cpu(findings: Findings) -> list[Recommendation]:
     load = findings.load
     averages = f"Load average {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f} (1, 5, 15 min). " if load else ""
+    busiest = averages + _listed("Busiest", findings.processes)
+    commands = ("ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime")
+    kinds = "See whether it is work, waiting for disks (wa) or a busy neighbour (st)"
     return [
-        Recommendation(
-            type=Cause.CPU,
-            priority=HIGH,
-            title="Find what uses the CPU",
-            description=averages + _listed("Busiest", findings.processes),
-            actions=["ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime"],
-        ),
-        Recommendation(
-            type=Cause.CPU,
-            priority=MEDIUM,
-            title="See whether it is work, waiting for disks (wa) or a busy neighbour (st)",
-            actions=["vmstat 1 5"],
-        ),
+        _advice(Cause.CPU, HIGH, "Find what uses the CPU", busiest, *commands),
+        _advice(Cause.CPU, MEDIUM, kinds, "", "vmstat 1 5"),
     ]
 
 
 def _network(findings: Findings) -> list[Recommendation]:
+    found = findings.check.message if findings.check else ""
+    commands = ("ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s")
     return [
-        Recommendation(
-            type=Cause.NETWORK,
-            priority=HIGH,
-            title="Find where the network ends",
-            description=findings.check.message if findings.check else "",
-            actions=["ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s"],
-        ),
-        Recommendation(
-            type=Cause.NETWORK,
-            priority=MEDIUM,
-            title="Look for errors and drops on the interfaces",
-            actions=["ip -s link"],
-        ),
+        _advice(Cause.NETWORK, HIGH, "Find where the network ends", found, *commands),
+        _advice(Cause.NETWORK, MEDIUM, "Look for errors and drops on the interfaces", "", "ip -s link"),
     ]
 
 
 def _process(findings: Findings) -> list[Recommendation]:
-    return [
-        Recommendation(
-            type=Cause.PROCESS,
-            priority=HIGH,
-            title="Find what stopped, and why",
-            description=findings.check.message if findings.check else "",
-            actions=["systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50"],
-        )
-    ]
-
-
-def _general() -> list[Recommendation]:
-    return [
-        Recommendation(
-            type=GENERAL,
-            priority=MEDIUM,
-            title="Look at the host",
-            description="Neither the alert nor the checks name a cause.",
-            actions=[
-                "uptime; free -h; df -h",
-                "systemctl --failed",
-                "journalctl -p err --since -1h --no-pager | tail -n 50",
-            ],
-        )
-    ]
+    found = findings.check.message if findings.check else ""
+    return [_advice(Cause.PROCESS, HIGH, "Find what stopped, and why", found, *_FAILED_SERVICES)]
 
 
 _ADVICE: Mapping[Cause, Callable[[Findings], list[Recommendation]]] = {
@@ -205,6 +151,7 @@ def _listed(heading: str, processes: Sequence[ProcessUse]) -> str:
     return f"{heading}: {'; '.join(map(str, processes))}." if processes else ""
 
 
-def _worst_path(check: Check | None) -> str:
+def worst_path(check: Check | None) -> str:
+    """The fullest path that the disk check found; "/" if it found none."""
     path = check.metrics.get("worst_path") if check else None
     return path if isinstance(path, str) else "/"

@@ -24,29 +24,25 @@ class Cause(StrEnum):
     PROCESS = "process"
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 CLEAR_WORDS: dict[Cause, frozenset[str]] = {
-    Cause.MEMORY: frozenset(
-        {"memory", "mem", "ram", "swap", "swapping", "heap", "oom", "ooms", "oomkill", "oomkilled", "rss"}
-    ),
-    Cause.DISK: frozenset(
-        {"disk", "disks", "filesystem", "filesystems", "storage", "inode", "inodes", "enospc", "mountpoint", "nvme"}
-    ),
-    Cause.CPU: frozenset({"cpu", "cpus", "processor", "processors", "loadavg", "cputhrottling"}),
-    Cause.NETWORK: frozenset(
-        {"network", "dns", "packet", "packets", "unreachable", "connectivity", "nic", "icmp", "ping"}
-    ),
-    Cause.PROCESS: frozenset(
-        {"processes", "systemd", "zombie", "zombies", "crashloop", "crashlooping", "crashloopbackoff", "daemon", "pid"}
-    ),
+    Cause.MEMORY: _words("memory mem ram swap swapping heap oom ooms oomkill oomkilled rss"),
+    Cause.DISK: _words("disk disks filesystem filesystems storage inode inodes enospc mountpoint nvme"),
+    Cause.CPU: _words("cpu cpus processor processors loadavg cputhrottling"),
+    Cause.NETWORK: _words("network dns packet packets unreachable connectivity nic icmp ping"),
+    Cause.PROCESS: _words("processes systemd zombie zombies crashloop crashlooping crashloopbackoff daemon pid"),
 }
 """Words that name exactly one cause."""
 
 VAGUE_WORDS: dict[Cause, frozenset[str]] = {
-    Cause.MEMORY: frozenset({"leak", "leaking"}),
-    Cause.DISK: frozenset({"volume", "volumes", "partition", "mount", "fs", "space", "quota"}),
-    Cause.CPU: frozenset({"load", "core", "cores", "throttling", "throttled"}),
-    Cause.NETWORK: frozenset({"interface", "gateway", "tcp", "link"}),
-    Cause.PROCESS: frozenset({"process", "crash", "crashed", "crashing", "looping", "restarting", "restarted"}),
+    Cause.MEMORY: _words("leak leaking"),
+    Cause.DISK: _words("volume volumes partition mount fs space quota"),
+    Cause.CPU: _words("load core cores throttling throttled"),
+    Cause.NETWORK: _words("interface gateway tcp link"),
+    Cause.PROCESS: _words("process crash crashed crashing looping restarting restarted"),
 }
 """Words that often name a cause and often something else: a load balancer, an API gateway."""
 
@@ -103,7 +99,8 @@ def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
     totals = {cause: weight + _CHECK_WEIGHT.get(_status(checks, cause), 0.0) for cause, weight in weights.items()}
     cause = max(totals, key=lambda candidate: totals[candidate])
     status = _status(checks, cause)
-    confidence = _from_weight(weights[cause]) + _CHECK_CONFIDENCE.get(status, 0.0)
+    by_words = next(confidence for least, confidence in _CONFIDENCE_OF_WEIGHT if weights[cause] >= least)
+    confidence = by_words + _CHECK_CONFIDENCE.get(status, 0.0)
     if list(totals.values()).count(totals[cause]) > 1:
         confidence -= _TIE_PENALTY
     if not of_this_host:
@@ -196,10 +193,6 @@ def _values(maps: Iterable[dict[str, str]]) -> set[str]:
 
 def _status(checks: dict[str, Check], cause: Cause) -> CheckStatus:
     return checks[cause].status if cause in checks else CheckStatus.UNKNOWN
-
-
-def _from_weight(weight: float) -> float:
-    return next(confidence for least, confidence in _CONFIDENCE_OF_WEIGHT if weight >= least)
 
 
 def _bounded(confidence: float) -> float:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import NamedTuple
 
 import psutil
 
@@ -53,14 +52,6 @@ class ProcessUse:
     def __str__(self) -> str:
         own = ", this worker" if self.pid == os.getpid() else ""
         return f"{self.name} (pid {self.pid}{own}): {self.use}"
-
-
-class CpuTime(NamedTuple):
-    """Seconds of CPU that a process has used since it started."""
-
-    name: str
-    created: float
-    seconds: float
 
 
 def hosts_of(alerts: Iterable[Alert]) -> list[str]:
@@ -106,18 +97,13 @@ def _read_addresses() -> frozenset[str]:
 
 async def top_by_memory() -> list[ProcessUse]:
     """The processes that use the most memory (resident set), the largest first."""
-    return list(await in_daemon_thread(_read_memory_use))
+    return [ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in await in_daemon_thread(_largest)]
 
 
-def _read_memory_use() -> tuple[ProcessUse, ...]:
-    sizes = [
-        (process.info["memory_info"].rss, process.pid, process.info["name"])
-        for process in psutil.process_iter(["name", "memory_info"])
-        if process.info["memory_info"] and process.info["memory_info"].rss
-    ]
-    return tuple(
-        ProcessUse(pid, _shown(name), in_bytes(rss)) for rss, pid, name in sorted(sizes, reverse=True)[:TOP_PROCESSES]
-    )
+def _largest() -> list[tuple[int, int, str]]:
+    processes = psutil.process_iter(["name", "memory_info"])
+    sizes = ((info.rss, each.pid, each.info["name"]) for each in processes if (info := each.info["memory_info"]))
+    return heapq.nlargest(TOP_PROCESSES, (size for size in sizes if size[0]))
 
 
 async def top_by_cpu() -> list[ProcessUse]:
@@ -126,10 +112,9 @@ async def top_by_cpu() -> list[ProcessUse]:
     await asyncio.sleep(CPU_WINDOW_SECONDS)
     after, elapsed = await in_daemon_thread(_read_cpu_times), time.perf_counter() - began
     busy: list[tuple[float, float, int, str]] = []
-    for pid, now in after.items():
-        then = before.get(pid)
-        spent = now.seconds - then.seconds if then and then.created == now.created else 0.0
-        busy.append((spent, now.seconds, pid, now.name))
+    for (pid, created), (seconds, name) in after.items():
+        earlier, _ = before.get((pid, created), (seconds, name))
+        busy.append((seconds - earlier, seconds, pid, name))
     return [
         ProcessUse(pid, _shown(name), f"about {100 * spent / elapsed:.0f} % of a core now, {total:.0f} s so far")
         if spent
@@ -139,14 +124,13 @@ async def top_by_cpu() -> list[ProcessUse]:
     ]
 
 
-def _read_cpu_times() -> dict[int, CpuTime]:
-    readings: dict[int, CpuTime] = {}
-    for process in psutil.process_iter(["name", "cpu_times", "create_time"]):
-        times = process.info["cpu_times"]
-        if times:
-            seconds = times.user + times.system
-            readings[process.pid] = CpuTime(process.info["name"], process.info["create_time"], seconds)
-    return readings
+def _read_cpu_times() -> dict[tuple[int, float], tuple[float, str]]:
+    """The seconds of CPU and the name of each process, by its id and the time at which it started."""
+    return {
+        (process.pid, process.info["create_time"]): (times.user + times.system, process.info["name"])
+        for process in psutil.process_iter(["name", "cpu_times", "create_time"])
+        if (times := process.info["cpu_times"])
+    }
 
 
 def _shown(name: str | None) -> str:
@@ -232,10 +216,10 @@ def _files(root: str, depth_limit: int) -> Iterator[os.DirEntry[str] | None]:
     seen: set[str] = set()
     while folders:
         folder, depth = folders.popleft()
-        if folder in seen or folder in _NEVER or _device_of(folder) != device:
+        if folder in seen or folder in _NEVER:
             continue
         seen.add(folder)
-        for entry in _entries(folder):
+        for entry in _entries(folder, device):
             if _is_folder(entry):
                 if depth < depth_limit:
                     folders.append((entry.path, depth + 1))
@@ -244,23 +228,17 @@ def _files(root: str, depth_limit: int) -> Iterator[os.DirEntry[str] | None]:
                 yield entry
 
 
-def _device_of(folder: str) -> int | None:
-    try:
-        return os.lstat(folder).st_dev
-    except OSError:
-        return None
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
+    with suppress(OSError):
         return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
+    return False
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        yield from entries
+def _entries(folder: str, device: int) -> Iterator[os.DirEntry[str]]:
+    with suppress(OSError):
+        if os.lstat(folder).st_dev == device:
+            with os.scandir(folder) as entries:
+                yield from entries
 
 
 def _add_file(findings: FileFindings, entry: os.DirEntry[str], now: float) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import psutil
 
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import AnalyzeResult, Check, Recommendation
+from orchestration.contracts import AnalyzeResult, Check
 from orchestration.threads import in_daemon_thread
-from tasks.analyze.advice import Findings, advise, also_look_at
+from tasks.analyze.advice import Findings, advise, also_look_at, worst_path
 from tasks.analyze.diagnosis import Cause, Diagnosis, diagnose, unhealthy
 from tasks.analyze.host import hosts_of, in_bytes, look_around, one_line, other_hosts, top_by_cpu, top_by_memory
 
@@ -43,17 +43,20 @@ class LocalAnalysis:
         others = await other_hosts(named)
         here = not others or len(others) < len(named)
         diagnosis = diagnose(case, of_this_host=here)
-        findings = await _look(case, diagnosis.cause)
-        bad_checks = [
-            check for check in unhealthy(case.check.checks if case.check else []) if check.name != diagnosis.cause
+        cause = diagnosis.cause
+        checks = case.check.checks if case.check else []
+        findings = await _look(case, cause, next((check for check in checks if check.name == cause), None))
+        note = f"Seen on {socket.gethostname()}, which runs this pipeline, not on {_some(others)}. " if others else ""
+        also = [check for check in unhealthy(checks) if check.name != cause]
+        advice = [*advise(cause, findings), *map(also_look_at, also)]
+        recommendations = [
+            each.model_copy(update={"description": f"{note}{each.description}".strip()}) if note else each
+            for each in advice
         ]
-        note = _whose_findings(others)
-        recommendations = [_noted(advice, note) for advice in advise(diagnosis.cause, findings)]
-        recommendations += [_noted(also_look_at(check), note) for check in bad_checks]
         return AnalyzeResult(
             summary=_summary(case, diagnosis, findings, named, others),
-            probable_cause=_probable_cause(diagnosis),
-            actions=[_first_step(advice) for advice in recommendations],
+            probable_cause=f"{cause}: {'; '.join(diagnosis.evidence)}" if cause else "unknown",
+            actions=[f"{each.title}: {next(iter(each.actions), each.description)}" for each in recommendations],
             recommendations=recommendations,
             confidence=diagnosis.confidence,
             model_info={"provider": self.name},
@@ -61,13 +64,8 @@ class LocalAnalysis:
         )
 
 
-def _first_step(advice: Recommendation) -> str:
-    return f"{advice.title}: {advice.actions[0] if advice.actions else advice.description}"
-
-
-async def _look(case: AnalysisInput, cause: Cause | None) -> Findings:
+async def _look(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
     """What this host shows about a cause. `errors` says what could not be read."""
-    check = next((check for check in case.check.checks if check.name == cause), None) if case.check else None
     try:
         async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
             return await _findings(case, cause, check)
@@ -86,20 +84,11 @@ async def _findings(case: AnalysisInput, cause: Cause | None, check: Check | Non
             load = os.getloadavg() if hasattr(os, "getloadavg") else None
             return Findings(processes=await top_by_cpu(), load=load, check=check)
         case Cause.DISK:
-            root = await in_daemon_thread(_root_to_search, _named_mounts(case), _worst_path(check))
+            labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
+            root = await in_daemon_thread(_root_to_search, tuple(dict.fromkeys(labels)), worst_path(check))
             return Findings(files=await in_daemon_thread(look_around, root), check=check)
         case _:
             return Findings(check=check)
-
-
-def _named_mounts(case: AnalysisInput) -> tuple[str, ...]:
-    labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
-    return tuple(dict.fromkeys(label for label in labels if label))
-
-
-def _worst_path(check: Check | None) -> str:
-    path = check.metrics.get("worst_path") if check else None
-    return path if isinstance(path, str) else "/"
 
 
 def _root_to_search(named: Sequence[str], worst: str) -> str:
@@ -109,16 +98,6 @@ def _root_to_search(named: Sequence[str], worst: str) -> str:
     """
     local = {partition.mountpoint for partition in psutil.disk_partitions(all=False)}
     return next((mount for mount in named if mount in local), worst)
-
-
-def _whose_findings(others: Sequence[str]) -> str:
-    if not others:
-        return ""
-    return f"Seen on {socket.gethostname()}, which runs this pipeline, not on {_some(others)}. "
-
-
-def _noted(advice: Recommendation, note: str) -> Recommendation:
-    return advice.model_copy(update={"description": f"{note}{advice.description}".strip()}) if note else advice
 
 
 def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
@@ -152,10 +131,6 @@ def _headline(findings: Findings, own: str) -> str:
         largest = findings.files.large[0]
         return f"Largest file found on {own}: {largest.path!a}, {in_bytes(largest.size_bytes)}."
     return f"Check on {own}: {findings.check.message}." if findings.check else ""
-
-
-def _probable_cause(diagnosis: Diagnosis) -> str:
-    return f"{diagnosis.cause}: {'; '.join(diagnosis.evidence)}" if diagnosis.cause else "unknown"
 
 
 def _title(case: AnalysisInput) -> str:

@@ -22,8 +22,6 @@ from tasks.check.checkers.registry import CHECKERS, AnyChecker
 CHECKS_OFF = "checkers_skip_all"
 """The reason to skip checks that an operator has switched off."""
 
-_NO_CONFIGS: Mapping[str, Mapping[str, object]] = {}
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
@@ -35,7 +33,7 @@ class CheckConfig:
 
     names: tuple[str, ...]
     timeout_seconds: float
-    configs: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: _NO_CONFIGS)
+    configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
     checkers: Mapping[str, AnyChecker] = field(default_factory=lambda: CHECKERS, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +63,7 @@ class CheckConfig:
         _check_setting("CHECKERS_ENABLED", settings.checkers_enabled)
         _check_setting("CHECKERS_SKIP", settings.checkers_skip)
         wanted = settings.checkers_enabled if names is None else _names(names)
-        by_name = _NO_CONFIGS if configs is None else _options_by_name(configs)
+        by_name = _options_by_name({} if configs is None else configs)
         # Made once with every name wanted, so that a skipped one is still looked at for a mistake.
         wanted_config = cls(names=wanted, timeout_seconds=settings.checkers_timeout_seconds, configs=by_name)
         skipped = set(wanted) if settings.checkers_skip_all else set(settings.checkers_skip)
@@ -134,15 +132,12 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
         logger.warning("The check %s of run %s broke: %s", name, context.run_id, reason, exc_info=not late)
         found = Check(name=name, status=CheckStatus.UNKNOWN, message=f"could not check: {reason}", error=reason)
-    return found.model_copy(update={"name": name, "duration_ms": _milliseconds_since(started)})
+    duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    return found.model_copy(update={"name": name, "duration_ms": duration_ms})
 
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 3)
 
 
 class ContextNode(NodeConfig):
@@ -170,19 +165,14 @@ async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
 
 def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:
     config = ContextNode.model_validate(node.config)
-    for name in config.checker_names or ():
-        yield from _checker_problem(node, "config.checker_names", (name,), {})
-    for name, options in config.checker_configs.items():
-        yield from _checker_problem(node, f"config.checker_configs.{name}", (), {name: options})
-
-
-def _checker_problem(
-    node: NodeDefinition, field: str, names: tuple[str, ...], configs: Mapping[str, Mapping[str, object]]
-) -> Iterator[DefinitionProblem]:
-    try:
-        CheckConfig(names=names, timeout_seconds=1.0, configs=configs)
-    except BadInput as error:
-        yield DefinitionProblem(node=node.id, field=field, message=str(error))
+    for field_name, names, configs in (
+        *(("checker_names", (name,), dict[str, dict[str, JsonValue]]()) for name in config.checker_names or ()),
+        *((f"checker_configs.{name}", (), {name: options}) for name, options in config.checker_configs.items()),
+    ):
+        try:
+            CheckConfig(names=names, timeout_seconds=1.0, configs=configs)
+        except BadInput as error:
+            yield DefinitionProblem(node=node.id, field=f"config.{field_name}", message=str(error))
 
 
 CHECK = NodeKind(

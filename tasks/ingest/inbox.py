@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, cast
 
@@ -106,11 +106,17 @@ async def accept(
         trace_id=checked_name("trace id", request.trace_id) if request.trace_id else new_id(),
         source=request.source,
         environment=checked_name("environment", request.environment),
-        options=_storable(request.options),
+        # Without the characters that PostgreSQL refuses.
+        options=RunOptions.model_validate(clean(request.options.model_dump())),
         metadata=metadata,
         settings=services.settings,
     )
-    size = _checked_size(request.payload, metadata, services.settings)
+    size = size_of(request.payload) if metadata.size_bytes is None else metadata.size_bytes
+    limit = services.settings.max_payload_bytes
+    if size > limit:
+        raise BadInput(
+            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
+        )
     title = await _title_without_alerts(services, request)
     if title is not None:
         push = _single(request.payload, title, intake)
@@ -173,10 +179,7 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     groups = split_by_incident(push.alerts)
-    metadata = intake.metadata
-    reserved = 0
-    if metadata.reserved_by is not None:
-        reserved = len(groups) if metadata.reserved_runs is None else min(metadata.reserved_runs, len(groups))
+    reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)
 
@@ -201,11 +204,11 @@ def _single(payload: object, title: str, intake: _Intake) -> NewPush:
 
 def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPush:
     key = intake.metadata.idempotency_key
+    push = NewPush(runs=tuple(runs), sender=intake.metadata.sender)
     if key is None:
-        return NewPush(runs=tuple(runs), sender=intake.metadata.sender)
-    return NewPush(
-        runs=tuple(runs),
-        sender=intake.metadata.sender,
+        return push
+    return replace(
+        push,
         idempotency_key=checked_name("idempotency key", key),
         body_hash=_digest([intake.source, intake.environment, intake.options_json.decode(), clean(payload)]),
     )
@@ -273,26 +276,6 @@ def checked_name(what: str, text: str) -> str:
     if not text or len(text) > _NAME_CHARACTERS or not text.isprintable():
         raise BadInput(f"The {what} {text[:40]!r} is not 1 to {_NAME_CHARACTERS} printable characters")
     return text
-
-
-def _storable(options: RunOptions) -> RunOptions:
-    """The options without the characters that PostgreSQL refuses."""
-    return RunOptions.model_validate(clean(options.model_dump()))
-
-
-def _checked_size(payload: object, metadata: PushMetadata, settings: Settings) -> int:
-    """The payload's size in bytes of JSON.
-
-    Raises:
-        BadInput: it is larger than ORCHESTRATION_MAX_PAYLOAD_BYTES.
-    """
-    limit = settings.max_payload_bytes
-    size = metadata.size_bytes if metadata.size_bytes is not None else size_of(payload)
-    if size > limit:
-        raise BadInput(
-            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
-        )
-    return size
 
 
 def size_of(payload: object) -> int:

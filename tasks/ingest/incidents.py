@@ -59,29 +59,16 @@ class NotifyDecision:
 
 
 def decide(change: IncidentChange) -> NotifyDecision:
-    """Decide whether somebody is notified. The first rule that applies decides and gives the reason.
-
-    Notify:
-        opened: the incident is new.
-        reopened: a resolved incident fires again.
-        resolved: all alerts are resolved. This rule precedes the next ones: an all-clear must not read as a page.
-        severity_raised: the incident got worse.
-        new_alerts: a further alert fires.
-        untold: nothing is new, but the last message failed for good. Without this rule nobody would ever learn of
-            the incident.
-
-    Do not notify:
-        nothing_open: the resolved alerts belong to no known incident.
-        some_resolved: some alerts are resolved, others still fire.
-        repeat: nothing has changed.
-    """
+    """Decide whether somebody is notified. The first rule that applies decides and gives the reason; else `repeat`."""
     rules = (
         (change.opened, NotifyDecision(True, Reason.OPENED)),
         (change.reopened, NotifyDecision(True, Reason.REOPENED)),
+        # Before the rules for what got worse: an all-clear must not read as a page.
         (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
         (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
         (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
+        # The last message failed for good: without this rule nobody would ever learn of the incident.
         (not change.notified_before, NotifyDecision(True, Reason.UNTOLD)),
         (change.newly_resolved > 0 and change.still_firing > 0, NotifyDecision(False, Reason.SOME_RESOLVED)),
     )

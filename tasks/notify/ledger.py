@@ -38,19 +38,13 @@ async def deliver(
             tx, message.run_id, node_id, named.name, driver=channel.driver, target=channel.target
         )
     if sent is not None:
-        return _already_sent(named, sent.provider_id), None
+        return _delivery(named, "already_sent", provider_id=sent.provider_id), None
     failure: DeliveryFailed | None = None
     try:
         delivery = _storable(await channel.send(message), named)
     except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
         failure = _failure(named, error)
-        delivery = Delivery(
-            driver=channel.driver,
-            provider=channel.driver,
-            channel=named.name,
-            status=deliveries.FAILED,
-            error=redact_text(str(failure)),
-        )
+        delivery = _delivery(named, deliveries.FAILED, error=redact_text(str(failure)))
     await _record_result(database, message.idempotency_key, delivery)
     return delivery, failure
 
@@ -89,11 +83,10 @@ def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
     return DeliveryFailed(f"{type(error).__name__}: {redact_text(str(error))}", retryable=is_retryable(error))
 
 
-def _already_sent(named: NamedChannel, provider_id: str | None) -> Delivery:
+def _delivery(
+    named: NamedChannel, status: str, *, provider_id: str | None = None, error: str | None = None
+) -> Delivery:
+    driver = named.channel.driver
     return Delivery(
-        driver=named.channel.driver,
-        provider=named.channel.driver,
-        channel=named.name,
-        status="already_sent",
-        provider_id=provider_id,
+        driver=driver, provider=driver, channel=named.name, status=status, provider_id=provider_id, error=error
     )

@@ -120,7 +120,7 @@ def render_message(subject: MessageSubject) -> Message:
     links = _links(subject.relevant)
     analysis = list(_analysis(subject.analysis))
     view: dict[str, Any] = {
-        "title": _title(subject),
+        "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(_facts(subject)),
         "actions": _actions(subject, links),
         "links": links,
@@ -157,10 +157,6 @@ def _dedup_key(subject: MessageSubject) -> str:
 
 
 def _title(subject: MessageSubject) -> str:
-    return f"{_TEST_TITLE if subject.test else ''}{_title_of_run(subject)}"
-
-
-def _title_of_run(subject: MessageSubject) -> str:
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
     names = list(dict.fromkeys(alert.name for alert in subject.relevant))
     if not subject.alerts and subject.incident is None:
@@ -178,12 +174,13 @@ def _title_of_run(subject: MessageSubject) -> str:
 
 def _facts(subject: MessageSubject) -> Iterable[Fact]:
     host = one_line(socket.gethostname(), 80)
+    total = subject.firing + subject.resolved
     facts = {
         "What": _what(subject),
         "Where": _some(_places(subject.relevant)) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
         "Why now": _REASONS.get(subject.reason, one_line(subject.reason, 200)),
-        "Alerts": _counts(subject),
+        "Alerts": f"{subject.firing} firing, {subject.resolved} resolved" if total > 1 else "",
         "Labels": _labels(subject.relevant),
         "Environment": one_line(subject.environment, 80),
         "Source": one_line(subject.source, 80),
@@ -192,11 +189,6 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         yield _TEST_FACT
     yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
     yield from _extracts(subject.extracts)
-
-
-def _counts(subject: MessageSubject) -> str:
-    total = subject.firing + subject.resolved
-    return f"{subject.firing} firing, {subject.resolved} resolved" if total > 1 else ""
 
 
 def _what(subject: MessageSubject) -> str:
@@ -332,8 +324,8 @@ def _links(alerts: Sequence[Alert]) -> dict[str, str]:
             if address and len(url) <= _MAX_URL_CHARACTERS:
                 clean = redact_text(address).replace(REDACTED, "redacted")
                 found.setdefault(one_line(name, 40), quote(clean, safe=_URL_CHARACTERS))
-    first = [name for name in _LINKS_FIRST if name in found]
-    return {name: found[name] for name in [*first, *(name for name in found if name not in first)][:_MAX_LINKS]}
+    names = dict.fromkeys((*_LINKS_FIRST, *found))
+    return {name: found[name] for name in [name for name in names if name in found][:_MAX_LINKS]}
 
 
 def _extracts(extracts: Mapping[str, JsonValue]) -> Iterator[Fact]:

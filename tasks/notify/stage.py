@@ -99,7 +99,6 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
 
 
 async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
-    """Everything that the message is made of."""
     record = run.record
     incident, firing, resolved = None, 0, 0
     if record.incident_id is not None:
@@ -107,7 +106,7 @@ async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
             incident, firing, resolved = await incidents.get_incident_with_counts(tx, record.incident_id)
     ingested = run.found(IngestResult, step.before)
     analyses = run.found(AnalyzeResult, step.before)
-    results = {one: run.results[one] for one in step.before if one in run.results}
+    results = {node_id: run.results.get(node_id) for node_id in step.before}
     return MessageSubject(
         run_id=record.run_id,
         trace_id=record.trace_id,
@@ -119,7 +118,7 @@ async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
         reason=ingested[-1].reason if ingested else "",
         check=all_checks(run.found(CheckResult, step.before)),
         analysis=analyses[-1] if analyses else None,
-        extracts={one: made.output for one, made in results.items() if isinstance(made, TransformResult)},
+        extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
         firing=firing,
         resolved=resolved,
         title=record.title if record.options.defined else "",

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import orjson
 from pydantic import BeforeValidator, Field, JsonValue
 
-from orchestration.contracts import Contract, Stage, StageContext, TransformResult
+from orchestration.contracts import Stage, StageContext, TransformResult
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.engine.values import dig, find
 from orchestration.errors import BadInput
@@ -71,7 +71,10 @@ async def transform(_context: StageContext, setup: TransformSetup) -> TransformR
     config = setup.config
     value = setup.source
     if config.extract is not None:
-        value = _extract(value, config)
+        try:
+            value = dig(value, config.extract.split("."))
+        except BadInput as error:
+            raise BadInput(f"extract {config.extract!r} of {config.source_node}: {error}") from None
     if isinstance(value, list) and len(value) > MAX_ITEMS:
         raise BadInput(f"extract: the list has {len(value)} items: a transform works on at most {MAX_ITEMS}")
     if config.filter_priority:
@@ -80,15 +83,8 @@ async def transform(_context: StageContext, setup: TransformSetup) -> TransformR
         value = _map(value, config.mapping)
     if (size := len(orjson.dumps(value))) > MAX_BYTES:
         raise BadInput(f"what comes out has {size:,} bytes, more than {MAX_BYTES:,}: extract less of it")
-    return TransformResult(output=value, count=_count(value))
-
-
-def _extract(value: JsonValue, config: TransformConfig) -> JsonValue:
-    path = (config.extract or "").split(".")
-    try:
-        return dig(value, path)
-    except BadInput as error:
-        raise BadInput(f"extract {config.extract!r} of {config.source_node}: {error}") from None
+    count = len(value) if isinstance(value, list) else int(value is not None)
+    return TransformResult(output=value, count=count)
 
 
 def _filter(value: JsonValue, priorities: Sequence[str]) -> JsonValue:
@@ -109,21 +105,14 @@ def _picked(value: JsonValue, mapping: Mapping[str, str]) -> JsonValue:
     return {name: find(value, path.split(".")) for name, path in mapping.items()}
 
 
-def _count(value: JsonValue) -> int:
-    return len(value) if isinstance(value, list) else int(value is not None)
-
-
 async def _set_up(run: ActiveRun, step: Step) -> TransformSetup:
     config = cast("TransformConfig", step.config)
-    source = run.start_value if config.source_node == PAYLOAD else _value_of(run.results.get(config.source_node))
-    return TransformSetup(source=source, config=config)
-
-
-def _value_of(result: Contract | None) -> JsonValue:
-    """What a transform works on: an earlier transform's output, or another node's result."""
+    if config.source_node == PAYLOAD:
+        return TransformSetup(source=run.start_value, config=config)
+    result = run.results.get(config.source_node)
     if isinstance(result, TransformResult):
-        return result.output
-    return None if result is None else result.model_dump(mode="json")
+        return TransformSetup(source=result.output, config=config)
+    return TransformSetup(source=result and result.model_dump(mode="json"), config=config)
 
 
 async def _reason_to_skip(run: ActiveRun, step: Step) -> str | None:

@@ -30,13 +30,12 @@ class DiskConfig(Ceilings):
 
 
 class Usage(NamedTuple):
-    """The file system of one path; sizes in bytes. As in `df`, space reserved for root is neither used nor free."""
+    """The use of a file system. As in `df`, space reserved for root is neither used nor free."""
 
-    path: str
     percent: float
-    used: int
-    free: int
-    total: int
+    used_bytes: int
+    free_bytes: int
+    total_bytes: int
 
 
 async def check_disk(config: DiskConfig) -> Check:
@@ -47,21 +46,27 @@ async def check_disk(config: DiskConfig) -> Check:
     Raises:
         Unavailable: no path could be read.
     """
-    found = await asyncio.gather(*(_usage_of(path, config.path_timeout) for path in dict.fromkeys(config.paths)))
-    usages = [usage for usage in found if isinstance(usage, Usage)]
+    paths = list(dict.fromkeys(config.paths))
+    found = await asyncio.gather(*(_usage_of(path, config.path_timeout) for path in paths))
+    usages = {path: usage for path, usage in zip(paths, found, strict=True) if isinstance(usage, Usage)}
     unread = [problem for problem in found if isinstance(problem, str)]
     if not usages:
         raise Unavailable("; ".join(unread))
-    worst = max(usages, key=lambda usage: usage.percent)
-    status = config.status_of(worst.percent)
-    message = f"{worst.path} is {worst.percent:.0f} % full, {worst.free / 2**30:.1f} GiB free"
+    fullest, usage = max(usages.items(), key=lambda item: item[1].percent)
+    status = config.status_of(usage.percent)
+    message = f"{fullest} is {usage.percent:.0f} % full, {usage.free_bytes / 2**30:.1f} GiB free"
     if unread and status is CheckStatus.OK:
         status = CheckStatus.UNKNOWN
+    metrics: dict[str, JsonValue] = {
+        "disk_percent": usage.percent,
+        "worst_path": fullest,
+        "paths": {path: usage._asdict() for path, usage in usages.items()},
+    }
     return Check(
         name="disk",
         status=status,
         message="; ".join([message, *unread]),
-        metrics=_metrics(worst, usages),
+        metrics=metrics,
         error="; ".join(unread) or None,
     )
 
@@ -78,17 +83,4 @@ async def _usage_of(path: str, timeout_seconds: float) -> Usage | str:
 
 def _read_usage(path: str) -> Usage:
     usage = psutil.disk_usage(path)
-    return Usage(path, usage.percent, usage.used, usage.free, usage.total)
-
-
-def _metrics(worst: Usage, usages: list[Usage]) -> dict[str, JsonValue]:
-    paths: dict[str, JsonValue] = {
-        usage.path: {
-            "percent": usage.percent,
-            "used_bytes": usage.used,
-            "free_bytes": usage.free,
-            "total_bytes": usage.total,
-        }
-        for usage in usages
-    }
-    return {"disk_percent": worst.percent, "worst_path": worst.path, "paths": paths}
+    return Usage(usage.percent, usage.used, usage.free, usage.total)

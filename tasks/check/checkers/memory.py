@@ -23,28 +23,23 @@ async def check_memory(config: MemoryConfig) -> Check:
 
     With `include_swap` the percentage is of memory and swap together. Sizes are in bytes.
     """
-    total, available, swap_total, swap_used = await in_daemon_thread(_read_memory)
-    used = total - available
-    percent = _percent(used, total)
+    memory, swap = await in_daemon_thread(lambda: (psutil.virtual_memory(), psutil.swap_memory()))
+    used = memory.total - memory.available
+    percent = _percent(used, memory.total)
     metrics: dict[str, JsonValue] = {
         "memory_percent": percent,
-        "total_bytes": total,
-        "available_bytes": available,
-        "swap_total_bytes": swap_total,
-        "swap_used_bytes": swap_used,
-        "swap_percent": _percent(swap_used, swap_total),
+        "total_bytes": memory.total,
+        "available_bytes": memory.available,
+        "swap_total_bytes": swap.total,
+        "swap_used_bytes": swap.used,
+        "swap_percent": _percent(swap.used, swap.total),
     }
-    message = f"{percent:.0f} % in use, {available / 2**30:.1f} GiB available"
+    message = f"{percent:.0f} % in use, {memory.available / 2**30:.1f} GiB available"
     if config.include_swap:
-        percent = _percent(used + swap_used, total + swap_total)
+        percent = _percent(used + swap.used, memory.total + swap.total)
         metrics["memory_and_swap_percent"] = percent
-        message = f"{percent:.0f} % of memory and swap in use, {available / 2**30:.1f} GiB of memory available"
+        message = f"{percent:.0f} % of memory and swap in use, {memory.available / 2**30:.1f} GiB of memory available"
     return Check(name="memory", status=config.status_of(percent), message=message, metrics=metrics)
-
-
-def _read_memory() -> tuple[int, int, int, int]:
-    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-    return memory.total, memory.available, swap.total, swap.used
 
 
 def _percent(part: int, total: int) -> float:

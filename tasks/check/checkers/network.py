@@ -79,19 +79,6 @@ class NetworkConfig(Floors):
         return hosts
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The answer of one host: open, refused, on the link, or the reason why it counts as unreachable."""
-
-    target: Target
-    answer: str
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the host answered in any way."""
-        return is_answer(self.answer)
-
-
 async def check_network(config: NetworkConfig) -> Check:
     """Check the percentage of hosts that answer a TCP connection within `timeout` seconds.
 
@@ -106,31 +93,32 @@ async def check_network(config: NetworkConfig) -> Check:
         targets = tuple(Target.parse(host) for host in dict.fromkeys(config.hosts))
     else:
         targets = await in_daemon_thread(default_targets)
-    outcomes = await asyncio.gather(*(_try(target, config.timeout) for target in targets))
-    unreachable = [outcome for outcome in outcomes if not outcome.reachable]
-    reached = len(outcomes) - len(unreachable)
-    percent = round(100 * reached / len(outcomes), 1)
+    answers = await asyncio.gather(*(_try(target, config.timeout) for target in targets))
+    answer_of = dict(zip((target.label for target in targets), answers, strict=True))
+    unreachable = {label: answer for label, answer in answer_of.items() if not is_answer(answer)}
+    reached = len(targets) - len(unreachable)
+    percent = round(100 * reached / len(targets), 1)
     metrics: dict[str, JsonValue] = {
         "reachable_percent": percent,
         "reachable": reached,
-        "hosts_total": len(outcomes),
-        "hosts": {outcome.target.label: outcome.answer for outcome in outcomes},
-        "unreachable": [outcome.target.label for outcome in unreachable],
+        "hosts_total": len(targets),
+        "hosts": {**answer_of},
+        "unreachable": [*unreachable],
     }
-    message = f"{reached} of {len(outcomes)} reachable"
+    message = f"{reached} of {len(targets)} reachable"
     if unreachable:
-        message += "; not: " + ", ".join(f"{outcome.target.label} ({outcome.answer})" for outcome in unreachable[:5])
+        message += "; not: " + ", ".join(f"{label} ({answer})" for label, answer in [*unreachable.items()][:5])
     elif not config.hosts:
-        message += f" ({', '.join(target.label for target in targets)})"
+        message += f" ({', '.join(answer_of)})"
     return Check(name="network", status=config.status_of(percent), message=message, metrics=metrics)
 
 
-async def _try(target: Target, timeout_seconds: float) -> Outcome:
+async def _try(target: Target, timeout_seconds: float) -> str:
     timeout_seconds = min(timeout_seconds, GATEWAY_TIMEOUT_SECONDS) if target.on_link else timeout_seconds
     answer = await probe(target, timeout_seconds)
     if target.on_link and not is_answer(answer) and await in_daemon_thread(in_neighbour_table, target.host):
-        answer = ON_LINK
-    return Outcome(target, answer)
+        return ON_LINK
+    return answer
 
 
 def is_answer(outcome: str) -> bool:
@@ -193,8 +181,9 @@ def default_targets(
 ) -> tuple[Target, ...]:
     """The default gateway and the name servers, each host once; the loopback interface if there are none."""
     targets: dict[str, Target] = {}
-    gateway = _default_gateway(_lines(routes))
-    if gateway is not None:
+    # The default route with the lowest metric.
+    _, gateway = min(_gateways(_lines(routes)), default=(0, ""))
+    if gateway:
         targets[gateway] = Target(f"gateway {gateway}", gateway, (DNS_PORT, *USUAL_PORTS), on_link=True)
     servers = [words[1] for words in map(str.split, _lines(resolver)) if len(words) > 1 and words[0] == "nameserver"]
     for server in servers[:_MAX_NAME_SERVERS]:
@@ -202,13 +191,8 @@ def default_targets(
     return tuple(targets.values()) or (Target("loopback", "127.0.0.1", USUAL_PORTS),)
 
 
-def _default_gateway(table: list[str]) -> str | None:
-    """The gateway of the default route with the lowest metric, from Linux's table of IPv4 routes."""
-    gateways = sorted(_gateways(table))
-    return gateways[0][1] if gateways else None
-
-
 def _gateways(table: list[str]) -> Iterator[tuple[int, str]]:
+    """The metric and the gateway of each default route, from Linux's table of IPv4 routes."""
     for line in table[1:]:
         with suppress(ValueError, IndexError):
             _, destination, gateway, flags, _, _, metric, mask = line.split()[:8]

@@ -28,7 +28,10 @@ async def check_process(config: ProcessConfig) -> Check:
     if not names:
         return Check(name="process", status=CheckStatus.OK, message="no process to look for is configured")
     alive = await in_daemon_thread(_read_names)
-    counts = {name: _count(name, alive, exact=config.exact_match) for name in names}
+    if config.exact_match:
+        counts = {name: alive.count(name) for name in names}
+    else:
+        counts = {name: sum(name.casefold() in other.casefold() for other in alive) for name in names}
     missing = [name for name, count in counts.items() if not count]
     running = len(names) - len(missing)
     percent = round(100 * running / len(names), 1)
@@ -47,9 +50,3 @@ def _read_names() -> tuple[str, ...]:
     """The name of each process, without zombies."""
     processes = psutil.process_iter(["name", "status"])
     return tuple(p.info["name"] for p in processes if p.info["name"] and p.info["status"] != psutil.STATUS_ZOMBIE)
-
-
-def _count(name: str, alive: tuple[str, ...], *, exact: bool) -> int:
-    if exact:
-        return alive.count(name)
-    return sum(name.casefold() in other.casefold() for other in alive)

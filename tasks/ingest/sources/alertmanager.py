@@ -6,6 +6,7 @@ Source: Prometheus documentation, "Alerting → Configuration → webhook_config
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from pydantic import JsonValue
 
 from tasks.ingest.sources.fields import text
 from tasks.ingest.sources.group import Dialect, Member, parse_group
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Source
 
 
 def _recognises(body: JsonObject) -> int:
@@ -21,11 +22,7 @@ def _recognises(body: JsonObject) -> int:
     return VENDOR if is_version_4 and "groupKey" in body and isinstance(body.get("alerts"), list) else NOT_MINE
 
 
-def _parse(body: JsonObject) -> Push:
-    return parse_group(body, _DIALECT)
-
-
-def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
+def _links(body: JsonObject, member: Member) -> JsonObject:
     """The link to a new silence: Alertmanager sends none, but its page accepts matchers as `filter`."""
     external_url = text(body.get("externalURL")).rstrip("/")
     if not (external_url and member.labels):
@@ -35,11 +32,7 @@ def _links(body: JsonObject, member: Member) -> dict[str, JsonValue]:
     return {"silence": f"{external_url}/#/silences/new?filter={quote('{' + matchers + '}', safe='')}"}
 
 
-def _no_annotations(_item: JsonObject) -> JsonObject:
-    return {}
-
-
-_DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links, annotations=_no_annotations)
+_DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links)
 
 
 def _sample(mark: str) -> JsonObject:
@@ -83,6 +76,6 @@ SOURCE = Source(
     name="alertmanager",
     title="Prometheus Alertmanager",
     recognises=_recognises,
-    parse=_parse,
+    parse=partial(parse_group, dialect=_DIALECT),
     sample=_sample,
 )

@@ -19,19 +19,16 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 
-def clean(value: object) -> JsonValue:
+def clean(value: object, depth: int = 0) -> JsonValue:
     """The value as plain JSON that PostgreSQL's text and jsonb, orjson and UTF-8 all accept.
 
     NUL and lone surrogates become U+FFFD, NaN and infinities become their names, integers beyond 64 bits become
     their digits as text. A Python value that JSON does not have (the Python API accepts any dict) becomes `str(value)`.
+    `depth` is the number of levels around the value.
 
     Raises:
         BadInput: nested more than `MAX_DEPTH` levels deep.
     """
-    return _clean(value, 0)
-
-
-def _clean(value: object, depth: int) -> JsonValue:
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if value is None or isinstance(value, bool):
@@ -41,13 +38,13 @@ def _clean(value: object, depth: int) -> JsonValue:
     if isinstance(value, float):
         return value if math.isfinite(value) else json.dumps(value)
     if not isinstance(value, Mapping | list | tuple):
-        return _clean(str(value), depth)
+        return clean(str(value), depth)
     if depth >= MAX_DEPTH:
         raise BadInput(f"the payload is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
-        return {_UNSTORABLE.sub("\ufffd", str(key)): _clean(item, depth + 1) for key, item in pairs}
-    return [_clean(item, depth + 1) for item in cast("Sequence[object]", value)]
+        return {_UNSTORABLE.sub("\ufffd", str(key)): clean(item, depth + 1) for key, item in pairs}
+    return [clean(item, depth + 1) for item in cast("Sequence[object]", value)]
 
 
 def _digits(value: int) -> str:

@@ -9,23 +9,9 @@ import re
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from orchestration.alert import Alert, AlertStatus
-from tasks.ingest.sources.fields import (
-    annotations_of,
-    fingerprint_of,
-    incident_key,
-    incident_title,
-    labels_of,
-    line,
-    links_of,
-    moment,
-    pick,
-    prose,
-    status_of,
-    tags_of,
-    worst_of,
-)
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from orchestration.alert import AlertStatus
+from tasks.ingest.sources.fields import Fields, alert_of, labels_of, line, status_of, tags_of, worst_of
+from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
 
 _SOURCE = "datadog"
 _NAME = ("alert_title", "title")
@@ -54,40 +40,38 @@ _RECOVERED = re.compile(r"\brecover(ed|y)\b", re.IGNORECASE)
 
 
 def _recognises(body: JsonObject) -> int:
-    own = sum(name in body for name in _OWN_FIELDS)
     decisive = "alert_id" in body and ("alert_transition" in body or "alert_type" in body)
-    if decisive or (own >= 2 and line(pick((body,), _NAME))):
-        return VENDOR + VENDOR * own
-    defaults = sum(name in body for name in _DEFAULT_FIELDS)
+    several = sum(name in body for name in _OWN_FIELDS) >= 2
+    if decisive or (several and Fields(body).line(*_NAME)):
+        return vendor_bid(body, _OWN_FIELDS)
     is_default = "title" in body and "last_updated" in body and isinstance(body.get("org"), dict)
-    return VENDOR + VENDOR * defaults if is_default else NOT_MINE
+    return vendor_bid(body, _DEFAULT_FIELDS) if is_default else NOT_MINE
 
 
 def _parse(body: JsonObject) -> Push:
     if not _recognises(body):
         return Push(source=_SOURCE)
-    identifier = line(body.get("alert_id"), None)
-    name, scope_in_title = _without_state(line(pick((body,), _NAME)) or line(f"Monitor {identifier}"))
-    scope = line(body.get("alert_scope"), None) or scope_in_title
-    labels = _labels(body, scope)
-    own = f"{identifier}:{scope}" if identifier and scope else identifier or line(body.get("aggreg_key"), None)
-    status = AlertStatus.RESOLVED if _has_recovered(body) else AlertStatus.FIRING
-    sent_at = moment(pick((body,), ("last_updated", "date")))
-    alert = Alert(
-        source=_SOURCE,
-        fingerprint=own or fingerprint_of(name, labels),
+    sent = Fields(body)
+    monitor = sent.identifier("alert_id")
+    name, scope_in_title = _without_state(sent.line(*_NAME) or line(f"Monitor {monitor}"))
+    scope = sent.identifier("alert_scope") or scope_in_title
+    labels = {"host": sent.pick("hostname", "host"), "alert_id": monitor, "scope": scope}
+    sent_at = sent.moment("last_updated", "date")
+    alert = alert_of(
+        _SOURCE,
+        body,
+        fingerprint=f"{monitor}:{scope}" if monitor and scope else monitor or sent.identifier("aggreg_key"),
         name=name,
         severity=worst_of(*(body.get(field) for field in _SEVERITY)),
-        status=status,
-        description=prose(pick((body,), ("body", "event_msg", "text_only_msg", "message", "alert_status"))),
-        labels=labels,
-        annotations=_annotations(body),
-        incident_key=incident_key(_SOURCE, name, labels),
-        title=incident_title(name, labels),
-        links=links_of({"source": pick((body,), ("link", "url")), "image": body.get("snapshot")}),
+        status=AlertStatus.RESOLVED if _has_recovered(sent) else AlertStatus.FIRING,
+        description=sent.pick("body", "event_msg", "text_only_msg", "message", "alert_status"),
+        labels=tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(labels),
+        annotations=sent.annotations(
+            "alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id", "aggreg_key"
+        ),
+        links={"source": sent.pick("link", "url"), "image": body.get("snapshot")},
         started_at=sent_at,
-        ended_at=sent_at if status is AlertStatus.RESOLVED else None,
-        raw_payload=body,
+        ended_at=sent_at,
     )
     return Push(source=_SOURCE, alerts=(alert,))
 
@@ -103,27 +87,15 @@ def _without_state(title: str) -> tuple[str, str]:
     return line(found["rest"]), line(found["scope"] or "", None)
 
 
-def _has_recovered(body: JsonObject) -> bool:
+def _has_recovered(sent: Fields) -> bool:
     """Whether the alert has recovered: by the transition if there is one, else by the other fields."""
-    transition = line(body.get("alert_transition"))
+    transition = sent.line("alert_transition")
     if transition:
         return status_of(transition) is AlertStatus.RESOLVED or bool(_RECOVERED.search(transition))
-    if status_of(body.get("alert_status")) is AlertStatus.RESOLVED:
+    if status_of(sent.pick("alert_status")) is AlertStatus.RESOLVED or sent.line("alert_type").casefold() == "success":
         return True
-    if line(body.get("alert_type")).casefold() == "success":
-        return True
-    state = _STATE_IN_TITLE.match(line(pick((body,), ("title", "alert_title"))))
+    state = _STATE_IN_TITLE.match(sent.line("title", "alert_title"))
     return state is not None and bool(_RECOVERED.search(state["state"]))
-
-
-def _labels(body: JsonObject, scope: str) -> dict[str, str]:
-    own = {"host": pick((body,), ("hostname", "host")), "alert_id": body.get("alert_id"), "scope": scope}
-    return tags_of(body.get("tags")) | tags_of(scope, "scope") | labels_of(own)
-
-
-def _annotations(body: JsonObject) -> dict[str, str]:
-    names = ("alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id", "aggreg_key")
-    return annotations_of({name: body.get(name) for name in names})
 
 
 def _sample(mark: str) -> JsonObject:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
-from orchestration.alert import AlertStatus, Severity, host_of, web_address
+from orchestration.alert import Alert, AlertStatus, Severity, host_of, web_address
 from orchestration.errors import json_kind
 from tasks.ingest.sources.source import JsonObject
 
@@ -18,6 +18,12 @@ NAME_LIMIT = 512
 LABEL_NAME_LIMIT = 256
 LABEL_LIMIT = 2048
 PROSE_LIMIT = 8192
+
+SEVERITY = ("severity", "priority", "level")
+RUNBOOK = ("runbook_url", "runbookURL", "runbook")
+DASHBOARD = ("dashboard_url", "dashboardURL", "dashboard")
+PAGE = ("url", "link", "source_url", "generatorURL")
+"""Names that operators and several vendors give to the same field."""
 
 _BREAKS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"  # they change the order in which a text is displayed
@@ -108,11 +114,42 @@ def first_of(value: JsonValue) -> JsonValue:
     return value
 
 
-def pick(places: Sequence[Mapping[str, JsonValue]], names: Iterable[str]) -> JsonValue:
-    """The first value that is not blank: under any of `names` in the first place, else in the second, and so on."""
-    names = tuple(names)
-    found = (place[name] for place in places for name in names if name in place)
-    return next((value for value in found if _SAYS_SOMETHING.search(text(value))), None)
+def joined(value: JsonValue) -> str:
+    """The items of a list on one line, with commas between them; any other value on one line."""
+    return ", ".join(filter(None, map(line, value))) if isinstance(value, list) else line(value)
+
+
+class Fields:
+    """The fields of one or more objects. Each method reads the first value that is not blank: under any of the names
+    in the first object, else in the second, and so on."""
+
+    def __init__(self, *objects: Mapping[str, JsonValue]) -> None:
+        self._objects = objects
+
+    def pick(self, *names: str) -> JsonValue:
+        """The value; None if all are blank."""
+        found = (each[name] for each in self._objects for name in names if name in each)
+        return next((value for value in found if _SAYS_SOMETHING.search(text(value))), None)
+
+    def line(self, *names: str) -> str:
+        """The value on one line, at most `NAME_LIMIT` characters."""
+        return line(self.pick(*names))
+
+    def identifier(self, *names: str) -> str:
+        """The value on one line, of any length: two ids can have the same beginning."""
+        return line(self.pick(*names), None)
+
+    def moment(self, *names: str) -> datetime | None:
+        """The value as a time in UTC."""
+        return moment(self.pick(*names))
+
+    def annotations(self, *names: str) -> dict[str, str]:
+        """Each of the fields that is not blank, as an annotation."""
+        return annotations_of({name: self.pick(name) for name in names})
+
+    def links(self, names_of: Mapping[str, tuple[str, ...]]) -> JsonObject:
+        """For each link in `names_of` the value under its names."""
+        return {link: self.pick(*names) for link, names in names_of.items()}
 
 
 def moment(value: JsonValue) -> datetime | None:
@@ -120,28 +157,20 @@ def moment(value: JsonValue) -> datetime | None:
 
     Returns None for a value that is no time, and for years outside of 1973 to 2200: Go's zero time, 0, "never".
     """
-    if isinstance(value, str):
-        written = value.strip()
-        return _from_epoch(float(written)) if _EPOCH.fullmatch(written) else _from_iso(written)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _from_epoch(float(value))
-    return None
-
-
-def _from_epoch(number: float) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, str) and not _EPOCH.fullmatch(value.strip()):
+        try:
+            return _plausible(datetime.fromisoformat(value.strip()))
+        except ValueError:
+            return None
+    number = float(value)
     # The ranges of the four units do not overlap: only one unit gives a year from 1973 to 2200.
     if not 1e8 <= number < 1e20:
         return None
     while number >= 1e11:
         number /= 1000
     return _plausible(datetime.fromtimestamp(number, UTC))
-
-
-def _from_iso(written: str) -> datetime | None:
-    try:
-        return _plausible(datetime.fromisoformat(written))
-    except ValueError:
-        return None
 
 
 def _plausible(when: datetime) -> datetime | None:
@@ -164,8 +193,7 @@ def objects_in(value: JsonValue) -> tuple[list[tuple[int, JsonObject]], list[str
 
 def links_of(found: Mapping[str, JsonValue]) -> dict[str, str]:
     """The links that are http or https URLs, by name."""
-    addresses = {name: web_address(value) for name, value in found.items()}
-    return {name: address for name, address in addresses.items() if address}
+    return {name: address for name, value in found.items() if (address := web_address(value))}
 
 
 def fingerprint_of(name: str, labels: Mapping[str, str]) -> str:
@@ -202,12 +230,45 @@ def status_of(*values: JsonValue) -> AlertStatus:
     return AlertStatus.RESOLVED if word in _RESOLVED else AlertStatus.FIRING
 
 
-def incident_key(source: str, name: str, labels: Mapping[str, str]) -> str:
-    """The incident key for a source that has no groups: one incident for each alert name and host."""
-    return ":".join(part for part in (source, name, host_of(labels)) if part)
+def alert_of(
+    source: str,
+    body: JsonObject,
+    *,
+    name: str,
+    severity: Severity,
+    status: AlertStatus,
+    labels: dict[str, str],
+    annotations: dict[str, str],
+    description: JsonValue,
+    links: Mapping[str, JsonValue],
+    fingerprint: str = "",
+    group: str | None = "",
+    title: str = "",
+    started_at: datetime | None = None,
+    ended_at: datetime | None = None,
+) -> Alert:
+    """The alert in a body. `ended_at` is used only if it is resolved.
 
-
-def incident_title(name: str, labels: Mapping[str, str]) -> str:
-    """The title of an incident: the alert's name and its host."""
+    Without a fingerprint, name and labels identify the alert. `group` is the sender's key of the incident: "" means
+    one incident for each name and host, None means one for each alert. The title is the name with its host, if the
+    sender gives none.
+    """
     host = host_of(labels)
-    return line(f"{name} on {host}" if host else name)
+    fingerprint = fingerprint or fingerprint_of(name, labels)
+    group = fingerprint if group is None else group
+    return Alert(
+        source=source,
+        fingerprint=fingerprint,
+        name=name,
+        severity=severity,
+        status=status,
+        description=prose(description),
+        labels=labels,
+        annotations=annotations,
+        incident_key=":".join(filter(None, (source, group) if group else (source, name, host))),
+        title=title or line(f"{name} on {host}" if host else name),
+        links=links_of(links),
+        started_at=started_at,
+        ended_at=ended_at if status is AlertStatus.RESOLVED else None,
+        raw_payload=body,
+    )

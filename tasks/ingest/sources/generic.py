@@ -7,30 +7,28 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import JsonValue
 
-from orchestration.alert import HOST_LABELS, Alert, AlertStatus
+from orchestration.alert import HOST_LABELS, Alert
 from tasks.ingest.sources.fields import (
+    DASHBOARD,
+    PAGE,
+    RUNBOOK,
+    SEVERITY,
+    Fields,
+    alert_of,
     annotations_of,
-    fingerprint_of,
-    incident_key,
-    incident_title,
     known_severity,
     labels_of,
-    line,
-    links_of,
-    moment,
     objects_in,
-    pick,
-    prose,
     severity_of,
     status_of,
 )
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
 
 _NAME = ("name", "alert_name", "alertname", "title")
-_SEVERITY = ("severity", "priority", "level")
 _STATUS = ("status", "state")
 _DESCRIPTION = ("description", "message", "summary")
 _STARTED = ("started_at", "startsAt", "starts_at", "timestamp", "time")
@@ -38,11 +36,11 @@ _ENDED = ("ended_at", "endsAt", "ends_at", "resolved_at")
 _FINGERPRINT = ("fingerprint", "dedup_key")
 _GROUP = ("incident_key", "group_key", "groupKey")
 _LINKS = {
-    "runbook": ("runbook_url", "runbookURL", "runbook"),
-    "dashboard": ("dashboard_url", "dashboardURL", "dashboard"),
+    "runbook": RUNBOOK,
+    "dashboard": DASHBOARD,
     "panel": ("panel_url", "panelURL"),
     "silence": ("silence_url", "silenceURL"),
-    "source": ("url", "link", "source_url", "generatorURL"),
+    "source": PAGE,
 }
 _MAPS = ("labels", "tags", "annotations", "alerts")
 _ENVELOPE = (
@@ -54,7 +52,7 @@ _ENVELOPE = (
     "commonLabels",
     "commonAnnotations",
 )
-_READ = frozenset((*_NAME, *_SEVERITY, *_STATUS, *_STARTED, *_ENDED, *_FINGERPRINT, *_GROUP, *_MAPS))
+_READ = frozenset((*_NAME, *SEVERITY, *_STATUS, *_STARTED, *_ENDED, *_FINGERPRINT, *_GROUP, *_MAPS))
 
 _IDENTITY = frozenset((*HOST_LABELS, "service", "url"))
 """Fields that are always labels, even if they are objects: they identify the alert."""
@@ -75,7 +73,7 @@ def _recognises(body: JsonObject) -> int:
 
 def _name_in(*places: JsonObject) -> str:
     nested = [labels for place in places if isinstance(labels := place.get("labels"), dict)]
-    return line(pick(places, _NAME)) or line(pick(nested, ("alertname",)))
+    return Fields(*places).line(*_NAME) or Fields(*nested).line("alertname")
 
 
 def parse_as(body: JsonObject, source: str) -> Push:
@@ -85,10 +83,6 @@ def parse_as(body: JsonObject, source: str) -> Push:
         return _parse_list(body, source)
     name = _name_in(body)
     return Push(source=source, alerts=(_alert(body, {}, name, source),) if name else ())
-
-
-def _parse(body: JsonObject) -> Push:
-    return parse_as(body, "generic")
 
 
 def _parse_list(body: JsonObject, source: str) -> Push:
@@ -106,28 +100,27 @@ def _parse_list(body: JsonObject, source: str) -> Push:
 
 def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Alert:
     """One alert of the list. `shared` are the fields beside the list; they apply where the alert has none."""
-    places = (item, shared)
+    fields = Fields(item, shared)
     labels, annotations = _described(item, shared)
-    severity = known_severity(*(item.get(key) for key in _SEVERITY), labels.get("severity"))
-    status = status_of(pick(places, _STATUS))
-    group = line(pick(places, _GROUP), None)
-    title = line(pick((item,), ("title",)))
-    return Alert(
-        source=source,
+    described = Fields(item, shared, annotations)
+    severity = known_severity(*(item.get(key) for key in SEVERITY), labels.get("severity"))
+    title = Fields(item).line("title")
+    return alert_of(
+        source,
+        item,
         # A fingerprint beside the list is not used: all alerts would be one.
-        fingerprint=line(pick((item,), _FINGERPRINT), None) or fingerprint_of(name, labels),
+        fingerprint=Fields(item).identifier(*_FINGERPRINT),
         name=name,
-        severity=severity or severity_of(*(shared.get(key) for key in _SEVERITY)),
-        status=status,
-        description=prose(pick((*places, annotations), _DESCRIPTION)),
+        severity=severity or severity_of(*(shared.get(key) for key in SEVERITY)),
+        status=status_of(fields.pick(*_STATUS)),
+        description=described.pick(*_DESCRIPTION),
         labels=labels,
         annotations=annotations,
-        incident_key=f"{source}:{group}" if group else incident_key(source, name, labels),
-        title=title if title and title != name else incident_title(name, labels),
-        links=links_of({link: pick((*places, annotations), names) for link, names in _LINKS.items()}),
-        started_at=moment(pick(places, _STARTED)),
-        ended_at=moment(pick(places, _ENDED)) if status is AlertStatus.RESOLVED else None,
-        raw_payload=item,
+        group=fields.identifier(*_GROUP),
+        title=title if title != name else "",
+        links=described.links(_LINKS),
+        started_at=fields.moment(*_STARTED),
+        ended_at=fields.moment(*_ENDED),
     )
 
 
@@ -170,4 +163,10 @@ def _sample(mark: str) -> JsonObject:
     }
 
 
-SOURCE = Source(name="generic", title="Generic JSON", recognises=_recognises, parse=_parse, sample=_sample)
+SOURCE = Source(
+    name="generic",
+    title="Generic JSON",
+    recognises=_recognises,
+    parse=partial(parse_as, source="generic"),
+    sample=_sample,
+)

@@ -10,24 +10,19 @@ import re
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from pydantic import JsonValue
-
 from orchestration.alert import Alert, Severity
 from tasks.ingest.sources.fields import (
+    Fields,
+    alert_of,
     annotations_of,
-    fingerprint_of,
-    incident_key,
-    incident_title,
     known_severity,
     labels_of,
     line,
-    links_of,
-    prose,
     status_of,
     text,
 )
 from tasks.ingest.sources.group import Dialect, Member, parse_group
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
 
 _OWN_FIELDS = ("dashboardURL", "panelURL", "silenceURL", "valueString")
 _OWN_LEGACY_FIELDS = ("ruleId", "ruleUrl", "evalMatches", "dashboardId", "panelId")
@@ -36,7 +31,7 @@ _RULE_PAGE = re.compile(r"/alerting/(grafana/)?[^/]+/(edit|view)|/d/[^/]+")
 
 def _recognises(body: JsonObject) -> int:
     if _is_legacy(body):
-        return VENDOR + VENDOR * sum(name in body for name in _OWN_LEGACY_FIELDS)
+        return vendor_bid(body, _OWN_LEGACY_FIELDS)
     alerts = body.get("alerts")
     if not isinstance(alerts, list):
         return NOT_MINE
@@ -61,14 +56,8 @@ def _parse(body: JsonObject) -> Push:
     return Push(source="grafana")
 
 
-def _links(_body: JsonObject, member: Member) -> dict[str, JsonValue]:
-    item = member.item
-    return {
-        "dashboard": item.get("dashboardURL"),
-        "panel": item.get("panelURL"),
-        "silence": item.get("silenceURL"),
-        "image": item.get("imageURL"),
-    }
+def _links(_body: JsonObject, member: Member) -> JsonObject:
+    return {link: member.item.get(f"{link}URL") for link in ("dashboard", "panel", "silence", "image")}
 
 
 def _values(item: JsonObject) -> JsonObject:
@@ -81,25 +70,24 @@ _DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations
 
 def _legacy_alert(body: JsonObject) -> Alert:
     """One rule is one alert. `state` is alerting, ok, no_data, paused or pending; `tags` are those of the rule."""
-    name = line(body.get("ruleName"))
     labels = labels_of(body.get("tags"), "tags")
-    rule = line(body.get("ruleId"), None)
+    sent = Fields(body)
+    rule = sent.identifier("ruleId")
     # Rule ids are unique only within an organisation.
-    own_fingerprint = f"org-{line(body.get('orgId'), None) or 1}-rule-{rule}" if rule not in ("", "0") else ""
-    alerting = Severity.CRITICAL if line(body.get("state")).lower() == "alerting" else Severity.WARNING
-    return Alert(
-        source="grafana",
-        fingerprint=own_fingerprint or fingerprint_of(name, labels),
-        name=name,
+    own_id = f"org-{sent.identifier('orgId') or 1}-rule-{rule}" if rule not in ("", "0") else ""
+    alerting = Severity.CRITICAL if sent.line("state").lower() == "alerting" else Severity.WARNING
+    return alert_of(
+        "grafana",
+        body,
+        fingerprint=own_id,
+        name=sent.line("ruleName"),
         severity=known_severity(labels.get("severity"), labels.get("priority")) or alerting,
         status=status_of(body.get("state")),
-        description=prose(body.get("message")),
+        description=body.get("message"),
         labels=labels,
         annotations=annotations_of({"values": body.get("evalMatches"), "title": body.get("title")}),
-        incident_key=f"grafana:{own_fingerprint}" if own_fingerprint else incident_key("grafana", name, labels),
-        title=incident_title(name, labels),
-        links=links_of({"source": body.get("ruleUrl"), "image": body.get("imageUrl")}),
-        raw_payload=body,
+        group=own_id,
+        links={"source": body.get("ruleUrl"), "image": body.get("imageUrl")},
     )
 
 

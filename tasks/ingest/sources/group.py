@@ -6,29 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from pydantic import JsonValue
-
-from orchestration.alert import Alert, AlertStatus, host_of
+from orchestration.alert import Alert, host_of
 from tasks.ingest.sources.fields import (
+    DASHBOARD,
+    RUNBOOK,
+    SEVERITY,
+    Fields,
+    alert_of,
     annotations_of,
-    fingerprint_of,
-    incident_key,
     labels_of,
     line,
     links_of,
     moment,
     objects_in,
-    pick,
-    prose,
     severity_of,
     status_of,
 )
 from tasks.ingest.sources.source import JsonObject, Push
 
-_SEVERITY = ("severity", "priority", "level")
 _DESCRIPTION = ("description", "summary", "message", "values")
-_RUNBOOK = ("runbook_url", "runbookURL", "runbook")
-_DASHBOARD = ("dashboard_url", "dashboardURL", "dashboard")
 _NAMES_IN_A_TITLE = 3
 
 
@@ -48,8 +44,8 @@ class Dialect:
 
     source: str
     vendor: str
-    links: Callable[[JsonObject, Member], dict[str, JsonValue]]
-    annotations: Callable[[JsonObject], JsonObject]
+    links: Callable[[JsonObject, Member], JsonObject]
+    annotations: Callable[[JsonObject], JsonObject] = lambda _: {}
 
 
 def parse_group(body: JsonObject, dialect: Dialect) -> Push:
@@ -75,42 +71,35 @@ def parse_group(body: JsonObject, dialect: Dialect) -> Push:
 def _member(item: JsonObject, common: dict[str, str], dialect: Dialect) -> Member | None:
     labels = labels_of(item.get("labels"))
     annotations = annotations_of(dialect.annotations(item)) | annotations_of(item.get("annotations"))
-    named_by = pick((labels, common, annotations), ("alertname", "title", "summary"))
+    named_by = Fields(labels, common, annotations).pick("alertname", "title", "summary")
     if not (named_by or labels or annotations or line(item.get("fingerprint"))):
         return None
     return Member(item, line(named_by) or "unnamed alert", labels, annotations)
 
 
 def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Alert:
-    item, labels = member.item, member.labels
-    status = status_of(item.get("status"), body.get("status"))
-    group = line(body.get("groupKey"), None)
-    return Alert(
-        source=dialect.source,
-        fingerprint=line(item.get("fingerprint"), None) or fingerprint_of(member.name, labels),
+    item, labels, annotations = member.item, member.labels, Fields(member.annotations)
+    links = {
+        "runbook": annotations.pick(*RUNBOOK),
+        "dashboard": annotations.pick(*DASHBOARD),
+        "source": item.get("generatorURL"),
+    }
+    return alert_of(
+        dialect.source,
+        item,
+        fingerprint=line(item.get("fingerprint"), None),
         name=member.name,
-        severity=severity_of(*(labels.get(name) for name in _SEVERITY)),
-        status=status,
-        description=prose(pick((member.annotations,), _DESCRIPTION)),
+        severity=severity_of(*(labels.get(name) for name in SEVERITY)),
+        status=status_of(item.get("status"), body.get("status")),
+        description=annotations.pick(*_DESCRIPTION),
         labels=labels,
         annotations=member.annotations,
-        incident_key=f"{dialect.source}:{group}" if group else incident_key(dialect.source, member.name, labels),
+        group=line(body.get("groupKey"), None),
         title=title,
-        links=_links(member) | links_of(dialect.links(body, member)),
+        links={**links, **links_of(dialect.links(body, member))},
         started_at=moment(item.get("startsAt")),
         # For a firing alert, endsAt is only the time at which its sender would stop waiting for news of it.
-        ended_at=moment(item.get("endsAt")) if status is AlertStatus.RESOLVED else None,
-        raw_payload=item,
-    )
-
-
-def _links(member: Member) -> dict[str, str]:
-    return links_of(
-        {
-            "runbook": pick((member.annotations,), _RUNBOOK),
-            "dashboard": pick((member.annotations,), _DASHBOARD),
-            "source": member.item.get("generatorURL"),
-        }
+        ended_at=moment(item.get("endsAt")),
     )
 
 

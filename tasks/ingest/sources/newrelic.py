@@ -8,24 +8,19 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from pydantic import JsonValue
-
-from orchestration.alert import Alert, AlertStatus
+from orchestration.alert import Alert
 from tasks.ingest.sources.fields import (
-    annotations_of,
-    fingerprint_of,
+    Fields,
+    alert_of,
     first_of,
+    joined,
     labels_of,
     line,
-    links_of,
-    moment,
     object_in,
-    pick,
-    prose,
     severity_of,
     status_of,
 )
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
 
 _SOURCE = "newrelic"
 _ISSUE_FIELDS = (
@@ -42,11 +37,10 @@ _LEGACY_FIELDS = ("account_id", "current_state", "policy_name", "condition_name"
 
 
 def _recognises(body: JsonObject) -> int:
-    own = sum(name in body for name in _ISSUE_FIELDS)
-    if own and ("issueId" in body or "issueUrl" in body):
-        return VENDOR + VENDOR * own
+    if ("issueId" in body or "issueUrl" in body) and any(name in body for name in _ISSUE_FIELDS):
+        return vendor_bid(body, _ISSUE_FIELDS)
     if "condition_id" in body and "incident_id" in body:
-        return VENDOR + VENDOR * sum(name in body for name in _LEGACY_FIELDS)
+        return vendor_bid(body, _LEGACY_FIELDS)
     return NOT_MINE
 
 
@@ -60,80 +54,63 @@ def _parse(body: JsonObject) -> Push:
 
 def _issue(body: JsonObject) -> Alert:
     """The alert of an issue, no matter how many New Relic incidents the issue contains."""
-    own_id = line(pick((body,), ("issueId", "id", "issueUrl")), None)
+    sent = Fields(body)
     gathered, notes = object_in(body.get("accumulations")), object_in(body.get("annotations"))
-    named = pick((body,), ("title", "issueTitle")) or first_of(pick((notes, gathered), ("title", "conditionName")))
+    own_id = sent.identifier("issueId", "id", "issueUrl")
+    named = sent.pick("title", "issueTitle") or first_of(Fields(notes, gathered).pick("title", "conditionName"))
     name = line(named) or line(first_of(body.get("alertConditionNames"))) or line(f"Issue {own_id}")
-    labels = _issue_labels(body, gathered)
-    identifier = own_id or fingerprint_of(name, labels)
-    status = status_of(pick((body,), ("state", "issueState", "status")))
-    return Alert(
-        source=_SOURCE,
-        fingerprint=identifier,
-        name=name,
-        severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),
-        status=status,
-        description=prose(_description(body, notes, gathered)),
-        labels=labels,
-        annotations=annotations_of(
-            {name: body.get(name) for name in ("state", "trigger", "totalIncidents", "isCorrelated", "owner")}
-        ),
-        incident_key=f"{_SOURCE}:{identifier}",
-        title=name,
-        links=links_of({"source": body.get("issueUrl"), "runbook": first_of(gathered.get("runbookUrl"))}),
-        started_at=moment(pick((body,), ("activatedAt", "createdAt", "createdAtUtc", "timestamp", "updatedAt"))),
-        ended_at=moment(pick((body,), ("closedAt", "updatedAt"))) if status is AlertStatus.RESOLVED else None,
-        raw_payload=body,
-    )
-
-
-def _issue_labels(body: JsonObject, gathered: JsonObject) -> dict[str, str]:
-    return labels_of(
+    labels = labels_of(
         {
-            "policy": _joined(body.get("alertPolicyNames") or gathered.get("policyName")),
-            "condition": _joined(body.get("alertConditionNames") or gathered.get("conditionName")),
-            "entity": _joined(body.get("impactedEntities")),
+            "policy": joined(body.get("alertPolicyNames") or gathered.get("policyName")),
+            "condition": joined(body.get("alertConditionNames") or gathered.get("conditionName")),
+            "entity": joined(body.get("impactedEntities")),
             "workflow": body.get("workflowName"),
         }
     )
-
-
-def _description(body: JsonObject, notes: JsonObject, gathered: JsonObject) -> JsonValue:
-    found = pick((body, notes), ("description", "details")) or pick((gathered,), ("conditionDescription",))
-    return first_of(found)
+    description = Fields(body, notes).pick("description", "details") or gathered.get("conditionDescription")
+    return alert_of(
+        _SOURCE,
+        body,
+        fingerprint=own_id,
+        name=name,
+        severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),
+        status=status_of(sent.pick("state", "issueState", "status")),
+        description=first_of(description),
+        labels=labels,
+        annotations=sent.annotations("state", "trigger", "totalIncidents", "isCorrelated", "owner"),
+        group=None,
+        title=name,
+        links={"source": body.get("issueUrl"), "runbook": first_of(gathered.get("runbookUrl"))},
+        started_at=sent.moment("activatedAt", "createdAt", "createdAtUtc", "timestamp", "updatedAt"),
+        ended_at=sent.moment("closedAt", "updatedAt"),
+    )
 
 
 def _incident(body: JsonObject) -> Alert:
     """The alert of a legacy policy's incident; `current_state` is open, acknowledged or closed."""
-    own_id = line(body.get("incident_id"), None)
-    name = line(pick((body,), ("condition_name", "title", "policy_name"))) or line(f"Incident {own_id}")
-    status = status_of(pick((body,), ("current_state", "state", "status")))
+    sent = Fields(body)
+    own_id = sent.identifier("incident_id")
+    name = sent.line("condition_name", "title", "policy_name") or line(f"Incident {own_id}")
     target = object_in(first_of(body.get("targets")))
     entity = line(target.get("name"))
     own = {"policy": body.get("policy_name"), "condition": body.get("condition_name"), "entity": entity}
     labels = labels_of(target.get("labels")) | labels_of(own)
-    identifier = own_id or fingerprint_of(name, labels)
-    sent_at = moment(body.get("timestamp"))
-    return Alert(
-        source=_SOURCE,
-        fingerprint=identifier,
+    return alert_of(
+        _SOURCE,
+        body,
+        fingerprint=own_id,
         name=name,
         severity=severity_of(body.get("severity"), body.get("priority")),
-        status=status,
-        description=prose(pick((body,), ("details", "condition_description"))),
+        status=status_of(sent.pick("current_state", "state", "status")),
+        description=sent.pick("details", "condition_description"),
         labels=labels,
-        annotations=annotations_of({name: body.get(name) for name in ("current_state", "event_type", "owner")}),
-        incident_key=f"{_SOURCE}:{identifier}",
+        annotations=sent.annotations("current_state", "event_type", "owner"),
+        group=None,
         title=line(f"{name} on {entity}" if entity else name),
-        links=links_of({link: body.get(field) for link, field in _LEGACY_LINKS.items()}),
-        started_at=sent_at,
-        ended_at=sent_at if status is AlertStatus.RESOLVED else None,
-        raw_payload=body,
+        links={link: body.get(field) for link, field in _LEGACY_LINKS.items()},
+        started_at=sent.moment("timestamp"),
+        ended_at=sent.moment("timestamp"),
     )
-
-
-def _joined(value: JsonValue) -> str:
-    return ", ".join(filter(None, map(line, value))) if isinstance(value, list) else line(value)
 
 
 def _sample(mark: str) -> JsonObject:

@@ -8,32 +8,27 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from pydantic import JsonValue
-
 from orchestration.alert import Alert, AlertStatus, host_of
 from tasks.ingest.sources.fields import (
+    DASHBOARD,
+    PAGE,
+    RUNBOOK,
+    Fields,
+    alert_of,
     annotations_of,
-    fingerprint_of,
+    joined,
     labels_of,
     line,
-    links_of,
-    moment,
     object_in,
-    pick,
-    prose,
     severity_of,
     status_of,
 )
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
 
 _SOURCE = "opsgenie"
 _OWN_FIELDS = ("integrationId", "integrationName", "integrationType", "escalationId", "escalationNotify")
 _ENDS = frozenset(("close", "resolve", "delete"))
-_LINKS = {
-    "runbook": ("runbook_url", "runbookURL", "runbook", "Runbook"),
-    "dashboard": ("dashboard_url", "dashboardURL", "dashboard", "Dashboard"),
-    "source": ("url", "link", "source_url", "generatorURL"),
-}
+_LINKS = {"runbook": (*RUNBOOK, "Runbook"), "dashboard": (*DASHBOARD, "Dashboard"), "source": PAGE}
 _NOTES = frozenset(("addnote", "addtags", "removetags", "adddetails", "removedetails"))
 """These actions also come for closed alerts and do not say whether the alert fires: a note must not page anybody."""
 
@@ -42,8 +37,7 @@ def _recognises(body: JsonObject) -> int:
     alert = body.get("alert")
     if "action" not in body or not isinstance(alert, dict) or not ("alertId" in alert or "tinyId" in alert):
         return NOT_MINE
-    own = sum(name in body for name in _OWN_FIELDS)
-    return VENDOR + VENDOR * own + VENDOR * ("alertId" in alert and "tinyId" in alert)
+    return vendor_bid(body, _OWN_FIELDS) + VENDOR * ("alertId" in alert and "tinyId" in alert)
 
 
 def _parse(body: JsonObject) -> Push:
@@ -59,43 +53,35 @@ def _parse(body: JsonObject) -> Push:
 
 def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
     """The alert that the action is about. An acknowledged, snoozed or escalated alert still fires."""
-    name = line(sent.get("message")) or line(f"Alert {line(pick((sent,), ('tinyId', 'alertId')))}")
+    fields = Fields(sent)
+    name = fields.line("message") or line(f"Alert {fields.line('tinyId', 'alertId')}")
     closed = action.casefold() in _ENDS or status_of(sent.get("status")) is AlertStatus.RESOLVED
-    labels = _labels(sent)
-    identifier = line(pick((sent,), ("alias", "alertId", "tinyId")), None) or fingerprint_of(name, labels)
-    details = object_in(sent.get("details"))
-    place = host_of(labels) or line(sent.get("entity"))
-    return Alert(
-        source=_SOURCE,
-        fingerprint=identifier,
+    labels = labels_of(sent.get("details"), "details") | labels_of(
+        {
+            "entity": sent.get("entity"),
+            "team": fields.pick("team", "teams"),
+            "tags": joined(sent.get("tags")),
+            "tiny_id": sent.get("tinyId"),
+            "sender": sent.get("source"),
+        }
+    )
+    place = host_of(labels) or fields.line("entity")
+    return alert_of(
+        _SOURCE,
+        body,
+        fingerprint=fields.identifier("alias", "alertId", "tinyId"),
         name=name,
         severity=severity_of(sent.get("priority")),
         status=AlertStatus.RESOLVED if closed else AlertStatus.FIRING,
-        description=prose(sent.get("description")),
+        description=sent.get("description"),
         labels=labels,
         annotations=annotations_of({"action": action, "by": sent.get("username"), "note": sent.get("note")}),
-        incident_key=f"{_SOURCE}:{identifier}",
+        group=None,
         title=line(f"{name} on {place}" if place and place not in name else name),
-        links=links_of({link: pick((details,), names) for link, names in _LINKS.items()}),
-        started_at=moment(sent.get("createdAt")),
-        ended_at=moment(sent.get("updatedAt")) if closed else None,
-        raw_payload=body,
+        links=Fields(object_in(sent.get("details"))).links(_LINKS),
+        started_at=fields.moment("createdAt"),
+        ended_at=fields.moment("updatedAt"),
     )
-
-
-def _labels(sent: JsonObject) -> dict[str, str]:
-    own = {
-        "entity": sent.get("entity"),
-        "team": pick((sent,), ("team", "teams")),
-        "tags": _listed(sent.get("tags")),
-        "tiny_id": sent.get("tinyId"),
-        "sender": sent.get("source"),
-    }
-    return labels_of(sent.get("details"), "details") | labels_of(own)
-
-
-def _listed(value: JsonValue) -> str:
-    return ", ".join(filter(None, map(line, value))) if isinstance(value, list) else line(value)
 
 
 def _sample(mark: str) -> JsonObject:

@@ -12,30 +12,28 @@ from pydantic import JsonValue
 from orchestration.alert import Alert, AlertStatus
 from orchestration.errors import json_kind
 from tasks.ingest.sources.fields import (
+    Fields,
+    alert_of,
     annotations_of,
-    fingerprint_of,
+    joined,
     labels_of,
     line,
-    links_of,
     moment,
     object_in,
-    pick,
-    prose,
     status_of,
     worst_of,
 )
-from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
 
 _SOURCE = "pagerduty"
 _OWN_FIELDS = ("resource_type", "occurred_at", "agent", "client")
-_NUMBER = ("number", "incident_number")
 _ENDS = (".resolve", ".resolved")
 
 
 def _recognises(body: JsonObject) -> int:
     event = object_in(body.get("event"))
     if line(event.get("event_type")) and isinstance(event.get("data"), dict):
-        return VENDOR + VENDOR * sum(name in event for name in _OWN_FIELDS)
+        return vendor_bid(event, _OWN_FIELDS)
     messages = body.get("messages")
     if isinstance(messages, list) and any(isinstance(object_in(each).get("incident"), dict) for each in messages):
         return VENDOR * 2
@@ -43,8 +41,8 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    if isinstance(body.get("messages"), list):
-        return _parse_messages(body)
+    if isinstance(messages := body.get("messages"), list):
+        return _parse_messages(messages)
     event = object_in(body.get("event"))
     if not event:
         return Push(source=_SOURCE)
@@ -55,11 +53,10 @@ def _parse(body: JsonObject) -> Push:
     return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
 
 
-def _parse_messages(body: JsonObject) -> Push:
-    messages = body.get("messages")
+def _parse_messages(messages: list[JsonValue]) -> Push:
     alerts: list[Alert] = []
     errors: list[str] = []
-    for index, message in enumerate(messages if isinstance(messages, list) else []):
+    for index, message in enumerate(messages):
         if not isinstance(message, dict):
             errors.append(f"messages[{index}] is {json_kind(message)}, not an object")
             continue
@@ -78,7 +75,7 @@ def _incident_of(data: JsonObject) -> JsonObject | None:
     """
     if line(data.get("type")) not in ("", "incident"):
         return None
-    return data if line(pick((data,), ("title", "status"))) else None
+    return data if Fields(data).line("title", "status") else None
 
 
 def _no_state(what: str) -> str:
@@ -87,28 +84,30 @@ def _no_state(what: str) -> str:
 
 def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonObject) -> Alert:
     """The alert of a PagerDuty incident, which is one alert and one incident here. An acknowledged one still fires."""
-    own_id = line(incident.get("id"), None)
-    name = line(pick((incident,), ("title", "summary", "description"))) or line(f"Incident {own_id}")
+    fields = Fields(incident)
+    own_id = fields.identifier("id")
+    name = fields.line("title", "summary", "description") or line(f"Incident {own_id}")
     ended = event.endswith(_ENDS) or status_of(incident.get("status")) is AlertStatus.RESOLVED
     labels = _labels(incident)
-    identifier = own_id or fingerprint_of(name, labels)
-    news = {"event": event, "status": incident.get("status"), "number": pick((incident,), _NUMBER)}
-    return Alert(
-        source=_SOURCE,
-        fingerprint=identifier,
+    news = {"event": event, "status": incident.get("status"), "number": fields.pick("number", "incident_number")}
+    body, first = object_in(incident.get("body")), object_in(incident.get("first_trigger_log_entry"))
+    conference = object_in(incident.get("conference_bridge")).get("conference_url")
+    return alert_of(
+        _SOURCE,
+        raw,
+        fingerprint=own_id,
         name=name,
         # Every service has an urgency, few incidents have a priority: the worse one is the severity.
         severity=worst_of(incident.get("urgency"), _name_of(incident.get("priority"))),
         status=AlertStatus.RESOLVED if ended else AlertStatus.FIRING,
-        description=prose(_details(incident)),
+        description=Fields(body, incident, first).pick("details", "description", "summary"),
         labels=labels,
         annotations=annotations_of(news),
-        incident_key=f"{_SOURCE}:{identifier}",
+        group=None,
         title=name,
-        links=links_of({"source": incident.get("html_url"), "conference": _conference(incident)}),
+        links={"source": incident.get("html_url"), "conference": conference},
         started_at=_since(incident, event, occurred_at),
-        ended_at=moment(occurred_at) if ended else None,
-        raw_payload=raw,
+        ended_at=moment(occurred_at),
     )
 
 
@@ -121,12 +120,11 @@ def _since(incident: JsonObject, event: str, occurred_at: JsonValue) -> datetime
 
 def _labels(incident: JsonObject) -> dict[str, str]:
     teams = incident.get("teams")
-    names = [_name_of(team) for team in teams] if isinstance(teams, list) else []
     return labels_of(
         {
             "service": _name_of(incident.get("service")),
             "escalation_policy": _name_of(incident.get("escalation_policy")),
-            "team": ", ".join(filter(None, names)),
+            "team": joined([_name_of(team) for team in teams]) if isinstance(teams, list) else "",
             "priority": _name_of(incident.get("priority")),
             "urgency": incident.get("urgency"),
             "dedup_key": incident.get("incident_key"),
@@ -136,18 +134,7 @@ def _labels(incident: JsonObject) -> dict[str, str]:
 
 def _name_of(reference: JsonValue) -> str:
     """The name in a reference such as `{"id": …, "summary": "API Service"}`."""
-    if isinstance(reference, dict):
-        return line(pick((reference,), ("summary", "name", "id")))
-    return line(reference)
-
-
-def _details(incident: JsonObject) -> JsonValue:
-    body, first = object_in(incident.get("body")), object_in(incident.get("first_trigger_log_entry"))
-    return pick((body, incident, first), ("details", "description", "summary"))
-
-
-def _conference(incident: JsonObject) -> JsonValue:
-    return object_in(incident.get("conference_bridge")).get("conference_url")
+    return Fields(reference).line("summary", "name", "id") if isinstance(reference, dict) else line(reference)
 
 
 def _sample(mark: str) -> JsonObject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -17,6 +17,11 @@ FALLBACK = 1
 """The body can be read, but does not show who sent it. Only the generic source returns this."""
 VENDOR = 10
 """The body has the shape that the vendor documents. Each field that only this vendor sends adds 10 more."""
+
+
+def vendor_bid(body: JsonObject, own_fields: Iterable[str]) -> int:
+    """The bid of a vendor for a body of its shape, by how many of its own fields the body has."""
+    return VENDOR + VENDOR * sum(name in body for name in own_fields)
 
 
 @dataclass(frozen=True, kw_only=True)

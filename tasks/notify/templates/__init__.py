@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import PackageLoader, StrictUndefined, select_autoescape
@@ -27,9 +27,5 @@ def _environment() -> SandboxedEnvironment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = environment.filters
-    filters["md"] = _plain_in_markdown
+    filters["md"] = partial(_MARKDOWN.sub, r"\\\1")
     return environment
-
-
-def _plain_in_markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
