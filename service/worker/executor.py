@@ -102,7 +102,7 @@ class RunExecutor:
         """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker."""
         if self._settling:
             with suppress(TimeoutError):
-                async with self._breaker.patience(SETTLE_SECONDS):
+                async with self._breaker.limit(SETTLE_SECONDS):
                     await asyncio.wait(set(self._settling))
         for task in self._settling:
             task.cancel()
