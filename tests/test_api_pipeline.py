@@ -424,7 +424,7 @@ async def test_a_channel_that_no_worker_knows_is_refused(
         ('{"payload": null}', 422, "payload"),
         ('{"payload": []}', 422, "payload"),
         ('{"payload": {}}', 422, "empty object"),
-        ('{"payload": {"a": 1}}', 422, "no source recognises"),
+        ('{"payload": {"a": 1}}', 422, "no source recognizes"),
         ('{"payload": {"name": "x"}, "source": "nagios"}', 422, "the sources are alertmanager, grafana, pagerduty, "),
         ('{"payload": {"name": "x"}, "driver": "nagios"}', 422, "no source 'nagios'"),
         ('{"payload": {"name": "x"}, "source": 7}', 422, "source"),

@@ -50,7 +50,7 @@ async def test_a_payload_that_is_no_alert(command: Command, database: Database) 
         "17": "--payload is a number, not a JSON object",
         "{}": "the payload is an empty object; expected ",
         json.dumps(nulls): "no alert of the payload can be used: ",
-        '{"hello": "world"}': "no source recognises the payload (its fields: hello); expected ",
+        '{"hello": "world"}': "no source recognizes the payload (its fields: hello); expected ",
         '{"name": "a\\ud800", "severity": [[]]': "--payload is not JSON: ",
     }
     done = side_by_side(command, *((["run_pipeline", "--payload", payload], {}) for payload in refused))

@@ -265,7 +265,7 @@ async def test_a_payload_that_is_no_alert_fails_the_flow_and_leaves_no_run(
 ) -> None:
     finished = started_by_prefect(stack, payload={"hello": "world"})
     assert finished.stdout.startswith("FAILED Failed ")
-    assert "no source recognises the payload (its fields: hello)" in finished.stdout
+    assert "no source recognizes the payload (its fields: hello)" in finished.stdout
     assert await row_counts(database) == {}
 
 

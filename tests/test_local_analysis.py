@@ -284,7 +284,7 @@ async def test_another_unhealthy_check_is_pointed_at_too() -> None:
 
 async def test_a_look_at_this_hosts_own_health_needs_no_alert() -> None:
     healthy = await analysis_of(check=checks(cpu=CheckStatus.OK))
-    assert healthy.summary == f"Health check: no cause recognised. On {socket.gethostname()} no check is unhealthy."
+    assert healthy.summary == f"Health check: no cause recognized. On {socket.gethostname()} no check is unhealthy."
     ill = await analysis_of(check=checks(network=CheckStatus.CRITICAL))
     assert "network" in ill.summary
     assert ill.confidence == 0.5

@@ -105,7 +105,7 @@ async def test_many_threads_share_one_orchestrator(
         ({}, {}, "the payload is an empty object"),
         (None, {}, "the payload is null"),
         ([HIGH_CPU], {}, "the payload is a list"),
-        ({"payload": {}}, {}, "no source recognises the payload"),
+        ({"payload": {}}, {}, "no source recognizes the payload"),
         (HIGH_CPU, {"trace_id": "two\nlines"}, "The trace id 'two\\nlines' is not 1 to 128 printable characters"),
         (HIGH_CPU, {"environment": "x" * 129}, "The environment 'xxxx"),
         (HIGH_CPU, {"notify_driver": "pigeon"}, "There is no channel or driver 'pigeon'"),

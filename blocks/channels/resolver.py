@@ -230,7 +230,7 @@ class ChannelCache:
                 found = await self._source()
         except (Unavailable, TimeoutError) as error:
             if not await self.restore():
-                why = str(error) or "Prefect is too slow"
+                why = str(error) or "Prefect is too slow"  # a TimeoutError has no text
                 raise Unavailable(f"The channel blocks are not known: {why}") from None
             return
         self._known = found

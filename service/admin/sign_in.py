@@ -158,7 +158,7 @@ class SignIn:
         key = await self._api.guard.ring.find(form.get("key", "").strip())
         if key is None or not key.allows(Scope.ADMIN):
             why = "the key is unknown or revoked" if key is None else f"the key {key.name!r} has no scope admin"
-            logger.warning("Refused to sign %s in to the admin: %s", address, one_line(why, 120))
+            logger.warning("Refused a sign-in to the admin site from %s: %s", address, one_line(why, 120))
             said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
             raise HttpProblem(HTTPStatus.UNAUTHORIZED if key is None else HTTPStatus.FORBIDDEN, said)
         logger.info("%s signed in to the admin site from %s", one_line(key.name, 64), address)

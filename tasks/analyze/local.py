@@ -107,12 +107,12 @@ def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, name
     unnamed = [host for host in others or named if host not in title]
     about = title + (f" ({_some(unnamed)})" if unnamed else "")
     if others:
-        verdict = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognised"
+        verdict = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognized"
         return (
             f"{about}: {verdict}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."
         )
     if diagnosis.cause is None:
-        return f"{about}: no cause recognised. On {own} {_checked(case)}."
+        return f"{about}: no cause recognized. On {own} {_checked(case)}."
     return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
 
 

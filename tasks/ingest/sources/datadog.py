@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from orchestration.alert import AlertStatus
-from tasks.ingest.sources.fields import Fields, alert_of, labels_of, line, status_of, tags_of, worst_of
+from tasks.ingest.sources.fields import Fields, alert_of, labels_of, one_line_text, status_of, tags_of, worst_of
 from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
 
 _SOURCE = "datadog"
@@ -53,7 +53,7 @@ def _parse(body: JsonObject) -> Push:
         return Push(source=_SOURCE)
     sent = Fields(body)
     monitor = sent.identifier("alert_id")
-    name, scope_in_title = _without_state(sent.line(*_NAME) or line(f"Monitor {monitor}"))
+    name, scope_in_title = _without_state(sent.line(*_NAME) or one_line_text(f"Monitor {monitor}"))
     scope = sent.identifier("alert_scope") or scope_in_title
     labels = {"host": sent.pick("hostname", "host"), "alert_id": monitor, "scope": scope}
     sent_at = sent.moment("last_updated", "date")
@@ -84,7 +84,7 @@ def _without_state(title: str) -> tuple[str, str]:
     found = _STATE_IN_TITLE.match(title)
     if found is None or not _STATES.fullmatch(found["state"].strip()):
         return title, ""
-    return line(found["rest"]), line(found["scope"] or "", None)
+    return one_line_text(found["rest"]), one_line_text(found["scope"] or "", None)
 
 
 def _has_recovered(sent: Fields) -> bool:

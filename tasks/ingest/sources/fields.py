@@ -53,12 +53,12 @@ def text(value: JsonValue) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def line(value: JsonValue, limit: int | None = NAME_LIMIT) -> str:
+def one_line_text(value: JsonValue, limit: int | None = NAME_LIMIT) -> str:
     """Text on one line, without control characters, at most `limit` characters; None means no limit."""
     return _cut(" ".join(_UNPRINTABLE.sub(" ", text(value)).split()), limit)
 
 
-def prose(value: JsonValue, limit: int = PROSE_LIMIT) -> str:
+def long_text(value: JsonValue, limit: int = PROSE_LIMIT) -> str:
     """Text with its line breaks and tabs, without other control characters, at most `limit` characters."""
     return _cut(_UNPRINTABLE_IN_PROSE.sub("", text(value).replace("\r\n", "\n")).strip(), limit)
 
@@ -80,7 +80,8 @@ def annotations_of(value: JsonValue, name: str = "annotations") -> dict[str, str
 def _texts(value: JsonValue, name: str, *, lines: bool) -> dict[str, str]:
     fields = value if isinstance(value, dict) else {name: value}
     pairs = (
-        (line(key, LABEL_NAME_LIMIT), line(item, LABEL_LIMIT) if lines else prose(item)) for key, item in fields.items()
+        (one_line_text(key, LABEL_NAME_LIMIT), one_line_text(item, LABEL_LIMIT) if lines else long_text(item))
+        for key, item in fields.items()
     )
     # As in Prometheus, an empty label is the same as no label.
     return {key: item for key, item in pairs if key and item}
@@ -95,7 +96,7 @@ def tags_of(value: JsonValue, name: str = "tags") -> dict[str, str]:
         return labels_of(value, name)
     tags = value if isinstance(value, list) else text(value).split(",")
     joined: dict[str, list[str]] = {}
-    for tag in filter(None, map(line, tags)):
+    for tag in filter(None, map(one_line_text, tags)):
         key, colon, item = tag.partition(":")
         named = colon and key.strip() and item.strip()
         joined.setdefault(key.strip() if named else name, []).append(item.strip() if named else tag)
@@ -116,7 +117,7 @@ def first_of(value: JsonValue) -> JsonValue:
 
 def joined(value: JsonValue) -> str:
     """The items of a list on one line, with commas between them; any other value on one line."""
-    return ", ".join(filter(None, map(line, value))) if isinstance(value, list) else line(value)
+    return ", ".join(filter(None, map(one_line_text, value))) if isinstance(value, list) else one_line_text(value)
 
 
 class Fields:
@@ -136,11 +137,11 @@ class Fields:
 
     def line(self, *names: str) -> str:
         """The value on one line, at most `NAME_LIMIT` characters."""
-        return line(self.pick(*names))
+        return one_line_text(self.pick(*names))
 
     def identifier(self, *names: str) -> str:
         """The value on one line, of any length: two ids can have the same beginning."""
-        return line(self.pick(*names), None)
+        return one_line_text(self.pick(*names), None)
 
     def moment(self, *names: str) -> datetime | None:
         """The value as a time in UTC."""
@@ -265,11 +266,11 @@ def alert_of(
         name=name,
         severity=severity,
         status=status,
-        description=prose(description),
+        description=long_text(description),
         labels=labels,
         annotations=annotations,
         incident_key=":".join(filter(None, (source, group) if group else (source, name, host))),
-        title=title or line(f"{name} on {host}" if host else name),
+        title=title or one_line_text(f"{name} on {host}" if host else name),
         links=links_of(links),
         started_at=started_at,
         ended_at=ended_at if status is AlertStatus.RESOLVED else None,

@@ -17,7 +17,7 @@ from tasks.ingest.sources.fields import (
     annotations_of,
     known_severity,
     labels_of,
-    line,
+    one_line_text,
     status_of,
     text,
 )
@@ -45,7 +45,7 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _is_legacy(body: JsonObject) -> bool:
-    return bool(line(body.get("ruleName"))) and "state" in body
+    return bool(one_line_text(body.get("ruleName"))) and "state" in body
 
 
 def _parse(body: JsonObject) -> Push:

@@ -15,10 +15,10 @@ from tasks.ingest.sources.fields import (
     alert_of,
     annotations_of,
     labels_of,
-    line,
     links_of,
     moment,
     objects_in,
+    one_line_text,
     severity_of,
     status_of,
 )
@@ -72,9 +72,9 @@ def _member(item: JsonObject, common: dict[str, str], dialect: Dialect) -> Membe
     labels = labels_of(item.get("labels"))
     annotations = annotations_of(dialect.annotations(item)) | annotations_of(item.get("annotations"))
     named_by = Fields(labels, common, annotations).pick("alertname", "title", "summary")
-    if not (named_by or labels or annotations or line(item.get("fingerprint"))):
+    if not (named_by or labels or annotations or one_line_text(item.get("fingerprint"))):
         return None
-    return Member(item, line(named_by) or "unnamed alert", labels, annotations)
+    return Member(item, one_line_text(named_by) or "unnamed alert", labels, annotations)
 
 
 def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Alert:
@@ -87,14 +87,14 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
     return alert_of(
         dialect.source,
         item,
-        fingerprint=line(item.get("fingerprint"), None),
+        fingerprint=one_line_text(item.get("fingerprint"), None),
         name=member.name,
         severity=severity_of(*(labels.get(name) for name in SEVERITY)),
         status=status_of(item.get("status"), body.get("status")),
         description=annotations.pick(*_DESCRIPTION),
         labels=labels,
         annotations=member.annotations,
-        group=line(body.get("groupKey"), None),
+        group=one_line_text(body.get("groupKey"), None),
         title=title,
         links={**links, **links_of(dialect.links(body, member))},
         started_at=moment(item.get("startsAt")),
@@ -110,6 +110,6 @@ def _title(members: list[Member], omitted: int) -> str:
     hosts = {host_of(member.labels) for member in members}
     where = f" on {hosts.pop()}" if len(hosts) == 1 and "" not in hosts and not omitted else ""
     if len(names) == 1:
-        return line(f"{names[0]}{where}" if where or count == 1 else f"{names[0]} ({count} alerts)")
+        return one_line_text(f"{names[0]}{where}" if where or count == 1 else f"{names[0]} ({count} alerts)")
     more = ", …" if len(names) > _NAMES_IN_A_TITLE else ""
-    return line(f"{count} alerts{where}: {', '.join(islice(names, _NAMES_IN_A_TITLE))}{more}")
+    return one_line_text(f"{count} alerts{where}: {', '.join(islice(names, _NAMES_IN_A_TITLE))}{more}")

@@ -15,8 +15,8 @@ from tasks.ingest.sources.fields import (
     first_of,
     joined,
     labels_of,
-    line,
     object_in,
+    one_line_text,
     severity_of,
     status_of,
 )
@@ -58,7 +58,11 @@ def _issue(body: JsonObject) -> Alert:
     gathered, notes = object_in(body.get("accumulations")), object_in(body.get("annotations"))
     own_id = sent.identifier("issueId", "id", "issueUrl")
     named = sent.pick("title", "issueTitle") or first_of(Fields(notes, gathered).pick("title", "conditionName"))
-    name = line(named) or line(first_of(body.get("alertConditionNames"))) or line(f"Issue {own_id}")
+    name = (
+        one_line_text(named)
+        or one_line_text(first_of(body.get("alertConditionNames")))
+        or one_line_text(f"Issue {own_id}")
+    )
     labels = labels_of(
         {
             "policy": joined(body.get("alertPolicyNames") or gathered.get("policyName")),
@@ -90,9 +94,9 @@ def _incident(body: JsonObject) -> Alert:
     """The alert of a legacy policy's incident; `current_state` is open, acknowledged or closed."""
     sent = Fields(body)
     own_id = sent.identifier("incident_id")
-    name = sent.line("condition_name", "title", "policy_name") or line(f"Incident {own_id}")
+    name = sent.line("condition_name", "title", "policy_name") or one_line_text(f"Incident {own_id}")
     target = object_in(first_of(body.get("targets")))
-    entity = line(target.get("name"))
+    entity = one_line_text(target.get("name"))
     own = {"policy": body.get("policy_name"), "condition": body.get("condition_name"), "entity": entity}
     labels = labels_of(target.get("labels")) | labels_of(own)
     return alert_of(
@@ -106,7 +110,7 @@ def _incident(body: JsonObject) -> Alert:
         labels=labels,
         annotations=sent.annotations("current_state", "event_type", "owner"),
         group=None,
-        title=line(f"{name} on {entity}" if entity else name),
+        title=one_line_text(f"{name} on {entity}" if entity else name),
         links={link: body.get(field) for link, field in _LEGACY_LINKS.items()},
         started_at=sent.moment("timestamp"),
         ended_at=sent.moment("timestamp"),

@@ -18,8 +18,8 @@ from tasks.ingest.sources.fields import (
     annotations_of,
     joined,
     labels_of,
-    line,
     object_in,
+    one_line_text,
     severity_of,
     status_of,
 )
@@ -44,7 +44,7 @@ def _parse(body: JsonObject) -> Push:
     sent = object_in(body.get("alert"))
     if not sent:
         return Push(source=_SOURCE)
-    action = line(body.get("action"))
+    action = one_line_text(body.get("action"))
     if action.casefold() in _NOTES:
         error = f"action {action} does not say whether the alert still fires: take it out of the integration's actions"
         return Push(source=_SOURCE, errors=(error,))
@@ -54,7 +54,7 @@ def _parse(body: JsonObject) -> Push:
 def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
     """The alert that the action is about. An acknowledged, snoozed or escalated alert still fires."""
     fields = Fields(sent)
-    name = fields.line("message") or line(f"Alert {fields.line('tinyId', 'alertId')}")
+    name = fields.line("message") or one_line_text(f"Alert {fields.line('tinyId', 'alertId')}")
     closed = action.casefold() in _ENDS or status_of(sent.get("status")) is AlertStatus.RESOLVED
     labels = labels_of(sent.get("details"), "details") | labels_of(
         {
@@ -77,7 +77,7 @@ def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
         labels=labels,
         annotations=annotations_of({"action": action, "by": sent.get("username"), "note": sent.get("note")}),
         group=None,
-        title=line(f"{name} on {place}" if place and place not in name else name),
+        title=one_line_text(f"{name} on {place}" if place and place not in name else name),
         links=Fields(object_in(sent.get("details"))).links(_LINKS),
         started_at=fields.moment("createdAt"),
         ended_at=fields.moment("updatedAt"),

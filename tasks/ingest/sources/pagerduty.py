@@ -17,9 +17,9 @@ from tasks.ingest.sources.fields import (
     annotations_of,
     joined,
     labels_of,
-    line,
     moment,
     object_in,
+    one_line_text,
     status_of,
     worst_of,
 )
@@ -32,7 +32,7 @@ _ENDS = (".resolve", ".resolved")
 
 def _recognises(body: JsonObject) -> int:
     event = object_in(body.get("event"))
-    if line(event.get("event_type")) and isinstance(event.get("data"), dict):
+    if one_line_text(event.get("event_type")) and isinstance(event.get("data"), dict):
         return vendor_bid(event, _OWN_FIELDS)
     messages = body.get("messages")
     if isinstance(messages, list) and any(isinstance(object_in(each).get("incident"), dict) for each in messages):
@@ -46,7 +46,7 @@ def _parse(body: JsonObject) -> Push:
     event = object_in(body.get("event"))
     if not event:
         return Push(source=_SOURCE)
-    name, data = line(event.get("event_type")), object_in(event.get("data"))
+    name, data = one_line_text(event.get("event_type")), object_in(event.get("data"))
     incident = _incident_of(data)
     if incident is None:
         return Push(source=_SOURCE, errors=(_no_state(f"event {name}"),))
@@ -64,7 +64,7 @@ def _parse_messages(messages: list[JsonValue]) -> Push:
         if incident is None:
             errors.append(_no_state(f"messages[{index}]"))
         else:
-            alerts.append(_alert(incident, line(message.get("event")), message.get("created_on"), message))
+            alerts.append(_alert(incident, one_line_text(message.get("event")), message.get("created_on"), message))
     return Push(source=_SOURCE, alerts=tuple(alerts), errors=tuple(errors))
 
 
@@ -73,7 +73,7 @@ def _incident_of(data: JsonObject) -> JsonObject | None:
 
     A note or a status update names its incident without its state. It must not reopen a resolved incident.
     """
-    if line(data.get("type")) not in ("", "incident"):
+    if one_line_text(data.get("type")) not in ("", "incident"):
         return None
     return data if Fields(data).line("title", "status") else None
 
@@ -86,7 +86,7 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
     """The alert of a PagerDuty incident, which is one alert and one incident here. An acknowledged one still fires."""
     fields = Fields(incident)
     own_id = fields.identifier("id")
-    name = fields.line("title", "summary", "description") or line(f"Incident {own_id}")
+    name = fields.line("title", "summary", "description") or one_line_text(f"Incident {own_id}")
     ended = event.endswith(_ENDS) or status_of(incident.get("status")) is AlertStatus.RESOLVED
     labels = _labels(incident)
     news = {"event": event, "status": incident.get("status"), "number": fields.pick("number", "incident_number")}
@@ -134,7 +134,7 @@ def _labels(incident: JsonObject) -> dict[str, str]:
 
 def _name_of(reference: JsonValue) -> str:
     """The name in a reference such as `{"id": …, "summary": "API Service"}`."""
-    return Fields(reference).line("summary", "name", "id") if isinstance(reference, dict) else line(reference)
+    return Fields(reference).line("summary", "name", "id") if isinstance(reference, dict) else one_line_text(reference)
 
 
 def _sample(mark: str) -> JsonObject:

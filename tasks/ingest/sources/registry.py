@@ -9,7 +9,7 @@ from orchestration.alert import Alert
 from orchestration.errors import BadInput, json_kind
 from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.sources.fields import line
+from tasks.ingest.sources.fields import one_line_text
 from tasks.ingest.sources.source import JsonObject, Push, Source
 
 SOURCES: dict[str, Source] = {
@@ -43,7 +43,7 @@ def source_named(name: str) -> Source:
     """
     found = SOURCES.get(name.strip().casefold())
     if found is None:
-        raise BadInput(f"there is no source {line(name, 64)!r}; the sources are {', '.join(SOURCES)}")
+        raise BadInput(f"there is no source {one_line_text(name, 64)!r}; the sources are {', '.join(SOURCES)}")
     return found
 
 
@@ -100,9 +100,9 @@ def _bids(body: JsonObject) -> list[tuple[int, str]]:
 def _most_specific(body: JsonObject) -> Source:
     bids = _bids(body)
     if not bids:
-        fields = ", ".join(line(name, 40) for name in list(body)[:_MAX_FIELDS])
+        fields = ", ".join(one_line_text(name, 40) for name in list(body)[:_MAX_FIELDS])
         more = ", …" if len(body) > _MAX_FIELDS else ""
-        raise BadInput(f"no source recognises the payload (its fields: {fields}{more}); {_expected()}")
+        raise BadInput(f"no source recognizes the payload (its fields: {fields}{more}); {_expected()}")
     return SOURCES[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
 
 

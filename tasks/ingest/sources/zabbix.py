@@ -14,8 +14,8 @@ from tasks.ingest.sources.fields import (
     alert_of,
     fingerprint_of,
     labels_of,
-    line,
     moment,
+    one_line_text,
     severity_of,
     status_of,
     tags_of,
@@ -61,11 +61,13 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    sent = {name: value for name, value in body.items() if not _MACRO.fullmatch(line(value))}
+    # A parameter whose macro has no value arrives as the macro's own name: treat it as missing.
+    sent = {name: value for name, value in body.items() if not _MACRO.fullmatch(one_line_text(value))}
     if not _recognises(sent):
         return Push(source=_SOURCE)
     fields = Fields(sent)
     name, host, trigger = fields.line(*_NAME), fields.identifier(*_HOST), fields.identifier("trigger_id")
+    # The same trigger on another host is another alert. Without `trigger_id` the name and the host identify the alert.
     own_id = f"{trigger}:{host}" if trigger and host else trigger
     severity, status = fields.line(*_SEVERITY), fields.line(*_STATUS)
     alert = alert_of(
