@@ -33,8 +33,8 @@ async def accept_push(services: IntakeServices, payload: object, **more: Any) ->
     return (await written_push(services, payload, metadata=PushMetadata(**metadata), **more)).run_ids
 
 
-async def accept_health_check(services: IntakeServices, *, options: RunOptions | None = None, **request: Any) -> str:
+async def accept_health_check(services: IntakeServices, *, options: RunOptions | None = None, **more: Any) -> str:
     """Accept a check of this host's health; the id of its run."""
     asked = (options or RunOptions()).model_copy(update={"checks_only": True})
-    (run_id,) = (await accept(services, RunRequest(options=asked, **request))).run_ids
+    (run_id,) = await accept_push(services, None, options=asked, **more)
     return run_id
