@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.flow_run import final_state, open_run, returns_state
+from flows.flow_run import LINEAR_FLOW, final_state, open_run, returns_state
 from orchestration.engine.perform import finish, perform
 from orchestration.requests import RunOptions, RunRequest
 from tasks.analyze.task import analyze
@@ -18,7 +18,7 @@ from tasks.retries import with_retries
 
 
 @returns_state
-@flow(name="alert-pipeline", persist_result=False, validate_parameters=True)
+@flow(name=LINEAR_FLOW, persist_result=False, validate_parameters=True)
 async def alert_pipeline(
     run_id: str | None = None,
     payload: dict[str, Any] | None = None,

@@ -32,6 +32,9 @@ from tasks.ingest.inbox import PushMetadata, accept
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LINEAR_FLOW = "alert-pipeline"
+"""The name of the flow of runs that name no definition."""
+
 ENGINE = "prefect"
 """The engine's name for runs that a flow executes."""
 
@@ -76,7 +79,7 @@ async def open_run(flow: Flow[..., Any], run_id: str | None, request: RunRequest
         if run_id is None:
             owner = new_lease_owner()
             run_id, *others = await _accept(services, request, owner)
-        async with _leased(services, run_id, owner) as execution, execution.begin() as run:
+        async with _leased(services, flow, run_id, owner) as execution, execution.begin() as run:
             yield run
         await _introduce(execution.run.record)
         await _write_artifact(services, execution.run.record)
@@ -96,7 +99,9 @@ async def _accept(services: Services, request: RunRequest | None, owner: str) ->
 
 
 @asynccontextmanager
-async def _leased(services: Services, run_id: str, owner: str | None) -> AsyncGenerator[Execution]:
+async def _leased(
+    services: Services, flow: Flow[..., Any], run_id: str, owner: str | None
+) -> AsyncGenerator[Execution]:
     """The run's execution: the one that the worker offers, or one of this flow run's own."""
     execution = offered_execution(run_id)
     if execution is not None:
@@ -104,6 +109,8 @@ async def _leased(services: Services, run_id: str, owner: str | None) -> AsyncGe
         return
     async with services.database.transaction() as tx:
         record = await runs.get_run(tx, run_id)
+    if record.options.defined and flow.name == LINEAR_FLOW:
+        raise BadInput(f"Run {run_id} executes a definition: start it with the flow definition-pipeline")
     if record.status in (RunStatus.NOTIFIED, RunStatus.SKIPPED):
         yield Execution(ActiveRun(services, record, {}, [], engine=ENGINE, owner=""))
         return

@@ -17,14 +17,14 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed, Pending, to_state_create
 
 from blocks.prefect_api import PAGE_SIZE, read_pages
-from flows.flow_run import final_state, flow_run_name, flow_run_tags
+from flows.flow_run import LINEAR_FLOW, final_state, flow_run_name, flow_run_tags
 from orchestration.errors import RunNotFound
 from orchestration.signals import logger
 from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord, new_id
 
-FLOW_NAME = "alert-pipeline"
+FLOW_NAME = LINEAR_FLOW
 DEPLOYMENT_NAME = "default"
 
 DEFINITION_FLOW_NAME = "definition-pipeline"
