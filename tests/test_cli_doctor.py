@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +210,7 @@ async def test_problems_in_prefect(stack: StackAddresses, monkeypatch: pytest.Mo
     assert (paused.level, paused.fix) == (Level.WARNING, "prefect work-pool resume alerts")
 
     monkeypatch.setattr(prefect_part, "POOL_NAME", "no-such-pool")
-    more = [*wanted_deployments(), replace(wanted_deployments()[0], name="no-such-deployment")]
+    more = [*wanted_deployments(), wanted_deployments()[0].model_copy(update={"name": "no-such-deployment"})]
     monkeypatch.setattr(prefect_part, "wanted_deployments", lambda: more)
     findings = await found()
     assert findings["work pool"].detail == "there is no work pool no-such-pool"
