@@ -49,6 +49,24 @@ def patch_slow_end_of_triggers() -> None:
     setattr(triggers, "periodic_evaluation", periodic_evaluation)  # noqa: B010
 
 
+async def send_what_is_queued(seconds: float) -> None:
+    """Wait until Prefect's services have sent their events and log lines, and drop what is left after `seconds`.
+
+    Raises:
+        AttributeError: this version of Prefect has no such services, or they keep their tasks elsewhere.
+    """
+    # Upstream: each service sends from a thread of its own, and waits for its server at the exit of the interpreter,
+    # without a limit. A server that takes connections and answers none would keep the process for ever.
+    for module, name in (("prefect.events.worker", "EventsWorker"), ("prefect.logging.handlers", "APILogWorker")):
+        service = getattr(_import_with(module, name), name)
+        running = [(instance._loop, instance._task) for instance in tuple(service._instances.values())]
+        if seconds > 0 and running:
+            await service.drain_all(timeout=seconds, at_exit=False)
+        for loop, task in running:
+            if task is not None and not task.done():
+                loop.call_soon_threadsafe(task.cancel)
+
+
 def _import_with(name: str, attribute: str) -> ModuleType:
     module = importlib.import_module(name)
     if not hasattr(module, attribute):

@@ -134,7 +134,7 @@ def test_a_prefect_that_does_not_answer_stops_no_message_to_a_channel_of_the_env
     assert len(receiver.requests) == 1
 
 
-async def test_a_prefect_that_is_killed_in_the_middle_of_a_run_is_replaced_by_the_direct_engine(
+async def test_a_prefect_that_is_killed_in_the_middle_of_a_run_costs_no_message(
     home: Path, database: Database, tmp_path: Path
 ) -> None:
     host, server = DeafHost(), BreakableServer(home, tmp_path / "prefect.log")
@@ -176,7 +176,7 @@ async def test_a_prefect_that_is_killed_in_the_middle_of_a_run_is_replaced_by_th
     assert "✓ Pipeline COMPLETED" in output.decode()
     assert errors.decode().count("[TEST] [CRITICAL]") == 1, "one message, on the console"
     (run,) = await all_runs(database)
-    assert (run.status, run.engine) == (RunStatus.NOTIFIED, "direct")
+    assert run.status is RunStatus.NOTIFIED
 
 
 def test_questions_of_the_monitor_that_have_no_answer(command: Command, database: Database) -> None:

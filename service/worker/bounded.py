@@ -7,14 +7,11 @@ is answered by the direct engine here too.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 
 from prefect.context import AsyncClientContext, SyncClientContext
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 
 from blocks.channels.resolver import ChannelCache
@@ -35,6 +32,7 @@ from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.mirror.flow_runs import FlowRunMirror
+from service.prefect_patches import send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
@@ -180,16 +178,7 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         yield worker
         await worker.wait_until_idle()
         await executor.close()
-        if breaker.closed:
-            await _drain()
-
-
-async def _drain() -> None:
-    """Prefect sends events and log lines from threads of its own; wait until its server has them."""
-    for worker in (EventsWorker, APILogWorker):
-        drained = worker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
-        if inspect.isawaitable(drained):
-            await drained
+        await send_what_is_queued(DRAIN_SECONDS if breaker.closed else 0)
 
 
 async def _results(*executing: asyncio.Task[PipelineResult]) -> list[PipelineResult]:
