@@ -39,7 +39,7 @@ class BrokenBlock(BadDefinition):
         self.name = name
         super().__init__(problems)
 
-    def _text(self) -> str:
+    def __str__(self) -> str:
         return (
             f"The block pipeline-definition/{self.name} was edited in Prefect and cannot be used: "
             f"{'; '.join(self.lines)}. Fix it there, or overwrite it with `alert-pipeline definitions apply`"
@@ -47,7 +47,7 @@ class BrokenBlock(BadDefinition):
 
 
 class DefinitionResolver:
-    """Finds a definition by name, as `tasks.definitions.DefinitionSource` requires."""
+    """Finds a definition by name, as `orchestration.graph.DefinitionSource` requires."""
 
     def __init__(self, database: Database, *, blocks: PrefectBlocks | None = None) -> None:
         self._database = database
