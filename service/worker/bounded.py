@@ -37,7 +37,7 @@ from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.process import prefect_settings
-from service.worker.watch import Watch
+from service.worker.watch import WATCH_SECONDS, Watch
 from tasks.analyze.stage import ensure_provider
 from tasks.ingest.inbox import PushMetadata, accept
 
@@ -173,12 +173,18 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         executor = RunExecutor(services, mirror, breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
         watch = Watch(client, mirror, breaker, channels, database, lambda: None)
-        for duty in (worker.keep_reservations(), watch.run()):
+        for duty in (worker.keep_reservations(), _watch_later(watch)):
             opening.callback(asyncio.create_task(duty).cancel)
         yield worker
         await worker.wait_until_idle()
         await executor.close()
         await send_what_is_queued(DRAIN_SECONDS if breaker.closed else 0)
+
+
+async def _watch_later(watch: Watch) -> None:
+    """Watch Prefect as a worker does, but not in the first moments: most commands are over by then."""
+    await asyncio.sleep(WATCH_SECONDS)
+    await watch.run()
 
 
 async def _results(*executing: asyncio.Task[PipelineResult]) -> list[PipelineResult]:
