@@ -8,9 +8,8 @@ from contextvars import ContextVar
 
 from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
 from flows.definitions import DefinitionResolver
-from orchestration.embedded_stack import find_running_stack
+from orchestration.embedded_stack import find_database_url
 from orchestration.engine.run import Services
-from orchestration.errors import BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
 from orchestration.store.database import Database, open_database
@@ -66,18 +65,6 @@ async def flow_services() -> AsyncGenerator[Services]:
         yield services
         return
     settings = load_settings()
-    async with open_services(settings, _database_url(settings)) as services:
+    async with open_services(settings, find_database_url(settings)) as services:
         with use_services(services):  # the flows of the push's other incidents run within
             yield services
-
-
-def _database_url(settings: Settings) -> str:
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
-    stack = find_running_stack(settings)
-    if stack is None:
-        raise BadSetting(
-            "DATABASE_URL is not set, and no embedded stack runs here: set it in the deployment's job variables or in "
-            "the environment of this process, or start `alert-pipeline up`"
-        )
-    return stack.database_url

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from orchestration.errors import BadSetting
 from orchestration.settings import Settings
 
 LOCK_FILE = "stack.lock"
@@ -51,6 +52,22 @@ def find_running_stack(settings: Settings) -> StackAddresses | None:
         return None
     return StackAddresses(
         database_url=state.database_url, prefect_api_url=state.prefect_api_url, embedded=frozenset(state.parts)
+    )
+
+
+def find_database_url(settings: Settings) -> str:
+    """The URL that the settings name, else that of the embedded stack in `settings.home`.
+
+    Raises:
+        BadSetting: the settings name none, and no embedded stack runs.
+    """
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    if (stack := find_running_stack(settings)) is not None:
+        return stack.database_url
+    raise BadSetting(
+        "DATABASE_URL is not set, and no embedded stack runs here: set it in the deployment's job variables or in "
+        "the environment of this process, or start `alert-pipeline up`"
     )
 
 

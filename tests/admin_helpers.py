@@ -18,7 +18,7 @@ from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from orchestration.store.records import RunRecord
 from service.admin import PATH
-from tests.api_helpers import alert, carry, open_api, trigger
+from tests.api_helpers import alert, open_api, run_to_end, trigger
 from tests.conftest import MemoryChannel
 
 
@@ -82,6 +82,6 @@ async def push(client: httpx.AsyncClient, *alerts: dict[str, object], **more: ob
 async def fail(services: Services, channel: MemoryChannel, run_id: str) -> RunRecord:
     """Execute a run while its channel refuses all messages."""
     channel.failures = [DeliveryFailed("hooks.example.com answered 503", retryable=True) for _ in range(4)]
-    record = await carry(services, run_id)
+    record = await run_to_end(services, run_id)
     assert record.status == "failed"
     return record

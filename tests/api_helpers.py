@@ -80,7 +80,7 @@ async def all_runs(database: Database) -> list[RunRecord]:
         return (await list_page(tx, RunFilter(), limit=10_000)).runs
 
 
-async def carry(services: Services, run_id: str) -> RunRecord:
+async def run_to_end(services: Services, run_id: str) -> RunRecord:
     """Execute a run to its end, as a worker does."""
     async with lease_run(services, run_id, engine=DIRECT) as run:
         await Execution(run).execute_directly()

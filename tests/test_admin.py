@@ -20,7 +20,7 @@ from orchestration.store.records import AttemptRecord
 from orchestration.store.workers import beat
 from service.admin import PATH, charts
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
-from tests.api_helpers import alert, carry, run_of
+from tests.api_helpers import alert, run_of, run_to_end
 from tests.conftest import MemoryChannel
 from tests.definition_helpers import look, put
 
@@ -54,7 +54,7 @@ async def test_from_the_first_page_to_a_run_that_is_resumed_and_succeeds(
     waiting = (await here.client.get(answer.headers["location"])).text
     assert "Resumed: it waits for a worker." in words_of(waiting)
     assert '<meta http-equiv="refresh" content="2">' in waiting
-    await carry(services, run_id)
+    await run_to_end(services, run_id)
     done = (await here.client.get(answer.headers["location"])).text
     assert "Resumed, and it succeeded" in words_of(done)
     assert "http-equiv" not in done
@@ -253,7 +253,7 @@ async def test_secrets_are_on_no_page(
     async with database.transaction() as tx:
         rows = (await tx.execute(text("select hash, sealed_signing_secret from api_key"))).all()
     (run_id,) = await push(here.client, alert(labels={"db_password": "hunter2-hunter2"}, api_token="tok-123456"))
-    await carry(services, run_id)
+    await run_to_end(services, run_id)
     pages = [
         "/",
         "/keys/",

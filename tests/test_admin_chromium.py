@@ -21,7 +21,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.admin import PATH
 from tests.admin_helpers import fail, make_key
-from tests.api_helpers import alert, carry, eventually, serve_api, trigger, until
+from tests.api_helpers import alert, eventually, run_to_end, serve_api, trigger, until
 from tests.conftest import MemoryChannel
 
 TIMEOUT_SECONDS = 40.0
@@ -155,7 +155,7 @@ async def test_in_a_browser_a_failed_run_is_found_understood_and_resumed(
         await window.click("a.button")
         await window.click("main form button")
         await window.find(".note.busy")
-        await carry(services, run_id)
+        await run_to_end(services, run_id)
 
         async def over() -> bool:
             return "Resumed, and it succeeded" in await window.text()

@@ -21,7 +21,7 @@ from orchestration.store.story import read_trace
 from service.admin import PATH, charts
 from service.cli.trace import timeline
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
-from tests.api_helpers import alert, carry, run_of
+from tests.api_helpers import alert, run_of, run_to_end
 from tests.conftest import MemoryChannel
 from tests.definition_helpers import look, put
 
@@ -58,10 +58,10 @@ async def test_an_alert_was_received_first_when_it_was_created_and_last_with_its
     here: Browser, services: Services, database: Database
 ) -> None:
     (first,) = await push(here.client, alert("DiskFull", instance="db-1"))
-    await carry(services, first)
+    await run_to_end(services, first)
     await shift(database, 120)
     (again,) = await push(here.client, alert("DiskFull", instance="db-1"))
-    await carry(services, again)  # long after the first push, so no duplicate, but a repeat
+    await run_to_end(services, again)  # long after the first push, so no duplicate, but a repeat
     await shift(database, 1)
     (duplicate,) = await push(here.client, alert("DiskFull", instance="db-1"))
     assert (await run_of(database, duplicate)).duplicate_of == again
@@ -78,7 +78,7 @@ async def test_an_incident_lists_its_duplicates(here: Browser, services: Service
     pair = (alert("DiskFull", instance="db-1"), alert("InodesFull", instance="db-1"))
     one, other = await push(here.client, *pair)
     for run_id in (one, other):
-        await carry(services, run_id)
+        await run_to_end(services, run_id)
     assert "Duplicates" not in (await here.get("/incidents/1/")).text
     repeated = await push(here.client, *pair)
     repeated += await push(here.client, *reversed(pair))
@@ -100,7 +100,7 @@ async def test_a_resume_is_on_the_runs_page_in_the_history_and_in_the_trace(
     async with database.transaction() as tx:
         await runs.change(tx, run_id, values={"carried_by": "host-a/12/ab", "engine": "prefect"})
     await here.post(f"/runs/{run_id}/resume/", csrf=await here.csrf())
-    await carry(services, run_id)
+    await run_to_end(services, run_id)
     async with database.transaction() as tx:
         await runs.change(tx, run_id, values={"carried_by": "host-b/99/cd"})
 
@@ -136,10 +136,10 @@ async def test_reasons_are_words(here: Browser, services: Services, channel: Mem
     (first,) = await push(here.client)
     await fail(services, channel, first)
     (second,) = await push(here.client, alert(value=7))
-    await carry(services, second)
+    await run_to_end(services, second)
     await shift(database, 60)
     (third,) = await push(here.client, alert(value=8))
-    await carry(services, third)
+    await run_to_end(services, third)
 
     untold = "somebody is notified: untold, nothing new, but the last message about it failed for good"
     assert untold in words_of((await here.get(f"/runs/{second}/")).text)
@@ -157,7 +157,7 @@ async def test_web_links_in_annotations_can_be_clicked_and_nothing_else(here: Br
         "summary": "see https://example.com/ first",
     }
     (run_id,) = await push(here.client, alert(annotations=annotations))
-    await carry(services, run_id)
+    await run_to_end(services, run_id)
     page = (await here.get("/alerts/1/")).text
     shown = page.partition("<dt>Annotations</dt>")[2].partition("<dt>What was sent</dt>")[0]
     assert re.findall(r'<a href="([^"]*)" rel="noreferrer">', shown) == [

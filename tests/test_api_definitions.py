@@ -17,7 +17,7 @@ from orchestration.store import definitions, keys
 from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.keys import Scope
-from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
+from tests.api_helpers import alert, all_runs, eventually, open_api, run_of, run_to_end, trigger
 from tests.broken_definitions import BROKEN
 from tests.cli_helpers import row_counts
 from tests.definition_helpers import look, put
@@ -48,7 +48,7 @@ async def carried(asking: asyncio.Task[httpx.Response], services: Services) -> h
 
     await eventually(stored)
     for run in await all_runs(services.database):
-        await carry(services, run.run_id)
+        await run_to_end(services, run.run_id)
     return await asking
 
 
@@ -127,7 +127,7 @@ async def test_a_push_may_choose_its_definition(api: httpx.AsyncClient, database
     await put(database, HUB, "hub")
     answer = await api.post("/orchestration/pipeline/", json=trigger(alert(), definition="hub"))
     assert answer.status_code == 202, answer.text
-    run = await carry(services, answer.json()["run_id"])
+    run = await run_to_end(services, answer.json()["run_id"])
     assert (run.status.value, run.definition_name, run.definition_version) == ("notified", "hub", 1)
 
     shown = (await api.get(f"/orchestration/pipeline/{run.run_id}/")).json()
@@ -135,13 +135,13 @@ async def test_a_push_may_choose_its_definition(api: httpx.AsyncClient, database
     assert [one["node_id"] for one in shown["stage_executions"]] == ["ingest", "notify"]
 
     pushed = await api.post("/alerts/webhook/generic/?definition=hub", json=alert("DiskFull"))
-    assert (await carry(services, pushed.json()["run_id"])).definition_name == "hub"
+    assert (await run_to_end(services, pushed.json()["run_id"])).definition_name == "hub"
 
     await put(database, look(checker_names=["memory"]))
     asking = asyncio.create_task(api.post("/orchestration/pipeline/sync/", json={"definition": "look"}))
     await eventually(lambda: _count(database, 3))
     newest = (await all_runs(database))[0]
-    await carry(services, newest.run_id)
+    await run_to_end(services, newest.run_id)
     assert (await asking).json()["stages_completed"] == ["checks", "notify"]
 
 
@@ -153,7 +153,7 @@ async def test_a_definition_may_be_run_about_an_incident(
     api: httpx.AsyncClient, database: Database, services: Services
 ) -> None:
     first = (await api.post("/orchestration/pipeline/", json=trigger(alert()))).json()
-    incident = (await carry(services, first["run_id"])).incident_id
+    incident = (await run_to_end(services, first["run_id"])).incident_id
     await put(database, look(checker_names=["memory"]))
     unknown = await api.post("/orchestration/definitions/look/execute/", json={"incident_id": "4711"})
     assert unknown.status_code == 422
@@ -163,7 +163,7 @@ async def test_a_definition_may_be_run_about_an_incident(
     asking = asyncio.create_task(api.post(url, json={"incident_id": incident}))
     await eventually(lambda: _count(database, 2))
     newest = (await all_runs(database))[0]
-    await carry(services, newest.run_id)
+    await run_to_end(services, newest.run_id)
     assert (await asking).json()["incident_id"] == incident
     assert (await run_of(database, newest.run_id)).incident_id == incident
 

@@ -19,7 +19,7 @@ from orchestration.states import RunStatus
 from orchestration.store import claims, runs
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache
-from tests.api_helpers import alert, all_runs, carry, eventually, open_api, run_of, trigger
+from tests.api_helpers import alert, all_runs, eventually, open_api, run_of, run_to_end, trigger
 from tests.conftest import MemoryChannel
 from tests.definition_helpers import look, put
 from tests.payloads import body
@@ -59,7 +59,7 @@ async def test_the_example_of_the_spec(api: httpx.AsyncClient, database: Databas
     run = await run_of(database, said["task_id"])
     assert (run.status, run.source, run.environment) == (RunStatus.PENDING, "grafana", "production")
     # The id that the answer names is the one that runs.
-    assert (await carry(services, said["task_id"])).status is RunStatus.NOTIFIED
+    assert (await run_to_end(services, said["task_id"])).status is RunStatus.NOTIFIED
 
 
 async def test_a_push_over_several_incidents_is_as_many_runs_under_one_trace(
@@ -170,7 +170,7 @@ async def test_a_synchronous_call_waits_for_the_end(api: httpx.AsyncClient, serv
     await eventually(lambda: all_runs(services.database))
     (run,) = await all_runs(services.database)
     assert not call.done()
-    await carry(services, run.run_id)
+    await run_to_end(services, run.run_id)
 
     answer = await call
     result = answer.json()
@@ -188,7 +188,7 @@ async def test_of_several_incidents_the_one_that_failed_is_shown(
     call = asyncio.create_task(api.post("/orchestration/pipeline/sync/", json=trigger(*alerts)))
     await eventually(lambda: all_runs(database))
     second, first = (run.run_id for run in await all_runs(database))
-    await carry(services, first)
+    await run_to_end(services, first)
     async with database.transaction() as tx:
         await runs.finish(tx, second, RunStatus.FAILED)
 
@@ -248,7 +248,7 @@ async def test_many_wait_on_one_connection(api: httpx.AsyncClient, services: Ser
 
 async def test_the_status_of_a_run(api: httpx.AsyncClient, services: Services) -> None:
     said = await queue(api)
-    await carry(services, said["run_id"])
+    await run_to_end(services, said["run_id"])
 
     shown = (await api.get(f"/orchestration/pipeline/{said['run_id']}/")).json()
     assert shown["trace_id"] == said["trace_id"]
@@ -276,7 +276,7 @@ async def test_the_status_of_a_failed_run_says_why(
 
     channel.failures = [DeliveryFailed("no such channel", retryable=False)]
     said = await queue(api)
-    await carry(services, said["run_id"])
+    await run_to_end(services, said["run_id"])
 
     shown = (await api.get(f"/orchestration/pipeline/{said['run_id']}")).json()
     assert shown["status"] == "failed"
@@ -288,7 +288,7 @@ async def test_the_status_of_a_failed_run_says_why(
 async def test_the_list_filters(api: httpx.AsyncClient, services: Services) -> None:
     done = await queue(api, environment="staging")
     waiting = await queue(api, body("alertmanager_group"))
-    await carry(services, done["run_id"])
+    await run_to_end(services, done["run_id"])
 
     async def listed(**query: object) -> list[str]:
         said = (await api.get("/orchestration/pipelines/", params=query)).json()
@@ -330,14 +330,14 @@ async def test_a_failed_run_is_resumed_with_an_empty_body(
 
     channel.failures = [DeliveryFailed("away", retryable=False)]
     said = await queue(api)
-    await carry(services, said["run_id"])
+    await run_to_end(services, said["run_id"])
     answer = await api.post(f"/orchestration/pipeline/{said['run_id']}/resume/")
 
     assert answer.status_code == 202
     assert answer.json()["run_id"] == said["run_id"]
     assert answer.json()["trace_id"] == said["trace_id"]
     assert (await run_of(services.database, said["run_id"])).status is RunStatus.RETRYING
-    assert (await carry(services, said["run_id"])).status is RunStatus.NOTIFIED
+    assert (await run_to_end(services, said["run_id"])).status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1
 
 

@@ -12,7 +12,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from tasks.ingest.sources import SOURCES
-from tests.api_helpers import all_runs, carry, open_api, run_of
+from tests.api_helpers import all_runs, open_api, run_of, run_to_end
 from tests.conftest import MemoryChannel
 from tests.payloads import NAMES, body
 
@@ -90,6 +90,6 @@ async def test_what_alertmanager_sends_pages_once_and_gives_the_all_clear(
         said = (await api.post("/alerts/webhook/alertmanager/", json=push)).json()
         run = await run_of(services.database, said["run_id"])
         if not run.status.final:
-            await carry(services, run.run_id)
+            await run_to_end(services, run.run_id)
 
     assert [message.status for message in channel.messages] == ["firing", "resolved"]

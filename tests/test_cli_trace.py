@@ -10,7 +10,7 @@ from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.database import Database
 from tasks.ingest.inbox import PushMetadata
-from tests.api_helpers import alert, carry
+from tests.api_helpers import alert, run_to_end
 from tests.cli_helpers import json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, MemoryChannel
 from tests.inbox_helpers import accept_push, written_push
@@ -24,7 +24,7 @@ async def pushed(services: Services, payload: dict[str, object], trace_id: str) 
     """A push that was carried to its end; the ids of its runs."""
     run_ids = await accept_push(services, payload, source="webhook", environment="production", trace_id=trace_id)
     for run_id in run_ids:
-        await carry(services, run_id)
+        await run_to_end(services, run_id)
     return run_ids
 
 
@@ -127,7 +127,7 @@ async def test_a_resume_is_on_the_timeline_and_the_first_claim_keeps_its_process
     async with database.transaction() as tx:
         await tx.exec_driver_sql("update pipeline_run set carried_by = 'first-host/11/1'")
         await runs.request_resume(tx, run_id, by="oncall")
-    await carry(services, run_id)
+    await run_to_end(services, run_id)
 
     lines = events(command("alert-pipeline", "trace", "resumed").stdout)
 
@@ -168,7 +168,7 @@ async def test_a_trace_that_is_not_there_and_one_that_is_not_clear(services: Ser
 
 async def test_who_carried_a_run_is_on_record_when_the_lease_is_given_back(services: Services) -> None:
     (run_id,) = await accept_push(services, alert(), source="webhook", environment="test")
-    record = await carry(services, run_id)
+    record = await run_to_end(services, run_id)
 
     assert record.status is RunStatus.NOTIFIED
     assert record.carried_by is not None

@@ -21,7 +21,7 @@ from orchestration.store.database import Database, notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
 from orchestration.store.retention import delete_old
 from tasks.ingest.inbox import PushMetadata
-from tests.api_helpers import alert, all_runs, carry, run_of
+from tests.api_helpers import alert, all_runs, run_of, run_to_end
 from tests.conftest import RecordedSignals
 from tests.inbox_helpers import accept_health_check, accept_push, written_push
 from tests.store_helpers import new_run
@@ -83,15 +83,15 @@ async def test_every_repeat_is_linked_to_the_run_that_is_handled(services: Servi
 
 async def test_a_repeat_of_a_told_alert_is_skipped_at_the_door(services: Services) -> None:
     first = await take(services)
-    assert (await carry(services, first.run_ids[0])).status is RunStatus.NOTIFIED
+    assert (await run_to_end(services, first.run_ids[0])).status is RunStatus.NOTIFIED
 
     assert await status_of(services, await take(services)) == DUPLICATE
 
 
 async def test_a_repeat_of_a_repeat_that_ingest_found_is_skipped_at_the_door(services: Services) -> None:
-    await carry(services, (await take(services)).run_ids[0])
+    await run_to_end(services, (await take(services)).run_ids[0])
     later = await take(services, skip_duplicates=False)
-    assert (await carry(services, later.run_ids[0])).skip_reason == "repeat"
+    assert (await run_to_end(services, later.run_ids[0])).skip_reason == "repeat"
 
     again = await take(services)
     assert again.duplicates == {again.run_ids[0]: later.run_ids[0]}
@@ -114,7 +114,7 @@ async def test_a_refire_is_news_also_when_the_all_clear_came_under_another_key(
     services: Services, database: Database
 ) -> None:
     first = await take(services)
-    done = await carry(services, first.run_ids[0])
+    done = await run_to_end(services, first.run_ids[0])
     async with database.transaction() as tx:
         await tx.exec_driver_sql(f"update incident set status = 'resolved' where id = {done.incident_id}")
 
@@ -122,8 +122,8 @@ async def test_a_refire_is_news_also_when_the_all_clear_came_under_another_key(
 
 
 async def test_a_repeated_all_clear_is_skipped_at_the_door(services: Services) -> None:
-    await carry(services, (await take(services)).run_ids[0])
-    await carry(services, (await take(services, alert(status="resolved"))).run_ids[0])
+    await run_to_end(services, (await take(services)).run_ids[0])
+    await run_to_end(services, (await take(services, alert(status="resolved"))).run_ids[0])
 
     assert await status_of(services, await take(services, alert(status="resolved"))) == DUPLICATE
 

@@ -70,13 +70,13 @@ async def accepted(services: Services, payload: object, **more: Any) -> str:
     return run_id
 
 
-async def carry(services: Services, run_id: str) -> RunRecord:
+async def run_to_end(services: Services, run_id: str) -> RunRecord:
     """Bring a stored run to its end."""
     return await execute(services, run_id)
 
 
 async def push(services: Services, payload: object, **more: Any) -> RunRecord:
-    return await carry(services, await accepted(services, payload, **more))
+    return await run_to_end(services, await accepted(services, payload, **more))
 
 
 async def story_of(services: Services, run: RunRecord) -> Story:
@@ -205,7 +205,7 @@ async def test_checks_only_looks_at_this_host_without_an_alert(services: Service
     run_id = await accept_health_check(
         services, source="cli", environment="test", trace_id=None, options=RunOptions(checker_names=["memory"])
     )
-    run = await carry(services, run_id)
+    run = await run_to_end(services, run_id)
 
     assert run.status is RunStatus.NOTIFIED
     assert run.incident_id is None
@@ -325,7 +325,7 @@ async def test_a_fallback_is_on_record_though_the_process_dies_right_after_it(
         error = StageError(error_type="Unavailable", message="the model does not answer", retryable=True)
         await attempt(run, "analyze", given=fallback_result(error))
 
-    assert (await carry(services, run_id)).intelligence_fallback_used
+    assert (await run_to_end(services, run_id)).intelligence_fallback_used
     assert "AI analysis unavailable" in channel.messages[0].text
 
 
@@ -369,7 +369,7 @@ async def test_a_run_that_failed_in_notify_goes_on_there(
     services = replace(services, analysis=analysis)
     failed = await push(services, alert())
     signals.seen.clear()
-    run = await carry(services, failed.run_id)
+    run = await run_to_end(services, failed.run_id)
 
     assert run.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1
@@ -413,7 +413,7 @@ async def test_a_stage_whose_result_cannot_be_read_is_done_again(services: Servi
         await tx.execute(update(table).where(table.node_id == "analyze").values(output_snapshot=newer))
     assert (await story_of(services, failed)).result().analyze is None
 
-    run = await carry(services, failed.run_id)
+    run = await run_to_end(services, failed.run_id)
 
     assert run.status is RunStatus.NOTIFIED
     assert (await rows_of(services, run))[-3:] == ["notify/1 failed", "analyze/2 succeeded", "notify/2 succeeded"]
@@ -424,7 +424,7 @@ async def test_a_run_that_is_killed_in_check_goes_on_there(services: Services, c
     run_id = await accepted(services, alert(name="Hanging"), options=RunOptions(checker_names=["memory"]))
     kill_in_check(services.database.url, run_id)
 
-    run = await carry(services, run_id)
+    run = await run_to_end(services, run_id)
 
     assert run.status is RunStatus.NOTIFIED
     story = await story_of(services, run)
@@ -484,7 +484,7 @@ async def test_a_process_that_dies_between_the_message_and_the_end_leaves_only_t
     run_id = await accepted(services, alert())
     async with lease_run(services, run_id, engine=DIRECT) as run:
         await do(run, *LINEAR_STAGES)
-    ended = await carry(services, run_id)
+    ended = await run_to_end(services, run_id)
 
     assert ended.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1
@@ -498,7 +498,7 @@ async def test_a_process_that_dies_while_it_skips_leaves_only_the_end_to_do(serv
         await do(run, Stage.INGEST)
         for stage in (Stage.CHECK, Stage.ANALYZE):
             await run.skip(Node.of(stage), "repeat")
-    ended = await carry(services, run_id)
+    ended = await run_to_end(services, run_id)
 
     assert (ended.status, ended.skip_reason) == (RunStatus.SKIPPED, "repeat")
     assert len(await rows_of(services, ended)) == 4
@@ -507,7 +507,7 @@ async def test_a_process_that_dies_while_it_skips_leaves_only_the_end_to_do(serv
 async def test_runs_of_one_process_go_on_side_by_side(services: Services, channel: MemoryChannel) -> None:
     alerts = [alert(name=f"Alert {n}", incident_key=str(n)) for n in range(6)]
     run_ids = await accept_push(services, {"alerts": alerts}, source="generic", environment="test")
-    ended = await asyncio.gather(*(carry(services, run_id) for run_id in run_ids))
+    ended = await asyncio.gather(*(run_to_end(services, run_id) for run_id in run_ids))
 
     assert {run.status for run in ended} == {RunStatus.NOTIFIED}
     assert {message.run_id for message in channel.messages} == set(run_ids)

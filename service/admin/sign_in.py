@@ -1,7 +1,7 @@
 """Signing in to the admin: the cookies, the sign-in form, and the gate before every page.
 
 Two cookies are used. The session cookie is encrypted and says which API key somebody signed in with. The login cookie
-holds a random nonce, so that the sign-in form can carry a CSRF token before there is a session.
+holds a random nonce, so that the sign-in form has a CSRF token before there is a session.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Session:
     key_name: str
     key_prefix: str
     csrf: str
-    """The token that every form of this session carries."""
+    """The CSRF token of every form of this session."""
 
 
 class SignIn:

@@ -21,7 +21,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
-from orchestration.embedded_stack import find_running_stack
+from orchestration.embedded_stack import find_database_url
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
@@ -160,8 +160,4 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
     def _find_database(self) -> tuple[str, str | None]:
         if self._addresses is not None:
             return self._addresses.database_url, self._addresses.prefect_api_url
-        if self._ours.database_url is not None:
-            return self._ours.database_url.get_secret_value(), None
-        if (found := find_running_stack(self._ours)) is not None:
-            return found.database_url, None
-        raise BadSetting("DATABASE_URL is not set, and no stack runs here: set it, or start `alert-pipeline up`")
+        return find_database_url(self._ours), None
