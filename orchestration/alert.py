@@ -95,7 +95,7 @@ def web_address(value: object) -> str:
 
 
 class Alert(BaseModel, frozen=True):
-    """One alert of one push. The store has one row for each (source, fingerprint)."""
+    """One alert of one push. The store has one row for each (source, environment, fingerprint)."""
 
     source: str = Field(description="The name of the parser that read it, such as alertmanager.")
     fingerprint: Key = Field(description="Stable id of the alert within its source.")
@@ -113,6 +113,17 @@ class Alert(BaseModel, frozen=True):
     )
     started_at: UtcDatetime | None = None
     ended_at: UtcDatetime | None = None
+    episode_at: UtcDatetime | None = Field(
+        default=None,
+        description="When this firing began, if the sender names the same moment in every event about it, the end "
+        "included. A later moment is a new episode. None: the sender names no such moment.",
+    )
+    occurred_at: UtcDatetime | None = Field(
+        default=None, description="When the event itself happened, by the sender's clock. None: it does not say."
+    )
+    state_reason: str = Field(
+        default="", max_length=512, description="Why it has this status, in the sender's words, such as NoData."
+    )
     raw_payload: dict[str, Any] = Field(default_factory=dict[str, Any], description="The alert as the vendor sent it.")
 
     @property
@@ -150,7 +161,14 @@ class Incident(BaseModel, frozen=True):
     severity: Severity = Severity.WARNING
     description: str = ""
     summary: str = ""
+    environment: str = "production"
+    version: int = 1
+    """Grows with each change that somebody should hear of."""
     opened_at: UtcDatetime
+    heard_at: UtcDatetime | None = None
+    """When a push spoke of it last."""
     acknowledged_at: UtcDatetime | None = None
+    acknowledged_by: str | None = None
+    snoozed_until: UtcDatetime | None = None
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None

@@ -28,6 +28,8 @@ class RunOptions(Contract):
         default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
     )
     incident_id: str | None = Field(default=None, description="The incident that a run without alerts is about.")
+    follows: str | None = Field(default=None, description="The run whose message a redelivery sends again.")
+    except_channels: list[str] = Field(default_factory=list[str], description="Channels that are not told.")
 
     @property
     def defined(self) -> bool:
@@ -59,4 +61,8 @@ class StoredPush(Contract):
 
     alerts: list[Alert] = Field(default_factory=list[Alert])
     errors: list[str] = Field(default_factory=list[str])
+    omitted: int = Field(default=0, description="How many alerts of the incident the sender has left out.")
+    all_resolved: bool = Field(
+        default=False, description="The sender says that every alert of the incident has ended, also those left out."
+    )
     data: JsonValue = Field(default=None, description="The payload itself, for a definition without an ingest node.")

@@ -38,6 +38,21 @@ class RunStatus(StrEnum):
         return self.value.capitalize()
 
 
+class RunReason(StrEnum):
+    """Why there is a run. All of them wait in one queue."""
+
+    PUSH = "push"
+    """A sender, or a person, asked for it."""
+    REMINDER = "reminder"
+    """The incident still fires, and nobody has acknowledged it."""
+    EXPIRY = "expiry"
+    """Nobody has heard of the incident for long."""
+    REDELIVERY = "redelivery"
+    """A channel has not accepted a message."""
+    MEMBER_ENDED = "member_ended"
+    """An alert of the incident has ended in a push about another incident."""
+
+
 class StageStatus(StrEnum):
     """The status of one attempt at a stage."""
 

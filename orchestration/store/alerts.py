@@ -63,7 +63,9 @@ class RecordedAlerts:
         self.history.append({**line, "details": details or {}})
 
 
-async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str) -> RecordedAlerts:
+async def record_alerts(
+    tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str, environment: str = "production"
+) -> RecordedAlerts:
     """Upsert the alerts of one incident key, and update their incident.
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open
@@ -77,7 +79,7 @@ async def record_alerts(tx: AsyncConnection, alerts: Sequence[Alert], *, run_id:
     incident_id = await _find_or_open(tx, key, alerts, before, recorded)
     if recorded.known and incident_id is not None:
         recorded.told_before = await is_notified(tx, incident_id, run_id)
-    ids = await _upsert(tx, alerts, incident_id)
+    ids = await _upsert(tx, alerts, incident_id, environment)
     _compare(alerts, before, ids, incident_id, recorded)
     if incident_id is not None:
         await _settle_incident(tx, incident_id, alerts, recorded)
@@ -164,17 +166,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
     recorded.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
 
 
-async def _upsert(tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int | None) -> dict[str, int]:
+async def _upsert(
+    tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int | None, environment: str
+) -> dict[str, int]:
     """Write the alerts; their ids by fingerprint."""
     ids: dict[str, int] = {}
     for start in range(0, len(alerts), _CHUNK):
         chunk = alerts[start : start + _CHUNK]
-        rows = [{**alert.model_dump(mode="json", include=_STORED), "incident_id": incident_id} for alert in chunk]
+        own = {"incident_id": incident_id, "environment": environment}
+        rows = [{**alert.model_dump(mode="json", include=_STORED), **own} for alert in chunk]
         statement = _insert_many(_A, rows)
-        kept = {"source", "fingerprint", "incident_id"}
+        kept = {"source", "environment", "fingerprint", "incident_id"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in kept}
         upsert = statement.on_conflict_do_update(
-            index_elements=[_A.source, _A.fingerprint],
+            index_elements=[_A.source, _A.environment, _A.fingerprint],
             set_={
                 **changes,
                 # A resolved alert may come without the time at which it began.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
-from sqlalchemy import ColumnElement, String, and_, bindparam, cast, func, or_, select, text, update
+from sqlalchemy import ColumnElement, TextClause, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -16,7 +17,7 @@ from orchestration.states import RunStatus, advance
 from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(
@@ -69,25 +70,60 @@ async def claim_runs(
         limit = min(limit, limit_of_all - await count_leased(tx))
     if limit <= 0:
         return []
-    # The wait counts from the last change of the run, so a run that was resumed by hand is not overdue at once.
-    overdue = and_(_T.severity == Severity.CRITICAL.value, _T.updated_at < in_seconds(-deadline_seconds))
-    chosen = (
-        select(_T.id, overdue.label("overdue"))
-        .where(CLAIMABLE, lease_is_free(), *([overdue] if overdue_only else []))
-        .order_by(_T.priority.desc(), _T.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("chosen")
-    )
-    token = func.left(cast(func.gen_random_uuid(), String), 8)
+    overdue = _OVERDUE if overdue_only else "true"
     claimed = await tx.execute(
-        update(_T)
-        .where(_T.id == chosen.c.id)
-        .values(lease_owner=func.concat(process, "/", token), lease_expires_at=in_seconds(lease_seconds))
-        .returning(*RUN_COLUMNS, _T.id, chosen.c.overdue)
+        _claim_statement(overdue),
+        {"process": process, "limit": limit, "lease_seconds": lease_seconds, "deadline": deadline_seconds},
     )
-    rows = sorted(claimed.mappings(), key=lambda row: (-Severity(row["severity"]).rank, row["id"]))
+    rows = sorted(claimed.mappings(), key=lambda row: (-row["priority"], row["id"]))
     return [Claim(record=run_record(row), owner=row["lease_owner"], overdue=row["overdue"]) for row in rows]
+
+
+# The wait counts from the last change of the run, so a run that was resumed by hand is not overdue at once.
+_OVERDUE = f"""
+    severity = '{Severity.CRITICAL.value}'
+    and greatest(updated_at, due_at) < clock_timestamp() - make_interval(secs => :deadline)
+"""
+_CANDIDATE = f"""
+    select id, priority, {_OVERDUE} as overdue
+    from pipeline_run
+    where status in {CLAIMABLE_STATUSES!r} and (lease_owner is null or lease_expires_at < clock_timestamp())
+"""
+
+
+@lru_cache
+def _claim_statement(condition: str) -> TextClause:
+    """Claim runs that are due at once, and runs that have become due; each has an index that no other run is in.
+
+    Of the latter each priority is a range of its index, so that runs that are due later cost nothing.
+    """
+    by_time = "".join(
+        f"""
+        due_{severity.rank} as (
+            {_CANDIDATE} and {condition} and priority = {severity.rank} and due_at <= clock_timestamp()
+            order by due_at limit :limit for update skip locked
+        ),
+        """
+        for severity in Severity
+    )
+    due = " ".join(f"union all select * from due_{severity.rank}" for severity in Severity)
+    return text(
+        f"""
+        with at_once as (
+            {_CANDIDATE} and {condition} and due_at is null
+            order by priority desc, id limit :limit for update skip locked
+        ),
+        {by_time}
+        chosen as (select * from at_once {due} order by priority desc, id limit :limit)
+        update pipeline_run
+        set lease_owner = concat(cast(:process as text), '/', left(cast(gen_random_uuid() as text), 8)),
+            lease_expires_at = clock_timestamp() + make_interval(secs => :lease_seconds)
+        from chosen
+        where chosen.id = pipeline_run.id
+        returning {", ".join(f"pipeline_run.{name}" for name in RUN_COLUMN_NAMES.split(", "))},
+            pipeline_run.id, pipeline_run.priority, chosen.overdue
+        """
+    )
 
 
 async def list_lease_owners(tx: AsyncConnection) -> list[str]:
@@ -176,7 +212,7 @@ _BEGIN = text(
     update pipeline_run
     set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
         prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
-        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
+        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(), due_at = null,
         completed_at = null, total_duration_ms = null
     where run_id = :run_id and {_FREE}
     returning {RUN_COLUMN_NAMES}

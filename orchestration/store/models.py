@@ -57,11 +57,12 @@ _Now = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
 class IncidentRow(Base):
-    """An incident: the alerts that share an incident key, as one matter for a human."""
+    """An incident: the alerts that share an environment and an incident key, as one matter for a human."""
 
     __tablename__ = "incident"
 
     id: Mapped[_Id]
+    environment: Mapped[str] = mapped_column(server_default="production")
     incident_key: Mapped[str]
     title: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="open")
@@ -70,26 +71,37 @@ class IncidentRow(Base):
     summary: Mapped[str] = mapped_column(server_default="")
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
     opened_at: Mapped[_Now]
+    version: Mapped[int] = mapped_column(server_default="1")
+    """Grows with each change that somebody should hear of. `incident_channel` says who has heard of which version."""
+    heard_at: Mapped[_Now]
+    """When a push spoke of it last."""
     acknowledged_at: Mapped[datetime | None]
+    acknowledged_by: Mapped[str | None]
+    snoozed_until: Mapped[datetime | None]
     resolved_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
     updated_at: Mapped[_Now]
 
     __table_args__ = (
         Index(
-            "uq_incident_open_key", "incident_key", unique=True, postgresql_where=text(f"status in {OPEN_STATUSES!r}")
+            "uq_incident_open_key",
+            "environment",
+            "incident_key",
+            unique=True,
+            postgresql_where=text(f"status in {OPEN_STATUSES!r}"),
         ),
         Index(None, "incident_key", "id"),
     )
 
 
 class AlertRow(Base):
-    """One alert, unique by (source, fingerprint)."""
+    """One alert, unique by (source, environment, fingerprint), in its latest episode."""
 
     __tablename__ = "alert"
 
     id: Mapped[_Id]
     source: Mapped[str]
+    environment: Mapped[str] = mapped_column(server_default="production")
     fingerprint: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
     severity: Mapped[str]
@@ -100,11 +112,31 @@ class AlertRow(Base):
     raw_payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    state_reason: Mapped[str] = mapped_column(server_default="")
+    episode_at: Mapped[datetime | None]
+    """The start of the present episode, if the sender names it in each event."""
+    occurred_at: Mapped[datetime | None]
+    """The latest moment that a push named. What is older is stale."""
+    heard_at: Mapped[_Now]
+    """Until when the present episode is known to have been heard of."""
     received_at: Mapped[_Now]
     updated_at: Mapped[_Now]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id"), index=True)
+    """The incident that it joined last. `membership` has all of them."""
 
-    __table_args__ = (UniqueConstraint("source", "fingerprint"),)
+    __table_args__ = (UniqueConstraint("source", "environment", "fingerprint"),)
+
+
+class MembershipRow(Base):
+    """An alert in an incident. One alert can be in several; it fires in an incident until it ends there."""
+
+    __tablename__ = "membership"
+
+    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
+    alert_id: Mapped[int] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True, index=True)
+    status: Mapped[str]
+    joined_at: Mapped[_Now]
+    updated_at: Mapped[_Now]
 
 
 class HistoryRow(Base):
@@ -124,13 +156,22 @@ class HistoryRow(Base):
 
 
 class PipelineRunRow(Base):
-    """One run: the alerts of one push that share an incident key. `records.py` and `pushes.NewRun` name its columns."""
+    """One run: the alerts of one push that share an incident key, or what is due for an incident by itself.
+
+    `records.py` and `pushes.NewRun` name its columns.
+    """
 
     __tablename__ = "pipeline_run"
 
     id: Mapped[_Id]
     run_id: Mapped[str] = mapped_column(unique=True)
     trace_id: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(server_default="push")
+    """Why there is this run: a `RunReason`."""
+    due_at: Mapped[datetime | None]
+    """Nobody claims the run before. None means that it is due at once."""
+    awaits_ingest: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Its alerts are not recorded yet, and are to be recorded in the order of acceptance."""
     status: Mapped[str] = mapped_column(server_default="pending")
     current_stage: Mapped[str | None]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
@@ -178,9 +219,41 @@ class PipelineRunRow(Base):
             "ix_pipeline_run_claim",
             priority.desc(),
             "id",
-            postgresql_where=text(f"status in {CLAIMABLE_STATUSES!r}"),
+            postgresql_where=text(f"status in {CLAIMABLE_STATUSES!r} and due_at is null"),
         ),
-        Index("ix_pipeline_run_latest", "incident_key", "id", postgresql_where=text("duplicate_of is null")),
+        Index(
+            "ix_pipeline_run_due",
+            "priority",
+            "due_at",
+            postgresql_where=text(f"status in {CLAIMABLE_STATUSES!r} and due_at is not null"),
+        ),
+        Index(
+            "ix_pipeline_run_awaits_ingest",
+            "incident_key",
+            "environment",
+            "id",
+            postgresql_where=text("awaits_ingest"),
+        ),
+        # Of each kind of follow-up an incident has at most one that waits.
+        Index(
+            "uq_pipeline_run_timer",
+            "incident_id",
+            unique=True,
+            postgresql_where=text("reason in ('reminder', 'expiry') and status = 'pending'"),
+        ),
+        Index(
+            "uq_pipeline_run_redelivery",
+            "incident_id",
+            unique=True,
+            postgresql_where=text("reason = 'redelivery' and status = 'pending'"),
+        ),
+        Index(
+            "ix_pipeline_run_latest",
+            "incident_key",
+            "environment",
+            "id",
+            postgresql_where=text("duplicate_of is null"),
+        ),
     )
 
 
@@ -211,12 +284,16 @@ class StageExecutionRow(Base):
 
 
 class DeliveryRow(Base):
-    """The delivery ledger: one row for each (run, node, channel), written before sending, settled after."""
+    """The delivery ledger: one row for each message to a channel, written before sending, settled after."""
 
     __tablename__ = "delivery"
 
     id: Mapped[_Id]
-    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
+    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"), index=True)
+    """The run that tries to send it."""
+    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
+    version: Mapped[int | None]
+    """The version of the incident that the message is about."""
     node_id: Mapped[str]
     channel: Mapped[str]
     driver: Mapped[str]
@@ -230,7 +307,42 @@ class DeliveryRow(Base):
     created_at: Mapped[_Now]
     settled_at: Mapped[datetime | None]
 
-    __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "channel"),)
+
+class IncidentChannelRow(Base):
+    """What a channel was told of an incident last."""
+
+    __tablename__ = "incident_channel"
+
+    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    driver: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default="0")
+    """The incident's version that the channel knows. 0 means that it was told nothing."""
+    status: Mapped[str | None]
+    severity: Mapped[str | None]
+    provider_id: Mapped[str | None]
+    run_id: Mapped[str | None]
+    sent_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    """Since when messages about this incident have been refused."""
+    given_up_at: Mapped[datetime | None]
+
+
+class ChannelHealthRow(Base):
+    """How a channel has answered lately, whatever the message."""
+
+    __tablename__ = "channel_health"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """In a row."""
+    failing_since: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    """Nothing is sent before: the vendor asked to wait, or the channel is down."""
+    last_error: Mapped[str | None]
+    sent_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
+    """When the present outage was reported on the other channels."""
 
 
 class WorkerRow(Base):
@@ -271,6 +383,26 @@ class PushRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
     __table_args__ = (UniqueConstraint("sender", "idempotency_key"),)
+
+
+class RefusedPushRow(Base):
+    """A push that was not accepted, so that its sender can be told why nobody was notified."""
+
+    __tablename__ = "refused_push"
+
+    id: Mapped[_Id]
+    at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    sender: Mapped[str] = mapped_column(server_default="")
+    """The name of the API key. Empty means that there was none."""
+    address: Mapped[str] = mapped_column(server_default="")
+    path: Mapped[str]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[int]
+    """The HTTP status of the answer."""
+    reason: Mapped[str]
+    body: Mapped[str] = mapped_column(server_default="")
+    """Its beginning, redacted."""
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
 class ApiKeyRow(Base):

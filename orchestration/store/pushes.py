@@ -28,6 +28,9 @@ DUPLICATE = "duplicate"
 REPEAT = "repeat"
 """The skip reason of a run in whose alerts ingest found nothing new."""
 
+COALESCED = "coalesced"
+"""The skip reason of a run that found every channel up to date: another run has told them."""
+
 _T = PushRow
 
 
@@ -58,6 +61,8 @@ class NewRun:
     lease_seconds: float = 0.0
     firing: bool = False
     """Whether an alert of the run fires."""
+    awaits_ingest: bool = False
+    """Whether its alerts are recorded in the order of acceptance: they are what the run begins with."""
     duplicate_window_seconds: float = 0.0
     """How old the earlier run of a duplicate may be; 0 means that the run is never a duplicate."""
 
@@ -119,11 +124,15 @@ _SKIPPED = {
     "skip_reason": f"'{DUPLICATE}'",
     "completed_at": "now()",
     "total_duration_ms": "0",
+    "awaits_ingest": "false",
 }
 """The columns of a duplicate that differ from those of a run to be executed. `latest` is the earlier run."""
 
+_AS_GIVEN = [name for name in _NAMES.split(", ") if name not in ("priority", *_SKIPPED)]
+
 # A push is a duplicate if the incident's latest run that is no duplicate itself has the same content hash, did not
 # fail, is not older than the window, and the incident is still in the same state.
+# An end has the priority of its beginning, so that the person hears of both equally soon.
 _WRITE = text(
     f"""
     with given as (
@@ -135,35 +144,42 @@ _WRITE = text(
         ) with ordinality
     ),
     compared as (
-        select given.*, skipped.*
+        select given.*, case when given.firing then null else latest.priority end as known_priority,
+            {", ".join(f"case when same.content then {value} end as {name}_now" for name, value in _SKIPPED.items())}
         from given
         left join lateral (
-            select {", ".join(f"{value} as {name}" for name, value in _SKIPPED.items())}
-            from (
-                select run.run_id, run.content_hash, run.status, run.skip_reason, run.incident_id, run.created_at
-                from pipeline_run as run
-                where run.incident_key = given.incident_key and run.duplicate_of is null
-                order by run.id desc
-                limit 1
-            ) as latest
+            select run.run_id, run.content_hash, run.status, run.skip_reason, run.incident_id, run.created_at,
+                run.priority
+            from pipeline_run as run
+            where run.incident_key = given.incident_key and run.environment = given.environment
+                and run.duplicate_of is null
+            order by run.id desc
+            limit 1
+        ) as latest on true
+        left join lateral (
+            select true as content
+            from (select) as one
             left join incident on incident.id = latest.incident_id
-            where latest.content_hash = given.content_hash
+            where given.duplicate_window_seconds > 0
+                and latest.content_hash = given.content_hash
                 and latest.created_at > now() - make_interval(secs => given.duplicate_window_seconds)
                 and (
                     latest.status in {CLAIMABLE_STATUSES!r}
                     or (
                         latest.status = '{RunStatus.NOTIFIED.value}'
-                        or latest.status = '{RunStatus.SKIPPED.value}' and latest.skip_reason = '{REPEAT}'
+                        or latest.status = '{RunStatus.SKIPPED.value}'
+                            and latest.skip_reason in ('{REPEAT}', '{COALESCED}')
                     )
                     and (incident.status in {OPEN_STATUSES!r}) = given.firing
                 )
-        ) as skipped on given.duplicate_window_seconds > 0
+        ) as same on true
     )
-    insert into pipeline_run ({_NAMES}, lease_expires_at, {", ".join(_SKIPPED)})
+    insert into pipeline_run (priority, {", ".join(_AS_GIVEN)}, lease_expires_at, {", ".join(_SKIPPED)})
     select
-        {_NAMES},
+        coalesce(known_priority, priority), {", ".join(_AS_GIVEN)},
         case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
-        duplicate_of, coalesce(status, '{RunStatus.PENDING.value}'), skip_reason, completed_at, total_duration_ms
+        duplicate_of_now, coalesce(status_now, '{RunStatus.PENDING.value}'), skip_reason_now, completed_at_now,
+        total_duration_ms_now, coalesce(awaits_ingest_now, awaits_ingest)
     from compared
     order by ordinality
     returning

@@ -13,7 +13,7 @@ from orchestration.contracts import Contract, Stage
 from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions
 from orchestration.signals import logger
-from orchestration.states import RunStatus, StageStatus
+from orchestration.states import RunReason, RunStatus, StageStatus
 
 ResultT = TypeVar("ResultT", bound=Contract)
 
@@ -41,6 +41,8 @@ class RunRecord(Contract):
 
     run_id: str
     trace_id: str
+    reason: RunReason = RunReason.PUSH
+    due_at: UtcDatetime | None = None
     status: RunStatus
     current_stage: str | None = None
     incident_id: str | None = None
@@ -115,6 +117,8 @@ class AttemptRecord(Contract):
 class DeliveryRecord(Contract):
     """A row of the delivery ledger."""
 
+    incident_id: int | None = None
+    version: int | None = None
     node_id: str
     channel: str
     driver: str

@@ -157,7 +157,7 @@ _FINISH = text(
     update pipeline_run
     set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
         total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
-        {_SET_ERROR}, lease_owner = null, lease_expires_at = null
+        {_SET_ERROR}, lease_owner = null, lease_expires_at = null, due_at = null, awaits_ingest = false
     from (select clock_timestamp() as moment) as now
     where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
     returning {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
@@ -219,7 +219,9 @@ async def request_resume(tx: AsyncConnection, run_id: str, *, by: str | None = N
         raise RunBusy(f"Run {run_id} is being worked on by {current.lease_owner}")
     await note_resume(tx, current, by=by)
     await tx.execute(select(func.pg_notify(INBOX_CHANNEL, "")))
-    return await change(tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None})
+    return await change(
+        tx, run_id, status=RunStatus.RETRYING, values={"lease_owner": None, "lease_expires_at": None, "due_at": None}
+    )
 
 
 async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None) -> None:
@@ -247,6 +249,7 @@ async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestRes
         .where(_T.run_id == run_id)
         .values(
             ingest_result=result.model_dump(mode="json"),
+            awaits_ingest=False,
             incident_id=int(result.incident_id) if result.incident_id else None,
             alert_fingerprint=result.alert_fingerprint,
             severity=result.severity.value,

@@ -117,7 +117,10 @@ async def accept(
         raise BadInput(
             f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
         )
-    title = await _title_without_alerts(services, request)
+    plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
+    title = await _title_without_alerts(services, request, plan)
+    if plan is not None:
+        intake = replace(intake, awaits_ingest=_begins_with_ingest(plan))
     if title is not None:
         push = _single(request.payload, title, intake)
     elif size > _LARGE_BYTES:
@@ -139,20 +142,24 @@ class _Intake:
     options: RunOptions
     metadata: PushMetadata
     settings: Settings
+    awaits_ingest: bool = True
+    """Whether the runs begin with ingest, and take part in the order of their incident."""
 
     @cached_property
     def options_json(self) -> bytes:
         return self.options.model_dump_json().encode()
 
 
-async def _title_without_alerts(services: IntakeServices, request: RunRequest) -> str | None:
-    """The title of a run that needs no alert; None means that the payload must have alerts."""
+async def _title_without_alerts(services: IntakeServices, request: RunRequest, plan: Plan | None) -> str | None:
+    """The title of a run that needs no alert; None means that the payload must have alerts.
+
+    `plan` is that of the definition; None means that the run is linear.
+    """
     options = request.options
     if options.checks_only:
         return "Host health"
-    if not options.defined:
+    if plan is None:
         return None
-    plan = await plan_for(options, services.definitions, services.kinds)
     if options.incident_id is not None:
         async with services.database.transaction() as tx:
             await incidents.find_incident(tx, options.incident_id)
@@ -168,6 +175,17 @@ async def _title_without_alerts(services: IntakeServices, request: RunRequest) -
 def ingests(plan: Plan) -> bool:
     """Whether a payload has to have alerts."""
     return any(step.node.stage is Stage.INGEST for step in plan.steps.values())
+
+
+def _begins_with_ingest(plan: Plan) -> bool:
+    """Whether nothing comes before ingest, and nothing can leave it out."""
+    return any(
+        step.node.stage is Stage.INGEST
+        and not step.before
+        and not step.definition.skip_if_errors
+        and step.definition.skip_if_condition is None
+        for step in plan.steps.values()
+    )
 
 
 def _title_of_value(plan: Plan, payload: object) -> str:
@@ -215,14 +233,20 @@ def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPu
 
 
 def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:
-    content = sorted([alert.fingerprint, alert.status.value, alert.severity.value] for alert in group)
+    content = sorted(
+        [alert.fingerprint, alert.status.value, alert.severity.value, str(alert.episode_at or "")] for alert in group
+    )
     metadata, settings = intake.metadata, intake.settings
     return NewRun(
         run_id=new_id(),
         trace_id=intake.trace_id,
         source=push.source,
         environment=intake.environment,
-        payload=StoredPush(alerts=list(group), errors=list(push.errors)).model_dump_json().encode(),
+        payload=StoredPush(
+            alerts=list(group), errors=list(push.errors), omitted=push.omitted, all_resolved=push.all_resolved
+        )
+        .model_dump_json()
+        .encode(),
         options=intake.options_json,
         incident_key=group[0].incident_key,
         title=title_of(group),
@@ -233,6 +257,7 @@ def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool)
         lease_owner=metadata.reserved_by if reserved else None,
         lease_seconds=settings.lease_seconds,
         firing=any(alert.firing for alert in group),
+        awaits_ingest=intake.awaits_ingest,
         duplicate_window_seconds=settings.duplicate_window_seconds if metadata.skip_duplicates else 0,
     )
 

@@ -44,7 +44,9 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
         # would find nothing new, and nobody would be notified.
         if earlier := await runs.ingest_result(tx, context.run_id):
             return earlier
-        recorded = await alert_store.record_alerts(tx, push.alerts, run_id=context.run_id)
+        recorded = await alert_store.record_alerts(
+            tx, push.alerts, run_id=context.run_id, environment=context.environment
+        )
         result = _result(context, push, recorded, decide(_change(recorded)))
         await runs.save_ingest_result(tx, context.run_id, result)
     return result

@@ -31,6 +31,12 @@ class Push:
     source: str
     alerts: tuple[Alert, ...] = ()
     errors: tuple[str, ...] = ()
+    omitted: int = 0
+    """How many alerts of the group the sender has left out."""
+    all_resolved: bool = False
+    """The sender says that every alert of the group has ended, also those that it has left out."""
+    ignored: str = ""
+    """Why a body that the vendor documents says nothing about an alert, such as `incident.annotated`; "" if it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
