@@ -17,19 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
+from orchestration.reasons import Reason
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
 from orchestration.store.runs import INBOX_CHANNEL
-
-DUPLICATE = "duplicate"
-"""The skip reason of a run whose push has the same content as the incident's latest run."""
-
-REPEAT = "repeat"
-"""The skip reason of a run in whose alerts ingest found nothing new."""
-
-COALESCED = "coalesced"
-"""The skip reason of a run that found every channel up to date: another run has told them."""
 
 _T = PushRow
 
@@ -121,7 +113,7 @@ _TYPES = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" 
 _SKIPPED = {
     "duplicate_of": "latest.run_id",
     "status": f"'{RunStatus.SKIPPED.value}'",
-    "skip_reason": f"'{DUPLICATE}'",
+    "skip_reason": f"'{Reason.DUPLICATE}'",
     "completed_at": "now()",
     "total_duration_ms": "0",
     "awaits_ingest": "false",
@@ -168,7 +160,7 @@ _WRITE = text(
                     or (
                         latest.status = '{RunStatus.NOTIFIED.value}'
                         or latest.status = '{RunStatus.SKIPPED.value}'
-                            and latest.skip_reason in ('{REPEAT}', '{COALESCED}')
+                            and latest.skip_reason in ('{Reason.REPEAT}', '{Reason.COALESCED}')
                     )
                     and (incident.status in {OPEN_STATUSES!r}) = given.firing
                 )

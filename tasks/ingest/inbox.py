@@ -21,6 +21,7 @@ from orchestration.engine.plan import plan_for
 from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput
 from orchestration.graph import DefinitionSource
+from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
@@ -28,7 +29,7 @@ from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunStatus
 from orchestration.store import incidents
 from orchestration.store.database import Database
-from orchestration.store.pushes import DUPLICATE, NewPush, NewRun, WrittenPush, write_alone
+from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
@@ -282,7 +283,9 @@ def _signal_duplicates(signals: Signals, written: WrittenPush, runs: Sequence[Ne
         )
         signals.emit(Signal.STARTED, tags)
         skipped = RunStatus.SKIPPED.value
-        signals.emit(Signal.COMPLETED, tags, status=skipped, reason=DUPLICATE, duplicate_of=original, duration_ms=0.0)
+        signals.emit(
+            Signal.COMPLETED, tags, status=skipped, reason=Reason.DUPLICATE, duplicate_of=original, duration_ms=0.0
+        )
 
 
 def title_of(alerts: Sequence[Alert]) -> str:

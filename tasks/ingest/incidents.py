@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum, auto
 
 from orchestration.alert import Alert
-
-
-class Reason(StrEnum):
-    """Why somebody is notified of a push, or nobody is."""
-
-    OPENED = auto()
-    REOPENED = auto()
-    RESOLVED = auto()
-    SEVERITY_RAISED = auto()
-    NEW_ALERTS = auto()
-    UNTOLD = auto()
-    NOTHING_OPEN = auto()
-    SOME_RESOLVED = auto()
-    REPEAT = auto()
+from orchestration.reasons import Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,27 +67,3 @@ def split_by_incident(alerts: Iterable[Alert]) -> list[list[Alert]]:
     for alert in alerts:
         groups.setdefault(alert.incident_key, []).append(alert)
     return list(groups.values())
-
-
-_IN_WORDS: dict[str, str] = {
-    Reason.OPENED: "a new incident",
-    Reason.REOPENED: "it was resolved, and fires again",
-    Reason.SEVERITY_RAISED: "it got worse",
-    Reason.NEW_ALERTS: "a further alert fires in it",
-    Reason.RESOLVED: "nothing of it fires any more",
-    Reason.UNTOLD: "nothing new, but the last message about it failed for good",
-    Reason.REPEAT: "nothing new",
-    Reason.SOME_RESOLVED: "others of it still fire",
-    Reason.NOTHING_OPEN: "what has resolved belongs to no known incident",
-    "duplicate": "the same was said shortly before",
-}
-
-
-def reason_in_words(reason: str | None) -> str:
-    """The reason with its meaning, such as `repeat, nothing new`. A reason that is no code word is returned as it is.
-
-    Args:
-        reason: a `Reason`, or the skip reason of a run. None means that no reason is on record.
-    """
-    known = _IN_WORDS.get(reason or "")
-    return f"{reason}, {known}" if known else reason or "no reason is on record"
