@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestration.alert import Severity
+from orchestration.alert import Incident, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput
 from orchestration.graph import NodeConfig
+from orchestration.reasons import Reason
 from orchestration.requests import StoredPush
+from orchestration.states import RunReason
 from orchestration.store import alerts as alert_store
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts
@@ -27,6 +29,8 @@ class IngestConfig:
     """Where ingest writes."""
 
     database: Database
+    redelivers: Incident | None = None
+    """The incident of a run that only sends again what was refused: nothing is recorded."""
 
 
 async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
@@ -36,6 +40,14 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
         BadInput: there are none: the run was started for a definition that ingested no alerts then.
         Unavailable: the database does not answer.
     """
+    if (incident := config.redelivers) is not None:
+        return IngestResult(
+            incident_id=incident.id,
+            alert_fingerprint=context.alert_fingerprint,
+            severity=incident.severity,
+            source=context.source,
+            reason=Reason.REDELIVERY,
+        )
     push = StoredPush.model_validate(context.payload)
     if not push.alerts:
         raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to ingest")
@@ -88,7 +100,8 @@ def _result(
 
 
 async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
-    return IngestConfig(database=run.services.database)
+    redelivers = await run.incident() if run.record.reason is RunReason.REDELIVERY else None
+    return IngestConfig(database=run.services.database, redelivers=redelivers)
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
