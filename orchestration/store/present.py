@@ -86,7 +86,8 @@ def _latest_to_end(alerts: list[Alert]) -> list[Alert]:
 
 
 def _alert_of(row: Mapping[Any, Any], incident: Incident) -> Alert:
-    values = {name: row[name] for name in (*_ALERT_COLUMNS, "status")}
+    values = {name: row[name] for name in _ALERT_COLUMNS}
+    values["status"] = AlertStatus.FIRING if row["status"] == AlertStatus.FIRING else AlertStatus.RESOLVED
     # Without its time of the end, which a sender names for an alert that fires, too.
     ended = {} if values["status"] == AlertStatus.RESOLVED else {"ended_at": None}
     return Alert.model_validate({**values, **ended, "incident_key": incident.incident_key})
