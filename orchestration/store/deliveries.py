@@ -213,8 +213,10 @@ _OPEN = text(
     where run_id = :run_id
     on conflict (idempotency_key) do update
     set status = excluded.status, pipeline_run_id = excluded.pipeline_run_id, driver = excluded.driver,
-        target = excluded.target, tries = delivery.tries + excluded.tries, error = excluded.error,
-        response = excluded.response, settled_at = excluded.settled_at
+        target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
+        -- What the channel answered stays while the message only waits.
+        error = case when excluded.tries = 0 then coalesce(delivery.error, excluded.error) end,
+        response = case when excluded.tries = 0 then delivery.response else excluded.response end
     where delivery.status <> '{SENT}'
     returning id, tries
     """
@@ -412,12 +414,12 @@ async def give_up(tx: AsyncConnection, incident_id: str, channels: list[str], *,
 
 _GIVEN_UP = text(
     """
-    select known.channel, (
+    select known.channel, coalesce(health.last_error, (
         select delivery.error from delivery
         where delivery.incident_id = known.incident_id and delivery.channel = known.channel
         order by delivery.id desc limit 1
-    ) as error
-    from incident_channel as known
+    )) as error
+    from incident_channel as known left join channel_health as health on health.name = known.channel
     where known.incident_id = :incident_id and known.given_up_at is not null
     order by known.channel
     """
