@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _lock = threading.Lock()
@@ -27,14 +28,14 @@ async def in_daemon_thread(function: Callable[..., T], *args: Hashable) -> T:
     return await asyncio.wrap_future(_join_or_start(function, args))
 
 
-async def in_own_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call `function(*args)` in a daemon thread that no other call shares; returns its result or raises its error.
+async def in_own_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call the function in a daemon thread that no other call shares; returns its result or raises its error.
 
     The threads of `asyncio.to_thread` are few, and a handful of calls that hang would keep all others from starting.
     A caller can stop waiting; the thread then ends by itself.
     """
     context = contextvars.copy_context()
-    return await asyncio.wrap_future(_start(partial(context.run, function, *args)))
+    return await asyncio.wrap_future(_start(partial(context.run, function, *args, **options)))
 
 
 def _start(call: Callable[[], T]) -> Future[T]:

@@ -144,9 +144,9 @@ def test_a_moment_without_the_vendors_own_time_is_compared_with_ours():
 async def test_every_channel_hands_on_the_wait_that_it_is_asked_for(
     make: Any, status: int, says: str | None, seconds: float | None
 ):
-    with http_receiver(Answer(status, b"slow down", {"Retry-After": says} if says else {})) as receiver:
-        with pytest.raises(DeliveryFailed) as failure:
-            await make(receiver).send(a_message())
+    answer = Answer(status, b"slow down", {"Retry-After": says} if says else {})
+    with http_receiver(answer) as receiver, pytest.raises(DeliveryFailed) as failure:
+        await make(receiver).send(a_message())
     assert (failure.value.retryable, failure.value.retry_after_seconds) == (True, seconds)
     assert ("asks to wait" in str(failure.value)) is (seconds is not None)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
@@ -17,12 +19,15 @@ from orchestration.store.database import Database
 _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2
 
+Outside = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it the run waits for somebody outside."""
+
 SETTLE_SECONDS = 20.0
 """How long to retry recording the result of a message that was sent. Shorter than the default lease."""
 
 
 async def deliver(
-    database: Database, node_id: str, named: NamedChannel, message: Message
+    database: Database, node_id: str, named: NamedChannel, message: Message, outside: Outside = nullcontext
 ) -> tuple[Delivery, DeliveryFailed | None]:
     """Send a message on a channel, unless an earlier attempt sent it. Returns the delivery, and its error or None.
 
@@ -41,7 +46,8 @@ async def deliver(
         return _delivery(named, "already_sent", provider_id=sent.provider_id), None
     failure: DeliveryFailed | None = None
     try:
-        delivery = _storable(await channel.send(message), named)
+        async with outside():
+            delivery = _storable(await channel.send(message), named)
     except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
         failure = _failure(named, error)
         delivery = _delivery(named, deliveries.FAILED, error=redact_text(str(failure)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from pydantic import Field
@@ -25,7 +27,7 @@ from orchestration.message import NamedChannel
 from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.story import all_checks
-from tasks.notify.ledger import deliver
+from tasks.notify.ledger import Outside, deliver
 from tasks.notify.message import MessageSubject, render_message, with_key
 
 
@@ -36,6 +38,8 @@ class NotifyConfig:
     database: Database
     channels: Sequence[NamedChannel]
     subject: MessageSubject
+    outside: Outside = nullcontext
+    """Where it waits for a channel, so that a channel that hangs does not keep the run's slot."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -49,7 +53,7 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     message = render_message(config.subject)
     endings = await asyncio.gather(
         *(
-            deliver(config.database, config.subject.node_id, named, with_key(message, named.name))
+            deliver(config.database, config.subject.node_id, named, with_key(message, named.name), config.outside)
             for named in config.channels
         ),
         # An error on one channel must not leave the others at work while the next attempt begins.
@@ -60,10 +64,12 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     outcomes = [ended for ended in endings if not isinstance(ended, BaseException)]
     failures = {delivery.channel: failure for delivery, failure in outcomes if failure is not None}
     if failures:
+        waits = [failure.retry_after_seconds for failure in failures.values() if failure.retry_after_seconds]
         others = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
         raise DeliveryFailed(
             "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others,
             retryable=any(failure.retryable for failure in failures.values()),
+            retry_after_seconds=max(waits, default=None),
         )
     deliveries = [delivery for delivery, _ in outcomes]
     return NotifyResult(
@@ -95,6 +101,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         database=run.services.database,
         channels=list({named.name: named for named in chosen}.values()),
         subject=await _subject_of(run, step),
+        outside=partial(run.waits.outside, step.node.id),
     )
 
 
