@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")
     """The number of waiting runs from which the upkeep flow warns that the inbox is long."""
     worker_concurrency: int = Field(8, ge=1, le=1000)
-    """How many runs a worker executes at the same time."""
+    """How many runs a worker executes at the same time, not counting runs that only wait."""
     worker_grace_seconds: float = Field(30.0, ge=0, le=3600)
     """How long a worker that is stopped waits for its runs to end, in seconds."""
     duplicate_window_seconds: float = Field(
