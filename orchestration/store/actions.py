@@ -21,11 +21,12 @@ from orchestration.errors import BadInput, IllegalTransition
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunReason
+from orchestration.store.alerts import DISMISSED
 from orchestration.store.database import read_clock
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.incidents import find_incident, get_incident, lock_incident, raise_version, update_incident
 from orchestration.store.models import OPEN_STATUSES, HistoryRow, MembershipRow
-from orchestration.store.timers import cancel, following, read_known, schedule, source_of
+from orchestration.store.timers import cancel, reschedule
 from orchestration.timing import Timing
 
 MAX_NOTE_CHARACTERS = 2000
@@ -34,9 +35,6 @@ MAX_SNOOZE = timedelta(days=30)
 
 NOTE = "incident_note"
 """The event of a line of history that has a person's note, as `text` in its details."""
-
-DISMISSED = "dismissed"
-"""The status of a member whose incident a person has resolved while the sender still says that it fires."""
 
 _M = MembershipRow
 _H = HistoryRow
@@ -97,8 +95,8 @@ async def acknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, setti
     _ensure_open(incident, "acknowledged")
     values = {"status": IncidentStatus.ACKNOWLEDGED.value, "acknowledged_at": func.clock_timestamp()}
     incident = await _change(tx, incident, "incident_acknowledged", actor, acknowledged_by=actor.by, **values)
-    await _reschedule(tx, incident, settings)
-    until = Timing.of(settings, await source_of(tx, incident.id)).acknowledged_until(incident)
+    await reschedule(tx, incident, settings)
+    until = Timing.of(settings, "").acknowledged_until(incident)
     good_for = f"until {_moment(until)}" if until else "until it ends"
     return _changed(incident, f"is acknowledged by {actor.by}: no reminders {good_for}")
 
@@ -115,7 +113,7 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
     if incident.status is IncidentStatus.OPEN:
         return _unchanged(incident, "is not acknowledged")
     incident = await _change(tx, incident, "incident_unacknowledged", actor, **_UNACKNOWLEDGED)
-    await _reschedule(tx, incident, settings)
+    await reschedule(tx, incident, settings)
     return _changed(incident, "is not acknowledged any more: reminders go on")
 
 
@@ -190,7 +188,7 @@ async def snooze(
         return _unchanged(incident, f"is snoozed already until {_moment(ends_at)}")
     details = {"until": ends_at.isoformat()}
     incident = await _change(tx, incident, "incident_snoozed", actor, details, snoozed_until=ends_at)
-    await _reschedule(tx, incident, settings)
+    await reschedule(tx, incident, settings)
     return _changed(incident, f"is snoozed by {actor.by} until {_moment(ends_at)}")
 
 
@@ -198,7 +196,7 @@ async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, set
     if incident.snoozed_until is None:
         return _unchanged(incident, "is not snoozed")
     incident = await _change(tx, incident, "incident_snooze_ended", actor, snoozed_until=None)
-    await _reschedule(tx, incident, settings)
+    await reschedule(tx, incident, settings)
     return _changed(incident, "is not snoozed any more")
 
 
@@ -259,7 +257,8 @@ async def note_event(
 
 async def _locked(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident, by the lock of its key, so that it cannot change until the transaction ends."""
-    await lock_incident(tx, (await find_incident(tx, incident_id)).incident_key)
+    incident = await find_incident(tx, incident_id)
+    await lock_incident(tx, incident.environment, incident.incident_key)
     return await get_incident(tx, incident_id)
 
 
@@ -276,12 +275,6 @@ async def _change(
     changed = await get_incident(tx, incident.id)
     await note_event(tx, incident, event, {**actor.details, **(details or {})}, new=changed.status)
     return changed
-
-
-async def _reschedule(tx: AsyncConnection, incident: Incident, settings: Settings) -> None:
-    known = await read_known(tx, incident)
-    timing = Timing.of(settings, await source_of(tx, incident.id))
-    await schedule(tx, incident, following(incident, timing, known))
 
 
 def _ensure_open(incident: Incident, wanted: str) -> None:

@@ -13,12 +13,11 @@ from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.models import IncidentRow, PipelineRunRow
+from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import RUN_COLUMNS, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
 
-_I = IncidentRow
 _R = PipelineRunRow
 _TIMER = "incident_id = :incident_id and reason in ('reminder', 'expiry') and status = 'pending' and due_at is not null"
 
@@ -49,10 +48,11 @@ _CANCEL = text(
 # The interval of a sender is the wait before a push that said nothing new; the middle one of the latest counts.
 _FACTS = text(
     f"""
-    select clock_timestamp() as now, known.sent_at, known.version,
+    select clock_timestamp() as now, known.sent_at, known.version, coalesce(incident.metadata->>'source', '') as source,
         (
             select cast(options->>'test' as boolean) from pipeline_run as run
-            where run.incident_id = incident.id order by run.id desc limit 1
+            where run.incident_id = incident.id or run.run_id = :run_id
+            order by run.run_id = :run_id desc, run.id desc limit 1
         ) as is_test,
         (
             select percentile_disc(0.5) within group (order by wait) filter (where skip_reason = '{Reason.REPEAT}')
@@ -86,31 +86,36 @@ class Known:
     """When somebody was notified of it last: now, if its present version has not reached anybody yet."""
     repeat_seconds: float | None
     """How often its sender repeats it. None means that it has not."""
+    source: str
+    """The source of the alerts that opened it."""
     is_test: bool
     """Whether it comes from a test: nobody has to act on it, so nobody is reminded of it."""
 
 
-async def read_known(tx: AsyncConnection, incident: Incident) -> Known:
-    """What is known of an incident besides the incident itself."""
-    row = (await tx.execute(_FACTS, {"incident_id": int(incident.id)})).one()
+async def read_known(tx: AsyncConnection, incident: Incident, run_id: str | None = None) -> Known:
+    """What is known of an incident besides the incident itself. `run_id` is the run that has changed it, if any."""
+    row = (await tx.execute(_FACTS, {"incident_id": int(incident.id), "run_id": run_id or ""})).one()
     is_known = row.version is not None and row.version >= incident.version
     return Known(
         now=row.now,
         notified_at=row.sent_at if is_known else row.now,
         repeat_seconds=None if row.repeat_seconds is None else float(row.repeat_seconds),
+        source=row.source,
         is_test=bool(row.is_test),
     )
 
 
-async def reschedule(tx: AsyncConnection, incident: Incident, record: RunRecord, settings: Settings) -> None:
-    """Schedule what comes next for an incident that has changed, by the lock of its key.
+async def reschedule(
+    tx: AsyncConnection, incident: Incident, settings: Settings, *, run_id: str | None = None
+) -> FollowUp | None:
+    """Schedule what comes next for an incident that has changed, and return it. The caller has the lock of its key.
 
-    `record` is the run that has changed it, whose channels and trace its timer shares.
+    `run_id` is the run that has changed it, whose channels and trace the timer shares. None means its latest run.
     """
-    if record.options.test:
-        return
-    known = await read_known(tx, incident)
-    await schedule(tx, incident, following(incident, Timing.of(settings, record.source), known), follows=record.run_id)
+    known = await read_known(tx, incident, run_id)
+    follow_up = following(incident, Timing.of(settings, known.source), known)
+    await schedule(tx, incident, follow_up, follows=run_id)
+    return follow_up
 
 
 def following(incident: Incident, timing: Timing, known: Known) -> FollowUp | None:
@@ -143,12 +148,6 @@ async def schedule(
 async def cancel(tx: AsyncConnection, incident_id: str, why: Reason) -> bool:
     """End the timer of an incident as SKIPPED, with this reason. False means that it has none."""
     return (await tx.execute(_CANCEL, {"incident_id": int(incident_id), "why": why.value})).first() is not None
-
-
-async def source_of(tx: AsyncConnection, incident_id: str) -> str:
-    """The source of the alerts that opened an incident."""
-    details = (await tx.execute(select(_I.details).where(_I.id == int(incident_id)))).scalar_one()
-    return str(details.get("source", ""))
 
 
 async def awaits_ingest(tx: AsyncConnection, incident: Incident) -> bool:

@@ -6,34 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestration.alert import Alert
+from orchestration.news import IncidentChange
 from orchestration.reasons import Reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class IncidentChange:
-    """What the alerts of one run changed in their incident.
-
-    The flags describe changes made by this run: `resolved` means that this run resolved the incident.
-    """
-
-    opened: bool
-    """The incident is new: no incident with this key could be joined or reopened."""
-    reopened: bool
-    """The incident was resolved, and fires again."""
-    severity_raised: bool
-    """A firing alert has a higher severity than the incident had."""
-    new_firing: int
-    """Firing alerts that are new to the incident, or were resolved before."""
-    newly_resolved: int
-    """Alerts of the incident that fired before and are resolved now."""
-    still_firing: int
-    """Alerts of the incident, in this run or not, that fire after this run."""
-    resolved: bool
-    """The last firing alert of the incident is resolved."""
-    known: bool
-    """The alerts belong to an incident."""
-    notified_before: bool
-    """The latest message about this incident was sent or is about to be sent; False if it failed for good."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +26,17 @@ def decide(change: IncidentChange) -> NotifyDecision:
         # Before the rules for what got worse: an all-clear must not read as a page.
         (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
         (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
+        (change.snoozed and change.material, NotifyDecision(False, Reason.SNOOZED)),
+        (change.new_episode, NotifyDecision(True, Reason.NEW_EPISODE)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
+        (change.stale, NotifyDecision(False, Reason.STALE)),
         (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
+        # What was left unsaid because of the snooze is said when it ends.
+        (change.snoozed and not change.notified_before, NotifyDecision(False, Reason.SNOOZED)),
         # The last message failed for good: without this rule nobody would ever learn of the incident.
         (not change.notified_before, NotifyDecision(True, Reason.UNTOLD)),
         (change.newly_resolved > 0 and change.still_firing > 0, NotifyDecision(False, Reason.SOME_RESOLVED)),
+        (change.severity_lowered, NotifyDecision(False, Reason.SEVERITY_LOWERED)),
     )
     return next((decision for applies, decision in rules if applies), NotifyDecision(False, Reason.REPEAT))
 
