@@ -49,6 +49,10 @@ class RunNotFound(PipelineError):
     """No pipeline run has this id."""
 
 
+class IncidentNotFound(BadInput):
+    """No incident has this id or title, or several have this title."""
+
+
 class DefinitionNotFound(BadInput):
     """No pipeline definition has this name, or the definition does not have this version."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +38,48 @@ class StatsdTags(StrEnum):
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """Names separated by commas."""
+
+
+@dataclass(frozen=True)
+class SecondsBySource:
+    """A time in seconds, with another one for single sources. `str()` gives the form of the variable."""
+
+    default: float
+    by_source: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def of(self, source: str) -> float:
+        """The seconds for this source."""
+        return self.by_source.get(source, self.default)
+
+    @classmethod
+    def parse(cls, text: str) -> SecondsBySource:
+        """Parse the form of the variable, such as `86400` or `86400,pagerduty=604800`.
+
+        Raises:
+            ValueError: the text has another form, or a time is negative or not finite.
+        """
+        default, *others = text.split(",")
+        named = [one.partition("=") for one in others]
+        if not all(_SOURCE_NAME.fullmatch(source.strip()) for source, _, _ in named):
+            raise ValueError(_BY_SOURCE_FORM)
+        return cls(_seconds(default), {source.strip(): _seconds(seconds) for source, _, seconds in named})
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.default:g}", *(f"{name}={value:g}" for name, value in self.by_source.items())])
+
+
+_SOURCE_NAME = re.compile("[a-z0-9_-]+")
+_BY_SOURCE_FORM = "expected seconds, and source=seconds for single sources, such as 86400,pagerduty=604800"
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(_BY_SOURCE_FORM) from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(_BY_SOURCE_FORM)
+    return seconds
 
 
 class Settings(BaseSettings):
@@ -124,6 +169,18 @@ class Settings(BaseSettings):
     checkers_timeout_seconds: float = Field(5.0, gt=0, le=600)
     """How long one checker may take, in seconds."""
 
+    notify_remind_after_seconds: float = Field(14400, ge=0, allow_inf_nan=False)
+    """After how long an incident that still fires is notified again, in seconds. 0 means never."""
+    notify_remind_critical_after_seconds: float = Field(3600, ge=0, allow_inf_nan=False)
+    """The same for a critical incident."""
+    incident_acknowledge_seconds: float = Field(28800, ge=0, allow_inf_nan=False)
+    """How long an acknowledgement stops the reminders of an incident, in seconds. 0 means until it ends."""
+    incident_expire_after_seconds: Annotated[SecondsBySource, NoDecode] = Field(
+        SecondsBySource(86400),
+        description="After how long an incident that nobody hears of any more counts as over, in seconds; 0 means "
+        "never. A source can have its own: 86400,pagerduty=604800.",
+    )
+
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
     notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
@@ -173,6 +230,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("incident_expire_after_seconds", mode="before")
+    @classmethod
+    def _by_source(cls, value: object) -> object:
+        return value if isinstance(value, SecondsBySource) else SecondsBySource.parse(str(value))
 
     @field_validator("database_url")
     @classmethod

@@ -71,5 +71,5 @@ async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:
     """How many runs are not over although they have not changed for so long."""
-    still = PipelineRunRow.updated_at < in_seconds(-older_than_seconds)
+    still = func.greatest(PipelineRunRow.updated_at, PipelineRunRow.due_at) < in_seconds(-older_than_seconds)
     return (await tx.execute(select(func.count()).where(CLAIMABLE, still))).scalar_one()

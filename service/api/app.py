@@ -15,7 +15,7 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
-from service.api import definitions, documentation, health, problems, pushes, runs
+from service.api import definitions, documentation, health, incidents, problems, pushes, runs
 from service.api.auth import Guard, is_loopback
 from service.api.state import ApiState, RunWaiter
 from tasks.check.stage import CheckConfig
@@ -57,7 +57,7 @@ def create_app(
         strict_content_type=False,
     )
     problems.install(app)
-    for router in (pushes.router, runs.router, definitions.router, health.router):
+    for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(router.routes)
     for extend in extensions:

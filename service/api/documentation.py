@@ -24,6 +24,7 @@ ENTRY_POINTS = {
     "admin": "/admin/orchestration/",
     "webhooks": "/alerts/webhook/",
     "pipelines": "/orchestration/pipelines/",
+    "incidents": "/incidents/",
     "health": "/health/",
     "ready": "/ready/",
 }
