@@ -31,8 +31,8 @@ from orchestration.store.keys import Scope, end_session, is_ended
 from service.admin import PATH
 from service.admin.formatting import Renderer
 from service.api.auth import RateLimit
+from service.api.body import read_raw
 from service.api.problems import HttpProblem, status_of
-from service.api.route import read_raw
 from service.api.state import ApiState
 
 SESSION_COOKIE = "alert_pipeline_admin"
