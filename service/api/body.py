@@ -29,6 +29,9 @@ from service.api.problems import HttpProblem
 READ_TIMEOUT_SECONDS = 30.0
 """How long a caller may take to send its body."""
 
+RAW_BODY = "alert_pipeline.raw_body"
+"""The key under which the scope of a request has its body, or what came of it before it was refused."""
+
 _THREAD_FROM_BYTES = 32 * 1024
 """Bodies from this size on are parsed in a thread, so that other requests do not wait."""
 
@@ -122,7 +125,10 @@ async def read_raw(request: Request, limit: int) -> bytes:
         raise HttpProblem(
             HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {READ_TIMEOUT_SECONDS:g} s"
         ) from None
-    return bytes(body)
+    finally:
+        raw = bytes(body)
+        request.scope[RAW_BODY] = raw
+    return raw
 
 
 async def read_object(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dict[str, Any], int]:
