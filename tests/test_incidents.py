@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestration.alert import Alert
-from tasks.ingest.incidents import IncidentChange, NotifyDecision, Reason, decide, split_by_incident
+from orchestration.reasons import Reason
+from tasks.ingest.incidents import IncidentChange, NotifyDecision, decide, split_by_incident
 
 QUIET: dict[str, Any] = {
     "opened": False,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation
-from tasks.ingest.incidents import Reason
+from orchestration.reasons import Reason
 from tasks.ingest.sources import parse_push
 from tasks.notify.message import MessageSubject, render_message, with_key
 

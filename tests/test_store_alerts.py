@@ -16,7 +16,7 @@ from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.alerts import RecordedAlerts, record_alerts
 from orchestration.store.database import Database
-from orchestration.store.incidents import count_alerts, get_incident
+from orchestration.store.incidents import count_alerts, get_incident, lock_incident
 from orchestration.store.models import AlertRow, IncidentRow
 from tests.store_helpers import add_runs, history_of, new_run
 
@@ -38,12 +38,14 @@ class Inbox:
 
     async def push(self, *alerts: Alert, ends: RunStatus = RunStatus.NOTIFIED) -> RecordedAlerts:
         """Record the alerts of one run, which then ends so."""
-        run = new_run()
+        run = new_run(incident_key=alerts[0].incident_key)
         self.run_ids.append(run.run_id)
         async with self.database.transaction() as tx:
             await add_runs(tx, run)
         async with self.database.transaction() as tx:
-            recorded = await record_alerts(tx, alerts, run_id=run.run_id)
+            await lock_incident(tx, run.environment, alerts[0].incident_key)
+            queued = await runs.get_queued_run(tx, run.run_id)
+            recorded = await record_alerts(tx, alerts, queued)
             incident = recorded.incident
             await runs.save_ingest_result(
                 tx, run.run_id, IngestResult(incident_id=incident.id if incident else None, tell=False)
@@ -75,15 +77,15 @@ def incident_of(recorded: RecordedAlerts) -> Incident:
 
 
 def flags(recorded: RecordedAlerts) -> set[str]:
-    names = ("known", "opened", "reopened", "severity_raised", "resolved", "told_before")
-    return {name for name in names if getattr(recorded, name)}
+    names = ("known", "opened", "reopened", "new_episode", "severity_raised", "severity_lowered", "resolved", "stale")
+    return {name for name in names if getattr(recorded.change, name)}
 
 
 async def test_a_first_alert_opens_an_incident(inbox: Inbox) -> None:
     recorded = await inbox.push(alert(severity=Severity.CRITICAL, title="CPU of web-1", description="97 %"))
 
     assert flags(recorded) == {"opened"}
-    assert (recorded.alerts_created, recorded.new_firing, recorded.still_firing) == (1, 1, 1)
+    assert (recorded.alerts_created, recorded.change.new_firing, recorded.change.still_firing) == (1, 1, 1)
     incident = incident_of(recorded)
     assert (incident.title, incident.severity, incident.status) == ("CPU of web-1", "critical", "open")
     assert incident.description == "97 %"
@@ -94,8 +96,8 @@ async def test_an_alert_of_the_same_key_joins_the_open_incident(inbox: Inbox) ->
     joined = await inbox.push(alert("web-2"))
 
     assert incident_of(joined).id == incident_of(opened).id
-    assert flags(joined) == {"known", "told_before"}
-    assert (joined.alerts_created, joined.new_firing, joined.still_firing) == (1, 1, 2)
+    assert flags(joined) == {"known"}
+    assert (joined.alerts_created, joined.change.new_firing, joined.change.still_firing) == (1, 1, 2)
 
 
 async def test_alerts_of_other_keys_open_incidents_of_their_own(inbox: Inbox) -> None:
@@ -110,8 +112,8 @@ async def test_a_repeat_changes_nothing(inbox: Inbox) -> None:
     await inbox.push(alert())
     repeat = await inbox.push(alert())
 
-    assert flags(repeat) == {"known", "told_before"}
-    assert (repeat.alerts_created, repeat.alerts_updated, repeat.new_firing) == (0, 1, 0)
+    assert flags(repeat) == {"known"}
+    assert (repeat.alerts_created, repeat.alerts_updated, repeat.change.new_firing) == (0, 1, 0)
     assert await inbox.events(incident_of(repeat).id) == ["incident_opened", "alert_created"]
 
 
@@ -143,8 +145,8 @@ async def test_an_incident_stays_open_while_a_part_of_it_fires(inbox: Inbox) -> 
     await inbox.push(alert("web-1"), alert("web-2"))
     part = await inbox.push(resolved("web-1"))
 
-    assert flags(part) == {"known", "told_before"}
-    assert (part.newly_resolved, part.still_firing, part.new_firing) == (1, 1, 0)
+    assert flags(part) == {"known"}
+    assert (part.change.newly_resolved, part.change.still_firing, part.change.new_firing) == (1, 1, 0)
     assert incident_of(part).status is IncidentStatus.OPEN
 
 
@@ -186,8 +188,8 @@ async def test_a_second_all_clear_changes_nothing(inbox: Inbox) -> None:
     await inbox.push(resolved())
     again = await inbox.push(resolved())
 
-    assert flags(again) == {"known", "told_before"}
-    assert (again.newly_resolved, again.still_firing) == (0, 0)
+    assert flags(again) == {"known"}
+    assert (again.change.newly_resolved, again.change.still_firing) == (0, 0)
 
 
 async def test_a_closed_incident_is_left_alone(inbox: Inbox) -> None:
@@ -215,7 +217,7 @@ async def test_an_alert_that_moves_to_another_incident_resolves_the_one_it_leave
     new = incident_of(moved).id
 
     assert flags(moved) == {"opened"}
-    assert moved.new_firing == 1
+    assert moved.change.new_firing == 1
     assert (await inbox.incident(old)).status is IncidentStatus.RESOLVED
     assert await inbox.events(old) == ["incident_opened", "alert_created", "incident_resolved"]
     assert await inbox.events(new) == ["incident_opened"]
@@ -280,16 +282,16 @@ async def test_of_many_pushes_at_once_exactly_one_opens_the_incident(inbox: Inbo
     recorded = await asyncio.gather(*(inbox.push(alert(f"web-{n}")) for n in range(8)))
 
     assert sum(one.opened for one in recorded) == 1
-    assert sum(one.new_firing for one in recorded) == 8
+    assert sum(one.change.new_firing for one in recorded) == 8
     assert await inbox.count(IncidentRow) == 1
-    assert max(one.still_firing for one in recorded) == 8
+    assert max(one.change.still_firing for one in recorded) == 8
 
 
 async def test_the_same_alert_pushed_at_once_is_one_alert_and_new_once(inbox: Inbox) -> None:
     recorded = await asyncio.gather(*(inbox.push(alert()) for _ in range(8)))
 
     assert await inbox.count(AlertRow) == 1
-    assert sum(one.new_firing for one in recorded) == 1
+    assert sum(one.change.new_firing for one in recorded) == 1
     assert sum(one.alerts_created for one in recorded) == 1
 
 
@@ -306,7 +308,7 @@ async def test_ten_thousand_alerts_of_one_push_are_one_incident(inbox: Inbox) ->
     many = [alert(f"web-{n}", labels={"instance": f"web-{n}"}) for n in range(10_000)]
     recorded = await inbox.push(*many)
 
-    assert (recorded.alerts_created, recorded.new_firing, recorded.still_firing) == (10_000,) * 3
+    assert (recorded.alerts_created, recorded.change.new_firing, recorded.change.still_firing) == (10_000,) * 3
     assert len(await inbox.events(incident_of(recorded).id)) == 10_001
 
 

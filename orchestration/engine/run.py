@@ -27,7 +27,7 @@ from orchestration.message import ChannelSource
 from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
-from orchestration.states import RunStatus, StageStatus, furthest
+from orchestration.states import RunReason, RunStatus, StageStatus, furthest
 from orchestration.store import attempts, incidents, runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord, Node, RunRecord
@@ -300,7 +300,8 @@ class ActiveRun:
         Resolved alerts alone do not say so: the run may have to notify of an incident whose page failed and part of
         which fires.
         """
-        if not self.alerts or any(alert.firing for alert in self.alerts):
+        pushed = self.record.reason is RunReason.PUSH
+        if pushed and (not self.alerts or any(alert.firing for alert in self.alerts)):
             return False
         incident = await self.incident()
         return incident is None or incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)

@@ -1,191 +1,241 @@
-"""Alerts and incidents: what a push changes, in one transaction, without races.
+"""Alerts and incidents: what a push changes, in one transaction.
 
-All changes to one incident key happen under one advisory lock, so two pushes about the same incident
-are recorded one after the other, whichever process executes them.
+The caller has the lock of the incident's key (`lock_incident`), so two pushes about the same incident are recorded one
+after the other, whichever process executes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, column, func, select
+from sqlalchemy import bindparam, column, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.store.incidents import (
-    get_incident,
-    get_incident_with_counts,
-    is_notified,
-    lock_incident,
-    update_incident,
-)
-from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, columns_of
+from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
+from orchestration.states import RunReason
+from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.incidents import get_incident, is_notified, update_incident
+from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, MembershipRow, columns_of
+from orchestration.store.runs import QueuedRun
 
 _A = AlertRow
 _I = IncidentRow
+_M = MembershipRow
 _CHUNK = 1000
 _STORED = {column.name for column in columns_of(AlertRow, Alert)}
 
+_JOINING = frozenset({News.CREATED, News.REFIRED, News.NEW_EPISODE})
 
-@dataclass(kw_only=True)
+EXPIRED = "expired"
+"""The status of a member that nobody had heard of for long. If it is heard of again, it fires again."""
+
+DISMISSED = "dismissed"
+"""The status of a member whose incident a person has resolved while the sender still says that it fires."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordedAlerts:
-    """What recording the alerts of one incident key changed."""
+    """What recording the alerts of one run changed."""
 
+    change: IncidentChange
     incident: Incident | None = None
-    known: bool = False
-    opened: bool = False
-    reopened: bool = False
-    severity_raised: bool = False
-    resolved: bool = False
-    told_before: bool = False
+    """The incident as it is now. None means that the alerts belong to none."""
     alerts_created: int = 0
     alerts_updated: int = 0
-    newly_resolved: int = 0
-    new_firing: int = 0
-    still_firing: int = 0
+
+
+@dataclass(kw_only=True)
+class _Recording:
+    """The alerts of one run while they are recorded."""
+
+    run: QueuedRun
+    known: Mapping[str, tuple[int, KnownAlert]]
+    """The ids of the known alerts and what is known of them, by fingerprint."""
+    news: Mapping[str, News]
+    """By fingerprint."""
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def note(
-        self,
-        event: str,
-        *,
-        alert_id: int | None = None,
-        incident_id: int | None = None,
-        old: str | None = None,
-        new: str | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> None:
-        """Add a line to the history. Without an incident's id, it is about the incident of these alerts."""
-        line = {"event": event, "alert_id": alert_id, "incident_id": incident_id, "old_status": old, "new_status": new}
-        self.history.append({**line, "details": details or {}})
+    def count(self, *wanted: News) -> int:
+        return sum(news in wanted for news in self.news.values())
+
+    def note(self, event: str, *, alert_id: int | None = None, old: str | None = None, new: str | None = None) -> None:
+        line = {"event": event, "alert_id": alert_id, "old_status": old, "new_status": new}
+        self.history.append({**line, "run_id": self.run.run_id})
 
 
 async def record_alerts(
-    tx: AsyncConnection, alerts: Sequence[Alert], *, run_id: str, environment: str = "production"
+    tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun, *, all_resolved: bool = False
 ) -> RecordedAlerts:
-    """Upsert the alerts of one incident key, and update their incident.
+    """Upsert the alerts of one run, and update their incident.
 
-    `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open
-    incident, reopens a resolved one, or opens a new one; with the last firing alert resolved the incident
-    is resolved. Alerts that resolve under another key than they fired under end the incident that they are in.
+    `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open incident,
+    reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
+    ends in every incident that it is in. What is older than what is known changes nothing. `all_resolved` is whether
+    the sender says that every alert of the incident has ended, also those that it has left out.
     """
-    key = alerts[0].incident_key
-    await lock_incident(tx, key)
-    recorded = RecordedAlerts()
-    before = await _known_alerts(tx, alerts)
-    incident_id = await _find_or_open(tx, key, alerts, before, recorded)
-    if recorded.known and incident_id is not None:
-        recorded.told_before = await is_notified(tx, incident_id, run_id)
-    ids = await _upsert(tx, alerts, incident_id, environment)
-    _compare(alerts, before, ids, incident_id, recorded)
+    known = await _known_alerts(tx, alerts, run.environment)
+    moments = {alert.fingerprint: Moments.of(alert, run.created_at) for alert in alerts}
+    news = {
+        alert.fingerprint: news_of(alert, _known(known, alert.fingerprint), moments[alert.fingerprint], run=run.id)
+        for alert in alerts
+    }
+    recording = _Recording(run=run, known=known, news=news)
+    fresh = [alert for alert in alerts if news[alert.fingerprint] is not News.STALE]
+    incident_id, opened, reopened = await _find_or_open(tx, fresh, recording)
+    ids = await _upsert(tx, fresh, incident_id, recording, moments)
+    _note_alerts(alerts, ids, recording)
+    ended = await _end(tx, fresh, ids, incident_id, all_resolved=all_resolved)
+    change, incident = IncidentChange(stale=not fresh), None
     if incident_id is not None:
-        await _settle_incident(tx, incident_id, alerts, recorded)
-        await _resolve_left_behind(tx, before, incident_id, recorded)
-    await _write_history(tx, recorded, run_id)
-    return recorded
+        change = IncidentChange(
+            opened=opened,
+            reopened=reopened,
+            new_episode=recording.count(News.NEW_EPISODE) > 0,
+            new_firing=await _join(tx, fresh, ids, incident_id, recording),
+            newly_resolved=ended,
+            known=not opened,
+            stale=not fresh,
+        )
+        change, incident = await _settle(tx, incident_id, recording, change)
+    await _write_history(tx, recording, incident_id)
+    return RecordedAlerts(
+        change=change,
+        incident=incident,
+        alerts_created=recording.count(News.CREATED),
+        alerts_updated=len(fresh) - recording.count(News.CREATED),
+    )
 
 
-async def _known_alerts(tx: AsyncConnection, alerts: Sequence[Alert]) -> dict[str, RowMapping]:
-    """The rows of these alerts before this push, by fingerprint."""
-    known: dict[str, RowMapping] = {}
+async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:
+    """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
+    recording = _Recording(run=run, known={}, news={})
+    change, incident = await _settle(tx, incident_id, recording, IncidentChange(known=True))
+    await _write_history(tx, recording, incident_id)
+    return RecordedAlerts(change=change, incident=incident)
+
+
+def _known(known: Mapping[str, tuple[int, KnownAlert]], fingerprint: str) -> KnownAlert | None:
+    found = known.get(fingerprint)
+    return None if found is None else found[1]
+
+
+async def _known_alerts(
+    tx: AsyncConnection, alerts: Sequence[Alert], environment: str
+) -> dict[str, tuple[int, KnownAlert]]:
+    """The ids of these alerts and what is known of them before this push, by fingerprint. Their rows are locked."""
+    known: dict[str, tuple[int, KnownAlert]] = {}
+    names = [*KnownAlert.__dataclass_fields__]
+    columns = [getattr(_A, name) for name in names]
     for start in range(0, len(alerts), _CHUNK):
         wanted = [alert.fingerprint for alert in alerts[start : start + _CHUNK]]
         query = (
-            select(_A.id, _A.fingerprint, _A.status, _A.severity, _A.incident_id, _A.started_at)
-            .where(_A.source == alerts[0].source, _A.fingerprint.in_(wanted))
+            select(_A.id, _A.fingerprint, *columns)
+            .where(_A.source == alerts[0].source, _A.environment == environment, _A.fingerprint.in_(wanted))
             .order_by(_A.id)
             .with_for_update()
         )
-        known |= {row["fingerprint"]: row for row in (await tx.execute(query)).mappings()}
+        for row in (await tx.execute(query)).mappings():
+            values = {name: row[name] for name in names}
+            values |= {"status": AlertStatus(row["status"]), "severity": Severity(row["severity"])}
+            known[row["fingerprint"]] = row["id"], KnownAlert(**values)
     return known
 
 
 async def _find_or_open(
-    tx: AsyncConnection, key: str, alerts: Sequence[Alert], before: Mapping[str, RowMapping], recorded: RecordedAlerts
-) -> int | None:
-    """The incident that these alerts belong to; None for resolved alerts that belong to none."""
-    firing = [alert for alert in alerts if alert.firing]
-    query = select(_I.id, _I.status).where(_I.incident_key == key).order_by(_I.id.desc()).limit(1)
-    latest = (await tx.execute(query)).mappings().one_or_none()
-    if latest is not None and latest["status"] in OPEN_STATUSES:
-        recorded.known = True
-        return latest["id"]
-    if not firing and (home := await _open_home(tx, before)) is not None:
-        recorded.known = True
-        return home
-    if latest is not None and latest["status"] == IncidentStatus.RESOLVED:
-        recorded.known = True
-        if firing:
-            await _reopen(tx, latest["id"], firing, recorded)
-        return latest["id"]
-    return await _open(tx, key, firing, recorded) if firing else None
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording
+) -> tuple[int | None, bool, bool]:
+    """The incident that these alerts belong to, and whether it was opened, and reopened, for them.
 
-
-async def _open_home(tx: AsyncConnection, before: Mapping[str, RowMapping]) -> int | None:
-    """The open incident of these alerts under another key: a sender may change their grouping while they fire."""
-    homes = {row["incident_id"] for row in before.values()} - {None}
+    None for alerts that belong to none: they are resolved, or say nothing new.
+    """
+    run = recording.run
+    firing = [alert for alert in fresh if alert.firing]
     query = (
-        select(_I.id, _I.incident_key)
-        .where(_I.id.in_(homes), _I.status.in_(OPEN_STATUSES))
+        select(_I.id, _I.status)
+        .where(_I.incident_key == run.incident_key, _I.environment == run.environment)
         .order_by(_I.id.desc())
         .limit(1)
     )
-    home = (await tx.execute(query)).mappings().one_or_none()
-    if home is None:
-        return None
-    await lock_incident(tx, home["incident_key"])
-    return home["id"]
+    latest = (await tx.execute(query)).mappings().one_or_none()
+    if latest is not None and latest["status"] in OPEN_STATUSES:
+        return latest["id"], False, False
+    if latest is not None and not (firing and await _fires_again(tx, latest["id"], firing, recording)):
+        return latest["id"], False, False
+    if latest is not None and latest["status"] == IncidentStatus.RESOLVED:
+        await _reopen(tx, latest["id"], firing, recording)
+        return latest["id"], False, True
+    return (await _open(tx, firing, recording), True, False) if firing else (None, False, False)
 
 
-async def _open(tx: AsyncConnection, key: str, firing: Sequence[Alert], recorded: RecordedAlerts) -> int:
-    lead = firing[0]
+async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> bool:
+    """Whether firing alerts reopen a resolved incident.
+
+    A repeat of an alert whose incident a person has resolved does not, if the sender names its start: then a later
+    start says when it fires anew.
+    """
+    if any(recording.news[alert.fingerprint] in _JOINING for alert in firing):
+        return True
+    ids = [recording.known[alert.fingerprint][0] for alert in firing]
+    query = select(_M.alert_id).where(_M.incident_id == incident_id, _M.alert_id.in_(ids), _M.status == DISMISSED)
+    dismissed = set((await tx.execute(query)).scalars())
+    return any(recording.known[alert.fingerprint][0] not in dismissed or alert.episode_at is None for alert in firing)
+
+
+async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> int:
+    lead, run = firing[0], recording.run
     opened = await tx.execute(
         insert(_I)
         .values(
-            incident_key=key,
+            environment=run.environment,
+            incident_key=run.incident_key,
             title=lead.title or lead.name,
             severity=Severity.worst(*(alert.severity for alert in firing)).value,
             description=lead.description,
             details={"source": lead.source},
+            heard_at=run.created_at,
         )
         .returning(_I.id)
     )
-    recorded.opened = True
-    recorded.note("incident_opened", new=IncidentStatus.OPEN)
+    recording.note("incident_opened", new=IncidentStatus.OPEN)
     return opened.scalar_one()
 
 
-async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recorded: RecordedAlerts) -> None:
+async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> None:
     severity = Severity.worst(*(alert.severity for alert in firing)).value
-    times = {"resolved_at": None, "acknowledged_at": None}
-    await update_incident(tx, incident_id, status=IncidentStatus.OPEN.value, severity=severity, **times)
-    recorded.reopened = True
-    recorded.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
+    cleared = dict.fromkeys(("resolved_at", "acknowledged_at", "acknowledged_by", "snoozed_until"))
+    await update_incident(tx, incident_id, status=IncidentStatus.OPEN.value, severity=severity, **cleared)
+    recording.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
 
 
 async def _upsert(
-    tx: AsyncConnection, alerts: Sequence[Alert], incident_id: int | None, environment: str
+    tx: AsyncConnection,
+    fresh: Sequence[Alert],
+    incident_id: int | None,
+    recording: _Recording,
+    moments: Mapping[str, Moments],
 ) -> dict[str, int]:
-    """Write the alerts; their ids by fingerprint."""
+    """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
+    ids by fingerprint."""
     ids: dict[str, int] = {}
-    for start in range(0, len(alerts), _CHUNK):
-        chunk = alerts[start : start + _CHUNK]
-        own = {"incident_id": incident_id, "environment": environment}
-        rows = [{**alert.model_dump(mode="json", include=_STORED), **own} for alert in chunk]
-        statement = _insert_many(_A, rows)
-        kept = {"source", "environment", "fingerprint", "incident_id"}
-        changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in kept}
+    ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
+    for start in range(0, len(ordered), _CHUNK):
+        rows = [
+            _row(alert, recording, moments[alert.fingerprint]) | {"incident_id": incident_id}
+            for alert in ordered[start : start + _CHUNK]
+        ]
+        statement = insert_many(_A, rows)
+        identity = {"source", "environment", "fingerprint"}
+        changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in identity}
         upsert = statement.on_conflict_do_update(
             index_elements=[_A.source, _A.environment, _A.fingerprint],
             set_={
                 **changes,
-                # A resolved alert may come without the time at which it began.
-                "started_at": func.coalesce(statement.excluded.started_at, _A.started_at),
                 "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
-                "received_at": func.clock_timestamp(),
                 "updated_at": func.clock_timestamp(),
             },
         ).returning(_A.fingerprint, _A.id)
@@ -193,7 +243,39 @@ async def _upsert(
     return ids
 
 
-def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, Any]]) -> Insert:
+def _row(alert: Alert, recording: _Recording, moments: Moments) -> dict[str, Any]:
+    """The row of an alert, after this push."""
+    known = _known(recording.known, alert.fingerprint)
+    news = recording.news[alert.fingerprint]
+    same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
+    episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
+    starts = _named(known.started_at if known and same_episode else None, alert.started_at)
+    severity = known.severity if known is not None and not alert.firing else alert.severity
+    return {
+        **alert.model_dump(mode="json", include=_STORED),
+        "environment": recording.run.environment,
+        # An end is as severe as its beginning, whatever its sender calls it.
+        "severity": severity.value,
+        "started_at": _json(min(starts, default=None)),
+        "ended_at": _json(moments.ended_at),
+        # Two servers of a pair name two starts of one firing: the first counts. An end may be that of a later firing.
+        "episode_at": _json((min if alert.firing else max)(episodes, default=None)),
+        "occurred_at": _json(max(_named(known and known.occurred_at, moments.latest), default=None)),
+        "heard_at": _json(moments.heard_at(known if same_episode else None)),
+        "received_at": _json(recording.run.created_at),
+        "last_run": max(recording.run.id, (known and known.last_run) or 0),
+    }
+
+
+def _named(*moments: datetime | None) -> list[datetime]:
+    return [moment for moment in moments if moment is not None]
+
+
+def _json(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def insert_many(table: type[AlertRow | HistoryRow | MembershipRow], rows: Sequence[dict[str, Any]]) -> Insert:
     """A statement that gets its rows as one JSON value.
 
     SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds.
@@ -207,84 +289,152 @@ def _insert_many(table: type[AlertRow | HistoryRow], rows: Sequence[dict[str, An
     return insert(table).from_select([one.name for one in columns], select(*given.c))
 
 
-def _compare(
-    alerts: Sequence[Alert],
-    before: Mapping[str, RowMapping],
+def _note_alerts(alerts: Sequence[Alert], ids: Mapping[str, int], recording: _Recording) -> None:
+    """Add a line of history for each alert that is new or has changed; a repeated alert gets none."""
+    events = {News.REFIRED: "alert_refired", News.NEW_EPISODE: "alert_began_anew", News.RESOLVED: "alert_resolved"}
+    for alert in alerts:
+        news = recording.news[alert.fingerprint]
+        if news is News.CREATED:
+            recording.note("alert_created", alert_id=ids[alert.fingerprint], new=alert.status)
+            continue
+        alert_id, known = recording.known[alert.fingerprint]
+        if news is News.STALE:
+            recording.note("alert_stale", alert_id=alert_id, old=known.status, new=alert.status)
+        elif news in events:
+            recording.note(events[news], alert_id=alert_id, old=known.status, new=alert.status)
+        elif known.severity is not alert.severity:
+            recording.note("alert_severity_changed", alert_id=alert_id, old=known.severity, new=alert.severity)
+
+
+async def _join(
+    tx: AsyncConnection, fresh: Sequence[Alert], ids: Mapping[str, int], incident_id: int, recording: _Recording
+) -> int:
+    """Make the firing alerts members of the incident. Returns how many fire in it that did not before."""
+    firing = [alert for alert in fresh if alert.firing]
+    dismissable = [
+        ids[alert.fingerprint]
+        for alert in firing
+        if recording.news[alert.fingerprint] is News.REPEAT and alert.episode_at is not None
+    ]
+    joined = 0
+    for start in range(0, len(firing), _CHUNK):
+        rows = [
+            {"incident_id": incident_id, "alert_id": ids[alert.fingerprint], "status": AlertStatus.FIRING.value}
+            for alert in firing[start : start + _CHUNK]
+        ]
+        statement = insert_many(_M, rows)
+        kept = (_M.status == DISMISSED) & _M.alert_id.in_(dismissable)
+        upsert = statement.on_conflict_do_update(
+            index_elements=[_M.incident_id, _M.alert_id],
+            set_={"status": AlertStatus.FIRING.value, "updated_at": func.clock_timestamp()},
+            where=(_M.status != AlertStatus.FIRING.value) & ~kept,
+        ).returning(_M.alert_id)
+        joined += len((await tx.execute(upsert)).all())
+    return joined
+
+
+_END = text(
+    """
+    update membership set status = 'resolved', updated_at = clock_timestamp()
+    from (
+        select incident_id, alert_id, status from membership
+        where alert_id = any(:alert_ids) and status <> 'resolved'
+        for update
+    ) as before
+    where before.incident_id = membership.incident_id and before.alert_id = membership.alert_id
+    returning membership.incident_id, before.status = 'firing' as fired
+    """
+)
+
+_END_LEFT_OUT = text(
+    """
+    with ended as (
+        update membership set status = 'resolved', updated_at = clock_timestamp()
+        where incident_id = :incident_id and status = 'firing'
+        returning alert_id
+    )
+    update alert set status = 'resolved', updated_at = clock_timestamp()
+    from ended where ended.alert_id = alert.id
+    """
+)
+
+
+async def _end(
+    tx: AsyncConnection,
+    fresh: Sequence[Alert],
     ids: Mapping[str, int],
     incident_id: int | None,
-    recorded: RecordedAlerts,
-) -> None:
-    """Count the new and the changed alerts, and add a line of history for each; a repeated alert gets none."""
-    for alert in alerts:
-        was = before.get(alert.fingerprint)
-        alert_id = ids[alert.fingerprint]
-        if was is None:
-            recorded.alerts_created += 1
-            recorded.new_firing += alert.firing
-            recorded.note("alert_created", alert_id=alert_id, new=alert.status)
-            continue
-        recorded.alerts_updated += 1
-        was_firing = was["status"] == AlertStatus.FIRING
-        recorded.new_firing += alert.firing and not (was_firing and was["incident_id"] == incident_id)
-        recorded.newly_resolved += was_firing and not alert.firing
-        if was["status"] != alert.status:
-            event = "alert_refired" if alert.firing else "alert_resolved"
-            recorded.note(event, alert_id=alert_id, old=was["status"], new=alert.status)
-        elif was["severity"] != alert.severity:
-            recorded.note("alert_severity_changed", alert_id=alert_id, old=was["severity"], new=alert.severity)
+    *,
+    all_resolved: bool,
+) -> int:
+    """End the resolved alerts in every incident that they are in. Returns how many ended in this one.
+
+    Each other incident gets a run of its own, which brings it up to date under its own lock.
+    """
+    over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
+    if not over:
+        return 0
+    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": over}) if row.fired]
+    left_out = 0
+    if all_resolved and len(over) == len(fresh):
+        left_out = (await tx.execute(_END_LEFT_OUT, {"incident_id": incident_id})).rowcount
+    for other in sorted({*ended} - {incident_id}):
+        await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
+    return ended.count(incident_id) + left_out
 
 
-async def _settle_incident(
-    tx: AsyncConnection, incident_id: int, alerts: Sequence[Alert], recorded: RecordedAlerts
-) -> None:
-    """Raise the incident's severity, or resolve it when nothing fires any more."""
-    incident, firing, _ = await get_incident_with_counts(tx, str(incident_id))
-    recorded.incident, recorded.still_firing = incident, firing
-    worst = Severity.worst(*(alert.severity for alert in alerts if alert.firing))
-    if firing and worst.rank > incident.severity.rank:
-        recorded.severity_raised = True
-        recorded.note("incident_severity_raised", old=incident.severity, new=worst)
-        await update_incident(tx, incident_id, severity=worst.value)
-    elif not firing and incident.status.value in OPEN_STATUSES:
-        recorded.resolved = True
-        await _resolve(tx, incident, recorded)
-    else:
-        return
-    recorded.incident = await get_incident(tx, str(incident_id))
-
-
-async def _resolve_left_behind(
-    tx: AsyncConnection, before: Mapping[str, RowMapping], incident_id: int, recorded: RecordedAlerts
-) -> None:
-    """Resolve the incidents that these alerts have left for a new key, if no alert of theirs fires any more."""
-    left = {row["incident_id"] for row in before.values()} - {incident_id, None}
-    for old_id in sorted(left):
-        await lock_incident(tx, (await get_incident(tx, str(old_id))).incident_key)
-        old, firing, _ = await get_incident_with_counts(tx, str(old_id))
-        if not firing and old.status.value in OPEN_STATUSES:
-            await _resolve(tx, old, recorded, details={"alerts_moved_to": incident_id})
-
-
-async def _resolve(
-    tx: AsyncConnection, incident: Incident, recorded: RecordedAlerts, *, details: dict[str, Any] | None = None
-) -> None:
-    await update_incident(
-        tx, int(incident.id), status=IncidentStatus.RESOLVED.value, resolved_at=func.clock_timestamp()
+async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:
+    """How many alerts fire in an incident, and the severity of the worst of them."""
+    query = (
+        select(_A.severity, func.count())
+        .join(_M, _M.alert_id == _A.id)
+        .where(_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
+        .group_by(_A.severity)
     )
-    recorded.note(
-        "incident_resolved",
-        incident_id=int(incident.id),
-        old=incident.status,
-        new=IncidentStatus.RESOLVED,
-        details=details,
-    )
+    found = {Severity(severity): count for severity, count in (await tx.execute(query)).tuples()}
+    return sum(found.values()), Severity.worst(*found)
 
 
-async def _write_history(tx: AsyncConnection, recorded: RecordedAlerts, run_id: str) -> None:
-    incident_id = int(recorded.incident.id) if recorded.incident else None
-    for start in range(0, len(recorded.history), _CHUNK):
-        rows = [
-            {**line, "incident_id": line["incident_id"] or incident_id, "run_id": run_id}
-            for line in recorded.history[start : start + _CHUNK]
-        ]
-        await tx.execute(_insert_many(HistoryRow, rows))
+async def _settle(
+    tx: AsyncConnection, incident_id: int, recording: _Recording, change: IncidentChange
+) -> tuple[IncidentChange, Incident]:
+    """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires."""
+    incident = await get_incident(tx, str(incident_id))
+    firing, worst = await _firing(tx, incident_id)
+    is_open = incident.status.value in OPEN_STATUSES
+    found: dict[str, Any] = {"still_firing": firing}
+    values: dict[str, Any] = {} if change.stale else {"heard_at": recording.run.created_at}
+    if is_open and not firing:
+        found["resolved"] = True
+        values |= {
+            "status": IncidentStatus.RESOLVED.value,
+            "resolved_at": func.clock_timestamp(),
+            "snoozed_until": None,
+        }
+        recording.note("incident_resolved", old=incident.status, new=IncidentStatus.RESOLVED)
+    elif is_open and worst is not incident.severity:
+        found["severity_raised"] = worst.rank > incident.severity.rank
+        found["severity_lowered"] = not found["severity_raised"]
+        event = "incident_severity_raised" if found["severity_raised"] else "incident_severity_lowered"
+        recording.note(event, old=incident.severity, new=worst)
+        values["severity"] = worst.value
+    found["snoozed"] = incident.snoozed_until is not None and incident.snoozed_until > datetime.now(UTC)
+    settled = replace(change, **found)
+    if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):
+        values |= {"status": IncidentStatus.OPEN.value, "acknowledged_at": None, "acknowledged_by": None}
+        recording.note("acknowledgement_ended", old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
+    if settled.material and not settled.opened:
+        values["version"] = _I.version + 1
+    if values:
+        await update_incident(tx, incident_id, **values)
+        incident = await get_incident(tx, str(incident_id))
+    if settled.known and not settled.material:
+        notified = await is_notified(tx, incident_id, recording.run.id)
+        settled = replace(settled, notified_before=notified)
+    return settled, incident
+
+
+async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:
+    for start in range(0, len(recording.history), _CHUNK):
+        rows = [{**line, "incident_id": incident_id} for line in recording.history[start : start + _CHUNK]]
+        await tx.execute(insert_many(HistoryRow, rows))

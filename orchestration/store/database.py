@@ -22,6 +22,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
 
+Transaction = AsyncConnection
+"""What `Database.transaction()` and `Database.statement()` give, for those who hand it on and know no SQLAlchemy."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x616C657274
 """The advisory lock under which one process migrates while the others wait ("alert" in ASCII)."""

@@ -7,19 +7,27 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, bindparam, false, func, or_, select, text, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, false, func, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Incident, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
-from orchestration.states import RunStatus
-from orchestration.store.models import AlertRow, HistoryRow, IncidentRow, PipelineRunRow, columns_of
+from orchestration.store.models import (
+    CLAIMABLE_STATUSES,
+    AlertRow,
+    HistoryRow,
+    IncidentRow,
+    MembershipRow,
+    PipelineRunRow,
+    columns_of,
+)
 from orchestration.store.records import HistoryRecord, RunRecord
 from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _A = AlertRow
 _I = IncidentRow
+_M = MembershipRow
 _H = HistoryRow
 _R = PipelineRunRow
 _COLUMNS = columns_of(_I, Incident)
@@ -31,10 +39,10 @@ MOST = 200
 
 _COUNTS = (
     select(
-        func.count().filter(_A.status == AlertStatus.FIRING.value).label("firing"),
-        func.count().filter(_A.status == AlertStatus.RESOLVED.value).label("resolved"),
+        func.count().filter(_M.status == AlertStatus.FIRING.value).label("firing"),
+        func.count().filter(_M.status != AlertStatus.FIRING.value).label("resolved"),
     )
-    .where(_A.incident_id == bindparam("wanted"))
+    .where(_M.incident_id == bindparam("wanted"))
     .subquery()
 )
 
@@ -75,26 +83,35 @@ async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]
     return counts.firing, counts.resolved
 
 
-async def lock_incident(tx: AsyncConnection, key: str) -> None:
+async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
     """Lock the incidents of this key until the transaction ends; wait for another process that has the lock."""
-    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    lock = {"key": f"{environment}\n{key}"}
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), lock)
 
 
-async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str) -> bool:
-    """Whether the latest earlier run that had to notify somebody of this incident did so, or is still at work.
-
-    False means that this run failed, or that its definition has no message to send: nobody knows of the incident.
-    Runs in which ingest found nothing new do not count.
+_IS_NOTIFIED = text(
+    f"""
+    select
+        exists (
+            select from pipeline_run as run
+            where run.incident_id = :incident_id and run.id <> :run and run.status in {CLAIMABLE_STATUSES!r}
+                and (run.reason = 'redelivery' or (run.ingest_result->>'tell')::boolean)
+        )
+        or (
+            select count(*) > 0 and bool_and(known.version >= incident.version)
+            from incident_channel as known join incident on incident.id = known.incident_id
+            where incident.id = :incident_id
+        )
     """
-    had_to_notify = or_(_R.status != RunStatus.SKIPPED.value, _R.ingest_result["tell"].as_boolean().is_(True))
-    query = (
-        select(_R.status)
-        .where(_R.incident_id == incident_id, _R.run_id != run_id, had_to_notify)
-        .order_by(_R.id.desc())
-        .limit(1)
-    )
-    status = (await tx.execute(query)).scalar_one_or_none()
-    return status not in (RunStatus.FAILED.value, RunStatus.SKIPPED.value)
+)
+
+
+async def is_notified(tx: AsyncConnection, incident_id: int, run: int) -> bool:
+    """Whether every channel knows what is true of the incident, or a run other than this one is about to say it.
+
+    False means that a message failed for good, or that there never was one: nobody may know of the incident.
+    """
+    return (await tx.execute(_IS_NOTIFIED, {"incident_id": incident_id, "run": run})).scalar_one()
 
 
 async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> None:

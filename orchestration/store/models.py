@@ -119,6 +119,8 @@ class AlertRow(Base):
     """The latest moment that a push named. What is older is stale."""
     heard_at: Mapped[_Now]
     """Until when the present episode is known to have been heard of."""
+    last_run: Mapped[int | None] = mapped_column(BigInteger)
+    """The id of the `pipeline_run` that spoke of it last, in the order of acceptance."""
     received_at: Mapped[_Now]
     updated_at: Mapped[_Now]
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id"), index=True)

@@ -17,19 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
+from orchestration.reasons import Reason
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
 from orchestration.store.runs import INBOX_CHANNEL
-
-DUPLICATE = "duplicate"
-"""The skip reason of a run whose push has the same content as the incident's latest run."""
-
-REPEAT = "repeat"
-"""The skip reason of a run in whose alerts ingest found nothing new."""
-
-COALESCED = "coalesced"
-"""The skip reason of a run that found every channel up to date: another run has told them."""
 
 _T = PushRow
 
@@ -61,6 +53,8 @@ class NewRun:
     lease_seconds: float = 0.0
     firing: bool = False
     """Whether an alert of the run fires."""
+    skip_reason: str | None = None
+    """Why nothing is to be done for this run: it is over at once. None means that it is to be executed."""
     awaits_ingest: bool = False
     """Whether its alerts are recorded in the order of acceptance: they are what the run begins with."""
     duplicate_window_seconds: float = 0.0
@@ -115,20 +109,21 @@ class WrittenPush(Contract):
 
 _FIELDS = {field.name for field in dataclasses.fields(NewRun)} | {"priority"}
 _COLUMNS = [column for name, column in PipelineRunRow.__table__.columns.items() if name in _FIELDS]
-_NAMES = ", ".join(column.name for column in _COLUMNS)
 _TYPES = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _COLUMNS)
 
-_SKIPPED = {
-    "duplicate_of": "latest.run_id",
-    "status": f"'{RunStatus.SKIPPED.value}'",
-    "skip_reason": f"'{DUPLICATE}'",
-    "completed_at": "now()",
-    "total_duration_ms": "0",
-    "awaits_ingest": "false",
+_DECIDED = {
+    "priority": "coalesce(known_priority, priority)",
+    "skip_reason": "why",
+    "duplicate_of": "original",
+    "status": f"case when why is null then '{RunStatus.PENDING.value}' else '{RunStatus.SKIPPED.value}' end",
+    "completed_at": "case when why is not null then now() end",
+    "total_duration_ms": "case when why is not null then 0 end",
+    "awaits_ingest": "awaits_ingest and why is null",
+    "lease_expires_at": "case when lease_owner is not null then now() + make_interval(secs => lease_seconds) end",
 }
-"""The columns of a duplicate that differ from those of a run to be executed. `latest` is the earlier run."""
+"""The columns of a new run that depend on the incident's latest run, and on whether the run is over at once."""
 
-_AS_GIVEN = [name for name in _NAMES.split(", ") if name not in ("priority", *_SKIPPED)]
+_GIVEN = [column.name for column in _COLUMNS if column.name not in _DECIDED]
 
 # A push is a duplicate if the incident's latest run that is no duplicate itself has the same content hash, did not
 # fail, is not older than the window, and the incident is still in the same state.
@@ -143,12 +138,12 @@ _WRITE = text(
             )
         ) with ordinality
     ),
-    compared as (
-        select given.*, case when given.firing then null else latest.priority end as known_priority,
-            {", ".join(f"case when same.content then {value} end as {name}_now" for name, value in _SKIPPED.items())}
+    decided as (
+        select given.*, original, coalesce(case when original is not null then '{Reason.DUPLICATE}' end, skip_reason)
+            as why, case when not firing then latest.priority end as known_priority
         from given
         left join lateral (
-            select run.run_id, run.content_hash, run.status, run.skip_reason, run.incident_id, run.created_at,
+            select run.run_id, run.content_hash, run.status, run.skip_reason as why, run.incident_id, run.created_at,
                 run.priority
             from pipeline_run as run
             where run.incident_key = given.incident_key and run.environment = given.environment
@@ -157,34 +152,29 @@ _WRITE = text(
             limit 1
         ) as latest on true
         left join lateral (
-            select true as content
+            select latest.run_id as original
             from (select) as one
             left join incident on incident.id = latest.incident_id
-            where given.duplicate_window_seconds > 0
-                and latest.content_hash = given.content_hash
+            where latest.content_hash = given.content_hash
                 and latest.created_at > now() - make_interval(secs => given.duplicate_window_seconds)
                 and (
                     latest.status in {CLAIMABLE_STATUSES!r}
                     or (
                         latest.status = '{RunStatus.NOTIFIED.value}'
                         or latest.status = '{RunStatus.SKIPPED.value}'
-                            and latest.skip_reason in ('{REPEAT}', '{COALESCED}')
+                            and latest.why in ('{Reason.REPEAT}', '{Reason.COALESCED}')
                     )
                     and (incident.status in {OPEN_STATUSES!r}) = given.firing
                 )
-        ) as same on true
+        ) as same on given.duplicate_window_seconds > 0
     )
-    insert into pipeline_run (priority, {", ".join(_AS_GIVEN)}, lease_expires_at, {", ".join(_SKIPPED)})
-    select
-        coalesce(known_priority, priority), {", ".join(_AS_GIVEN)},
-        case when lease_owner is not null then clock_timestamp() + make_interval(secs => lease_seconds) end,
-        duplicate_of_now, coalesce(status_now, '{RunStatus.PENDING.value}'), skip_reason_now, completed_at_now,
-        total_duration_ms_now, coalesce(awaits_ingest_now, awaits_ingest)
-    from compared
+    insert into pipeline_run ({", ".join([*_GIVEN, *_DECIDED])})
+    select {", ".join([*_GIVEN, *_DECIDED.values()])}
+    from decided
     order by ordinality
     returning
         run_id, duplicate_of,
-        case when duplicate_of is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end
+        case when skip_reason is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end
     """
 )
 

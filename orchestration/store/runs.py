@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -236,10 +237,53 @@ async def note_resume(tx: AsyncConnection, current: RunRecord, *, by: str | None
     await tx.execute(insert(HistoryRow).values(**line, incident_id=incident_id, new_status=RunStatus.RETRYING.value))
 
 
-async def ingest_result(tx: AsyncConnection, run_id: str) -> IngestResult | None:
-    """The result of ingest for this run, as ingest's own transaction stored it; None means ingest is not done."""
-    stored = (await tx.execute(select(_T.ingest_result).where(_T.run_id == run_id))).scalar_one_or_none()
-    return None if stored is None else IngestResult.model_validate(stored)
+@dataclass(frozen=True, kw_only=True)
+class QueuedRun:
+    """A run as ingest needs it."""
+
+    id: int
+    """Its number. Runs are numbered in the order of acceptance."""
+    run_id: str
+    environment: str
+    incident_key: str
+    incident_id: int | None
+    created_at: datetime
+    """When it was accepted."""
+    ingest_result: dict[str, Any] | None
+    """None means that its alerts are not recorded yet."""
+
+
+_QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
+
+
+async def next_to_ingest(tx: AsyncConnection, run: QueuedRun) -> QueuedRun:
+    """The first run of this run's incident key that awaits ingest, in the order of acceptance: this one, or an earlier.
+
+    The caller has the lock of the key.
+    """
+    query = (
+        select(*_QUEUED)
+        .where(
+            _T.incident_key == run.incident_key,
+            _T.environment == run.environment,
+            _T.id < run.id,
+            _T.awaits_ingest,
+        )
+        .order_by(_T.id)
+        .limit(1)
+    )
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return run if row is None else QueuedRun(**row)
+
+
+async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:
+    """The run with this id, which must exist."""
+    return QueuedRun(**(await tx.execute(select(*_QUEUED).where(_T.run_id == run_id))).mappings().one())
+
+
+async def leave_order(tx: AsyncConnection, run: QueuedRun) -> None:
+    """Let later runs of the key go on without this one, whose alerts cannot be recorded."""
+    await tx.execute(update(_T).where(_T.id == run.id).values(awaits_ingest=False))
 
 
 async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestResult) -> None:

@@ -21,6 +21,7 @@ from orchestration.contracts import (
     TransformResult,
 )
 from orchestration.errors import IllegalTransition, PipelineError, RunBusy, RunNotFound
+from orchestration.reasons import in_words
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunStatus
@@ -36,7 +37,6 @@ from service.admin.formatting import BAD, GOOD, QUIET, WARN, Renderer
 from service.admin.sign_in import read_own_form
 from service.api.problems import status_of
 from service.api.state import ApiState
-from tasks.ingest.incidents import reason_in_words
 from tasks.kinds import KINDS
 
 REFRESH_SECONDS = (2, 15)
@@ -234,7 +234,7 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
     match attempt.result(_RESULTS[attempt.stage]):
         case IngestResult() as result:
             decision = "somebody is notified" if result.tell else "nobody is notified"
-            return [(QUIET, f"{result.severity.value}; {decision}: {reason_in_words(result.reason)}")]
+            return [(QUIET, f"{result.severity.value}; {decision}: {in_words(result.reason)}")]
         case CheckResult(checks=checks):
             return [(_CHECK_TONES.get(one.status, QUIET), f"{one.name}: {one.message}") for one in checks]
         case AnalyzeResult() as result:

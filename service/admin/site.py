@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from orchestration.errors import PipelineError, Unavailable
+from orchestration.reasons import in_words
 from orchestration.signals import logger
 from service.admin import PATH, formatting
 from service.admin.formatting import Renderer
@@ -27,7 +28,6 @@ from service.admin.tables import TABLES
 from service.api.documentation import VERSION
 from service.api.problems import status_of
 from service.api.state import ApiState
-from tasks.ingest.incidents import reason_in_words
 
 _STATICS = Path(__file__).parent / "statics"
 _SHARED: dict[str, Any] = {
@@ -35,7 +35,7 @@ _SHARED: dict[str, Any] = {
     "path": PATH,
     "version": VERSION,
     "tables": TABLES,
-    "reason_in_words": reason_in_words,
+    "reason_in_words": in_words,
 }
 """What every template can use."""
 

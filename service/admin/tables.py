@@ -15,6 +15,7 @@ from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Stage
 from orchestration.graph import BadDefinition, parse_definition
 from orchestration.graph.drawing import draw
+from orchestration.reasons import in_words
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.incidents import AlertRecord, read_alert_times
 from orchestration.store.models import (
@@ -29,7 +30,6 @@ from orchestration.store.models import (
 from orchestration.store.runs import RunFilter, list_page, seen_lately
 from service.admin import PATH, formatting
 from service.admin.records import PAGE_ROWS, Column, Filter, Page, RecordView, row_number
-from tasks.ingest.incidents import reason_in_words
 from tasks.kinds import KINDS
 
 _MAX_WORKERS = 500
@@ -41,7 +41,7 @@ _SEVERITY = Column("severity", "Severity", formatting.badge)
 
 def _run_link(row: Any) -> Markup:
     why = row.last_error_message if row.status is RunStatus.FAILED else None
-    why = reason_in_words(row.skip_reason) if row.skip_reason else why
+    why = in_words(row.skip_reason) if row.skip_reason else why
     below = Markup('<div class="why">{}</div>').format(why[:_MAX_SUMMARY_CHARACTERS]) if why else ""
     return formatting.link(f"/runs/{row.run_id}/", row.title or formatting.short(row.run_id)) + below
 

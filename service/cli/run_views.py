@@ -21,10 +21,10 @@ from orchestration.contracts import (
     PipelineResult,
     TransformResult,
 )
+from orchestration.reasons import in_words
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import RunRecord
 from service.cli.terminal import output, show_facts
-from tasks.ingest.incidents import reason_in_words
 
 SHORT = 12
 """Digits of an id in a list. They are enough to tell runs apart, and commands accept the start of an id."""
@@ -71,7 +71,7 @@ def _show_result(result: PipelineResult) -> None:
         "Run": result.run_id,
         "Incident": result.incident_id or "-",
         "Duration": duration(result.total_duration_ms),
-        "Skipped": reason_in_words(result.skip_reason) if result.skip_reason else None,
+        "Skipped": in_words(result.skip_reason) if result.skip_reason else None,
         "Pipeline": f"{result.definition_name}{version}" if result.definition_name is not None else None,
     }
     show_facts(head)

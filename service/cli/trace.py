@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
+from orchestration.reasons import in_words
 from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import AsyncConnection
@@ -19,7 +20,6 @@ from orchestration.store.story import Trace, TracedRun, find_trace, read_trace
 from service.cli.reader import read
 from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, status_of
 from service.cli.terminal import Json, as_json, output, show_facts
-from tasks.ingest.incidents import reason_in_words
 
 _MARK_STYLES = {"✓": "green", "✗": "red", "!": "yellow"}
 
@@ -127,7 +127,7 @@ def _attempt_lines(traced: TracedRun) -> Iterator[_Line]:
         ended[attempt.node_id] = attempt.completed_at
         if attempt.stage is Stage.INGEST and attempt.status is StageStatus.SUCCEEDED and traced.told is not None:
             decision = "decided to notify" if traced.told else "decided not to notify"
-            text = f"{decision}: {reason_in_words(traced.reason)}"
+            text = f"{decision}: {in_words(traced.reason)}"
             yield _Line(attempt.completed_at, run_id, "decided", "·", text)
 
 
@@ -162,7 +162,7 @@ def _end_line(run: RunRecord) -> _Line:
         return _Line(at, run.run_id, "failed", "✗", text)
     if run.status is RunStatus.SKIPPED:
         original = f" (run {run.duplicate_of})" if run.duplicate_of else ""
-        text = f"skipped{took}: {reason_in_words(run.skip_reason)}{original}"
+        text = f"skipped{took}: {in_words(run.skip_reason)}{original}"
         return _Line(at, run.run_id, "skipped", "-", text)
     fallback = ", without the analysis" if run.intelligence_fallback_used else ""
     return _Line(at, run.run_id, "notified", "✓", f"notified{took}{fallback}")
@@ -216,7 +216,7 @@ def _show_run(traced: TracedRun, found: Trace) -> None:
 
 def _notify_decision(traced: TracedRun) -> str | None:
     """Whether the run notifies, and why. None means that the run ended without a decision."""
-    reason = reason_in_words(traced.reason or traced.run.skip_reason)
+    reason = in_words(traced.reason or traced.run.skip_reason)
     if traced.told is not None:
         return f"{'yes' if traced.told else 'no'}: {reason}"
     if traced.run.skip_reason:

@@ -21,6 +21,7 @@ from orchestration.engine.plan import plan_for
 from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput
 from orchestration.graph import DefinitionSource
+from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
@@ -28,7 +29,7 @@ from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunStatus
 from orchestration.store import incidents
 from orchestration.store.database import Database
-from orchestration.store.pushes import DUPLICATE, NewPush, NewRun, WrittenPush, write_alone
+from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
@@ -128,7 +129,7 @@ async def accept(
     else:
         push = _by_incident(request.payload, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
-    _signal_duplicates(services.signals, written, push.runs)
+    _signal_skipped(services.signals, written, push.runs)
     return written
 
 
@@ -196,6 +197,8 @@ def _title_of_value(plan: Plan, payload: object) -> str:
 def _by_incident(payload: object, intake: _Intake) -> NewPush:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
+    if not push.alerts:
+        return _new_push(payload, [_ignored(push, intake)], intake)
     groups = split_by_incident(push.alerts)
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
@@ -218,6 +221,21 @@ def _single(payload: object, title: str, intake: _Intake) -> NewPush:
         lease_seconds=intake.settings.lease_seconds,
     )
     return _new_push(payload, [run], intake)
+
+
+def _ignored(push: Push, intake: _Intake) -> NewRun:
+    """A run that is over at once: the sender documents the event, and it says nothing about the state of an alert."""
+    return NewRun(
+        run_id=new_id(),
+        trace_id=intake.trace_id,
+        source=push.source,
+        environment=intake.environment,
+        payload=StoredPush(errors=[push.ignored]).model_dump_json().encode(),
+        options=intake.options_json,
+        title=one_line(push.ignored, _TITLE_CHARACTERS),
+        max_retries=intake.settings.max_retries_per_stage,
+        skip_reason=Reason.IGNORED.value,
+    )
 
 
 def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPush:
@@ -267,11 +285,12 @@ def _digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _signal_duplicates(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:
-    """Send the two signals of a run that is over before it began: no engine ever executes it."""
+def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:
+    """Send the two signals of each run that is over before it began: no engine ever executes it."""
     for run in runs:
         original = written.duplicates.get(run.run_id)
-        if original is None:
+        reason = run.skip_reason if original is None else Reason.DUPLICATE.value
+        if reason is None:
             continue
         tags = Tags(
             trace_id=run.trace_id,
@@ -282,7 +301,9 @@ def _signal_duplicates(signals: Signals, written: WrittenPush, runs: Sequence[Ne
         )
         signals.emit(Signal.STARTED, tags)
         skipped = RunStatus.SKIPPED.value
-        signals.emit(Signal.COMPLETED, tags, status=skipped, reason=DUPLICATE, duplicate_of=original, duration_ms=0.0)
+        signals.emit(
+            Signal.COMPLETED, tags, status=skipped, reason=Reason.DUPLICATE, duplicate_of=original, duration_ms=0.0
+        )
 
 
 def title_of(alerts: Sequence[Alert]) -> str:

@@ -4,50 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum, auto
 
 from orchestration.alert import Alert
-
-
-class Reason(StrEnum):
-    """Why somebody is notified of a push, or nobody is."""
-
-    OPENED = auto()
-    REOPENED = auto()
-    RESOLVED = auto()
-    SEVERITY_RAISED = auto()
-    NEW_ALERTS = auto()
-    UNTOLD = auto()
-    NOTHING_OPEN = auto()
-    SOME_RESOLVED = auto()
-    REPEAT = auto()
-
-
-@dataclass(frozen=True, kw_only=True)
-class IncidentChange:
-    """What the alerts of one run changed in their incident.
-
-    The flags describe changes made by this run: `resolved` means that this run resolved the incident.
-    """
-
-    opened: bool
-    """The incident is new: no incident with this key could be joined or reopened."""
-    reopened: bool
-    """The incident was resolved, and fires again."""
-    severity_raised: bool
-    """A firing alert has a higher severity than the incident had."""
-    new_firing: int
-    """Firing alerts that are new to the incident, or were resolved before."""
-    newly_resolved: int
-    """Alerts of the incident that fired before and are resolved now."""
-    still_firing: int
-    """Alerts of the incident, in this run or not, that fire after this run."""
-    resolved: bool
-    """The last firing alert of the incident is resolved."""
-    known: bool
-    """The alerts belong to an incident."""
-    notified_before: bool
-    """The latest message about this incident was sent or is about to be sent; False if it failed for good."""
+from orchestration.news import IncidentChange
+from orchestration.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -66,11 +26,15 @@ def decide(change: IncidentChange) -> NotifyDecision:
         # Before the rules for what got worse: an all-clear must not read as a page.
         (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
         (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
+        (change.snoozed and change.material, NotifyDecision(False, Reason.SNOOZED)),
+        (change.new_episode, NotifyDecision(True, Reason.NEW_EPISODE)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
+        (change.stale, NotifyDecision(False, Reason.STALE)),
         (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
         # The last message failed for good: without this rule nobody would ever learn of the incident.
         (not change.notified_before, NotifyDecision(True, Reason.UNTOLD)),
         (change.newly_resolved > 0 and change.still_firing > 0, NotifyDecision(False, Reason.SOME_RESOLVED)),
+        (change.severity_lowered, NotifyDecision(False, Reason.SEVERITY_LOWERED)),
     )
     return next((decision for applies, decision in rules if applies), NotifyDecision(False, Reason.REPEAT))
 
@@ -81,27 +45,3 @@ def split_by_incident(alerts: Iterable[Alert]) -> list[list[Alert]]:
     for alert in alerts:
         groups.setdefault(alert.incident_key, []).append(alert)
     return list(groups.values())
-
-
-_IN_WORDS: dict[str, str] = {
-    Reason.OPENED: "a new incident",
-    Reason.REOPENED: "it was resolved, and fires again",
-    Reason.SEVERITY_RAISED: "it got worse",
-    Reason.NEW_ALERTS: "a further alert fires in it",
-    Reason.RESOLVED: "nothing of it fires any more",
-    Reason.UNTOLD: "nothing new, but the last message about it failed for good",
-    Reason.REPEAT: "nothing new",
-    Reason.SOME_RESOLVED: "others of it still fire",
-    Reason.NOTHING_OPEN: "what has resolved belongs to no known incident",
-    "duplicate": "the same was said shortly before",
-}
-
-
-def reason_in_words(reason: str | None) -> str:
-    """The reason with its meaning, such as `repeat, nothing new`. A reason that is no code word is returned as it is.
-
-    Args:
-        reason: a `Reason`, or the skip reason of a run. None means that no reason is on record.
-    """
-    known = _IN_WORDS.get(reason or "")
-    return f"{reason}, {known}" if known else reason or "no reason is on record"

@@ -3,20 +3,28 @@ notified. One transaction, which also keeps the result: a second attempt finds i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, is_retryable
 from orchestration.graph import NodeConfig
+from orchestration.news import IncidentChange
+from orchestration.reasons import Reason
+from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
+from orchestration.signals import logger
+from orchestration.states import RunReason
 from orchestration.store import alerts as alert_store
-from orchestration.store import runs
+from orchestration.store import incidents, runs
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
-from orchestration.store.database import Database
-from tasks.ingest.incidents import IncidentChange, NotifyDecision, decide
+from orchestration.store.database import Database, Transaction
+from orchestration.store.runs import QueuedRun
+from tasks.ingest.incidents import NotifyDecision, decide
 
 CHECKS_ONLY = "checks_only"
 """The reason to skip ingest in a run that is about this host's health: there are no alerts."""
@@ -24,63 +32,99 @@ CHECKS_ONLY = "checks_only"
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """Where ingest writes."""
+    """Where ingest writes, and what the run is about."""
 
     database: Database
+    incident_key: str = ""
+    reason: RunReason = RunReason.PUSH
 
 
 async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
-    """Record the alerts of this run.
+    """Record the alerts of this run, after those of every earlier run of its incident that awaits it.
+
+    So the alerts of an incident are recorded in the order of acceptance, whichever run is claimed first, by whichever
+    worker. An earlier run finds its result when it is claimed.
 
     Raises:
         BadInput: there are none: the run was started for a definition that ingested no alerts then.
         Unavailable: the database does not answer.
     """
-    push = StoredPush.model_validate(context.payload)
-    if not push.alerts:
+    if config.reason is not RunReason.PUSH:
+        return await _follow_up(context, config)
+    if not context.payload.get("alerts"):
         raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to ingest")
-    async with config.database.transaction() as tx:
-        # An earlier attempt may have committed this and died before its row was closed. Recording the alerts again
-        # would find nothing new, and nobody would be notified.
-        if earlier := await runs.ingest_result(tx, context.run_id):
-            return earlier
-        recorded = await alert_store.record_alerts(
-            tx, push.alerts, run_id=context.run_id, environment=context.environment
-        )
-        result = _result(context, push, recorded, decide(_change(recorded)))
-        await runs.save_ingest_result(tx, context.run_id, result)
+    result = None
+    while result is None:
+        result = await _ingest_next(context, config)
     return result
 
 
-def _change(recorded: RecordedAlerts) -> IncidentChange:
-    return IncidentChange(
-        opened=recorded.opened,
-        reopened=recorded.reopened,
-        severity_raised=recorded.severity_raised,
-        new_firing=recorded.new_firing,
-        newly_resolved=recorded.newly_resolved,
-        still_firing=recorded.still_firing,
-        resolved=recorded.resolved,
-        known=recorded.known,
-        notified_before=recorded.told_before,
-    )
+async def _ingest_next(context: StageContext, config: IngestConfig) -> IngestResult | None:
+    """Record the alerts of the next run of this run's incident. Returns the result, if that run was this one."""
+    run = None
+    try:
+        async with config.database.transaction() as tx:
+            await incidents.lock_incident(tx, context.environment, config.incident_key)
+            own = await runs.get_queued_run(tx, context.run_id)
+            # An earlier attempt may have committed this and died before its row was closed; or another run of the
+            # incident may have recorded it. To record the alerts again would find nothing new.
+            if own.ingest_result is not None:
+                return IngestResult.model_validate(own.ingest_result)
+            run = await runs.next_to_ingest(tx, own)
+            if run.id == own.id:
+                return await _record(tx, own, context.payload)
+            await _record(tx, run, await runs.get_payload(tx, run.run_id))
+            return None
+    except Exception as error:
+        if run is None or run.run_id == context.run_id or is_retryable(error):
+            raise
+        logger.error("Run %s is left behind by later ones: %s", run.run_id, redact_text(str(error)))
+    async with config.database.transaction() as tx:
+        await runs.leave_order(tx, run)
+    return None
 
 
-def _result(
-    context: StageContext, push: StoredPush, recorded: RecordedAlerts, decision: NotifyDecision
-) -> IngestResult:
-    changed = recorded.reopened or recorded.severity_raised or recorded.resolved or bool(recorded.new_firing)
+async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any]) -> IngestResult:
+    push = StoredPush.model_validate(payload)
+    recorded = await alert_store.record_alerts(tx, push.alerts, run, all_resolved=push.all_resolved)
+    result = _result(run, push, recorded, decide(recorded.change))
+    await runs.save_ingest_result(tx, run.run_id, result)
+    return result
+
+
+async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResult:
+    """Decide under the incident's lock what a run that nobody pushed is still good for."""
+    async with config.database.transaction() as tx:
+        run = await runs.get_queued_run(tx, context.run_id)
+        if run.ingest_result is not None:
+            return IngestResult.model_validate(run.ingest_result)
+        incident = await incidents.get_incident(tx, str(run.incident_id))
+        await incidents.lock_incident(tx, incident.environment, incident.incident_key)
+        if config.reason is RunReason.MEMBER_ENDED:
+            recorded = await alert_store.settle_members(tx, int(incident.id), run)
+            decision = decide(recorded.change)
+        else:
+            recorded = RecordedAlerts(change=IncidentChange(known=True), incident=incident)
+            decision = NotifyDecision(True, Reason.REDELIVERY)
+        result = _result(run, StoredPush(), recorded, decision)
+        await runs.save_ingest_result(tx, run.run_id, result)
+    return result
+
+
+def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision: NotifyDecision) -> IngestResult:
+    change, incident = recorded.change, recorded.incident
+    severities = [alert.severity for alert in push.alerts] or ([incident.severity] if incident else [])
     return IngestResult(
-        incident_id=recorded.incident.id if recorded.incident else None,
-        alert_fingerprint=push.alerts[0].fingerprint,
-        severity=Severity.worst(*(alert.severity for alert in push.alerts)),
-        source=context.source,
-        normalized_payload_ref=payload_ref(context.run_id),
+        incident_id=incident.id if incident else None,
+        alert_fingerprint=push.alerts[0].fingerprint if push.alerts else None,
+        severity=Severity.worst(*severities),
+        source=push.alerts[0].source if push.alerts else "unknown",
+        normalized_payload_ref=payload_ref(run.run_id),
         alerts_created=recorded.alerts_created,
         alerts_updated=recorded.alerts_updated,
-        alerts_resolved=recorded.newly_resolved,
-        incidents_created=int(recorded.opened),
-        incidents_updated=int(not recorded.opened and changed),
+        alerts_resolved=change.newly_resolved,
+        incidents_created=int(change.opened),
+        incidents_updated=int(not change.opened and change.material),
         errors=push.errors,
         tell=decision.notify,
         reason=decision.reason.value,
@@ -88,7 +132,9 @@ def _result(
 
 
 async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
-    return IngestConfig(database=run.services.database)
+    return IngestConfig(
+        database=run.services.database, incident_key=run.record.incident_key or "", reason=run.record.reason
+    )
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:

@@ -34,6 +34,7 @@ def _incidents_and_alerts() -> None:
     op.add_column("alert", sa.Column("episode_at", _MOMENT, nullable=True))
     op.add_column("alert", sa.Column("occurred_at", _MOMENT, nullable=True))
     op.add_column("alert", sa.Column("heard_at", _MOMENT, server_default=sa.text("now()"), nullable=False))
+    op.add_column("alert", sa.Column("last_run", sa.BigInteger(), nullable=True))
     # An alert and an incident lived in the environment of the runs that spoke of it last.
     op.execute(
         """
@@ -278,7 +279,7 @@ def _alerts_without_environment() -> None:
     op.create_index("uq_incident_open_key", "incident", ["incident_key"], unique=True, postgresql_where=sa.text(_OPEN))
     op.drop_constraint("uq_alert_source_environment_fingerprint", "alert")
     op.create_unique_constraint(op.f("uq_alert_source_fingerprint"), "alert", ["source", "fingerprint"])
-    for name in ("heard_at", "occurred_at", "episode_at", "state_reason", "environment"):
+    for name in ("last_run", "heard_at", "occurred_at", "episode_at", "state_reason", "environment"):
         op.drop_column("alert", name)
     for name in ("snoozed_until", "acknowledged_by", "heard_at", "version", "environment"):
         op.drop_column("incident", name)

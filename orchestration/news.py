@@ -1,0 +1,205 @@
+"""What a push says of an alert, compared with what is known of it: news, a repeat, or old news. Pure.
+
+The order of acceptance decides, unless the sender names moments. Then these decide: what is older than what is known is
+stale, and a firing that begins after the last one was heard of is a new episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum, auto
+
+from orchestration.alert import Alert, AlertStatus, Severity
+
+SAME_START = timedelta(minutes=2)
+"""Starts that lie so close together are one start: two Prometheus servers of a pair do not begin in the same second."""
+
+LATE = timedelta(hours=2)
+"""A push that arrives so long after the start of which it speaks does not say what held in between."""
+
+
+class News(StrEnum):
+    """What one alert of a push says."""
+
+    CREATED = auto()
+    """The alert is not known."""
+    REFIRED = auto()
+    """It was resolved, and fires."""
+    NEW_EPISODE = auto()
+    """It fires anew; the end of the firing before was never heard of."""
+    RESOLVED = auto()
+    """It fired, and is resolved."""
+    REPEAT = auto()
+    """Nothing new, except perhaps its severity."""
+    STALE = auto()
+    """The push is older than what is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownAlert:
+    """What is known of an alert."""
+
+    status: AlertStatus
+    severity: Severity
+    episode_at: datetime | None
+    """The start of its latest episode, if the sender names it."""
+    occurred_at: datetime | None
+    """The latest moment that a push named."""
+    heard_at: datetime
+    """Until when its latest episode was heard of."""
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_run: int | None
+    """The number of the run that spoke of it last. Runs are numbered in the order of acceptance."""
+
+    @property
+    def firing(self) -> bool:
+        """Whether it fires, as far as is known."""
+        return self.status is AlertStatus.FIRING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """The moments of an alert in a push, none later than its acceptance: a clock that is ahead must not win."""
+
+    received_at: datetime
+    episode_at: datetime | None
+    occurred_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, alert: Alert, received_at: datetime) -> Moments:
+        """The moments of an alert that was accepted then."""
+
+        def past(moment: datetime | None) -> datetime | None:
+            return None if moment is None else min(moment, received_at)
+
+        return cls(
+            received_at=received_at,
+            episode_at=past(alert.episode_at),
+            occurred_at=past(alert.occurred_at),
+            ended_at=None if alert.firing else past(alert.ended_at),
+        )
+
+    @property
+    def latest(self) -> datetime | None:
+        """The latest moment that the sender names."""
+        named = [moment for moment in (self.episode_at, self.occurred_at, self.ended_at) if moment is not None]
+        return max(named, default=None)
+
+    def heard_at(self, known: KnownAlert | None) -> datetime:
+        """Until when the alert's episode is known to have been heard of, now that this push is known too."""
+        start = self.episode_at
+        if start is None:
+            return self.received_at
+        # A late push, such as one that waited a day at its sender, says only that it fired at its own moments.
+        trusted = self.received_at - start <= LATE or (known is not None and known.heard_at > start)
+        return self.received_at if trusted else max(start, self.occurred_at or start)
+
+
+def news_of(alert: Alert, known: KnownAlert | None, moments: Moments, *, run: int) -> News:
+    """What an alert of a push says.
+
+    Args:
+        alert: as the push has it.
+        known: None means that the alert is not known.
+        moments: those of the alert.
+        run: the number of the push's run.
+    """
+    if known is None:
+        return News.CREATED
+    if _is_late(known, moments, run) or _is_older(alert, known, moments):
+        return News.STALE
+    if not alert.firing:
+        return News.RESOLVED if known.firing else News.REPEAT
+    if not known.firing:
+        return News.REFIRED
+    return News.NEW_EPISODE if _begins_anew(known, moments) else News.REPEAT
+
+
+def _is_late(known: KnownAlert, moments: Moments, run: int) -> bool:
+    """Whether a push that was accepted later has spoken of the alert before, and the moments do not say otherwise."""
+    if known.last_run is None or run >= known.last_run:
+        return False
+    latest = moments.latest
+    return latest is None or known.occurred_at is None or latest <= known.occurred_at
+
+
+def _is_older(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
+    """Whether the event happened before what is known."""
+    if alert.firing:
+        return _begins_before(known, moments)
+    moment = moments.ended_at or moments.occurred_at
+    if moment is None:
+        start = moments.episode_at
+        return start is not None and known.episode_at is not None and start < known.episode_at - SAME_START
+    if known.episode_at is not None and moment < known.episode_at:
+        return True  # the late end of an earlier episode
+    return moments.episode_at is None and known.occurred_at is not None and moment < known.occurred_at
+
+
+def _begins_before(known: KnownAlert, moments: Moments) -> bool:
+    start = moments.episode_at
+    if start is None or known.episode_at is None:
+        moment = moments.occurred_at or start
+        return moment is not None and known.occurred_at is not None and moment < known.occurred_at
+    if known.firing:
+        older = start < known.episode_at - SAME_START
+        return older or _happened_before(known, moments)
+    # The episode that has ended; and one that began before that end, as the other server of a pair sees it.
+    return start <= known.episode_at or (known.ended_at is not None and start < known.ended_at)
+
+
+def _happened_before(known: KnownAlert, moments: Moments) -> bool:
+    """Whether a sender that names the moment of each event names one that is older than the latest."""
+    happened = moments.occurred_at
+    return happened is not None and known.occurred_at is not None and happened < known.occurred_at
+
+
+def _begins_anew(known: KnownAlert, moments: Moments) -> bool:
+    start = moments.episode_at
+    if start is None or known.episode_at is None:
+        return False
+    return start > known.episode_at + SAME_START and start > known.heard_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentChange:
+    """What the alerts of one run changed in their incident.
+
+    The flags describe changes made by this run: `resolved` means that this run resolved the incident.
+    """
+
+    opened: bool = False
+    """The incident is new: no incident with this key could be joined or reopened."""
+    reopened: bool = False
+    """The incident was resolved, and fires again."""
+    new_episode: bool = False
+    """An alert of it began anew, and the end of its firing before was never heard of."""
+    severity_raised: bool = False
+    """The worst alert that fires is worse than the worst one before."""
+    severity_lowered: bool = False
+    """It is less severe than the worst one before."""
+    new_firing: int = 0
+    """Firing alerts that are new to the incident, or were resolved before."""
+    newly_resolved: int = 0
+    """Alerts of the incident that fired before and are resolved now."""
+    still_firing: int = 0
+    """Alerts of the incident, in this run or not, that fire after this run."""
+    resolved: bool = False
+    """The last firing alert of the incident is resolved."""
+    known: bool = False
+    """The alerts belong to an incident."""
+    stale: bool = False
+    """All that the run says is older than what is known."""
+    snoozed: bool = False
+    """A person has asked not to hear of the incident for now."""
+    notified_before: bool = False
+    """Somebody was notified of the incident, or is about to be."""
+
+    @property
+    def material(self) -> bool:
+        """Whether the incident has changed in a way that somebody should hear of."""
+        grown = self.opened or self.reopened or self.new_episode or self.severity_raised or self.new_firing > 0
+        return grown or self.resolved

@@ -1,0 +1,76 @@
+"""Why somebody is notified of an incident, or nobody is: the names of the rules, and what they mean in words."""
+
+from __future__ import annotations
+
+from enum import StrEnum, auto
+
+
+class Reason(StrEnum):
+    """The rule that decided. Its name is stored with the run, and shown."""
+
+    OPENED = auto()
+    NEW_EPISODE = auto()
+    REOPENED = auto()
+    SEVERITY_RAISED = auto()
+    NEW_ALERTS = auto()
+    RESOLVED = auto()
+    EXPIRED = auto()
+    REMINDER = auto()
+    REDELIVERY = auto()
+    UNTOLD = auto()
+
+    REPEAT = auto()
+    DUPLICATE = auto()
+    SEVERITY_LOWERED = auto()
+    SOME_RESOLVED = auto()
+    NOTHING_OPEN = auto()
+    STALE = auto()
+    IGNORED = auto()
+    ACKNOWLEDGED = auto()
+    SNOOZED = auto()
+    HEARD_OF = auto()
+    ALREADY_RESOLVED = auto()
+    COALESCED = auto()
+    NO_CHANNEL = auto()
+
+
+_IN_WORDS: dict[str, str] = {
+    Reason.OPENED: "a new incident",
+    Reason.NEW_EPISODE: "it began again, and the end of the time before was never heard of",
+    Reason.REOPENED: "it was resolved, and fires again",
+    Reason.SEVERITY_RAISED: "it got worse",
+    Reason.NEW_ALERTS: "more alerts joined the incident",
+    Reason.RESOLVED: "every alert of the incident is resolved",
+    Reason.EXPIRED: "nobody has heard of it for long, so it counts as over; whether it is, is not known",
+    Reason.REMINDER: "a reminder: it still fires, and nobody has acknowledged it",
+    Reason.REDELIVERY: "an earlier message about this incident was not accepted",
+    Reason.UNTOLD: "nothing new, but no message about this incident has reached anybody",
+    Reason.REPEAT: "a repeat: nothing has changed",
+    Reason.DUPLICATE: "the same was said shortly before",
+    Reason.SEVERITY_LOWERED: "it is less severe than before, and still fires",
+    Reason.SOME_RESOLVED: "some alerts of the incident are resolved, others still fire",
+    Reason.NOTHING_OPEN: "alerts are resolved that belong to no open incident",
+    Reason.STALE: "it is older than what is known about its alerts, and changes nothing",
+    Reason.IGNORED: "the event says nothing about the state of an alert",
+    Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
+    Reason.SNOOZED: "somebody has snoozed the incident",
+    Reason.HEARD_OF: "the incident was heard of in the meantime",
+    Reason.ALREADY_RESOLVED: "the incident is resolved already",
+    Reason.COALESCED: "another run has already said on every channel what is true now",
+    Reason.NO_CHANNEL: "no channel is set up",
+}
+
+
+def meaning_of(reason: str | None) -> str:
+    """What a reason means, such as "a repeat: nothing has changed"; "" for one that is no code word."""
+    return _IN_WORDS.get(reason or "", "")
+
+
+def in_words(reason: str | None) -> str:
+    """A reason with its meaning, such as `repeat, a repeat: nothing has changed`.
+
+    Args:
+        reason: a `Reason`, or the skip reason of a run. None means that no reason is on record.
+    """
+    meaning = meaning_of(reason)
+    return f"{reason}, {meaning}" if meaning else reason or "no reason is on record"

@@ -1,0 +1,68 @@
+"""Follow-up runs: what is to happen to an incident by itself waits in the same queue as what senders push."""
+
+from __future__ import annotations
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.states import RunReason
+from orchestration.store.records import new_id
+from orchestration.store.runs import INBOX_CHANNEL
+
+# The run that it follows gives it its options, so that it reaches the same channels, and its trace.
+_INSERT = text(
+    """
+    insert into pipeline_run (
+        run_id, trace_id, reason, due_at, incident_id, title, source, alert_fingerprint, severity, priority,
+        environment, payload, options, max_retries
+    )
+    select :run_id, followed.trace_id, :reason,
+        case when cast(:due_in_seconds as float) is not null
+            then clock_timestamp() + make_interval(secs => :due_in_seconds) end,
+        incident.id, incident.title, followed.source, followed.alert_fingerprint, incident.severity,
+        case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
+        followed.environment, '{}', followed.options || cast(:options as jsonb), followed.max_retries
+    from incident
+    join lateral (
+        select * from pipeline_run as run
+        where run.incident_id = incident.id or run.run_id = :follows
+        order by run.run_id = :follows desc, run.id desc
+        limit 1
+    ) as followed on true
+    where incident.id = :incident_id
+    on conflict do nothing
+    returning run_id, cast(pg_notify(:channel, '') as text)
+    """
+)
+
+
+async def add_follow_up(
+    tx: AsyncConnection,
+    incident_id: int,
+    reason: RunReason,
+    *,
+    follows: str | None = None,
+    due_in_seconds: float | None = None,
+    options: dict[str, object] | None = None,
+) -> str | None:
+    """Queue a run for an incident; the id of the run. None means that one of its kind waits already.
+
+    Args:
+        incident_id: the incident.
+        reason: why there is this run.
+        follows: the run whose channels, definition and trace it shares. None means the incident's latest run.
+        due_in_seconds: how long it waits before somebody may claim it. None means not at all.
+        options: `RunOptions` that differ from those of the run that it follows.
+    """
+    values = {
+        "run_id": new_id(),
+        "incident_id": incident_id,
+        "reason": reason.value,
+        "follows": follows or "",
+        "due_in_seconds": due_in_seconds,
+        "options": orjson.dumps(options or {}).decode(),
+        "channel": INBOX_CHANNEL,
+    }
+    row = (await tx.execute(_INSERT, values)).first()
+    return None if row is None else str(row[0])
