@@ -235,6 +235,9 @@ def _said_of(push: WrittenPush) -> tuple[str, str]:
     pending = "Whether it is notified is decided when it is processed: see status_url"
     if push.repeated:
         return "Pipeline was queued before under this idempotency key", "Nothing new was stored, and no second run"
+    if push.ignored:
+        message = f"Recorded, and nobody is notified: {push.ignored} says nothing about the alert's state"
+        return message, "Nobody is notified"
     if len(push.duplicates) == len(push.run_ids):
         message = "Recorded as a duplicate: an identical alert is being handled or was just handled"
         return message, "Nobody is notified again"
