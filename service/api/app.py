@@ -18,6 +18,7 @@ from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from service.api import definitions, documentation, health, problems, pushes, refusals, runs
 from service.api.auth import Guard, is_loopback
+from service.api.prefix import PublicPrefix, first_parts
 from service.api.state import ApiState, RunWaiter
 from tasks.check.stage import CheckConfig
 
@@ -66,6 +67,7 @@ def create_app(
     for extend in extensions:
         extend(app)
     documentation.install(app)
+    app.add_middleware(PublicPrefix, settings=settings, own=first_parts(app))
     app.add_middleware(LenientAddress)
     return app
 

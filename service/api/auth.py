@@ -280,6 +280,18 @@ class RateLimit:
             )
 
 
+_OF_PROXIES = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "via",
+)
+"""Headers that only proxies add. With one of them a request does not come from this machine itself."""
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's loopback."""
     try:
@@ -315,7 +327,7 @@ def _is_local(request: Request) -> bool:
     headers = request.headers
     if request.client is not None and not is_loopback(request.client.host):
         return False
-    if "forwarded" in headers or "x-forwarded-for" in headers:
+    if any(name in headers for name in _OF_PROXIES):
         return False
     host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
     origin = headers.get("origin")

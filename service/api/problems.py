@@ -145,8 +145,9 @@ def _pipeline_error(_request: Request, error: Exception) -> Answer:
 
 def _http_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)  # noqa: S101
+    listing = f"{request.scope.get('root_path', '')}/openapi.json"
     message = {
-        HTTPStatus.NOT_FOUND: "There is nothing at this address; /openapi.json lists what there is",
+        HTTPStatus.NOT_FOUND: f"There is nothing at this address; {listing} lists what there is",
         HTTPStatus.METHOD_NOT_ALLOWED: f"This address does not take {request.method[:16]}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     headers = dict(error.headers or {})

@@ -13,6 +13,7 @@ from orchestration.store import keys
 from orchestration.store.refused import READ_BYTES, Refusal
 from service.api.auth import CALLER, HOW, token_of
 from service.api.body import RAW_BODY, BodyHeaders, readable
+from service.api.prefix import prefix_of
 from service.api.state import state_of
 
 PEEK_SECONDS = 0.3
@@ -24,7 +25,7 @@ _OTHERS = ("/resume/", "/validate/")
 
 async def note_refusal(request: Request, status: int, reason: str) -> None:
     """Note an answer, if it refuses a push: a POST to an address for pushes, or to one that looks like it."""
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    path = request.scope["path"].removeprefix(prefix_of(request))
     if request.method != "POST" or not HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return
     if not path.startswith(_PUSHES) or path.endswith(_OTHERS):
