@@ -33,9 +33,11 @@ class DeliveryFailed(PipelineError):
     `str(error)` never contains the URL or a token of the channel.
     """
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        """How long the channel asks to be left alone. None means that it does not say."""
 
 
 class IllegalTransition(PipelineError):

@@ -127,6 +127,8 @@ class Settings(BaseSettings):
 
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
+    notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
+    """How long a message that a channel refuses is tried again, in seconds. Then it is given up, which is said."""
     slack_webhook_url: SecretStr | None = None
     """Incoming webhook of the slack driver."""
     slack_bot_token: SecretStr | None = None

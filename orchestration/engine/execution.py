@@ -15,11 +15,11 @@ from orchestration.engine.attempt import attempt_node
 from orchestration.engine.perform import finish, perform_all
 from orchestration.engine.plan import plan_for
 from orchestration.engine.run import ActiveRun, Plan, StageFailed, Step
-from orchestration.errors import BadInput, RunBusy, Unavailable
+from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.redaction import redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus
-from orchestration.store import incidents, runs
+from orchestration.store import attempts, incidents, runs
 
 DIRECT = "direct"
 """The engine's name for runs that are executed without Prefect."""
@@ -178,6 +178,23 @@ async def _adopt_plan(run: ActiveRun) -> None:
         await run.end(RunStatus.FAILED, error=described)
     else:
         run.adopt(plan)
+        await _follow(run, plan)
+
+
+async def _follow(run: ActiveRun, plan: Plan) -> None:
+    """Let the run work with what the run has found that it follows. If that one is not stored any more, it does not."""
+    followed_id = run.record.options.follows
+    if followed_id is None:
+        return
+    async with run.services.database.transaction() as tx:
+        try:
+            record, payload = await runs.get_run_with_payload(tx, followed_id)
+        except RunNotFound:
+            return
+        done = await attempts.list_attempts(tx, followed_id)
+    followed = ActiveRun(run.services, record, payload, done, engine=run.engine, owner="")
+    followed.adopt(plan)
+    run.follow(followed)
 
 
 async def _record_plan(run: ActiveRun, plan: Plan) -> None:

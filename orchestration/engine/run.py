@@ -53,6 +53,8 @@ class NodeKind(NodeType, Generic[SetupT]):
     """A rule of this kind by which a node is left out: the reason's name, or None if the node runs."""
     silences: Callable[[Contract], str | None] | None = None
     """Why a result makes all later nodes unnecessary; None if it does not."""
+    after_failure: Callable[[ActiveRun, StageFailed], Awaitable[None]] | None = None
+    """What is done before a run ends FAILED at a node of this kind."""
     holds: Callable[[Contract], bool] | None = None
     """Which branch a result takes. None means that nodes of this kind do not branch."""
     notifies: bool = False
@@ -167,6 +169,8 @@ class ActiveRun:
         """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
         self.waiting: set[str] = set()
         """Nodes that wait for their next attempt."""
+        self.followed: ActiveRun | None = None
+        """The run whose message this one sends again: its results count as this run's."""
         self.failure: StageFailed | None = None
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
@@ -181,6 +185,26 @@ class ActiveRun:
             step = plan.steps.get(attempt.node_id)
             if step is not None:
                 self._recall(attempt, step)
+
+    def follow(self, followed: ActiveRun) -> None:
+        """Work on what another run was started with, and with what its nodes have found."""
+        self.followed = followed
+        self.payload = followed.payload
+        self.__dict__.pop("push", None)
+
+    def recall_followed(self, node: Node) -> str | None:
+        """Let the node's result in the followed run count as this run's.
+
+        Returns why the node was left out there; None if it was not.
+        """
+        followed = self.followed
+        if followed is None:
+            return None
+        if (found := followed.results.get(node.id)) is not None:
+            self.note_result(node, found, followed.refs[node.id])
+        if (error := followed.failed.get(node.id)) is not None:
+            self.failed[node.id] = error
+        return followed.skipped.get(node.id)
 
     def _recall(self, attempt: AttemptRecord, step: Step) -> None:
         if attempt.status is StageStatus.SKIPPED:

@@ -19,6 +19,7 @@ from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
+from service.worker.outages import look_after_channels
 from service.worker.watch import Watch
 
 POLL_SECONDS = 2.0
@@ -114,6 +115,7 @@ class Worker:
             try:
                 if due:
                     await self._release_lost()
+                    await look_after_channels(self._services)
                 await self._claim()
                 if due:
                     await self._claim_overdue()
