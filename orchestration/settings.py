@@ -151,8 +151,9 @@ class Settings(BaseSettings):
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_public_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/?#@]+/?$",
-        description="The public URL of the API, such as https://alerts.example.com. With https, the cookie of the "
+        pattern=r"^https?://[^\s/?#@]+(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*/?$",
+        description="The public URL of the API, such as https://alerts.example.com, or https://example.com/pipeline "
+        "where a proxy serves it under a path. With https, the cookie of the "
         "admin is sent over https only. None means the URL of each request.",
     )
     admin_session_hours: float = Field(12.0, gt=0, le=720)
