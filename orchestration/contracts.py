@@ -42,6 +42,8 @@ class StageError(Contract):
     message: str
     stack_trace: str | None = None
     retryable: bool = False
+    retry_after_seconds: float | None = Field(default=None, exclude=True)
+    """The wait that the other side has asked for. It is not kept: the run's `due_at` says when the run goes on."""
 
 
 class CheckStatus(StrEnum):

@@ -28,9 +28,10 @@ class Unavailable(PipelineError):
 
 
 class DeliveryFailed(PipelineError):
-    """A channel did not accept the message. The channel says whether a retry can help.
+    """A channel did not accept the message. The channel says whether a retry can help, and how long to wait before.
 
-    `str(error)` never contains the URL or a token of the channel.
+    `retry_after_seconds` is the shortest time after which the channel wants to be asked again; None means that it has
+    not said one. `str(error)` never contains the URL or a token of the channel.
     """
 
     def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
@@ -46,6 +47,10 @@ class IllegalTransition(PipelineError):
 
 class RunNotFound(PipelineError):
     """No pipeline run has this id."""
+
+
+class IncidentNotFound(BadInput):
+    """No incident has this id or title, or several have this title."""
 
 
 class DefinitionNotFound(BadInput):

@@ -14,6 +14,7 @@ class Reason(StrEnum):
     SEVERITY_RAISED = auto()
     NEW_ALERTS = auto()
     RESOLVED = auto()
+    RESOLVED_BY_HAND = auto()
     EXPIRED = auto()
     REMINDER = auto()
     REDELIVERY = auto()
@@ -29,6 +30,7 @@ class Reason(StrEnum):
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
     HEARD_OF = auto()
+    NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
     NO_CHANNEL = auto()
@@ -41,6 +43,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.SEVERITY_RAISED: "it got worse",
     Reason.NEW_ALERTS: "more alerts joined the incident",
     Reason.RESOLVED: "every alert of the incident is resolved",
+    Reason.RESOLVED_BY_HAND: "somebody has resolved the incident",
     Reason.EXPIRED: "nobody has heard of it for long, so it counts as over; whether it is, is not known",
     Reason.REMINDER: "a reminder: it still fires, and nobody has acknowledged it",
     Reason.REDELIVERY: "an earlier message about this incident was not accepted",
@@ -55,6 +58,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
+    Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
     Reason.NO_CHANNEL: "no channel is set up",

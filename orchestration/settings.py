@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +38,48 @@ class StatsdTags(StrEnum):
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """Names separated by commas."""
+
+
+@dataclass(frozen=True)
+class SecondsBySource:
+    """A time in seconds, with another one for single sources. `str()` gives the form of the variable."""
+
+    default: float
+    by_source: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def of(self, source: str) -> float:
+        """The seconds for this source."""
+        return self.by_source.get(source, self.default)
+
+    @classmethod
+    def parse(cls, text: str) -> SecondsBySource:
+        """Parse the form of the variable, such as `86400` or `86400,pagerduty=604800`.
+
+        Raises:
+            ValueError: the text has another form, or a time is negative or not finite.
+        """
+        default, *others = text.split(",")
+        named = [one.partition("=") for one in others]
+        if not all(_SOURCE_NAME.fullmatch(source.strip()) for source, _, _ in named):
+            raise ValueError(_BY_SOURCE_FORM)
+        return cls(_seconds(default), {source.strip(): _seconds(seconds) for source, _, seconds in named})
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.default:g}", *(f"{name}={value:g}" for name, value in self.by_source.items())])
+
+
+_SOURCE_NAME = re.compile("[a-z0-9_-]+")
+_BY_SOURCE_FORM = "expected seconds, and source=seconds for single sources, such as 86400,pagerduty=604800"
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(_BY_SOURCE_FORM) from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(_BY_SOURCE_FORM)
+    return seconds
 
 
 class Settings(BaseSettings):
@@ -86,7 +131,7 @@ class Settings(BaseSettings):
     inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")
     """The number of waiting runs from which the upkeep flow warns that the inbox is long."""
     worker_concurrency: int = Field(8, ge=1, le=1000)
-    """How many runs a worker executes at the same time."""
+    """How many runs a worker executes at the same time, not counting runs that only wait."""
     worker_grace_seconds: float = Field(30.0, ge=0, le=3600)
     """How long a worker that is stopped waits for its runs to end, in seconds."""
     duplicate_window_seconds: float = Field(
@@ -106,8 +151,9 @@ class Settings(BaseSettings):
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_public_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/?#@]+/?$",
-        description="The public URL of the API, such as https://alerts.example.com. With https, the cookie of the "
+        pattern=r"^https?://[^\s/?#@]+(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*/?$",
+        description="The public URL of the API, such as https://alerts.example.com, or https://example.com/pipeline "
+        "where a proxy serves it under a path. With https, the cookie of the "
         "admin is sent over https only. None means the URL of each request.",
     )
     admin_session_hours: float = Field(12.0, gt=0, le=720)
@@ -123,6 +169,18 @@ class Settings(BaseSettings):
     """Run no checkers: the check stage is skipped."""
     checkers_timeout_seconds: float = Field(5.0, gt=0, le=600)
     """How long one checker may take, in seconds."""
+
+    notify_remind_after_seconds: float = Field(14400, ge=0, allow_inf_nan=False)
+    """After how long an incident that still fires is notified again, in seconds. 0 means never."""
+    notify_remind_critical_after_seconds: float = Field(3600, ge=0, allow_inf_nan=False)
+    """The same for a critical incident."""
+    incident_acknowledge_seconds: float = Field(28800, ge=0, allow_inf_nan=False)
+    """How long an acknowledgement stops the reminders of an incident, in seconds. 0 means until it ends."""
+    incident_expire_after_seconds: Annotated[SecondsBySource, NoDecode] = Field(
+        SecondsBySource(86400),
+        description="After how long an incident that nobody hears of any more counts as over, in seconds; 0 means "
+        "never. A source can have its own: 86400,pagerduty=604800.",
+    )
 
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
@@ -173,6 +231,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("incident_expire_after_seconds", mode="before")
+    @classmethod
+    def _by_source(cls, value: object) -> object:
+        return value if isinstance(value, SecondsBySource) else SecondsBySource.parse(str(value))
 
     @field_validator("database_url")
     @classmethod

@@ -51,6 +51,8 @@ class RunReason(StrEnum):
     """A channel has not accepted a message."""
     MEMBER_ENDED = "member_ended"
     """An alert of the incident has ended in a push about another incident."""
+    ACTION = "action"
+    """A person has resolved the incident."""
 
 
 class StageStatus(StrEnum):

@@ -147,7 +147,7 @@ class Execution:
 
 
 class DirectTask:
-    """The direct engine's attempts at a node: plain calls, with the delays of the settings between them."""
+    """The direct engine's attempts at a node: plain calls, each of which begins when it is due."""
 
     def __init__(self, step: Step) -> None:
         self.name = step.node.id
@@ -159,21 +159,20 @@ class DirectTask:
             StageFailed: the last attempt's.
         """
         step = run.plan.steps[node_id]
-        delays = run.services.settings.delays(step.retries(run.services.settings))
-        for retry, delay in enumerate(delays):
+        retries_left = step.retries(run.services.settings)
+        while True:
             try:
-                return await attempt_node(run, step, retries_left=len(delays) - retry)
+                return await attempt_node(run, step, retries_left=retries_left)
             except StageFailed as failure:
-                if not failure.retryable:
+                if failure.retry_in_seconds is None:
                     raise
-                logger.info("Run %s is tried again in %g s: %s", run.run_id, delay, redact_text(str(failure)))
-                await asyncio.sleep(delay)
-        return await attempt_node(run, step, retries_left=0)
+                seconds, words = failure.retry_in_seconds, redact_text(str(failure))
+                logger.info("Run %s is tried again in %g s: %s", run.run_id, seconds, words)
+            retries_left -= 1
 
 
 async def _adopt_plan(run: ActiveRun) -> None:
     """Give the run its plan. A definition that cannot be executed ends the run before anything is done."""
-    run.waiting.clear()
     run.failure = None
     if run.over:
         return

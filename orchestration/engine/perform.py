@@ -61,7 +61,8 @@ async def perform(run: ActiveRun, stage: StageTask) -> None:
         await run.skip(step.node, reason)
         return
     try:
-        await stage(run, stage.name)
+        with run.waits.at(stage.name):
+            await stage(run, stage.name)
     except StageFailed as failure:
         await _fall_back(run, step, failure)
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from orchestration.alert import Alert, Incident, IncidentStatus
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import Contract, StageContext, StageError
+from orchestration.engine.waits import Waits
 from orchestration.errors import PipelineError
 from orchestration.graph import (
     Definition,
@@ -35,6 +36,9 @@ from orchestration.store.records import AttemptRecord, Node, RunRecord
 ResultT = TypeVar("ResultT", bound=Contract)
 SetupT = TypeVar("SetupT")
 T = TypeVar("T")
+
+MAX_WAIT_SECONDS = 60.0
+"""The longest wait that a stage grants to a channel that asks for one. After a longer one a later run tries again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,17 @@ class Step:
     def retries(self, settings: Settings) -> int:
         """How often it is tried again."""
         return settings.max_retries_per_stage if self.max_retries is None else self.max_retries
+
+    def retry_in_seconds(self, settings: Settings, error: StageError, *, retries_left: int) -> float | None:
+        """The time after which the node is tried again after this error; None if it is not.
+
+        That is the delay of the settings, or the wait that the other side has asked for if that is longer.
+        """
+        asked = error.retry_after_seconds or 0.0
+        if not error.retryable or retries_left <= 0 or asked > MAX_WAIT_SECONDS:
+            return None
+        retries = max(self.retries(settings), retries_left)
+        return max(settings.delays(retries)[retries - retries_left], asked)
 
 
 @dataclass(frozen=True)
@@ -167,10 +182,10 @@ class ActiveRun:
         """Why nodes were left out."""
         self.failed: dict[str, StageError] = {}
         """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
-        self.waiting: set[str] = set()
-        """Nodes that wait for their next attempt."""
         self.followed: ActiveRun | None = None
         """The run whose message this one sends again: its results count as this run's."""
+        self.waits = Waits()
+        """What its nodes wait for."""
         self.failure: StageFailed | None = None
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
@@ -248,11 +263,11 @@ class ActiveRun:
     @property
     def status(self) -> RunStatus:
         """The status while the run goes on: RETRYING while one of its nodes waits for another attempt."""
-        return RunStatus.RETRYING if self.waiting else self.standing
+        return RunStatus.RETRYING if self.waits.for_retry else self.standing
 
     def status_with(self, node: Node) -> RunStatus:
         """The status once this node is done too."""
-        return RunStatus.RETRYING if self.waiting else furthest([*self._stages.values(), node.stage])
+        return RunStatus.RETRYING if self.waits.for_retry else furthest([*self._stages.values(), node.stage])
 
     @cached_property
     def push(self) -> StoredPush:
@@ -374,13 +389,19 @@ class ActiveRun:
 
 
 class StageFailed(PipelineError):
-    """An attempt at a node failed. `retryable` says whether another attempt can help."""
+    """An attempt at a node failed. `retryable` says whether the cause can pass.
 
-    def __init__(self, node: Node, error: StageError) -> None:
+    `retry_in_seconds` is the time after which the node is tried again. None means that this was its last attempt: the
+    cause does not pass, the retries are used up, or the other side asks for a wait longer than `MAX_WAIT_SECONDS`.
+    """
+
+    def __init__(self, node: Node, error: StageError, *, retry_in_seconds: float | None = None) -> None:
         super().__init__(f"{node.id}: {error.message}")
         self.node = node
         self.error = error
         self.retryable = error.retryable
+        self.retry_after_seconds = error.retry_after_seconds
+        self.retry_in_seconds = retry_in_seconds
 
 
 class _ResultsAsJson(Mapping[str, Any]):

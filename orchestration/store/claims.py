@@ -126,6 +126,27 @@ def _claim_statement(condition: str) -> TextClause:
     )
 
 
+# One look at the index of due runs for each priority.
+_NEXT_DUE = text(
+    f"""
+    select extract(epoch from min(next.due_at) - clock_timestamp())
+    from (values {", ".join(f"({severity.rank})" for severity in Severity)}) as known (priority)
+    cross join lateral (
+        select due_at
+        from pipeline_run
+        where status in {CLAIMABLE_STATUSES!r} and priority = known.priority and due_at > clock_timestamp()
+        order by due_at limit 1
+    ) as next
+    """
+)
+
+
+async def seconds_until_due(tx: AsyncConnection) -> float | None:
+    """The time until the next run becomes due, in seconds; None if none does. A run that a process executes counts."""
+    seconds = (await tx.execute(_NEXT_DUE)).scalar_one()
+    return None if seconds is None else float(seconds)
+
+
 async def list_lease_owners(tx: AsyncConnection) -> list[str]:
     """The owners of the leases of all runs that are not over."""
     query = select(_T.lease_owner).where(CLAIMABLE, _T.lease_owner.is_not(None))
@@ -142,14 +163,18 @@ async def release_leases(tx: AsyncConnection, owners: Collection[str]) -> int:
 
 async def count_waiting(tx: AsyncConnection) -> int:
     """How many runs wait for a worker."""
-    query = select(func.count()).where(CLAIMABLE, lease_is_free())
+    query = select(func.count()).where(CLAIMABLE, lease_is_free(), is_due())
     return (await tx.execute(query)).scalar_one()
 
 
 async def oldest_waiting_seconds(tx: AsyncConnection) -> float | None:
-    """The longest time that a run has waited for a worker; None means no run waits. A resume restarts the wait."""
-    waited = func.extract("epoch", func.clock_timestamp() - func.min(_T.updated_at))
-    found = (await tx.execute(select(waited).where(CLAIMABLE, lease_is_free()))).scalar()
+    """The longest time that a run has waited for a worker, in seconds. None means that no run waits.
+
+    A wait begins when the run is due, and again when it is resumed.
+    """
+    since = func.greatest(_T.updated_at, _T.due_at)
+    waited = func.extract("epoch", func.clock_timestamp() - func.min(since))
+    found = (await tx.execute(select(waited).where(CLAIMABLE, lease_is_free(), is_due()))).scalar()
     return None if found is None else float(found)
 
 
@@ -161,6 +186,11 @@ async def count_leased(tx: AsyncConnection) -> int:
 def lease_is_free() -> ColumnElement[bool]:
     """No process has a lease of the run that still holds."""
     return or_(_T.lease_owner.is_(None), _T.lease_expires_at < func.clock_timestamp())
+
+
+def is_due() -> ColumnElement[bool]:
+    """The run does not wait for its time."""
+    return or_(_T.due_at.is_(None), _T.due_at <= func.clock_timestamp())
 
 
 # One run, by its id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,20 +12,26 @@ from orchestration.states import RunReason
 from orchestration.store.records import new_id
 from orchestration.store.runs import INBOX_CHANNEL
 
-# The run that it follows gives it its options, so that it reaches the same channels, and its trace.
+# The run that it follows gives it its options, so that it reaches the same channels, and its trace. What was said of a
+# redelivery only does not concern the next run. Lists and waits count from the moment at which it is due.
 _INSERT = text(
     """
     insert into pipeline_run (
         run_id, trace_id, reason, due_at, incident_id, title, source, alert_fingerprint, severity, priority,
-        environment, payload, options, max_retries
+        environment, payload, options, max_retries, created_at
     )
     select :run_id, followed.trace_id, :reason,
-        case when cast(:due_in_seconds as float) is not null
-            then clock_timestamp() + make_interval(secs => :due_in_seconds) end,
-        incident.id, incident.title, followed.source, followed.alert_fingerprint, incident.severity,
+        due.at, incident.id, incident.title, followed.source, followed.alert_fingerprint, incident.severity,
         case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
-        followed.environment, '{}', followed.options || cast(:options as jsonb), followed.max_retries
+        followed.environment, '{}',
+        followed.options - cast('{follows,except_channels}' as text[]) || cast(:options as jsonb), followed.max_retries,
+        coalesce(due.at, clock_timestamp())
     from incident
+    cross join (
+        select coalesce(
+            cast(:due_at as timestamptz), clock_timestamp() + make_interval(secs => cast(:due_in_seconds as float))
+        ) as at
+    ) as due
     join lateral (
         select * from pipeline_run as run
         where run.incident_id = incident.id or run.run_id = :follows
@@ -32,7 +40,7 @@ _INSERT = text(
     ) as followed on true
     where incident.id = :incident_id
     on conflict do nothing
-    returning run_id, cast(pg_notify(:channel, '') as text)
+    returning run_id, case when due_at is null then cast(pg_notify(:channel, '') as text) end
     """
 )
 
@@ -44,6 +52,7 @@ async def add_follow_up(
     *,
     follows: str | None = None,
     due_in_seconds: float | None = None,
+    due_at: datetime | None = None,
     options: dict[str, object] | None = None,
 ) -> str | None:
     """Queue a run for an incident; the id of the run. None means that one of its kind waits already.
@@ -53,6 +62,7 @@ async def add_follow_up(
         reason: why there is this run.
         follows: the run whose channels, definition and trace it shares. None means the incident's latest run.
         due_in_seconds: how long it waits before somebody may claim it. None means not at all.
+        due_at: until when it waits, instead.
         options: `RunOptions` that differ from those of the run that it follows.
     """
     values = {
@@ -61,6 +71,7 @@ async def add_follow_up(
         "reason": reason.value,
         "follows": follows or "",
         "due_in_seconds": due_in_seconds,
+        "due_at": due_at,
         "options": orjson.dumps(options or {}).decode(),
         "channel": INBOX_CHANNEL,
     }

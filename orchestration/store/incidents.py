@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Incident, UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.errors import BadInput
+from orchestration.errors import IncidentNotFound
+from orchestration.states import RunStatus
 from orchestration.store.models import (
     CLAIMABLE_STATUSES,
     AlertRow,
     HistoryRow,
+    IncidentChannelRow,
     IncidentRow,
     MembershipRow,
     PipelineRunRow,
@@ -26,6 +28,7 @@ from orchestration.store.records import HistoryRecord, RunRecord
 from orchestration.store.runs import RUN_COLUMNS, run_record
 
 _A = AlertRow
+_C = IncidentChannelRow
 _I = IncidentRow
 _M = MembershipRow
 _H = HistoryRow
@@ -59,13 +62,13 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with an id that a user typed.
 
     Raises:
-        BadInput: there is no such incident.
+        IncidentNotFound: there is no such incident.
     """
     known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
     query = select(*_COLUMNS).where(_I.id == int(incident_id) if known else false())
     row = (await tx.execute(query)).mappings().first()
     if row is None:
-        raise BadInput(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
+        raise IncidentNotFound(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
     return _incident_of(row)
 
 
@@ -119,6 +122,11 @@ async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) 
     await tx.execute(update(_I).where(_I.id == incident_id).values(**values, updated_at=func.clock_timestamp()))
 
 
+async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
+    """Note that an incident has changed in a way that somebody should hear of."""
+    await update_incident(tx, int(incident_id), version=_I.version + 1)
+
+
 def _incident_of(row: Mapping[Any, Any]) -> Incident:
     return Incident.model_validate({**row, "id": str(row["id"])})
 
@@ -145,12 +153,32 @@ class AlertRecord(Contract):
     incident_id: int | None = None
 
 
+class ChannelRecord(Contract):
+    """A row of `incident_channel`: what a channel was last sent of an incident."""
+
+    channel: str
+    driver: str
+    version: int
+    status: str | None = None
+    severity: str | None = None
+    provider_id: str | None = None
+    run_id: str | None = None
+    sent_at: UtcDatetime | None = None
+    failing_since: UtcDatetime | None = None
+    given_up_at: UtcDatetime | None = None
+
+
 class IncidentStory(Contract):
     """An incident and its rows. Lists are newest first, at most `MOST` of each."""
 
     incident: Incident
+    source: str = ""
+    """The source of the alerts that opened it."""
     alerts: list[AlertRecord]
+    channels: list[ChannelRecord] = Field(default_factory=list[ChannelRecord])
     history: list[HistoryRecord]
+    upcoming: list[RunRecord] = Field(default_factory=list[RunRecord])
+    """The runs that wait for their time, the next one first: a reminder, an expiry, another try to deliver."""
     runs: list[RunRecord]
     duplicates: list[RunRecord]
     """The pushes that repeated one of `runs`, and were skipped."""
@@ -163,22 +191,42 @@ class IncidentStory(Contract):
 
 async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory | None:
     """An incident, its alerts, its history and its runs. None means that there is no incident with this id."""
-    row = (await tx.execute(select(*_COLUMNS).where(_I.id == incident_id))).mappings().one_or_none()
+    query = select(*_COLUMNS, _I.details["source"].as_string().label("source")).where(_I.id == incident_id)
+    row = (await tx.execute(query)).mappings().one_or_none()
     if row is None:
         return None
-    alerts = select(*columns_of(_A, AlertRecord)).where(_A.incident_id == incident_id).order_by(_A.id.desc())
     history = select(*columns_of(_H, HistoryRecord)).where(_H.incident_id == incident_id).order_by(_H.id.desc())
-    latest = select(*RUN_COLUMNS).where(_R.incident_id == incident_id).order_by(_R.id.desc())
+    waits = and_(_R.status.in_([RunStatus.PENDING.value, RunStatus.RETRYING.value]), _R.due_at.is_not(None))
+    mine = select(*RUN_COLUMNS).where(_R.incident_id == incident_id)
+    latest = mine.where(~waits).order_by(_R.id.desc())
+    upcoming = mine.where(waits).order_by(_R.due_at, _R.id)
+    channels = select(*columns_of(_C, ChannelRecord)).where(_C.incident_id == incident_id).order_by(_C.channel)
     runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
     repeats = _repeats(incident_id, [run.run_id for run in runs])
     duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
         incident=_incident_of(row),
-        alerts=[AlertRecord.model_validate(dict(one)) for one in (await tx.execute(alerts.limit(MOST))).mappings()],
+        source=row["source"] or "",
+        alerts=await _alerts_of(tx, incident_id),
+        channels=[ChannelRecord.model_validate(dict(one)) for one in (await tx.execute(channels)).mappings()],
         history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
+        upcoming=[run_record(one) for one in (await tx.execute(upcoming.limit(MOST))).mappings()],
         runs=runs,
         duplicates=[run_record(one) for one in (await tx.execute(duplicates.limit(MOST))).mappings()],
     )
+
+
+async def _alerts_of(tx: AsyncConnection, incident_id: int) -> list[AlertRecord]:
+    """The alerts of an incident, each with the status that it has there."""
+    columns = [column for column in columns_of(_A, AlertRecord) if column.name != "status"]
+    query = (
+        select(*columns, _M.status)
+        .join(_M, _M.alert_id == _A.id)
+        .where(_M.incident_id == incident_id)
+        .order_by(_A.id.desc())
+        .limit(MOST)
+    )
+    return [AlertRecord.model_validate(dict(one)) for one in (await tx.execute(query)).mappings()]
 
 
 async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> tuple[datetime | None, datetime]:

@@ -35,6 +35,8 @@ class Scope(StrEnum):
     TRIGGER = "trigger"
     READ = "read"
     RESUME = "resume"
+    RESPOND = "respond"
+    """To acknowledge, resolve, close and snooze incidents, and to add notes."""
     ADMIN = "admin"
 
 

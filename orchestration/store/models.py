@@ -237,12 +237,13 @@ class PipelineRunRow(Base):
             "id",
             postgresql_where=text("awaits_ingest"),
         ),
-        # Of each kind of follow-up an incident has at most one that waits.
+        # Of each kind of follow-up an incident has at most one that waits. One that is executed has no `due_at`: it
+        # schedules the next one before it has another status.
         Index(
             "uq_pipeline_run_timer",
             "incident_id",
             unique=True,
-            postgresql_where=text("reason in ('reminder', 'expiry') and status = 'pending'"),
+            postgresql_where=text("reason in ('reminder', 'expiry') and status = 'pending' and due_at is not null"),
         ),
         Index(
             "uq_pipeline_run_redelivery",

@@ -19,6 +19,7 @@ from orchestration.store.models import (
     IncidentRow,
     PipelineRunRow,
     PushRow,
+    RefusedPushRow,
     UsedSignatureRow,
 )
 
@@ -46,6 +47,7 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
         ),
     ),
     "push": (PushRow, PushRow.created_at, true()),
+    "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
 }
 
 _SIGNATURES = "used_signature"
@@ -71,5 +73,5 @@ async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:
     """How many runs are not over although they have not changed for so long."""
-    still = PipelineRunRow.updated_at < in_seconds(-older_than_seconds)
+    still = func.greatest(PipelineRunRow.updated_at, PipelineRunRow.due_at) < in_seconds(-older_than_seconds)
     return (await tx.execute(select(func.count()).where(CLAIMABLE, still))).scalar_one()

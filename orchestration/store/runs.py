@@ -18,7 +18,7 @@ from sqlalchemy.sql.expression import Executable
 
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
-from orchestration.states import RunStatus, advance
+from orchestration.states import RunReason, RunStatus, advance
 from orchestration.store.models import HistoryRow, PipelineRunRow, columns_of
 from orchestration.store.records import RunRecord
 
@@ -333,6 +333,14 @@ async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
     return (exact or found)[0]
 
 
+_IS_UPCOMING = and_(
+    _T.reason != RunReason.PUSH.value,
+    _T.status == RunStatus.PENDING.value,
+    _T.due_at.is_not(None),
+    _T.due_at > func.clock_timestamp(),
+)
+
+
 class RunFilter(Contract):
     """Which runs to list. None matches any."""
 
@@ -342,6 +350,8 @@ class RunFilter(Contract):
     stage: str | None = None
     trace_id: str | None = None
     run_ids: frozenset[str] | None = None
+    upcoming: bool = False
+    """Also runs that wait for the time at which they are due, such as reminders."""
     search: str | None = None
     """A run's id or its beginning, a trace id or its beginning, or the fingerprint of an alert."""
 
@@ -357,6 +367,8 @@ class RunFilter(Contract):
         where: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
         if self.run_ids is not None:
             where.append(_T.run_id.in_(self.run_ids))
+        if not self.upcoming:
+            where.append(~_IS_UPCOMING)
         if self.search is not None:
             where.append(_found_by(self.search))
         return where

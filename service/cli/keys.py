@@ -22,7 +22,9 @@ def create(
     name: Annotated[str, typer.Argument(help="The key's name: who or what uses it, such as alertmanager.")],
     scope: Annotated[
         list[Scope],
-        typer.Option(help="What the key allows: trigger, read, resume, admin (all). Repeat the option for several."),
+        typer.Option(
+            help="What the key allows: trigger, read, resume, respond, admin (all). Repeat the option for several."
+        ),
     ],
     json: Json = False,
 ) -> int:

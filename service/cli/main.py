@@ -14,7 +14,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, keys
+from service.cli import definitions, incidents, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
 from service.cli.run_views import show_results
@@ -103,6 +103,7 @@ app.command()(up)
 app.command()(api)
 app.command()(trace)
 app.command()(doctor)
+app.add_typer(incidents.app, name="incidents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
 

@@ -23,8 +23,9 @@ from orchestration.store.database import AsyncConnection, Database, notification
 from orchestration.store.records import AttemptRecord, DeliveryRecord, RunRecord
 from orchestration.store.runs import DONE_CHANNEL, INBOX_CHANNEL, RunFilter, find_run, list_page
 from orchestration.store.story import Story, read_story
+from orchestration.store.timers import list_upcoming
 from service.cli.reader import read, read_at
-from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, run_table, status_of
+from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, run_table, show_upcoming, status_of
 from service.cli.terminal import INTERRUPTED, USAGE, Stopped, as_json, errors, fail, output, run_app, show_facts
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -60,6 +61,9 @@ def monitor_pipeline(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show new runs and changes until Ctrl-C. In a pipe, one line per change.")
     ] = False,
+    upcoming: Annotated[
+        bool, typer.Option("--upcoming", help="List what waits for its time, such as reminders, the next one first.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON, and nothing else; with --watch, one object per line.")
     ] = False,
@@ -79,6 +83,12 @@ def monitor_pipeline(
 
         story = read(settings, query)
         as_json(story.model_dump(mode="json")) if json else _show_run(story)
+        return 0
+    if upcoming:
+        if watch:
+            fail("--watch shows the latest runs: leave out --upcoming", code=USAGE)
+        waiting = read(settings, lambda tx: list_upcoming(tx, limit=limit))
+        as_json([run.model_dump(mode="json") for run in waiting]) if json else show_upcoming(waiting)
         return 0
     only = parse_run_status(status) if status is not None else None
     wanted = RunFilter(status=only, source=source, environment=environment)

@@ -171,6 +171,21 @@ def run_table(found: Sequence[RunRecord]) -> Table:
     return table
 
 
+def show_upcoming(found: Sequence[RunRecord]) -> None:
+    """Print the runs that wait for their time."""
+    if not found:
+        output.print("Nothing waits for its time")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("DUE", "REASON", "INCIDENT", "RUN ID"):
+        table.add_column(title, no_wrap=True, min_width=len(title))
+    table.add_column("WHAT", no_wrap=True, min_width=4)
+    for run in found:
+        due = f"{run.due_at:%Y-%m-%d %H:%M:%S}" if run.due_at else ""
+        table.add_row(due, run.reason.value, run.incident_id or "-", run.run_id[:SHORT], Text(run.title))
+    output.print(table)
+
+
 def status_of(run: RunRecord) -> str:
     """The status of a run, and the reason if it was skipped."""
     return run.status.value + (f" ({run.skip_reason})" if run.skip_reason else "")

@@ -31,6 +31,8 @@ def decide(change: IncidentChange) -> NotifyDecision:
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
         (change.stale, NotifyDecision(False, Reason.STALE)),
         (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
+        # What was left unsaid because of the snooze is said when it ends.
+        (change.snoozed and not change.notified_before, NotifyDecision(False, Reason.SNOOZED)),
         # The last message failed for good: without this rule nobody would ever learn of the incident.
         (not change.notified_before, NotifyDecision(True, Reason.UNTOLD)),
         (change.newly_resolved > 0 and change.still_firing > 0, NotifyDecision(False, Reason.SOME_RESOLVED)),

@@ -16,6 +16,7 @@ from orchestration.news import IncidentChange
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
+from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
 from orchestration.store import alerts as alert_store
@@ -24,6 +25,8 @@ from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.runs import QueuedRun
+from orchestration.store.timers import reschedule
+from tasks.ingest.follow_up import follow_up
 from tasks.ingest.incidents import NotifyDecision, decide
 
 CHECKS_ONLY = "checks_only"
@@ -35,6 +38,7 @@ class IngestConfig:
     """Where ingest writes, and what the run is about."""
 
     database: Database
+    settings: Settings
     incident_key: str = ""
     reason: RunReason = RunReason.PUSH
 
@@ -72,8 +76,8 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> IngestRes
                 return IngestResult.model_validate(own.ingest_result)
             run = await runs.next_to_ingest(tx, own)
             if run.id == own.id:
-                return await _record(tx, own, context.payload)
-            await _record(tx, run, await runs.get_payload(tx, run.run_id))
+                return await _record(tx, own, context.payload, config)
+            await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
             return None
     except Exception as error:
         if run is None or run.run_id == context.run_id or is_retryable(error):
@@ -84,9 +88,11 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> IngestRes
     return None
 
 
-async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any]) -> IngestResult:
+async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
     push = StoredPush.model_validate(payload)
     recorded = await alert_store.record_alerts(tx, push.alerts, run, all_resolved=push.all_resolved)
+    if recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
+        await reschedule(tx, recorded.incident, config.settings, run_id=run.run_id)
     result = _result(run, push, recorded, decide(recorded.change))
     await runs.save_ingest_result(tx, run.run_id, result)
     return result
@@ -100,12 +106,17 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
             return IngestResult.model_validate(run.ingest_result)
         incident = await incidents.get_incident(tx, str(run.incident_id))
         await incidents.lock_incident(tx, incident.environment, incident.incident_key)
-        if config.reason is RunReason.MEMBER_ENDED:
-            recorded = await alert_store.settle_members(tx, int(incident.id), run)
-            decision = decide(recorded.change)
-        else:
-            recorded = RecordedAlerts(change=IncidentChange(known=True), incident=incident)
-            decision = NotifyDecision(True, Reason.REDELIVERY)
+        incident = await incidents.get_incident(tx, incident.id)
+        recorded = RecordedAlerts(change=IncidentChange(known=True), incident=incident)
+        match config.reason:
+            case RunReason.MEMBER_ENDED:
+                recorded = await alert_store.settle_members(tx, int(incident.id), run)
+                await reschedule(tx, recorded.incident or incident, config.settings, run_id=run.run_id)
+                decision = decide(recorded.change)
+            case RunReason.REDELIVERY:
+                decision = NotifyDecision(True, Reason.REDELIVERY)
+            case _:
+                decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings)
         result = _result(run, StoredPush(), recorded, decision)
         await runs.save_ingest_result(tx, run.run_id, result)
     return result
@@ -133,7 +144,10 @@ def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision
 
 async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
     return IngestConfig(
-        database=run.services.database, incident_key=run.record.incident_key or "", reason=run.record.reason
+        database=run.services.database,
+        settings=run.services.settings,
+        incident_key=run.record.incident_key or "",
+        reason=run.record.reason,
     )
 
 

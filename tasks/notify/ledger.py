@@ -7,6 +7,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
@@ -29,6 +30,9 @@ _SHORT_WAIT_SECONDS = 0.25
 _MAX_MESSAGES = 5
 """How many messages about one incident an attempt sends to a channel, while the incident goes on changing."""
 _MAX_LOOKS = 50
+
+Outside = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it the run waits for somebody outside."""
 
 SETTLE_SECONDS = 20.0
 """How long to retry recording the result of a message that was sent. Shorter than the default lease."""
@@ -70,6 +74,8 @@ class Telling:
     reload: Callable[[], Awaitable[MessageSubject]]
     """Reads what is true now."""
     backoff_factor: float
+    outside: Outside = nullcontext
+    """Where it waits for a channel, so that a channel that hangs does not keep the run's slot."""
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
 
@@ -177,7 +183,8 @@ class _ChannelLedger:
         failure: DeliveryFailed | None = None
         try:
             message = self._render(subject, look).model_copy(update={"idempotency_key": tried.key})
-            delivery = _storable(await self._named.channel.send(message), self._named)
+            async with self._telling.outside():
+                delivery = _storable(await self._named.channel.send(message), self._named)
         except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
             failure = _failure(self._named, error)
             delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))

@@ -158,6 +158,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
             subject=subject,
             reload=partial(read_subject, run, step),
             backoff_factor=run.services.settings.backoff_factor,
+            outside=partial(run.waits.outside, step.node.id),
             redelivery=run.record.reason is RunReason.REDELIVERY,
         ),
         channels=list(channels.values()),

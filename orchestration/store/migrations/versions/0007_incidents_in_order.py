@@ -128,13 +128,16 @@ def _runs() -> None:
         ["incident_key", "environment", "id"],
         postgresql_where=sa.text("duplicate_of is null"),
     )
-    for name, reasons in (("timer", "reason in ('reminder', 'expiry')"), ("redelivery", "reason = 'redelivery'")):
+    for name, kind in (
+        ("timer", "due_at is not null and reason in ('reminder', 'expiry')"),
+        ("redelivery", "reason = 'redelivery'"),
+    ):
         op.create_index(
             f"uq_pipeline_run_{name}",
             "pipeline_run",
             ["incident_id"],
             unique=True,
-            postgresql_where=sa.text(f"{reasons} and status = 'pending'"),
+            postgresql_where=sa.text(f"{kind} and status = 'pending'"),
         )
 
 

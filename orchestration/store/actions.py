@@ -1,0 +1,305 @@
+"""What people do with an incident: acknowledge, unacknowledge, resolve, close, snooze, note.
+
+Each action is one transaction under the lock of the incident's key. Doing it again changes nothing, and the answer says
+so. Who did it, and from where, is in the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import AlertStatus, Incident, IncidentStatus
+from orchestration.contracts import Contract
+from orchestration.errors import BadInput, IllegalTransition
+from orchestration.reasons import Reason
+from orchestration.settings import Settings
+from orchestration.states import RunReason
+from orchestration.store.alerts import DISMISSED
+from orchestration.store.database import read_clock
+from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.incidents import find_incident, get_incident, lock_incident, raise_version, update_incident
+from orchestration.store.models import OPEN_STATUSES, HistoryRow, MembershipRow
+from orchestration.store.timers import cancel, reschedule
+from orchestration.timing import Timing
+
+MAX_NOTE_CHARACTERS = 2000
+MAX_NAME_CHARACTERS = 64
+MAX_SNOOZE = timedelta(days=30)
+
+NOTE = "incident_note"
+"""The event of a line of history that has a person's note, as `text` in its details."""
+
+_M = MembershipRow
+_H = HistoryRow
+
+
+class Via(StrEnum):
+    """The door through which a person acts."""
+
+    CLI = "cli"
+    HTTP = "http"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actor:
+    """Who acts on an incident, and from where.
+
+    Raises:
+        BadInput: the name is empty, too long, or has characters that cannot be printed.
+    """
+
+    by: str
+    via: Via
+    key: str = ""
+    """The name of the API key. Empty means that none was needed."""
+
+    def __post_init__(self) -> None:
+        if not self.by.strip() or len(self.by) > MAX_NAME_CHARACTERS or not self.by.isprintable():
+            raise BadInput(f"by: expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The actor as the history names it."""
+        return {"by": self.by, "via": self.via.value, **({"key": self.key} if self.key else {})}
+
+
+class Done(Contract):
+    """What an action has done."""
+
+    incident: Incident
+    changed: bool
+    """False means that it was so already."""
+    message: str
+    """One sentence for the person."""
+
+
+async def acknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, settings: Settings) -> Done:
+    """Stop the reminders of an open incident: somebody looks at it.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has ended.
+    """
+    incident = await _locked(tx, incident_id)
+    if incident.status is IncidentStatus.ACKNOWLEDGED:
+        return _unchanged(incident, f"is acknowledged already, {_by(incident.acknowledged_by)}"
+                          f"since {_moment(incident.acknowledged_at)}")  # fmt: skip
+    _ensure_open(incident, "acknowledged")
+    values = {"status": IncidentStatus.ACKNOWLEDGED.value, "acknowledged_at": func.clock_timestamp()}
+    incident = await _change(tx, incident, "incident_acknowledged", actor, acknowledged_by=actor.by, **values)
+    await reschedule(tx, incident, settings)
+    until = Timing.of(settings, "").acknowledged_until(incident)
+    good_for = f"until {_moment(until)}" if until else "until it ends"
+    return _changed(incident, f"is acknowledged by {actor.by}: no reminders {good_for}")
+
+
+async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, settings: Settings) -> Done:
+    """Undo an acknowledgement: reminders go on.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has ended.
+    """
+    incident = await _locked(tx, incident_id)
+    _ensure_open(incident, "unacknowledged")
+    if incident.status is IncidentStatus.OPEN:
+        return _unchanged(incident, "is not acknowledged")
+    incident = await _change(tx, incident, "incident_unacknowledged", actor, **_UNACKNOWLEDGED)
+    await reschedule(tx, incident, settings)
+    return _changed(incident, "is not acknowledged any more: reminders go on")
+
+
+async def clear_acknowledgement(tx: AsyncConnection, incident_id: str, why: str) -> None:
+    """End the acknowledgement of an incident, if it has one, by the lock of its key. `why` is for the history."""
+    incident = await get_incident(tx, incident_id)
+    if incident.status is IncidentStatus.ACKNOWLEDGED:
+        await update_incident(tx, int(incident_id), **_UNACKNOWLEDGED)
+        details = {"why": why, "by": incident.acknowledged_by}
+        await note_event(tx, incident, "acknowledgement_ended", details, new=IncidentStatus.OPEN)
+
+
+async def resolve(tx: AsyncConnection, incident_id: str, actor: Actor) -> Done:
+    """End an open incident, whatever its alerts say. Everybody who knows of it is notified, by a run of the queue.
+
+    A repeat of the same firing does not open it again, if the sender names when its firing began.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+    """
+    incident = await _locked(tx, incident_id)
+    if incident.status not in OPEN_INCIDENT:
+        ended_at = incident.closed_at or incident.resolved_at
+        return _unchanged(incident, f"is {incident.status.value} already, since {_moment(ended_at)}")
+    await end_members(tx, incident, DISMISSED)
+    await raise_version(tx, incident.id)
+    values = {"status": IncidentStatus.RESOLVED.value, "resolved_at": func.clock_timestamp(), "snoozed_until": None}
+    incident = await _change(tx, incident, "incident_resolved", actor, **values)
+    await cancel(tx, incident.id, Reason.ALREADY_RESOLVED)
+    await add_follow_up(tx, int(incident.id), RunReason.ACTION)
+    return _changed(incident, f"is resolved by {actor.by}")
+
+
+async def close(tx: AsyncConnection, incident_id: str, actor: Actor) -> Done:
+    """Close a resolved incident for good: its alerts open a new one when they fire again. Nobody is notified.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has not ended.
+    """
+    incident = await _locked(tx, incident_id)
+    if incident.status is IncidentStatus.CLOSED:
+        return _unchanged(incident, f"is closed already, since {_moment(incident.closed_at)}")
+    if incident.status is not IncidentStatus.RESOLVED:
+        raise IllegalTransition(f"{_name(incident)} is {incident.status.value}: resolve it before you close it")
+    values = {"status": IncidentStatus.CLOSED.value, "closed_at": func.clock_timestamp()}
+    incident = await _change(tx, incident, "incident_closed", actor, **values)
+    return _changed(incident, f"is closed by {actor.by}")
+
+
+async def snooze(
+    tx: AsyncConnection, incident_id: str, actor: Actor, settings: Settings, *, until: datetime | timedelta
+) -> Done:
+    """Send nothing about an open incident until then, unless it gets worse or ends. Then it is spoken of again.
+
+    `until` is a moment, or a time from now. No time at all ends a snooze.
+
+    Raises:
+        BadInput: the moment is in the past, or more than 30 days away.
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has ended.
+    """
+    incident = await _locked(tx, incident_id)
+    _ensure_open(incident, "snoozed")
+    now = await read_clock(tx)
+    ends_at = until if isinstance(until, datetime) else None if not until else now + until
+    if ends_at is None:
+        return await _end_snooze(tx, incident, actor, settings)
+    if not now < ends_at <= now + MAX_SNOOZE:
+        raise BadInput(f"A snooze ends in the future, after {MAX_SNOOZE.days} days at most, not at {_moment(ends_at)}")
+    if incident.snoozed_until == ends_at:
+        return _unchanged(incident, f"is snoozed already until {_moment(ends_at)}")
+    details = {"until": ends_at.isoformat()}
+    incident = await _change(tx, incident, "incident_snoozed", actor, details, snoozed_until=ends_at)
+    await reschedule(tx, incident, settings)
+    return _changed(incident, f"is snoozed by {actor.by} until {_moment(ends_at)}")
+
+
+async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, settings: Settings) -> Done:
+    if incident.snoozed_until is None:
+        return _unchanged(incident, "is not snoozed")
+    incident = await _change(tx, incident, "incident_snooze_ended", actor, snoozed_until=None)
+    await reschedule(tx, incident, settings)
+    return _changed(incident, "is not snoozed any more")
+
+
+async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -> Done:
+    """Add a note to the history of an incident, whatever its status. The latest note is not added twice.
+
+    Raises:
+        BadInput: the note is empty or too long.
+        IncidentNotFound: there is no such incident.
+    """
+    text = "".join(character for character in text if character.isprintable() or character in "\n\t").strip()
+    if not 1 <= len(text) <= MAX_NOTE_CHARACTERS:
+        raise BadInput(f"A note has 1 to {MAX_NOTE_CHARACTERS} characters, not {len(text)}")
+    incident = await _locked(tx, incident_id)
+    query = select(_H.details).where(_H.incident_id == int(incident.id), _H.event == NOTE).order_by(_H.id.desc())
+    latest = (await tx.execute(query.limit(1))).scalar_one_or_none()
+    if latest is not None and (latest.get("text"), latest.get("by")) == (text, actor.by):
+        return _unchanged(incident, "has this note already")
+    await note_event(tx, incident, NOTE, {**actor.details, "text": text})
+    return _changed(incident, "has a new note")
+
+
+# What the actions share, also with what happens by itself
+
+OPEN_INCIDENT = frozenset(IncidentStatus(status) for status in OPEN_STATUSES)
+"""The statuses of an incident that has not ended."""
+
+_UNACKNOWLEDGED = {"status": IncidentStatus.OPEN.value, "acknowledged_at": None, "acknowledged_by": None}
+
+
+async def end_members(tx: AsyncConnection, incident: Incident, status: str) -> None:
+    """Give each alert that fires in this incident another status there. The alert itself is what its sender says."""
+    firing = (_M.incident_id == int(incident.id), _M.status == AlertStatus.FIRING.value)
+    await tx.execute(update(_M).where(*firing).values(status=status, updated_at=func.clock_timestamp()))
+
+
+async def note_event(
+    tx: AsyncConnection,
+    incident: Incident,
+    event: str,
+    details: Mapping[str, Any],
+    *,
+    new: IncidentStatus | None = None,
+    run_id: str | None = None,
+) -> None:
+    """Add a line to the history of an incident. `incident` is as it was before; `new` is its new status, if any."""
+    changed = new is not None and new is not incident.status
+    values = {
+        "incident_id": int(incident.id),
+        "run_id": run_id,
+        "event": event,
+        "old_status": incident.status.value if changed else None,
+        "new_status": new.value if new is not None and changed else None,
+        "details": dict(details),
+    }
+    await tx.execute(insert(_H).values(values))
+
+
+async def _locked(tx: AsyncConnection, incident_id: str) -> Incident:
+    """The incident, by the lock of its key, so that it cannot change until the transaction ends."""
+    incident = await find_incident(tx, incident_id)
+    await lock_incident(tx, incident.environment, incident.incident_key)
+    return await get_incident(tx, incident_id)
+
+
+async def _change(
+    tx: AsyncConnection,
+    incident: Incident,
+    event: str,
+    actor: Actor,
+    details: Mapping[str, Any] | None = None,
+    /,
+    **values: Any,
+) -> Incident:
+    await update_incident(tx, int(incident.id), **values)
+    changed = await get_incident(tx, incident.id)
+    await note_event(tx, incident, event, {**actor.details, **(details or {})}, new=changed.status)
+    return changed
+
+
+def _ensure_open(incident: Incident, wanted: str) -> None:
+    if incident.status not in OPEN_INCIDENT:
+        ended_at = incident.closed_at or incident.resolved_at
+        raise IllegalTransition(
+            f"{_name(incident)} is {incident.status.value} since {_moment(ended_at)}: it cannot be {wanted}"
+        )
+
+
+def _changed(incident: Incident, says: str) -> Done:
+    return Done(incident=incident, changed=True, message=f"{_name(incident)} {says}")
+
+
+def _unchanged(incident: Incident, says: str) -> Done:
+    return Done(incident=incident, changed=False, message=f"{_name(incident)} {says}")
+
+
+def _name(incident: Incident) -> str:
+    return f"Incident {incident.id} ({incident.title[:80]})"
+
+
+def _by(name: str | None) -> str:
+    return f"by {name} " if name else ""
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "an unknown time"

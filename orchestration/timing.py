@@ -1,0 +1,120 @@
+"""When an incident is spoken of again by itself: reminders, and the expiry of what nobody hears of. Pure: no store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from orchestration.alert import Incident, IncidentStatus, Severity
+from orchestration.settings import Settings
+from orchestration.states import RunReason
+
+MISSED_REPEATS = 3
+"""After how many missed repeats of its sender an incident expires, if that is later than its time to expire."""
+
+EARLY = 0.1
+"""Which part of its interval a reminder may come early: the message before took some seconds to be sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The times that concern an incident, in seconds; 0 means never."""
+
+    remind: float
+    remind_critical: float
+    acknowledge: float
+    """How long an acknowledgement is good for. 0 means until the incident ends."""
+    expire: float
+
+    @classmethod
+    def of(cls, settings: Settings, source: str) -> Timing:
+        """The times for an incident of this source."""
+        return cls(
+            remind=settings.notify_remind_after_seconds,
+            remind_critical=settings.notify_remind_critical_after_seconds,
+            acknowledge=settings.incident_acknowledge_seconds,
+            expire=settings.incident_expire_after_seconds.of(source),
+        )
+
+    def remind_after(self, incident: Incident) -> float:
+        """The interval of this incident's reminders."""
+        return self.remind_critical if incident.severity is Severity.CRITICAL else self.remind
+
+    def acknowledged_until(self, incident: Incident) -> datetime | None:
+        """When the acknowledgement of this incident ends by itself. None means that it does not."""
+        if incident.acknowledged_at is None or not self.acknowledge:
+            return None
+        return incident.acknowledged_at + timedelta(seconds=self.acknowledge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowUp:
+    """What an incident is spoken of for by itself, and when."""
+
+    reason: RunReason
+    """REMINDER or EXPIRY."""
+    due_at: datetime
+
+
+def next_follow_up(
+    incident: Incident,
+    timing: Timing,
+    *,
+    notified_at: datetime | None,
+    repeat_seconds: float | None,
+    now: datetime,
+) -> FollowUp | None:
+    """What comes next for an incident by itself. None means nothing: it has ended, or nothing is set.
+
+    Args:
+        incident: as it is now.
+        timing: the times that concern it.
+        notified_at: when somebody was notified of it last. None means since it was opened.
+        repeat_seconds: how often its sender repeats it. None means that it is not known.
+        now: of a reminder and an expiry that are both overdue, only the expiry counts.
+    """
+    if incident.status not in (IncidentStatus.OPEN, IncidentStatus.ACKNOWLEDGED):
+        return None
+    expiry = _expiry(incident, timing, repeat_seconds)
+    reminder = _reminder(incident, timing, notified_at or incident.opened_at)
+    # Whoever hears that it counts as over need not be reminded of it.
+    if expiry is not None and (reminder is None or expiry <= max(reminder, now)):
+        return FollowUp(reason=RunReason.EXPIRY, due_at=expiry)
+    return FollowUp(reason=RunReason.REMINDER, due_at=reminder) if reminder is not None else None
+
+
+def is_due(follow_up: FollowUp | None, incident: Incident, timing: Timing, now: datetime) -> bool:
+    """Whether what comes next is due. A reminder may come a little early, but never during a snooze or before
+    an acknowledgement ends."""
+    if follow_up is None:
+        return False
+    early = 0.0
+    if follow_up.reason is RunReason.REMINDER and not is_quiet(incident):
+        early = EARLY * timing.remind_after(incident)
+    return follow_up.due_at - timedelta(seconds=early) <= now
+
+
+def is_quiet(incident: Incident) -> bool:
+    """Whether somebody has acknowledged or snoozed the incident."""
+    return incident.status is IncidentStatus.ACKNOWLEDGED or incident.snoozed_until is not None
+
+
+def _reminder(incident: Incident, timing: Timing, notified_at: datetime) -> datetime | None:
+    if is_quiet(incident):
+        # The end of the quiet is a reminder of its own. Reminders that are switched off do not switch it off.
+        ends = [incident.snoozed_until] if incident.snoozed_until is not None else []
+        if incident.status is IncidentStatus.ACKNOWLEDGED:
+            acknowledged_until = timing.acknowledged_until(incident)
+            if acknowledged_until is None:
+                return None
+            ends.append(acknowledged_until)
+        return max(ends)
+    interval = timing.remind_after(incident)
+    return notified_at + timedelta(seconds=interval) if interval else None
+
+
+def _expiry(incident: Incident, timing: Timing, repeat_seconds: float | None) -> datetime | None:
+    if not timing.expire:
+        return None
+    seconds = max(timing.expire, MISSED_REPEATS * (repeat_seconds or 0.0))
+    return (incident.heard_at or incident.opened_at) + timedelta(seconds=seconds)

@@ -1,0 +1,91 @@
+"""What ingest does in a run that no push has started: a reminder, an expiry, or what a person has done.
+
+The run was queued for what was true then. What is true now decides, by the lock of the incident's key.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orchestration.alert import Incident, IncidentStatus
+from orchestration.reasons import Reason
+from orchestration.settings import Settings
+from orchestration.states import RunReason
+from orchestration.store.actions import OPEN_INCIDENT, clear_acknowledgement, end_members, note_event
+from orchestration.store.alerts import EXPIRED
+from orchestration.store.database import Transaction
+from orchestration.store.incidents import get_incident, raise_version, update_incident
+from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
+from orchestration.timing import FollowUp, Timing, is_due, is_quiet
+from tasks.ingest.incidents import NotifyDecision
+
+LOOK_AGAIN = timedelta(minutes=5)
+"""When an incident that is due to expire is looked at again, because a push about it is not recorded yet."""
+
+
+async def follow_up(
+    tx: Transaction, incident: Incident, run_id: str, reason: RunReason, settings: Settings
+) -> NotifyDecision:
+    """Do what a run is for, if it is still due, and schedule what comes next. The caller has the lock of the key.
+
+    Args:
+        tx: the transaction of the lock.
+        incident: as it is now, by that lock.
+        run_id: the run.
+        reason: that of the run: reminder, expiry or action.
+        settings: the times after which incidents are spoken of again.
+    """
+    if reason is RunReason.ACTION:
+        return _after_action(incident)
+    if incident.status not in OPEN_INCIDENT:
+        return NotifyDecision(False, Reason.ALREADY_RESOLVED)
+    known = await read_known(tx, incident, run_id)
+    timing = Timing.of(settings, known.source)
+    due = following(incident, timing, known)
+    if due is None or not is_due(due, incident, timing, known.now):
+        await schedule(tx, incident, due, follows=run_id)
+        return NotifyDecision(False, _why_not(reason, incident))
+    if due.reason is RunReason.REMINDER:
+        return await _remind(tx, incident, run_id, settings)
+    if await awaits_ingest(tx, incident):
+        later = FollowUp(reason=RunReason.EXPIRY, due_at=known.now + LOOK_AGAIN)
+        await schedule(tx, incident, later, follows=run_id)
+        return NotifyDecision(False, Reason.HEARD_OF)
+    return await _expire(tx, incident, run_id, known)
+
+
+def _after_action(incident: Incident) -> NotifyDecision:
+    if incident.status in OPEN_INCIDENT:
+        return NotifyDecision(False, Reason.HEARD_OF)
+    return NotifyDecision(True, Reason.RESOLVED_BY_HAND)
+
+
+def _why_not(reason: RunReason, incident: Incident) -> Reason:
+    if reason is RunReason.EXPIRY:
+        return Reason.HEARD_OF
+    if incident.status is IncidentStatus.ACKNOWLEDGED:
+        return Reason.ACKNOWLEDGED
+    return Reason.SNOOZED if is_quiet(incident) else Reason.NOT_DUE
+
+
+async def _remind(tx: Transaction, incident: Incident, run_id: str, settings: Settings) -> NotifyDecision:
+    """The incident still fires: it is spoken of again, and its acknowledgement and its snooze are over."""
+    await clear_acknowledgement(tx, incident.id, "it has timed out")
+    await update_incident(tx, int(incident.id), snoozed_until=None)
+    await raise_version(tx, incident.id)
+    await note_event(tx, incident, "incident_reminded", {}, run_id=run_id)
+    await reschedule(tx, await get_incident(tx, incident.id), settings, run_id=run_id)
+    return NotifyDecision(True, Reason.REMINDER)
+
+
+async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known) -> NotifyDecision:
+    """Nobody has heard of the incident for long: it counts as over."""
+    await end_members(tx, incident, EXPIRED)
+    ended = {"status": IncidentStatus.RESOLVED.value, "resolved_at": known.now, "snoozed_until": None}
+    await update_incident(tx, int(incident.id), **ended)
+    await raise_version(tx, incident.id)
+    heard_at = incident.heard_at or incident.opened_at
+    details = {"heard_at": heard_at.isoformat(), "silent_seconds": round((known.now - heard_at).total_seconds())}
+    await note_event(tx, incident, "incident_expired", details, new=IncidentStatus.RESOLVED, run_id=run_id)
+    await cancel(tx, incident.id, Reason.ALREADY_RESOLVED)
+    return NotifyDecision(True, Reason.EXPIRED)
