@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from bench import commands, service, status
+from bench import backlog, commands, service, status
 from bench.figures import show
 
 PARTS = {
@@ -16,6 +16,7 @@ PARTS = {
     "empty": service.measure_empty_flow,
     "direct": service.measure_direct,
     "status": status.measure_reads,
+    "backlog": backlog.measure_backlog,
 }
 LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direct_memory}
 """These run only if they are named."""

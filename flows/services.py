@@ -30,13 +30,19 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
         yield make_services(settings, database)
 
 
-def make_services(settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks) -> Services:
-    """The services of a process. `blocks` lists the saved channel blocks."""
+def make_services(
+    settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks, console: bool = True
+) -> Services:
+    """The services of a process.
+
+    `blocks` lists the saved channel blocks; `console` says whether messages that name no channel go to the console
+    where no other channel is set up.
+    """
     return Services(
         database=database,
         signals=make_signals(settings),
         settings=settings,
-        channels=ChannelResolver(settings, source=blocks),
+        channels=ChannelResolver(settings, source=blocks, console=console),
         analysis=LocalAnalysis(),
         kinds=KINDS,
         definitions=DefinitionResolver(database),

@@ -42,6 +42,8 @@ class StageError(Contract):
     message: str
     stack_trace: str | None = None
     retryable: bool = False
+    retry_after_seconds: float | None = Field(default=None, exclude=True)
+    """The wait that the other side has asked for. It is not kept: the run's `due_at` says when the run goes on."""
 
 
 class CheckStatus(StrEnum):
@@ -80,7 +82,10 @@ class Delivery(Contract):
     driver: str
     provider: str
     channel: str
-    status: str = Field(description="sent, failed, or already_sent (an earlier attempt delivered it).")
+    status: str = Field(
+        description="sent, failed, already_sent (an earlier attempt delivered it), up_to_date (another run has said "
+        "what is true now), left_to_another (another run is saying it), or given_up."
+    )
     provider_id: str | None = Field(default=None, description="The vendor's own id of the message, where it has one.")
     response: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     error: str | None = None
@@ -143,6 +148,7 @@ class NotifyResult(Contract):
     channels_attempted: int = 0
     channels_succeeded: int = 0
     channels_failed: int = 0
+    skip_reason: str | None = Field(default=None, description="Why nobody was notified: coalesced, or no_channel.")
     errors: list[str] = Field(default_factory=list[str])
     duration_ms: float = 0.0
 

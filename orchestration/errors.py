@@ -28,14 +28,17 @@ class Unavailable(PipelineError):
 
 
 class DeliveryFailed(PipelineError):
-    """A channel did not accept the message. The channel says whether a retry can help.
+    """A channel did not accept the message. The channel says whether a retry can help, and how long to wait before.
 
-    `str(error)` never contains the URL or a token of the channel.
+    `retry_after_seconds` is the shortest time after which the channel wants to be asked again; None means that it has
+    not said one. `str(error)` never contains the URL or a token of the channel.
     """
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        """How long the channel asks to be left alone. None means that it does not say."""
 
 
 class IllegalTransition(PipelineError):

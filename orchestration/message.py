@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from pydantic import Field, SkipValidation
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract, Delivery
+from orchestration.states import RunReason
 
 
 class Fact(Contract):
@@ -16,6 +17,13 @@ class Fact(Contract):
 
     label: str
     value: str
+
+
+class Upcoming(Contract):
+    """What happens to an incident next, by itself."""
+
+    reason: RunReason
+    due_at: UtcDatetime | None = None
 
 
 class Message(Contract):
@@ -80,10 +88,18 @@ class ChannelSource(Protocol):
     """Selects the channels of a run."""
 
     async def select(self, name: str | None) -> Sequence[NamedChannel]:
-        """The channel with this name or driver; if `name` is None, the default channels (at least one).
+        """The channel with this name or driver; if `name` is None, the default channels. A service may have none.
 
         Raises:
             BadInput: there is no such channel, or the driver is not configured.
+            Unavailable: the store of the channels does not answer.
+        """
+        ...
+
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        """Every usable channel but the console and these, for what none of these has accepted.
+
+        Raises:
             Unavailable: the store of the channels does not answer.
         """
         ...

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")
     """The number of waiting runs from which the upkeep flow warns that the inbox is long."""
     worker_concurrency: int = Field(8, ge=1, le=1000)
-    """How many runs a worker executes at the same time."""
+    """How many runs a worker executes at the same time, not counting runs that only wait."""
     worker_grace_seconds: float = Field(30.0, ge=0, le=3600)
     """How long a worker that is stopped waits for its runs to end, in seconds."""
     duplicate_window_seconds: float = Field(
@@ -151,8 +151,9 @@ class Settings(BaseSettings):
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_public_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/?#@]+/?$",
-        description="The public URL of the API, such as https://alerts.example.com. With https, the cookie of the "
+        pattern=r"^https?://[^\s/?#@]+(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*/?$",
+        description="The public URL of the API, such as https://alerts.example.com, or https://example.com/pipeline "
+        "where a proxy serves it under a path. With https, the cookie of the "
         "admin is sent over https only. None means the URL of each request.",
     )
     admin_session_hours: float = Field(12.0, gt=0, le=720)
@@ -183,6 +184,8 @@ class Settings(BaseSettings):
 
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
+    notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
+    """How long a message that a channel refuses is tried again, in seconds. Then it is given up, which is said."""
     slack_webhook_url: SecretStr | None = None
     """Incoming webhook of the slack driver."""
     slack_bot_token: SecretStr | None = None

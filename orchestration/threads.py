@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _lock = threading.Lock()
@@ -24,6 +26,33 @@ async def in_daemon_thread(function: Callable[..., T], *args: Hashable) -> T:
     alert. Callers may share a result: treat it as read-only.
     """
     return await asyncio.wrap_future(_join_or_start(function, args))
+
+
+async def in_own_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call the function in a daemon thread that no other call shares; returns its result or raises its error.
+
+    The threads of `asyncio.to_thread` are few, and a handful of calls that hang would keep all others from starting.
+    A caller can stop waiting; the thread then ends by itself.
+    """
+    context = contextvars.copy_context()
+    return await asyncio.wrap_future(_start(partial(context.run, function, *args, **options)))
+
+
+def _start(call: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    # A running future cannot be cancelled: the result of a call that nobody waits for is dropped.
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=_settle, args=(future, call), name="blocking-call", daemon=True).start()
+    return future
+
+
+def _settle(future: Future[T], call: Callable[[], T]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - the caller gets it, in the thread of its loop
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def _join_or_start(function: Callable[..., T], args: tuple[Hashable, ...]) -> Future[T]:

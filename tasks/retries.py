@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,11 +18,29 @@ from orchestration.engine.run import ActiveRun
 
 
 def worth_another_attempt(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's `retry_condition_fn`: the error itself says whether a retry can help.
+    """Prefect's `retry_condition_fn`: the failure itself says whether and when the node is tried again.
 
     Prefect takes plain functions only: a partial or a callable object would silently mean "never".
     """
-    return bool(getattr(state.data, "retryable", False))
+    seconds: float | None = getattr(state.data, "retry_in_seconds", None)
+    _retry_in_seconds.set(seconds)
+    return seconds is not None
+
+
+_retry_in_seconds: ContextVar[float | None] = ContextVar("alert_pipeline_retry_in_seconds", default=None)
+
+
+class RetryDelays(list[float]):
+    """The delays of a task, of which Prefect reads one each time that `worth_another_attempt` has agreed to a retry.
+
+    It gets the wait that the failure asks for, if that is known: a channel may ask for longer than the settings say. A
+    version of Prefect that reads the delays otherwise is no harm, as an attempt that comes too early waits.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        """The wait before the next retry, in seconds."""
+        seconds = _retry_in_seconds.get()
+        return cast("Any", super().__getitem__(index)) if seconds is None else seconds
 
 
 STAGE_TASK: dict[str, Any] = {
@@ -46,7 +65,7 @@ def with_retries(task: Task[..., Any], run: ActiveRun, node_id: str | None = Non
 @lru_cache(maxsize=512)
 def _retrying(task: Task[..., Any], name: str, retries: int, delays: tuple[float, ...]) -> Task[..., Any]:
     # Making a task takes 2 ms, of which a process with many runs would spend four on each.
-    return task.with_options(name=name, task_run_name=name, retries=retries, retry_delay_seconds=list(delays))
+    return task.with_options(name=name, task_run_name=name, retries=retries, retry_delay_seconds=RetryDelays(delays))
 
 
 async def attempt_in_prefect(run: ActiveRun, node_id: str) -> Contract:

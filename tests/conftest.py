@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,10 +114,16 @@ class MemoryChannels:
     """The channels of a test: by default one that always takes the message."""
 
     named: dict[str, MemoryChannel]
+    spare: dict[str, MemoryChannel] = field(default_factory=dict)
+    """Those that only get what none of `named` accepts, or are named."""
 
     async def select(self, name: str | None) -> list[NamedChannel]:
-        chosen = self.named if name is None else {name: self.named[name]}
+        chosen = self.named if name is None else {name: (self.named | self.spare)[name]}
         return [NamedChannel(name=channel_name, channel=channel) for channel_name, channel in chosen.items()]
+
+    async def others(self, names: Collection[str]) -> list[NamedChannel]:
+        spare = {name: channel for name, channel in (self.named | self.spare).items() if name not in names}
+        return [NamedChannel(name=name, channel=channel) for name, channel in spare.items()]
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ from typing import Any
 
 import orjson
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.store import attempts, claims, runs
 from orchestration.store.database import Database
-from orchestration.store.models import HistoryRow, columns_of
+from orchestration.store.incidents import get_incident
+from orchestration.store.models import HistoryRow, IncidentChannelRow, columns_of
 from orchestration.store.pushes import NewPush, NewRun, write_push
 from orchestration.store.records import HistoryRecord, Node, new_id
 
@@ -24,6 +26,17 @@ def new_run(*, payload: object = None, **more: Any) -> NewRun:
 async def add_runs(tx: AsyncConnection, *new: NewRun) -> None:
     """Write runs, as one push."""
     await write_push(tx, NewPush(runs=new))
+
+
+async def note_notified(tx: AsyncConnection, incident_id: str | None) -> None:
+    """Write that a channel knows the incident as it is now, as notify does."""
+    if incident_id is not None:
+        incident = await get_incident(tx, incident_id)
+        known = {"incident_id": int(incident.id), "channel": "test", "driver": "test", "version": incident.version}
+        row = insert(IncidentChannelRow).values(**known)
+        await tx.execute(
+            row.on_conflict_do_update(index_elements=["incident_id", "channel"], set_={"version": incident.version})
+        )
 
 
 async def history_of(tx: AsyncConnection, incident_id: str) -> list[HistoryRecord]:

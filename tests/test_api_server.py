@@ -16,7 +16,7 @@ import pytest
 
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from service.api import route
+from service.api import body as body_module
 from tests.api_helpers import alert, all_runs, serve_api, trigger
 from tests.conftest import clean_environment
 
@@ -138,7 +138,7 @@ async def test_the_limit_counts_the_whole_body(api: httpx.AsyncClient, database:
 
 
 async def test_a_body_that_does_not_come_is_given_up(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route, "READ_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(body_module, "READ_TIMEOUT_SECONDS", 0.05)
     status, said = await raw(address, HEAD + b"Content-Length: 100\r\n\r\n{")
 
     assert status == 408

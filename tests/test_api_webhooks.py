@@ -10,8 +10,9 @@ import pytest
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
+from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from tasks.ingest.sources import SOURCES
+from tasks.ingest.sources import SOURCES, Push
 from tests.api_helpers import all_runs, open_api, run_of, run_to_end
 from tests.conftest import MemoryChannel
 from tests.payloads import NAMES, body
@@ -93,3 +94,19 @@ async def test_what_alertmanager_sends_pages_once_and_gives_the_all_clear(
             await run_to_end(services, run.run_id)
 
     assert [message.status for message in channel.messages] == ["firing", "resolved"]
+
+
+async def test_an_event_that_is_left_out_on_purpose_is_recorded_and_says_so(
+    api: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = Push(source="pagerduty", ignored="incident.annotated")
+    monkeypatch.setattr("tasks.ingest.inbox.parse_push", lambda payload, source: noted)
+    said = await api.post("/alerts/webhook/pagerduty/", json={"event": {"event_type": "incident.annotated"}})
+    run = await run_of(database, said.json()["run_id"])
+
+    assert said.status_code == 202
+    assert said.json()["message"] == (
+        "Recorded, and nobody is notified: incident.annotated says nothing about the alert's state"
+    )
+    assert said.json()["note"] == "Nobody is notified"
+    assert (run.status, run.skip_reason, run.source) == (RunStatus.SKIPPED, "ignored", "pagerduty")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from blocks.channels import CHANNELS, ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
-from blocks.channels.base import ChannelBlock
+from blocks.channels.base import ChannelBlock, retry_after_seconds
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Channel, Fact, Message
 from orchestration.settings import load_settings
-from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.receivers import Answer, HttpReceiver, http_receiver, smtp_receiver
 
 SECRET = "T000-s3cr3t"
 
@@ -89,13 +92,75 @@ async def test_two_hundred_and_something_is_sent(make: Any, status: int):
         assert SECRET not in delivery.model_dump_json()
 
 
+NOON = "Thu, 26 Nov 2026 12:00:00 GMT"
+WAITS: list[tuple[dict[str, str], float | None]] = [
+    ({"Retry-After": "30"}, 30.0),
+    ({"retry-after": " 1.5 "}, 1.5),
+    ({"Retry-After": "0"}, 0.0),
+    ({"Retry-After": "Thu, 26 Nov 2026 12:00:45 GMT", "Date": NOON}, 45.0),
+    ({"Retry-After": "Thursday, 26-Nov-26 12:00:45 GMT", "Date": NOON}, 45.0),
+    ({"Retry-After": "Thu Nov 26 12:00:45 2026", "Date": NOON}, 45.0),
+    ({"Retry-After": "999999999"}, 86400.0),
+    ({"Retry-After": "Thu, 26 Nov 2099 12:00:00 GMT", "Date": NOON}, 86400.0),
+    ({"Retry-After": "Thu, 26 Nov 2026 11:59:59 GMT", "Date": NOON}, None),
+    ({"Retry-After": "-5"}, None),
+    ({"Retry-After": "nan"}, None),
+    ({"Retry-After": "1e3"}, None),
+    ({"Retry-After": "\u0663"}, None),
+    ({"Retry-After": "soon"}, None),
+    ({"Retry-After": "Thu, 99 Nov 2026 12:00:45 GMT"}, None),
+    ({"Retry-After": ""}, None),
+    ({}, None),
+]
+"""What an answer says, and the wait that this means in seconds."""
+
+
+@pytest.mark.parametrize(("headers", "seconds"), WAITS)
+def test_a_wait_is_read_as_the_vendor_means_it(headers: dict[str, str], seconds: float | None):
+    assert retry_after_seconds(headers) == seconds
+
+
+def test_a_moment_without_the_vendors_own_time_is_compared_with_ours():
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert retry_after_seconds({"Retry-After": moment}) == pytest.approx(99.5, abs=1)
+
+
 @pytest.mark.parametrize("make", HTTP_CHANNELS)
-async def test_a_wait_that_is_asked_for_is_said(make: Any):
-    with (
-        http_receiver(Answer(429, b"slow down", {"Retry-After": "30"})) as receiver,
-        pytest.raises(DeliveryFailed, match="asks to wait 30 s"),
-    ):
+@pytest.mark.parametrize(
+    ("status", "says", "seconds"),
+    [
+        (429, "30", 30.0),
+        (429, "0.25", 0.25),
+        (429, "99999999", 86400.0),
+        (429, "later", None),
+        (429, None, None),
+        (503, "7", 7.0),
+        (503, "Thu, 26 Nov 2099 12:00:00 GMT", 86400.0),
+        (500, "7", 7.0),
+        (413, "7", 7.0),
+        (403, "7", 7.0),
+    ],
+)
+async def test_every_channel_hands_on_the_wait_that_it_is_asked_for(
+    make: Any, status: int, says: str | None, seconds: float | None
+):
+    answer = Answer(status, b"slow down", {"Retry-After": says} if says else {})
+    with http_receiver(answer) as receiver, pytest.raises(DeliveryFailed) as failure:
         await make(receiver).send(a_message())
+    assert (failure.value.retryable, failure.value.retry_after_seconds) == (True, seconds)
+    assert ("asks to wait" in str(failure.value)) is (seconds is not None)
+
+
+async def test_slacks_own_word_for_too_many_requests_has_its_wait_too():
+    limited = Answer.json({"ok": False, "error": "ratelimited"}, **{"Retry-After": "3"})
+    with http_receiver(limited) as receiver, pytest.raises(DeliveryFailed, match="ratelimited") as failure:
+        await slack_bot_for(receiver).send(a_message())
+    assert (failure.value.retryable, failure.value.retry_after_seconds) == (True, 3.0)
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_only_slack_wants_a_pause_between_two_messages(driver: str):
+    assert CONFIGURED[driver]().seconds_between_messages == (1.0 if driver == "slack" else 0.0)
 
 
 @pytest.mark.parametrize("make", HTTP_CHANNELS)
@@ -116,6 +181,25 @@ async def test_a_server_that_does_not_answer_is_worth_a_retry(make: Any):
         with pytest.raises(DeliveryFailed, match="did not answer in time") as failure:
             await channel.send(a_message())
         assert failure.value.retryable
+
+
+async def test_messages_that_hang_keep_no_other_channel_and_no_file_work_waiting():
+    with http_receiver(default=Answer(hang=True)) as deaf, smtp_receiver() as server:
+        mails = EmailChannel(
+            smtp_host=server.host, smtp_port=server.port, security="none", to_addresses=["a@b.example"]
+        )
+        makes = (slack_bot_for, slack_webhook_for)
+        hanging = [asyncio.create_task(make(deaf).send(a_message())) for make in makes for _ in range(20)]
+        try:
+            await asyncio.to_thread(deaf.wait_for, 40)
+            async with asyncio.timeout(5):
+                assert (await mails.send(a_message())).status == "sent"
+                assert await asyncio.to_thread(socket.gethostname)
+            assert not any(one.done() for one in hanging)
+        finally:
+            for one in hanging:
+                one.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
 
 
 @pytest.mark.parametrize("make", HTTP_CHANNELS)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -109,3 +113,26 @@ async def test_any_key_fits_into_a_header():
     with http_receiver() as receiver:
         await a_channel(receiver).send(a_message(idempotency_key="run-1/nötify\r\nX: y/slack"))
         assert receiver.requests[0].headers["idempotency-key"] == "run-1/n%C3%B6tify%0D%0AX: y/slack"
+
+
+async def test_a_process_that_stood_still_reads_the_answer_that_came_meanwhile():
+    asked, answer = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            asked.set()
+            answer.wait(10)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        channel = GenericChannel(endpoint=SecretStr(url), timeout_seconds=0.8)
+        sending = asyncio.create_task(channel.send(a_message()))
+        await asyncio.to_thread(asked.wait)
+        answer.set()
+        # As SIGSTOP does: nothing runs here until the limit has long passed.
+        time.sleep(2)  # noqa: ASYNC251
+        assert (await sending).status == "sent"

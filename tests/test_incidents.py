@@ -10,20 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestration.alert import Alert
-from orchestration.reasons import Reason
+from orchestration.reasons import Reason, meaning_of
 from tasks.ingest.incidents import IncidentChange, NotifyDecision, decide, split_by_incident
 
-QUIET: dict[str, Any] = {
-    "opened": False,
-    "reopened": False,
-    "severity_raised": False,
-    "new_firing": 0,
-    "newly_resolved": 0,
-    "still_firing": 1,
-    "resolved": False,
-    "known": True,
-    "notified_before": True,
-}
+QUIET: dict[str, Any] = {"still_firing": 1, "known": True, "notified_before": True}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +32,16 @@ QUIET: dict[str, Any] = {
         ({"still_firing": 0}, False, "repeat"),
         ({"newly_resolved": 1}, False, "some_resolved"),
         ({"newly_resolved": 1, "still_firing": 0}, False, "repeat"),
+        ({"new_episode": True}, True, "new_episode"),
+        ({"new_episode": True, "severity_raised": True}, True, "severity_raised"),
+        ({"severity_lowered": True}, False, "severity_lowered"),
+        ({"severity_lowered": True, "newly_resolved": 1}, False, "some_resolved"),
+        ({"stale": True}, False, "stale"),
+        ({"stale": True, "notified_before": False}, False, "stale"),
+        ({"snoozed": True, "new_firing": 1}, False, "snoozed"),
+        ({"snoozed": True, "severity_raised": True}, True, "severity_raised"),
+        ({"snoozed": True, "resolved": True, "still_firing": 0}, True, "resolved"),
+        ({"snoozed": True}, False, "repeat"),
         ({"known": False, "still_firing": 0}, False, "nothing_open"),
         ({"known": False, "still_firing": 0, "notified_before": False}, False, "nothing_open"),
     ],
@@ -50,7 +50,15 @@ def test_what_is_notified(what_happened: dict[str, Any], notify: bool, reason: s
     assert decide(IncidentChange(**QUIET | what_happened)) == NotifyDecision(notify, Reason(reason))
 
 
-NOTIFIED = {Reason.OPENED, Reason.REOPENED, Reason.RESOLVED, Reason.SEVERITY_RAISED, Reason.NEW_ALERTS, Reason.UNTOLD}
+NOTIFIED = {
+    Reason.OPENED,
+    Reason.REOPENED,
+    Reason.NEW_EPISODE,
+    Reason.RESOLVED,
+    Reason.SEVERITY_RAISED,
+    Reason.NEW_ALERTS,
+    Reason.UNTOLD,
+}
 some = st.integers(0, 3)
 flag = st.booleans()
 changes = st.builds(
@@ -68,8 +76,9 @@ def test_every_combination_has_one_reason_and_the_reason_decides(change: Inciden
 
 @given(changes)
 def test_somebody_is_notified_iff_there_is_news_or_the_page_was_lost(change: IncidentChange) -> None:
-    news = change.opened or change.reopened or change.resolved or change.severity_raised or change.new_firing > 0
-    lost = change.known and not change.notified_before
+    urgent = change.opened or change.reopened or change.resolved or change.severity_raised
+    news = urgent or (change.material and not change.snoozed)
+    lost = change.known and not change.notified_before and not change.stale and not change.material
     assert decide(change).notify == (news or lost)
 
 
@@ -79,18 +88,8 @@ def test_an_all_clear_is_never_worded_as_a_page(change: IncidentChange) -> None:
         assert decide(change).reason is Reason.RESOLVED
 
 
-def test_reasons_are_lower_case_words() -> None:
-    assert {str(reason) for reason in Reason} == {
-        "opened",
-        "reopened",
-        "severity_raised",
-        "new_alerts",
-        "resolved",
-        "untold",
-        "repeat",
-        "some_resolved",
-        "nothing_open",
-    }
+def test_every_reason_has_words() -> None:
+    assert [reason for reason in Reason if not meaning_of(reason)] == []
 
 
 def test_a_push_over_several_incidents_is_split_in_its_own_order() -> None:

@@ -24,7 +24,7 @@ from orchestration.store.records import RunRecord
 from tasks.ingest.stage import IngestConfig, ingest
 from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_health_check, accept_push
-from tests.store_helpers import history_of
+from tests.store_helpers import history_of, note_notified
 
 
 def alert(name: str = "HighCPU", **more: Any) -> dict[str, Any]:
@@ -45,6 +45,9 @@ async def ingest_run(services: Services, run_id: str, *, ends: RunStatus = RunSt
     async with lease_run(services, run_id, engine="test") as run:
         result = await attempt(run, "ingest")
         await run.end(ends)
+    if ends is RunStatus.NOTIFIED:
+        async with services.database.transaction() as tx:
+            await note_notified(tx, result.incident_id)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message, NamedChannel
 from orchestration.states import RunStatus
 from orchestration.store import deliveries
+from orchestration.store.deliveries import Place
 from orchestration.store.records import AttemptRecord, DeliveryRecord
 from orchestration.store.story import Story, read_story
 from tests.conftest import MemoryChannel, MemoryChannels
@@ -177,7 +178,8 @@ async def test_a_message_whose_sending_nobody_saw_end_is_sent_again_under_the_sa
     services: Services, run_id: str, channel: MemoryChannel
 ) -> None:
     async with services.database.transaction() as tx:
-        await deliveries.open_delivery(tx, run_id, "notify", "memory", driver="memory", target="memory")
+        place = Place(run_id=run_id, node_id="notify", channel="memory", driver="memory", target="memory")
+        await deliveries.open_try(tx, place)
 
     sent(await notify(services, run_id))
 
@@ -312,6 +314,9 @@ class Listed:
     async def select(self, name: str | None) -> Sequence[NamedChannel]:
         return self.channels
 
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        return []
+
 
 async def test_a_channel_that_is_listed_twice_gets_one_message(
     services: Services, run_id: str, channel: MemoryChannel
@@ -329,6 +334,9 @@ class NoSuchChannel:
 
     async def select(self, name: str | None) -> Sequence[NamedChannel]:
         raise BadInput(f"There is no channel or driver {name!r}")
+
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        return []
 
 
 async def test_a_channel_that_does_not_exist_is_not_tried_again(services: Services, run_id: str) -> None:

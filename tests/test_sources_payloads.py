@@ -108,7 +108,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
             "fingerprint": "cert-www-1",
             "severity": Severity.INFO,
             "labels": {"environment": "staging", "host": "www-1"},
-            "incident_key": "generic:Certificate expires:www-1",
+            "incident_key": "generic:cert-www-1",
         },
         {
             "severity": Severity.CRITICAL,
@@ -173,7 +173,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
             "fingerprint": "23412571:device:/dev/sda1,host:web-9",
             "severity": Severity.WARNING,
             "status": AlertStatus.FIRING,
-            "incident_key": "datadog:Disk is nearly full:web-9",
+            "incident_key": "datadog:23412571:device:/dev/sda1,host:web-9",
             "title": "Disk is nearly full on web-9",
             "links": {
                 "source": "https://app.datadoghq.eu/monitors/23412571?group=host%3Aweb-9",
@@ -197,7 +197,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
                 "alert_id": "23412571",
                 "scope": "device:/dev/sda1,host:web-9",
             },
-            "incident_key": "datadog:Disk is nearly full:web-9",
+            "incident_key": "datadog:23412571:device:/dev/sda1,host:web-9",
             "ended_at": datetime(2026, 1, 1, 1, tzinfo=UTC),
         }
     ],
@@ -207,7 +207,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
             "severity": Severity.WARNING,
             "status": AlertStatus.FIRING,
             "labels": {"host": "lb-2", "port": "443", "scope": "host:lb-2,port:443"},
-            "incident_key": "datadog:Load balancer is down:lb-2",
+            "incident_key": "datadog:Load balancer is down:host:lb-2,port:443",
         }
     ],
     "newrelic_issue": [
@@ -302,7 +302,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
                 "host_ip": "192.0.2.3",
                 "trigger_id": "23541",
             },
-            "incident_key": "zabbix:High CPU utilization:pg-3",
+            "incident_key": "zabbix:23541:pg-3",
             "title": "High CPU utilization on pg-3",
             "links": {
                 "source": "https://zabbix.example.net/tr_events.php?triggerid=23541&eventid=81237",
@@ -316,7 +316,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         {
             "fingerprint": "23541:pg-3",
             "status": AlertStatus.RESOLVED,
-            "incident_key": "zabbix:High CPU utilization:pg-3",
+            "incident_key": "zabbix:23541:pg-3",
             "ended_at": datetime(2026, 3, 14, 2, 31, 40, tzinfo=UTC),
         }
     ],
@@ -327,6 +327,101 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
             "severity": Severity.WARNING,
             "status": AlertStatus.FIRING,
             "incident_key": "generic:Nobody answers on port 443",
+        }
+    ],
+    **{
+        name: []
+        for name in (
+            *("pagerduty_note", "pagerduty_ping", "pagerduty_responder", "pagerduty_service"),
+            *("pagerduty_status_update", "opsgenie_note"),
+        )
+    },
+    **{
+        f"datadog_p2_{event}": [
+            {
+                "name": "Evictions are high",
+                "severity": Severity.CRITICAL,
+                "status": AlertStatus.RESOLVED if event == "recovered" else AlertStatus.FIRING,
+                "incident_key": "datadog:Evictions are high:host:cache-4",
+                "episode_at": None,
+                "occurred_at": occurred_at,
+            }
+        ]
+        for event, occurred_at in {
+            "triggered": datetime(2026, 1, 1, tzinfo=UTC),
+            "again": datetime(2026, 1, 1, 0, 10, tzinfo=UTC),
+            "recovered": datetime(2026, 1, 1, 0, 20, 0, 500_000, tzinfo=UTC),
+        }.items()
+    },
+    **{
+        f"zabbix_live_{event}": [
+            {
+                "fingerprint": "51377:nas-2",
+                "incident_key": "zabbix:51377:nas-2",
+                "status": AlertStatus.RESOLVED if event == "recovery" else AlertStatus.FIRING,
+                "episode_at": datetime(2026, 3, 14, 2, 10, 11, tzinfo=UTC),
+                "occurred_at": occurred_at,
+            }
+        ]
+        for event, occurred_at in {
+            "problem": None,
+            "acknowledged": datetime(2026, 3, 14, 2, 20, tzinfo=UTC),
+            "recovery": datetime(2026, 3, 14, 2, 40, tzinfo=UTC),
+        }.items()
+    },
+    "alertmanager_truncated": [
+        {"title": "PodRestarts (3 alerts)", "episode_at": datetime(2026, 3, 14, 1, tzinfo=UTC), "occurred_at": None},
+        {"status": AlertStatus.FIRING},
+    ],
+    "alertmanager_truncated_end": [
+        {"status": AlertStatus.RESOLVED, "occurred_at": datetime(2026, 3, 14, 2, tzinfo=UTC)},
+        {"status": AlertStatus.RESOLVED, "episode_at": datetime(2026, 3, 14, 1, tzinfo=UTC)},
+    ],
+    "grafana_datasource_error": [
+        {
+            "name": "Parcel backlog",
+            "title": "Parcel backlog",
+            "description": "[sse.dataQueryError] failed to execute query [A]: dial tcp 192.0.2.20:9090: connect: "
+            "connection refused",
+            "state_reason": "Error",
+            "episode_at": datetime(2026, 3, 14, 1, tzinfo=UTC),
+        }
+    ],
+    "grafana_no_data": [
+        {
+            "name": "Parcel backlog",
+            "description": "The query A of the rule returned no data.",
+            "state_reason": "NoData",
+        }
+    ],
+    "grafana_missing_series": [
+        {
+            "name": "Parcel backlog",
+            "status": AlertStatus.RESOLVED,
+            "description": "Belt 3 has more than 400 parcels",
+            "state_reason": "MissingSeries",
+        }
+    ],
+    "generic_check_down": [{"status": AlertStatus.FIRING, "incident_key": "generic:nightly-export"}],
+    "generic_check_up": [{"status": AlertStatus.RESOLVED, "incident_key": "generic:nightly-export"}],
+    "generic_host_up": [{"status": AlertStatus.RESOLVED, "labels": {"host": "router-5"}}],
+    "generic_kuma_down": [
+        {
+            "name": "Ticket shop",
+            "status": AlertStatus.FIRING,
+            "description": "timeout of 48000ms exceeded",
+            "fingerprint": "check-12",
+        }
+    ],
+    "generic_kuma_up": [{"status": AlertStatus.RESOLVED, "fingerprint": "check-12"}],
+    "generic_pingdom_down": [{"status": AlertStatus.FIRING, "incident_key": "generic:check-4711"}],
+    "generic_pingdom_up": [{"status": AlertStatus.RESOLVED, "incident_key": "generic:check-4711"}],
+    "generic_robot_up": [
+        {
+            "name": "Ticket shop",
+            "status": AlertStatus.RESOLVED,
+            "fingerprint": "check-778",
+            "occurred_at": datetime(2026, 3, 14, 1, 10, tzinfo=UTC),
         }
     ],
 }
@@ -352,6 +447,7 @@ def test_a_sample_is_read_under_its_own_name_and_by_recognition(name: str) -> No
     assert push == parse_push(sample, source=name)
     assert push.source == name
     assert push.errors == ()
+    assert push.ignored == ""
     for alert in push.alerts:
         assert alert.started_at is not None
         assert timedelta() < datetime.now(UTC) - alert.started_at < timedelta(hours=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -30,10 +31,26 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 FIELDS = sorted(
     {field for whole in map(body, NAMES) for part in objects_in(whole) for field in part}
     | {"name", "alertname", "labels", "annotations", "payload", "fingerprint", "tags", "incident_key", "instance"}
+    | {"resolved", "firing", "ok", "active", "check_id", "conclusion", "resolve_reason", "closedAt", "closeReason"}
+    | {
+        "event_timestamp",
+        "event_source",
+        "timezone",
+        "event_update_action",
+        "grafana_state_reason",
+        "Error",
+        "rulename",
+    }
 )
 
 texts = st.text(st.characters(exclude_categories=()), max_size=12)  # also control characters and lone surrogates
-words = st.sampled_from(["firing", "resolved", "ok", "critical", "P1", "4", "http://x/y", "2026-01-01T00:00:00Z", "0"])
+words = st.sampled_from(
+    [
+        *("firing", "resolved", "up", "true", "no_data", "ok", "critical", "P1", "4", "0", "http://x/y"),
+        *("incident.annotated", "incident.triggered", "AddNote", "[P2] [Triggered on {host:a}] x", "Europe/Berlin"),
+        "2026-01-01T00:00:00Z",
+    ]
+)
 scalars = st.none() | st.booleans() | st.integers() | st.integers(10**20, 10**40) | st.floats() | words | texts
 values = st.recursive(
     scalars,
@@ -41,7 +58,7 @@ values = st.recursive(
     max_leaves=25,
 )
 objects = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)
-vendor_like = st.sampled_from([source.sample("01") for source in SOURCES.values()])
+vendor_like = st.sampled_from([*(source.sample("01") for source in SOURCES.values()), *map(body, NAMES)])
 
 
 @st.composite
@@ -70,8 +87,12 @@ def test_any_json_is_alerts_or_bad_input(payload: object, source: str | None) ->
     except BadInput as refused:
         assert_sentence(str(refused))
         return
-    assert push.alerts
+    assert bool(push.alerts) is not bool(push.ignored)
     assert push.source in SOURCES
+    assert 0 <= push.omitted <= 1_000_000
+    assert len(push.ignored) <= 128
+    if push.ignored:
+        assert_sentence(push.ignored)
     assert len({alert.fingerprint for alert in push.alerts}) == len(push.alerts)
     for error in push.errors:
         assert_sentence(error)
@@ -89,10 +110,14 @@ def assert_storable(alert: Alert) -> None:
     dumped = alert.model_dump()
     assert Alert.model_validate(dumped) == alert
     assert Alert.model_validate_json(alert.model_dump_json()) == alert
+    assert len(alert.state_reason) <= 512
+    assert alert.firing is False or alert.ended_at is None
+    for moment in (alert.started_at, alert.ended_at, alert.episode_at, alert.occurred_at):
+        assert moment is None or (moment.tzinfo is UTC and 1972 <= moment.year <= 2201)
     strict = json.dumps(alert.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
     assert strict.encode()
     assert "\\u0000" not in strict.replace("\\\\", "")
-    for short in (alert.name, alert.title, *alert.labels, *alert.labels.values()):
+    for short in (alert.name, alert.title, alert.state_reason, *alert.labels, *alert.labels.values()):
         assert not any(ord(character) < 32 for character in short)
     assert all(url.lower().startswith(("http://", "https://")) for url in alert.links.values())
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 import ssl
 import sys
 from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -19,12 +22,21 @@ from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact, redact_text
 from orchestration.settings import Settings
+from orchestration.threads import in_own_thread
 
 USER_AGENT = "alert-pipeline"
 """The User-Agent header of requests to vendors."""
 
+LONGEST_WAIT_SECONDS = 24 * 3600.0
+"""The longest wait that a channel may ask for. A longer one is a mistake, and counts as this."""
+
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """HTTP statuses below 500 that allow a retry. Every 5xx does."""
+
+_TEMPORARY_WITH_A_TIME = frozenset({403, 413})
+"""HTTP statuses that are temporary if the answer says when to come again: RFC 9110 for 413, GitHub for 403."""
+
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 _CONSOLE_WIDTH = 78
 
@@ -44,6 +56,11 @@ class ChannelBlock(Block):
     default: bool = Field(
         default=False, description="Whether this channel gets the messages of runs that name no channel."
     )
+
+    @property
+    def seconds_between_messages(self) -> float:
+        """The shortest time between two messages to `target` that the vendor likes, in seconds. 0 means any."""
+        return 0.0
 
     @property
     def driver(self) -> str:
@@ -147,12 +164,41 @@ async def reach(url: SecretStr | str, timeout_seconds: float) -> str:
     return f"{where} answers{' over TLS' if parts.scheme == 'https' else ''}"
 
 
-def refused(where: str, status: int, *, detail: str = "", retry_after: str | None = None) -> DeliveryFailed:
-    """The error for an HTTP answer that was not a success."""
+def refused(where: str, status: int, *, detail: str = "", headers: Mapping[str, str] | None = None) -> DeliveryFailed:
+    """The error for an HTTP answer that was not a success. `headers` are the answer's."""
+    wait = retry_after_seconds(headers or {})
     said = f": {redact_text(detail, limit=200)}" if detail else ""
-    wait = f" (asks to wait {retry_after} s)" if retry_after and retry_after.isdecimal() else ""
+    asked = f" (asks to wait {wait:g} s)" if wait is not None else ""
     retryable = status in _RETRYABLE_STATUSES or status >= 500
-    return DeliveryFailed(f"{where} answered {status}{said}{wait}", retryable=retryable)
+    retryable = retryable or (wait is not None and status in _TEMPORARY_WITH_A_TIME)
+    return DeliveryFailed(f"{where} answered {status}{said}{asked}", retryable=retryable, retry_after_seconds=wait)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """The wait that an HTTP answer asks for with `Retry-After`, in seconds and at most `LONGEST_WAIT_SECONDS`.
+
+    The header is a number of seconds, which some vendors give with a fraction, or a moment. A moment is compared with
+    the answer's own `Date`, because the vendor's clock may differ from ours. None means that there is no such header,
+    that it cannot be read, or that its moment has passed.
+    """
+    by_name = {name.lower(): value.strip() for name, value in headers.items()}
+    asked = by_name.get("retry-after", "")
+    if _SECONDS.fullmatch(asked):
+        return min(float(asked), LONGEST_WAIT_SECONDS)
+    moment = _http_date(asked)
+    if moment is None:
+        return None
+    seconds = (moment - (_http_date(by_name.get("date", "")) or datetime.now(UTC))).total_seconds()
+    return min(seconds, LONGEST_WAIT_SECONDS) if seconds >= 0 else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    # A date without a zone is in GMT: RFC 9110 knows no other.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def unreachable(where: str, error: Exception) -> DeliveryFailed:
@@ -195,7 +241,7 @@ class ConsoleChannel(ChannelBlock):
             DeliveryFailed: standard error is closed.
         """
         frame = "─" * _CONSOLE_WIDTH
-        await asyncio.to_thread(_write, f"{frame}\n{message.text.rstrip()}\n{frame}\n")
+        await in_own_thread(_write, f"{frame}\n{message.text.rstrip()}\n{frame}\n")
         return self._sent("console")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import smtplib
@@ -23,6 +22,7 @@ from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+from orchestration.threads import in_own_thread
 
 _ADDRESS = re.compile(r"[^@\s<>\"(),:;\\\[\]]{1,64}@[A-Za-z0-9.\-]{1,255}")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
@@ -149,7 +149,7 @@ class EmailChannel(ChannelBlock):
     async def _in_session(self, work: Callable[[smtplib.SMTP], ResultT]) -> ResultT:
         """Do the work in a thread, with a server that has let us in. Each error becomes a `DeliveryFailed`."""
         try:
-            return await asyncio.to_thread(self._with_server, work)
+            return await in_own_thread(self._with_server, work)
         except smtplib.SMTPRecipientsRefused as error:
             answers: Refused = error.recipients
             reply = "; ".join(f"{address}: {_reply(*answer)}" for address, answer in list(answers.items())[:5])

@@ -29,6 +29,7 @@ from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.settings import Settings
+from orchestration.timeouts import awake_timeout
 
 _MAX_ANSWER = 64 * 1024
 _BODY_SECONDS = 2.0
@@ -112,13 +113,13 @@ class GenericChannel(ChannelBlock):
         request = self._request(message)
         try:
             async with httpx.AsyncClient(verify=tls_context(), follow_redirects=False) as client:
-                async with asyncio.timeout(self.timeout_seconds):
+                async with awake_timeout(self.timeout_seconds):
                     response = await client.send(request, stream=True)
                 body = await _beginning(response)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             raise unreachable(self.target, error) from None
         if not response.is_success:
-            raise refused(self.target, response.status_code, retry_after=response.headers.get("retry-after"))
+            raise refused(self.target, response.status_code, headers=response.headers)
         return self._sent(self.target, provider_id=_id_in(body), status=response.status_code)
 
     async def probe(self) -> str:
@@ -143,7 +144,7 @@ class GenericChannel(ChannelBlock):
             self.endpoint.get_secret_value(),
             headers=[(name.encode(), value.encode()) for name, value in headers.items()],
             content=self._body(message),
-            extensions={"timeout": httpx.Timeout(self.timeout_seconds).as_dict()},
+            extensions={"timeout": httpx.Timeout(None).as_dict()},  # send() limits the time of it all
         )
         request.url = _QuietUrl(request.url)
         return request

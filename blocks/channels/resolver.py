@@ -77,12 +77,19 @@ class ChannelResolver:
 
     `blocks_known=False` leaves Prefect out where none runs: only the environment counts then.
     `source` lists the saved blocks: a request to Prefect each time, or a `ChannelCache`.
+    `console=False` is for services: nobody reads their console, so it is a channel only where a run names it.
     """
 
     def __init__(
-        self, settings: Settings, *, blocks_known: bool = True, source: BlockSource = read_channel_blocks
+        self,
+        settings: Settings,
+        *,
+        blocks_known: bool = True,
+        source: BlockSource = read_channel_blocks,
+        console: bool = True,
     ) -> None:
         self._settings = settings
+        self._console = console
         self._blocks_known = blocks_known
         self._source = source
 
@@ -90,7 +97,8 @@ class ChannelResolver:
         """The channel of this name or driver; without a name the default ones.
 
         A block's name comes before a driver's. The defaults are NOTIFY_CHANNELS, else the blocks that are
-        marked as default, else the drivers that the environment sets up, else the console.
+        marked as default, else the drivers that the environment sets up, else the console. A service has no console,
+        and so perhaps no channel.
 
         Raises:
             BadInput: there is no such channel, it is switched off, or the driver is not set up.
@@ -102,6 +110,31 @@ class ChannelResolver:
         except Unavailable as error:
             return self._without_blocks(name, error)
         return self._requested(name, blocks) or _named(self._defaults(blocks))
+
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        """Every usable channel but the console and these: enabled blocks, and drivers that the environment sets up.
+
+        While Prefect does not answer, its blocks are left out.
+        """
+        try:
+            blocks = await self._load()
+        except Unavailable as error:
+            logger.warning("The saved channels are not known: %s", error)
+            blocks = Blocks()
+        usable = {name: block for name, block in blocks.items() if isinstance(block, ChannelBlock) and block.enabled}
+        found = self._usable_drivers() | usable
+        return _named(
+            {name: channel for name, channel in found.items() if channel.driver != "console" and name not in names}
+        )
+
+    async def has_channel(self) -> bool:
+        """Whether a message that names no channel reaches anybody: the console does not count.
+
+        Raises:
+            BadInput, BadSetting: a default channel is missing or broken.
+            Unavailable: Prefect's API does not answer, and the environment sets up no channel.
+        """
+        return any(named.channel.driver != "console" for named in await self.select(None))
 
     async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
         """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
@@ -143,7 +176,7 @@ class ChannelResolver:
             raise broken[0]  # The console would look like a success.
         for error in broken:
             logger.error("%s", error)
-        return found or {"console": ConsoleChannel()}
+        return found or ({"console": ConsoleChannel()} if self._console else {})
 
     def _find(self, name: str, blocks: Blocks) -> dict[str, ChannelBlock]:
         if (block := blocks.get(name)) is not None:
@@ -169,6 +202,15 @@ class ChannelResolver:
         drivers = {name: driver for name, driver in CHANNELS.items() if name != "console"}
         channels = {name: driver.from_settings(self._settings) for name, driver in drivers.items()}
         return {name: channel for name, channel in channels.items() if channel is not None}
+
+    def _usable_drivers(self) -> dict[str, ChannelBlock]:
+        """The drivers that the environment sets up completely."""
+        found: dict[str, ChannelBlock] = {}
+        for name, driver in CHANNELS.items():
+            with suppress(BadSetting):
+                if name != "console" and (channel := driver.from_settings(self._settings)) is not None:
+                    found[name] = channel
+        return found
 
     async def _load(self) -> Blocks:
         return {saved.name: _built(saved) for saved in await self._source()} if self._blocks_known else {}

@@ -5,7 +5,6 @@ The limits are those of Slack's pages "Blocks" and "Formatting message text".
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -18,13 +17,23 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from slack_sdk import WebClient, WebhookClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 
-from blocks.channels.base import ChannelBlock, checked_url, host_of, reach, refused, tls_context, unreachable
+from blocks.channels.base import (
+    ChannelBlock,
+    checked_url,
+    host_of,
+    reach,
+    refused,
+    retry_after_seconds,
+    tls_context,
+    unreachable,
+)
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+from orchestration.threads import in_own_thread
 
 ResultT = TypeVar("ResultT")
 
@@ -103,6 +112,11 @@ class SlackChannel(ChannelBlock):
         return self
 
     @property
+    def seconds_between_messages(self) -> float:
+        """1 s: Slack's limit for one channel, and for one webhook."""
+        return 1.0
+
+    @property
     def target(self) -> str:
         """The channel, or the webhook's host."""
         if self.bot_token and self.channel:
@@ -172,8 +186,7 @@ class SlackChannel(ChannelBlock):
     def _by_webhook(self, message: Message) -> Delivery:
         response = self._client(WebhookClient, self.webhook_url).send_dict(_content(message))
         if not 200 <= response.status_code < 300:
-            wait = response.headers.get("Retry-After")
-            raise refused("Slack", response.status_code, detail=response.body, retry_after=wait)
+            raise refused("Slack", response.status_code, detail=response.body, headers=response.headers)
         if not _accepted(response.body):
             raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)
         return self._sent("slack", status=response.status_code)
@@ -182,7 +195,7 @@ class SlackChannel(ChannelBlock):
 async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
     """Call Slack's client, which blocks, in a thread."""
     try:
-        return await asyncio.to_thread(work, *arguments)
+        return await in_own_thread(work, *arguments)
     except (OSError, HTTPException) as error:
         raise unreachable("Slack", error) from None
     except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the answer is not Slack's
@@ -211,8 +224,11 @@ def _api_error(error: SlackApiError, refusal: str = "refused the message") -> De
     status, headers = int(failure.response.status_code), failure.response.headers
     code = str(failure.response.get("error", ""))
     if not 200 <= status < 300:
-        return refused("Slack", status, detail=code, retry_after=headers.get("Retry-After"))
-    return DeliveryFailed(f"Slack {refusal}: {redact_text(code, limit=200)}", retryable=code in _TEMPORARY)
+        return refused("Slack", status, detail=code, headers=headers)
+    temporary = code in _TEMPORARY
+    wait = retry_after_seconds(headers) if temporary else None
+    said = f"Slack {refusal}: {redact_text(code, limit=200)}"
+    return DeliveryFailed(said, retryable=temporary, retry_after_seconds=wait)
 
 
 def blocks_of(message: Message) -> list[Json]:

@@ -20,6 +20,7 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.attempts import close_attempt, open_attempt
 from orchestration.store.records import Node
+from orchestration.timeouts import awake_timeout
 
 _STACK_CHARACTERS = 8000
 
@@ -27,31 +28,32 @@ _STACK_CHARACTERS = 8000
 async def attempt_node(run: ActiveRun, step: Step, *, retries_left: int, given: Contract | None = None) -> Contract:
     """Try a node once, on record; its result as it is kept.
 
-    `retries_left` says how many more attempts the caller makes if this one fails with a retryable error. `given` is a
-    result that stands in for what the node would do.
+    `retries_left` says how many more attempts the caller makes if this one fails with a retryable error. The next one
+    begins when it is due, however early the caller comes. `given` is a result that stands in for what the node does.
 
     Raises:
         StageFailed: the attempt failed; its row and signals are written.
         asyncio.CancelledError: the run was cancelled; the attempt is closed as failed.
     """
+    await run.waits.until_due(step.node.id)
     number, cancelled = await shielded_write(_open(run, step))
     seconds = step.timeout_seconds or run.services.settings.stage_timeout_seconds
-    limit = asyncio.timeout(seconds)
+    limit: asyncio.Timeout | None = None
     started = time.perf_counter()
     try:
         raise_if_cancelled(cancelled)
-        async with limit:
+        async with awake_timeout(seconds) as limit:
             result = given or await step.kind.function(run.context(step, number), await step.kind.set_up(run, step))
         kept, cancelled = await shielded_write(_succeed(run, step, number, result, _elapsed_ms(started)))
     except asyncio.CancelledError:
-        await asyncio.shield(_fail(run, step.node, number, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
+        await asyncio.shield(_fail(run, step, number, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
         raise
     except Exception as error:
-        described = describe(error, timed_out_after=seconds if limit.expired() else None)
-        failing = _fail(run, step.node, number, described, _elapsed_ms(started), retries_left=retries_left)
-        _, cancelled = await shielded_write(failing)
+        described = describe(error, timed_out_after=seconds if limit and limit.expired() else None)
+        failing = _fail(run, step, number, described, _elapsed_ms(started), retries_left=retries_left)
+        retry_in, cancelled = await shielded_write(failing)
         raise_if_cancelled(cancelled)
-        raise StageFailed(step.node, described) from error
+        raise StageFailed(step.node, described, retry_in_seconds=retry_in) from error
     raise_if_cancelled(cancelled)
     return kept
 
@@ -71,13 +73,14 @@ def describe(error: BaseException, *, timed_out_after: float | None = None) -> S
         # Cut last: a cut through a secret would leave a half that nothing recognizes.
         stack_trace=redact_text(stack)[-_STACK_CHARACTERS:],
         retryable=is_retryable(error),
+        retry_after_seconds=getattr(error, "retry_after_seconds", None),
     )
 
 
 async def _open(run: ActiveRun, step: Step) -> int:
     node = step.node
     async with run.writing:
-        run.waiting.discard(node.id)
+        run.waits.begin(node.id)
         run.record, number = await open_attempt(
             run.services.database,
             run.record,
@@ -85,6 +88,7 @@ async def _open(run: ActiveRun, step: Step) -> int:
             owner=run.owner,
             status=run.status,
             input_ref=run.input_ref(step.before),
+            due_in_seconds=run.waits.seconds_until_retry,
         )
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, number), node=_own_name(node))
     return number
@@ -113,6 +117,7 @@ async def _succeed(run: ActiveRun, step: Step, number: int, result: Contract, du
             status=run.status_with(node),
             values=values | runs.error_columns(None),
             duration_ms=duration_ms,
+            due_in_seconds=run.waits.seconds_until_retry,
             snapshot=snapshot,
         )
         run.note_result(node, kept, ref)
@@ -122,13 +127,16 @@ async def _succeed(run: ActiveRun, step: Step, number: int, result: Contract, du
 
 
 async def _fail(
-    run: ActiveRun, node: Node, number: int, error: StageError, duration_ms: float, *, retries_left: int
-) -> None:
-    retrying = error.retryable and retries_left > 0
+    run: ActiveRun, step: Step, number: int, error: StageError, duration_ms: float, *, retries_left: int
+) -> float | None:
+    """Record a failure. Returns the time after which the node is tried again, in seconds; None if it is not."""
+    node = step.node
+    retry_in = step.retry_in_seconds(run.services.settings, error, retries_left=retries_left)
+    retrying = retry_in is not None
     try:
         async with run.writing:
-            if retrying:
-                run.waiting.add(node.id)
+            if retry_in is not None:
+                run.waits.retry_in(node.id, retry_in)
             elif error is not attempts.CANCELLED:
                 run.failed[node.id] = error
             run.record = await close_attempt(
@@ -142,6 +150,7 @@ async def _fail(
                 status=RunStatus.RETRYING if retrying else None,
                 values=runs.error_columns(error),
                 duration_ms=duration_ms,
+                due_in_seconds=run.waits.seconds_until_retry,
                 error=error,
             )
     except (Unavailable, RunBusy) as unwritten:
@@ -162,6 +171,7 @@ async def _fail(
     run.emit(Signal.STAGE_FAILED, tags, duration_ms=duration_ms, node=_own_name(node), **facts)
     if retrying:
         run.emit(Signal.STAGE_RETRYING, tags, retries_left=retries_left, node=_own_name(node), **facts)
+    return retry_in
 
 
 def _own_name(node: Node) -> str | None:

@@ -15,11 +15,11 @@ from orchestration.engine.attempt import attempt_node
 from orchestration.engine.perform import finish, perform_all
 from orchestration.engine.plan import plan_for
 from orchestration.engine.run import ActiveRun, Plan, StageFailed, Step
-from orchestration.errors import BadInput, RunBusy, Unavailable
+from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.redaction import redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus
-from orchestration.store import incidents, runs
+from orchestration.store import attempts, incidents, runs
 
 DIRECT = "direct"
 """The engine's name for runs that are executed without Prefect."""
@@ -138,7 +138,7 @@ class Execution:
 
 
 class DirectTask:
-    """The direct engine's attempts at a node: plain calls, with the delays of the settings between them."""
+    """The direct engine's attempts at a node: plain calls, each of which begins when it is due."""
 
     def __init__(self, step: Step) -> None:
         self.name = step.node.id
@@ -150,21 +150,20 @@ class DirectTask:
             StageFailed: the last attempt's.
         """
         step = run.plan.steps[node_id]
-        delays = run.services.settings.delays(step.retries(run.services.settings))
-        for retry, delay in enumerate(delays):
+        retries_left = step.retries(run.services.settings)
+        while True:
             try:
-                return await attempt_node(run, step, retries_left=len(delays) - retry)
+                return await attempt_node(run, step, retries_left=retries_left)
             except StageFailed as failure:
-                if not failure.retryable:
+                if failure.retry_in_seconds is None:
                     raise
-                logger.info("Run %s is tried again in %g s: %s", run.run_id, delay, redact_text(str(failure)))
-                await asyncio.sleep(delay)
-        return await attempt_node(run, step, retries_left=0)
+                seconds, words = failure.retry_in_seconds, redact_text(str(failure))
+                logger.info("Run %s is tried again in %g s: %s", run.run_id, seconds, words)
+            retries_left -= 1
 
 
 async def _adopt_plan(run: ActiveRun) -> None:
     """Give the run its plan. A definition that cannot be executed ends the run before anything is done."""
-    run.waiting.clear()
     run.failure = None
     if run.over:
         return
@@ -178,6 +177,23 @@ async def _adopt_plan(run: ActiveRun) -> None:
         await run.end(RunStatus.FAILED, error=described)
     else:
         run.adopt(plan)
+        await _follow(run, plan)
+
+
+async def _follow(run: ActiveRun, plan: Plan) -> None:
+    """Let the run work with what the run has found that it follows. If that one is not stored any more, it does not."""
+    followed_id = run.record.options.follows
+    if followed_id is None:
+        return
+    async with run.services.database.transaction() as tx:
+        try:
+            record, payload = await runs.get_run_with_payload(tx, followed_id)
+        except RunNotFound:
+            return
+        done = await attempts.list_attempts(tx, followed_id)
+    followed = ActiveRun(run.services, record, payload, done, engine=run.engine, owner="")
+    followed.adopt(plan)
+    run.follow(followed)
 
 
 async def _record_plan(run: ActiveRun, plan: Plan) -> None:

@@ -43,6 +43,7 @@ async def lease_run(
             keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await keeper
+            run.waits.end()
             if not run.over:  # the end of a run releases its lease
                 await asyncio.shield(release_lease(services, run_id, run.owner))
 

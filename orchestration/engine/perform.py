@@ -10,14 +10,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from orchestration.contracts import Contract, StageError
+from orchestration.contracts import Contract, Stage, StageError
 from orchestration.engine.attempt import attempt_node
 from orchestration.engine.run import ActiveRun, StageFailed, Step
 from orchestration.engine.values import value_of
 from orchestration.graph import Edge, Expression
+from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
-from orchestration.states import RunStatus
+from orchestration.states import RunReason, RunStatus
 
 MAX_CONCURRENT_NODES = 8
 """How many nodes of one run are performed side by side."""
@@ -60,7 +61,8 @@ async def perform(run: ActiveRun, stage: StageTask) -> None:
         await run.skip(step.node, reason)
         return
     try:
-        await stage(run, stage.name)
+        with run.waits.at(stage.name):
+            await stage(run, stage.name)
     except StageFailed as failure:
         await _fall_back(run, step, failure)
 
@@ -76,11 +78,20 @@ async def finish(run: ActiveRun) -> None:
         logger.error(
             "Run %s failed in %s %s. Resume it with: alert-pipeline resume %s", run.run_id, where, failure, run.run_id
         )
+        after_failure = run.plan.steps[node.id].kind.after_failure
+        if after_failure is not None:
+            await after_failure(run, run.failure)
         await run.end(RunStatus.FAILED, error=run.failure.error)
-    elif any(step.kind.notifies and node_id in run.results for node_id, step in run.plan.steps.items()):
+    elif any(_has_notified(run, step) for step in run.plan.steps.values()):
         await run.end(RunStatus.NOTIFIED)
     else:
         await run.end(RunStatus.SKIPPED, skip_reason=_reason_nobody_was_notified(run))
+
+
+def _has_notified(run: ActiveRun, step: Step) -> bool:
+    """Whether the node has told somebody something. That every channel was up to date is no message."""
+    result, silences = run.results.get(step.node.id), step.kind.silences
+    return step.kind.notifies and result is not None and (silences is None or silences(result) is None)
 
 
 def _is_settled(run: ActiveRun, step: Step) -> bool:
@@ -111,12 +122,16 @@ async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     """Why a node is left out, now that all nodes before it are done; None if it is not. The first rule decides:
 
     branch_not_taken: it is only reached through a branch that its condition did not take.
+    redelivery: the run only sends again what was refused, with the results of the run that it follows; and what was
+        left out there is left out here.
     (the reason of an earlier result): a node before it, such as ingest, found that nobody is notified.
     (a rule of the node's kind): for example checks_only, resolved, checkers_skip_all, no_result_of.
     errors_in: a node that its skip_if_errors names has errors.
     skip_if_condition: the expression holds.
     """
     node_id = step.node.id
+    if run.record.reason is RunReason.REDELIVERY and step.kind.stage not in (Stage.INGEST, Stage.NOTIFY):
+        return run.recall_followed(step.node) or Reason.REDELIVERY
     if _is_dead(run, node_id):
         return f"{NOT_TAKEN}: {', '.join(edge.source for edge in run.plan.graph.incoming(node_id))}"
     if (reason := _silenced(run, step.before)) is not None:
@@ -156,16 +171,18 @@ def _is_taken(run: ActiveRun, way: Edge) -> bool:
     return way.branch is (holds is not None and result is not None and holds(result))
 
 
-def _silenced(run: ActiveRun, node_ids: tuple[str, ...]) -> str | None:
+def _silenced(run: ActiveRun, node_ids: tuple[str, ...], *, notifying: bool = False) -> str | None:
     for node_id in node_ids:
         silences, result = run.plan.steps[node_id].kind.silences, run.results.get(node_id)
+        if not notifying and run.plan.steps[node_id].kind.notifies:
+            continue  # that one message was not necessary says nothing about the next
         if silences is not None and result is not None and (reason := silences(result)) is not None:
             return reason
     return None
 
 
 def _reason_nobody_was_notified(run: ActiveRun) -> str:
-    if (reason := _silenced(run, run.plan.graph.order)) is not None:
+    if (reason := _silenced(run, run.plan.graph.order, notifying=True)) is not None:
         return reason
     silent = [node_id for node_id in run.plan.graph.order if run.plan.steps[node_id].kind.notifies]
     if not silent:

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from orchestration.alert import Alert, Incident, IncidentStatus
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import Contract, StageContext, StageError
+from orchestration.engine.waits import Waits
 from orchestration.errors import PipelineError
 from orchestration.graph import (
     Definition,
@@ -36,6 +37,9 @@ ResultT = TypeVar("ResultT", bound=Contract)
 SetupT = TypeVar("SetupT")
 T = TypeVar("T")
 
+MAX_WAIT_SECONDS = 60.0
+"""The longest wait that a stage grants to a channel that asks for one. After a longer one a later run tries again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeKind(NodeType, Generic[SetupT]):
@@ -53,6 +57,8 @@ class NodeKind(NodeType, Generic[SetupT]):
     """A rule of this kind by which a node is left out: the reason's name, or None if the node runs."""
     silences: Callable[[Contract], str | None] | None = None
     """Why a result makes all later nodes unnecessary; None if it does not."""
+    after_failure: Callable[[ActiveRun, StageFailed], Awaitable[None]] | None = None
+    """What is done before a run ends FAILED at a node of this kind."""
     holds: Callable[[Contract], bool] | None = None
     """Which branch a result takes. None means that nodes of this kind do not branch."""
     notifies: bool = False
@@ -89,6 +95,17 @@ class Step:
     def retries(self, settings: Settings) -> int:
         """How often it is tried again."""
         return settings.max_retries_per_stage if self.max_retries is None else self.max_retries
+
+    def retry_in_seconds(self, settings: Settings, error: StageError, *, retries_left: int) -> float | None:
+        """The time after which the node is tried again after this error; None if it is not.
+
+        That is the delay of the settings, or the wait that the other side has asked for if that is longer.
+        """
+        asked = error.retry_after_seconds or 0.0
+        if not error.retryable or retries_left <= 0 or asked > MAX_WAIT_SECONDS:
+            return None
+        retries = max(self.retries(settings), retries_left)
+        return max(settings.delays(retries)[retries - retries_left], asked)
 
 
 @dataclass(frozen=True)
@@ -165,8 +182,10 @@ class ActiveRun:
         """Why nodes were left out."""
         self.failed: dict[str, StageError] = {}
         """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
-        self.waiting: set[str] = set()
-        """Nodes that wait for their next attempt."""
+        self.followed: ActiveRun | None = None
+        """The run whose message this one sends again: its results count as this run's."""
+        self.waits = Waits()
+        """What its nodes wait for."""
         self.failure: StageFailed | None = None
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
@@ -181,6 +200,26 @@ class ActiveRun:
             step = plan.steps.get(attempt.node_id)
             if step is not None:
                 self._recall(attempt, step)
+
+    def follow(self, followed: ActiveRun) -> None:
+        """Work on what another run was started with, and with what its nodes have found."""
+        self.followed = followed
+        self.payload = followed.payload
+        self.__dict__.pop("push", None)
+
+    def recall_followed(self, node: Node) -> str | None:
+        """Let the node's result in the followed run count as this run's.
+
+        Returns why the node was left out there; None if it was not.
+        """
+        followed = self.followed
+        if followed is None:
+            return None
+        if (found := followed.results.get(node.id)) is not None:
+            self.note_result(node, found, followed.refs[node.id])
+        if (error := followed.failed.get(node.id)) is not None:
+            self.failed[node.id] = error
+        return followed.skipped.get(node.id)
 
     def _recall(self, attempt: AttemptRecord, step: Step) -> None:
         if attempt.status is StageStatus.SKIPPED:
@@ -224,11 +263,11 @@ class ActiveRun:
     @property
     def status(self) -> RunStatus:
         """The status while the run goes on: RETRYING while one of its nodes waits for another attempt."""
-        return RunStatus.RETRYING if self.waiting else self.standing
+        return RunStatus.RETRYING if self.waits.for_retry else self.standing
 
     def status_with(self, node: Node) -> RunStatus:
         """The status once this node is done too."""
-        return RunStatus.RETRYING if self.waiting else furthest([*self._stages.values(), node.stage])
+        return RunStatus.RETRYING if self.waits.for_retry else furthest([*self._stages.values(), node.stage])
 
     @cached_property
     def push(self) -> StoredPush:
@@ -350,13 +389,19 @@ class ActiveRun:
 
 
 class StageFailed(PipelineError):
-    """An attempt at a node failed. `retryable` says whether another attempt can help."""
+    """An attempt at a node failed. `retryable` says whether the cause can pass.
 
-    def __init__(self, node: Node, error: StageError) -> None:
+    `retry_in_seconds` is the time after which the node is tried again. None means that this was its last attempt: the
+    cause does not pass, the retries are used up, or the other side asks for a wait longer than `MAX_WAIT_SECONDS`.
+    """
+
+    def __init__(self, node: Node, error: StageError, *, retry_in_seconds: float | None = None) -> None:
         super().__init__(f"{node.id}: {error.message}")
         self.node = node
         self.error = error
         self.retryable = error.retryable
+        self.retry_after_seconds = error.retry_after_seconds
+        self.retry_in_seconds = retry_in_seconds
 
 
 class _ResultsAsJson(Mapping[str, Any]):

@@ -52,11 +52,19 @@ def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
 
 
 async def open_attempt(
-    database: Database, run: RunRecord, node: Node, *, owner: str, status: RunStatus, input_ref: str | None
+    database: Database,
+    run: RunRecord,
+    node: Node,
+    *,
+    owner: str,
+    status: RunStatus,
+    input_ref: str | None,
+    due_in_seconds: float | None = None,
 ) -> tuple[RunRecord, int]:
     """Open the next attempt at a node, and bring the run to `status`. An attempt that is still open is closed as LOST.
 
-    `owner` is the name under which the caller leased the run.
+    `owner` is the name under which the caller leased the run. `due_in_seconds` is the time until the run goes on at
+    another node, if it waits for that.
 
     Returns:
         The run after that, and the attempt's number, from 1.
@@ -77,7 +85,8 @@ async def open_attempt(
         **LOST.model_dump(),
     }
     values = {"current_stage": node.stage.value}
-    row = await _change(database, _OPEN, run, opening, owner=owner, status=status, values=values)
+    due = {"due_in_seconds": due_in_seconds}
+    row = await _change(database, _OPEN, run, opening | due, owner=owner, status=status, values=values)
     return run_record(row), row["attempt"]
 
 
@@ -92,12 +101,14 @@ async def close_attempt(
     status: RunStatus | None,
     values: Mapping[str, Any],
     duration_ms: float,
+    due_in_seconds: float | None = None,
     snapshot: dict[str, Any] | None = None,
     error: StageError | None = None,
 ) -> RunRecord:
     """Close an attempt, set columns of the run, and bring it to `status`; None leaves its status. Returns the run.
 
     An attempt that is closed already stays as it is. `owner` is the name under which the caller leased the run.
+    `due_in_seconds` is the time until the run goes on, if it waits for another attempt.
 
     Raises:
         IllegalTransition: the run's status cannot become this one; the attempt stays open.
@@ -113,6 +124,7 @@ async def close_attempt(
         "output_ref": output_ref(run.run_id, node.id, attempt) if snapshot is not None else None,
         "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
         "duration_ms": duration_ms,
+        "due_in_seconds": due_in_seconds,
         **(error.model_dump() if error else dict.fromkeys(StageError.model_fields)),
     }
     row = await _change(database, _CLOSE, run, closing, owner=owner, status=status, values=values)
@@ -146,7 +158,7 @@ async def _change(
 def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextClause:
     """The statement that changes the run, if it still has the status and the lease that the caller knows."""
     counted = ["total_attempts = total_attempts + 1"] if of_attempt == _OPEN else []
-    sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, "updated_at = clock_timestamp()"]
+    sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, _SET_DUE, "updated_at = clock_timestamp()"]
     return text(
         f"""
         with run as (
@@ -158,6 +170,9 @@ def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextClause:
         """
     )
 
+
+# Without a wait both are null.
+_SET_DUE = "due_at = clock_timestamp() + make_interval(secs => cast(:due_in_seconds as double precision))"
 
 # The parameters with an error have the names of the fields of `StageError`.
 _OPEN = """

@@ -126,6 +126,27 @@ def _claim_statement(condition: str) -> TextClause:
     )
 
 
+# One look at the index of due runs for each priority.
+_NEXT_DUE = text(
+    f"""
+    select extract(epoch from min(next.due_at) - clock_timestamp())
+    from (values {", ".join(f"({severity.rank})" for severity in Severity)}) as known (priority)
+    cross join lateral (
+        select due_at
+        from pipeline_run
+        where status in {CLAIMABLE_STATUSES!r} and priority = known.priority and due_at > clock_timestamp()
+        order by due_at limit 1
+    ) as next
+    """
+)
+
+
+async def seconds_until_due(tx: AsyncConnection) -> float | None:
+    """The time until the next run becomes due, in seconds; None if none does. A run that a process executes counts."""
+    seconds = (await tx.execute(_NEXT_DUE)).scalar_one()
+    return None if seconds is None else float(seconds)
+
+
 async def list_lease_owners(tx: AsyncConnection) -> list[str]:
     """The owners of the leases of all runs that are not over."""
     query = select(_T.lease_owner).where(CLAIMABLE, _T.lease_owner.is_not(None))

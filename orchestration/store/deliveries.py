@@ -1,71 +1,435 @@
-"""The delivery ledger: at most one message for each (run, node, channel), however many attempts a node has."""
+"""The delivery ledger, and what each channel was told of an incident last.
+
+A message has one row, however many runs and attempts try to send it. `sent` is final. Before a message about an
+incident is sent, the row of (incident, channel) is locked for a moment, so that one run at a time sends there.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import RowMapping, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.contracts import Delivery
-from orchestration.store.models import DeliveryRow, PipelineRunRow, columns_of
+from orchestration.alert import AlertStatus, IncidentStatus, Severity
+from orchestration.contracts import Contract, Delivery
+from orchestration.errors import DeliveryFailed
+from orchestration.store import channels
+from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow, columns_of
 from orchestration.store.records import DeliveryRecord
 
 _T = DeliveryRow
 _COLUMNS = columns_of(_T, DeliveryRecord)
 
-SENDING, SENT, FAILED = "sending", "sent", "failed"
+SENDING, SENT, FAILED, SUPERSEDED, GIVEN_UP = "sending", "sent", "failed", "superseded", "given_up"
 
 
-def delivery_key(run_id: str, node_id: str, channel: str) -> str:
-    """The name of one message, the same for every attempt to send it."""
-    return f"{run_id}/{node_id}/{channel}"
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a message goes, and which node of which run sends it."""
+
+    run_id: str
+    node_id: str
+    channel: str
+    driver: str
+    target: str
+    incident_id: str | None = None
+    """The incident whose present state is said. None: the message is about the run alone."""
 
 
-# The caller has the run's lease, so no other process sends the same message now.
+class Standing(Contract):
+    """What a channel knows of an incident, beside what is true now."""
+
+    version: int
+    """The incident's present version."""
+    over: bool
+    """Whether the incident is resolved or closed."""
+    severity: Severity
+    known_version: int = 0
+    """The version that the channel was told last; 0 means that it was told nothing."""
+    known_status: AlertStatus | None = None
+    known_severity: Severity | None = None
+    given_up: bool = False
+    """Whether the attempts to tell this channel have been given up."""
+    provider_id: str | None = None
+    """The vendor's id of the last message that was sent there."""
+    told_by_run: bool = False
+    """Whether this run was the last one that told the channel something."""
+    sent_by_node: bool = False
+    """Whether this node's message about the present version is out."""
+    sent_by_run: bool = False
+    """Whether this node of this run has sent the channel a message about the incident."""
+    other_run: str | None = None
+    """Another run that is sending to the channel now, and whose lease is alive."""
+    unfinished: bool = False
+    """Whether the ledger has messages that were not sent."""
+    channel_failing: bool = False
+    """Whether the channel's last answer to anybody was a failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """One try to send a message. Its number says later whether the row is still its own."""
+
+    delivery_id: int
+    number: int
+    key: str
+    place: Place
+    version: int | None
+
+
+def run_key(place: Place) -> str:
+    """The name of a message about a run alone: the same for every attempt to send it."""
+    return f"{place.run_id}/{place.node_id}/{place.channel}"
+
+
+def incident_key_of(place: Place, version: int) -> str:
+    """The name of a message about one version of an incident: the same for every run that sends it."""
+    return f"incident-{place.incident_id}/{version}/{place.node_id}/{place.channel}"
+
+
+# What a channel knows
+
+
+_LOCK = text(
+    """
+    insert into incident_channel (incident_id, channel, driver)
+    values (:incident_id, :channel, :driver)
+    on conflict (incident_id, channel) do update set driver = excluded.driver
+    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id
+    """
+)
+
+_ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp()"
+
+# A statement of its own, after the lock: it has to see what the one who had the lock before has committed.
+_LOOK = text(
+    f"""
+    select incident.version, incident.status, incident.severity,
+        (
+            select run.run_id
+            from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.status = '{SENDING}' and run.run_id <> :run_id and {_ALIVE}
+            limit 1
+        ) as other_run,
+        exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.node_id = :node_id and delivery.version = incident.version and delivery.status = '{SENT}'
+        ) as sent_by_node,
+        exists (
+            select from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
+            where run.run_id = :run_id and delivery.channel = :channel and delivery.node_id = :node_id
+                and delivery.status = '{SENT}' and delivery.version is not null
+        ) as sent_by_run,
+        exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.status in ('{SENDING}', '{FAILED}')
+        ) as unfinished,
+        exists (select from channel_health where name = :channel and failures > 0) as channel_failing
+    from incident
+    where incident.id = :incident_id
+    """
+)
+
+
+async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
+    """What the channel knows of the incident, and what is true now. The pair is locked until the transaction ends."""
+    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
+    known = (await tx.execute(_LOCK, {**keys, "driver": place.driver})).mappings().one()
+    mine = {"run_id": place.run_id, "node_id": place.node_id}
+    now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
+    return Standing(
+        version=now["version"],
+        over=now["status"] in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED),
+        severity=now["severity"],
+        known_version=known["version"],
+        known_status=known["status"],
+        known_severity=known["severity"],
+        given_up=known["given_up"],
+        provider_id=known["provider_id"],
+        told_by_run=known["run_id"] == place.run_id,
+        **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "channel_failing")},
+    )
+
+
+_IS_BEHIND = text(
+    """
+    select incident.version > known.version
+    from incident join incident_channel as known on known.incident_id = incident.id and known.channel = :channel
+    where incident.id = :incident_id
+    """
+)
+
+
+async def is_behind(tx: AsyncConnection, place: Place) -> bool:
+    """Whether the incident has changed since the channel was told of it last."""
+    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
+    return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
+
+
+_FIRING_ON = text(
+    f"select channel from incident_channel where incident_id = :incident_id and status = '{AlertStatus.FIRING}'"
+)
+
+
+async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[str]:
+    """The channels whose last message about the incident said that it fires."""
+    return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
+
+
+_WAITING = text(
+    """
+    select channel, extract(epoch from clock_timestamp() - failing_since) as seconds
+    from incident_channel
+    where incident_id = :incident_id and failing_since is not null and given_up_at is null
+    """
+)
+
+
+async def failing_channels(tx: AsyncConnection, incident_id: str) -> dict[str, float]:
+    """The channels that have refused the messages about an incident, with the seconds since when."""
+    rows = (await tx.execute(_WAITING, {"incident_id": int(incident_id)})).all()
+    return {row[0]: float(row[1]) for row in rows}
+
+
+# The ledger
+
+
 _OPEN = text(
     f"""
-    insert into delivery (pipeline_run_id, node_id, channel, driver, target, idempotency_key)
-    select id, :node_id, :channel, :driver, :target, :idempotency_key
+    insert into delivery (
+        pipeline_run_id, incident_id, version, node_id, channel, driver, target, idempotency_key, status, tries, error,
+        response, settled_at
+    )
+    select id, :incident_id, :version, :node_id, :channel, :driver, :target, :key, :status,
+        case when :status = '{SENDING}' then 1 else 0 end, :error, '{{}}',
+        case when :status <> '{SENDING}' then clock_timestamp() end
     from pipeline_run
     where run_id = :run_id
     on conflict (idempotency_key) do update
-    set status = '{SENDING}', driver = excluded.driver, target = excluded.target, tries = delivery.tries + 1,
-        error = null, settled_at = null
+    set status = excluded.status, pipeline_run_id = excluded.pipeline_run_id, driver = excluded.driver,
+        target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
+        -- What the channel answered stays while the message only waits.
+        error = case when excluded.tries = 0 then coalesce(delivery.error, excluded.error) end,
+        response = case when excluded.tries = 0 then delivery.response else excluded.response end
     where delivery.status <> '{SENT}'
-    returning id
-    """
-)
-
-_SETTLE = text(
-    """
-    update delivery
-    set status = :status, provider_id = :provider_id, response = cast(:response as jsonb), error = :error,
-        settled_at = clock_timestamp()
-    where idempotency_key = :key
+    returning id, tries
     """
 )
 
 
-async def open_delivery(
-    tx: AsyncConnection, run_id: str, node_id: str, channel: str, *, driver: str, target: str
-) -> DeliveryRecord | None:
-    """Write the ledger's row before sending. Returns the row if the message is sent already, else None.
+async def open_try(tx: AsyncConnection, place: Place, *, version: int | None = None) -> Try | None:
+    """Write the ledger's row before sending. None means that the message is sent already.
 
-    A row with the status `sending` comes from a process that died: the message is sent again under the same key.
+    A row with the status `sending` comes from a process that died or lost its lease: the message is sent again, under
+    the same key.
     """
-    key = delivery_key(run_id, node_id, channel)
-    row = {"node_id": node_id, "channel": channel, "driver": driver, "target": target, "idempotency_key": key}
-    opened = await tx.execute(_OPEN, {"run_id": run_id, **row})
-    if opened.first() is not None:
-        return None
-    query = select(*_COLUMNS).where(_T.idempotency_key == key)
-    return DeliveryRecord.model_validate(dict((await tx.execute(query)).mappings().one()))
+    key = run_key(place) if version is None else incident_key_of(place, version)
+    row = await _open(tx, place, version, key, status=SENDING)
+    return (
+        None if row is None else Try(delivery_id=row["id"], number=row["tries"], key=key, place=place, version=version)
+    )
 
 
-async def settle_delivery(tx: AsyncConnection, key: str, delivery: Delivery) -> None:
-    """Write the result of a delivery."""
-    values = {"status": delivery.status, "provider_id": delivery.provider_id, "error": delivery.error}
-    await tx.execute(_SETTLE, {"key": key, "response": orjson.dumps(delivery.response).decode(), **values})
+async def find_sent(tx: AsyncConnection, place: Place) -> DeliveryRecord | None:
+    """The row of a message about a run alone, if it is sent already."""
+    query = select(*_COLUMNS).where(_T.idempotency_key == run_key(place), _T.status == SENT)
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return None if row is None else DeliveryRecord.model_validate(dict(row))
+
+
+async def note_wait(tx: AsyncConnection, place: Place, why: str, *, version: int | None = None) -> None:
+    """Write that a message waits, because its channel may not be sent anything yet. That is not counted as a try."""
+    key = run_key(place) if version is None else incident_key_of(place, version)
+    await _open(tx, place, version, key, status=FAILED, error=why)
+    if version is not None:
+        await tx.execute(_NOTE_FAILING, {"incident_id": int(place.incident_id or 0), "channel": place.channel})
+
+
+async def _open(
+    tx: AsyncConnection, place: Place, version: int | None, key: str, *, status: str, error: str | None = None
+) -> RowMapping | None:
+    values = {
+        "run_id": place.run_id,
+        "incident_id": int(place.incident_id) if place.incident_id and version is not None else None,
+        "version": version,
+        "node_id": place.node_id,
+        "channel": place.channel,
+        "driver": place.driver,
+        "target": place.target,
+        "key": key,
+        "status": status,
+        "error": error,
+    }
+    return (await tx.execute(_OPEN, values)).mappings().one_or_none()
+
+
+# After it was given up, its time begins anew.
+_FAILING = """
+    failing_since = case when given_up_at is null then coalesce(failing_since, clock_timestamp())
+        else clock_timestamp() end,
+    given_up_at = null
+"""
+_NOTE_FAILING = text(f"update incident_channel set {_FAILING} where incident_id = :incident_id and channel = :channel")
+
+# What another run is sending with a living lease stays as it is; that run marks it itself when it looks again.
+_SUPERSEDE = text(
+    f"""
+    update delivery set status = '{SUPERSEDED}', settled_at = clock_timestamp()
+    from pipeline_run as run
+    where run.id = delivery.pipeline_run_id and delivery.incident_id = :incident_id and delivery.channel = :channel
+        and delivery.version < :version and (
+            delivery.status = '{FAILED}'
+            or delivery.status = '{SENDING}'
+                and (run.run_id = :run_id and delivery.node_id = :node_id or not coalesce({_ALIVE}, false))
+        )
+    """
+)
+
+
+async def supersede_older(tx: AsyncConnection, place: Place, version: int) -> None:
+    """Mark the messages about versions before this one that were not sent: they never are."""
+    values = {"incident_id": int(place.incident_id or 0), "channel": place.channel, "version": version}
+    await tx.execute(_SUPERSEDE, {**values, "run_id": place.run_id, "node_id": place.node_id})
+
+
+_SETTLED = f"""
+    with settled as (
+        update delivery
+        set status = :result, provider_id = :provider_id, response = cast(:response as jsonb), error = :error,
+            settled_at = clock_timestamp()
+        where id = :id and status <> '{SENT}' and (tries = :number and status = '{SENDING}' or :result = '{SENT}')
+        returning incident_id, version
+    ),
+"""
+
+_SETTLE_SENT = text(
+    f"""
+    {_SETTLED}
+    known as (
+        update incident_channel as known
+        set version = :version, status = :told, severity = :severity, provider_id = :provider_id, run_id = :run_id,
+            sent_at = clock_timestamp(), failing_since = null, given_up_at = null
+        from settled
+        where known.incident_id = settled.incident_id and known.channel = :channel and known.version <= settled.version
+    ),
+    {channels.ACCEPTED}
+    select (select count(*) from woken) as woken from settled
+    """
+)
+
+_SETTLE_FAILED = text(
+    f"""
+    {_SETTLED}
+    known as (
+        update incident_channel as known set {_FAILING}
+        from settled
+        where known.incident_id = settled.incident_id and known.channel = :channel
+    ),
+    {channels.REFUSED}
+    select 0 as woken from settled
+    """
+)
+
+
+async def settle_sent(
+    tx: AsyncConnection,
+    tried: Try,
+    delivery: Delivery,
+    *,
+    told: AlertStatus,
+    severity: Severity,
+    reserved_until: datetime | None = None,
+) -> None:
+    """Write that the channel has accepted the message, and what it knows now. `sent` is final, whoever reports it."""
+    told_now = {"told": told.value, "severity": severity.value, "run_id": tried.place.run_id, "version": tried.version}
+    values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
+    await tx.execute(_SETTLE_SENT, {**values, **told_now})
+
+
+async def settle_failed(
+    tx: AsyncConnection,
+    tried: Try,
+    delivery: Delivery,
+    failure: DeliveryFailed,
+    *,
+    pause_seconds: float,
+    reserved_until: datetime | None = None,
+) -> None:
+    """Write that the channel has not accepted the message, and for how long it is left alone.
+
+    It counts only while nobody else has begun another try: a process that was asleep must not write over the work of
+    the one that continued for it.
+    """
+    values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
+    values["response"] = orjson.dumps({"retryable": failure.retryable}).decode()
+    await tx.execute(_SETTLE_FAILED, {**values, **channels.refusal(failure, pause_seconds=pause_seconds)})
+
+
+def _result_of(tried: Try, delivery: Delivery) -> dict[str, object]:
+    return {
+        "id": tried.delivery_id,
+        "number": tried.number,
+        "channel": tried.place.channel,
+        "result": delivery.status,
+        "provider_id": delivery.provider_id,
+        "error": delivery.error,
+        "response": orjson.dumps(delivery.response).decode(),
+    }
+
+
+_GIVE_UP = text(
+    f"""
+    with given_up as (
+        update incident_channel set given_up_at = clock_timestamp()
+        where incident_id = :incident_id and channel = any(:channels)
+        returning channel
+    ),
+    ledger as (
+        update delivery set status = '{GIVEN_UP}', settled_at = clock_timestamp()
+        from given_up
+        where delivery.incident_id = :incident_id and delivery.channel = given_up.channel
+            and delivery.status = '{FAILED}'
+    ),
+    changed as (
+        -- That it was given up is something that the other channels should hear of.
+        update incident set version = version + 1, updated_at = clock_timestamp()
+        where id = :incident_id and status in {OPEN_STATUSES!r} and exists (select from given_up)
+    )
+    insert into history (incident_id, run_id, event, details)
+    select :incident_id, :run_id, 'channel_given_up', jsonb_build_object('channel', channel) from given_up
+    """
+)
+
+
+async def give_up(tx: AsyncConnection, incident_id: str, channels: list[str], *, run_id: str) -> None:
+    """Stop trying to tell these channels of an incident, until a sender or a person speaks of it again."""
+    await tx.execute(_GIVE_UP, {"incident_id": int(incident_id), "channels": channels, "run_id": run_id})
+
+
+_GIVEN_UP = text(
+    """
+    select known.channel, coalesce(health.last_error, (
+        select delivery.error from delivery
+        where delivery.incident_id = known.incident_id and delivery.channel = known.channel
+        order by delivery.id desc limit 1
+    )) as error
+    from incident_channel as known left join channel_health as health on health.name = known.channel
+    where known.incident_id = :incident_id and known.given_up_at is not null
+    order by known.channel
+    """
+)
+
+
+async def channels_given_up(tx: AsyncConnection, incident_id: str) -> dict[str, str]:
+    """The channels that an incident could not be told on for so long that it was given up, with their last errors."""
+    rows = (await tx.execute(_GIVEN_UP, {"incident_id": int(incident_id)})).all()
+    return {row[0]: row[1] or "" for row in rows}
 
 
 async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryRecord]:

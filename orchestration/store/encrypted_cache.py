@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.contracts import Contract
 from orchestration.store.database import Database
 from orchestration.store.models import SealedCopyRow
 
@@ -13,6 +16,18 @@ _T = SealedCopyRow
 
 CHANNEL_NAMES = "channel-names"
 """Workers keep the names of their channels under this name, as a JSON list. Names are no secret: it is plain text."""
+
+DEFAULT_CHANNELS = "default-channels"
+"""Workers keep `DefaultChannels` under this name, as plain JSON."""
+
+
+class DefaultChannels(Contract):
+    """Where the messages go that name no channel."""
+
+    names: list[str] = Field(default_factory=list[str])
+    """The channels. The console, which nobody reads, does not count."""
+    problem: str = ""
+    """Why the channels cannot be used; "" if they can, or if there are none."""
 
 
 class EncryptedCache:
@@ -40,3 +55,9 @@ class EncryptedCache:
         newer = {"content": content, "updated_at": func.clock_timestamp()}
         async with self._database.transaction() as tx:
             await tx.execute(row.on_conflict_do_update(index_elements=[_T.name], set_=newer))
+
+
+async def read_default_channels(tx: AsyncConnection) -> DefaultChannels | None:
+    """The default channels, as a worker found them last. None means that no worker has looked yet."""
+    content = (await tx.execute(select(_T.content).where(_T.name == DEFAULT_CHANNELS))).scalar_one_or_none()
+    return None if content is None else DefaultChannels.model_validate_json(content)

@@ -109,6 +109,7 @@ class AlertRow(Base):
     description: Mapped[str] = mapped_column(server_default="")
     labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     annotations: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    links: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     raw_payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

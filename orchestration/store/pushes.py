@@ -103,6 +103,8 @@ class WrittenPush(Contract):
     run_ids: list[str]
     duplicates: dict[str, str] = Field(default_factory=dict[str, str])
     """Its runs that were skipped as duplicates: run id to the id of the earlier run."""
+    ignored: str = ""
+    """The event of the push, if it says nothing about the state of an alert; "" if it does."""
     repeated: bool = False
     """The same push was stored before, under the same idempotency key: nothing was written."""
 
@@ -212,6 +214,7 @@ async def write_pushes(tx: AsyncConnection, pushes: Sequence[NewPush]) -> list[W
             trace_id=push.trace_id,
             run_ids=push.run_ids,
             duplicates={run_id: duplicates[run_id] for run_id in push.run_ids if run_id in duplicates},
+            ignored=next((run.title for run in push.runs if run.skip_reason == Reason.IGNORED), ""),
         )
         for push in pushes
     ]

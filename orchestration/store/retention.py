@@ -19,6 +19,7 @@ from orchestration.store.models import (
     IncidentRow,
     PipelineRunRow,
     PushRow,
+    RefusedPushRow,
     UsedSignatureRow,
 )
 
@@ -46,6 +47,7 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
         ),
     ),
     "push": (PushRow, PushRow.created_at, true()),
+    "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
 }
 
 _SIGNATURES = "used_signature"

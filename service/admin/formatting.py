@@ -20,7 +20,7 @@ from starlette.templating import Jinja2Templates
 from orchestration.alert import web_address
 from orchestration.redaction import redact, redact_text
 from orchestration.store.workers import ALIVE_SECONDS
-from service.admin import PATH
+from service.admin import PUBLIC_PATH
 
 GOOD, BAD, BUSY, QUIET, WARN = "good", "bad", "busy", "quiet", "warn"
 
@@ -62,7 +62,10 @@ class Renderer:
         self, request: Request, template: str, context: Mapping[str, Any], *, status: int = HTTPStatus.OK
     ) -> Response:
         """The page. It has a navigation only if somebody is signed in."""
-        shared = {"session": getattr(request.state, "session", None), "here": request.url.path.removeprefix(PATH)}
+        shared = {
+            "session": getattr(request.state, "session", None),
+            "here": request.scope["path"].removeprefix(str(PUBLIC_PATH)),
+        }
         return self._templates.TemplateResponse(request, template, {**shared, **context}, status_code=status)
 
     def render_problem(self, request: Request, status: int, message: str) -> Response:
@@ -178,7 +181,7 @@ def short(identifier: str | None) -> str:
 
 def link(path: str, text: object) -> Markup:
     """A link to another page of the admin."""
-    return Markup('<a href="{}{}">{}</a>').format(PATH, path, text)
+    return Markup('<a href="{}{}">{}</a>').format(PUBLIC_PATH, path, text)
 
 
 def incident_link(number: int | None) -> Markup:

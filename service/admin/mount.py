@@ -6,20 +6,25 @@ import asyncio
 from http import HTTPStatus
 from typing import cast
 
-from fastapi import FastAPI
-from starlette.responses import PlainTextResponse, RedirectResponse
+from fastapi import FastAPI, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestration.errors import BadSetting
 from orchestration.signals import logger
-from service.admin import PATH
+from service.admin import PATH, PUBLIC_PATH
+from service.api.prefix import prefix_of
 from service.api.state import ApiState
 
 
 def install(app: FastAPI) -> None:
     """Serve the admin below `PATH`, and redirect `/admin/` to it."""
     app.mount(PATH, LazyAdmin(app), name="admin")
-    app.add_api_route("/admin/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
+    app.add_route("/admin/", _to_admin, include_in_schema=False)
+
+
+async def _to_admin(request: Request) -> Response:
+    return RedirectResponse(f"{prefix_of(request)}{PATH}/")
 
 
 class LazyAdmin:
@@ -35,6 +40,7 @@ class LazyAdmin:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
+        PUBLIC_PATH.set(scope["root_path"])
         try:
             admin = await self._built(cast("ApiState", self._app.state.api))
         except BadSetting as error:

@@ -33,7 +33,7 @@ from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Resume, Story, read_resumes, read_story
-from service.admin import PATH, charts, formatting
+from service.admin import PUBLIC_PATH, charts, formatting
 from service.admin.formatting import BAD, GOOD, QUIET, WARN, Renderer
 from service.admin.sign_in import read_own_form
 from service.api.problems import status_of
@@ -143,7 +143,7 @@ class Pages:
         except (IllegalTransition, RunBusy) as error:
             return await self.run(request, error)
         logger.info("%s resumed run %s in the admin", one_line(key_name, 64), run_id)
-        return RedirectResponse(f"{PATH}/runs/{run_id}/?resumed=1", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{PUBLIC_PATH}/runs/{run_id}/?resumed=1", HTTPStatus.SEE_OTHER)
 
     async def incident(self, request: Request, problem: PipelineError | None = None) -> Response:
         """The page of an incident, with the problem that an action met."""

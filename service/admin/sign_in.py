@@ -28,11 +28,11 @@ from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.store.keys import Scope, end_session, is_ended
-from service.admin import PATH
+from service.admin import PUBLIC_PATH
 from service.admin.formatting import Renderer
 from service.api.auth import RateLimit
+from service.api.body import read_raw
 from service.api.problems import HttpProblem, status_of
-from service.api.route import read_raw
 from service.api.state import ApiState
 
 SESSION_COOKIE = "alert_pipeline_admin"
@@ -145,8 +145,8 @@ class SignIn:
         await read_own_form(request)
         async with self._api.database.transaction() as tx:
             await end_session(tx, request.state.session.id, lifetime_seconds=self._session_seconds)
-        response = RedirectResponse(f"{PATH}{_LOGIN}", HTTPStatus.SEE_OTHER)
-        response.delete_cookie(SESSION_COOKIE, path=PATH)
+        response = RedirectResponse(f"{PUBLIC_PATH}{_LOGIN}", HTTPStatus.SEE_OTHER)
+        response.delete_cookie(SESSION_COOKIE, path=str(PUBLIC_PATH))
         return response
 
     async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
@@ -166,7 +166,7 @@ class SignIn:
         content = json.dumps({"id": secrets.token_urlsafe(16), "name": key.name, "prefix": key.prefix})
         encrypted = self._fernet.encrypt(content.encode()).decode()
         self._set_cookie(request, response, SESSION_COOKIE, encrypted, seconds=int(self._session_seconds))
-        response.delete_cookie(LOGIN_COOKIE, path=PATH)
+        response.delete_cookie(LOGIN_COOKIE, path=str(PUBLIC_PATH))
         return response
 
     def _show_form(self, request: Request, problem: HttpProblem | None = None, *, after: str) -> Response:
@@ -177,7 +177,7 @@ class SignIn:
         context = {
             "token": self._csrf_token(f"login/{nonce}"),
             "problem": str(problem) if problem else None,
-            "next": after if _page_after_sign_in(after) != f"{PATH}/" else "",
+            "next": after if _page_after_sign_in(after) != f"{PUBLIC_PATH}/" else "",
         }
         status = problem.status if problem else HTTPStatus.OK
         response = self._renderer.render(request, "login.html", context, status=status)
@@ -192,8 +192,16 @@ class SignIn:
     def _set_cookie(self, request: Request, response: Response, name: str, value: str, *, seconds: int) -> None:
         # Lax, because a link to a run in a message must work. A change needs a CSRF token as well.
         is_public_https = (self._api.settings.api_public_url or "").startswith("https://")
-        secure = is_public_https or request.url.scheme == "https"
-        response.set_cookie(name, value, max_age=seconds, path=PATH, secure=secure, httponly=True, samesite="lax")
+        schemes = (request.url.scheme, request.headers.get("x-forwarded-proto", "").strip().lower())
+        response.set_cookie(
+            name,
+            value,
+            max_age=seconds,
+            path=str(PUBLIC_PATH),
+            secure=is_public_https or "https" in schemes,
+            httponly=True,
+            samesite="lax",
+        )
 
 
 class Gate:
@@ -208,7 +216,7 @@ class Gate:
         self._renderer = renderer
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(PATH)
+        path = scope["path"].removeprefix(str(PUBLIC_PATH))
         is_static = path.startswith(_STATICS)
 
         async def send_with_headers(message: Message) -> None:
@@ -231,7 +239,7 @@ class Gate:
             return None
         asked = path + (f"?{request.url.query}" if request.url.query else "")
         after = f"?next={quote(asked)}" if request.method == "GET" and path != "/" and len(asked) < 500 else ""
-        return RedirectResponse(f"{PATH}{_LOGIN}{after}", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{PUBLIC_PATH}{_LOGIN}{after}", HTTPStatus.SEE_OTHER)
 
 
 async def read_own_form(request: Request) -> dict[str, str]:
@@ -260,7 +268,7 @@ def _page_after_sign_in(path: str) -> str:
     """The page to go to after signing in. A path that does not lead to a page of the admin leads to the first page."""
     is_plain = path.isprintable() and path.isascii() and "\\" not in path and ".." not in path
     is_page = is_plain and path.startswith("/") and not path.startswith(("//", _LOGIN, _LOGOUT))
-    return f"{PATH}{path}" if is_page else f"{PATH}/"
+    return f"{PUBLIC_PATH}{path}" if is_page else f"{PUBLIC_PATH}/"
 
 
 def _is_same(expected: str, given: str) -> bool:

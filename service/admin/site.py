@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.reasons import in_words
 from orchestration.signals import logger
-from service.admin import PATH, formatting
+from service.admin import PATH, PUBLIC_PATH, formatting
 from service.admin.formatting import Renderer
 from service.admin.pages import INCIDENT_ACTIONS, Pages
 from service.admin.records import RecordView
@@ -32,7 +32,7 @@ from service.api.state import ApiState
 _STATICS = Path(__file__).parent / "statics"
 _SHARED: dict[str, Any] = {
     "formatting": formatting,
-    "path": PATH,
+    "path": PUBLIC_PATH,
     "version": VERSION,
     "tables": TABLES,
     "reason_in_words": in_words,

@@ -28,7 +28,7 @@ from orchestration.store.models import (
     WorkerRow,
 )
 from orchestration.store.runs import RunFilter, list_page, seen_lately
-from service.admin import PATH, formatting
+from service.admin import PUBLIC_PATH, formatting
 from service.admin.records import PAGE_ROWS, Column, Filter, Page, RecordView, row_number
 from tasks.kinds import KINDS
 
@@ -139,7 +139,7 @@ class AlertView(RecordView, model=AlertRow):
         Column("name", "Alert"),
         Column("source", "Source"),
         Column("fingerprint", "Fingerprint", lambda fingerprint: formatting.code(fingerprint) + Markup(
-            ' <a href="{}/runs/?{}">its runs</a>').format(PATH, urlencode({"search": fingerprint}))),
+            ' <a href="{}/runs/?{}">its runs</a>').format(PUBLIC_PATH, urlencode({"search": fingerprint}))),
         Column("incident_id", "Incident", formatting.incident_link),
         Column("description", "Description"),
         Column("started_at", "Began", formatting.moment),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,13 +15,17 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
-from service.api import definitions, documentation, health, incidents, problems, pushes, runs
+from orchestration.store.refused import RefusalLog
+from service.api import definitions, documentation, health, incidents, problems, pushes, refusals, runs
 from service.api.auth import Guard, is_loopback
+from service.api.prefix import PublicPrefix, first_parts
 from service.api.state import ApiState, RunWaiter
 from tasks.check.stage import CheckConfig
 
 MIGRATE_AGAIN_SECONDS = 2.0
 WRITE_USES_SECONDS = 15.0
+LAST_WRITE_SECONDS = 2.0
+"""How long the end of the API waits for the database to store the last refused pushes."""
 
 
 Extension = Callable[[FastAPI], None]
@@ -56,13 +60,14 @@ def create_app(
         redirect_slashes=False,
         strict_content_type=False,
     )
-    problems.install(app)
+    problems.install(app, refusals.note_refusal)
     for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(router.routes)
     for extend in extensions:
         extend(app)
     documentation.install(app)
+    app.add_middleware(PublicPrefix, settings=settings, own=first_parts(app))
     app.add_middleware(LenientAddress)
     return app
 
@@ -98,11 +103,13 @@ async def _open_api(settings: Settings, database_url: str, *, loopback: bool) ->
             definitions=StoredDefinitions(database),
             guard=Guard(settings, database, loopback=loopback),
             waiter=RunWaiter(database),
+            refusals=RefusalLog(database),
         )
         opening.push_async_callback(api.waiter.close)
         await _migrate(api)
-        jobs = (asyncio.create_task(_migrate_until_done(api)), asyncio.create_task(_write_uses(api)))
-        opening.push_async_callback(_cancel, jobs)
+        opening.push_async_callback(_write_last_refusals, api)
+        duties = (_migrate_until_done(api), _write_uses(api), api.refusals.run())
+        opening.push_async_callback(_cancel, [asyncio.create_task(duty) for duty in duties])
         yield api
 
 
@@ -128,7 +135,13 @@ async def _write_uses(api: ApiState) -> None:
         await api.guard.ring.write_uses()
 
 
-async def _cancel(jobs: tuple[asyncio.Task[None], ...]) -> None:
+async def _write_last_refusals(api: ApiState) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WRITE_SECONDS):
+            await api.refusals.write()
+
+
+async def _cancel(jobs: Sequence[asyncio.Task[None]]) -> None:
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)

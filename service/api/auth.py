@@ -37,8 +37,12 @@ _UNKNOWN_KEY_FRESH_SECONDS = 0.25
 _NOTE_USE_SECONDS = 60.0
 """The last use of a key is written at most this often."""
 
+CALLER = "alert_pipeline.caller"
+"""The key under which the scope of a request has its `Caller`, once it is authenticated."""
+
 _MAX_RATE_LIMITED_CALLERS = 10_000
-_HOW = "send an API key as `Authorization: Bearer apk_…`, as `X-API-Key`, or as the password of basic authentication"
+HOW = "send an API key as `Authorization: Bearer apk_…`, as `X-API-Key`, or as the password of basic authentication"
+"""The advice at the end of a refusal without a valid key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ class Guard:
         address = request.client.host if request.client else "?"
         try:
             caller = await self._identify(request, raw or b"")
+            request.scope[CALLER] = caller
             if caller.key is not None and not caller.key.allows(scope):
                 raise _forbidden(caller.key, scope)
         except HttpProblem as refusal:
@@ -105,14 +110,14 @@ class Guard:
         headers = request.headers
         if "x-signature" in headers:
             return await self._verify_signature(headers, raw)
-        token = _token_of(headers)
+        token = token_of(headers)
         if token is None:
             if self._settings.api_auth == "auto" and self._loopback and _is_local(request):
                 return Caller()
-            raise _unauthorized(f"No API key: {_HOW}")
+            raise _unauthorized(f"No API key: {HOW}")
         key = await self.ring.find(token)
         if key is None:
-            raise _unauthorized(f"The API key is unknown or revoked: {_HOW}")
+            raise _unauthorized(f"The API key is unknown or revoked: {HOW}")
         return Caller(key=key)
 
     async def _verify_signature(self, headers: Mapping[str, str], raw: bytes) -> Caller:
@@ -275,6 +280,18 @@ class RateLimit:
             )
 
 
+_OF_PROXIES = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "via",
+)
+"""Headers that only proxies add. With one of them a request does not come from this machine itself."""
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's loopback."""
     try:
@@ -283,7 +300,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _token_of(headers: Mapping[str, str]) -> str | None:
+def token_of(headers: Mapping[str, str]) -> str | None:
     """The key that a request brings. None means that it brings none."""
     if (own := headers.get("x-api-key", "").strip()) != "":
         return own
@@ -310,7 +327,7 @@ def _is_local(request: Request) -> bool:
     headers = request.headers
     if request.client is not None and not is_loopback(request.client.host):
         return False
-    if "forwarded" in headers or "x-forwarded-for" in headers:
+    if any(name in headers for name in _OF_PROXIES):
         return False
     host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
     origin = headers.get("origin")

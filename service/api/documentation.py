@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from service.api.prefix import prefix_of
 from service.api.route import SECURITY_SCHEMES
 
 PATH = "/docs"
@@ -59,7 +60,7 @@ def install(app: FastAPI) -> None:
 
 async def _page(request: Request) -> Response:
     """Swagger UI. Its start script is inline, so the Content-Security-Policy names the script's hash."""
-    app, prefix = cast("FastAPI", request.app), request.scope.get("root_path", "").rstrip("/")
+    app, prefix = cast("FastAPI", request.app), prefix_of(request)
     page = get_swagger_ui_html(
         openapi_url=f"{prefix}{app.openapi_url}",
         title=app.title,
@@ -80,7 +81,8 @@ async def _page(request: Request) -> Response:
 
 async def _entrance(request: Request) -> Response:
     """To the documentation for a browser; the entry points as JSON for a program."""
-    prefix = request.scope.get("root_path", "").rstrip("/")
+    prefix = prefix_of(request)
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{prefix}{PATH}/", 307)
-    return JSONResponse({"service": "alert-pipeline", "version": VERSION, **ENTRY_POINTS})
+    entries = {name: f"{prefix}{path}" for name, path in ENTRY_POINTS.items()}
+    return JSONResponse({"service": "alert-pipeline", "version": VERSION, **entries})

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from orchestration.errors import Unavailable
+from orchestration.store.encrypted_cache import DefaultChannels, read_default_channels
 from orchestration.store.workers import WorkerRecord, list_workers
 from service.api.problems import RETRY_AFTER_SECONDS, problems
 from service.api.state import ApiState, state_of
@@ -47,6 +48,7 @@ class Readiness(BaseModel):
     migrations: Part
     worker: Part
     prefect: Part
+    channels: Part
 
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -65,7 +67,7 @@ async def ready(request: Request, response: Response) -> Readiness:
     """Whether alerts that arrive now are also executed, and if not, what is missing.
 
     503 if the database, its schema or a worker is missing. Without Prefect the status is "degraded" with 200: alerts
-    are accepted, and run without it.
+    are accepted, and run without it. Without a channel it is "degraded" as well: nobody is notified.
     """
     found = await _check(state_of(request))
     if found.status == "not ready":
@@ -92,20 +94,25 @@ async def _check(api: ApiState) -> Readiness:
     migrations = Part(ok=api.schema_problem is None, detail=api.schema_problem or "current")
     unknown = Part(ok=False, detail="unknown while the database does not answer")
     workers: Sequence[WorkerRecord] = ()
+    defaults: DefaultChannels | None = None
     try:
         async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS), api.database.transaction() as tx:
             await tx.exec_driver_sql("select 1")
             database = Part(ok=True, detail="answers")
             if migrations.ok:
                 workers = await list_workers(tx)
+                defaults = await read_default_channels(tx)
     except (Unavailable, TimeoutError) as error:
         detail = str(error) or f"did not answer within {_DATABASE_TIMEOUT_SECONDS:g} s"
         database = Part(ok=False, detail=detail)
-        return Readiness(status="not ready", database=database, migrations=migrations, worker=unknown, prefect=unknown)
-    worker, prefect = _worker(workers), _prefect(workers)
-    ok = migrations.ok and worker.ok
-    status = ("ready" if prefect.ok else "degraded") if ok else "not ready"
-    return Readiness(status=status, database=database, migrations=migrations, worker=worker, prefect=prefect)
+        parts = {"worker": unknown, "prefect": unknown, "channels": unknown}
+        return Readiness(status="not ready", database=database, migrations=migrations, **parts)
+    worker, prefect, channels = _worker(workers), _prefect(workers), _channels(workers, defaults)
+    is_complete = prefect.ok and channels.ok
+    status = ("ready" if is_complete else "degraded") if migrations.ok and worker.ok else "not ready"
+    return Readiness(
+        status=status, database=database, migrations=migrations, worker=worker, prefect=prefect, channels=channels
+    )
 
 
 def _worker(workers: Sequence[WorkerRecord]) -> Part:
@@ -121,3 +128,15 @@ def _prefect(workers: Sequence[WorkerRecord]) -> Part:
     answered = sum(worker.prefect_ok for worker in workers)
     detail = "answers" if answered else "does not answer: alerts run without it"
     return Part(ok=answered > 0, detail=detail)
+
+
+def _channels(workers: Sequence[WorkerRecord], defaults: DefaultChannels | None) -> Part:
+    if not workers:
+        return Part(ok=False, detail="unknown without a worker")
+    if defaults is None:
+        return Part(ok=True, detail="not known yet")
+    if defaults.problem:
+        return Part(ok=False, detail=f"nobody is notified: {defaults.problem}")
+    if not defaults.names:
+        return Part(ok=False, detail="none is set up, so nobody is notified: see docs/channels.md")
+    return Part(ok=True, detail=f"by default {', '.join(defaults.names)}")

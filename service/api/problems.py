@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -94,13 +95,27 @@ def refusals(*, reads_body: bool) -> dict[int | str, dict[str, Any]]:
     return problems(401, 403, 422, 429, 503, *((400, 408, 413, 415) if reads_body else ()))
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error as `{"error": "…"}`."""
-    app.add_exception_handler(PipelineError, _pipeline_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(ClientDisconnect, _client_disconnect)
-    app.add_exception_handler(Exception, _unexpected_error)
+OnRefusal = Callable[[Request, int, str], Awaitable[None]]
+"""Gets each request that is answered with an error, with the status and the message."""
+
+
+def install(app: FastAPI, on_refusal: OnRefusal) -> None:
+    """Answer every error as `{"error": "…"}`, after `on_refusal` has seen it."""
+
+    def answering(explain: Callable[[Request, Exception], Answer]) -> Callable[[Request, Exception], Any]:
+        async def handle(request: Request, error: Exception) -> Response:
+            answer = explain(request, error)
+            await on_refusal(request, answer.status, answer.message)
+            content = orjson.dumps({"error": answer.message, **answer.details})
+            return Response(content, answer.status, media_type="application/json", headers=answer.headers)
+
+        return handle
+
+    app.add_exception_handler(PipelineError, answering(_pipeline_error))
+    app.add_exception_handler(HTTPException, answering(_http_error))
+    app.add_exception_handler(RequestValidationError, answering(_validation_error))
+    app.add_exception_handler(ClientDisconnect, answering(_client_disconnect))
+    app.add_exception_handler(Exception, answering(_unexpected_error))
 
 
 def status_of(error: PipelineError) -> int:
@@ -110,33 +125,37 @@ def status_of(error: PipelineError) -> int:
     return next((status for kind, status in STATUS_OF if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def _answer(
-    message: str, status: int, headers: Mapping[str, str] | None = None, details: Mapping[str, object] | None = None
-) -> Response:
-    content = orjson.dumps({"error": message, **(details or {})})
-    return Response(content, status, media_type="application/json", headers=headers)
+@dataclass(frozen=True)
+class Answer:
+    """An error as it is answered. `details` are added to the body."""
+
+    message: str
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
-def _pipeline_error(_request: Request, error: Exception) -> Response:
+def _pipeline_error(_request: Request, error: Exception) -> Answer:
     assert isinstance(error, PipelineError)  # noqa: S101 - installed for this type only
     status = status_of(error)
     headers, details = (error.headers, error.details) if isinstance(error, HttpProblem) else ({}, {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS), **headers}
         logger.warning("A request was answered 503: %s", error)
-    return _answer(str(error), status, headers, details)
+    return Answer(str(error), status, headers, details)
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)  # noqa: S101
+    listing = f"{request.scope.get('root_path', '')}/openapi.json"
     message = {
-        HTTPStatus.NOT_FOUND: "There is nothing at this address; /openapi.json lists what there is",
+        HTTPStatus.NOT_FOUND: f"There is nothing at this address; {listing} lists what there is",
         HTTPStatus.METHOD_NOT_ALLOWED: f"This address does not take {request.method[:16]}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(_methods_at(request)))
-    return _answer(message, error.status_code, headers)
+    return Answer(message, error.status_code, headers)
 
 
 def _methods_at(request: Request) -> set[str]:
@@ -147,11 +166,11 @@ def _methods_at(request: Request) -> set[str]:
     return methods | ({"HEAD"} if "GET" in methods else set())
 
 
-def _validation_error(_request: Request, error: Exception) -> Response:
+def _validation_error(_request: Request, error: Exception) -> Answer:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     # The first part of a location is "body", "path" or "query", which the caller does not write.
     found = [(problem["loc"][1:], problem["msg"]) for problem in error.errors()]
-    return _answer(_in_one_line(found), HTTPStatus.UNPROCESSABLE_ENTITY)
+    return Answer(_in_one_line(found), HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def _in_one_line(found: Sequence[tuple[Sequence[int | str], str]]) -> str:
@@ -163,10 +182,10 @@ def _in_one_line(found: Sequence[tuple[Sequence[int | str], str]]) -> str:
     return "; ".join(parts)
 
 
-def _client_disconnect(_request: Request, _error: Exception) -> Response:
-    return _answer("The request ended before its body did", HTTPStatus.BAD_REQUEST)
+def _client_disconnect(_request: Request, _error: Exception) -> Answer:
+    return Answer("The request ended before its body did", HTTPStatus.BAD_REQUEST)
 
 
-def _unexpected_error(_request: Request, _error: Exception) -> Response:
+def _unexpected_error(_request: Request, _error: Exception) -> Answer:
     # The server logs the traceback. It is not for the caller.
-    return _answer("Something went wrong here; the log says what", HTTPStatus.INTERNAL_SERVER_ERROR)
+    return Answer("Something went wrong here; the log says what", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -18,6 +18,7 @@ from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.story import read_story
+from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import Queued, Trigger
@@ -85,7 +86,7 @@ async def start_pipeline(request: ApiRequest, asked: Trigger) -> Response:
     When this answers, the alert is stored and is going to be handled, even if this process dies. With an
     `Idempotency-Key` header the same push may be sent again, and is answered with the same runs.
     """
-    return queued(await store(request, asked.run_request()))
+    return queued(request, await store(request, asked.run_request()))
 
 
 @router.post("/orchestration/pipeline/sync/", responses=FINISHED, openapi_extra=HEADERS, tags=["pipelines"])
@@ -123,7 +124,7 @@ async def accept_webhook_of_source(
     """Accept a push of one source, such as alertmanager or grafana."""
     options = RunOptions(definition=definition)
     wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
-    return queued(await store(request, wanted))
+    return queued(request, await store(request, wanted))
 
 
 async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
@@ -179,7 +180,7 @@ async def _check_names(request: ApiRequest, options: RunOptions) -> None:
         )
 
 
-def queued(push: WrittenPush, message: str | None = None) -> Response:
+def queued(request: ApiRequest, push: WrittenPush, message: str | None = None) -> Response:
     """The answer to a push that is stored. It is made here, and not by FastAPI, for the sake of its speed."""
     first = push.run_ids[0]
     said, note = _said_of(push)
@@ -190,7 +191,7 @@ def queued(push: WrittenPush, message: str | None = None) -> Response:
         trace_id=push.trace_id,
         message=message or said,
         note=note,
-        status_url=f"/orchestration/pipeline/{first}/",
+        status_url=f"{prefix_of(request)}/orchestration/pipeline/{first}/",
     )
     headers = {"X-Trace-Id": push.trace_id}
     return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
@@ -235,6 +236,9 @@ def _said_of(push: WrittenPush) -> tuple[str, str]:
     pending = "Whether it is notified is decided when it is processed: see status_url"
     if push.repeated:
         return "Pipeline was queued before under this idempotency key", "Nothing new was stored, and no second run"
+    if push.ignored:
+        message = f"Recorded, and nobody is notified: {push.ignored} says nothing about the alert's state"
+        return message, "Nobody is notified"
     if len(push.duplicates) == len(push.run_ids):
         message = "Recorded as a duplicate: an identical alert is being handled or was just handled"
         return message, "Nobody is notified again"

@@ -72,7 +72,8 @@ async def resume_run(request: ApiRequest, run_id: RunId) -> Response:
     """
     async with request.api.database.transaction() as tx:
         run = await runs.request_resume(tx, _searchable(run_id))
-    return queued(WrittenPush(trace_id=run.trace_id, run_ids=[run_id]), "Pipeline queued to go on where it stood")
+    push = WrittenPush(trace_id=run.trace_id, run_ids=[run_id])
+    return queued(request, push, "Pipeline queued to go on where it stood")
 
 
 def _searchable(run_id: str) -> str:

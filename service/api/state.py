@@ -18,6 +18,7 @@ from orchestration.store import runs
 from orchestration.store.database import Database, notifications
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
+from orchestration.store.refused import RefusalLog
 from orchestration.store.runs import list_final
 from service.api.auth import Guard
 from tasks.kinds import KINDS
@@ -98,6 +99,7 @@ class ApiState:
     guard: Guard
     kinds: NodeKinds = KINDS
     waiter: RunWaiter
+    refusals: RefusalLog
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
 

@@ -55,9 +55,11 @@ def up(
         chosen = None if settings.prefect_api_url else prefect_port
         stack = opening.enter_context(PersistentStack(settings, progress=show, prefect_port=chosen))
 
-        def ready(prefect_answers: bool) -> None:
+        def ready(prefect_answers: bool, has_channel: bool) -> None:
             starting.close()
             _show_addresses(stack.addresses, f"http://{host}:{port}", prefect_answers=prefect_answers)
+            if not has_channel:
+                output.print("NOBODY IS NOTIFIED: no channel is set up. See the warning above, and docs/channels.md")
 
         asyncio.run(_until_signal(_serve(stack, host=host, port=port, progress=show, ready=ready)))
     return 0
@@ -119,9 +121,15 @@ class OwnCommand:
 
 
 async def _serve(
-    stack: PersistentStack, *, host: str, port: int, progress: Callable[[str], None], ready: Callable[[bool], None]
+    stack: PersistentStack,
+    *,
+    host: str,
+    port: int,
+    progress: Callable[[str], None],
+    ready: Callable[[bool, bool], None],
 ) -> None:
-    """Run the API and a worker until cancelled. `ready` is called once, with whether Prefect answers."""
+    """Run the API and a worker until cancelled. `ready` is called once, with whether Prefect answers and
+    whether there is a channel."""
     addresses = stack.addresses
     env = {**os.environ, "DATABASE_URL": addresses.database_url, "PREFECT_API_URL": addresses.prefect_api_url or ""}
     base = f"http://{_reachable(host)}:{port}"
@@ -137,7 +145,7 @@ async def _serve(
         ]
         try:
             await asyncio.gather(*(supervisor.ensure() for supervisor in supervisors))
-            ready(await _prefect_answers(client, readiness, addresses))
+            ready(await _prefect_answers(client, readiness, addresses), await _has_channel(client, readiness))
             await stack.keep_running()
         finally:
             # First no new pushes, then no new runs.
@@ -167,6 +175,14 @@ async def _answers(client: httpx.AsyncClient, url: str) -> bool:
         return (await client.get(url)).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+async def _has_channel(client: httpx.AsyncClient, readiness: str) -> bool:
+    """Whether messages reach anybody, as far as the API knows."""
+    try:
+        return bool((await client.get(readiness)).json()["channels"]["ok"])
+    except (httpx.HTTPError, ValueError, LookupError):
+        return True
 
 
 async def _prefect_answers(client: httpx.AsyncClient, readiness: str, addresses: StackAddresses) -> bool:

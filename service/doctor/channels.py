@@ -17,6 +17,7 @@ from service.doctor import Finding, broken, ok, run_check, warning
 TIMEOUT_SECONDS = 15.0
 
 _EDIT = "Edit the block in Prefect's UI under Blocks, or its variables (docs/channels.md)"
+_SET_UP = "Set SLACK_WEBHOOK_URL, SMTP_HOST and EMAIL_TO, or NOTIFY_WEBHOOK_URL, or save a block: docs/channels.md"
 _NO_PREFECT = "blocks that are saved in Prefect are not known while it does not run"
 _OUTAGE = "blocks that are saved in Prefect are not known while it does not answer"
 
@@ -54,7 +55,8 @@ async def _defaults(resolver: ChannelResolver, unknown: str) -> Finding:
         return ok("channels", f"by default {shown}{note}")
     if unknown == _OUTAGE:
         return broken("channels", _OUTAGE, "Repair Prefect: see `prefect` above")
-    return warning("channels", f"none is set up: messages go to the console{note}", "Set one up: docs/channels.md")
+    say = warning if unknown else broken
+    return say("channels", f"none is set up: a worker notifies nobody{note}", _SET_UP)
 
 
 async def _channel(name: str, channel: ChannelBlock | PipelineError) -> Finding:

@@ -30,6 +30,7 @@ from service.mirror.flow_runs import FlowRunMirror
 from service.prefect_patches import keep_own_sigterm_handler
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
+from service.worker.reach import Reach
 from service.worker.watch import Watch
 from service.worker.worker import Worker
 
@@ -63,7 +64,7 @@ async def open_worker(
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
-        services = make_services(settings, database, blocks=channels)
+        services = make_services(settings, database, blocks=channels, console=False)
         opening.enter_context(use_services(services))
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
@@ -71,10 +72,14 @@ async def open_worker(
         worker = Worker(services, executor, watch, breaker, concurrency=slots)
         # Once before the first claim, so that the first alert does not pay for detecting an outage or a pause.
         await watch.look()
+        reach = Reach(services.channels, EncryptedCache(database))
+        await reach.look()
+        looking = asyncio.create_task(reach.run())
         preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
         try:
             yield worker
         finally:
+            looking.cancel()
             if preparing is not None:
                 preparing.cancel()
             await worker.end(settings.worker_grace_seconds)

@@ -124,12 +124,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             raise RuntimeError("The worker was not started")
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
         bare = flow_run.model_copy(update={"deployment_id": None})
-        worker.occupy(1)
-        try:
-            with use_services(worker.services):
-                await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
-        finally:
-            worker.occupy(-1)
+        with worker.occupy(), use_services(worker.services):
+            await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
     async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, suppress
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager, suppress
 from contextvars import copy_context
 
 from orchestration.engine.lease import owner_is_alive, process_name
 from orchestration.engine.run import Services
+from orchestration.engine.waits import Slot, use_slot
 from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
@@ -19,7 +21,11 @@ from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
+from service.worker.outages import look_after_channels
 from service.worker.watch import Watch
+
+RUNS_PER_SLOT = 16
+"""How many runs a worker has at most for each slot, if most of them only wait."""
 
 POLL_SECONDS = 2.0
 """How often the worker polls: for expired leases, and for deadlines that no notification announces."""
@@ -40,7 +46,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._executing: set[asyncio.Task[None]] = set()
         self._unreleased: set[str] = set()
-        self._scheduled = 0
+        self._slots: set[Slot] = set()
         self._context = copy_context()
         self._duty: asyncio.Task[None] | None = None
 
@@ -51,16 +57,35 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many runs this process executes, those that Prefect scheduled included."""
-        return len(self._executing) + self._scheduled
+        """How many runs this process executes, those that only wait and those that Prefect scheduled included."""
+        return len(self._slots)
+
+    @property
+    def working(self) -> int:
+        """How many of them do not only wait: for their next attempt, or for a channel that takes long to answer."""
+        return sum(not slot.idle for slot in self._slots)
 
     def wake(self) -> None:
         """Look for runs now."""
         self._wake.set()
 
-    def occupy(self, slots: int) -> None:
-        """A run that Prefect's scheduler started occupies (1) or frees (-1) a slot."""
-        self._scheduled += slots
+    @contextmanager
+    def occupy(self) -> Generator[None]:
+        """A run that is executed within the body has a slot of this worker."""
+        slot = self._new_slot()
+        try:
+            with use_slot(slot):
+                yield
+        finally:
+            self._free(slot)
+
+    def _new_slot(self) -> Slot:
+        slot = Slot(self.wake)
+        self._slots.add(slot)
+        return slot
+
+    def _free(self, slot: Slot) -> None:
+        self._slots.discard(slot)
         self.wake()
 
     def start(self) -> asyncio.Task[None]:
@@ -107,42 +132,58 @@ class Worker:
             return
 
     async def _keep_claiming(self) -> None:
-        polled_at = 0.0
+        next_poll = next_run = 0.0
         while True:
             self._wake.clear()
-            due = time.monotonic() - polled_at >= POLL_SECONDS
+            polls = time.monotonic() >= next_poll
             try:
-                if due:
+                if polls:
                     await self._release_lost()
+                    await look_after_channels(self._services)
                 await self._claim()
-                if due:
+                if polls:
                     await self._claim_overdue()
-                    polled_at = time.monotonic()
+                    next_poll = time.monotonic() + POLL_SECONDS
+                    next_run = time.monotonic() + await self._seconds_until_due()
             except Unavailable as error:
                 logger.warning("No runs can be claimed: %s", error)
+                next_poll = time.monotonic() + POLL_SECONDS
+            now = time.monotonic()
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout((next_run if next_run > now else next_poll) - now):
                     await self._wake.wait()
+
+    async def _seconds_until_due(self) -> float:
+        """The time until the next run becomes due, or until the next poll if that is sooner."""
+        async with self._services.database.statement() as tx:
+            seconds = await claims.seconds_until_due(tx)
+        return POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
 
     async def _claim(self) -> None:
         """Claim as many runs as there are free slots."""
         controls = self._watch.controls
-        room = 0 if controls.paused else self.concurrency - self.running
+        room = 0 if controls.paused else self._room(self.concurrency)
         if room > 0:
             self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
 
     async def _claim_overdue(self) -> None:
         """Claim critical runs that have waited too long, whatever is set in Prefect and however busy this worker is."""
-        room = 2 * self.concurrency - self.running
+        room = self._room(2 * self.concurrency)
         if room > 0:
             self._start_all(await self._claim_runs(room, overdue_only=True))
+
+    def _room(self, slots: int) -> int:
+        """How many more runs this worker can execute with so many slots. Runs that only wait need none, but memory."""
+        return min(slots - self.working, slots * RUNS_PER_SLOT - self.running)
 
     def _start_all(self, claimed: list[Claim]) -> None:
         for claim in claimed:
             # Each in the context in which the worker was opened, with Prefect's settings and client.
-            task = asyncio.create_task(self._execute(claim), context=self._context.copy())
+            slot = self._new_slot()
+            task = asyncio.create_task(self._execute(claim, slot), context=self._context.copy())
             self._executing.add(task)
-            task.add_done_callback(self._done)
+            task.add_done_callback(self._executing.discard)
+            task.add_done_callback(lambda _, slot=slot: self._free(slot))
 
     async def _claim_runs(
         self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None
@@ -159,9 +200,10 @@ class Worker:
                 limit_of_all=limit_of_all,
             )
 
-    async def _execute(self, claim: Claim) -> None:
+    async def _execute(self, claim: Claim, slot: Slot) -> None:
         try:
-            await self._executor.execute(claim)
+            with use_slot(slot):
+                await self._executor.execute(claim)
         except (RunBusy, RunNotFound, BadInput) as error:
             logger.warning("Run %s is left alone: %s", claim.run_id, error)
         except Unavailable as error:
@@ -169,10 +211,6 @@ class Worker:
             self._unreleased.add(claim.owner)
         except Exception as error:  # noqa: BLE001 - an error in one run must not end the worker
             logger.exception("Run %s broke off: %s", claim.run_id, redact_text(str(error)))
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._executing.discard(task)
-        self.wake()
 
     async def _release_lost(self) -> None:
         """Release leases that nobody needs any more: those of dead processes of this host, and our own that could not

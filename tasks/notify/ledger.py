@@ -1,70 +1,277 @@
-"""Sending through the delivery ledger: a row is opened before a message is sent, and the result is recorded in it."""
+"""Bringing one channel from what it knows to what is true now, on record: look, wait for the turn, send, settle, look
+again. No transaction is open while a message is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
 from orchestration.message import Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.signals import logger
-from orchestration.store import deliveries
-from orchestration.store.database import Database
+from orchestration.store import channels, deliveries
+from orchestration.store.channels import Turn
+from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.deliveries import Place, Standing, Try
+from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
 
 _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2
+_SHORT_WAIT_SECONDS = 0.25
+"""A channel that fails is waited for within the attempt if it may be tried again so soon."""
+
+_MAX_MESSAGES = 5
+"""How many messages about one incident an attempt sends to a channel, while the incident goes on changing."""
+_MAX_LOOKS = 50
+
+Outside = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it the run waits for somebody outside."""
 
 SETTLE_SECONDS = 20.0
 """How long to retry recording the result of a message that was sent. Shorter than the default lease."""
 
+PAUSE_PER_BACKOFF = 0.5
+"""The first pause of a channel that fails, as a part of the backoff factor: 1 s by default, so that the retry of the
+run that met the failure (after 2 s) finds the channel free."""
 
-async def deliver(
-    database: Database, node_id: str, named: NamedChannel, message: Message
-) -> tuple[Delivery, DeliveryFailed | None]:
-    """Send a message on a channel, unless an earlier attempt sent it. Returns the delivery, and its error or None.
+ALREADY_SENT = "already_sent"
 
-    An attempt that was interrupted between sending and recording is repeated with the same idempotency key: it is
-    better to notify a person twice than not at all.
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one channel in one attempt."""
+
+    delivery: Delivery
+    failure: DeliveryFailed | None = None
+    texts: list[str] = field(default_factory=list[str])
+    """The messages that were sent."""
+
+    @property
+    def told(self) -> bool:
+        """Whether this run has told the channel something."""
+        return self.delivery.status in (deliveries.SENT, ALREADY_SENT)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the channel knows what is true now, or another run is telling it."""
+        return self.failure is None and self.delivery.status != Why.GIVEN_UP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """What a notify node says, and where it says it from."""
+
+    database: Database
+    subject: MessageSubject
+    """What was true when the attempt began."""
+    reload: Callable[[], Awaitable[MessageSubject]]
+    """Reads what is true now."""
+    backoff_factor: float
+    outside: Outside = nullcontext
+    """Where it waits for a channel, so that a channel that hangs does not keep the run's slot."""
+    redelivery: bool = False
+    """Whether the run only repeats what was refused."""
+
+    def place(self, named: NamedChannel) -> Place:
+        """Where the message to this channel is on record."""
+        subject, channel = self.subject, named.channel
+        return Place(
+            run_id=subject.run_id,
+            node_id=subject.node_id,
+            channel=named.name,
+            driver=channel.driver,
+            target=channel.target,
+            incident_id=subject.incident.id if subject.incident and subject.version is not None else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What a look at the channel led to: a try, a wait, or that nothing is sent."""
+
+    decision: Decision | None = None
+    standing: Standing | None = None
+    tried: Try | None = None
+    turn: Turn | None = None
+    sent_as: str | None = None
+    """The vendor's id of the message that is out already."""
+
+
+async def bring_up_to_date(telling: Telling, named: NamedChannel, *, notes: Sequence[str] = ()) -> Outcome:
+    """Tell the channel what is true now, unless it knows; and again, if that has changed meanwhile.
+
+    `notes` are said in the message: why it goes to this channel.
 
     Raises:
         Unavailable: the ledger cannot be read or written.
     """
-    channel = named.channel
-    async with database.statement() as tx:
-        sent = await deliveries.open_delivery(
-            tx, message.run_id, node_id, named.name, driver=channel.driver, target=channel.target
-        )
-    if sent is not None:
-        return _delivery(named, "already_sent", provider_id=sent.provider_id), None
-    failure: DeliveryFailed | None = None
-    try:
-        delivery = _storable(await channel.send(message), named)
-    except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
-        failure = _failure(named, error)
-        delivery = _delivery(named, deliveries.FAILED, error=redact_text(str(failure)))
-    await _record_result(database, message.idempotency_key, delivery)
-    return delivery, failure
+    return await _ChannelLedger(telling, named, notes).bring_up_to_date()
 
 
-async def _record_result(database: Database, key: str, delivery: Delivery) -> None:
-    """Record the result of a delivery. If the database is down, retry for up to `SETTLE_SECONDS`.
+class _ChannelLedger:
+    def __init__(self, telling: Telling, named: NamedChannel, notes: Sequence[str]) -> None:
+        self._telling = telling
+        self._database = telling.database
+        self._named = named
+        self._notes = tuple(notes)
+        self._place = telling.place(named)
+        self._pace_seconds = float(getattr(named.channel, "seconds_between_messages", 0.0) or 0.0)
+        self._texts: list[str] = []
 
-    Raises:
-        Unavailable: the database is still down. The next attempt sends the message again, under the same key.
-    """
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while True:
+    async def bring_up_to_date(self) -> Outcome:
+        subject, turn = self._telling.subject, None
+        for _ in range(_MAX_LOOKS):
+            look = await self._look(subject, turn)
+            turn = None
+            if look.tried is not None:
+                outcome = await self._send(subject, look, look.tried)
+                if outcome.failure is not None or subject.version is None or not await self._is_behind():
+                    return outcome
+                if len(self._texts) >= _MAX_MESSAGES:
+                    break
+            elif look.turn is None and not _is_overtaken(look, subject):
+                return self._nothing_to_send(look)
+            elif look.turn is not None:
+                if not look.turn.granted and look.turn.wait_seconds > _SHORT_WAIT_SECONDS:
+                    return self._outcome(deliveries.FAILED, failure=_not_yet(look.turn))
+                await asyncio.sleep(look.turn.wait_seconds)
+                turn = look.turn if look.turn.granted else None
+            subject = subject if subject.version is None else await self._telling.reload()
+        failure = DeliveryFailed("the incident changes faster than it can be told", retryable=True)
+        return self._outcome(deliveries.FAILED, failure=failure)
+
+    async def _look(self, subject: MessageSubject, reserved: Turn | None) -> _Look:
+        """Look at the channel and, if something is to be sent and it is its turn, open a try: a short transaction."""
+        place = self._place
+        async with self._database.transaction() as tx:
+            if subject.version is None:
+                if (sent := await deliveries.find_sent(tx, place)) is not None:
+                    return _Look(sent_as=sent.provider_id)
+                return await self._open(tx, _Look(), None, reserved)
+            standing = await deliveries.lock_and_look(tx, place)
+            decision = decide(standing, redelivery=self._telling.redelivery)
+            look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
+            if standing.unfinished:
+                overtaken = standing.version if decision.sends else standing.known_version + 1
+                await deliveries.supersede_older(tx, place, overtaken)
+            if not decision.sends or standing.version != subject.version:
+                return look
+            return await self._open(tx, look, subject.version, reserved, failing=standing.channel_failing)
+
+    async def _open(
+        self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, failing: bool = True
+    ) -> _Look:
+        turn = reserved
+        if turn is None and (failing or self._pace_seconds > 0):
+            turn = await channels.await_turn(tx, self._named.name, pace_seconds=self._pace_seconds)
+            if not turn.granted and turn.wait_seconds > _SHORT_WAIT_SECONDS:
+                await deliveries.note_wait(tx, self._place, str(_not_yet(turn)), version=version)
+            if not turn.granted or turn.wait_seconds > 0:
+                return replace(look, turn=turn)
+        return replace(look, tried=await deliveries.open_try(tx, self._place, version=version), turn=turn)
+
+    async def _send(self, subject: MessageSubject, look: _Look, tried: Try) -> Outcome:
+        """Send one message, and record what became of it."""
+        message: Message | None = None
+        failure: DeliveryFailed | None = None
         try:
-            async with database.statement() as tx:
-                await deliveries.settle_delivery(tx, key, delivery)
-            return
-        except Unavailable:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(_SETTLE_RETRY_SECONDS)
+            message = self._render(subject, look).model_copy(update={"idempotency_key": tried.key})
+            async with self._telling.outside():
+                delivery = _storable(await self._named.channel.send(message), self._named)
+        except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
+            failure = _failure(self._named, error)
+            delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))
+        if failure is None and message is not None:
+            self._texts.append(message.text)
+        await self._record(tried, delivery, failure, message, look.turn)
+        return Outcome(delivery=delivery, failure=failure, texts=self._texts)
+
+    def _render(self, subject: MessageSubject, look: _Look) -> Message:
+        if look.decision is None or look.standing is None:
+            return render_message(replace(subject, notes=self._notes))
+        return render_message(
+            replace(
+                subject,
+                notes=self._notes,
+                reason=reason_to_say(look.decision, look.standing, subject.reason),
+                began_and_ended=look.decision.why is Why.BEGAN_AND_ENDED,
+            )
+        )
+
+    async def _record(
+        self, tried: Try, delivery: Delivery, failure: DeliveryFailed | None, message: Message | None, turn: Turn | None
+    ) -> None:
+        """Record the result of a try. If the database is down, retry for up to `SETTLE_SECONDS`.
+
+        Raises:
+            Unavailable: the database is still down. The next attempt sends the message again, under the same key.
+        """
+        reserved = turn.reserved_until if turn else None
+        pause = self._telling.backoff_factor * PAUSE_PER_BACKOFF
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                async with self._database.statement() as tx:
+                    if failure is not None or message is None:
+                        failed = failure or DeliveryFailed("nothing was sent", retryable=True)
+                        await deliveries.settle_failed(
+                            tx, tried, delivery, failed, pause_seconds=pause, reserved_until=reserved
+                        )
+                    else:
+                        await deliveries.settle_sent(
+                            tx, tried, delivery, told=message.status, severity=message.severity, reserved_until=reserved
+                        )
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_SETTLE_RETRY_SECONDS)
+
+    async def _is_behind(self) -> bool:
+        """Whether the incident has changed while the message was sent. Who came meanwhile has left it to this run."""
+        async with self._database.statement() as tx:
+            return await deliveries.is_behind(tx, self._place)
+
+    def _nothing_to_send(self, look: _Look) -> Outcome:
+        sent_by_run = look.standing is None or look.standing.sent_by_run
+        status = deliveries.SENT if self._texts else ALREADY_SENT
+        if not sent_by_run and look.decision is not None:
+            status = str(look.decision.why)
+        return self._outcome(status, provider_id=look.sent_as)
+
+    def _outcome(
+        self, status: str, *, provider_id: str | None = None, failure: DeliveryFailed | None = None
+    ) -> Outcome:
+        error = None if failure is None else redact_text(str(failure))
+        delivery = self._delivery(status, error=error).model_copy(update={"provider_id": provider_id})
+        return Outcome(delivery=delivery, failure=failure, texts=self._texts)
+
+    def _delivery(self, status: str, *, error: str | None = None) -> Delivery:
+        driver = self._named.channel.driver
+        return Delivery(driver=driver, provider=driver, channel=self._named.name, status=status, error=error)
+
+
+def _is_overtaken(look: _Look, subject: MessageSubject) -> bool:
+    """Whether the incident has changed since it was read, so that there is something else to say."""
+    standing, decision = look.standing, look.decision
+    return standing is not None and decision is not None and decision.sends and standing.version != subject.version
+
+
+def _not_yet(turn: Turn) -> DeliveryFailed:
+    """The failure of a message that the channel may not be sent yet."""
+    said = f"it failed ({turn.error})" if turn.error else "other messages come before this one"
+    return DeliveryFailed(
+        f"nothing is sent for another {turn.wait_seconds:.1f} s: {said}",
+        retryable=True,
+        retry_after_seconds=turn.wait_seconds,
+    )
 
 
 def _storable(delivery: Delivery, named: NamedChannel) -> Delivery:
@@ -81,12 +288,3 @@ def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
     stack = "".join(traceback.format_exception(error))
     logger.error("Channel %s raised an unexpected error: %s", named.name, redact_text(stack))
     return DeliveryFailed(f"{type(error).__name__}: {redact_text(str(error))}", retryable=is_retryable(error))
-
-
-def _delivery(
-    named: NamedChannel, status: str, *, provider_id: str | None = None, error: str | None = None
-) -> Delivery:
-    driver = named.channel.driver
-    return Delivery(
-        driver=driver, provider=driver, channel=named.name, status=status, provider_id=provider_id, error=error
-    )

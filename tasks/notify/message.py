@@ -17,8 +17,10 @@ from pydantic import JsonValue
 
 from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, Severity, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
-from orchestration.message import Fact, Message
+from orchestration.message import Fact, Message, Upcoming
+from orchestration.reasons import meaning_of
 from orchestration.redaction import REDACTED, is_secret_key, one_line, redact, redact_text
+from orchestration.states import RunReason
 from tasks.notify.templates import render
 
 _MAX_NAMED = 20  # hosts, alerts and checks that are named; the others are counted
@@ -34,22 +36,12 @@ _MAX_EXTRACT_CHARACTERS = 500
 _TEST_TITLE = "[TEST] "
 _TEST_FACT = Fact(label="Test", value="This message is a test, started by hand. Nobody has to act on it.")
 
+_BEGAN_AND_ENDED = "it began and ended before this message could be sent"
+
 _LINKS_FIRST = ("runbook", "dashboard", "panel", "source", "silence")
 _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
 _SHOWN_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
 _LABELS_FIRST = ("team", "service", "job", "cluster", "namespace", "region", "device", "mountpoint")
-_REASONS = {
-    "opened": "a new incident",
-    "reopened": "it is back: the incident had been resolved",
-    "severity_raised": "it got worse",
-    "new_alerts": "more alerts joined the incident",
-    "resolved": "every alert of the incident is resolved",
-    "untold": "the last message about this incident did not reach anybody",
-    "some_resolved": "some alerts of the incident are resolved, others still fire",
-    "repeat": "a repeat: nothing has changed",
-    "nothing_open": "alerts are resolved that belong to no open incident",
-}
-"""The reason of the notify decision, in words."""
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 _WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
@@ -81,10 +73,26 @@ class MessageSubject:
     """The outputs of transforms, by node id."""
     test: bool = False
     """Whether the message says that it is a test."""
+    version: int | None = None
+    """The incident's version that is said. None: the message is about the run alone."""
+    upcoming: Upcoming | None = None
+    """What happens to the incident next, by itself."""
+    omitted: int = 0
+    """How many alerts of the incident the sender has left out of its push."""
+    began_and_ended: bool = False
+    """Whether the channel hears of the beginning and the end at once."""
+    notes: Sequence[str] = ()
+    """Why the message goes to this channel."""
+    given_up: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The channels on which the incident could not be told, and was given up: name to error."""
 
     @property
     def status(self) -> AlertStatus:
-        """Firing while an alert of the run or of the incident fires. A healthy host is resolved."""
+        """Firing while the incident is open; without one, while an alert of the run fires. A healthy host is
+        resolved."""
+        if self.version is not None and self.incident:
+            over = self.incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+            return AlertStatus.RESOLVED if over else AlertStatus.FIRING
         if any(alert.firing for alert in self.alerts):
             return AlertStatus.FIRING
         if self.alerts:
@@ -113,9 +121,9 @@ class MessageSubject:
 
 
 def render_message(subject: MessageSubject) -> Message:
-    """The message about a run, for all channels; `with_key` makes it the message for one of them.
+    """The message about a run, for one channel. Its ledger names the idempotency key that is sent.
 
-    Deterministic: a retry renders the same message.
+    Deterministic: equal subjects are equal messages.
     """
     links = _links(subject.relevant)
     analysis = list(_analysis(subject.analysis))
@@ -142,11 +150,6 @@ def render_message(subject: MessageSubject) -> Message:
         environment=one_line(subject.environment, 80),
         **view,
     )
-
-
-def with_key(message: Message, channel: str) -> Message:
-    """The rendered message, with the idempotency key that the delivery ledger uses for this channel."""
-    return message.model_copy(update={"idempotency_key": f"{message.idempotency_key}/{channel}"})
 
 
 def _dedup_key(subject: MessageSubject) -> str:
@@ -179,16 +182,43 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         "What": _what(subject),
         "Where": _some(_places(subject.relevant)) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
-        "Why now": _REASONS.get(subject.reason, one_line(subject.reason, 200)),
-        "Alerts": f"{subject.firing} firing, {subject.resolved} resolved" if total > 1 else "",
+        "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
+        "The sender says": _some(_state_reasons(subject.relevant), named=3, limit=200),
+        "Alerts": _counted(subject) if total > 1 or subject.omitted else "",
         "Labels": _labels(subject.relevant),
         "Environment": one_line(subject.environment, 80),
         "Source": one_line(subject.source, 80),
     }
     if subject.test:
         yield _TEST_FACT
+    for note in (*subject.notes, *(f"given up on {channel}: {error}" for channel, error in subject.given_up.items())):
+        yield Fact(label="Delivery", value=one_line(note, 500))
     yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
     yield from _extracts(subject.extracts)
+    if upcoming := _upcoming(subject):
+        yield Fact(label="Next", value=upcoming)
+
+
+def _counted(subject: MessageSubject) -> str:
+    counts = f"{subject.firing} firing, {subject.resolved} resolved"
+    return f"{counts}, and {subject.omitted} more that the sender left out" if subject.omitted else counts
+
+
+def _state_reasons(alerts: Sequence[Alert]) -> list[str]:
+    """Why the alerts fire or have ended, in the sender's words, such as NoData."""
+    return list(dict.fromkeys(alert.state_reason for alert in alerts if alert.state_reason))
+
+
+def _upcoming(subject: MessageSubject) -> str:
+    """What happens next by itself, and how to prevent it."""
+    upcoming, incident = subject.upcoming, subject.incident
+    if upcoming is None or upcoming.due_at is None or incident is None or subject.status is AlertStatus.RESOLVED:
+        return ""
+    moment = _moment(upcoming.due_at)
+    if upcoming.reason is RunReason.EXPIRY:
+        return f"at {moment} it counts as over, unless somebody hears of it before"
+    return f"a reminder at {moment}, unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
 
 
 def _what(subject: MessageSubject) -> str:

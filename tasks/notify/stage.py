@@ -1,78 +1,133 @@
-"""Notify: one message about the run, once on each of its channels."""
+"""Notify: each channel of the run is brought from what it knows of the incident to what is true now."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from pydantic import Field
 
-from orchestration.contracts import (
-    AnalyzeResult,
-    CheckResult,
-    IngestResult,
-    NotifyResult,
-    Stage,
-    StageContext,
-    TransformResult,
-)
+from orchestration.alert import IncidentStatus, Severity
+from orchestration.contracts import Contract, NotifyResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
-from orchestration.errors import DeliveryFailed
+from orchestration.errors import BadInput, BadSetting, DeliveryFailed
 from orchestration.graph import Name, NodeConfig
 from orchestration.message import NamedChannel
-from orchestration.store import incidents
-from orchestration.store.database import Database
-from orchestration.store.story import all_checks
-from tasks.notify.ledger import deliver
-from tasks.notify.message import MessageSubject, render_message, with_key
+from orchestration.reasons import Reason
+from orchestration.redaction import redact_text
+from orchestration.requests import RunOptions
+from orchestration.signals import logger
+from orchestration.states import RunReason
+from orchestration.store import deliveries
+from orchestration.store.channels import OUTAGE_SECONDS
+from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
+from tasks.notify.redelivery import redeliver_later
+from tasks.notify.subject import read_subject
+
+ENDED = (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyConfig:
     """What the message says, and where it goes."""
 
-    database: Database
+    telling: Telling
     channels: Sequence[NamedChannel]
-    subject: MessageSubject
+    others: Callable[[Collection[str]], Awaitable[Sequence[NamedChannel]]]
+    """The channels beside these, for what none of these accepts."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
-    """Send the message on every channel at once; channels that have it already are not sent it again.
+    """Tell every channel at once what is true now; a channel that knows it already is not told again.
 
     Raises:
-        DeliveryFailed: at least one channel did not take it; the others have it. Worth a retry if it is for
+        DeliveryFailed: at least one channel did not accept it; the others have it. Worth a retry if it is for
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
-    message = render_message(config.subject)
+    if not config.channels:
+        logger.warning(
+            "Run %s: nobody is notified, because no channel is set up. Set one up (docs/channels.md); "
+            "`alert-pipeline doctor` shows what is missing",
+            config.telling.subject.run_id,
+        )
+        return NotifyResult(skip_reason=Reason.NO_CHANNEL)
+    outcomes = await _tell_all(config.telling, config.channels)
+    elsewhere, failover_in = await _fail_over(config, outcomes)
+    if any(outcome.failure for outcome in outcomes):
+        raise _failed(outcomes, elsewhere, failover_in)
+    told = [*outcomes, *elsewhere]
+    sent = [outcome for outcome in told if outcome.told]
+    texts = [text for outcome in told for text in outcome.texts]
+    return NotifyResult(
+        deliveries=[outcome.delivery for outcome in told],
+        provider_ids=[outcome.delivery.provider_id for outcome in sent if outcome.delivery.provider_id],
+        messages=list(dict.fromkeys(texts)),
+        channels_attempted=len(sent),
+        channels_succeeded=len(sent),
+        skip_reason=None if sent else Reason.COALESCED,
+    )
+
+
+async def _tell_all(telling: Telling, channels: Sequence[NamedChannel], *, notes: Sequence[str] = ()) -> list[Outcome]:
     endings = await asyncio.gather(
-        *(
-            deliver(config.database, config.subject.node_id, named, with_key(message, named.name))
-            for named in config.channels
-        ),
+        *(bring_up_to_date(telling, named, notes=notes) for named in channels),
         # An error on one channel must not leave the others at work while the next attempt begins.
         return_exceptions=True,
     )
     if broken := [ended for ended in endings if isinstance(ended, BaseException)]:
         raise broken[0]
-    outcomes = [ended for ended in endings if not isinstance(ended, BaseException)]
-    failures = {delivery.channel: failure for delivery, failure in outcomes if failure is not None}
-    if failures:
-        others = f" ({len(outcomes) - len(failures)} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
-        raise DeliveryFailed(
-            "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others,
-            retryable=any(failure.retryable for failure in failures.values()),
-        )
-    deliveries = [delivery for delivery, _ in outcomes]
-    return NotifyResult(
-        deliveries=deliveries,
-        provider_ids=[delivery.provider_id for delivery in deliveries if delivery.provider_id],
-        messages=[message.text] if config.channels else [],
-        channels_attempted=len(deliveries),
-        channels_succeeded=len(deliveries),
+    return [ended for ended in endings if not isinstance(ended, BaseException)]
+
+
+def _failed(outcomes: Sequence[Outcome], elsewhere: Sequence[Outcome], failover_in: float | None) -> DeliveryFailed:
+    """What the attempt fails with: each channel that failed, and when the first of them may be tried again."""
+    failures = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
+    reached = len(outcomes) - len(failures)
+    others = f" ({reached} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
+    instead = [one.delivery.channel for one in elsewhere if one.reached]
+    told = f" (told instead: {', '.join(instead)})" if instead else ""
+    retryable = [failure for failure in failures.values() if failure.retryable]
+    waits = [failure.retry_after_seconds for failure in retryable]
+    known = [seconds for seconds in waits if seconds is not None]
+    wait = min(known) if known and len(known) == len(waits) else None
+    if wait is not None and failover_in is not None:
+        wait = min(wait, failover_in)
+    return DeliveryFailed(
+        "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others + told,
+        retryable=bool(retryable),
+        retry_after_seconds=wait,
     )
+
+
+async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], float | None]:
+    """Tell the other channels what none of the run's own has accepted: at once if they refuse it for good, after
+    `OUTAGE_SECONDS` otherwise if it is critical.
+
+    Returns what became of them, and in how many seconds it is time, if it is not yet.
+    """
+    failures = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
+    if any(one.reached for one in outcomes):
+        return [], None
+    subject = config.telling.subject
+    if any(failure.retryable for failure in failures.values()):
+        if subject.severity is not Severity.CRITICAL or subject.version is None or subject.incident is None:
+            return [], None
+        async with config.telling.database.statement() as tx:
+            failing = await deliveries.failing_channels(tx, subject.incident.id)
+        left = OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0)
+        if left > 0:
+            return [], left
+    names = {one.delivery.channel for one in outcomes}
+    notes = [f"{channel} did not accept it: {redact_text(str(failure))}" for channel, failure in failures.items()]
+    notes += [f"{channel} did not accept it: {error}" for channel, error in subject.given_up.items()]
+    elsewhere = await _tell_all(config.telling, await config.others(names), notes=notes)
+    if not any(one.reached for one in elsewhere):
+        logger.error("Run %s: the message reached nobody: %s", subject.run_id, "; ".join(notes))
+    return elsewhere, None
 
 
 class NotifyNode(NodeConfig):
@@ -90,40 +145,53 @@ class NotifyNode(NodeConfig):
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     names = cast("NotifyNode", step.config).names or [run.record.options.notify_driver]
+    excepted = run.record.options.except_channels
     chosen = [named for name in names for named in await run.services.channels.select(name)]
+    subject = await read_subject(run, step)
+    chosen += await _told_before(run, [named.name for named in chosen]) if names == [None] else []
+    channels = {named.name: named for named in chosen if named.name not in excepted}
+    if not channels and excepted:
+        channels = {named.name: named for named in await run.services.channels.others(excepted)}
     return NotifyConfig(
-        database=run.services.database,
-        channels=list({named.name: named for named in chosen}.values()),
-        subject=await _subject_of(run, step),
+        telling=Telling(
+            database=run.services.database,
+            subject=subject,
+            reload=partial(read_subject, run, step),
+            backoff_factor=run.services.settings.backoff_factor,
+            outside=partial(run.waits.outside, step.node.id),
+            redelivery=run.record.reason is RunReason.REDELIVERY,
+        ),
+        channels=list(channels.values()),
+        others=partial(_others, run),
     )
 
 
-async def _subject_of(run: ActiveRun, step: Step) -> MessageSubject:
-    record = run.record
-    incident, firing, resolved = None, 0, 0
-    if record.incident_id is not None:
-        async with run.services.database.statement() as tx:
-            incident, firing, resolved = await incidents.get_incident_with_counts(tx, record.incident_id)
-    ingested = run.found(IngestResult, step.before)
-    analyses = run.found(AnalyzeResult, step.before)
-    results = {node_id: run.results.get(node_id) for node_id in step.before}
-    return MessageSubject(
-        run_id=record.run_id,
-        trace_id=record.trace_id,
-        source=record.source,
-        environment=record.environment,
-        node_id=step.node.id,
-        incident=incident,
-        alerts=run.alerts,
-        reason=ingested[-1].reason if ingested else "",
-        check=all_checks(run.found(CheckResult, step.before)),
-        analysis=analyses[-1] if analyses else None,
-        extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
-        firing=firing,
-        resolved=resolved,
-        title=record.title if record.options.defined else "",
-        test=record.options.test,
-    )
+async def _told_before(run: ActiveRun, names: Collection[str]) -> list[NamedChannel]:
+    """The channels beside the run's own whose last message says that the incident fires, which is over now.
+
+    They heard of it because another channel did not work, or because a run named them.
+    """
+    incident = await run.incident()
+    if incident is None or run.record.options.defined or incident.status not in ENDED:
+        return []
+    async with run.services.database.statement() as tx:
+        told = await deliveries.channels_told_firing(tx, incident.id)
+    found: list[NamedChannel] = []
+    for name in (one for one in told if one not in names):
+        try:
+            found += [named for named in await run.services.channels.select(name) if named.name == name]
+        except (BadInput, BadSetting) as error:
+            logger.warning("Channel %s cannot be told that incident %s is over: %s", name, incident.id, error)
+    return found
+
+
+async def _others(run: ActiveRun, names: Collection[str]) -> Sequence[NamedChannel]:
+    options: RunOptions = run.record.options
+    return await run.services.channels.others([*names, *options.except_channels])
+
+
+def _silences(result: Contract) -> str | None:
+    return result.skip_reason if isinstance(result, NotifyResult) else None
 
 
 NOTIFY = NodeKind(
@@ -135,5 +203,7 @@ NOTIFY = NodeKind(
     set_up=_set_up,
     result_ref="notify_output_ref",
     run_ref="notify_output_ref",
+    silences=_silences,
+    after_failure=redeliver_later,
     notifies=True,
 )

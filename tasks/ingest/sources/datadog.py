@@ -6,12 +6,25 @@ Source: Datadog documentation, "Integrations → Webhooks", its table of variabl
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+from pydantic import JsonValue
+
 from orchestration.alert import AlertStatus
-from tasks.ingest.sources.fields import Fields, alert_of, labels_of, one_line_text, status_of, tags_of, worst_of
+from tasks.ingest.sources.fields import (
+    Fields,
+    alert_of,
+    fingerprint_of,
+    labels_of,
+    latest,
+    one_line_text,
+    tags_of,
+    worst_of,
+)
 from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.status import status_of
 
 _SOURCE = "datadog"
 _NAME = ("alert_title", "title")
@@ -32,11 +45,36 @@ _OWN_FIELDS = (
 _DEFAULT_FIELDS = ("last_updated", "event_type", "org", "date", "body", "id")
 """The fields of the integration's default body, without the title."""
 
-_STATE_IN_TITLE = re.compile(r"\[(?P<state>[^\]{]*?)(?:\s+on\s+\{(?P<scope>[^}]*)\})?\]\s*(?P<rest>\S.*)")
-_STATES = re.compile(
-    r"(re-?)?(triggered|recovered|warn(ed|ing)?|no data|notified|notify)( .*)?|ok|alert|error", re.IGNORECASE
+_IN_BRACKETS = re.compile(r"\s*\[(?P<inside>(?:[^\[\]{}]|\{[^{}]*\})*)\]")
+_STATE = re.compile(
+    r"(?P<state>(re-?)?(triggered|recovered|resolved|warn(ed|ing)?|no data|notified|notify)( recovered)?"
+    r"|ok|alert|error)"
+    r"(?:\s+on\s*\{(?P<scope>[^{}]*)\})?",
+    re.IGNORECASE,
 )
-_RECOVERED = re.compile(r"\brecover(ed|y)\b", re.IGNORECASE)
+_STATE_BEFORE_COLON = re.compile(rf"\s*{_STATE.pattern}\s*:\s+(?=\S)", re.IGNORECASE)
+_PRIORITY = re.compile("p[1-5]", re.IGNORECASE)
+_TEST = re.compile("test|monitor alert|auto", re.IGNORECASE)
+_RECOVERED = re.compile(r"\brecover(ed|y)\b|\bresolved\b", re.IGNORECASE)
+_NO_DATA = re.compile(r"\bno data\b", re.IGNORECASE)
+_MOST_BRACKETS = 8
+_TITLE_LIMIT = 4096
+"""A scope can be long."""
+_MUTED = re.compile("(un)?muted", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Title:
+    """What a title says, such as `[P2] [Triggered on {host:web-1}] CPU is high`.
+
+    The name is the title without priority and state, so that the alert has the same name when it recovers.
+    """
+
+    name: str
+    state: str = ""
+    scope: str = ""
+    priority: str = ""
+    test: bool = False
 
 
 def _recognises(body: JsonObject) -> int:
@@ -52,50 +90,97 @@ def _parse(body: JsonObject) -> Push:
     if not _recognises(body):
         return Push(source=_SOURCE)
     sent = Fields(body)
-    monitor = sent.identifier("alert_id")
-    name, scope_in_title = _without_state(sent.line(*_NAME) or one_line_text(f"Monitor {monitor}"))
-    scope = sent.identifier("alert_scope") or scope_in_title
+    monitor, title = sent.identifier("alert_id"), _title(sent.pick("title", "alert_title"))
+    own_title = _title(sent.pick(*_NAME))
+    state = sent.line("alert_transition") or title.state
+    if _MUTED.fullmatch(state):
+        return Push(source=_SOURCE, ignored=state.casefold())
+    name = own_title.name or title.name or one_line_text(f"Monitor {monitor}")
+    scope = sent.identifier("alert_scope") or title.scope or own_title.scope
+    own_id = _own_id(sent, name, scope, test=title.test or own_title.test)
     labels = {"host": sent.pick("hostname", "host"), "alert_id": monitor, "scope": scope}
+    status = AlertStatus.RESOLVED if _has_recovered(sent, title) else AlertStatus.FIRING
     sent_at = sent.moment("last_updated", "date")
     alert = alert_of(
         _SOURCE,
         body,
-        fingerprint=f"{monitor}:{scope}" if monitor and scope else monitor or sent.identifier("aggreg_key"),
+        fingerprint=own_id,
         name=name,
-        severity=worst_of(*(body.get(field) for field in _SEVERITY)),
-        status=AlertStatus.RESOLVED if _has_recovered(sent) else AlertStatus.FIRING,
+        severity=worst_of(*(sent.pick(field) for field in _SEVERITY), title.priority, own_title.priority),
+        status=status,
         description=sent.pick("body", "event_msg", "text_only_msg", "message", "alert_status"),
         labels=tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(labels),
         annotations=sent.annotations(
-            "alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id", "aggreg_key"
+            *("alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id"),
+            *("aggreg_key", "alert_cycle_key"),
         ),
+        group=_group(sent, own_id, name, scope),
         links={"source": sent.pick("link", "url"), "image": body.get("snapshot")},
         started_at=sent_at,
         ended_at=sent_at,
+        # Datadog names no start: both fields are the moment of the event, with more or fewer digits.
+        occurred_at=latest(*(sent.moment(field) for field in ("last_updated", "date", "date_posix"))),
+        state_reason="No Data" if _NO_DATA.search(state) else "",
     )
     return Push(source=_SOURCE, alerts=(alert,))
 
 
-def _without_state(title: str) -> tuple[str, str]:
-    """The title without its state, and the scope in that state: "[Triggered on {host:web-1}] CPU is high".
+def _own_id(sent: Fields, name: str, scope: str, *, test: bool) -> str:
+    """The id of a monitor's alert: monitor and scope, else the key of the event's group, else name and scope.
 
-    The state is removed so that the alert has the same name when it recovers.
+    The default body has no id. A test notification is an alert of its own: it neither opens nor ends the real one.
     """
-    found = _STATE_IN_TITLE.match(title)
-    if found is None or not _STATES.fullmatch(found["state"].strip()):
-        return title, ""
-    return one_line_text(found["rest"]), one_line_text(found["scope"] or "", None)
+    monitor, event_group = sent.identifier("alert_id"), sent.identifier("aggreg_key")
+    own_id = (f"{monitor}:{scope}" if scope else monitor) if monitor else event_group
+    if not own_id:
+        place = scope or sent.identifier("hostname", "host")
+        own_id = fingerprint_of(name, labels_of({"scope": place}))
+    return f"test:{own_id}" if test else own_id
 
 
-def _has_recovered(sent: Fields) -> bool:
+def _group(sent: Fields, own_id: str, name: str, scope: str) -> str:
+    """The key of the incident: the alert's id, or name and scope if Datadog sends no id."""
+    if sent.identifier("alert_id", "aggreg_key") or own_id.startswith("test:"):
+        return own_id
+    place = scope or sent.identifier("hostname", "host")
+    return f"{name}:{place}" if place else name
+
+
+def _title(value: JsonValue) -> _Title:
+    """The parts of a title. Brackets that say neither state nor priority are part of the name: `[Team A] Down`."""
+    written = one_line_text(value, _TITLE_LIMIT)
+    rest, kept, muted, found = written, "", "", _Title(name="")
+    for _ in range(_MOST_BRACKETS):
+        brackets = _IN_BRACKETS.match(rest)
+        if brackets is None:
+            break
+        inside = brackets["inside"].strip()
+        if state := _STATE.fullmatch(inside):
+            scope = found.scope or one_line_text(state["scope"] or "", None)
+            found = replace(found, state=found.state or state["state"], scope=scope)
+        elif _MUTED.fullmatch(inside):
+            muted = inside
+        elif _PRIORITY.fullmatch(inside):
+            found = replace(found, priority=found.priority or inside)
+        elif _TEST.fullmatch(inside):
+            found = replace(found, test=found.test or inside.casefold() == "test")
+        else:
+            kept += brackets[0]
+        rest = rest[brackets.end() :]
+    if not found.state and (state := _STATE_BEFORE_COLON.match(rest)):
+        scope = found.scope or one_line_text(state["scope"] or "", None)
+        found, rest = replace(found, state=state["state"], scope=scope), rest[state.end() :]
+    return replace(found, state=found.state or muted, name=one_line_text(kept + rest) or one_line_text(written))
+
+
+def _has_recovered(sent: Fields, title: _Title) -> bool:
     """Whether the alert has recovered: by the transition if there is one, else by the other fields."""
     transition = sent.line("alert_transition")
     if transition:
         return status_of(transition) is AlertStatus.RESOLVED or bool(_RECOVERED.search(transition))
     if status_of(sent.pick("alert_status")) is AlertStatus.RESOLVED or sent.line("alert_type").casefold() == "success":
         return True
-    state = _STATE_IN_TITLE.match(sent.line("title", "alert_title"))
-    return state is not None and bool(_RECOVERED.search(state["state"]))
+    return status_of(title.state) is AlertStatus.RESOLVED or bool(_RECOVERED.search(title.state))
 
 
 def _sample(mark: str) -> JsonObject:

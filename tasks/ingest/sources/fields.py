@@ -1,4 +1,4 @@
-"""Helpers of all parsers: JSON values as bounded text, times, links, severities, statuses and identities."""
+"""Helpers of all parsers: JSON values as bounded text, times, links, severities and identities."""
 
 from __future__ import annotations
 
@@ -39,9 +39,6 @@ _SEVERITIES: dict[Severity, str] = {
     Severity.INFO: "info information informational low notice none debug ok p4 p5 sev4 sev5 sev-4 sev-5",
 }
 _SEVERITY_OF = {word: severity for severity, words in _SEVERITIES.items() for word in words.split()}
-
-_RESOLVED_WORDS = "resolved resolve ok normal closed close inactive recovered recovery healthy cleared clear"
-_RESOLVED = frozenset(_RESOLVED_WORDS.split())
 
 
 def text(value: JsonValue) -> str:
@@ -177,6 +174,11 @@ def moment(value: JsonValue) -> datetime | None:
     return _plausible(datetime.fromtimestamp(number, UTC))
 
 
+def latest(*moments: datetime | None) -> datetime | None:
+    """The latest of the moments; None if none is given."""
+    return max((each for each in moments if each is not None), default=None)
+
+
 def _plausible(when: datetime) -> datetime | None:
     if not 1973 <= when.year <= 2200:
         return None
@@ -227,13 +229,6 @@ def worst_of(*values: JsonValue) -> Severity:
     return Severity.worst(*known) if known else Severity.WARNING
 
 
-def status_of(*values: JsonValue) -> AlertStatus:
-    """The status of the first non-blank value. A word that is not clearly an end (acknowledged, …) means firing."""
-    words = (text(value).strip().casefold() for value in values)
-    word = next((word for word in words if word), "")
-    return AlertStatus.RESOLVED if word in _RESOLVED else AlertStatus.FIRING
-
-
 def alert_of(
     source: str,
     body: JsonObject,
@@ -250,8 +245,14 @@ def alert_of(
     title: str = "",
     started_at: datetime | None = None,
     ended_at: datetime | None = None,
+    episode_at: datetime | None = None,
+    occurred_at: datetime | None = None,
+    state_reason: str = "",
 ) -> Alert:
     """The alert in a body. `ended_at` is used only if it is resolved.
+
+    `episode_at` is the start of this firing, if every event about it names the same moment; `occurred_at` is the
+    moment of the event itself.
 
     Without a fingerprint, name and labels identify the alert. `group` is the sender's key of the incident: "" means
     one incident for each name and host, None means one for each alert. The title is the name with its host, if the
@@ -274,5 +275,8 @@ def alert_of(
         links=links_of(links),
         started_at=started_at,
         ended_at=ended_at if status is AlertStatus.RESOLVED else None,
+        episode_at=episode_at,
+        occurred_at=occurred_at,
+        state_reason=one_line_text(state_reason),
         raw_payload=body,
     )

@@ -11,7 +11,7 @@ from functools import partial
 
 from pydantic import JsonValue
 
-from orchestration.alert import HOST_LABELS, Alert
+from orchestration.alert import HOST_LABELS, Alert, AlertStatus
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     PAGE,
@@ -22,19 +22,45 @@ from tasks.ingest.sources.fields import (
     annotations_of,
     known_severity,
     labels_of,
+    object_in,
     objects_in,
+    one_line_text,
     severity_of,
-    status_of,
 )
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
+from tasks.ingest.sources.status import is_flag, status_in
 
-_NAME = ("name", "alert_name", "alertname", "title")
-_STATUS = ("status", "state")
-_DESCRIPTION = ("description", "message", "summary")
+_NAME = (
+    "name",
+    "alert_name",
+    "alertname",
+    "title",
+    "Name",
+    "check_name",
+    "monitor_name",
+    "monitorName",
+    "monitorFriendlyName",
+)
+_STATUS = (
+    # Of a job: its status is `completed` also when it has failed.
+    "conclusion",
+    *("status", "state", "Status", "State", "current_state", "currentState", "new_state", "alert_state"),
+    *("monitor_status", "monitorStatus", "monitorCondition", "alertTypeFriendlyName", "alert_status"),
+)
+_DESCRIPTION = ("description", "message", "summary", "msg")
 _STARTED = ("started_at", "startsAt", "starts_at", "timestamp", "time")
+_EPISODE = ("started_at", "startsAt", "starts_at")
+_OCCURRED = (
+    *("occurred_at", "occurredAt", "timestamp", "time", "date", "datetime", "updated_at", "updatedAt", "event_time"),
+    *("eventTime", "sent_at", "state_changed_timestamp", "alertDateTime"),
+)
+"""A script sends the present moment under these names each time: it is the moment of the event, not of its start."""
 _ENDED = ("ended_at", "endsAt", "ends_at", "resolved_at")
 _FINGERPRINT = ("fingerprint", "dedup_key")
 _GROUP = ("incident_key", "group_key", "groupKey")
+_CHECK_ID = ("check_id", "checkId", "check_uuid", "monitor_id", "monitorId", "monitorID")
+"""Ids of what is checked. The name beside them may have a live value in it."""
+_REASON = ("state_reason", "stateReason", "status_reason", "reason", "resolve_reason", "close_reason")
 _LINKS = {
     "runbook": RUNBOOK,
     "dashboard": DASHBOARD,
@@ -56,19 +82,35 @@ _READ = frozenset((*_NAME, *SEVERITY, *_STATUS, *_STARTED, *_ENDED, *_FINGERPRIN
 
 _IDENTITY = frozenset((*HOST_LABELS, "service", "url"))
 """Fields that are always labels, even if they are objects: they identify the alert."""
-_NO_IDENTITY = frozenset((*_DESCRIPTION, *(name for names in _LINKS.values() for name in names)))
+_NO_IDENTITY = frozenset(
+    (
+        *_DESCRIPTION,
+        *(name for names in _LINKS.values() for name in names),
+        *_REASON,
+        *("previous_state", "previousState", "previous_status", "old_state", "alertType", "alertDetails"),
+        *("details", "detail", "output", "error", "text", "body", "comment", "note", "notes", "long_description"),
+    )
+)
+"""Fields that say something about the alert and may differ between its start and its end."""
 _CHANGES = re.compile(
     "((event|message|request|trace|run|correlation)_)?(id|uuid|guid)"
     "|(.*_)?(value|values|current|threshold|count|duration|elapsed|percent|pct|usage|score|seconds|ms|bytes)"
-    "|(.*_)?(at|date|time|timestamp|datetime)|[a-z]+(At|Time|Date)"
+    "|(http_|response_)?(status_?code|http_code)|StatusCode|response_code"
+    "|(.*_)?(at|date|time|timestamp|datetime)|[a-zA-Z]+(At|Time|Date|Duration|Timestamp)"
 )
 """Fields that differ between two pushes of the same alert."""
 _MEASURED = re.compile("(.*_)?(cpu|memory|mem|disk|load|temperature|temp|latency|rate|size|free|used|total|errors)")
 """Fields that differ if they hold a number: `disk: 91`, but not `disk: "/dev/sda"`."""
 
+_BEATS = {"0": "down", "1": "up", "2": "pending", "3": "maintenance"}
+"""The `status` of a heartbeat of Uptime Kuma."""
+_ROBOT = {"1": "down", "2": "up"}
+"""The `alertType` of UptimeRobot; 3 is a certificate that expires."""
+
 
 def _recognises(body: JsonObject) -> int:
-    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(body) else NOT_MINE
+    flat = _flat(body)
+    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) else NOT_MINE
 
 
 def _name_in(*places: JsonObject) -> str:
@@ -81,8 +123,33 @@ def parse_as(body: JsonObject, source: str) -> Push:
     listed = body.get("alerts")
     if isinstance(listed, list) and (listed or not _name_in(body)):
         return _parse_list(body, source)
-    name = _name_in(body)
-    return Push(source=source, alerts=(_alert(body, {}, name, source),) if name else ())
+    flat = _flat(body)
+    name = _name_in(flat)
+    if not name:
+        return Push(source=source)
+    alert = _alert(flat, {}, name, source)
+    return Push(source=source, alerts=(alert.model_copy(update={"raw_payload": body}),))
+
+
+def _flat(body: JsonObject) -> JsonObject:
+    """The body with the fields of Uptime Kuma and UptimeRobot under the generic names; any other body as it is.
+
+    Sources: `server/notification-providers/webhook.js` of Uptime Kuma; UptimeRobot, "Web-Hook Alert Contacts".
+    """
+    if "heartbeat" in body and "monitor" in body:
+        beat, monitor = object_in(body.get("heartbeat")), object_in(body.get("monitor"))
+        flat: JsonObject = {
+            "name": Fields(monitor, body).pick("name", "msg"),
+            "status": _BEATS.get(one_line_text(beat.get("status"))),
+            "message": Fields(beat, body).pick("msg"),
+            "monitor_id": monitor.get("id"),
+            "url": Fields(monitor).pick("url"),
+            "host": Fields(monitor).pick("hostname"),
+            "timestamp": Fields(beat).pick("time"),
+        }
+        return {name: value for name, value in flat.items() if value is not None}
+    kind = _ROBOT.get(one_line_text(body.get("alertType"))) if "monitorFriendlyName" in body else None
+    return body | {"status": kind} if kind and not Fields(body).pick(*_STATUS) else body
 
 
 def _parse_list(body: JsonObject, source: str) -> Push:
@@ -105,23 +172,38 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Aler
     described = Fields(item, shared, annotations)
     severity = known_severity(*(item.get(key) for key in SEVERITY), labels.get("severity"))
     title = Fields(item).line("title")
+    status = status_in(Fields(item), fields, _STATUS, ("severity", "level"))
+    ended_at = fields.moment(*_ENDED)
+    fingerprint = _own_id(item, labels)
     return alert_of(
         source,
         item,
-        # A fingerprint beside the list is not used: all alerts would be one.
-        fingerprint=Fields(item).identifier(*_FINGERPRINT),
+        fingerprint=fingerprint,
         name=name,
         severity=severity or severity_of(*(shared.get(key) for key in SEVERITY)),
-        status=status_of(fields.pick(*_STATUS)),
+        status=status,
         description=described.pick(*_DESCRIPTION),
         labels=labels,
         annotations=annotations,
-        group=fields.identifier(*_GROUP),
+        group=fields.identifier(*_GROUP) or fingerprint,
         title=title if title != name else "",
         links=described.links(_LINKS),
         started_at=fields.moment(*_STARTED),
-        ended_at=fields.moment(*_ENDED),
+        ended_at=ended_at,
+        episode_at=fields.moment(*_EPISODE),
+        occurred_at=fields.moment(*_OCCURRED) or (ended_at if status is AlertStatus.RESOLVED else None),
+        state_reason=fields.line(*_REASON),
     )
+
+
+def _own_id(item: JsonObject, labels: dict[str, str]) -> str:
+    """The stable id that the sender gives; "" if there is none. An id beside the list would make all alerts one."""
+    sent = Fields(item)
+    if own_id := sent.identifier(*_FINGERPRINT):
+        return own_id
+    check = sent.identifier(*_CHECK_ID)
+    places = (labels.get(name, "") for name in (*HOST_LABELS, "service"))
+    return ":".join(filter(None, (f"check-{check}", *places))) if check else ""
 
 
 def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], dict[str, str]]:
@@ -144,7 +226,7 @@ def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], di
 def _is_identity(key: str, value: JsonValue) -> bool:
     if key in _IDENTITY:
         return True
-    if key in _NO_IDENTITY or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
+    if key in _NO_IDENTITY or is_flag(key, value) or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
         return False
     return isinstance(value, str | bool) or not _MEASURED.fullmatch(key)
 

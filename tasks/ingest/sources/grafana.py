@@ -10,23 +10,30 @@ import re
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+from pydantic import JsonValue
+
 from orchestration.alert import Alert, Severity
 from tasks.ingest.sources.fields import (
+    LABEL_LIMIT,
     Fields,
     alert_of,
     annotations_of,
+    fingerprint_of,
     known_severity,
     labels_of,
+    long_text,
     one_line_text,
-    status_of,
     text,
 )
 from tasks.ingest.sources.group import Dialect, Member, parse_group
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.status import status_of
 
 _OWN_FIELDS = ("dashboardURL", "panelURL", "silenceURL", "valueString")
 _OWN_LEGACY_FIELDS = ("ruleId", "ruleUrl", "evalMatches", "dashboardId", "panelId")
-_RULE_PAGE = re.compile(r"/alerting/(grafana/)?[^/]+/(edit|view)|/d/[^/]+")
+_RULE_PAGE = re.compile(r"/alerting/(grafana/)?(?P<rule>[^/]+)/(edit|view)|/d/[^/]+")
+_RULE_LABELS = ("__alert_rule_uid__", "alert_rule_uid", "rule_uid")
+_MEASURED = re.compile(r"var='([^']*)'(?: metric='[^']*')? labels=\{([^}]*)\} value=([^\s\]]+)")
 
 
 def _recognises(body: JsonObject) -> int:
@@ -61,11 +68,35 @@ def _links(_body: JsonObject, member: Member) -> JsonObject:
 
 
 def _values(item: JsonObject) -> JsonObject:
-    """The measured values, which Grafana sends beside the annotations."""
-    return {"values": item.get("values") or item.get("valueString")}
+    """The measured values, which Grafana sends beside the annotations, for people: `B = 7.31 (service=checkout)`."""
+    values = item.get("values")
+    if isinstance(values, dict) and values:
+        return {"values": ", ".join(f"{name} = {_number(value)}" for name, value in values.items())}
+    written = long_text(item.get("valueString"))
+    measured = [
+        f"{name} = {_number(value)}{f' ({labels})' if labels else ''}"
+        for name, labels, value in _MEASURED.findall(written)
+    ]
+    return {"values": ", ".join(measured) or text(values) or written}
 
 
-_DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations=_values)
+def _number(value: JsonValue) -> str:
+    """A measured value with at most six significant digits, unless it is an integer."""
+    try:
+        number = float(text(value))
+    except ValueError:
+        return one_line_text(value, LABEL_LIMIT)
+    return f"{number:.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:.6g}"
+
+
+def _rule_key(item: JsonObject, labels: dict[str, str]) -> str:
+    """The key of an alert without a group: the rule's uid with the alert's labels; "" if the rule is not named."""
+    page = _RULE_PAGE.search(text(item.get("generatorURL"))[:LABEL_LIMIT])
+    rule = Fields(labels).identifier(*_RULE_LABELS) or ((page["rule"] if page else None) or "")
+    return f"rule-{rule}:{one_line_text(item.get('fingerprint'), None) or fingerprint_of('', labels)}" if rule else ""
+
+
+_DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations=_values, group=_rule_key)
 
 
 def _legacy_alert(body: JsonObject) -> Alert:
@@ -75,7 +106,8 @@ def _legacy_alert(body: JsonObject) -> Alert:
     rule = sent.identifier("ruleId")
     # Rule ids are unique only within an organisation.
     own_id = f"org-{sent.identifier('orgId') or 1}-rule-{rule}" if rule not in ("", "0") else ""
-    alerting = Severity.CRITICAL if sent.line("state").lower() == "alerting" else Severity.WARNING
+    state = sent.line("state")
+    alerting = Severity.CRITICAL if state.lower() == "alerting" else Severity.WARNING
     return alert_of(
         "grafana",
         body,
@@ -83,12 +115,19 @@ def _legacy_alert(body: JsonObject) -> Alert:
         name=sent.line("ruleName"),
         severity=known_severity(labels.get("severity"), labels.get("priority")) or alerting,
         status=status_of(body.get("state")),
-        description=body.get("message"),
+        description=sent.pick("message") or _matches(body.get("evalMatches")),
         labels=labels,
-        annotations=annotations_of({"values": body.get("evalMatches"), "title": body.get("title")}),
+        annotations=annotations_of({"values": _matches(body.get("evalMatches")), "title": body.get("title")}),
         group=own_id,
         links={"source": body.get("ruleUrl"), "image": body.get("imageUrl")},
+        state_reason="NoData" if state.lower() == "no_data" else "",
     )
+
+
+def _matches(value: JsonValue) -> str:
+    """The measured values of a legacy alert, for people: `queue length = 512`."""
+    items = [Fields(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return ", ".join(f"{item.line('metric') or 'value'} = {_number(item.pick('value'))}" for item in items)
 
 
 def _sample(mark: str) -> JsonObject:

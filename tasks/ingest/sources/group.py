@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from orchestration.alert import Alert, host_of
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, AlertStatus, host_of
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     RUNBOOK,
@@ -20,12 +23,20 @@ from tasks.ingest.sources.fields import (
     objects_in,
     one_line_text,
     severity_of,
-    status_of,
+    text,
 )
 from tasks.ingest.sources.source import JsonObject, Push
+from tasks.ingest.sources.status import status_of
 
-_DESCRIPTION = ("description", "summary", "message", "values")
+_DESCRIPTION = ("description", "summary", "message")
 _NAMES_IN_A_TITLE = 3
+_MOST_OMITTED = 1_000_000
+
+_UNRENDERED = re.compile(r"\{\{.*?\}\}|\[no value\]|<no value>|<error expanding")
+"""What is left of a template that could not be rendered."""
+_RULE_STATES = {"DatasourceError": "Error", "DatasourceNoData": "NoData"}
+"""The names under which Grafana sends the alert of a rule that it cannot evaluate, and the reason in its words. The
+rule's own name is the label `rulename`. An Alertmanager passes such alerts on."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +47,24 @@ class Member:
     name: str
     labels: dict[str, str]
     annotations: dict[str, str]
+    state_reason: str
+
+
+def _no_group(_item: JsonObject, _labels: dict[str, str]) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """The differences between the two vendors: links, and fields that become annotations."""
+    """The differences between the two vendors."""
 
     source: str
     vendor: str
     links: Callable[[JsonObject, Member], JsonObject]
     annotations: Callable[[JsonObject], JsonObject] = lambda _: {}
+    """Fields beside the annotations that become annotations."""
+    group: Callable[[JsonObject, dict[str, str]], str] = _no_group
+    """The key of an alert whose group has none; "" means name and host."""
 
 
 def parse_group(body: JsonObject, dialect: Dialect) -> Push:
@@ -59,13 +78,23 @@ def parse_group(body: JsonObject, dialect: Dialect) -> Push:
             errors.append(f"alerts[{index}] has no labels, no fingerprint and no text: it cannot be identified")
         else:
             members.append(member)
-    left_out = body.get("truncatedAlerts")
-    omitted = left_out if isinstance(left_out, int) and left_out > 0 else 0
+    omitted = _count(body.get("truncatedAlerts"))
     if omitted:
         errors.append(f"{dialect.vendor} left out {omitted} alert{'s' if omitted > 1 else ''} (max_alerts)")
     title = _title(members, omitted)
-    alerts = tuple(_alert(member, body, title, dialect) for member in members)
-    return Push(source=dialect.source, alerts=alerts, errors=tuple(errors))
+    return Push(
+        source=dialect.source,
+        alerts=tuple(_alert(member, body, title, dialect) for member in members),
+        errors=tuple(errors),
+        omitted=omitted,
+        all_resolved=status_of(body.get("status")) is AlertStatus.RESOLVED,
+    )
+
+
+def _count(value: JsonValue) -> int:
+    """A number of alerts, also as text; 0 for anything else."""
+    written = text(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    return min(int(written), _MOST_OMITTED) if re.fullmatch("[0-9]{1,40}", written) else 0
 
 
 def _member(item: JsonObject, common: dict[str, str], dialect: Dialect) -> Member | None:
@@ -74,7 +103,15 @@ def _member(item: JsonObject, common: dict[str, str], dialect: Dialect) -> Membe
     named_by = Fields(labels, common, annotations).pick("alertname", "title", "summary")
     if not (named_by or labels or annotations or one_line_text(item.get("fingerprint"))):
         return None
-    return Member(item, one_line_text(named_by) or "unnamed alert", labels, annotations)
+    name = one_line_text(named_by) or "unnamed alert"
+    rule, reason = Fields(labels, common).line("rulename"), _RULE_STATES.get(name, "")
+    return Member(
+        item,
+        rule if reason and rule else name,
+        labels,
+        annotations,
+        one_line_text(annotations.get("grafana_state_reason")) or reason,
+    )
 
 
 def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Alert:
@@ -84,23 +121,47 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         "dashboard": annotations.pick(*DASHBOARD),
         "source": item.get("generatorURL"),
     }
+    status = status_of(item.get("status"), body.get("status"))
+    # For a firing alert, endsAt is only the time at which its sender would stop waiting for news of it.
+    ended_at = moment(item.get("endsAt")) if status is AlertStatus.RESOLVED else None
+    started_at = moment(item.get("startsAt"))
     return alert_of(
         dialect.source,
         item,
         fingerprint=one_line_text(item.get("fingerprint"), None),
         name=member.name,
         severity=severity_of(*(labels.get(name) for name in SEVERITY)),
-        status=status_of(item.get("status"), body.get("status")),
-        description=annotations.pick(*_DESCRIPTION),
+        status=status,
+        description=_description(member),
         labels=labels,
         annotations=member.annotations,
-        group=one_line_text(body.get("groupKey"), None),
+        group=one_line_text(body.get("groupKey"), None) or dialect.group(item, labels),
         title=title,
         links={**links, **links_of(dialect.links(body, member))},
-        started_at=moment(item.get("startsAt")),
-        # For a firing alert, endsAt is only the time at which its sender would stop waiting for news of it.
-        ended_at=moment(item.get("endsAt")),
+        started_at=started_at,
+        ended_at=ended_at,
+        episode_at=started_at,
+        occurred_at=ended_at,
+        state_reason=member.state_reason,
     )
+
+
+def _description(member: Member) -> str:
+    """What is wrong: the error of a rule that cannot be evaluated, then the annotation that describes the alert.
+
+    A template that could not be rendered is used only if there is nothing else.
+    """
+    written = [prose for name in _DESCRIPTION if (prose := member.annotations.get(name))]
+    rendered = next((prose for prose in written if not _UNRENDERED.search(prose)), "")
+    error = (member.annotations.get("Error") or member.annotations.get("error")) if member.state_reason else None
+    if error:
+        return f"{error}\n{rendered}".strip()
+    if rendered:
+        return rendered
+    if member.state_reason == "NoData":
+        query = member.labels.get("ref_id")
+        return f"The query{f' {query}' if query else ''} of the rule returned no data."
+    return member.annotations.get("values") or next(iter(written), "")
 
 
 def _title(members: list[Member], omitted: int) -> str:

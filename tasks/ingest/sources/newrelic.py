@@ -8,19 +8,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from orchestration.alert import Alert
+from orchestration.alert import Alert, AlertStatus
 from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
     first_of,
     joined,
     labels_of,
+    latest,
     object_in,
     one_line_text,
     severity_of,
-    status_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.status import status_of
 
 _SOURCE = "newrelic"
 _ISSUE_FIELDS = (
@@ -32,6 +33,15 @@ _ISSUE_FIELDS = (
     "totalIncidents",
     "workflowName",
 )
+_CREATED = ("createdAt", "issueCreatedAt", "createdAtUtc", "created_at")
+_ACTIVATED = ("activatedAt", "issueActivatedAt", "activatedAtUtc", "activated_at", "opened_at")
+_UPDATED = ("updatedAt", "issueUpdatedAt", "updatedAtUtc", "updated_at", "timestamp")
+_CLOSED = ("closedAt", "issueClosedAt", "issueCloseTime", "closedAtUtc", "closed_at")
+_REASON = (
+    *("closeCause", "closeReason", "closureReason", "closedReason", "stateReason", "state_reason"),
+    *("close_cause", "close_reason", "closedBy", "issueClosedBy", "closed_by"),
+)
+"""Names for the reason of an end, such as inactivity: no default template has one."""
 _LEGACY_LINKS = {"source": "incident_url", "runbook": "runbook_url", "image": "violation_chart_url"}
 _LEGACY_FIELDS = ("account_id", "current_state", "policy_name", "condition_name", "incident_url", "targets")
 
@@ -72,40 +82,54 @@ def _issue(body: JsonObject) -> Alert:
         }
     )
     description = Fields(body, notes).pick("description", "details") or gathered.get("conditionDescription")
+    status = status_of(sent.pick("state", "issueState", "status"))
+    created, activated = sent.moment(*_CREATED), sent.moment(*_ACTIVATED)
+    closed, updated = sent.moment(*_CLOSED), sent.moment(*_UPDATED)
     return alert_of(
         _SOURCE,
         body,
         fingerprint=own_id,
         name=name,
         severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),
-        status=status_of(sent.pick("state", "issueState", "status")),
+        status=status,
         description=first_of(description),
         labels=labels,
         annotations=sent.annotations("state", "trigger", "totalIncidents", "isCorrelated", "owner"),
         group=None,
         title=name,
         links={"source": body.get("issueUrl"), "runbook": first_of(gathered.get("runbookUrl"))},
-        started_at=sent.moment("activatedAt", "createdAt", "createdAtUtc", "timestamp", "updatedAt"),
-        ended_at=sent.moment("closedAt", "updatedAt"),
+        started_at=activated or created or updated,
+        ended_at=closed or updated,
+        # An issue is created before it is activated: only the former is the same moment in each of its events.
+        episode_at=created or activated,
+        occurred_at=latest(updated, closed) if status is AlertStatus.RESOLVED else updated,
+        state_reason=_reason(sent, status),
     )
+
+
+def _reason(sent: Fields, status: AlertStatus) -> str:
+    """Why the issue or incident is closed, if a field says so."""
+    return joined(sent.pick(*_REASON)) if status is AlertStatus.RESOLVED else ""
 
 
 def _incident(body: JsonObject) -> Alert:
     """The alert of a legacy policy's incident; `current_state` is open, acknowledged or closed."""
     sent = Fields(body)
     own_id = sent.identifier("incident_id")
-    name = sent.line("condition_name", "title", "policy_name") or one_line_text(f"Incident {own_id}")
+    own_id = "" if own_id == "0" else own_id  # a test notification
+    name = sent.line("condition_name", "title", "policy_name", "details") or one_line_text(f"Incident {own_id}")
     target = object_in(first_of(body.get("targets")))
     entity = one_line_text(target.get("name"))
     own = {"policy": body.get("policy_name"), "condition": body.get("condition_name"), "entity": entity}
     labels = labels_of(target.get("labels")) | labels_of(own)
+    status = status_of(sent.pick("current_state", "state", "status"))
     return alert_of(
         _SOURCE,
         body,
         fingerprint=own_id,
         name=name,
         severity=severity_of(body.get("severity"), body.get("priority")),
-        status=status_of(sent.pick("current_state", "state", "status")),
+        status=status,
         description=sent.pick("details", "condition_description"),
         labels=labels,
         annotations=sent.annotations("current_state", "event_type", "owner"),
@@ -113,7 +137,10 @@ def _incident(body: JsonObject) -> Alert:
         title=one_line_text(f"{name} on {entity}" if entity else name),
         links={link: body.get(field) for link, field in _LEGACY_LINKS.items()},
         started_at=sent.moment("timestamp"),
-        ended_at=sent.moment("timestamp"),
+        ended_at=sent.moment(*_CLOSED, "timestamp"),
+        episode_at=sent.moment(*_CREATED, *_ACTIVATED),
+        occurred_at=sent.moment("timestamp", *_UPDATED),
+        state_reason=_reason(sent, status),
     )
 
 

@@ -21,16 +21,17 @@ from tasks.ingest.sources.fields import (
     object_in,
     one_line_text,
     severity_of,
-    status_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.status import status_of
 
 _SOURCE = "opsgenie"
 _OWN_FIELDS = ("integrationId", "integrationName", "integrationType", "escalationId", "escalationNotify")
-_ENDS = frozenset(("close", "resolve", "delete"))
+_ENDS = frozenset(("close", "closed", "resolve", "resolved", "delete", "deleted"))
+_BEGINS = frozenset(("", "create", "created", "open", "opened", "reopen", "reopened"))
+_NEWS = frozenset(("updatepriority",))
+"""A new priority is a new severity, and the person on call should hear of it."""
 _LINKS = {"runbook": (*RUNBOOK, "Runbook"), "dashboard": (*DASHBOARD, "Dashboard"), "source": PAGE}
-_NOTES = frozenset(("addnote", "addtags", "removetags", "adddetails", "removedetails"))
-"""These actions also come for closed alerts and do not say whether the alert fires: a note must not page anybody."""
 
 
 def _recognises(body: JsonObject) -> int:
@@ -45,14 +46,16 @@ def _parse(body: JsonObject) -> Push:
     if not sent:
         return Push(source=_SOURCE)
     action = one_line_text(body.get("action"))
-    if action.casefold() in _NOTES:
-        error = f"action {action} does not say whether the alert still fires: take it out of the integration's actions"
-        return Push(source=_SOURCE, errors=(error,))
-    return Push(source=_SOURCE, alerts=(_alert(body, sent, action),))
+    alert = _alert(body, sent, action)
+    # A note, an owner or an acknowledgement does not say that the alert fires, and may come for a closed one. A custom
+    # action has a name of the operator's choice.
+    if alert.firing and action.casefold() not in _BEGINS | _NEWS:
+        return Push(source=_SOURCE, ignored=action)
+    return Push(source=_SOURCE, alerts=(alert,))
 
 
 def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
-    """The alert that the action is about. An acknowledged, snoozed or escalated alert still fires."""
+    """The alert that the action is about."""
     fields = Fields(sent)
     name = fields.line("message") or one_line_text(f"Alert {fields.line('tinyId', 'alertId')}")
     closed = action.casefold() in _ENDS or status_of(sent.get("status")) is AlertStatus.RESOLVED
@@ -81,6 +84,8 @@ def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
         links=Fields(object_in(sent.get("details"))).links(_LINKS),
         started_at=fields.moment("createdAt"),
         ended_at=fields.moment("updatedAt"),
+        episode_at=fields.moment("createdAt"),
+        occurred_at=fields.moment("updatedAt"),
     )
 
 

@@ -20,24 +20,42 @@ from tasks.ingest.sources.fields import (
     moment,
     object_in,
     one_line_text,
-    status_of,
     worst_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.status import status_of
 
 _SOURCE = "pagerduty"
 _OWN_FIELDS = ("resource_type", "occurred_at", "agent", "client")
 _ENDS = (".resolve", ".resolved")
+_BEGINS = ("incident.trigger", "incident.triggered", "incident.reopened")
+_STATES = frozenset(
+    f"incident.{word}"
+    for word in (
+        *("trigger", "triggered", "acknowledge", "acknowledged", "unacknowledge", "unacknowledged", "reopened"),
+        *("resolve", "resolved", "assign", "reassigned", "delegate", "delegated", "escalate", "escalated"),
+        *("priority_updated", "urgency_updated", "title_updated", "service_updated", "incident_type.changed"),
+    )
+)
+"""The events, of version 3 and 2, that are about the incident itself and have its state."""
+_NOTES = frozenset(("incident.annotate", "incident.annotated"))
+"""Version 2 sends the incident with a note: the note still must not reopen an incident."""
 
 
 def _recognises(body: JsonObject) -> int:
     event = object_in(body.get("event"))
-    if one_line_text(event.get("event_type")) and isinstance(event.get("data"), dict):
+    if one_line_text(event.get("event_type")) and (isinstance(event.get("data"), dict) or "resource_type" in event):
         return vendor_bid(event, _OWN_FIELDS)
     messages = body.get("messages")
-    if isinstance(messages, list) and any(isinstance(object_in(each).get("incident"), dict) for each in messages):
+    if isinstance(messages, list) and any(_is_message(object_in(each)) for each in messages):
         return VENDOR * 2
     return NOT_MINE
+
+
+def _is_message(message: JsonObject) -> bool:
+    """Whether this is a message of version 2. A test message has no incident."""
+    event = one_line_text(message.get("event"))
+    return isinstance(message.get("incident"), dict) or event.startswith(("incident.", "pagey."))
 
 
 def _parse(body: JsonObject) -> Push:
@@ -47,39 +65,48 @@ def _parse(body: JsonObject) -> Push:
     if not event:
         return Push(source=_SOURCE)
     name, data = one_line_text(event.get("event_type")), object_in(event.get("data"))
-    incident = _incident_of(data)
-    if incident is None:
-        return Push(source=_SOURCE, errors=(_no_state(f"event {name}"),))
-    return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
+    incident = _incident_of(data, name)
+    if incident is not None:
+        return Push(source=_SOURCE, alerts=(_alert(incident, name, event.get("occurred_at"), body),))
+    if name and name not in _STATES:
+        return Push(source=_SOURCE, ignored=name)
+    return Push(source=_SOURCE, errors=(f"event {name} names no incident",))
 
 
 def _parse_messages(messages: list[JsonValue]) -> Push:
     alerts: list[Alert] = []
     errors: list[str] = []
+    ignored: list[str] = []
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             errors.append(f"messages[{index}] is {json_kind(message)}, not an object")
             continue
-        incident = _incident_of(object_in(message.get("incident")))
-        if incident is None:
-            errors.append(_no_state(f"messages[{index}]"))
+        name = one_line_text(message.get("event"))
+        incident = _incident_of(object_in(message.get("incident")), name)
+        if incident is not None:
+            alerts.append(_alert(incident, name, message.get("created_on"), message))
+        elif name and name not in _STATES:
+            ignored.append(name)
         else:
-            alerts.append(_alert(incident, one_line_text(message.get("event")), message.get("created_on"), message))
-    return Push(source=_SOURCE, alerts=tuple(alerts), errors=tuple(errors))
+            errors.append(f"messages[{index}] names no incident")
+    names = "" if alerts else one_line_text(", ".join(dict.fromkeys(ignored)))
+    return Push(source=_SOURCE, alerts=tuple(alerts), errors=tuple(errors), ignored=names)
 
 
-def _incident_of(data: JsonObject) -> JsonObject | None:
+def _incident_of(data: JsonObject, event: str) -> JsonObject | None:
     """The incident, if the event has its state; else None.
 
-    A note or a status update names its incident without its state. It must not reopen a resolved incident.
+    A note or a status update names its incident without its state. It must not reopen a resolved incident. An event
+    that this list does not know is used if it is about an incident and says its status.
     """
-    if one_line_text(data.get("type")) not in ("", "incident"):
+    if event in _NOTES or one_line_text(data.get("type")) not in ("", "incident"):
         return None
-    return data if Fields(data).line("title", "status") else None
-
-
-def _no_state(what: str) -> str:
-    return f"{what} does not have the state of an incident: subscribe only to the events of incidents"
+    sent = Fields(data)
+    if event in _STATES:
+        return data if sent.line("id", "title", "status", "summary") else None
+    # A message that was made by hand may name no event.
+    about_incident = event.startswith("incident.") and one_line_text(data.get("type")) == "incident"
+    return data if sent.line("status") and (about_incident or not event) else None
 
 
 def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonObject) -> Alert:
@@ -108,13 +135,27 @@ def _alert(incident: JsonObject, event: str, occurred_at: JsonValue, raw: JsonOb
         links={"source": incident.get("html_url"), "conference": conference},
         started_at=_since(incident, event, occurred_at),
         ended_at=moment(occurred_at),
+        # The id is the episode: an incident that is reopened keeps its id and its created_at.
+        occurred_at=moment(occurred_at),
+        state_reason=_resolve_reason(incident.get("resolve_reason")),
     )
+
+
+def _resolve_reason(reason: JsonValue) -> str:
+    """Why the incident is resolved, such as `merged into Orders are not confirmed`; "" if PagerDuty does not say."""
+    sent = object_in(reason)
+    if not sent:
+        return one_line_text(reason)
+    other = _name_of(sent.get("incident"))
+    if one_line_text(sent.get("type")).startswith("merge") and other:
+        return f"merged into {other}"
+    return Fields(sent).line("summary", "description", "type")
 
 
 def _since(incident: JsonObject, event: str, occurred_at: JsonValue) -> datetime | None:
     """When the incident began. The time of a later event is not the beginning."""
     created_at = moment(incident.get("created_at"))
-    began = event in ("", "incident.trigger", "incident.triggered", "incident.reopened")
+    began = event in ("", *_BEGINS)
     return (moment(occurred_at) or created_at) if began else (created_at or moment(occurred_at))
 
 

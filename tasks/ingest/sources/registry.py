@@ -31,6 +31,10 @@ ENTRY_POINTS = frozenset(
 )
 """Names of entry points, not of senders: the source of such a push is recognised by its body."""
 
+_IGNORED_CHARACTERS = 128
+OWN_SOURCE = "alert-pipeline"
+"""The source of what this installation reports about itself, such as a channel that does not work."""
+
 _MAX_ERRORS = 20
 _MAX_FIELDS = 8
 
@@ -66,13 +70,20 @@ def parse_push(payload: object, *, source: str | None = None) -> Push:
     `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the last one
     is kept, in its own position, and `errors` says so.
 
+    A body that its vendor documents and that says nothing about an alert gives a push without alerts; `ignored` says
+    what it is about.
+
     Raises:
         BadInput: nothing in the payload can be used, or `source` is neither a source nor an entry point.
     """
+    if source == OWN_SOURCE:
+        return _deduplicated(generic.parse_as(_body(payload), OWN_SOURCE))
     forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source)
     body = _body(payload)
     parser = forced or _most_specific(body)
     push = parser.parse(body)
+    if push.ignored:
+        return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
     if not push.alerts and not parser.recognises(body):
         by_hand = generic.parse_as(body, parser.name)
         push = by_hand if by_hand.alerts else push

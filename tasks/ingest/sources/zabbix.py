@@ -6,7 +6,8 @@ Source: Zabbix documentation, "Configuration → Notifications → Media types �
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from orchestration.alert import AlertStatus, Severity, web_address
 from tasks.ingest.sources.fields import (
@@ -14,20 +15,21 @@ from tasks.ingest.sources.fields import (
     alert_of,
     fingerprint_of,
     labels_of,
+    latest,
     moment,
     one_line_text,
     severity_of,
-    status_of,
     tags_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.status import status_of
 
 _SOURCE = "zabbix"
 _EVENT_FIELDS = frozenset(
     (
         *("event_name", "event_value", "event_status", "event_severity", "event_nseverity", "event_date", "event_time"),
         *("event_opdata", "event_tags", "event_source", "event_update_status"),
-        *("event_recovery_date", "event_recovery_time"),
+        *("event_recovery_date", "event_recovery_time", "event_timestamp", "event_update_action"),
     )
 )
 _NAME = ("trigger_name", "event_name", "name", "alert_subject", "subject")
@@ -47,6 +49,10 @@ _SEVERITIES = {
 }
 """Severities that `fields.severity_of` does not know; it knows information, warning, average, high and disaster."""
 
+_NO_PROBLEM = {"1": "discovery", "2": "autoregistration"}
+"""Values of `event_source` whose events are about no problem, and what they are about."""
+_ZONE = ("timezone", "zabbix_timezone", "time_zone")
+
 _MACRO = re.compile(r"\{[A-Z][A-Z0-9_.]*[0-9]*\}|\*UNKNOWN\*")
 """A macro that Zabbix could not resolve; Zabbix sends its name."""
 
@@ -55,7 +61,7 @@ def _recognises(body: JsonObject) -> int:
     triggers = sum(name.startswith("trigger_") for name in body)
     events = sum(name in _EVENT_FIELDS for name in body)
     fits = triggers > 0 or ("event_id" in body and events > 0)
-    if not fits or not Fields(body).line(*_NAME):
+    if not fits or not (Fields(body).line(*_NAME) or _other_subject(body)):
         return NOT_MINE
     return VENDOR + VENDOR * (triggers + events + ("event_id" in body))
 
@@ -65,28 +71,61 @@ def _parse(body: JsonObject) -> Push:
     sent = {name: value for name, value in body.items() if not _MACRO.fullmatch(one_line_text(value))}
     if not _recognises(sent):
         return Push(source=_SOURCE)
+    if subject := _other_subject(sent):
+        return Push(source=_SOURCE, ignored=subject)
     fields = Fields(sent)
-    name, host, trigger = fields.line(*_NAME), fields.identifier(*_HOST), fields.identifier("trigger_id")
-    # The same trigger on another host is another alert. Without `trigger_id` the name and the host identify the alert.
-    own_id = f"{trigger}:{host}" if trigger and host else trigger
-    severity, status = fields.line(*_SEVERITY), fields.line(*_STATUS)
+    name, host, own_id = fields.line(*_NAME), fields.identifier(*_HOST), _own_id(fields)
+    since, recovered = _moment(fields, "event_"), _moment(fields, "event_recovery_")
+    severity, status = fields.line(*_SEVERITY), _status(fields, recovered)
     alert = alert_of(
         _SOURCE,
         body,
+        # A name may have a live value in it, and an operator may rename a trigger.
         fingerprint=own_id or fingerprint_of(name, labels_of({"host": host})),
         name=name,
         severity=_SEVERITIES.get(severity.casefold()) or severity_of(severity),
-        status=AlertStatus.RESOLVED if status == "0" else status_of(status),
+        status=status,
         description=fields.pick("trigger_description", "alert_message", "message", "event_opdata"),
         labels=_labels(fields, host),
         annotations=fields.annotations(
-            "event_id", "event_opdata", "event_update_message", "item_value", "trigger_expression", "event_severity"
+            *("event_id", "event_opdata", "event_update_action", "event_update_message", "item_value"),
+            *("trigger_expression", "event_severity"),
         ),
+        group=own_id,
         links={"source": _event_page(fields) or sent.get("trigger_url"), "runbook": sent.get("trigger_url")},
-        started_at=_moment(fields, "event_") or _moment(fields, ""),
-        ended_at=_moment(fields, "event_recovery_"),
+        started_at=since or _moment(fields, ""),
+        ended_at=recovered,
+        # The recovery and the updates of a problem repeat the date and time of the problem.
+        episode_at=since,
+        occurred_at=latest(recovered, _moment(fields, "event_update_")),
+        state_reason=fields.line("event_update_action") if status is AlertStatus.RESOLVED else "",
     )
     return Push(source=_SOURCE, alerts=(alert,))
+
+
+def _other_subject(sent: JsonObject) -> str:
+    """What the event is about, if it is about no problem; else ""."""
+    return _NO_PROBLEM.get(one_line_text(sent.get("event_source")), "")
+
+
+def _own_id(fields: Fields) -> str:
+    """The stable id of the alert; "" if there is none: then name and host identify it.
+
+    The same trigger on another host is another alert. All events about one problem have the same `event_id`.
+    """
+    trigger, host = fields.identifier("trigger_id"), fields.identifier(*_HOST)
+    if trigger:
+        return f"{trigger}:{host}" if host else trigger
+    service, event = fields.identifier("service_id"), fields.identifier("event_id")
+    return f"service-{service}" if service else f"event-{event}" if event else ""
+
+
+def _status(fields: Fields, recovered: datetime | None) -> AlertStatus:
+    said = fields.line(*_STATUS)
+    if said == "0" or status_of(said) is AlertStatus.RESOLVED:
+        return AlertStatus.RESOLVED
+    # A comment on a problem that is over: its value is still that of the problem.
+    return AlertStatus.RESOLVED if recovered else AlertStatus.FIRING
 
 
 def _labels(fields: Fields, host: str) -> dict[str, str]:
@@ -95,6 +134,7 @@ def _labels(fields: Fields, host: str) -> dict[str, str]:
         "host_ip": fields.pick("host_ip"),
         "host_group": fields.pick("host_group", "host_groups", "trigger_hostgroup_name"),
         "trigger_id": fields.pick("trigger_id"),
+        "service": fields.pick("service_name"),
         "item": fields.pick("item_name", "item_key"),
     }
     return tags_of(fields.pick("event_tags", "trigger_tags", "tags")) | labels_of(own)
@@ -110,11 +150,24 @@ def _event_page(fields: Fields) -> str:
 
 
 def _moment(fields: Fields, prefix: str) -> datetime | None:
-    """The time in two fields, with a date such as `2026.03.14`. Zabbix uses its own time zone; it is read as UTC."""
+    """The time in an epoch (`event_timestamp`), or in two fields with a date such as `2026.03.14`.
+
+    Zabbix writes dates in its own time zone, without saying which one. They are read in the zone of the parameter
+    `timezone`, such as `Europe/Berlin`, else as UTC.
+    """
+    epoch = fields.moment(f"{prefix}timestamp")
     day, hour = fields.line(f"{prefix}date"), fields.line(f"{prefix}time")
-    if day:
-        return moment(f"{day.replace('.', '-')} {hour}".strip())
-    return moment(fields.pick(f"{prefix}timestamp") or fields.pick(f"{prefix}time"))
+    if epoch or not day:
+        return epoch or moment(fields.pick(f"{prefix}time"))
+    local = moment(f"{day.replace('.', '-')} {hour}".strip())
+    return local.replace(tzinfo=_zone(fields.line(*_ZONE))).astimezone(UTC) if local else None
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return UTC
 
 
 def _sample(mark: str) -> JsonObject:

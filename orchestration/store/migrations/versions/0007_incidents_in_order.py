@@ -30,6 +30,10 @@ def _incidents_and_alerts() -> None:
     op.add_column("incident", sa.Column("acknowledged_by", sa.Text(), nullable=True))
     op.add_column("incident", sa.Column("snoozed_until", _MOMENT, nullable=True))
     op.add_column("alert", sa.Column("environment", sa.Text(), server_default="production", nullable=False))
+    op.add_column(
+        "alert",
+        sa.Column("links", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    )
     op.add_column("alert", sa.Column("state_reason", sa.Text(), server_default="", nullable=False))
     op.add_column("alert", sa.Column("episode_at", _MOMENT, nullable=True))
     op.add_column("alert", sa.Column("occurred_at", _MOMENT, nullable=True))
@@ -282,7 +286,7 @@ def _alerts_without_environment() -> None:
     op.create_index("uq_incident_open_key", "incident", ["incident_key"], unique=True, postgresql_where=sa.text(_OPEN))
     op.drop_constraint("uq_alert_source_environment_fingerprint", "alert")
     op.create_unique_constraint(op.f("uq_alert_source_fingerprint"), "alert", ["source", "fingerprint"])
-    for name in ("last_run", "heard_at", "occurred_at", "episode_at", "state_reason", "environment"):
+    for name in ("last_run", "heard_at", "occurred_at", "episode_at", "state_reason", "links", "environment"):
         op.drop_column("alert", name)
     for name in ("snoozed_until", "acknowledged_by", "heard_at", "version", "environment"):
         op.drop_column("incident", name)

@@ -1,0 +1,251 @@
+"""How each channel has answered lately, so that all workers together obey one Retry-After and one pace.
+
+A channel that fails may be sent one message at a time, each after a pause. What waits for it is woken when it works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import UtcDatetime
+from orchestration.contracts import Contract
+from orchestration.errors import DeliveryFailed
+from orchestration.states import RunReason, RunStatus
+from orchestration.store.runs import INBOX_CHANNEL
+
+LONGEST_PAUSE_SECONDS = 15.0
+"""How long a channel that fails is left alone at most, unless it asks for longer."""
+
+OUTAGE_SECONDS = 30.0
+"""A channel that has failed for so long has an outage, which is reported on the others."""
+
+PATIENCE_SECONDS = 3.0
+"""How long a message waits for its turn within one attempt."""
+
+_PROBE_SECONDS = 12.0
+"""How long a channel that fails may take to answer before it is tried anew: longer than a channel's own time limit."""
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+"""A channel that asks to be left alone for longer is tried again after this."""
+
+_PENDING_REDELIVERY = f"run.reason = '{RunReason.REDELIVERY}' and run.status = '{RunStatus.PENDING}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """When a message may be sent on a channel."""
+
+    granted: bool
+    """Whether the moment is this message's own. Otherwise it asks again after `wait_seconds`."""
+    wait_seconds: float
+    reserved_until: datetime | None = None
+    """Until when others are kept away, if the message is the one that tries a channel that fails."""
+    error: str | None = None
+    """What the channel answered last, if it failed."""
+
+
+_TURN = text(
+    """
+    with health as (
+        select name, failures, last_error, greatest(not_before, clock_timestamp()) as free_at, clock_timestamp() as now
+        from channel_health where name = :name for update
+    ),
+    granted as (
+        update channel_health
+        set not_before = case
+                when health.failures > 0 then health.now + make_interval(secs => :probe)
+                when :pace > 0 then health.free_at + make_interval(secs => :pace)
+                else channel_health.not_before
+            end
+        from health
+        where channel_health.name = health.name and (
+            health.failures > 0 and health.free_at <= health.now
+            or health.failures = 0 and health.free_at <= health.now + make_interval(secs => :patience)
+        )
+        returning channel_health.not_before
+    )
+    select extract(epoch from health.free_at - health.now) as wait_seconds, health.failures > 0 as failing,
+        health.last_error, (select not_before from granted) as reserved_until, exists (select from granted) as granted
+    from health
+    """
+)
+
+_KNOWN = text("insert into channel_health (name) values (:name) on conflict do nothing")
+
+
+async def await_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> Turn:
+    """Reserve the next moment at which this channel may be sent a message; `pace_seconds` lie between two.
+
+    A channel that works and has no pace is never waited for.
+    """
+    values = {"name": name, "probe": _PROBE_SECONDS, "pace": pace_seconds, "patience": PATIENCE_SECONDS}
+    row = (await tx.execute(_TURN, values)).mappings().one_or_none()
+    if row is None and pace_seconds > 0:
+        await tx.execute(_KNOWN, {"name": name})
+        row = (await tx.execute(_TURN, values)).mappings().one()
+    if row is None:
+        return Turn(granted=True, wait_seconds=0.0)
+    return Turn(
+        granted=row["granted"],
+        wait_seconds=float(row["wait_seconds"]),
+        reserved_until=row["reserved_until"] if row["failing"] else None,
+        error=row["last_error"] if row["failing"] else None,
+    )
+
+
+# A refusal for good says more about the message than about the channel: what waits because of one is woken only
+# after an outage, and otherwise has its own, growing delay.
+_REFUSED_FOR_GOOD = """
+    exists (
+        select from delivery
+        where delivery.incident_id = known.incident_id and delivery.channel = known.channel
+            and delivery.status = 'failed' and delivery.response->>'retryable' = 'false'
+    )
+"""
+
+ACCEPTED = f"""
+    health as (
+        insert into channel_health as health (name, sent_at) select :channel, clock_timestamp() from settled
+        on conflict (name) do update
+        set failures = 0, failing_since = null, last_error = null, sent_at = clock_timestamp(),
+            not_before = case when health.not_before = cast(:reserved_until as timestamptz) then null
+                else health.not_before end
+        -- A busy channel that works costs a write a second, not one a message.
+        where health.failures > 0 or health.sent_at is null or health.sent_at < clock_timestamp() - interval '1 s'
+    ),
+    waiting as (
+        select run.id
+        from settled
+        join channel_health as before on before.name = :channel and before.failures > 0
+        join incident_channel as known on known.channel = before.name
+            and known.failing_since is not null and known.given_up_at is null
+        join pipeline_run as run on run.incident_id = known.incident_id and {_PENDING_REDELIVERY}
+            and run.due_at > clock_timestamp()
+        where before.failing_since < clock_timestamp() - make_interval(secs => {OUTAGE_SECONDS})
+            or not {_REFUSED_FOR_GOOD}
+        for update of run skip locked
+    ),
+    woken as (
+        update pipeline_run set due_at = clock_timestamp() from waiting where pipeline_run.id = waiting.id
+        returning cast(pg_notify('{INBOX_CHANNEL}', '') as text) as notified
+    )
+"""
+"""What follows in a statement from a message that the channel has accepted (a row of `settled`): the channel works. If
+it had failed, what waits for it becomes due now. Parameters: channel, reserved_until (the turn's)."""
+
+REFUSED = f"""
+    health as (
+        insert into channel_health as health (name, failures, failing_since, not_before, last_error)
+        select :channel, 1, clock_timestamp(),
+            case when :first > 0 then clock_timestamp() + make_interval(secs => :first) end, :error
+        from settled
+        on conflict (name) do update
+        set failures = health.failures + 1, failing_since = coalesce(health.failing_since, clock_timestamp()),
+            last_error = excluded.last_error,
+            not_before = greatest(
+                case when health.not_before is distinct from cast(:reserved_until as timestamptz)
+                    then health.not_before end,
+                clock_timestamp() + make_interval(secs => case
+                    when cast(:asked as float) is not null then cast(:asked as float)
+                    when :retryable or health.failures > 0
+                        then least(:pause * power(2, least(health.failures, 20)), {LONGEST_PAUSE_SECONDS})
+                    else 0
+                end)
+            )
+    )
+"""
+"""What follows in a statement from a message that the channel has not accepted (a row of `settled`): it is left alone
+for as long as it asks, else for a growing pause."""
+
+
+def refusal(error: DeliveryFailed, *, pause_seconds: float) -> dict[str, object]:
+    """The parameters of `REFUSED`, but for the channel, the text and the turn.
+
+    `pause_seconds` is the first pause; each further failure in a row doubles it, up to `LONGEST_PAUSE_SECONDS`. A
+    first refusal for good costs other messages no pause.
+    """
+    asked = error.retry_after_seconds
+    if asked is not None:
+        asked = min(max(asked, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+    first = asked if asked is not None else pause_seconds if error.retryable else 0.0
+    return {"retryable": error.retryable, "pause": pause_seconds, "first": first, "asked": asked}
+
+
+_FREE_IN = text(
+    """
+    select min(extract(epoch from not_before - clock_timestamp())) from channel_health where name = any(:names)
+    """
+)
+
+
+async def free_in_seconds(tx: AsyncConnection, names: list[str]) -> float:
+    """In how many seconds the first of these channels may be sent a message again; 0 if one of them may be now."""
+    found = (await tx.execute(_FREE_IN, {"names": names})).scalar_one_or_none()
+    return max(float(found or 0.0), 0.0)
+
+
+# What waits
+
+
+_WAKE_PROBES = text(
+    f"""
+    with first as (
+        select distinct on (known.channel) run.id
+        from pipeline_run as run
+        join incident_channel as known on known.incident_id = run.incident_id
+            and known.failing_since is not null and known.given_up_at is null
+        join channel_health as health on health.name = known.channel
+        where {_PENDING_REDELIVERY} and run.due_at > clock_timestamp()
+            and (health.not_before is null or health.not_before <= clock_timestamp())
+            and not {_REFUSED_FOR_GOOD}
+        order by known.channel, run.priority desc, run.id
+    ),
+    woken as (select id from pipeline_run where id in (select id from first) for update skip locked)
+    update pipeline_run set due_at = clock_timestamp() from woken where pipeline_run.id = woken.id
+    returning cast(pg_notify('{INBOX_CHANNEL}', '') as text)
+    """
+)
+
+
+async def wake_probes(tx: AsyncConnection) -> int:
+    """Of what waits for a channel that may be tried again, the first becomes due: it shows whether the channel works.
+
+    Returns how many runs became due.
+    """
+    return len((await tx.execute(_WAKE_PROBES)).all())
+
+
+class Outage(Contract):
+    """A channel that does not accept messages, or does so again."""
+
+    channel: str
+    over: bool
+    error: str = ""
+    since: UtcDatetime | None = None
+
+
+_REPORT_OUTAGES = text(
+    f"""
+    update channel_health set reported_at = clock_timestamp()
+    where reported_at is null and failures > 1
+        and failing_since < clock_timestamp() - make_interval(secs => {OUTAGE_SECONDS})
+    returning name as channel, false as over, coalesce(last_error, '') as error, failing_since as since
+    """
+)
+
+_REPORT_RECOVERIES = text(
+    """
+    update channel_health set reported_at = null where reported_at is not null and failures = 0
+    returning name as channel, true as over
+    """
+)
+
+
+async def outages_to_report(tx: AsyncConnection) -> list[Outage]:
+    """The outages that nobody has heard of, and the reported ones that are over. Each is returned once."""
+    rows = [*(await tx.execute(_REPORT_OUTAGES)).mappings(), *(await tx.execute(_REPORT_RECOVERIES)).mappings()]
+    return [Outage.model_validate(dict(row)) for row in rows]

@@ -1,0 +1,80 @@
+"""Notes the pushes that the API refuses. The answer waits for nothing but the beginning of the body."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from http import HTTPStatus
+
+from starlette.requests import ClientDisconnect, Request
+
+from orchestration.errors import PipelineError
+from orchestration.store import keys
+from orchestration.store.refused import READ_BYTES, Refusal
+from service.api.auth import CALLER, HOW, token_of
+from service.api.body import RAW_BODY, BodyHeaders, readable
+from service.api.prefix import prefix_of
+from service.api.state import state_of
+
+PEEK_SECONDS = 0.3
+"""How long to wait for the beginning of a body that was refused before it was read."""
+
+_PUSHES = ("/alerts/", "/orchestration/")
+_OTHERS = ("/resume/", "/validate/")
+
+
+async def note_refusal(request: Request, status: int, reason: str) -> None:
+    """Note an answer, if it refuses a push: a POST to an address for pushes, or to one that looks like it."""
+    path = request.scope["path"].removeprefix(prefix_of(request))
+    if request.method != "POST" or not HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return
+    if not path.startswith(_PUSHES) or path.endswith(_OTHERS):
+        return
+    raw = await _beginning(request)
+    headers, caller = request.headers, request.scope.get(CALLER)
+    declared = headers.get("content-length", "")
+    received: bytes | None = request.scope.get(RAW_BODY)
+    size = int(declared) if declared.isdecimal() and len(declared) < 19 else len(received) if received else None
+    details = {
+        "user_agent": headers.get("user-agent", ""),
+        "forwarded_for": headers.get("x-forwarded-for", ""),
+        "key": "" if caller is not None else _key_in(request),
+    }
+    refusal = Refusal(
+        status=status,
+        reason=reason.removesuffix(f": {HOW}"),
+        sender=caller.name if caller is not None else "",
+        address=request.client.host if request.client else "",
+        path=path,
+        size_bytes=size,
+        body=readable(raw, BodyHeaders.of(request), READ_BYTES),
+        details=details,
+    )
+    state_of(request).refusals.note(refusal)
+
+
+async def _beginning(request: Request) -> bytes:
+    """The first bytes of the body, as far as they are here."""
+    received: bytes | None = request.scope.get(RAW_BODY)
+    if received is not None:
+        return received[:READ_BYTES]
+    # Who asks whether to send the body is to hear that it is not wanted.
+    if "expect" in request.headers:
+        return b""
+    found = bytearray()
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):
+        async with asyncio.timeout(PEEK_SECONDS):
+            async for chunk in request.stream():
+                found += chunk
+                if len(found) >= READ_BYTES:
+                    break
+    return bytes(found[:READ_BYTES])
+
+
+def _key_in(request: Request) -> str:
+    """How a key that is not known begins, as `keys list` shows it, or the name under which a request is signed."""
+    token = token_of(request.headers) or ""
+    try:
+        return f"{keys.prefix_of(token)}…" if token.startswith(keys.TOKEN_START) else request.headers["x-key-id"]
+    except (KeyError, PipelineError):
+        return ""

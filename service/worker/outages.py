@@ -1,0 +1,70 @@
+"""What a worker does for channels that fail: it lets them be tried again, and reports their outages on the others."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from orchestration.alert import AlertStatus, Severity
+from orchestration.engine.run import Services
+from orchestration.errors import BadInput
+from orchestration.requests import RunOptions, RunRequest
+from orchestration.signals import logger
+from orchestration.store import channels
+from orchestration.store.channels import Outage
+from orchestration.store.pushes import write_push
+from tasks.ingest.inbox import accept
+from tasks.ingest.sources.registry import OWN_SOURCE
+
+
+async def look_after_channels(services: Services) -> None:
+    """Wake what waits for a channel that may be tried again, and report what nobody has heard of. Each once, whichever
+    worker does it.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    async with services.database.transaction() as tx:
+        await channels.wake_probes(tx)
+    async with services.database.transaction() as tx:
+        # In the transaction in which it is marked as reported, so that it is reported if and only if it is.
+        outages = await channels.outages_to_report(tx)
+        for outage in outages:
+            try:
+                await accept(services, _request(outage), write=partial(write_push, tx))
+            except BadInput as error:
+                logger.error("The outage of channel %s could not be reported: %s", outage.channel, error)
+    for outage in outages:
+        await _log(services, outage)
+
+
+def _request(outage: Outage) -> RunRequest:
+    """The outage as an incident of its own, for every channel but the broken one."""
+    name = f"Channel {outage.channel} does not accept messages"
+    payload = {
+        "name": name,
+        "fingerprint": f"channel/{outage.channel}",
+        "incident_key": f"{OWN_SOURCE}/channel/{outage.channel}",
+        "severity": Severity.CRITICAL.value,
+        "status": (AlertStatus.RESOLVED if outage.over else AlertStatus.FIRING).value,
+        "description": "It accepts messages again." if outage.over else f"It answered last: {outage.error}",
+        "labels": {"channel": outage.channel},
+        "started_at": outage.since.isoformat() if outage.since else None,
+    }
+    return RunRequest(
+        payload={name: value for name, value in payload.items() if value is not None},
+        source=OWN_SOURCE,
+        options=RunOptions(except_channels=[outage.channel]),
+    )
+
+
+async def _log(services: Services, outage: Outage) -> None:
+    if outage.over:
+        logger.info("Channel %s accepts messages again", outage.channel)
+    elif await services.channels.others([outage.channel]):
+        logger.warning("Channel %s does not accept messages: %s", outage.channel, outage.error)
+    else:
+        logger.error(
+            "Channel %s does not accept messages, and there is no other channel to say so: %s",
+            outage.channel,
+            outage.error,
+        )

@@ -1,0 +1,115 @@
+"""Whether an alert has ended: the words that monitoring tools use for it. All sources use this list."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from pydantic import JsonValue
+
+from orchestration.alert import AlertStatus
+from tasks.ingest.sources.fields import Fields, first_of, text
+
+_END_WORDS = (
+    "resolved, resolve, auto resolved, autoresolved, closed, close, auto closed, autoclosed, recovered, recovery, "
+    "recover, restored, cleared, clear, all clear, allclear, inactive, deactivated, deactivate, dismissed, "
+    "ok, okay, all ok, normal, normalized, normalised, nominal, stable, healthy, good, green, "
+    "pass, passed, passing, success, successful, succeeded, fixed, remediated, "
+    "up, online, operational, available, reachable, alive, responding, connected, ready, "
+    "back, back up, back online, back to normal, up again, no longer firing, not firing"
+)
+_ENDS = frozenset(_END_WORDS.split(", "))
+"""Words for an end, as `_words_of` writes them.
+
+A word that can also be said of something broken is not in the list: `completed` and `running` (of a job), `paused`,
+`expired`, `mitigated`, `unknown`. A page too many is noticed, a page too few is not.
+"""
+_ENDING_PHRASE = re.compile(
+    r"(?:\w+ )?ended now (?:up|ok)|(?:is )?(?:now )?(?:back )?(?:up|ok|online|normal)(?: again)?"
+)
+"""Phrases such as PRTG's `Down ended (now: Up)`."""
+_ENDING_SIGNS = frozenset("✅☑✔🟢🆗👍💚🟩")
+_DECORATION = frozenset("\ufe0e\ufe0f\u200d ")
+_NO_WORD = re.compile(r"[\W_]+")
+_LONGEST = 64
+"""A longer text is a sentence, not a status."""
+
+_END_SEVERITIES = frozenset(("ok", "clear", "cleared", "recovered", "resolved"))
+"""Severities of senders without a status (Alerta, Kapacitor, Netdata). `normal` is also a priority, so no end."""
+
+_RESOLVED_FLAGS = ("resolved", "is_resolved", "isResolved", "recovered", "is_recovered", "cleared", "closed")
+_FIRING_FLAGS = ("firing", "is_firing", "isFiring", "alerting", "is_alerting")
+_GOOD_FLAGS = (
+    *("ok", "is_ok", "up", "is_up", "isUp", "healthy", "is_healthy", "online", "is_online", "alive", "is_alive"),
+    *("success", "successful", "succeeded", "passed", "passing", "available"),
+)
+_BAD_FLAGS = ("active", "is_active", "isActive", "down", "is_down", "isDown", "failed", "failing", "alarm")
+_FLAGS = frozenset((*_RESOLVED_FLAGS, *_FIRING_FLAGS, *_GOOD_FLAGS, *_BAD_FLAGS))
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def status_of(*values: JsonValue) -> AlertStatus:
+    """The status of the first value that says something. A word that is not clearly an end means firing.
+
+    Case, spaces, punctuation and emoji do not matter: `✅ Up`, `[OK]` and `auto-resolved` are ends.
+    """
+    said = next((word for value in values if (word := text(first_of(value)).strip())), "")
+    return AlertStatus.RESOLVED if _is_end(said) else AlertStatus.FIRING
+
+
+def _is_end(said: str) -> bool:
+    if not said or len(said) > _LONGEST or said.startswith(("!", "¬")):
+        return False
+    words = _words_of(said)
+    if words:
+        return words in _ENDS or _ENDING_PHRASE.fullmatch(words) is not None
+    signs = set(said) - _DECORATION
+    return bool(signs) and signs <= _ENDING_SIGNS
+
+
+def _words_of(said: str) -> str:
+    """The words in lower case with one space between them."""
+    return " ".join(_NO_WORD.sub(" ", unicodedata.normalize("NFKC", said).casefold()).split())
+
+
+def status_in(own: Fields, shared: Fields, names: tuple[str, ...], severities: tuple[str, ...]) -> AlertStatus:
+    """The status of an alert whose sender has no documented format: from its flags, its words or its severity.
+
+    Args:
+        own: the fields of the alert alone.
+        shared: the same, and after them the fields beside a list of alerts.
+        names: the fields with a word for the status.
+        severities: the fields with a word for the severity, which decides if no other field says anything.
+    """
+    if _flag(shared, _FIRING_FLAGS) is True:
+        return AlertStatus.FIRING
+    if _flag(shared, _RESOLVED_FLAGS) is True or _flag(shared, _FIRING_FLAGS) is False:
+        return AlertStatus.RESOLVED
+    said = shared.pick(*names)
+    if said is not None:
+        return status_of(said)
+    # `{"ok": true, "alerts": […]}` says that the request is fine: such a field counts in the alert itself only.
+    if _flag(own, _RESOLVED_FLAGS) is False or _flag(own, _GOOD_FLAGS) is False or _flag(own, _BAD_FLAGS) is True:
+        return AlertStatus.FIRING
+    if _flag(own, _GOOD_FLAGS) is True or _flag(own, _BAD_FLAGS) is False:
+        return AlertStatus.RESOLVED
+    severity = _words_of(own.line(*severities)[:_LONGEST])
+    return AlertStatus.RESOLVED if severity in _END_SEVERITIES else AlertStatus.FIRING
+
+
+def is_flag(name: str, value: JsonValue) -> bool:
+    """Whether this field says with true or false whether an alert fires."""
+    return name in _FLAGS and _truth(value) is not None
+
+
+def _truth(value: JsonValue) -> bool | None:
+    return _TRUTH.get(text(value).strip().casefold())
+
+
+def _flag(fields: Fields, names: tuple[str, ...]) -> bool | None:
+    """The first of these fields that is true or false, as JSON or as text; None if none is. A count is no flag."""
+    for name in names:
+        truth = _truth(fields.pick(name))
+        if truth is not None:
+            return truth
+    return None

@@ -1,0 +1,69 @@
+"""What a message says: the incident as it is now, and what the run has found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
+from orchestration.engine.run import ActiveRun, Step
+from orchestration.states import RunReason
+from orchestration.store import deliveries
+from orchestration.store.present import Present, read_present
+from orchestration.store.story import all_checks
+from tasks.notify.message import MessageSubject
+
+
+async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
+    """The subject of this node's message, from what is true at this moment.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    found = _found_by(run, step)
+    incident_id = run.record.incident_id
+    if incident_id is None:
+        return found
+    async with run.services.database.statement() as tx:
+        present = await read_present(tx, incident_id)
+        given_up = await deliveries.channels_given_up(tx, incident_id) if found.reason == RunReason.REDELIVERY else {}
+    return replace(
+        _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before))), given_up=given_up
+    )
+
+
+def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
+    return replace(
+        found,
+        incident=present.incident,
+        alerts=present.alerts or found.alerts,
+        firing=present.firing,
+        resolved=present.resolved,
+        upcoming=present.upcoming,
+        # A node that no ingest comes before says something about an incident that nobody else says.
+        version=present.incident.version if reconciles else None,
+    )
+
+
+def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
+    record = run.record
+    ingested = run.found(IngestResult, step.before)
+    analyses = run.found(AnalyzeResult, step.before)
+    results = {node_id: run.results.get(node_id) for node_id in step.before}
+    return MessageSubject(
+        run_id=record.run_id,
+        trace_id=record.trace_id,
+        source=record.source,
+        environment=record.environment,
+        node_id=step.node.id,
+        incident=None,
+        alerts=run.alerts,
+        reason=ingested[-1].reason if ingested else "",
+        check=all_checks(run.found(CheckResult, step.before)),
+        analysis=analyses[-1] if analyses else None,
+        extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
+        firing=0,
+        resolved=0,
+        title=record.title if record.options.defined else "",
+        test=record.options.test,
+        omitted=run.push.omitted,
+    )
