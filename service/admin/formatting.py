@@ -116,6 +116,15 @@ def ago(value: datetime | None) -> Markup:
     return _time(value, Markup('<time datetime="{at}" title="{utc} UTC">{age} ago</time>'))
 
 
+def until(value: datetime | None) -> Markup:
+    """In how long a moment comes; hovering shows the moment in UTC."""
+    if value is None:
+        return Markup("")
+    at = value.astimezone(UTC)
+    html = Markup('<time datetime="{at}" title="{utc} UTC">in {wait}</time>')
+    return html.format(at=at.isoformat(), utc=f"{at:%Y-%m-%d %H:%M:%S}", wait=seconds(round(max(-_age_seconds(at), 0))))
+
+
 def _time(value: datetime | None, html: Markup) -> Markup:
     if value is None:
         return Markup("")

@@ -20,13 +20,14 @@ from orchestration.contracts import (
     Stage,
     TransformResult,
 )
-from orchestration.errors import IllegalTransition, PipelineError, RunBusy, RunNotFound
+from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound, PipelineError, RunBusy, RunNotFound
 from orchestration.reasons import in_words
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunStatus
-from orchestration.store import runs
-from orchestration.store.database import read_clock
+from orchestration.store import actions, runs
+from orchestration.store.actions import OPEN_INCIDENT, Actor, Done, Via
+from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
@@ -48,6 +49,13 @@ SIBLINGS = 50
 
 SLOW_MS = 5000.0
 """The first page warns if the p99 from alert to message is greater."""
+
+SNOOZES = {"30": "30 minutes", "60": "1 hour", "240": "4 hours", "720": "12 hours", "1440": "1 day", "10080": "7 days",
+           "0": "no longer"}  # fmt: skip
+"""For how long an incident can be snoozed, in minutes. 0 ends a snooze."""
+
+INCIDENT_ACTIONS = ("acknowledge", "unacknowledge", "resolve", "close", "snooze", "notes")
+"""The last parts of the addresses at which a form acts on an incident."""
 
 _LONG_WAIT_SECONDS = 60
 _MAX_LINKS = 10
@@ -137,16 +145,61 @@ class Pages:
         logger.info("%s resumed run %s in the admin", one_line(key_name, 64), run_id)
         return RedirectResponse(f"{PUBLIC_PATH}/runs/{run_id}/?resumed=1", HTTPStatus.SEE_OTHER)
 
-    async def incident(self, request: Request) -> Response:
-        """The page of an incident."""
+    async def incident(self, request: Request, problem: PipelineError | None = None) -> Response:
+        """The page of an incident, with the problem that an action met."""
         number = request.path_params["number"]
         is_number = number.isascii() and number.isdecimal() and len(number) < 19
         async with self._api.database.transaction() as tx:
             story = await read_incident(tx, int(number)) if is_number else None
+            now = await read_clock(tx)
         if story is None:
             message = f"There is no incident {number[:40]!r}"
             return self._renderer.render_problem(request, HTTPStatus.NOT_FOUND, message)
-        return self._renderer.render(request, "incident.html", {"story": story, "most": MOST})
+        incident = story.incident
+        context = {
+            "story": story,
+            "most": MOST,
+            "is_open": incident.status in OPEN_INCIDENT,
+            "snoozed": incident.snoozed_until is not None and incident.snoozed_until > now,
+            "snoozes": SNOOZES,
+            "problem": str(problem) if problem else None,
+        }
+        status = status_of(problem) if problem else HTTPStatus.OK
+        return self._renderer.render(request, "incident.html", context, status=status)
+
+    async def act_on_incident(self, action: str, request: Request) -> Response:
+        """Act on an incident, as POST /incidents/{incident_id}/{action}/ does."""
+        form = await read_own_form(request)
+        number: str = request.path_params["number"]
+        key_name: str = request.state.session.key_name
+        try:
+            async with self._api.database.transaction() as tx:
+                done = await self._act(tx, number, action, form, Actor(by=key_name, via=Via.ADMIN, key=key_name))
+        except IncidentNotFound:
+            return await self.incident(request)
+        except (IllegalTransition, BadInput) as error:
+            return await self.incident(request, error)
+        logger.info("%s in the admin: %s", one_line(key_name, 64), one_line(done.message, 200))
+        return RedirectResponse(f"{PATH}/incidents/{done.incident.id}/", HTTPStatus.SEE_OTHER)
+
+    async def _act(self, tx: AsyncConnection, number: str, action: str, form: Mapping[str, str], actor: Actor) -> Done:
+        settings = self._api.settings
+        match action:
+            case "acknowledge":
+                return await actions.acknowledge(tx, number, actor, settings)
+            case "unacknowledge":
+                return await actions.unacknowledge(tx, number, actor, settings)
+            case "resolve":
+                return await actions.resolve(tx, number, actor)
+            case "close":
+                return await actions.close(tx, number, actor)
+            case "snooze":
+                minutes = form.get("minutes", "")
+                if minutes not in SNOOZES:
+                    raise BadInput("Choose for how long to snooze the incident")
+                return await actions.snooze(tx, number, actor, settings, until=timedelta(minutes=int(minutes)))
+            case _:
+                return await actions.note(tx, number, actor, form.get("text", ""))
 
 
 def _run_id(request: Request) -> str:

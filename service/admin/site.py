@@ -21,7 +21,7 @@ from orchestration.reasons import in_words
 from orchestration.signals import logger
 from service.admin import PATH, PUBLIC_PATH, formatting
 from service.admin.formatting import Renderer
-from service.admin.pages import Pages
+from service.admin.pages import INCIDENT_ACTIONS, Pages
 from service.admin.records import RecordView
 from service.admin.sign_in import Gate, SignIn
 from service.admin.tables import TABLES
@@ -66,7 +66,8 @@ class Site(Admin):
             self.add_view(table)
         views = [view for view in self.views if isinstance(view, RecordView)]
         pages = Pages(api, renderer)
-        # sqladmin's own addresses also create, edit, delete and export. Of ours, only one changes a record.
+        # sqladmin's own addresses also create, edit, delete and export. Of ours, only those that
+        # resume a run or act on an incident change a record.
         routes: list[BaseRoute] = [
             Mount("/statics", StaticFiles(directory=_STATICS)),
             Route("/", pages.home),
@@ -76,6 +77,10 @@ class Site(Admin):
             Route("/runs/{run_id}/resume/", pages.confirm_resume),
             Route("/runs/{run_id}/resume/", pages.resume, methods=["POST"]),
             Route("/incidents/{number}/", pages.incident),
+            *(
+                Route(f"/incidents/{{number}}/{action}/", partial(pages.act_on_incident, action), methods=["POST"])
+                for action in INCIDENT_ACTIONS
+            ),
             *(Route(f"/{view.address}/", partial(self._show_list, view)) for view in views),
             *(Route(f"/{view.address}/{{key}}/", partial(self._show_row, view)) for view in views),
         ]

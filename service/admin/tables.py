@@ -97,7 +97,9 @@ class IncidentView(RecordView, model=IncidentRow):
         Column("title", "Incident",
                show_row=lambda row: formatting.link(f"/incidents/{row.id}/", row.title or f"#{row.id}")),
         _SEVERITY,
+        Column("environment", "Environment"),
         Column("opened_at", "Opened", formatting.ago),
+        Column("acknowledged_by", "Acknowledged by"),
         Column("resolved_at", "Resolved", formatting.ago),
         Column("id", "Number"),
     )  # fmt: skip

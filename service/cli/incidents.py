@@ -267,7 +267,7 @@ def _table(found: Sequence[IncidentSummary]) -> Table:
             f"{one.firing} of {one.alerts}",
             incident.environment,
             f"{incident.opened_at:%Y-%m-%d %H:%M}",
-            f"{one.next_reason} {one.next_due_at:%H:%M}" if one.next_reason and one.next_due_at else "-",
+            f"{one.next_reason} {one.next_due_at:%m-%d %H:%M}" if one.next_reason and one.next_due_at else "-",
             Text(incident.title),
         )
     return table
