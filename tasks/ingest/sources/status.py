@@ -109,7 +109,7 @@ def _truth(value: JsonValue) -> bool | None:
 def _flag(fields: Fields, names: tuple[str, ...]) -> bool | None:
     """The first of these fields that is true or false, as JSON or as text; None if none is. A count is no flag."""
     for name in names:
-        truth = _truth(fields.pick(name))
-        if truth is not None:
+        value = fields.pick(name)
+        if value is not None and (truth := _truth(value)) is not None:
             return truth
     return None
