@@ -180,7 +180,7 @@ class Pages:
         except (IllegalTransition, BadInput) as error:
             return await self.incident(request, error)
         logger.info("%s in the admin: %s", one_line(key_name, 64), one_line(done.message, 200))
-        return RedirectResponse(f"{PATH}/incidents/{done.incident.id}/", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{PUBLIC_PATH}/incidents/{done.incident.id}/", HTTPStatus.SEE_OTHER)
 
     async def _act(self, tx: AsyncConnection, number: str, action: str, form: Mapping[str, str], actor: Actor) -> Done:
         settings = self._api.settings
