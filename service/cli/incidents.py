@@ -42,7 +42,7 @@ Which = Annotated[
     typer.Argument(metavar="INCIDENT", help="Its number, or the start of its title, if only one has it."),
 ]
 Several = Annotated[
-    list[str], typer.Argument(metavar="INCIDENT…", help="Their numbers, or the starts of their titles.")
+    list[str], typer.Argument(metavar="INCIDENTS…", help="Their numbers, or the starts of their titles.")
 ]
 By = Annotated[str | None, typer.Option(help="Who does it; by default the name of the user who runs the command.")]
 
