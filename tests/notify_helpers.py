@@ -132,3 +132,9 @@ async def execute_redelivery(services: Services) -> RunRecord:
     """The oldest redelivery that waits, to its end, as if its time had come."""
     first = (await redeliveries(services.database))[0]
     return await execute(services, first["run_id"])
+
+
+async def repair(services: Services, channel: FailingChannel) -> None:
+    """The channel accepts messages again, and the pause after its last failure is over."""
+    channel.error = None
+    await change(services.database, "update channel_health set not_before = now()")

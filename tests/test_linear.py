@@ -29,7 +29,7 @@ from tasks.analyze.stage import fallback_result
 from tests.conftest import MemoryChannel, RecordedSignals
 from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
-from tests.notify_helpers import execute_redelivery
+from tests.notify_helpers import execute_redelivery, rows
 from tests.receivers import statsd_receiver
 
 
@@ -183,6 +183,8 @@ async def test_an_all_clear_that_comes_in_another_grouping_reaches_those_who_wer
     one = alert(fingerprint="web-1", incident_key="by host")
     await push(services, one)
     await push(services, one | {"incident_key": "by cluster", "status": "resolved"})
+    for ended in await rows(services.database, "select run_id from pipeline_run where reason = 'member_ended'"):
+        await execute(services, ended["run_id"])
 
     page, all_clear = channel.messages
     assert all_clear.status == "resolved"
