@@ -139,3 +139,9 @@ async def execute_follow_up(services: Services, reason: RunReason) -> RunRecord:
     query = "select run_id from pipeline_run where reason = :reason and status = 'pending' order by id limit 1"
     (first,) = await rows(services.database, query, reason=reason.value)
     return await execute(services, first["run_id"])
+
+
+async def repair(services: Services, channel: FailingChannel) -> None:
+    """The channel accepts messages again, and the pause after its last failure is over."""
+    channel.error = None
+    await change(services.database, "update channel_health set not_before = now()")
