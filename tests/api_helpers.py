@@ -14,6 +14,7 @@ from orchestration.engine.execution import DIRECT, Execution
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
+from orchestration.states import RunReason
 from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
@@ -75,9 +76,10 @@ async def run_of(database: Database, run_id: str) -> RunRecord:
 
 
 async def all_runs(database: Database) -> list[RunRecord]:
-    """The stored runs, newest first."""
+    """The stored runs that somebody asked for, newest first."""
     async with database.transaction() as tx:
-        return (await list_page(tx, RunFilter(), limit=10_000)).runs
+        found = (await list_page(tx, RunFilter(), limit=10_000)).runs
+    return [run for run in found if run.reason is RunReason.PUSH]
 
 
 async def run_to_end(services: Services, run_id: str) -> RunRecord:

@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import text
 
 from orchestration.engine.run import Services
+from orchestration.states import RunReason
 from orchestration.store.database import Database
 from orchestration.store.models import Base
 from orchestration.store.records import RunRecord
@@ -85,9 +86,10 @@ async def row_counts(database: Database) -> dict[str, int]:
 
 
 async def all_runs(database: Database) -> list[RunRecord]:
-    """Every run, the newest first."""
+    """Every run that somebody asked for, the newest first."""
     async with database.transaction() as tx:
-        return (await list_page(tx, RunFilter(), limit=1000)).runs
+        found = (await list_page(tx, RunFilter(), limit=1000)).runs
+    return [run for run in found if run.reason is RunReason.PUSH]
 
 
 async def story_of(database: Database, run_id: str) -> Story:

@@ -46,6 +46,8 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+    answered: int = 0
+    """The status of the answer."""
 
     @property
     def json(self) -> Any:
@@ -115,6 +117,11 @@ class HttpReceiver:
         with self._lock:
             self._answers += [_answer(one) for one in answers]
 
+    def answer_with(self, answer: int | Answer) -> None:
+        """From now on answer so."""
+        with self._lock:
+            self._answers, self._default = [], _answer(answer)
+
     def close(self) -> None:
         self._ended.set()
         self._server.shutdown()
@@ -126,7 +133,7 @@ class HttpReceiver:
         headers = {name.lower(): value for name, value in request.headers.items()}
         with self._lock:
             answer = self._answers.pop(0) if self._answers else self._default
-        self._log.add(Received(request.command, request.path, headers, body))
+        self._log.add(Received(request.command, request.path, headers, body, answer.status))
         if answer.hang:
             request.close_connection = True
             self._ended.wait(WAIT_SECONDS)

@@ -9,13 +9,13 @@ import pytest
 from orchestration.contracts import Contract
 from orchestration.engine.execution import DIRECT, DirectTask, Execution
 from orchestration.engine.lease import lease_run
-from orchestration.engine.run import ActiveRun, Services
+from orchestration.engine.run import ActiveRun, Services, StageFailed
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, RunRecord
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
-from tests.engine_helpers import execute_leased
+from tests.engine_helpers import attempt, execute_leased
 from tests.inbox_helpers import accept_push
 
 
@@ -126,6 +126,36 @@ async def test_an_engine_that_breaks_off_leaves_the_rest_to_the_next(
 
     assert record.status is RunStatus.NOTIFIED
     assert len(channel.messages) == 1
+
+
+class BreaksWhileItWaits(DirectTask):
+    """An engine that breaks off while a node waits for its next attempt."""
+
+    async def __call__(self, run: ActiveRun, node_id: str, /) -> Contract:
+        try:
+            return await attempt(run, node_id, retries_left=3)
+        except StageFailed as failure:
+            raise ConnectionError("the engine is gone") from failure
+
+
+async def test_the_next_engine_waits_as_long_as_the_channel_has_asked_for(
+    services: Services, channel: MemoryChannel
+) -> None:
+    channel.failures = [DeliveryFailed("too fast", retryable=True, retry_after_seconds=0.7)]
+    (run_id,) = await accept_push(services, {"alertname": "X"}, source="generic", environment="test")
+    async with lease_run(services, run_id, engine="prefect") as run:
+        execution = Execution(run)
+        with pytest.raises(ConnectionError):
+            await execute_leased(execution, BreaksWhileItWaits)
+        assert (run.record.status, run.record.due_at is not None) == (RunStatus.RETRYING, True)
+        await execution.execute_directly()
+
+    async with services.database.transaction() as tx:
+        first, second = [one for one in await attempts.list_attempts(tx, run_id) if one.node_id == "notify"]
+    assert (run.record.status, run.record.due_at) == (RunStatus.NOTIFIED, None)
+    assert first.completed_at is not None
+    assert second.started_at is not None
+    assert (second.started_at - first.completed_at).total_seconds() >= 0.65
 
 
 async def test_a_cancelled_run_fails_and_goes_on_when_it_is_resumed(services: Services, channel: MemoryChannel) -> None:

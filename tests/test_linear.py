@@ -20,7 +20,7 @@ from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.requests import RunOptions
 from orchestration.signals import Signals, StatsdBackend
-from orchestration.states import RunStatus, StageStatus
+from orchestration.states import RunReason, RunStatus, StageStatus
 from orchestration.store import attempts
 from orchestration.store.models import StageExecutionRow
 from orchestration.store.records import Node, RunRecord
@@ -29,6 +29,7 @@ from tasks.analyze.stage import fallback_result
 from tests.conftest import MemoryChannel, RecordedSignals
 from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
+from tests.notify_helpers import execute_follow_up, execute_redelivery
 from tests.receivers import statsd_receiver
 
 
@@ -182,23 +183,26 @@ async def test_an_all_clear_that_comes_in_another_grouping_reaches_those_who_wer
     one = alert(fingerprint="web-1", incident_key="by host")
     await push(services, one)
     await push(services, one | {"incident_key": "by cluster", "status": "resolved"})
+    await execute_follow_up(services, RunReason.MEMBER_ENDED)
 
     page, all_clear = channel.messages
     assert all_clear.status == "resolved"
     assert all_clear.dedup_key == page.dedup_key
 
 
-async def test_a_page_that_failed_is_told_with_checks_when_a_part_resolves_and_the_rest_fires(
+async def test_a_page_that_was_refused_is_told_with_its_checks_when_a_part_has_resolved_and_the_rest_fires(
     services: Services, channel: MemoryChannel
 ) -> None:
     channel.failures = [DeliveryFailed("it answered 404", retryable=False)]
     firing = [alert(host=f"web-{n}", fingerprint=f"web-{n}", incident_key="web") for n in range(2)]
     assert (await push(services, {"alerts": firing})).status is RunStatus.FAILED
-    run = await push(services, firing[0] | {"status": "resolved"})
+    assert (await push(services, firing[0] | {"status": "resolved"})).skip_reason == "some_resolved"
+    run = await execute_redelivery(services)
 
-    assert await rows_of(services, run) == ALL_GOOD
+    assert run.status is RunStatus.NOTIFIED
     (message,) = channel.messages
     assert message.status == "firing"
+    assert message.checks
 
 
 async def test_checks_only_looks_at_this_host_without_an_alert(services: Services, channel: MemoryChannel) -> None:

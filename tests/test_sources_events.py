@@ -10,7 +10,7 @@ import pytest
 from orchestration.alert import Alert, AlertStatus, Severity
 from orchestration.errors import BadInput
 from tasks.ingest.sources import parse_push
-from tests.payloads import body
+from tests.payloads import IGNORED, body
 
 
 def only(payload: object, source: str | None = None) -> Alert:
@@ -25,20 +25,23 @@ def at(hour: int, minute: int = 0, second: int = 0) -> datetime:
 # Events that say nothing about an alert
 
 
-@pytest.mark.parametrize("source", [None, "pagerduty", "webhook"])
-@pytest.mark.parametrize(
-    ("name", "event"),
-    [
-        ("pagerduty_note", "incident.annotated"),
-        ("pagerduty_status_update", "incident.status_update_published"),
-        ("pagerduty_responder", "incident.responder.added"),
-        ("pagerduty_ping", "pagey.ping"),
-        ("pagerduty_service", "service.updated"),
-    ],
-)
-def test_what_pagerduty_says_beside_the_incident_is_ignored(name: str, event: str, source: str | None) -> None:
-    push = parse_push(body(name), source=source)
-    assert (push.source, push.alerts, push.errors, push.ignored) == ("pagerduty", (), (), event)
+REASONS = {
+    "ignored/opsgenie_note": "AddNote",
+    "ignored/pagerduty_note": "incident.annotated",
+    "ignored/pagerduty_ping": "pagey.ping",
+    "ignored/pagerduty_responder": "incident.responder.added",
+    "ignored/pagerduty_service": "service.updated",
+    "ignored/pagerduty_status_update": "incident.status_update_published",
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_says_nothing_about_an_alert_is_ignored_and_no_error(name: str) -> None:
+    """Case 04."""
+    vendor = name.removeprefix("ignored/").split("_")[0]
+    for source in (None, "webhook", vendor):
+        push = parse_push(body(name), source=source)
+        assert (push.source, push.alerts, push.errors, push.ignored) == (vendor, (), (), REASONS[name])
 
 
 @pytest.mark.parametrize(

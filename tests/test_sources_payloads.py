@@ -330,13 +330,6 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         }
     ],
     **{
-        name: []
-        for name in (
-            *("pagerduty_note", "pagerduty_ping", "pagerduty_responder", "pagerduty_service"),
-            *("pagerduty_status_update", "opsgenie_note"),
-        )
-    },
-    **{
         f"datadog_p2_{event}": [
             {
                 "name": "Evictions are high",

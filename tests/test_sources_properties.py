@@ -16,7 +16,7 @@ from orchestration.alert import Alert
 from orchestration.errors import BadInput
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import SOURCES, parse_push, recognise, registry
-from tests.payloads import NAMES, body
+from tests.payloads import IGNORED, NAMES, body
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
@@ -29,7 +29,7 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 FIELDS = sorted(
-    {field for whole in map(body, NAMES) for part in objects_in(whole) for field in part}
+    {field for whole in map(body, (*NAMES, *IGNORED)) for part in objects_in(whole) for field in part}
     | {"name", "alertname", "labels", "annotations", "payload", "fingerprint", "tags", "incident_key", "instance"}
     | {"resolved", "firing", "ok", "active", "check_id", "conclusion", "resolve_reason", "closedAt", "closeReason"}
     | {
@@ -58,7 +58,7 @@ values = st.recursive(
     max_leaves=25,
 )
 objects = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)
-vendor_like = st.sampled_from([*(source.sample("01") for source in SOURCES.values()), *map(body, NAMES)])
+vendor_like = st.sampled_from([*(source.sample("01") for source in SOURCES.values()), *map(body, (*NAMES, *IGNORED))])
 
 
 @st.composite

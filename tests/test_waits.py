@@ -16,6 +16,7 @@ from sqlalchemy import text
 from flows.services import open_services
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
+from orchestration.engine.waits import Slot, Waits, use_slot
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store.claims import seconds_until_due
@@ -184,6 +185,44 @@ async def test_a_run_that_waits_leaves_its_slot(database: Database, home: Path, 
 
     assert told.status is RunStatus.NOTIFIED
     assert {record.status for record in still} == {RunStatus.RETRYING}
+    # The worker was stopped: whoever is there when they are due continues them.
+    for before in still:
+        left = await record_of(database, before.run_id)
+        assert (left.status, left.lease_owner, left.due_at) == (RunStatus.RETRYING, None, before.due_at)
+
+
+async def test_a_run_with_branches_needs_its_slot_while_one_of_them_works() -> None:
+    heard: list[bool] = []
+    slot = Slot(lambda: heard.append(slot.idle))
+    with use_slot(slot):
+        waits = Waits()
+    with waits.at("check"), waits.at("notify"):
+        waits.retry_in("notify", 0.05)
+        assert not slot.idle
+        waits.retry_in("check", 20)
+        assert slot.idle
+        await waits.until_due("notify")
+        waits.begin("notify")
+        assert not slot.idle
+        assert waits.seconds_until_retry == pytest.approx(20, abs=1)
+        waits.begin("check")
+        assert waits.seconds_until_retry is None
+    assert heard == [True, False]
+
+
+async def test_a_run_leaves_its_slot_only_for_an_answer_that_takes_long() -> None:
+    changed = asyncio.Event()
+    slot = Slot(changed.set)
+    with use_slot(slot):
+        waits = Waits()
+    with waits.at("notify"):
+        async with waits.outside("notify"):
+            pass
+        assert not changed.is_set()
+        async with waits.outside("notify"), waits.outside("notify"):
+            await changed.wait()
+            assert slot.idle
+        assert not slot.idle
 
 
 async def test_the_number_of_runs_that_wait_is_bounded(

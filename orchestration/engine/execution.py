@@ -102,10 +102,19 @@ class Execution:
         """End the run as FAILED, whatever its nodes have found."""
         run = self.run
         self._signal_start()
+        if error is not CANCELLED:
+            await self._after_failure(error)
         with suppress(RunBusy):
             async with run.services.database.transaction() as tx:
                 run.record = await runs.change(tx, run.run_id, owner=run.owner, values=runs.error_columns(error))
             await run.end(RunStatus.FAILED)
+
+    async def _after_failure(self, error: StageError) -> None:
+        """The run ends before it came to its message: a later run sends it, without what may have killed processes."""
+        for step in self.run.plan.steps.values():
+            if step.kind.after_failure is not None:
+                await step.kind.after_failure(self.run, StageFailed(step.node, error))
+                return
 
     async def execute_directly(self) -> None:
         """Execute the run, or what is left of it, without Prefect."""

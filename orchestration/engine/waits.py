@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
-OUTSIDE_SECONDS = 1.0
+OUTSIDE_SECONDS = 0.5
 """How long a run waits for somebody outside before others may use its slot. Most answers are there sooner."""
 
 

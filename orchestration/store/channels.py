@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 3.0
 _PROBE_SECONDS = 12.0
 """How long a channel that fails may take to answer before it is tried anew: longer than a channel's own time limit."""
 
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
+LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0
 """A channel that asks to be left alone for longer is tried again after this."""
 
 _PENDING_REDELIVERY = f"run.reason = '{RunReason.REDELIVERY}' and run.status = '{RunStatus.PENDING}'"

@@ -96,6 +96,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         from uvloop import new_event_loop
     except ImportError:
         return None
+    # Names are looked up in uvloop's threads, by default four: a name server that hangs would delay every channel.
+    os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
     return new_event_loop
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.engine.run import Services
-from orchestration.errors import BadInput
+from orchestration.errors import Unavailable
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.signals import logger
 from orchestration.store import channels
@@ -25,14 +25,20 @@ async def look_after_channels(services: Services) -> None:
     """
     async with services.database.transaction() as tx:
         await channels.wake_probes(tx)
+    try:
+        await _report(services)
+    except Unavailable:
+        raise
+    except Exception:  # noqa: BLE001 - a bug here must not end the worker
+        logger.exception("The outages of channels could not be reported")
+
+
+async def _report(services: Services) -> None:
     async with services.database.transaction() as tx:
         # In the transaction in which it is marked as reported, so that it is reported if and only if it is.
         outages = await channels.outages_to_report(tx)
         for outage in outages:
-            try:
-                await accept(services, _request(outage), write=partial(write_push, tx))
-            except BadInput as error:
-                logger.error("The outage of channel %s could not be reported: %s", outage.channel, error)
+            await accept(services, _request(outage), write=partial(write_push, tx))
     for outage in outages:
         await _log(services, outage)
 

@@ -22,6 +22,7 @@ from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.services import use_services
 from orchestration.embedded_stack import find_database_url
+from orchestration.engine.waits import Slot
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
@@ -30,7 +31,7 @@ from service.mirror.definitions import sync
 from service.mirror.deployments import POOL_TYPE, register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
-from service.worker.worker import Worker
+from service.worker.worker import RUNS_PER_SLOT, Worker
 
 RETRY_AFTER_SECONDS = 5.0
 """How long a worker waits before it asks Prefect again after a failure."""
@@ -57,6 +58,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
         self._ours = settings or load_settings()
         self._addresses = addresses
         self._worker: Worker | None = None
+        self._slots: set[Slot] = set()
         self._ending = False
         concurrency = options.get("limit") or self._ours.worker_concurrency
         # A run starts at once here, so it is never fetched before its time.
@@ -106,8 +108,13 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             await asyncio.sleep(RETRY_AFTER_SECONDS)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Start the scheduled runs that are due, unless this worker ends."""
-        return [] if self._ending else await super().get_and_submit_flow_runs()
+        """Start the scheduled runs that are due, unless this worker ends. Those that only wait do not count."""
+        if self._ending:
+            return []
+        if self._limit is not None:
+            waiting = sum(slot.idle for slot in self._slots)
+            self.limiter.total_tokens = self._limit + min(waiting, self._limit * (RUNS_PER_SLOT - 1))
+        return await super().get_and_submit_flow_runs()
 
     async def run(
         self,
@@ -124,8 +131,12 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             raise RuntimeError("The worker was not started")
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
         bare = flow_run.model_copy(update={"deployment_id": None})
-        with worker.occupy(), use_services(worker.services):
-            await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
+        with worker.occupy() as slot, use_services(worker.services):
+            self._slots.add(slot)
+            try:
+                await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
+            finally:
+                self._slots.discard(slot)
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
     async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:

@@ -70,12 +70,12 @@ class Worker:
         self._wake.set()
 
     @contextmanager
-    def occupy(self) -> Generator[None]:
+    def occupy(self) -> Generator[Slot]:
         """A run that is executed within the body has a slot of this worker."""
         slot = self._new_slot()
         try:
             with use_slot(slot):
-                yield
+                yield slot
         finally:
             self._free(slot)
 

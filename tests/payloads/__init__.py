@@ -9,6 +9,8 @@ from typing import Any
 _FOLDER = Path(__file__).parent
 
 NAMES = sorted(path.stem for path in _FOLDER.glob("*.json"))
+IGNORED = sorted(f"ignored/{path.stem}" for path in (_FOLDER / "ignored").glob("*.json"))
+"""Bodies that say nothing about an alert. They are accepted, and notify nobody."""
 
 
 def body(name: str) -> dict[str, Any]:
