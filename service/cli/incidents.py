@@ -221,9 +221,7 @@ def _act(
         raise ended[0]
     done = [one for one in ended if isinstance(one, Done)]
     if json:
-        found = [
-            {**one.incident.model_dump(mode="json"), "changed": one.changed, "message": one.message} for one in done
-        ]
+        found = [one.model_dump(mode="json") for one in done]
         as_json(found[0] if len(incidents) == 1 else found)
     for one in ended:
         if isinstance(one, PipelineError):
