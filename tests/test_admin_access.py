@@ -248,9 +248,7 @@ async def test_without_its_secret_key_the_admin_stays_closed_and_the_door_open(
         assert len(await push(client)) == 1
 
 
-async def test_the_admin_writes_nothing_but_resumes_and_acts_of_people(
-    here: Browser, key: NewKey
-) -> None:
+async def test_the_admin_writes_nothing_but_resumes_and_acts_of_people(here: Browser, key: NewKey) -> None:
     await here.sign_in(key.token)
     for address in ("runs", "incidents", "alerts", "attempts", "definitions", "workers", "keys"):
         for path in ("create", "edit/1", "delete", "export/csv", "import", "ajax/lookup", "1"):
