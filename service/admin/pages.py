@@ -33,6 +33,7 @@ from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Resume, Story, read_resumes, read_story
+from orchestration.store.why import parse_moment, read_why
 from service.admin import PUBLIC_PATH, charts, formatting
 from service.admin.formatting import BAD, GOOD, QUIET, WARN, Renderer
 from service.admin.sign_in import read_own_form
@@ -125,6 +126,21 @@ class Pages:
         }
         status = status_of(problem) if problem else HTTPStatus.OK
         return self._renderer.render(request, "run.html", context, status=status)
+
+    async def why(self, request: Request) -> Response:
+        """The page that says why somebody was notified of something, or nobody was."""
+        what, at = (request.query_params.get(name, "").strip() for name in ("what", "at"))
+        found, problem = None, None
+        if what:
+            try:
+                async with self._api.database.transaction() as tx:
+                    found = await read_why(tx, what, parse_moment(at, await read_clock(tx)) if at else None)
+            except (BadInput, RunNotFound) as error:
+                problem = error
+        context = {"what": what, "at": at, "found": found, "problem": str(problem) if problem else None}
+        return self._renderer.render(
+            request, "why.html", context, status=status_of(problem) if problem else HTTPStatus.OK
+        )
 
     async def confirm_resume(self, request: Request) -> Response:
         """The page that asks whether to resume a run."""

@@ -71,6 +71,7 @@ class Site(Admin):
         routes: list[BaseRoute] = [
             Mount("/statics", StaticFiles(directory=_STATICS)),
             Route("/", pages.home),
+            Route("/why/", pages.why),
             Route("/login/", sign_in.login, methods=["GET", "POST"]),
             Route("/logout/", sign_in.logout, methods=["POST"]),
             Route("/runs/{run_id}/", pages.run),

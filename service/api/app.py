@@ -16,7 +16,7 @@ from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
-from service.api import definitions, documentation, health, incidents, problems, pushes, refusals, runs
+from service.api import definitions, documentation, health, incidents, problems, pushes, refusals, runs, why
 from service.api.auth import Guard, is_loopback
 from service.api.prefix import PublicPrefix, first_parts
 from service.api.state import ApiState, RunWaiter
@@ -61,7 +61,7 @@ def create_app(
         strict_content_type=False,
     )
     problems.install(app, refusals.note_refusal)
-    for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router):
+    for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router, why.router):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(router.routes)
     for extend in extensions:

@@ -26,6 +26,7 @@ ENTRY_POINTS = {
     "webhooks": "/alerts/webhook/",
     "pipelines": "/orchestration/pipelines/",
     "incidents": "/incidents/",
+    "why": "/why/",
     "health": "/health/",
     "ready": "/ready/",
 }

@@ -21,6 +21,7 @@ from service.cli.run_views import show_results
 from service.cli.terminal import Json, as_json, output, progress, resumable, run_app
 from service.cli.trace import trace
 from service.cli.up import up
+from service.cli.why import why
 from service.stack import StackAddresses, attach
 from service.stack.process import collect_garbage_rarely
 
@@ -104,6 +105,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 app.command()(up)
 app.command()(api)
 app.command()(trace)
+app.command()(why)
 app.command()(doctor)
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(keys.app, name="keys")
