@@ -12,19 +12,25 @@ from orchestration.states import RunReason
 from orchestration.store.records import new_id
 from orchestration.store.runs import INBOX_CHANNEL
 
+# A timer is not news about an alert: whoever looks for the runs of an alert by its title finds what has happened.
+_TITLE = f"""
+    case when :reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}') then 'Incident ' || incident.id
+        else incident.title end
+"""
+
 # The run that it follows gives it its options, so that it reaches the same channels, and its trace. What was said of a
 # redelivery only does not concern the next run. Lists and waits count from the moment at which it is due.
 _INSERT = text(
-    """
+    f"""
     insert into pipeline_run (
         run_id, trace_id, reason, due_at, incident_id, title, source, alert_fingerprint, severity, priority,
         environment, payload, options, max_retries, created_at
     )
     select :run_id, followed.trace_id, :reason,
-        due.at, incident.id, incident.title, followed.source, followed.alert_fingerprint, incident.severity,
+        due.at, incident.id, {_TITLE}, followed.source, followed.alert_fingerprint, incident.severity,
         case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
-        followed.environment, '{}',
-        followed.options - cast('{follows,except_channels}' as text[]) || cast(:options as jsonb), followed.max_retries,
+        followed.environment, '{{}}',
+        followed.options - cast('{{follows,except_channels}}' as text[]) || cast(:options as jsonb), followed.max_retries,
         coalesce(due.at, clock_timestamp())
     from incident
     cross join (

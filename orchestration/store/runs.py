@@ -286,14 +286,20 @@ async def leave_order(tx: AsyncConnection, run: QueuedRun) -> None:
     await tx.execute(update(_T).where(_T.id == run.id).values(awaits_ingest=False))
 
 
-async def save_ingest_result(tx: AsyncConnection, run_id: str, result: IngestResult) -> None:
-    """Store the result of ingest with the run, and link the run to its incident and its alert."""
+async def save_ingest_result(
+    tx: AsyncConnection, run_id: str, result: IngestResult, *, title: str | None = None
+) -> None:
+    """Store the result of ingest with the run, and link the run to its incident and its alert.
+
+    `title` is the run's new title. None means that it keeps its own.
+    """
     await tx.execute(
         update(_T)
         .where(_T.run_id == run_id)
         .values(
             ingest_result=result.model_dump(mode="json"),
             awaits_ingest=False,
+            **({} if title is None else {"title": title}),
             incident_id=int(result.incident_id) if result.incident_id else None,
             alert_fingerprint=result.alert_fingerprint,
             severity=result.severity.value,

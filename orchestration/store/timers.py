@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident
@@ -13,7 +13,7 @@ from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.models import PipelineRunRow
+from orchestration.store.models import IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import RUN_COLUMNS, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
@@ -26,7 +26,7 @@ _MOVE = text(
     f"""
     update pipeline_run as run
     set reason = :reason, due_at = :due_at, created_at = :due_at, updated_at = clock_timestamp(),
-        title = incident.title, severity = incident.severity,
+        severity = incident.severity,
         priority = case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end
     from incident
     where run.id = (select id from pipeline_run where {_TIMER}) and incident.id = run.incident_id
@@ -161,7 +161,9 @@ async def awaits_ingest(tx: AsyncConnection, incident: Incident) -> bool:
 async def list_upcoming(tx: AsyncConnection, *, incident_id: str | None = None, limit: int = 100) -> list[RunRecord]:
     """The runs that wait for their time, the next one first: of all incidents, or of one."""
     waits = (_R.status.in_([RunStatus.PENDING.value, RunStatus.RETRYING.value]), _R.due_at.is_not(None))
-    query = select(*RUN_COLUMNS).where(*waits).order_by(_R.due_at, _R.id).limit(limit)
+    title = func.coalesce(IncidentRow.title, _R.title).label("incident_title")
+    query = select(*RUN_COLUMNS, title).outerjoin(IncidentRow, IncidentRow.id == _R.incident_id).where(*waits)
     if incident_id is not None:
         query = query.where(_R.incident_id == int(incident_id))
-    return [run_record(row) for row in (await tx.execute(query)).mappings()]
+    found = (await tx.execute(query.order_by(_R.due_at, _R.id).limit(limit))).mappings()
+    return [run_record({**row, "title": row["incident_title"]}) for row in found]

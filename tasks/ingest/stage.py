@@ -118,7 +118,7 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
             case _:
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings)
         result = _result(run, StoredPush(), recorded, decision)
-        await runs.save_ingest_result(tx, run.run_id, result)
+        await runs.save_ingest_result(tx, run.run_id, result, title=incident.title)
     return result
 
 
