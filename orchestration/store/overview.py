@@ -80,7 +80,7 @@ _RUNS = text(
     from (
         select created_at, status, engine, intelligence_fallback_used, current_stage
         from pipeline_run
-        where created_at > :since
+        where created_at > :since and created_at <= clock_timestamp()
         order by created_at desc
         limit {MOST_RUNS}
     ) as newest
@@ -102,7 +102,7 @@ _MESSAGES = text(
         from (
             select id, created_at
             from pipeline_run
-            where status = '{RunStatus.NOTIFIED.value}' and created_at > :since
+            where status = '{RunStatus.NOTIFIED.value}' and created_at > :since and created_at <= clock_timestamp()
             order by created_at desc
             limit {MOST_MESSAGES}
         ) as run

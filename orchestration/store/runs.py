@@ -339,12 +339,13 @@ async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
     return (exact or found)[0]
 
 
-_IS_UPCOMING = and_(
+IS_UPCOMING = and_(
     _T.reason != RunReason.PUSH.value,
     _T.status == RunStatus.PENDING.value,
     _T.due_at.is_not(None),
     _T.due_at > func.clock_timestamp(),
 )
+"""The run waits for the time at which it is due. Lists leave it out: they show what is due or done."""
 
 
 class RunFilter(Contract):
@@ -374,7 +375,7 @@ class RunFilter(Contract):
         if self.run_ids is not None:
             where.append(_T.run_id.in_(self.run_ids))
         if not self.upcoming:
-            where.append(~_IS_UPCOMING)
+            where.append(~IS_UPCOMING)
         if self.search is not None:
             where.append(_found_by(self.search))
         return where

@@ -37,7 +37,7 @@ from orchestration.store.models import (
     columns_of,
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.runs import RESUMED, RUN_COLUMNS, run_record, starts_with
+from orchestration.store.runs import IS_UPCOMING, RESUMED, RUN_COLUMNS, run_record, starts_with
 
 ResultT = TypeVar("ResultT", bound=Contract)
 RecordT = TypeVar("RecordT", bound=Contract)
@@ -248,8 +248,12 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
     Raises:
         RunNotFound: no run has this trace id.
     """
-    decision = (_R.ingest_result["tell"].label("told"), _R.ingest_result["reason"].label("reason"))
-    query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision).where(_R.trace_id == trace_id).order_by(_R.id)
+    decision = (_R.ingest_result["tell"].label("told"), _R.ingest_result["reason"].label("rule"))
+    query = (
+        select(*RUN_COLUMNS, _R.id.label("row_id"), *decision)
+        .where(_R.trace_id == trace_id, ~IS_UPCOMING)
+        .order_by(_R.id)
+    )
     rows = (await tx.execute(query.limit(MOST_RUNS))).mappings().all()
     if not rows:
         raise RunNotFound(f"There is no push with the trace id {trace_id!r}")
@@ -264,12 +268,12 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
             attempts=attempts[row["row_id"]],
             deliveries=deliveries[row["row_id"]],
             told=row["told"],
-            reason=row["reason"],
+            reason=row["rule"],
             resumes=resumes[run.run_id],
         )
         for run, row in zip(found, rows, strict=True)
     ]
-    count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id)
+    count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id, ~IS_UPCOMING)
     incident_ids = {int(one.run.incident_id) for one in runs if one.run.incident_id}
     return Trace(
         trace_id=trace_id,
