@@ -15,6 +15,9 @@ from orchestration.alert import Alert, AlertStatus, Severity
 SAME_START = timedelta(minutes=2)
 """Starts that lie so close together are one start: two Prometheus servers of a pair do not begin in the same second."""
 
+FAR_AHEAD = timedelta(hours=15)
+"""A moment that lies further in the future than any time zone explains says nothing."""
+
 LATE = timedelta(hours=2)
 """A push that arrives so long after the start of which it speaks does not say what held in between."""
 
@@ -61,7 +64,11 @@ class KnownAlert:
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """The moments of an alert in a push, none later than its acceptance: a clock that is ahead must not win."""
+    """The moments of an alert in a push, as its sender names them.
+
+    A sender may name local times, so that they all lie some hours ahead: they are compared with each other, and not
+    with our clock.
+    """
 
     received_at: datetime
     episode_at: datetime | None
@@ -72,15 +79,24 @@ class Moments:
     def of(cls, alert: Alert, received_at: datetime) -> Moments:
         """The moments of an alert that was accepted then."""
 
-        def past(moment: datetime | None) -> datetime | None:
-            return None if moment is None else min(moment, received_at)
+        def plausible(moment: datetime | None) -> datetime | None:
+            return None if moment is None or moment > received_at + FAR_AHEAD else moment
 
         return cls(
             received_at=received_at,
-            episode_at=past(alert.episode_at),
-            occurred_at=past(alert.occurred_at),
-            ended_at=None if alert.firing else past(alert.ended_at),
+            episode_at=plausible(alert.episode_at),
+            occurred_at=plausible(alert.occurred_at),
+            ended_at=None if alert.firing else plausible(alert.ended_at),
         )
+
+    def is_before(self, moment: datetime | None, known: datetime | None) -> bool:
+        """Whether a moment of this push lies before a known one; False if they cannot be compared.
+
+        A known moment that is still to come, next to one that is past, is of a clock that has been corrected since.
+        """
+        if moment is None or known is None or moment >= known:
+            return False
+        return not moment <= self.received_at < known
 
     @property
     def latest(self) -> datetime | None:
@@ -132,29 +148,28 @@ def _is_older(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
         return _begins_before(known, moments)
     moment = moments.ended_at or moments.occurred_at
     if moment is None:
-        start = moments.episode_at
-        return start is not None and known.episode_at is not None and start < known.episode_at - SAME_START
-    if known.episode_at is not None and moment < known.episode_at:
+        return _starts_before(known, moments)
+    if moments.is_before(moment, known.episode_at):
         return True  # the late end of an earlier episode
-    return moments.episode_at is None and known.occurred_at is not None and moment < known.occurred_at
+    return moments.episode_at is None and moments.is_before(moment, known.occurred_at)
 
 
 def _begins_before(known: KnownAlert, moments: Moments) -> bool:
     start = moments.episode_at
     if start is None or known.episode_at is None:
-        moment = moments.occurred_at or start
-        return moment is not None and known.occurred_at is not None and moment < known.occurred_at
+        return moments.is_before(moments.occurred_at or start, known.occurred_at)
     if known.firing:
-        older = start < known.episode_at - SAME_START
-        return older or _happened_before(known, moments)
+        # A sender that also names the moment of each event may deliver an old one late.
+        return _starts_before(known, moments) or moments.is_before(moments.occurred_at, known.occurred_at)
     # The episode that has ended; and one that began before that end, as the other server of a pair sees it.
-    return start <= known.episode_at or (known.ended_at is not None and start < known.ended_at)
+    same = start == known.episode_at
+    return same or moments.is_before(start, known.episode_at) or moments.is_before(start, known.ended_at)
 
 
-def _happened_before(known: KnownAlert, moments: Moments) -> bool:
-    """Whether a sender that names the moment of each event names one that is older than the latest."""
-    happened = moments.occurred_at
-    return happened is not None and known.occurred_at is not None and happened < known.occurred_at
+def _starts_before(known: KnownAlert, moments: Moments) -> bool:
+    if known.episode_at is None:
+        return False
+    return moments.is_before(moments.episode_at, known.episode_at - SAME_START)
 
 
 def _begins_anew(known: KnownAlert, moments: Moments) -> bool:

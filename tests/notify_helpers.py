@@ -14,6 +14,7 @@ from orchestration.engine.run import Services
 from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message, NamedChannel
 from orchestration.settings import Settings
+from orchestration.states import RunReason
 from orchestration.store.database import Database
 from orchestration.store.records import DeliveryRecord, RunRecord
 from orchestration.store.story import read_story
@@ -130,5 +131,17 @@ async def redeliveries(database: Database) -> list[dict[str, Any]]:
 
 async def execute_redelivery(services: Services) -> RunRecord:
     """The oldest redelivery that waits, to its end, as if its time had come."""
-    first = (await redeliveries(services.database))[0]
+    return await execute_follow_up(services, RunReason.REDELIVERY)
+
+
+async def execute_follow_up(services: Services, reason: RunReason) -> RunRecord:
+    """The oldest follow-up of this kind that waits, to its end, as if its time had come."""
+    query = "select run_id from pipeline_run where reason = :reason and status = 'pending' order by id limit 1"
+    (first,) = await rows(services.database, query, reason=reason.value)
     return await execute(services, first["run_id"])
+
+
+async def repair(services: Services, channel: FailingChannel) -> None:
+    """The channel accepts messages again, and the pause after its last failure is over."""
+    channel.error = None
+    await change(services.database, "update channel_health set not_before = now()")

@@ -17,14 +17,15 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import AnalyzeResult
+from orchestration.contracts import AnalyzeResult, Stage, StageError
 from orchestration.engine.lease import lease_run
-from orchestration.engine.run import Services
-from orchestration.errors import BadInput, DeliveryFailed, Unavailable
+from orchestration.engine.run import Services, StageFailed
+from orchestration.errors import DeliveryFailed, Unavailable
 from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
+from orchestration.store.records import Node
 from service.stack import StackAddresses
 from tasks.ingest.task import ingest
 from tasks.retries import with_retries, worth_another_attempt
@@ -283,18 +284,21 @@ async def test_the_waits_are_those_of_the_settings(services: Services) -> None:
     assert ingest.retries == 0  # the task itself stays as it was
 
 
+NOTIFY_NODE = Node.of(Stage.NOTIFY)
+FAILURE = StageError(error_type="DeliveryFailed", message="answered 500", retryable=True)
+
+
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        (Unavailable("the database does not answer"), True),
-        (DeliveryFailed("answered 500", retryable=True), True),
-        (DeliveryFailed("answered 404", retryable=False), False),
-        (BadInput("no alert"), False),
+        (StageFailed(NOTIFY_NODE, FAILURE, retry_in_seconds=2.0), True),
+        (StageFailed(NOTIFY_NODE, FAILURE, retry_in_seconds=0.0), True),
+        (StageFailed(NOTIFY_NODE, FAILURE), False),
         (ValueError("a bug"), False),
         (None, False),
     ],
 )
-def test_an_error_says_itself_whether_it_is_tried_again(error: Exception | None, again: bool) -> None:
+def test_a_failure_says_itself_whether_it_is_tried_again(error: Exception | None, again: bool) -> None:
     state: State[Any] = Failed(data=error)
     assert worth_another_attempt(None, None, state) is again  # type: ignore[arg-type]
 

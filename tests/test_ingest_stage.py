@@ -247,7 +247,7 @@ async def test_after_a_failed_page_a_repeat_is_told(services: Services) -> None:
 async def test_a_second_try_after_the_commit_gives_the_same_result_and_still_tells(services: Services) -> None:
     (run_id,) = await accept(services, alert())
     context = StageContext(trace_id="t", run_id=run_id, source="generic", payload=await payload_of(services, run_id))
-    config = IngestConfig(database=services.database)
+    config = IngestConfig(database=services.database, settings=services.settings)
 
     first = await ingest(context, config)
     second = await ingest(context, config)  # the process died before the attempt's row was settled

@@ -20,7 +20,7 @@ from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, DeliveryFailed, Unavailable
 from orchestration.requests import RunOptions
 from orchestration.signals import Signals, StatsdBackend
-from orchestration.states import RunStatus, StageStatus
+from orchestration.states import RunReason, RunStatus, StageStatus
 from orchestration.store import attempts
 from orchestration.store.models import StageExecutionRow
 from orchestration.store.records import Node, RunRecord
@@ -29,7 +29,7 @@ from tasks.analyze.stage import fallback_result
 from tests.conftest import MemoryChannel, RecordedSignals
 from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
-from tests.notify_helpers import execute_redelivery
+from tests.notify_helpers import execute_follow_up, execute_redelivery
 from tests.receivers import statsd_receiver
 
 
@@ -183,6 +183,7 @@ async def test_an_all_clear_that_comes_in_another_grouping_reaches_those_who_wer
     one = alert(fingerprint="web-1", incident_key="by host")
     await push(services, one)
     await push(services, one | {"incident_key": "by cluster", "status": "resolved"})
+    await execute_follow_up(services, RunReason.MEMBER_ENDED)
 
     page, all_clear = channel.messages
     assert all_clear.status == "resolved"

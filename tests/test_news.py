@@ -148,8 +148,20 @@ def test_a_clock_that_is_ahead_does_not_win_for_ever() -> None:
     ahead = Sender()
     ahead.push("firing", happened="20:00", received="01:00")
     assert ahead.push("resolved", happened="02:00", received="02:00") is News.RESOLVED
-    assert ahead.push("firing", "23:00", received="03:00") is News.REFIRED
-    assert ahead.push("resolved", "23:00", end="23:30", received="03:10") is News.RESOLVED
+    assert ahead.push("firing", "12:00", received="03:00") is News.REFIRED
+    assert ahead.push("resolved", "12:00", end="12:30", received="03:10") is News.RESOLVED
+    assert ahead.push("firing", "04:00", received="04:00") is News.REFIRED, "the clock was set right"
+
+
+def test_a_sender_that_names_local_times_is_compared_with_itself() -> None:
+    zabbix = Sender()
+    assert zabbix.push("firing", "03:00", received="01:00") is News.CREATED
+    assert zabbix.push("firing", "03:00", happened="03:10", received="01:10") is News.REPEAT, "an update"
+    assert zabbix.push("firing", "03:00", happened="03:30", received="01:30") is News.REPEAT
+    assert zabbix.push("resolved", "03:00", end="03:40", received="01:40") is News.RESOLVED
+    assert zabbix.push("firing", "03:00", happened="03:30", received="01:41") is News.STALE
+    assert zabbix.push("firing", "04:00", received="02:00") is News.REFIRED
+    assert zabbix.push("firing", "06:00", received="04:00") is News.NEW_EPISODE
 
 
 moments = st.one_of(st.none(), st.integers(0, 40).map(lambda minutes: f"{10 + minutes // 60}:{minutes % 60:02}"))

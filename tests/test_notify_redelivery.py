@@ -32,6 +32,7 @@ from tests.notify_helpers import (
     push,
     redeliveries,
     refused,
+    repair,
     rows,
     tell,
     titles,
@@ -46,7 +47,7 @@ async def test_what_a_channel_refused_is_sent_by_a_later_run_with_the_results_of
     services = with_channels(services, dead=dead)
     failed = await tell(services)
     (waiting,) = await redeliveries(services.database)
-    dead.error = None
+    await repair(services, dead)
     record = await execute_redelivery(services)
 
     assert failed.status is RunStatus.FAILED
@@ -76,7 +77,7 @@ async def test_what_ended_meanwhile_is_one_message_that_says_both(services: Serv
     services = with_channels(services, dead=dead)
     await tell(services)
     await end(services)
-    dead.error = None
+    await repair(services, dead)
     record = await execute_redelivery(services)
 
     assert titles(dead) == ["RESOLVED"]
@@ -97,7 +98,7 @@ async def test_a_redelivery_tries_only_the_channels_that_are_behind(services: Se
     good, dead = MemoryChannel(), FailingChannel()
     services = with_channels(services, good=good, dead=dead)
     await tell(services)
-    dead.error = None
+    await repair(services, dead)
     await execute_redelivery(services)
 
     assert (len(good.messages), len(dead.messages)) == (1, 1)
@@ -220,8 +221,7 @@ async def test_when_a_channel_works_again_all_that_waits_for_it_is_due_at_once(s
     for number in range(3):
         await tell(services, name=f"Alert{number}")
     assert len(await redeliveries(services.database)) == 3
-    dead.error = None
-    await change(services.database, "update channel_health set not_before = now()")
+    await repair(services, dead)
     await tell(services, name="Another")
 
     assert [float(run["due_in"]) <= 0 for run in await redeliveries(services.database)] == [True] * 3
@@ -316,8 +316,7 @@ async def test_an_outage_is_an_incident_that_the_other_channels_hear_of_once_and
     assert mail.messages[-1].title.startswith("[CRITICAL] Channel slack does not accept messages")
     assert not any("Channel slack" in message.title for message in slack.asked)
 
-    slack.error = None
-    await change(services.database, "update channel_health set not_before = now() where name = 'slack'")
+    await repair(services, slack)
     await execute_redelivery(services)
     await look_after_channels(services)
     _, recovery = await _own_runs(services)

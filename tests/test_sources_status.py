@@ -105,6 +105,12 @@ FLAGS_OF_AN_END = [
     {"conclusion": "success", "status": "completed"},
     {"Status": "Up"},
     {"monitorCondition": "Resolved"},
+    {"event": "uptime.up", "trigger": "up"},
+    {"type": "UP"},
+    {"notification_type": "RECOVERY", "service_state": "OK"},
+    {"host_state": "UP"},
+    {"action": "resolved"},
+    {"event_type": "INCIDENT_RESOLVED"},
 ]
 FLAGS_OF_A_FIRING = [
     {"resolved": False},
@@ -122,6 +128,12 @@ FLAGS_OF_A_FIRING = [
     {"priority": "ok"},
     {"conclusion": "failure", "status": "completed"},
     {"status": True},
+    {"event": "uptime.down"},
+    {"event": "vpn.connected"},
+    {"type": "available"},
+    {"action": "not_resolved"},
+    {"event": "partially.resolved"},
+    {"notification_type": "PROBLEM", "service_state": "CRITICAL"},
 ]
 
 

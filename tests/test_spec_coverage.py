@@ -189,7 +189,8 @@ def test_what_the_specification_calls_unique_is_unique() -> None:
     assert tables["pipeline_run"].columns["run_id"].unique
     for table, names in {
         "stage_execution": {"pipeline_run_id", "node_id", "attempt"},
-        "alert": {"source", "fingerprint"},
+        # The environment is part of the identity: the same rules fire in staging and in production.
+        "alert": {"source", "environment", "fingerprint"},
     }.items():
         unique = [one for one in tables[table].constraints if isinstance(one, UniqueConstraint)]
         assert names in [{column.name for column in one.columns} for one in unique]

@@ -42,7 +42,7 @@ Which = Annotated[
     typer.Argument(metavar="INCIDENT", help="Its number, or the start of its title, if only one has it."),
 ]
 Several = Annotated[
-    list[str], typer.Argument(metavar="INCIDENT…", help="Their numbers, or the starts of their titles.")
+    list[str], typer.Argument(metavar="INCIDENTS…", help="Their numbers, or the starts of their titles.")
 ]
 By = Annotated[str | None, typer.Option(help="Who does it; by default the name of the user who runs the command.")]
 
@@ -221,9 +221,7 @@ def _act(
         raise ended[0]
     done = [one for one in ended if isinstance(one, Done)]
     if json:
-        found = [
-            {**one.incident.model_dump(mode="json"), "changed": one.changed, "message": one.message} for one in done
-        ]
+        found = [one.model_dump(mode="json") for one in done]
         as_json(found[0] if len(incidents) == 1 else found)
     for one in ended:
         if isinstance(one, PipelineError):

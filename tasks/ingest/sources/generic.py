@@ -28,7 +28,7 @@ from tasks.ingest.sources.fields import (
     severity_of,
 )
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
-from tasks.ingest.sources.status import is_flag, status_in
+from tasks.ingest.sources.status import is_state, status_in
 
 _NAME = (
     "name",
@@ -46,6 +46,7 @@ _STATUS = (
     "conclusion",
     *("status", "state", "Status", "State", "current_state", "currentState", "new_state", "alert_state"),
     *("monitor_status", "monitorStatus", "monitorCondition", "alertTypeFriendlyName", "alert_status"),
+    *("service_state", "host_state", "servicestate", "hoststate"),
 )
 _DESCRIPTION = ("description", "message", "summary", "msg")
 _STARTED = ("started_at", "startsAt", "starts_at", "timestamp", "time")
@@ -226,7 +227,7 @@ def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], di
 def _is_identity(key: str, value: JsonValue) -> bool:
     if key in _IDENTITY:
         return True
-    if key in _NO_IDENTITY or is_flag(key, value) or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
+    if key in _NO_IDENTITY or is_state(key, value) or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
         return False
     return isinstance(value, str | bool) or not _MEASURED.fullmatch(key)
 

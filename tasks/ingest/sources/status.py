@@ -45,6 +45,11 @@ _GOOD_FLAGS = (
 )
 _BAD_FLAGS = ("active", "is_active", "isActive", "down", "is_down", "isDown", "failed", "failing", "alarm")
 _FLAGS = frozenset((*_RESOLVED_FLAGS, *_FIRING_FLAGS, *_GOOD_FLAGS, *_BAD_FLAGS))
+_EVENT_ENDS = frozenset(("up", "ok", "online", "resolved", "recovered", "recovery", "closed", "cleared", "fixed"))
+_EVENT_BEGINS = frozenset(("down", "offline", "firing", "triggered", "problem", "opened", "reopened", "alerting"))
+_DOUBTS = frozenset(("not", "no", "never", "partially", "partly", "almost", "nearly"))
+_EVENT_FIELDS = ("notification_type", "event", "event_type", "trigger", "type", "action")
+"""Fields whose last word may say what happened, as in `{"event": "monitor.up"}`. Only few words count there."""
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -93,13 +98,25 @@ def status_in(own: Fields, shared: Fields, names: tuple[str, ...], severities: t
         return AlertStatus.FIRING
     if _flag(own, _GOOD_FLAGS) is True or _flag(own, _BAD_FLAGS) is False:
         return AlertStatus.RESOLVED
+    happened = next(filter(None, (_what_happened(own.pick(name)) for name in _EVENT_FIELDS)), "")
+    if happened:
+        return AlertStatus.RESOLVED if happened in _EVENT_ENDS else AlertStatus.FIRING
     severity = _words_of(own.line(*severities)[:_LONGEST])
     return AlertStatus.RESOLVED if severity in _END_SEVERITIES else AlertStatus.FIRING
 
 
-def is_flag(name: str, value: JsonValue) -> bool:
-    """Whether this field says with true or false whether an alert fires."""
-    return name in _FLAGS and _truth(value) is not None
+def is_state(name: str, value: JsonValue) -> bool:
+    """Whether this field of a sender without a documented format says whether an alert fires."""
+    return (name in _FLAGS and _truth(value) is not None) or (name in _EVENT_FIELDS and _what_happened(value) != "")
+
+
+def _what_happened(value: JsonValue) -> str:
+    """The last word of an event such as `uptime.down`, if it is one that begins or ends an alert; else ""."""
+    said = text(value)
+    words = _words_of(said).split() if len(said) <= _LONGEST else []
+    if not words or _DOUBTS.intersection(words):
+        return ""
+    return words[-1] if words[-1] in _EVENT_ENDS or words[-1] in _EVENT_BEGINS else ""
 
 
 def _truth(value: JsonValue) -> bool | None:
