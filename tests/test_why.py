@@ -22,10 +22,13 @@ from tests.admin_helpers import Browser, words_of
 from tests.admin_helpers import make_key as make_admin_key
 from tests.api_helpers import eventually, open_api, run_to_end
 from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
-from tests.conftest import MemoryChannel, MemoryChannels
+from tests.cli_helpers import json_of, side_by_side
+from tests.conftest import Command, MemoryChannel, MemoryChannels
 from tests.engine_helpers import with_kind
 from tests.life_helpers import execute_timer, let_pass
 from tests.notify_helpers import FailingChannel, NoChannels, execute_redelivery, refused
+
+pytest_plugins = ["tests.cli_helpers"]
 
 NIGHT = timedelta(minutes=10)
 
@@ -313,6 +316,22 @@ async def test_a_moment_is_asked_about(api: httpx.AsyncClient, paged: Services, 
     assert found.answer.startswith("Nothing about DiskFull on db-1 arrived ")
     assert "slack was notified of DiskFull on db-1" in found.answer
     assert "no push about it is on record before" in (await ask(api, at=before.isoformat())).answer
+
+
+async def test_the_command_prints_one_screen_or_json(api: httpx.AsyncClient, paged: Services, command: Command) -> None:
+    await send(api, paged)
+    program = "alert-pipeline"
+    screen, as_json, wrong = side_by_side(
+        command,
+        ([program, "why", "DiskFull", "--at", "23:59"], {}),
+        ([program, "why", 'instance="db-1"', "--json"], {}),
+        ([program, "why", "DiskFull", "--at", "noon"], {}),
+    )
+
+    assert "slack was notified of DiskFull on db-1" in json_of(as_json)["answer"]
+    assert screen.stdout.startswith(("Nothing about DiskFull on db-1", "Nobody was notified of DiskFull: no push"))
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "at: 'noon' is no moment; expected 03:12" in wrong.stderr
 
 
 async def test_the_admin_has_the_same_answer(

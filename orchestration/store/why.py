@@ -39,6 +39,10 @@ MOST_RUNS = 60
 """How many runs of an incident are looked at: the last ones until the moment that is asked about, and what follows."""
 
 MOST_INCIDENTS = 8
+
+LONGEST_QUERY_MS = 10_000
+"""How long one query may take: a regular expression of a caller must not keep a connection for ever."""
+
 NEWEST_ALERTS = 5000
 """Among how many alerts names and labels are looked up: those that were heard of last."""
 
@@ -68,12 +72,14 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
         at: the moment that is asked about; None means the latest news.
 
     Raises:
+        Unavailable: the database does not answer, or not in time.
         BadInput: the question is empty or too long, a matcher is no regular expression, or several runs have ids that
             start like this.
     """
     asked = what.strip()
     if not asked or len(asked) > 256 or not asked.isprintable():
         raise BadInput("what: expected 1 to 256 printable characters: a run, an incident, an alert, or a matcher")
+    await tx.execute(select(func.set_config("statement_timeout", f"{LONGEST_QUERY_MS}", True)))
     now = await read_clock(tx)
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
         query = select(*columns_of(RefusedPushRow, RefusedPush)).where(RefusedPushRow.id == int(refused[1]))
