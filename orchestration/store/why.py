@@ -31,7 +31,7 @@ from orchestration.store.models import (
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
-from orchestration.store.why_words import ChannelHealth, ExplainedRun, Facts, Why, explain
+from orchestration.store.why_words import NEAR, ChannelHealth, ExplainedRun, Facts, Why, explain
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 
@@ -39,6 +39,10 @@ MOST_RUNS = 60
 """How many runs of an incident are looked at: the last ones until the moment that is asked about, and what follows."""
 
 MOST_INCIDENTS = 8
+
+LONGEST_QUERY_MS = 10_000
+"""How long one query may take: a regular expression of a caller must not keep a connection for ever."""
+
 NEWEST_ALERTS = 5000
 """Among how many alerts names and labels are looked up: those that were heard of last."""
 
@@ -48,8 +52,7 @@ REFUSED_BEFORE = timedelta(days=1)
 REFUSED_AROUND = timedelta(hours=1)
 _REFUSED_SHOWN = 10
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
-_RUN_ID_DIGITS = 12
-"""A shorter number means an incident."""
+_ID_DIGITS = 18  # as many as a bigint has at least
 
 _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
@@ -69,12 +72,14 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
         at: the moment that is asked about; None means the latest news.
 
     Raises:
+        Unavailable: the database does not answer, or not in time.
         BadInput: the question is empty or too long, a matcher is no regular expression, or several runs have ids that
             start like this.
     """
     asked = what.strip()
     if not asked or len(asked) > 256 or not asked.isprintable():
         raise BadInput("what: expected 1 to 256 printable characters: a run, an incident, an alert, or a matcher")
+    await tx.execute(select(func.set_config("statement_timeout", f"{LONGEST_QUERY_MS}", True)))
     now = await read_clock(tx)
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
         query = select(*columns_of(RefusedPushRow, RefusedPush)).where(RefusedPushRow.id == int(refused[1]))
@@ -89,7 +94,9 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     since = (at or now) - (REFUSED_AROUND if at else REFUSED_BEFORE)
     until = at + REFUSED_AROUND if at else now
     found = await list_refused(tx, since=since, until=until, words=words, limit=_REFUSED_SHOWN)
-    return explain(facts.model_copy(update={"refused": found}))
+    # What said nothing may be about anything, so it counts only near the moment, or where nothing else is known.
+    near = [push for push in found if push.body or not incidents or (at is not None and abs(push.at - at) <= NEAR)]
+    return explain(facts.model_copy(update={"refused": near}))
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
@@ -115,7 +122,9 @@ def parse_moment(text: str, now: datetime) -> datetime:
 
 async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | None:
     """The facts about one run. None means that the question names none."""
-    if not _RUN_ID.fullmatch(asked) or (asked.isdecimal() and len(asked) < _RUN_ID_DIGITS):
+    if not _RUN_ID.fullmatch(asked):
+        return None
+    if asked.isdecimal() and len(asked) <= _ID_DIGITS and await _incidents(tx, [int(asked)], None):
         return None
     known = (await tx.execute(select(_R.id).where(starts_with(_R.run_id, asked)).limit(1))).first()
     if known is None:
@@ -138,7 +147,7 @@ async def _matching(
 ) -> tuple[list[Incident], Sequence[str], str | None]:
     """The incidents that are meant, the likeliest first; the words by which a refused push is found; and a title."""
     number = asked.removeprefix("#")
-    if number.isascii() and number.isdecimal() and len(number) <= 18:
+    if number.isascii() and number.isdecimal() and len(number) <= _ID_DIGITS:
         found = await _incidents(tx, [int(number)], None)
         if not found:
             raise BadInput(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")

@@ -19,7 +19,10 @@ from orchestration.store.refused import RefusedPush
 NEAR = timedelta(minutes=5)
 """How far from the moment that is asked about a push may lie and still be the one that is meant."""
 
+HTTP_UNAUTHORIZED = 401
+
 _CLOSED_TIMERS = frozenset({Reason.HEARD_OF, Reason.NOT_DUE, Reason.ALREADY_RESOLVED})
+_SAID_BY_RUNS = frozenset({"incident_reminded", "incident_expired"})
 _KINDS = {
     RunReason.PUSH: "push",
     RunReason.REMINDER: "reminder",
@@ -168,7 +171,8 @@ def _deciding_refusal(facts: Facts, deciding: ExplainedRun | None) -> RefusedPus
 
 
 def _refused_answer(facts: Facts, push: RefusedPush) -> str:
-    who = f"the key {push.sender!r}" if push.sender else "a sender without a valid key"
+    without = "a sender without a valid key" if push.status == HTTP_UNAUTHORIZED else "a sender without a key"
+    who = f"the key {push.sender!r}" if push.sender else without
     about = "" if push.body else " What it said is not known."
     times = f", {push.count} times within that minute" if push.count > 1 else ""
     return (
@@ -208,7 +212,7 @@ def _main_sentence(facts: Facts, one: ExplainedRun) -> str:
         redelivery = _next(facts, RunReason.REDELIVERY)
         goes_on = f" It is sent again {clock(redelivery, facts.now)}." if redelivery else " Nothing tries it again."
         resume = "" if redelivery else f" Resume it with: alert-pipeline resume {run.run_id}"
-        what = "The message about" if one.deliveries else "The run for"
+        what = "the message about" if one.deliveries else "the run for"
         return (
             f"Nobody was notified of {subject} {when}: {what} it failed ({run.last_error_type}: "
             f"{run.last_error_message}).{goes_on}{resume}"
@@ -237,6 +241,8 @@ def _sent_sentence(facts: Facts, one: ExplainedRun, sent: Sequence[DeliveryRecor
     missing = [*one.sent(FAILED), *one.sent(GIVEN_UP)]
     if missing:
         sentence += " " + " ".join(f"{delivery.channel} was not: {delivery.error}." for delivery in missing)
+        again = _next(facts, RunReason.REDELIVERY)
+        sentence += f" That is tried again {clock(again, facts.now)}." if again else ""
     return sentence
 
 
@@ -269,7 +275,7 @@ def _people(facts: Facts, one: ExplainedRun) -> Iterator[str]:
         return
     if incident.status is IncidentStatus.ACKNOWLEDGED and incident.acknowledged_at is not None:
         by = f" by {incident.acknowledged_by}" if incident.acknowledged_by else ""
-        yield f"It is acknowledged{by} since {incident.acknowledged_at:%H:%M}, so there are no reminders."
+        yield f"It is acknowledged{by} since {incident.acknowledged_at:%H:%M}, which stops the reminders."
     if incident.snoozed_until is not None and incident.snoozed_until > facts.now:
         yield f"It is snoozed until {incident.snoozed_until:%Y-%m-%d %H:%M}."
     if one.sent(SUPERSEDED):
@@ -308,7 +314,8 @@ def _listed(names: Sequence[str]) -> str:
 def _since(health: ChannelHealth, now: datetime) -> str:
     since = f" {clock(health.failing_since, now).replace('at ', 'since ', 1)}" if health.failing_since else ""
     error = f": {health.last_error}" if health.last_error else ""
-    return f"fails{since}, {health.failures} times in a row{error}"
+    times = f", {health.failures} times in a row" if health.failures > 1 else ""
+    return f"fails{since}{times}{error}"
 
 
 # The timeline
@@ -320,6 +327,8 @@ def _events(facts: Facts) -> Iterator[Event]:
     for one in facts.runs:
         yield from _run_events(one)
     for line in facts.history:
+        if line.event in _SAID_BY_RUNS:
+            continue
         name = line.event.removeprefix("incident_").replace("_", " ")
         by = f" by {line.details['by']}" if line.details.get("by") else ""
         via = f" ({line.details['via']})" if line.details.get("via") else ""
@@ -346,7 +355,7 @@ def _run_events(one: ExplainedRun) -> Iterator[Event]:
         yield from (
             Event(at=run.created_at, mark="✗", text=f"not used: {error}", run_id=run.run_id) for error in one.errors
         )
-    elif not _waits(run) and run.skip_reason not in _CLOSED_TIMERS:
+    elif not _waits(run) and one.tell is None and run.skip_reason not in _CLOSED_TIMERS:
         text = f"{_KINDS[run.reason]} was due"
         yield Event(at=run.started_at or run.created_at, mark="·", text=text, run_id=run.run_id)
     for attempt in one.failures:

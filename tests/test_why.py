@@ -1,0 +1,367 @@
+"""`why`: one answer, and its evidence, for each way in which somebody is notified or nobody is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from orchestration.engine.run import Services
+from orchestration.errors import BadInput
+from orchestration.settings import Settings
+from orchestration.store.database import Database
+from orchestration.store.keys import Scope
+from orchestration.store.why import parse_moment
+from orchestration.store.why_words import Why
+from service.cli.why import _show
+from tasks.analyze.stage import ANALYZE
+from tests.admin_helpers import Browser, words_of
+from tests.admin_helpers import make_key as make_admin_key
+from tests.api_helpers import eventually, open_api, run_to_end
+from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
+from tests.cli_helpers import json_of, side_by_side
+from tests.conftest import Command, MemoryChannel, MemoryChannels
+from tests.engine_helpers import with_kind
+from tests.life_helpers import execute_timer, let_pass
+from tests.notify_helpers import FailingChannel, NoChannels, execute_redelivery, refused
+
+pytest_plugins = ["tests.cli_helpers"]
+
+NIGHT = timedelta(minutes=10)
+
+
+@pytest.fixture
+def paged(services: Services) -> Services:
+    """A worker's services with one channel, slack."""
+    return replace(services, channels=MemoryChannels({"slack": MemoryChannel(driver="slack")}))
+
+
+@pytest.fixture
+async def api(settings: Settings, database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(settings, database.url) as client:
+        yield client
+
+
+def disk_full(status: str = "firing", **more: object) -> dict[str, object]:
+    return {"alertname": "DiskFull", "severity": "critical", "instance": "db-1", "status": status, **more}
+
+
+async def send(api: httpx.AsyncClient, services: Services | None, **more: object) -> str:
+    """A push over HTTP, executed by these services; the id of its run."""
+    answer = await api.post("/alerts/webhook/", json=disk_full(**more))
+    assert answer.status_code == 202, answer.text
+    if services is not None and "duplicate" not in answer.json()["message"]:
+        await run_to_end(services, answer.json()["run_id"])
+    return answer.json()["run_id"]
+
+
+async def ask(api: httpx.AsyncClient, what: str = "DiskFull", **more: str) -> Why:
+    """The answer over HTTP; the command's screen of it goes to the output."""
+    said = await api.get("/why/", params={"what": what, **more})
+    assert said.status_code == 200, said.text
+    found = Why.model_validate(said.json())
+    _show(found, all_lines=False)
+    return found
+
+
+async def is_known(api: httpx.AsyncClient) -> bool:
+    """Whether the refused push has been written: that happens in the background."""
+    return bool((await api.get("/why/", params={"what": "DiskFull"})).json()["timeline"])
+
+
+def timeline(found: Why) -> str:
+    return "\n".join(f"{event.mark} {event.text}" for event in found.timeline)
+
+
+async def test_paged(api: httpx.AsyncClient, paged: Services) -> None:
+    run_id = await send(api, paged)
+    found = await ask(api)
+
+    assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
+    assert "a new incident (opened)." in found.answer
+    assert found.run_id == run_id
+    assert "· push from generic arrived: DiskFull on db-1, critical" in timeline(found)
+    assert "· decided to notify: a new incident (opened)" in timeline(found)
+    assert "✓ message to slack (slack) sent" in timeline(found)
+    assert [event.text for event in found.upcoming] == ["reminder, if it still fires and nobody has acknowledged it"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "diskf",
+        "DiskFull on db-1",
+        "#1",
+        "1",
+        'instance="db-1"',
+        '{instance=~"db-.*", alertname="DiskFull"}',
+        'instance!="db-2"',
+    ],
+)
+async def test_a_question_names_a_run_an_incident_an_alert_or_labels(
+    api: httpx.AsyncClient, paged: Services, what: str
+) -> None:
+    run_id = await send(api, paged)
+    for asked in (what, run_id, run_id[:6]):
+        found = await ask(api, asked)
+        assert found.incident is not None, asked
+        assert found.run_id == run_id
+
+
+@pytest.mark.parametrize("what", ['instance="db-2"', 'instance=~"web.*"', "NightlyBackup"])
+async def test_what_never_came_is_said(api: httpx.AsyncClient, paged: Services, what: str) -> None:
+    await send(api, paged)
+    found = await ask(api, what)
+
+    assert found.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
+    assert (found.incident, found.timeline) == (None, [])
+
+
+async def test_duplicate(api: httpx.AsyncClient, paged: Services) -> None:
+    first = await send(api, paged)
+    second = await send(api, paged)
+    found = await ask(api)
+
+    assert found.run_id == second
+    assert found.answer.startswith("Nobody was notified again of DiskFull on db-1 at ")
+    assert "the same was said shortly before (duplicate). slack was notified at" in found.answer
+    assert f"(duplicate), as run {first[:12]}" in timeline(found)
+
+
+async def test_repeat(api: httpx.AsyncClient, paged: Services, database: Database) -> None:
+    await send(api, paged)
+    await let_pass(database, NIGHT)
+    await send(api, paged, value=7)
+    found = await ask(api)
+
+    assert "a repeat: nothing has changed (repeat). slack was notified" in found.answer
+
+
+async def test_stale(api: httpx.AsyncClient, paged: Services) -> None:
+    now = datetime.now(UTC)
+    begun, before = (now - timedelta(hours=1)).isoformat(), (now - timedelta(hours=3)).isoformat()
+    await send(api, paged, startsAt=begun)
+    await send(api, paged, status="resolved", startsAt=before, endsAt=(now - timedelta(hours=2)).isoformat())
+    found = await ask(api)
+
+    assert "(stale)" in found.answer
+    assert "Nobody was notified of" in found.answer
+
+
+async def test_ignored(api: httpx.AsyncClient) -> None:
+    note = {
+        "event": {"id": "1", "event_type": "incident.annotated", "resource_type": "incident", "data": {"content": "x"}}
+    }
+    run_id = (await api.post("/alerts/webhook/pagerduty/", json=note)).json()["run_id"]
+    found = await ask(api, run_id)
+
+    assert "incident.annotated was ignored, because the event says nothing about the state of an alert" in found.answer
+
+
+@pytest.mark.parametrize("status", [401, 413, 422])
+async def test_refused(settings: Settings, database: Database, status: int) -> None:
+    small = settings.model_copy(update={"max_payload_bytes": 4096})
+    reader = bearer(await make_key(settings, database, Scope.READ, name="me"))
+    key = bearer(await make_key(settings, database, Scope.TRIGGER, name="grafana"))
+    async with open_api(small, database.url, host=PUBLIC, client=FAR, base_url="http://alerts.example.com") as api:
+        sent = {
+            401: {"headers": {"Authorization": "Bearer apk_zm4LorPKxxxxxxxx"}, "json": disk_full()},
+            413: {"headers": key, "json": disk_full(text="x" * 5000)},
+            422: {"headers": key, "json": {"alerts": [], "commonLabels": {"alertname": "DiskFull"}}},
+        }[status]
+        answer = await api.post("/alerts/webhook/", **sent)
+        assert answer.status_code == status
+        api.headers.update(reader)
+        await eventually(lambda: is_known(api))
+        found = await ask(api)
+        named = await ask(api, found.timeline[0].text.rpartition("(")[2].rstrip(")"))
+
+    assert found.answer.startswith("Nobody was notified of DiskFull at ")
+    assert f"the push was refused with {status} (" in found.answer
+    assert ("the key 'grafana'" if status != 401 else "a sender without a valid key at 192.0.2.7") in found.answer
+    assert f"refused with {status}" in named.answer
+
+
+async def test_coalesced(api: httpx.AsyncClient, paged: Services) -> None:
+    first = await send(api, None)
+    second = await send(api, None, status="resolved")
+    await run_to_end(paged, second)
+    await run_to_end(paged, first)
+    found = await ask(api, first)
+
+    assert "No message of its own was needed for DiskFull on db-1" in found.answer
+    assert "(coalesced)" in found.answer
+
+
+async def test_superseded(api: httpx.AsyncClient, services: Services) -> None:
+    slow = FailingChannel(driver="slack")
+    broken = replace(services, channels=MemoryChannels({"slack": slow}))
+    await send(api, broken)
+    slow.error = None
+    await send(api, broken, status="resolved")
+    found = await ask(api)
+
+    assert "superseded" in timeline(found)
+    assert "every alert of the incident is resolved (resolved)" in found.answer
+
+
+async def test_acknowledged(api: httpx.AsyncClient, paged: Services) -> None:
+    await send(api, paged)
+    assert (await api.post("/incidents/1/acknowledge/", json={"by": "ada"})).status_code == 200
+    found = await ask(api)
+
+    assert "It is acknowledged by ada since " in found.answer
+    assert "incident 1 acknowledged by ada (http)" in timeline(found)
+
+
+async def test_snoozed(api: httpx.AsyncClient, paged: Services) -> None:
+    await send(api, paged)
+    until = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    said = await api.post("/incidents/1/snooze/", json={"by": "ada", "until": until})
+    assert said.status_code == 200, said.text
+    found = await ask(api)
+
+    assert "It is snoozed until " in found.answer
+    assert "incident 1 snoozed by ada (http)" in timeline(found)
+
+
+async def test_no_channel(api: httpx.AsyncClient, services: Services) -> None:
+    await send(api, replace(services, channels=NoChannels()))
+    found = await ask(api)
+
+    assert found.answer.startswith("Nobody was notified of DiskFull on db-1 at ")
+    assert "no channel is set up (no_channel). Set one up: docs/channels.md." in found.answer
+
+
+async def test_channel_down_then_up(api: httpx.AsyncClient, services: Services) -> None:
+    slow = FailingChannel(driver="slack")
+    broken = replace(services, channels=MemoryChannels({"slack": slow}))
+    await send(api, broken)
+    down = await ask(api)
+    slow.error = None
+    await execute_redelivery(broken)
+    up = await ask(api)
+
+    assert "Nobody was notified of DiskFull on db-1 at " in down.answer
+    assert "it answered 503" in down.answer
+    assert "It is sent again" in down.answer
+    assert "The channel slack fails since" in down.answer
+    assert "the message that was not accepted is sent again" in [event.text for event in down.upcoming]
+    assert up.answer.startswith("slack was notified of DiskFull on db-1 at ")
+    assert "(redelivery)" in up.answer
+
+
+async def test_failed_for_good(api: httpx.AsyncClient, services: Services) -> None:
+    gone = FailingChannel(driver="slack", error=refused())
+    await send(api, replace(services, channels=MemoryChannels({"slack": gone})))
+    found = await ask(api)
+
+    assert "it answered 404" in found.answer
+    assert "✗ the run failed: DeliveryFailed" in timeline(found)
+
+
+async def test_waiting_for_a_worker(api: httpx.AsyncClient) -> None:
+    await send(api, None)
+    found = await ask(api, (await api.get("/orchestration/pipelines/")).json()["runs"][0]["run_id"])
+
+    assert "Nobody has been notified of DiskFull on db-1 yet" in found.answer
+    assert [event.text for event in found.upcoming] == ["a worker executes the push as soon as it can"]
+
+
+async def test_fallback_and_the_direct_engine(api: httpx.AsyncClient, paged: Services) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the model is away")
+
+    await send(api, with_kind(paged, ANALYZE, function=fail))
+    found = await ask(api)
+
+    assert "The message went out without the analysis, which failed (fallback)." in found.answer
+    assert "Prefect was not used (direct engine)." in found.answer
+    assert "the model is away" in timeline(found)
+
+
+async def test_reminder(api: httpx.AsyncClient, paged: Services, database: Database) -> None:
+    await send(api, paged)
+    await let_pass(database, timedelta(hours=1))
+    await execute_timer(paged, "1")
+    found = await ask(api)
+
+    assert "a reminder: it still fires, and nobody has acknowledged it (reminder)." in found.answer
+    assert "· decided to notify: a reminder: it still fires" in timeline(found)
+
+
+async def test_expired(api: httpx.AsyncClient, paged: Services, database: Database) -> None:
+    await send(api, paged)
+    for _ in range(30):
+        await let_pass(database, timedelta(hours=1))
+        await execute_timer(paged, "1")
+        found = await ask(api)
+        if found.incident is not None and found.incident.status == "resolved":
+            break
+
+    assert "so it counts as over; whether it is, is not known (expired)." in found.answer
+
+
+async def test_a_moment_is_asked_about(api: httpx.AsyncClient, paged: Services, database: Database) -> None:
+    await send(api, paged)
+    await let_pass(database, timedelta(hours=2))
+    await send(api, paged, value=7)
+    at = datetime.now(UTC) - timedelta(hours=1)
+    before = datetime.now(UTC) - timedelta(hours=5)
+
+    found = await ask(api, at=at.isoformat())
+    assert found.answer.startswith("Nothing about DiskFull on db-1 arrived ")
+    assert "slack was notified of DiskFull on db-1" in found.answer
+    assert "no push about it is on record before" in (await ask(api, at=before.isoformat())).answer
+
+
+async def test_the_command_prints_one_screen_or_json(api: httpx.AsyncClient, paged: Services, command: Command) -> None:
+    await send(api, paged)
+    program = "alert-pipeline"
+    screen, as_json, wrong = side_by_side(
+        command,
+        ([program, "why", "DiskFull", "--at", "23:59"], {}),
+        ([program, "why", 'instance="db-1"', "--json"], {}),
+        ([program, "why", "DiskFull", "--at", "noon"], {}),
+    )
+
+    assert "slack was notified of DiskFull on db-1" in json_of(as_json)["answer"]
+    assert screen.stdout.startswith(("Nothing about DiskFull on db-1", "Nobody was notified of DiskFull: no push"))
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "at: 'noon' is no moment; expected 03:12" in wrong.stderr
+
+
+async def test_the_admin_has_the_same_answer(
+    api: httpx.AsyncClient, paged: Services, settings: Settings, database: Database
+) -> None:
+    await send(api, paged)
+    here = Browser(api)
+    await here.sign_in((await make_admin_key(settings, database)).token)
+    page = await here.get("/why/?what=DiskFull")
+    wrong = await here.get("/why/?what=x&at=noon")
+
+    assert "slack was notified of DiskFull on db-1 at" in words_of(page.text)
+    assert "message to slack (slack) sent" in words_of(page.text)
+    assert "What comes next" in words_of(page.text)
+    assert (wrong.status_code, "is no moment" in words_of(wrong.text)) == (422, True)
+    assert (await here.get("/why/")).status_code == 200
+
+
+@pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", "999999", 'a=~"(x)\\1"'])
+async def test_a_question_that_cannot_be_understood_is_refused(api: httpx.AsyncClient, what: str) -> None:
+    assert (await api.get("/why/", params={"what": what})).status_code == 422
+
+
+def test_moments_are_typed_as_people_type_them() -> None:
+    now = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
+
+    assert parse_moment("03:12", now) == datetime(2026, 11, 26, 3, 12, tzinfo=UTC)
+    assert parse_moment("22:05", now) == datetime(2026, 11, 25, 22, 5, tzinfo=UTC)
+    assert parse_moment("2026-11-24 03:12", now) == datetime(2026, 11, 24, 3, 12, tzinfo=UTC)
+    assert parse_moment("2026-11-24T04:12:00+01:00", now) == datetime(2026, 11, 24, 3, 12, tzinfo=UTC)
+    for wrong in ("noon", "25:00", "3:61", ""):
+        with pytest.raises(BadInput, match="no moment"):
+            parse_moment(wrong, now)
