@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 
 import pytest
 
@@ -256,22 +256,15 @@ async def test_a_message_shows_the_alerts_of_the_incident_not_only_those_of_the_
 
 
 async def test_a_message_says_what_comes_next(services: Services, channel: MemoryChannel) -> None:
-    due = datetime.now(UTC) + timedelta(hours=1)
-    run_id = await push(services)
-    await execute(with_channels(services, memory=FailingChannel()), run_id)
-    await change(
-        services.database,
-        "insert into pipeline_run (run_id, trace_id, reason, due_at, incident_id, source, environment, payload) "
-        "values ('r', 't', 'reminder', :due, 1, 'generic', 'test', '{}')",
-        due=due,
-    )
-    await execute(services, run_id)
+    record = await tell(services)
+    (reminder,) = await rows(services.database, "select due_at from pipeline_run where reason = 'reminder'")
 
     facts = {fact.label: fact.value for fact in channel.messages[0].facts}
+    moment = f"{reminder['due_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     assert facts["Next"] == (
-        f"a reminder at {due:%Y-%m-%d %H:%M:%S} UTC, unless somebody acknowledges it: alert-pipeline incidents ack 1"
+        f"a reminder at {moment} UTC, unless somebody acknowledges it: alert-pipeline incidents ack 1"
     )
-    assert f"alert-pipeline why {run_id}" in channel.messages[0].text
+    assert f"alert-pipeline why {record.run_id}" in channel.messages[0].text
 
 
 async def test_the_all_clear_also_goes_to_a_channel_that_only_one_run_named(services: Services) -> None:
