@@ -30,7 +30,8 @@ _INSERT = text(
         due.at, incident.id, {_TITLE}, followed.source, followed.alert_fingerprint, incident.severity,
         case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
         followed.environment, '{{}}',
-        followed.options - cast('{{follows,except_channels}}' as text[]) || cast(:options as jsonb), followed.max_retries,
+        followed.options - cast('{{follows,except_channels}}' as text[]) || cast(:options as jsonb),
+        followed.max_retries,
         coalesce(due.at, clock_timestamp())
     from incident
     cross join (
