@@ -256,24 +256,22 @@ class QueuedRun:
 _QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
 
 
-async def next_to_ingest(tx: AsyncConnection, run: QueuedRun) -> QueuedRun:
-    """The first run of this run's incident key that awaits ingest, in the order of acceptance: this one, or an earlier.
+async def next_to_ingest(tx: AsyncConnection, run: QueuedRun) -> tuple[QueuedRun, bool]:
+    """The run of this run's incident key whose alerts are to be recorded next, and whether others follow it.
 
+    It is the first in the order of acceptance that awaits ingest, unless this run has left the order and is earlier.
     The caller has the lock of the key.
     """
     query = (
         select(*_QUEUED)
-        .where(
-            _T.incident_key == run.incident_key,
-            _T.environment == run.environment,
-            _T.id < run.id,
-            _T.awaits_ingest,
-        )
+        .where(_T.incident_key == run.incident_key, _T.environment == run.environment, _T.awaits_ingest)
         .order_by(_T.id)
-        .limit(1)
+        .limit(2)
     )
-    row = (await tx.execute(query)).mappings().one_or_none()
-    return run if row is None else QueuedRun(**row)
+    waiting = [QueuedRun(**row) for row in (await tx.execute(query)).mappings()]
+    if run.ingest_result is None and all(one.id > run.id for one in waiting):
+        return run, bool(waiting)
+    return (waiting[0], len(waiting) > 1) if waiting else (run, False)
 
 
 async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:

@@ -300,10 +300,8 @@ def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRu
             environment=run.environment,
         )
         signals.emit(Signal.STARTED, tags)
-        skipped = RunStatus.SKIPPED.value
-        signals.emit(
-            Signal.COMPLETED, tags, status=skipped, reason=Reason.DUPLICATE, duplicate_of=original, duration_ms=0.0
-        )
+        why = {"reason": reason} if original is None else {"reason": reason, "duplicate_of": original}
+        signals.emit(Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, **why)
 
 
 def title_of(alerts: Sequence[Alert]) -> str:

@@ -29,6 +29,9 @@ from orchestration.store.timers import reschedule
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.incidents import NotifyDecision, decide
 
+MAX_LATER_RUNS = 50
+"""How many runs that were accepted after this one it records, if they wait for their own turn."""
+
 CHECKS_ONLY = "checks_only"
 """The reason to skip ingest in a run that is about this host's health: there are no alerts."""
 
@@ -57,35 +60,43 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
         return await _follow_up(context, config)
     if not context.payload.get("alerts"):
         raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to ingest")
-    result = None
+    result, follow = None, True
     while result is None:
-        result = await _ingest_next(context, config)
+        result, follow = await _ingest_next(context, config)
+    # What was accepted meanwhile is true as well: who is notified hears of it in the same message.
+    for _ in range(MAX_LATER_RUNS):
+        if not follow:
+            break
+        _, follow = await _ingest_next(context, config)
     return result
 
 
-async def _ingest_next(context: StageContext, config: IngestConfig) -> IngestResult | None:
-    """Record the alerts of the next run of this run's incident. Returns the result, if that run was this one."""
+async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[IngestResult | None, bool]:
+    """Record the alerts of the next run of this run's incident.
+
+    Returns this run's result, if it has one now, and whether other runs still wait.
+    """
     run = None
     try:
         async with config.database.transaction() as tx:
             await incidents.lock_incident(tx, context.environment, config.incident_key)
-            own = await runs.get_queued_run(tx, context.run_id)
             # An earlier attempt may have committed this and died before its row was closed; or another run of the
             # incident may have recorded it. To record the alerts again would find nothing new.
-            if own.ingest_result is not None:
-                return IngestResult.model_validate(own.ingest_result)
-            run = await runs.next_to_ingest(tx, own)
-            if run.id == own.id:
-                return await _record(tx, own, context.payload, config)
-            await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
-            return None
+            own = await runs.get_queued_run(tx, context.run_id)
+            result = None if own.ingest_result is None else IngestResult.model_validate(own.ingest_result)
+            run, follow = await runs.next_to_ingest(tx, own)
+            if run.id != own.id:
+                await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
+            elif result is None:
+                result = await _record(tx, own, context.payload, config)
+            return result, follow
     except Exception as error:
         if run is None or run.run_id == context.run_id or is_retryable(error):
             raise
         logger.error("Run %s is left behind by later ones: %s", run.run_id, redact_text(str(error)))
     async with config.database.transaction() as tx:
         await runs.leave_order(tx, run)
-    return None
+    return None, True
 
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
