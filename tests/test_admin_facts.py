@@ -141,12 +141,12 @@ async def test_reasons_are_words(here: Browser, services: Services, channel: Mem
     (third,) = await push(here.client, alert(value=8))
     await run_to_end(services, third)
 
-    untold = "somebody is notified: untold, nothing new, but the last message about it failed for good"
+    untold = "somebody is notified: untold, nothing new, but no message about this incident has reached anybody"
     assert untold in words_of((await here.get(f"/runs/{second}/")).text)
     repeat = words_of((await here.get(f"/runs/{third}/")).text)
-    assert "Skipped on purpose: repeat, nothing new." in repeat
-    assert "nobody is notified: repeat, nothing new" in repeat
-    assert "repeat, nothing new" in words_of((await here.get("/runs/")).text)
+    assert "Skipped on purpose: repeat, a repeat: nothing has changed." in repeat
+    assert "nobody is notified: repeat, a repeat: nothing has changed" in repeat
+    assert "repeat, a repeat: nothing has changed" in words_of((await here.get("/runs/")).text)
 
 
 async def test_web_links_in_annotations_can_be_clicked_and_nothing_else(here: Browser, services: Services) -> None:

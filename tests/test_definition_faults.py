@@ -157,7 +157,7 @@ async def test_thirty_nodes_go_on_after_a_kill_and_tell_the_same_story_on_both_e
         assert all(kept[row.idempotency_key] == row for row in before.attempts if row.status is not StageStatus.RUNNING)
         assert attempts_of(after) == Counter(STORY.keys()) + Counter(["slow"])
         assert [row.error_type for row in after.attempts if row.node_id == "slow"] == ["ProcessLost", None]
-        assert Counter(keys(receiver)) == {f"{run_id}/page/generic": 1, f"{run_id}/copy/generic": 1}
+        assert Counter(key.split("/", 1)[1] for key in keys(receiver)) == {"1/page/generic": 1, "1/copy/generic": 1}
 
     async with prefect_at(stack.prefect_api_url) as client:
         flow_run = await flow_run_of(client, run)

@@ -264,7 +264,7 @@ async def test_a_node_hears_of_all_nodes_before_it_and_of_no_other(services: Ser
     assert "urgent: do: Stop the job, how: kill 7" in page.text
     assert early.checks == []
     assert page.idempotency_key == f"incident-{run.incident_id}/1/page/memory"
-    assert early.idempotency_key == f"{run.run_id}/early/second"
+    assert early.idempotency_key == f"incident-{run.incident_id}/1/early/second"
     assert page.dedup_key == early.dedup_key
     result = (await story_of(services, run)).result()
     assert result.check

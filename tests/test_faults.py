@@ -18,6 +18,7 @@ from orchestration.engine.run import Services
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
+from orchestration.store.records import RunRecord
 from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
@@ -64,9 +65,10 @@ class Holds:
     def __init__(self, database: Database) -> None:
         self._connection = psycopg.connect(database.url)
 
-    def ingest(self, incident_key: str | None) -> None:
+    def ingest(self, run: RunRecord) -> None:
         """Ingest takes its incident's lock first."""
-        self._connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (incident_key,))
+        lock = f"{run.environment}\n{run.incident_key}"
+        self._connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
 
     def analyze(self, run_id: str) -> None:
         """The row of the first attempt at analyze is being written by somebody who does not commit."""
@@ -97,7 +99,7 @@ async def test_a_worker_that_is_killed_in_each_of_the_four_stages_loses_nothing(
         checking = {"alertname": "InCheck", "severity": "critical", "instance": "c"}
         (check,) = await accept_push(services, checking, source="generic", environment="test", options=slow)
         every = [ingest, check, analyze, notify]
-        holds.ingest((await record_of(database, ingest)).incident_key)
+        holds.ingest(await record_of(database, ingest))
         holds.analyze(analyze)
 
     with beside(WorkerProcess(settings, stack, tmp_path / "first.log", **environment)) as (first,):
@@ -117,7 +119,10 @@ async def test_a_worker_that_is_killed_in_each_of_the_four_stages_loses_nothing(
 
     assert {record.status for record in after.values()} == {RunStatus.NOTIFIED}
     # The one that hung was never taken: it comes again under the same key, by which a receiver knows it.
-    assert Counter(keys(receiver)) == {f"{run_id}/notify/generic": 2 if run_id == notify else 1 for run_id in every}
+    incident_of = {run_id: record.incident_id for run_id, record in after.items()}
+    assert Counter(keys(receiver)) == {
+        f"incident-{incident_of[run_id]}/1/notify/generic": 2 if run_id == notify else 1 for run_id in every
+    }
 
 
 async def two_wait_for_locks(database: Database) -> bool:

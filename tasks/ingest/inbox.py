@@ -19,7 +19,7 @@ from orchestration.alert import Alert, Severity
 from orchestration.contracts import Stage
 from orchestration.engine.plan import plan_for
 from orchestration.engine.run import NodeKinds, Plan
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.graph import DefinitionSource
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
@@ -163,7 +163,11 @@ async def _title_without_alerts(services: IntakeServices, request: RunRequest, p
         return None
     if options.incident_id is not None:
         async with services.database.transaction() as tx:
-            await incidents.find_incident(tx, options.incident_id)
+            try:
+                await incidents.find_incident(tx, options.incident_id)
+            except IncidentNotFound as error:
+                # It is a field of the request that is wrong, and not its address.
+                raise BadInput(str(error)) from None
     if not ingests(plan):
         return _title_of_value(plan, clean(request.payload))
     if request.payload is None:
