@@ -136,7 +136,7 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
     # A file in the current folder is not imported, whatever its name.
     (tmp_path / "statsd.py").write_text("raise SystemExit('not a module of ours')")
     prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
-    with new_home() as home, up(home, log, **prefect) as started:
+    with new_home() as home, up(home, log, NOTIFY_CHANNELS="console", **prefect) as started:
         process, api = started.process, started.api
         assert started.shown["Ready"] == "Ctrl-C ends it."
         assert started.shown["Prefect"].startswith(str(stack.prefect_api_url).removesuffix("/api"))

@@ -26,6 +26,7 @@ from service.stack import StackAddresses
 from tasks.notify.task import notify
 from tasks.retries import with_retries
 from tests.inbox_helpers import accept_push
+from tests.notify_helpers import change
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.store_helpers import add_runs, new_run
 from tests.worker_helpers import (
@@ -118,10 +119,12 @@ async def test_a_channel_that_asks_for_time_gets_it(
 async def test_a_wait_that_is_too_long_ends_the_stage(
     database: Database, home: Path, receiver: HttpReceiver, stack: StackAddresses
 ) -> None:
-    receiver.answer_next(busy("61"), busy("61"))
+    receiver.answer_next(busy("90"), busy("90"))
     for api_url in (stack.prefect_api_url, NOWHERE):
+        await change(database, "delete from channel_health")
         async with working(worker_settings(home, receiver), database.url, api_url) as worker:
-            record = await over(database, await push(worker.services, "TooLong", instance=str(api_url)))
+            run_id = await push(worker.services, "TooLong", severity="info", instance=str(api_url))
+            record = await over(database, run_id)
 
         assert (record.status, record.last_error_retryable, record.due_at) == (RunStatus.FAILED, True, None)
     assert len(receiver.requests) == 2
@@ -169,19 +172,20 @@ async def test_a_channel_that_hangs_delays_no_other(
             assert record.status is RunStatus.NOTIFIED
             assert time.monotonic() - began < 8
             assert titles(receiver) == ["[CRITICAL] Told on web-1 (test)"]
-            await asyncio.to_thread(deaf.wait_for, 12)
             assert (worker.running, worker.working <= 4) == (12, True)
 
 
 async def test_a_run_that_waits_leaves_its_slot(database: Database, home: Path, receiver: HttpReceiver) -> None:
-    receiver.answer_next(busy("5"), busy("5"))
-    settings = worker_settings(home, receiver, worker_concurrency=1, worker_grace_seconds=0)
-    async with working(settings, database.url, NOWHERE) as worker:
-        first = [await push(worker.services, f"Waits{number}") for number in range(2)]
-        for run_id in first:
-            await waiting(database, run_id)
-        told = await over(database, await push(worker.services, "Told"))
-        still = [await record_of(database, run_id) for run_id in first]
+    with http_receiver(default=busy("5")) as limited:
+        settings = worker_settings(
+            home, receiver, slack_webhook_url=limited.url, worker_concurrency=1, worker_grace_seconds=0
+        )
+        async with working(settings, database.url, NOWHERE) as worker:
+            first = [await push_to(worker.services, "slack", f"Waits{number}", "info") for number in range(2)]
+            for run_id in first:
+                await waiting(database, run_id)
+            told = await over(database, await push_to(worker.services, "generic", "Told", "info"))
+            still = [await record_of(database, run_id) for run_id in first]
 
     assert told.status is RunStatus.NOTIFIED
     assert {record.status for record in still} == {RunStatus.RETRYING}
