@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from sqlalchemy import text
@@ -73,6 +73,9 @@ class Machine(RuleBasedStateMachine):
         """The runs of each incident key that the model has not recorded yet, in the order of acceptance."""
         self.keys: dict[tuple[str, str], Key] = {}
         self.history_seen = 0
+        self.gave_up: set[str] = set()
+        self.followed: list[str] = []
+        """What the model has recorded, for whoever reads a failure."""
         self.workers: list[Worker] = []
         self.changed = asyncio.Event()
         names = ("chat", "mail", "spare")
@@ -390,6 +393,8 @@ class Machine(RuleBasedStateMachine):
             if is_push:
                 key, push, accepted = item
                 self.truth.push(key, list(push.events), accepted=accepted, now=self.now)
+                said = [(e.alert[2], e.firing, str(e.severity), e.start, e.at) for e in push.events]
+                self.followed.append(f"{self.now:%d %H:%M:%S} {key} {said} -> {self.truth.incidents.get(key)}")
             else:
                 self._follow_line(item)
 
@@ -398,6 +403,7 @@ class Machine(RuleBasedStateMachine):
         if key is None or not self.truth.incidents.get(key):
             return
         incident, details = self.truth.incidents[key][-1], line["details"]
+        self.followed.append(f"{self.now:%d %H:%M:%S} {line['incident_id']} {key} {line['event']} {details}")
         match line["event"]:
             case "incident_resolved" if "via" in details:
                 incident.end("dismissed")
@@ -412,7 +418,8 @@ class Machine(RuleBasedStateMachine):
                 assert incident.status == "open", f"{key} was reminded of, and is over"
                 incident.snoozed_until = None
                 incident.changed()
-            case "channel_given_up" if incident.status == "open":
+            case "channel_given_up" if incident.status == "open" and line["run_id"] not in self.gave_up:
+                self.gave_up.add(line["run_id"])  # a line for each channel is one change
                 incident.changed()
             case "incident_snoozed":
                 incident.snoozed_until = datetime.fromisoformat(details["until"]) + self.shift
@@ -452,8 +459,16 @@ class Machine(RuleBasedStateMachine):
         else:
             raise AssertionError("there is no end to redeliveries")
         await self._follow()
-        self.check_messages()
-        await self._check_truth()
+        try:
+            self.check_messages()
+            await self._check_truth()
+        except AssertionError as error:
+            sent = [
+                f"{one.key} {one.message.status} {one.message.severity}"
+                for channel in self.channels.all.values()
+                for one in channel.accepted
+            ]
+            raise AssertionError("\n".join([str(error), *self.followed, *sent])) from None
 
     async def _check_truth(self) -> None:
         async with self.database.statement() as tx:
@@ -532,6 +547,8 @@ def test_what_channels_were_sent_last_is_true(postgres_url: str, home: Path, tmp
         derandomize=not by_hand,
         database=None,
         suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        phases=[Phase.generate] if "INCIDENT_MACHINE_FAST" in os.environ else list(Phase),
     )
     level = logger.level
     logger.setLevel(logging.CRITICAL)
