@@ -1,16 +1,14 @@
-"""What is true of incidents, written from the rules of the design and not from the code: order, identity, event time,
-severity, membership, life; and what each channel should have heard. Small enough to be read at once."""
+"""What is true of incidents, written from the rules of the design and not from the code."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from orchestration.alert import Severity
 
-SAME_START = timedelta(minutes=2)
-"""The servers of a pair begin within so short a time."""
-
+SAME_START = timedelta(minutes=2)  # the servers of a pair begin within so short a time
 Key = tuple[str, ...]
 
 
@@ -27,8 +25,6 @@ class Event:
 
 @dataclass
 class AlertTruth:
-    """What is known of an alert."""
-
     firing: bool
     severity: Severity
     start: datetime | None
@@ -39,22 +35,20 @@ class AlertTruth:
 
 @dataclass
 class IncidentTruth:
-    """What is known of an incident."""
-
     severity: Severity
     status: str = "open"
-    members: dict[Key, str] = field(default_factory=dict[Key, str])
-    versions: tuple[int, int] = (1, 1)
-    """The least and the most changes that somebody should hear of; they differ where the rules leave it open."""
+    members: dict[Key, str] = field(
+        default_factory=dict[Key, str]
+    )  # The least and the most changes that somebody should hear of: they differ where the rules leave it open.
+    versions: tuple[int, int] = (0, 0)
+    # Those since the last change that somebody should hear of: a fall is not said by itself.
     may_say: set[Severity] = field(default_factory=set[Severity])
-    """The severities since the last change that somebody should hear of: a fall is not said by itself."""
     snoozed_until: datetime | None = None
-    hushed: bool = False
-    """Whether the last change was left unsaid because of a snooze."""
+    hushed: bool = False  # whether the last change was left unsaid because of a snooze
     heard: datetime | None = None
 
     def changed(self, *, least: int = 1, most: int = 1, hushed: bool = False) -> None:
-        """Something has changed that somebody should hear of, unless the incident is snoozed."""
+        """Something has changed that somebody should hear of."""
         self.versions = self.versions[0] + least, self.versions[1] + most
         self.may_say = self.may_say | {self.severity} if hushed else {self.severity}
         self.hushed = hushed
@@ -81,86 +75,76 @@ class Truth:
         for event in fresh:
             self._note(event, news[event], accepted)
         firing = [event for event in fresh if event.firing]
+        wanted = {event.alert for event in firing} - dismissed
         incident = self.incidents.get(key, [None])[-1]
-        reopened = False
-        if any(event.alert not in dismissed for event in firing) and (incident is None or incident.status != "open"):
-            severity = Severity.worst(*(event.severity for event in firing))
-            if incident is not None and incident.status == "resolved":
-                incident.status, incident.severity, incident.snoozed_until, reopened = "open", severity, None, True
-            else:
-                incident = IncidentTruth(severity=severity, versions=(0, 0))
+        reopened = bool(wanted) and (incident is None or incident.status != "open")
+        if reopened:
+            if incident is None or incident.status == "closed":
+                incident = IncidentTruth(Severity.INFO)
                 self.incidents.setdefault(key, []).append(incident)
-                reopened = True
-        for event in fresh:
-            if not event.firing:
-                self._end(event.alert, incident, now)
+            severity = Severity.worst(*(event.severity for event in firing))
+            incident.status, incident.severity, incident.snoozed_until = "open", severity, None
+        for event in set(fresh) - set(firing):
+            self._end(event.alert, incident, now)
         if incident is not None and fresh:
-            joining = [e.alert for e in firing if incident.members.get(e.alert) != "firing" and e.alert not in dismissed]
-            incident.members.update(dict.fromkeys(joining, "firing"))
+            grown = any(incident.members.get(alert) != "firing" for alert in wanted)
+            incident.members.update(dict.fromkeys(wanted, "firing"))
             incident.heard = accepted
-            anew = {news[event] for event in fresh}
-            grown = reopened or bool(joining) or "anew" in anew
-            self._settle(incident, grown=grown, perhaps="perhaps" in anew, reopened=reopened, now=now)
+            words = ("grown",) * grown + ("grown", "reopened") * reopened
+            self._settle(incident, now, {*words, *(news[event] for event in fresh)})
 
     def _news(self, event: Event) -> str:
         """old (changes nothing), anew (a new episode), perhaps (one that the rules leave open), or said."""
         known = self.alerts.get(event.alert)
         if known is None:
             return "said"
+        earlier = event.at is not None and known.at is not None and event.at < known.at
         if event.start is None or known.start is None:
-            return "old" if event.at is not None and known.at is not None and event.at < known.at else "said"
-        if event.start < known.start - SAME_START:
-            return "old"
+            return "old" if earlier else "said"
         same = event.start <= known.start + SAME_START
-        if same and event.at is not None and known.at is not None and event.at < known.at:
+        if event.start < known.start - SAME_START or (same and earlier):
             return "old"
         if event.firing and not known.firing:
-            over = same or (known.ended is not None and event.start <= known.ended)
-            return "old" if over else "said"
-        if not event.firing or same:
-            return "said"
-        return "anew" if event.start > known.heard else "perhaps"
+            return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"
+        began = "anew" if event.start > known.heard else "perhaps"
+        return "said" if not event.firing or same else began
 
     def _stays_dismissed(self, key: Key, event: Event, news: str) -> bool:
-        """Whether a person has ended this firing, and the sender only repeats it."""
+        """Whether a person has ended it, and the sender only repeats it."""
         incident = self.incidents.get(key, [None])[-1]
-        dismissed = incident is not None and incident.members.get(event.alert) == "dismissed"
-        return dismissed and event.firing and news == "said" and event.start is not None
+        repeats = event.firing and news == "said" and event.start is not None
+        return repeats and incident is not None and incident.members.get(event.alert) == "dismissed"
 
     def _note(self, event: Event, news: str, accepted: datetime) -> None:
         known = self.alerts.get(event.alert)
         severity = known.severity if known and not event.firing else event.severity
-        starts = [start for start in (known and known.start, event.start) if start is not None]
-        ats = [at for at in (known and known.at, event.at) if at is not None]
         same = known is not None and known.firing and event.firing and news == "said"
-        start = min(starts, default=None) if same else max(starts, default=None)
+        starts = (start for start in (known and known.start, event.start) if start is not None)
+        at = max((at for at in (known and known.at, event.at) if at is not None), default=None)
+        start = (min if same else max)(starts, default=None)
         ended = None if event.firing else event.at
-        self.alerts[event.alert] = AlertTruth(event.firing, severity, start, max(ats, default=None), ended, accepted)
+        self.alerts[event.alert] = AlertTruth(event.firing, severity, start, at, ended, accepted)
 
     def _end(self, alert: Key, here: IncidentTruth | None, now: datetime) -> None:
         """An alert that ends does so in every incident that it is in."""
         for incident in (one for each in self.incidents.values() for one in each):
-            fired = incident.members.get(alert) == "firing"
-            if alert in incident.members:
-                incident.members[alert] = "resolved"
-            if fired and incident is not here:
-                self._settle(incident, grown=False, perhaps=False, reopened=False, now=now, elsewhere=True)
+            before = incident.members.get(alert)
+            incident.members.update({alert: "resolved"} if before else {})
+            if before == "firing" and incident is not here:
+                self._settle(incident, now, {"elsewhere"})
 
-    def _settle(
-        self, incident: IncidentTruth, *, grown: bool, perhaps: bool, reopened: bool, now: datetime, elsewhere: bool = False
-    ) -> None:
+    def _settle(self, incident: IncidentTruth, now: datetime, said: Collection[str]) -> None:
         """Its severity is that of the worst alert that fires; when none fires, it is resolved."""
         firing = [self.alerts[alert].severity for alert, status in incident.members.items() if status == "firing"]
-        if incident.status != "open":
-            return
-        if not firing:
+        if incident.status == "open" and not firing:
             incident.status, incident.snoozed_until = "resolved", None
-            incident.changed(least=0 if elsewhere else 1)
+            incident.changed(least=int("elsewhere" not in said))
+        if incident.status != "open":
             return
         worst = Severity.worst(*firing)
         raised, incident.severity = worst.rank > incident.severity.rank, worst
         snoozed = incident.snoozed_until is not None and incident.snoozed_until > now
-        if grown or raised or perhaps:
-            sure = grown or raised
-            incident.changed(least=int(sure), hushed=snoozed and not raised and not reopened)
+        sure = raised or "grown" in said or "anew" in said
+        if sure or "perhaps" in said:
+            incident.changed(least=int(sure), hushed=snoozed and not raised and "reopened" not in said)
         incident.may_say.add(worst)

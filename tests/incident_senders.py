@@ -211,4 +211,3 @@ _BODIES = {
     "zabbix": _zabbix,
     "generic": _generic,
 }
-

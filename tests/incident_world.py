@@ -162,7 +162,8 @@ class MoodyChannel:
 def version_of(sending: Sending) -> int:
     """The version of the incident that a message is about; the key says it."""
     incident, version, node, channel = sending.key.split("/")
-    assert incident.startswith("incident-") and (node, channel) == ("notify", sending.channel), sending.key
+    assert incident.startswith("incident-"), sending.key
+    assert (node, channel) == ("notify", sending.channel), sending.key
     return int(version)
 
 
@@ -187,7 +188,9 @@ async def empty(database: Database) -> None:
     """Forget everything."""
     async with database.transaction() as tx:
         names = [table.name for table in TABLES]
-        found = await tx.execute(text(" union all ".join(f"select '{n}' where exists (select from {n})" for n in names)))
+        found = await tx.execute(
+            text(" union all ".join(f"select '{n}' where exists (select from {n})" for n in names))
+        )
         if used := list(found.scalars()):
             await tx.execute(text(f"truncate {', '.join(used)} cascade"))
 

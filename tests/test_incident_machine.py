@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +111,7 @@ class Machine(RuleBasedStateMachine):
         """A living worker."""
         while len(living := [one for one in self.workers if not one.database.dead]) <= number:
             name = f"machine/{len(self.workers)}/1"
-            worker = Worker(name, MortalDatabase(self.database, lambda: self._bury(name)), None)
+            worker = Worker(name, MortalDatabase(self.database, partial(self._bury, name)), None)
             breaker = Breaker()
             breaker.trip("there is no Prefect")
             mirror: Any = None
@@ -141,10 +144,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _execute(self, worker: Worker, claim: claims.Claim) -> None:
         current_worker.set(worker)
-        try:
+        with suppress(PipelineError, asyncio.CancelledError):
             await worker.executor.execute(claim)
-        except (PipelineError, asyncio.CancelledError):
-            pass
 
     async def _settle(self) -> None:
         """Wait until every run is over, or hangs in a channel."""
@@ -180,9 +181,7 @@ class Machine(RuleBasedStateMachine):
         fate=st.sampled_from(("arrives", "arrives", "arrives", "late", "lost")),
         seconds=st.integers(1, 1200),
     )
-    def change(
-        self, vendor: str, environment: str, number: int, severity: Severity, fate: str, seconds: int
-    ) -> None:
+    def change(self, vendor: str, environment: str, number: int, severity: Severity, fate: str, seconds: int) -> None:
         """Something begins, ends, or gets better or worse."""
         executed["change"] += 1
         alert = self._alert(vendor, environment, number)
@@ -411,7 +410,8 @@ class Machine(RuleBasedStateMachine):
                 assert incident.status == "resolved"
                 incident.status = "closed"
             case "incident_expired":
-                assert incident.status == "open" and incident.heard is not None
+                assert incident.status == "open"
+                assert incident.heard is not None
                 assert self.now - incident.heard >= DAY, f"{key} expired after {self.now - incident.heard}"
                 incident.end("expired")
             case "incident_reminded":
@@ -538,7 +538,7 @@ def test_what_channels_were_sent_last_is_true(postgres_url: str, home: Path, tmp
         return Database(postgres_url, pool_size=16)
 
     Machine.database = loop.run_until_complete(opened())
-    examples = int(os.environ.get("INCIDENT_MACHINE_EXAMPLES", "40"))
+    examples = int(os.environ.get("INCIDENT_MACHINE_EXAMPLES", "22"))
     by_hand = "INCIDENT_MACHINE_EXAMPLES" in os.environ
     profile = settings(
         max_examples=examples,
@@ -556,6 +556,6 @@ def test_what_channels_were_sent_last_is_true(postgres_url: str, home: Path, tmp
         run_state_machine_as_test(Machine, settings=profile)
     finally:
         logger.setLevel(level)
-        print(f"rules executed: {sum(executed.values())} {dict(executed)}")
+        sys.stdout.write(f"rules executed: {sum(executed.values())} {dict(executed)}\n")
         loop.run_until_complete(Machine.database.close())
         loop.close()
