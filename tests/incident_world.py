@@ -1,0 +1,213 @@
+"""The parts around the incident machine: channels with moods, workers that die, and a clock that jumps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import DateTime, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.contracts import Delivery
+from orchestration.errors import DeliveryFailed, Unavailable
+from orchestration.message import Message, NamedChannel
+from orchestration.store.database import Database
+from orchestration.store.models import Base
+
+TABLES = [table for table in Base.metadata.sorted_tables]
+
+
+class MortalDatabase(Database):
+    """The database as one worker sees it: from its death on, every statement is refused, and nothing is committed."""
+
+    def __init__(self, real: Database, on_death: Callable[[], None]) -> None:
+        self.url, self.engine, self._autocommit = real.url, real.engine, real._autocommit  # pyright: ignore[reportPrivateUsage]
+        self._on_death = on_death
+        self.dead = False
+        self.dies_after: int | None = None
+
+    def die(self) -> None:
+        self.dead = True
+        self._on_death()
+
+    def _live(self) -> None:
+        if self.dies_after is not None and not self.dead:
+            self.dies_after -= 1
+            if self.dies_after < 0:
+                self.die()
+        if self.dead:
+            raise Unavailable("the worker is dead")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        self._live()
+        async with super().transaction() as tx:
+            yield tx
+            self._live()
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncGenerator[AsyncConnection]:
+        self._live()
+        async with super().statement() as tx:
+            yield tx
+
+
+@dataclass
+class Worker:
+    """One process. Its runs are tasks of this loop."""
+
+    name: str
+    database: MortalDatabase
+    executor: Any
+    tasks: set[asyncio.Task[None]] = field(default_factory=set[Any])
+
+
+@dataclass(eq=False)
+class Sending:
+    """One message that a worker tries to send."""
+
+    message: Message
+    worker: Worker
+    channel: str
+    frozen: bool = False
+    """The worker was asleep for longer than its lease: it cannot know that another one has gone on."""
+    lost: bool = False
+    """The channel has accepted it, and its answer got lost."""
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: bool = True
+
+    @property
+    def key(self) -> str:
+        return self.message.idempotency_key
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the sender may not know that the channel has accepted it."""
+        return self.lost or self.frozen or self.worker.database.dead
+
+
+current_worker: ContextVar[Worker] = ContextVar("current_worker")
+
+
+class MoodyChannel:
+    """A channel in one of several moods, with a log of what it has accepted."""
+
+    driver = "moody"
+
+    def __init__(self, name: str, real: Database) -> None:
+        self.name = self.target = name
+        self.mood = "ok"
+        self.retry_after = 0.0
+        self.accepted: list[Sending] = []
+        self.hanging: list[Sending] = []
+        self.problems: list[str] = []
+        self.changed: Callable[[], None] = lambda: None
+        self._real = real
+
+    async def send(self, message: Message) -> Delivery:
+        sending = Sending(message, current_worker.get(), self.name)
+        match self.mood:
+            case "500":
+                raise DeliveryFailed("it answered 500", retryable=True)
+            case "404":
+                raise DeliveryFailed("it answered 404", retryable=False)
+            case "429":
+                raise DeliveryFailed("it answered 429", retryable=True, retry_after_seconds=self.retry_after)
+            case "reset":
+                raise DeliveryFailed("the connection was reset", retryable=True)
+            case "drop":
+                sending.lost = True
+                await self._accept(sending)
+                raise DeliveryFailed("no answer", retryable=True)
+            case "hang":
+                await self._hang(sending)
+            case _:
+                pass
+        await self._accept(sending)
+        number = len(self.accepted)
+        return Delivery(driver="moody", provider="moody", channel=self.name, status="sent", provider_id=f"m{number}")
+
+    async def _hang(self, sending: Sending) -> None:
+        self.hanging.append(sending)
+        self.changed()
+        try:
+            await sending.go.wait()
+        finally:
+            self.hanging.remove(sending)
+        if not sending.answers:
+            raise DeliveryFailed("it did not answer in time", retryable=True)
+
+    async def _accept(self, sending: Sending) -> None:
+        """Keep the message, if nothing that was accepted before forbids it."""
+        before = [one for one in self.accepted if one.message.dedup_key == sending.message.dedup_key]
+        version = version_of(sending)
+        for one in before:
+            if one.key == sending.key and not one.uncertain and not sending.frozen:
+                self.problems.append(f"{sending.key} was accepted twice")
+            if version_of(one) > version and not sending.frozen:
+                self.problems.append(f"{sending.key} was accepted after {one.key}")
+        self.accepted.append(sending)
+        async with self._real.statement() as tx:
+            query = text("select status from delivery where idempotency_key = :key")
+            if (await tx.execute(query, {"key": sending.key})).scalar_one_or_none() == "sent" and not sending.frozen:
+                self.problems.append(f"{sending.key} was sent again although it is on record as sent")
+
+
+def version_of(sending: Sending) -> int:
+    """The version of the incident that a message is about; the key says it."""
+    incident, version, node, channel = sending.key.split("/")
+    assert incident.startswith("incident-"), sending.key
+    assert (node, channel) == ("notify", sending.channel), sending.key
+    return int(version)
+
+
+class MoodyChannels:
+    """Two channels by default, and one for what neither of them accepts."""
+
+    def __init__(self, *channels: MoodyChannel) -> None:
+        self.all = {channel.name: channel for channel in channels}
+        self.default = [channel.name for channel in channels[:2]]
+
+    async def select(self, name: str | None) -> Sequence[NamedChannel]:
+        return self._named(self.default if name is None else [name])
+
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        return self._named([name for name in self.all if name not in names])
+
+    def _named(self, names: Sequence[str]) -> Sequence[NamedChannel]:
+        return [NamedChannel(name=name, channel=self.all[name]) for name in names]
+
+
+async def empty(database: Database) -> None:
+    """Forget everything."""
+    async with database.transaction() as tx:
+        names = [table.name for table in TABLES]
+        found = await tx.execute(
+            text(" union all ".join(f"select '{n}' where exists (select from {n})" for n in names))
+        )
+        if used := list(found.scalars()):
+            await tx.execute(text(f"truncate {', '.join(used)} cascade"))
+
+
+async def let_pass(database: Database, passed: timedelta) -> None:
+    """Move all moments of the database back by so much, those in pushes that are not recorded yet included."""
+    async with database.transaction() as tx:
+        for table in TABLES:
+            columns = [one.name for one in table.columns if isinstance(one.type, DateTime)]
+            if columns:
+                changes = ", ".join(f"{name} = {name} - :passed" for name in columns)
+                await tx.execute(text(f"update {table.name} set {changes}"), {"passed": passed})
+        waiting = (await tx.execute(text("select id, payload from pipeline_run where awaits_ingest"))).all()
+        for run_id, payload in waiting:
+            for alert in payload.get("alerts") or []:
+                for name in ("started_at", "ended_at", "episode_at", "occurred_at"):
+                    if alert.get(name):
+                        alert[name] = (datetime.fromisoformat(alert[name]) - passed).isoformat()
+            statement = text("update pipeline_run set payload = cast(:payload as jsonb) where id = :id")
+            await tx.execute(statement, {"id": run_id, "payload": orjson.dumps(payload).decode()})
