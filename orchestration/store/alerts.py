@@ -400,10 +400,11 @@ async def _settle(
 ) -> tuple[IncidentChange, Incident]:
     """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires."""
     incident = await get_incident(tx, str(incident_id))
-    firing, worst = await _firing(tx, incident_id)
+    # Of an incident that is new nothing fires but what has just joined it.
+    firing, worst = (change.new_firing, incident.severity) if change.opened else await _firing(tx, incident_id)
     is_open = incident.status.value in OPEN_STATUSES
     found: dict[str, Any] = {"still_firing": firing}
-    values: dict[str, Any] = {} if change.stale else {"heard_at": recording.run.created_at}
+    values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}
     if is_open and not firing:
         found["resolved"] = True
         values |= {

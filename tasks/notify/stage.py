@@ -10,7 +10,7 @@ from typing import cast
 
 from pydantic import Field
 
-from orchestration.alert import IncidentStatus, Severity
+from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.contracts import Contract, NotifyResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting, DeliveryFailed
@@ -148,7 +148,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     excepted = run.record.options.except_channels
     chosen = [named for name in names for named in await run.services.channels.select(name)]
     subject = await read_subject(run, step)
-    chosen += await _told_before(run, [named.name for named in chosen]) if names == [None] else []
+    chosen += await _told_before(run, subject.incident, [named.name for named in chosen]) if names == [None] else []
     channels = {named.name: named for named in chosen if named.name not in excepted}
     if not channels and excepted:
         channels = {named.name: named for named in await run.services.channels.others(excepted)}
@@ -166,12 +166,11 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     )
 
 
-async def _told_before(run: ActiveRun, names: Collection[str]) -> list[NamedChannel]:
+async def _told_before(run: ActiveRun, incident: Incident | None, names: Collection[str]) -> list[NamedChannel]:
     """The channels beside the run's own whose last message says that the incident fires, which is over now.
 
     They heard of it because another channel did not work, or because a run named them.
     """
-    incident = await run.incident()
     if incident is None or run.record.options.defined or incident.status not in ENDED:
         return []
     async with run.services.database.statement() as tx:
