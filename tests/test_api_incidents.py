@@ -140,13 +140,13 @@ async def test_the_name_in_the_body_is_recorded_next_to_that_of_the_key(
 ) -> None:
     incident_id = await opened(services)
     key = await make_key(settings, database, Scope.RESPOND, name="pager")
+    reader = await make_key(settings, database, Scope.READ, name="reader")
     async with open_api(settings, database.url, host=PUBLIC, client=FAR) as api:
         path = f"/incidents/{incident_id}"
         assert (await api.get(f"{path}/", headers=bearer(key))).status_code == 403
         by_key = await api.post(f"{path}/acknowledge/", headers=bearer(key))
         assert by_key.json()["incident"]["acknowledged_by"] == "pager"
         await api.post(f"{path}/resolve/", headers=bearer(key), json={"by": "ada"})
-        reader = await make_key(settings, database, Scope.READ, name="reader")
         assert (await api.post(f"{path}/close/", headers=bearer(reader))).status_code == 403
         history = (await api.get(f"{path}/", headers=bearer(reader))).json()["history"]
     assert [line["by"] for line in history if line["via"]] == ["ada", "pager"]

@@ -136,11 +136,11 @@ async def test_while_one_run_sends_another_leaves_it_the_channel_and_the_first_s
 ) -> None:
     slow = WaitingChannel()
     services = with_channels(services, slow=slow)
-    began, ended = await push(services), await push(services, status="resolved")
+    began = await push(services)
     first = asyncio.create_task(execute(services, began))
     await slow.asked.wait()
-    # Only now is the end recorded; the page is on its way.
-    second = await execute(services, ended)
+    # Only now does it end; the page is on its way.
+    second = await execute(services, await push(services, status="resolved"))
     slow.let_go.set()
 
     assert (second.status, second.skip_reason) == (RunStatus.SKIPPED, "coalesced")
