@@ -16,7 +16,7 @@ async def test_a_channel_that_fails_for_a_while_is_told_of_every_incident_once_w
     database: Database, home: Path
 ) -> None:
     with http_receiver(default=500) as receiver:
-        settings = worker_settings(home, receiver, backoff_factor=0.2)
+        settings = worker_settings(home, receiver, backoff_factor=0.2, max_retries_per_stage=0)
         async with working(settings, database.url, NOWHERE) as worker:
             services = worker.services
             fires = [await push(services, name=f"Fires{number}") for number in range(10)]
