@@ -150,6 +150,11 @@ class IncidentStatus(StrEnum):
     RESOLVED = "resolved"
     CLOSED = "closed"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is over. An incident that is not is open, acknowledged or not."""
+        return self in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+
 
 class Incident(BaseModel, frozen=True):
     """The alerts that share an incident key: what a person handles as one problem."""

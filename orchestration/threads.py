@@ -40,7 +40,7 @@ async def in_own_thread(function: Callable[P, T], *args: P.args, **options: P.kw
 
 def _start(call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
-    # A running future cannot be cancelled: the result of a call that nobody waits for is dropped.
+    # A running future cannot be cancelled: a caller that stops waiting disturbs nobody who shares it.
     future.set_running_or_notify_cancel()
     threading.Thread(target=_settle, args=(future, call), name="blocking-call", daemon=True).start()
     return future
@@ -57,23 +57,16 @@ def _settle(future: Future[T], call: Callable[[], T]) -> None:
 
 def _join_or_start(function: Callable[..., T], args: tuple[Hashable, ...]) -> Future[T]:
     key = (function, *args)
-    with _lock:
-        if key in _in_progress:
-            return cast("Future[T]", _in_progress[key])
-        future: Future[T] = Future()
-        # A running future cannot be cancelled: a caller that stops waiting does not disturb the others.
-        future.set_running_or_notify_cancel()
-        thread = threading.Thread(target=_work, args=(key, future, function, args), name="blocking-call", daemon=True)
-        thread.start()
-        _in_progress[key] = future
-    return future
 
+    def call() -> T:
+        try:
+            return function(*args)
+        finally:
+            # Before anybody gets the result: who calls again then starts a new call.
+            with _lock:
+                _in_progress.pop(key, None)
 
-def _work(key: tuple[Hashable, ...], future: Future[T], function: Callable[..., T], args: tuple[Hashable, ...]) -> None:
-    try:
-        settle = partial(future.set_result, function(*args))
-    except BaseException as error:  # noqa: BLE001 - the caller gets it, in the thread of its loop
-        settle = partial(future.set_exception, error)
     with _lock:
-        _in_progress.pop(key, None)
-    settle()
+        if key not in _in_progress:
+            _in_progress[key] = _start(call)
+        return cast("Future[T]", _in_progress[key])

@@ -73,7 +73,7 @@ def next_follow_up(
         repeat_seconds: how often its sender repeats it. None means that it is not known.
         now: of a reminder and an expiry that are both overdue, only the expiry counts.
     """
-    if incident.status not in (IncidentStatus.OPEN, IncidentStatus.ACKNOWLEDGED):
+    if incident.status.ended:
         return None
     expiry = _expiry(incident, timing, repeat_seconds)
     reminder = _reminder(incident, timing, notified_at or incident.opened_at)

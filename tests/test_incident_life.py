@@ -16,7 +16,7 @@ from orchestration.settings import SecondsBySource
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via
-from orchestration.store.incidents import get_incident_with_counts
+from orchestration.store.present import read_present
 from orchestration.store.runs import RunFilter, list_page
 from tests.api_helpers import alert, run_to_end
 from tests.conftest import MemoryChannel
@@ -207,7 +207,7 @@ async def test_a_person_resolves_it_and_everybody_hears_it(services: Services, c
     assert done.incident.version == before + 1
     assert await upcoming(services.database) == []
     async with services.database.transaction() as tx:
-        _, firing_now, _ = await get_incident_with_counts(tx, incident_id)
+        firing_now = (await read_present(tx, incident_id)).firing
         (run, *_) = (await list_page(tx, RunFilter(), limit=1)).runs
     assert firing_now == 0
     assert (run.reason, run.status) == (RunReason.ACTION, RunStatus.PENDING)

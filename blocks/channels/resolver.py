@@ -121,20 +121,10 @@ class ChannelResolver:
         except Unavailable as error:
             logger.warning("The saved channels are not known: %s", error)
             blocks = Blocks()
-        usable = {name: block for name, block in blocks.items() if isinstance(block, ChannelBlock) and block.enabled}
-        found = self._usable_drivers() | usable
+        found = _usable(self._drivers()) | _usable(blocks)
         return _named(
             {name: channel for name, channel in found.items() if channel.driver != "console" and name not in names}
         )
-
-    async def has_channel(self) -> bool:
-        """Whether a message that names no channel reaches anybody: the console does not count.
-
-        Raises:
-            BadInput, BadSetting: a default channel is missing or broken.
-            Unavailable: Prefect's API does not answer, and the environment sets up no channel.
-        """
-        return any(named.channel.driver != "console" for named in await self.select(None))
 
     async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
         """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
@@ -142,15 +132,7 @@ class ChannelResolver:
         Raises:
             Unavailable: Prefect's API does not answer.
         """
-        found: dict[str, ChannelBlock | PipelineError] = {}
-        for name, driver in CHANNELS.items():
-            try:
-                channel = driver.from_settings(self._settings) if name != "console" else None
-            except BadSetting as error:
-                found[name] = error
-            else:
-                found |= {name: channel} if channel is not None else {}
-        return found | await self._load()
+        return self._drivers() | await self._load()
 
     def _requested(self, name: str | None, blocks: Blocks) -> list[NamedChannel]:
         names = [name] if name else self._settings.notify_channels
@@ -170,8 +152,7 @@ class ChannelResolver:
         """The channels of messages that name none. A broken block must not silence the others."""
         marked = {name: block for name, block in blocks.items() if block.default}
         broken = [block for block in marked.values() if isinstance(block, BrokenBlock)]
-        usable = {name: block for name, block in marked.items() if isinstance(block, ChannelBlock) and block.enabled}
-        found = usable or self._from_environment()
+        found = _usable(marked) or self._from_environment()
         if broken and not found:
             raise broken[0]  # The console would look like a success.
         for error in broken:
@@ -203,13 +184,16 @@ class ChannelResolver:
         channels = {name: driver.from_settings(self._settings) for name, driver in drivers.items()}
         return {name: channel for name, channel in channels.items() if channel is not None}
 
-    def _usable_drivers(self) -> dict[str, ChannelBlock]:
-        """The drivers that the environment sets up completely."""
-        found: dict[str, ChannelBlock] = {}
+    def _drivers(self) -> dict[str, ChannelBlock | PipelineError]:
+        """The drivers that the environment sets up, without the console. One that is half set up has its error."""
+        found: dict[str, ChannelBlock | PipelineError] = {}
         for name, driver in CHANNELS.items():
-            with suppress(BadSetting):
-                if name != "console" and (channel := driver.from_settings(self._settings)) is not None:
-                    found[name] = channel
+            try:
+                channel = driver.from_settings(self._settings) if name != "console" else None
+            except BadSetting as error:
+                found[name] = error
+            else:
+                found |= {name: channel} if channel is not None else {}
         return found
 
     async def _load(self) -> Blocks:
@@ -318,6 +302,11 @@ def _built(saved: SavedBlock) -> ChannelBlock | BrokenBlock:
             "Edit it in Prefect's UI under Blocks",
             default=bool(saved.data.get("default")) and saved.data.get("enabled") is not False,
         )
+
+
+def _usable(channels: Mapping[str, ChannelBlock | PipelineError]) -> dict[str, ChannelBlock]:
+    """Those that are neither broken nor switched off."""
+    return {name: one for name, one in channels.items() if isinstance(one, ChannelBlock) and one.enabled}
 
 
 def _named(channels: Mapping[str, ChannelBlock]) -> list[NamedChannel]:

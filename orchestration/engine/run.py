@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, Incident, IncidentStatus
+from orchestration.alert import Alert, Incident
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import Contract, StageContext, StageError
 from orchestration.engine.waits import Waits
@@ -343,7 +343,7 @@ class ActiveRun:
         if pushed and (not self.alerts or any(alert.firing for alert in self.alerts)):
             return False
         incident = await self.incident()
-        return incident is None or incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+        return incident is None or incident.status.ended
 
     async def skip(self, node: Node, reason: str) -> None:
         """Leave a node out, with a row that says why."""
@@ -400,7 +400,6 @@ class StageFailed(PipelineError):
         self.node = node
         self.error = error
         self.retryable = error.retryable
-        self.retry_after_seconds = error.retry_after_seconds
         self.retry_in_seconds = retry_in_seconds
 
 

@@ -24,8 +24,15 @@ from orchestration.states import RunReason
 from orchestration.store.alerts import DISMISSED
 from orchestration.store.database import read_clock
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.incidents import find_incident, get_incident, lock_incident, raise_version, update_incident
-from orchestration.store.models import OPEN_STATUSES, HistoryRow, MembershipRow
+from orchestration.store.incidents import (
+    UNACKNOWLEDGED,
+    find_incident,
+    get_incident,
+    lock_incident,
+    raise_version,
+    update_incident,
+)
+from orchestration.store.models import HistoryRow, MembershipRow
 from orchestration.store.timers import cancel, reschedule
 from orchestration.timing import Timing
 
@@ -112,7 +119,7 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
     _ensure_open(incident, "unacknowledged")
     if incident.status is IncidentStatus.OPEN:
         return _unchanged(incident, "is not acknowledged")
-    incident = await _change(tx, incident, "incident_unacknowledged", actor, **_UNACKNOWLEDGED)
+    incident = await _change(tx, incident, "incident_unacknowledged", actor, **UNACKNOWLEDGED)
     await reschedule(tx, incident, settings)
     return _changed(incident, "is not acknowledged any more: reminders go on")
 
@@ -121,7 +128,7 @@ async def clear_acknowledgement(tx: AsyncConnection, incident_id: str, why: str)
     """End the acknowledgement of an incident, if it has one, by the lock of its key. `why` is for the history."""
     incident = await get_incident(tx, incident_id)
     if incident.status is IncidentStatus.ACKNOWLEDGED:
-        await update_incident(tx, int(incident_id), **_UNACKNOWLEDGED)
+        await update_incident(tx, int(incident_id), **UNACKNOWLEDGED)
         details = {"why": why, "by": incident.acknowledged_by}
         await note_event(tx, incident, "acknowledgement_ended", details, new=IncidentStatus.OPEN)
 
@@ -135,7 +142,7 @@ async def resolve(tx: AsyncConnection, incident_id: str, actor: Actor) -> Done:
         IncidentNotFound: there is no such incident.
     """
     incident = await _locked(tx, incident_id)
-    if incident.status not in OPEN_INCIDENT:
+    if incident.status.ended:
         ended_at = incident.closed_at or incident.resolved_at
         return _unchanged(incident, f"is {incident.status.value} already, since {_moment(ended_at)}")
     await end_members(tx, incident, DISMISSED)
@@ -221,11 +228,6 @@ async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -
 
 # What the actions share, also with what happens by itself
 
-OPEN_INCIDENT = frozenset(IncidentStatus(status) for status in OPEN_STATUSES)
-"""The statuses of an incident that has not ended."""
-
-_UNACKNOWLEDGED = {"status": IncidentStatus.OPEN.value, "acknowledged_at": None, "acknowledged_by": None}
-
 
 async def end_members(tx: AsyncConnection, incident: Incident, status: str) -> None:
     """Give each alert that fires in this incident another status there. The alert itself is what its sender says."""
@@ -278,7 +280,7 @@ async def _change(
 
 
 def _ensure_open(incident: Incident, wanted: str) -> None:
-    if incident.status not in OPEN_INCIDENT:
+    if incident.status.ended:
         ended_at = incident.closed_at or incident.resolved_at
         raise IllegalTransition(
             f"{_name(incident)} is {incident.status.value} since {_moment(ended_at)}: it cannot be {wanted}"

@@ -19,7 +19,7 @@ from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Se
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.incidents import get_incident, is_notified, update_incident
+from orchestration.store.incidents import UNACKNOWLEDGED, get_incident, is_notified, update_incident
 from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, MembershipRow, columns_of
 from orchestration.store.runs import QueuedRun
 
@@ -207,8 +207,8 @@ async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Record
 
 async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> None:
     severity = Severity.worst(*(alert.severity for alert in firing)).value
-    cleared = dict.fromkeys(("resolved_at", "acknowledged_at", "acknowledged_by", "snoozed_until"))
-    await update_incident(tx, incident_id, status=IncidentStatus.OPEN.value, severity=severity, **cleared)
+    cleared = UNACKNOWLEDGED | dict.fromkeys(("resolved_at", "snoozed_until"))
+    await update_incident(tx, incident_id, severity=severity, **cleared)
     recording.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
 
 
@@ -402,7 +402,7 @@ async def _settle(
     incident = await get_incident(tx, str(incident_id))
     # Of an incident that is new nothing fires but what has just joined it.
     firing, worst = (change.new_firing, incident.severity) if change.opened else await _firing(tx, incident_id)
-    is_open = incident.status.value in OPEN_STATUSES
+    is_open = not incident.status.ended
     found: dict[str, Any] = {"still_firing": firing}
     values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}
     if is_open and not firing:
@@ -422,7 +422,7 @@ async def _settle(
     found["snoozed"] = incident.snoozed_until is not None and incident.snoozed_until > datetime.now(UTC)
     settled = replace(change, **found)
     if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):
-        values |= {"status": IncidentStatus.OPEN.value, "acknowledged_at": None, "acknowledged_by": None}
+        values |= UNACKNOWLEDGED
         recording.note("acknowledgement_ended", old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
     if settled.material and not settled.opened:
         values["version"] = _I.version + 1

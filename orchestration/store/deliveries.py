@@ -145,7 +145,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
     now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
     return Standing(
         version=now["version"],
-        over=now["status"] in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED),
+        over=IncidentStatus(now["status"]).ended,
         severity=now["severity"],
         known_version=known["version"],
         known_status=known["status"],

@@ -13,11 +13,10 @@ from orchestration.alert import Incident, IncidentStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.states import RunReason
-from orchestration.store.incidents import find_incident
+from orchestration.store.incidents import ID_DIGITS, find_incident, incident_of
 from orchestration.store.models import OPEN_STATUSES, IncidentRow, columns_of
 
 _I = IncidentRow
-_ID_DIGITS = 18  # as many as a bigint has at least
 
 NEWEST = 1000
 """Among how many incidents a title is looked up: the newest. An open incident is always among them."""
@@ -47,10 +46,6 @@ class IncidentFilter(Contract):
         return where
 
 
-OPEN = frozenset(IncidentStatus(status) for status in OPEN_STATUSES)
-"""The statuses of incidents that have not ended."""
-
-
 def parse_statuses(words: str) -> frozenset[IncidentStatus] | None:
     """The statuses that a person asks for: `open` (those that have not ended), `all`, or one status.
 
@@ -59,7 +54,7 @@ def parse_statuses(words: str) -> frozenset[IncidentStatus] | None:
     """
     word = words.strip().lower()
     if word in ("open", "all"):
-        return OPEN if word == "open" else None
+        return frozenset(status for status in IncidentStatus if not status.ended) if word == "open" else None
     try:
         return frozenset({IncidentStatus(word)})
     except ValueError:
@@ -137,7 +132,7 @@ async def _summaries(tx: AsyncConnection, rows: Sequence[Mapping[Any, Any]]) -> 
     facts = {row["id"]: row for row in found.mappings()}
     return [
         IncidentSummary(
-            incident=Incident.model_validate({**row, "id": str(row["id"])}),
+            incident=incident_of(row),
             source=facts[int(row["id"])]["source"] or "",
             firing=facts[int(row["id"])]["firing"],
             alerts=facts[int(row["id"])]["alerts"],
@@ -149,7 +144,7 @@ async def _summaries(tx: AsyncConnection, rows: Sequence[Mapping[Any, Any]]) -> 
 
 
 def _decoded(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= _ID_DIGITS):
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= ID_DIGITS):
         raise BadInput(f"{cursor[:80]!r} is no cursor: use next_cursor of the page before")
     return int(cursor)
 

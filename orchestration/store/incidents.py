@@ -1,4 +1,4 @@
-"""Incidents: found with their alerts counted, locked, changed, and read with everything that belongs to them."""
+"""Incidents: found, locked, changed, and read with everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, bindparam, false, func, select, text, true, update
+from sqlalchemy import ColumnElement, and_, false, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Incident, UtcDatetime
+from orchestration.alert import Incident, IncidentStatus, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import IncidentNotFound
-from orchestration.states import RunStatus
 from orchestration.store.models import (
     CLAIMABLE_STATUSES,
     AlertRow,
@@ -25,7 +24,7 @@ from orchestration.store.models import (
     columns_of,
 )
 from orchestration.store.records import HistoryRecord, RunRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
 
 _A = AlertRow
 _C = IncidentChannelRow
@@ -35,27 +34,24 @@ _H = HistoryRow
 _R = PipelineRunRow
 _COLUMNS = columns_of(_I, Incident)
 
-_ID_DIGITS = 18  # as many as a bigint has at least
+ID_DIGITS = 18
+"""How many digits a number of a row can have: as many as a bigint has at least."""
 
 MOST = 200
 """How many alerts, runs and lines of history of an incident are read at most: the newest of each."""
 
-_COUNTS = (
-    select(
-        func.count().filter(_M.status == AlertStatus.FIRING.value).label("firing"),
-        func.count().filter(_M.status != AlertStatus.FIRING.value).label("resolved"),
-    )
-    .where(_M.incident_id == bindparam("wanted"))
-    .subquery()
-)
-
-_WITH_COUNTS = select(*_COLUMNS, _COUNTS).join(_COUNTS, true()).where(_I.id == bindparam("wanted"))
+UNACKNOWLEDGED: dict[str, Any] = {
+    "status": IncidentStatus.OPEN.value,
+    "acknowledged_at": None,
+    "acknowledged_by": None,
+}
+"""The columns of an open incident that nobody has acknowledged, or whose acknowledgement has ended."""
 
 
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id, which must exist."""
     row = (await tx.execute(select(*_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
-    return _incident_of(row)
+    return incident_of(row)
 
 
 async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
@@ -64,26 +60,12 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     Raises:
         IncidentNotFound: there is no such incident.
     """
-    known = incident_id.isdecimal() and len(incident_id) <= _ID_DIGITS
+    known = incident_id.isdecimal() and len(incident_id) <= ID_DIGITS
     query = select(*_COLUMNS).where(_I.id == int(incident_id) if known else false())
     row = (await tx.execute(query)).mappings().first()
     if row is None:
-        raise IncidentNotFound(f"There is no incident {incident_id[:_ID_DIGITS]!r}")
-    return _incident_of(row)
-
-
-async def get_incident_with_counts(tx: AsyncConnection, incident_id: str) -> tuple[Incident, int, int]:
-    """An incident, the number of its firing alerts, and the number of its resolved alerts."""
-    row = (await tx.execute(_WITH_COUNTS, {"wanted": int(incident_id)})).mappings().one()
-    values = dict(row)
-    firing, resolved = values.pop("firing"), values.pop("resolved")
-    return _incident_of(values), firing, resolved
-
-
-async def count_alerts(tx: AsyncConnection, incident_id: str) -> tuple[int, int]:
-    """The number of an incident's firing alerts, and the number of its resolved alerts."""
-    counts = (await tx.execute(select(_COUNTS), {"wanted": int(incident_id)})).one()
-    return counts.firing, counts.resolved
+        raise IncidentNotFound(f"There is no incident {incident_id[:ID_DIGITS]!r}")
+    return incident_of(row)
 
 
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
@@ -127,7 +109,8 @@ async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
     await update_incident(tx, int(incident_id), version=_I.version + 1)
 
 
-def _incident_of(row: Mapping[Any, Any]) -> Incident:
+def incident_of(row: Mapping[Any, Any]) -> Incident:
+    """The incident of a row that has at least its columns."""
     return Incident.model_validate({**row, "id": str(row["id"])})
 
 
@@ -196,16 +179,15 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     if row is None:
         return None
     history = select(*columns_of(_H, HistoryRecord)).where(_H.incident_id == incident_id).order_by(_H.id.desc())
-    waits = and_(_R.status.in_([RunStatus.PENDING.value, RunStatus.RETRYING.value]), _R.due_at.is_not(None))
     mine = select(*RUN_COLUMNS).where(_R.incident_id == incident_id)
-    latest = mine.where(~waits).order_by(_R.id.desc())
-    upcoming = mine.where(waits).order_by(_R.due_at, _R.id)
+    latest = mine.where(~HAS_DUE_TIME).order_by(_R.id.desc())
+    upcoming = mine.where(HAS_DUE_TIME).order_by(_R.due_at, _R.id)
     channels = select(*columns_of(_C, ChannelRecord)).where(_C.incident_id == incident_id).order_by(_C.channel)
     runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
     repeats = _repeats(incident_id, [run.run_id for run in runs])
     duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
-        incident=_incident_of(row),
+        incident=incident_of(row),
         source=row["source"] or "",
         alerts=await _alerts_of(tx, incident_id),
         channels=[ChannelRecord.model_validate(dict(one)) for one in (await tx.execute(channels)).mappings()],

@@ -27,7 +27,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from orchestration.alert import IncidentStatus
 from orchestration.states import RunStatus
 
-OPEN_STATUSES = (IncidentStatus.OPEN.value, IncidentStatus.ACKNOWLEDGED.value)
+OPEN_STATUSES = tuple(status.value for status in IncidentStatus if not status.ended)
 """The statuses of an incident that new alerts join. At most one incident of a key has one of them."""
 
 CLAIMABLE_STATUSES = tuple(status.value for status in RunStatus if not status.final)

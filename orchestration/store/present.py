@@ -13,7 +13,7 @@ from orchestration.alert import Alert, AlertStatus, Incident
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.states import RunReason, RunStatus
-from orchestration.store.incidents import get_incident_with_counts
+from orchestration.store.incidents import get_incident
 from orchestration.store.models import AlertRow, columns_of
 
 MAX_MEMBERS = 200
@@ -62,18 +62,17 @@ class Present(Contract):
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     """The incident with this id, which must exist, with its members."""
     key = {"incident_id": int(incident_id)}
-    incident, firing, resolved = await get_incident_with_counts(tx, incident_id)
+    incident = await get_incident(tx, incident_id)
     rows = (await tx.execute(_MEMBERS, key)).mappings().all()
     upcoming = (await tx.execute(_NEXT, key)).mappings().one_or_none()
-    if rows:
-        firing, resolved = rows[0]["firing"], rows[0]["members"] - rows[0]["firing"]
+    firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
     return Present(
         incident=incident,
         alerts=shown,
         firing=firing,
-        resolved=resolved,
+        resolved=members - firing,
         upcoming=None if upcoming is None else Upcoming.model_validate(dict(upcoming)),
     )
 

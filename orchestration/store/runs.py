@@ -337,6 +337,9 @@ async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
     return (exact or found)[0]
 
 
+HAS_DUE_TIME = and_(_T.status.in_([RunStatus.PENDING.value, RunStatus.RETRYING.value]), _T.due_at.is_not(None))
+"""The run goes on by itself at a moment that is known: a timer, a redelivery, the next attempt."""
+
 IS_UPCOMING = and_(
     _T.reason != RunReason.PUSH.value,
     _T.status == RunStatus.PENDING.value,

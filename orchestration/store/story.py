@@ -9,7 +9,7 @@ from operator import add
 from typing import Any, TypeVar
 
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident, UtcDatetime
@@ -28,6 +28,7 @@ from orchestration.contracts import (
 from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, deliveries, runs
+from orchestration.store.incidents import incident_of
 from orchestration.store.models import (
     DeliveryRow,
     HistoryRow,
@@ -258,8 +259,8 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
     if not rows:
         raise RunNotFound(f"There is no push with the trace id {trace_id!r}")
     keys = [row["row_id"] for row in rows]
-    attempts = await _by_run(tx, AttemptRecord, StageExecutionRow, keys)
-    deliveries = await _by_run(tx, DeliveryRecord, DeliveryRow, keys)
+    attempts = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys)
+    deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
     found = [run_record(row) for row in rows]
     resumes = await read_resumes(tx, found)
     runs = [
@@ -297,13 +298,17 @@ async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[s
     return found
 
 
-async def _by_run(
-    tx: AsyncConnection, record: type[RecordT], table: type[StageExecutionRow | DeliveryRow], keys: list[int]
+async def rows_by_run(
+    tx: AsyncConnection,
+    record: type[RecordT],
+    table: type[StageExecutionRow | DeliveryRow],
+    keys: list[int],
+    *only: ColumnElement[bool],
 ) -> dict[int, list[RecordT]]:
-    """The rows that belong to these runs, by run, in the order in which they were written."""
+    """The rows that belong to these runs and meet the conditions, by run, in the order in which they were written."""
     query = (
         select(*columns_of(table, record), table.pipeline_run_id)
-        .where(table.pipeline_run_id.in_(keys))
+        .where(table.pipeline_run_id.in_(keys), *only)
         .order_by(table.id)
     )
     found: dict[int, list[RecordT]] = defaultdict(list)
@@ -315,7 +320,7 @@ async def _by_run(
 
 async def _incidents(tx: AsyncConnection, ids: set[int]) -> list[Incident]:
     query = select(*columns_of(IncidentRow, Incident)).where(IncidentRow.id.in_(ids)).order_by(IncidentRow.id)
-    return [Incident.model_validate({**row, "id": str(row["id"])}) for row in (await tx.execute(query)).mappings()]
+    return [incident_of(row) for row in (await tx.execute(query)).mappings()]
 
 
 async def _history(tx: AsyncConnection, incident_ids: set[int], run_ids: set[str]) -> list[HistoryRecord]:

@@ -15,7 +15,7 @@ from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.models import IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
 
 _R = PipelineRunRow
@@ -160,9 +160,8 @@ async def awaits_ingest(tx: AsyncConnection, incident: Incident) -> bool:
 
 async def list_upcoming(tx: AsyncConnection, *, incident_id: str | None = None, limit: int = 100) -> list[RunRecord]:
     """The runs that wait for their time, the next one first: of all incidents, or of one."""
-    waits = (_R.status.in_([RunStatus.PENDING.value, RunStatus.RETRYING.value]), _R.due_at.is_not(None))
     title = func.coalesce(IncidentRow.title, _R.title).label("incident_title")
-    query = select(*RUN_COLUMNS, title).outerjoin(IncidentRow, IncidentRow.id == _R.incident_id).where(*waits)
+    query = select(*RUN_COLUMNS, title).outerjoin(IncidentRow, IncidentRow.id == _R.incident_id).where(HAS_DUE_TIME)
     if incident_id is not None:
         query = query.where(_R.incident_id == int(incident_id))
     found = (await tx.execute(query.order_by(_R.due_at, _R.id).limit(limit))).mappings()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Incident
 from orchestration.errors import BadInput
 from orchestration.store.database import read_clock
-from orchestration.store.incidents import ChannelRecord
+from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, incident_of
 from orchestration.store.models import (
     AlertRow,
     ChannelHealthRow,
@@ -31,6 +30,7 @@ from orchestration.store.models import (
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
+from orchestration.store.story import rows_by_run
 from orchestration.store.why_words import NEAR, ChannelHealth, ExplainedRun, Facts, Why, explain
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
@@ -52,8 +52,6 @@ REFUSED_BEFORE = timedelta(days=1)
 REFUSED_AROUND = timedelta(hours=1)
 _REFUSED_SHOWN = 10
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
-_ID_DIGITS = 18  # as many as a bigint has at least
-
 _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
 _NOT_SHARED = re.compile(r"\\[0-9A-Za-z]|\(\?|[*+?}]\+")
@@ -124,7 +122,7 @@ async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | Non
     """The facts about one run. None means that the question names none."""
     if not _RUN_ID.fullmatch(asked):
         return None
-    if asked.isdecimal() and len(asked) <= _ID_DIGITS and await _incidents(tx, [int(asked)], None):
+    if asked.isdecimal() and len(asked) <= ID_DIGITS and await _incidents(tx, [int(asked)], None):
         return None
     known = (await tx.execute(select(_R.id).where(starts_with(_R.run_id, asked)).limit(1))).first()
     if known is None:
@@ -133,9 +131,8 @@ async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | Non
     facts = Facts(what=asked, now=now, at=None, run_id=run.run_id, subject=run.title or "the push")
     if run.incident_id is None:
         return facts.model_copy(update={"runs": await _runs(tx, _R.run_id == run.run_id)})
-    query = select(*columns_of(_I, Incident)).where(_I.id == int(run.incident_id))
-    row = (await tx.execute(query)).mappings().one()
-    facts = await _of_incident(tx, _incident(row), facts.model_copy(update={"at": run.created_at}))
+    incident = await get_incident(tx, run.incident_id)
+    facts = await _of_incident(tx, incident, facts.model_copy(update={"at": run.created_at}))
     if all(one.run.run_id != run.run_id for one in facts.runs):
         runs = [*await _runs(tx, _R.run_id == run.run_id), *facts.runs]
         facts = facts.model_copy(update={"runs": runs})
@@ -147,7 +144,7 @@ async def _matching(
 ) -> tuple[list[Incident], Sequence[str], str | None]:
     """The incidents that are meant, the likeliest first; the words by which a refused push is found; and a title."""
     number = asked.removeprefix("#")
-    if number.isascii() and number.isdecimal() and len(number) <= _ID_DIGITS:
+    if number.isascii() and number.isdecimal() and len(number) <= ID_DIGITS:
         found = await _incidents(tx, [int(number)], None)
         if not found:
             raise BadInput(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
@@ -176,11 +173,7 @@ async def _incidents(tx: AsyncConnection, ids: Sequence[int], at: datetime | Non
     if at is not None:
         query = query.where(_I.opened_at <= at + timedelta(minutes=1))
     newest = query.order_by((_I.opened_at if at else _I.heard_at).desc(), _I.id.desc()).limit(MOST_INCIDENTS)
-    return [_incident(row) for row in (await tx.execute(newest)).mappings()]
-
-
-def _incident(row: Any) -> Incident:
-    return Incident.model_validate({**row, "id": str(row["id"])})
+    return [incident_of(row) for row in (await tx.execute(newest)).mappings()]
 
 
 def _parse_matchers(asked: str) -> list[tuple[str, str, str]]:
@@ -261,18 +254,9 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision, errors).where(mine)
     rows = (await tx.execute(query.order_by(_R.id.desc()).limit(MOST_RUNS))).mappings().all()[::-1]
     keys = [row["row_id"] for row in rows]
-    deliveries: dict[int, list[DeliveryRecord]] = defaultdict(list)
-    sent = select(*columns_of(DeliveryRow, DeliveryRecord), DeliveryRow.pipeline_run_id.label("of"))
-    for row in (
-        await tx.execute(sent.where(DeliveryRow.pipeline_run_id.in_(keys)).order_by(DeliveryRow.id))
-    ).mappings():
-        deliveries[row["of"]].append(DeliveryRecord.model_validate({k: v for k, v in row.items() if k != "of"}))
-    failures: dict[int, list[AttemptRecord]] = defaultdict(list)
-    _S = StageExecutionRow
-    failed = select(*columns_of(_S, AttemptRecord), _S.pipeline_run_id.label("of"))
-    failed = failed.where(_S.pipeline_run_id.in_(keys), _S.error_type.is_not(None)).order_by(_S.id)
-    for row in (await tx.execute(failed)).mappings():
-        failures[row["of"]].append(AttemptRecord.model_validate({k: v for k, v in row.items() if k != "of"}))
+    deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
+    failed = StageExecutionRow.error_type.is_not(None)
+    failures = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys, failed)
     return [
         ExplainedRun(
             run=run_record(row),

@@ -26,7 +26,7 @@ from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import actions, runs
-from orchestration.store.actions import OPEN_INCIDENT, Actor, Done, Via
+from orchestration.store.actions import Actor, Done, Via
 from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
@@ -175,7 +175,7 @@ class Pages:
         context = {
             "story": story,
             "most": MOST,
-            "is_open": incident.status in OPEN_INCIDENT,
+            "is_open": not incident.status.ended,
             "snoozed": incident.snoozed_until is not None and incident.snoozed_until > now,
             "snoozes": SNOOZES,
             "problem": str(problem) if problem else None,

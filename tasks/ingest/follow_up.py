@@ -11,7 +11,7 @@ from orchestration.alert import Incident, IncidentStatus
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunReason
-from orchestration.store.actions import OPEN_INCIDENT, clear_acknowledgement, end_members, note_event
+from orchestration.store.actions import clear_acknowledgement, end_members, note_event
 from orchestration.store.alerts import EXPIRED
 from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, raise_version, update_incident
@@ -37,7 +37,7 @@ async def follow_up(
     """
     if reason is RunReason.ACTION:
         return _after_action(incident)
-    if incident.status not in OPEN_INCIDENT:
+    if incident.status.ended:
         return NotifyDecision(False, Reason.ALREADY_RESOLVED)
     known = await read_known(tx, incident, run_id)
     timing = Timing.of(settings, known.source)
@@ -55,7 +55,7 @@ async def follow_up(
 
 
 def _after_action(incident: Incident) -> NotifyDecision:
-    if incident.status in OPEN_INCIDENT:
+    if not incident.status.ended:
         return NotifyDecision(False, Reason.HEARD_OF)
     return NotifyDecision(True, Reason.RESOLVED_BY_HAND)
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, Severity, web_address
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, Severity, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message, Upcoming
 from orchestration.reasons import meaning_of
@@ -91,14 +91,14 @@ class MessageSubject:
         """Firing while the incident is open; without one, while an alert of the run fires. A healthy host is
         resolved."""
         if self.version is not None and self.incident:
-            over = self.incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+            over = self.incident.status.ended
             return AlertStatus.RESOLVED if over else AlertStatus.FIRING
         if any(alert.firing for alert in self.alerts):
             return AlertStatus.FIRING
         if self.alerts:
             over = self.firing == 0 or self.reason == "resolved"
         elif self.incident:
-            over = self.incident.status in (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
+            over = self.incident.status.ended
         else:
             over = _worst_check(self.check) is CheckStatus.OK
         return AlertStatus.RESOLVED if over else AlertStatus.FIRING

@@ -10,7 +10,7 @@ from typing import cast
 
 from pydantic import Field
 
-from orchestration.alert import Incident, IncidentStatus, Severity
+from orchestration.alert import Incident, Severity
 from orchestration.contracts import Contract, NotifyResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting, DeliveryFailed
@@ -26,8 +26,6 @@ from orchestration.store.channels import OUTAGE_SECONDS
 from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
 from tasks.notify.redelivery import redeliver_later
 from tasks.notify.subject import read_subject
-
-ENDED = (IncidentStatus.RESOLVED, IncidentStatus.CLOSED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +169,7 @@ async def _told_before(run: ActiveRun, incident: Incident | None, names: Collect
 
     They heard of it because another channel did not work, or because a run named them.
     """
-    if incident is None or run.record.options.defined or incident.status not in ENDED:
+    if incident is None or run.record.options.defined or not incident.status.ended:
         return []
     async with run.services.database.statement() as tx:
         told = await deliveries.channels_told_firing(tx, incident.id)
