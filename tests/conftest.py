@@ -23,6 +23,7 @@ from orchestration.store.models import Base
 from service.stack import StackAddresses, attach
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
+from tests.receivers import HttpReceiver, http_receiver
 from tests.stack_fixtures import new_home, settings_for
 
 # Prefect reads these when it is imported, and a developer's own must not leak into the tests.
@@ -149,6 +150,13 @@ def services(database: Database, settings: Settings, signals: RecordedSignals, c
         analysis=LocalAnalysis(),
         kinds=KINDS,
     )
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    """An HTTP endpoint that accepts every message."""
+    with http_receiver() as one:
+        yield one
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
 from service.stack import StackAddresses
 from tests.api_helpers import all_runs
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.service_helpers import ApiProcess
 from tests.stack_fixtures import until
 from tests.worker_helpers import WorkerProcess, beside, eventually, over, worker_settings
@@ -80,12 +79,6 @@ class Alertmanager:
         async with httpx.AsyncClient() as client:
             answer = await client.post(f"{self.url}/api/v2/alerts", json=[alert])
         assert answer.status_code == 200, answer.text
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 async def test_it_pages_once_is_silent_at_the_repeat_and_gives_the_all_clear(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tasks.kinds import validate_definition
 from tests.api_helpers import alert
 from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, row_counts, task_runs_of, worker_with
 from tests.definition_helpers import current, look, new, put, versions
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.worker_helpers import eventually, worker_settings
 
 pytest_plugins = ["tests.cli_helpers"]
@@ -174,12 +174,6 @@ async def test_an_edit_that_nobody_has_run_is_kept_when_a_file_is_applied(
     found = await current(database)
     assert found is not None
     assert found.description == "applied"
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 async def test_every_sample_runs_through_prefect(

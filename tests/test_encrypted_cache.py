@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,12 @@ from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
 SECRET = "https://hooks.example.com/services/T0/B0/very-secret"
 SLUG = GenericChannel.get_block_type_slug()
 ONCALL = SavedBlock(name="oncall", slug=SLUG, data={"endpoint": SECRET, "default": True})
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 class Prefect:

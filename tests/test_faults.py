@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
-import pytest
 from prefect.client.schemas.objects import StateType
 
 from flows.services import open_services
@@ -23,7 +21,7 @@ from service.mirror.deployments import register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
 from tests.inbox_helpers import accept_push
-from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.receivers import Answer, HttpReceiver
 from tests.worker_helpers import (
     NOWHERE,
     BreakableServer,
@@ -40,12 +38,6 @@ from tests.worker_helpers import (
     worker_settings,
     working,
 )
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 async def waiting_for_locks(database: Database) -> int:

@@ -7,31 +7,23 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import httpx
-import pytest
 
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database, open_database
 from service.stack import attach
 from tests.api_helpers import all_runs, until
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.service_helpers import ApiProcess, Sender
 from tests.stack_fixtures import answers, new_home, part_pid
 from tests.worker_helpers import NOWHERE, eventually, over, titles, worker_settings, working
 
 PUSHES = 24
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 def told(receiver: HttpReceiver) -> Counter[int]:

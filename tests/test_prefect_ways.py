@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -29,7 +29,7 @@ from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from tests.api_helpers import all_runs
 from tests.conftest import clean_environment
-from tests.receivers import HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.worker_helpers import WorkerProcess, beside, eventually, over, prefect_at, push, titles, worker_settings
 
 
@@ -37,12 +37,6 @@ class PrefectsWorkerCommand(WorkerProcess):
     """The worker as a Prefect user starts it."""
 
     command = ("prefect", "worker", "start", "--pool", "alerts", "--type", "warm")
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 async def emit(api_url: str, payload: dict[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,12 +44,6 @@ from tests.worker_helpers import (
 )
 
 pytestmark = pytest.mark.usefixtures("patient")
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 def busy(seconds: str) -> Answer:

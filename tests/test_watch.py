@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
@@ -80,12 +80,6 @@ def watch(client: PrefectClient, settings: Settings, database: Database) -> Watc
     """The worker's watch, without the worker."""
     channels = ChannelCache(EncryptedCache(database), load_key(settings))
     return Watch(client, FlowRunMirror(client), Breaker(), channels, database, lambda: None)
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 @pytest.mark.parametrize("place", ["pool", "queue", "deployment"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -27,7 +27,7 @@ from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
-from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.receivers import Answer, HttpReceiver
 from tests.store_helpers import open_attempts
 from tests.worker_helpers import (
     DeafHost,
@@ -42,12 +42,6 @@ from tests.worker_helpers import (
 )
 
 pytestmark = pytest.mark.usefixtures("patient")
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with http_receiver() as one:
-        yield one
 
 
 @pytest.fixture(scope="session")
