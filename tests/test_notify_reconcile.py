@@ -10,6 +10,7 @@ import pytest
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
+from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.message import Message
 from orchestration.requests import RunOptions
@@ -17,8 +18,9 @@ from orchestration.states import RunStatus
 from orchestration.store import deliveries
 from orchestration.store.deliveries import Place, Standing
 from tasks.notify.reconcile import Why, decide, reason_to_say
+from tasks.notify.stage import NOTIFY
 from tests.conftest import MemoryChannel
-from tests.engine_helpers import execute
+from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_push
 from tests.notify_helpers import (
     FailingChannel,
@@ -147,6 +149,20 @@ async def test_while_one_run_sends_another_leaves_it_the_channel_and_the_first_s
     assert (await first).status is RunStatus.NOTIFIED
     assert titles(slow) == ["CRITICAL", "RESOLVED"]
     assert [row.status for row in await ledger(services.database, began)] == ["sent", "sent"]
+
+
+async def test_what_was_true_when_the_attempt_began_is_not_said_if_it_has_changed(
+    services: Services, channel: MemoryChannel
+) -> None:
+    async with lease_run(services, await push(services), engine="test") as began:
+        await attempt(began, "ingest")
+        step = began.plan.steps["notify"]
+        as_it_was = await NOTIFY.set_up(began, step)
+        async with lease_run(services, await push(services, status="resolved"), engine="test") as ended:
+            await attempt(ended, "ingest")
+        await NOTIFY.function(began.context(step, 1), as_it_was)
+
+    assert titles(channel) == ["RESOLVED"]
 
 
 async def test_a_page_that_hangs_while_its_incident_ends_is_never_sent_after_the_end(services: Services) -> None:
