@@ -19,8 +19,15 @@ from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Se
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.incidents import UNACKNOWLEDGED, get_incident, is_notified, update_incident
-from orchestration.store.models import OPEN_STATUSES, AlertRow, HistoryRow, IncidentRow, MembershipRow, columns_of
+from orchestration.store.incidents import (
+    INCIDENT_COLUMNS,
+    UNACKNOWLEDGED,
+    get_incident,
+    incident_of,
+    is_notified,
+    update_incident,
+)
+from orchestration.store.models import AlertRow, HistoryRow, IncidentRow, MembershipRow, columns_of
 from orchestration.store.runs import QueuedRun
 
 _A = AlertRow
@@ -86,12 +93,13 @@ async def record_alerts(
     }
     recording = _Recording(run=run, known=known, news=news)
     fresh = [alert for alert in alerts if news[alert.fingerprint] is not News.STALE]
-    incident_id, opened, reopened = await _find_or_open(tx, fresh, recording)
+    incident, opened, reopened = await _find_or_open(tx, fresh, recording)
+    incident_id = None if incident is None else int(incident.id)
     ids = await _upsert(tx, fresh, incident_id, recording, moments)
     _note_alerts(alerts, ids, recording)
     ended = await _end(tx, fresh, ids, incident_id, all_resolved=all_resolved)
-    change, incident = IncidentChange(stale=not fresh), None
-    if incident_id is not None:
+    change = IncidentChange(stale=not fresh)
+    if incident is not None and incident_id is not None:
         change = IncidentChange(
             opened=opened,
             reopened=reopened,
@@ -101,7 +109,7 @@ async def record_alerts(
             known=not opened,
             stale=not fresh,
         )
-        change, incident = await _settle(tx, incident_id, recording, change)
+        change, incident = await _settle(tx, incident, recording, change)
     await _write_history(tx, recording, incident_id)
     return RecordedAlerts(
         change=change,
@@ -114,7 +122,9 @@ async def record_alerts(
 async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:
     """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
     recording = _Recording(run=run, known={}, news={})
-    change, incident = await _settle(tx, incident_id, recording, IncidentChange(known=True))
+    change, incident = await _settle(
+        tx, await get_incident(tx, str(incident_id)), recording, IncidentChange(known=True)
+    )
     await _write_history(tx, recording, incident_id)
     return RecordedAlerts(change=change, incident=incident)
 
@@ -148,7 +158,7 @@ async def _known_alerts(
 
 async def _find_or_open(
     tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording
-) -> tuple[int | None, bool, bool]:
+) -> tuple[Incident | None, bool, bool]:
     """The incident that these alerts belong to, and whether it was opened, and reopened, for them.
 
     None for alerts that belong to none: they are resolved, or say nothing new.
@@ -156,19 +166,19 @@ async def _find_or_open(
     run = recording.run
     firing = [alert for alert in fresh if alert.firing]
     query = (
-        select(_I.id, _I.status)
+        select(*INCIDENT_COLUMNS)
         .where(_I.incident_key == run.incident_key, _I.environment == run.environment)
         .order_by(_I.id.desc())
         .limit(1)
     )
-    latest = (await tx.execute(query)).mappings().one_or_none()
-    if latest is not None and latest["status"] in OPEN_STATUSES:
-        return latest["id"], False, False
-    if latest is not None and not (firing and await _fires_again(tx, latest["id"], firing, recording)):
-        return latest["id"], False, False
-    if latest is not None and latest["status"] == IncidentStatus.RESOLVED:
-        await _reopen(tx, latest["id"], firing, recording)
-        return latest["id"], False, True
+    row = (await tx.execute(query)).mappings().one_or_none()
+    latest = None if row is None else incident_of(row)
+    if latest is not None and not latest.status.ended:
+        return latest, False, False
+    if latest is not None and not (firing and await _fires_again(tx, int(latest.id), firing, recording)):
+        return latest, False, False
+    if latest is not None and latest.status is IncidentStatus.RESOLVED:
+        return await _reopen(tx, int(latest.id), firing, recording), False, True
     return (await _open(tx, firing, recording), True, False) if firing else (None, False, False)
 
 
@@ -186,7 +196,7 @@ async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[A
     return any(recording.known[alert.fingerprint][0] not in dismissed or alert.episode_at is None for alert in firing)
 
 
-async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> int:
+async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
     lead, run = firing[0], recording.run
     opened = await tx.execute(
         insert(_I)
@@ -199,17 +209,17 @@ async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Record
             details={"source": lead.source},
             heard_at=run.created_at,
         )
-        .returning(_I.id)
+        .returning(*INCIDENT_COLUMNS)
     )
     recording.note("incident_opened", new=IncidentStatus.OPEN)
-    return opened.scalar_one()
+    return incident_of(opened.mappings().one())
 
 
-async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> None:
+async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> Incident:
     severity = Severity.worst(*(alert.severity for alert in firing)).value
     cleared = UNACKNOWLEDGED | dict.fromkeys(("resolved_at", "snoozed_until"))
-    await update_incident(tx, incident_id, severity=severity, **cleared)
     recording.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
+    return await update_incident(tx, incident_id, severity=severity, **cleared)
 
 
 async def _upsert(
@@ -396,10 +406,10 @@ async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]
 
 
 async def _settle(
-    tx: AsyncConnection, incident_id: int, recording: _Recording, change: IncidentChange
+    tx: AsyncConnection, incident: Incident, recording: _Recording, change: IncidentChange
 ) -> tuple[IncidentChange, Incident]:
     """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires."""
-    incident = await get_incident(tx, str(incident_id))
+    incident_id = int(incident.id)
     # Of an incident that is new nothing fires but what has just joined it.
     firing, worst = (change.new_firing, incident.severity) if change.opened else await _firing(tx, incident_id)
     is_open = not incident.status.ended
@@ -427,8 +437,7 @@ async def _settle(
     if settled.material and not settled.opened:
         values["version"] = _I.version + 1
     if values:
-        await update_incident(tx, incident_id, **values)
-        incident = await get_incident(tx, str(incident_id))
+        incident = await update_incident(tx, incident_id, **values)
     if settled.known and not settled.material:
         notified = await is_notified(tx, incident_id, recording.run.id)
         settled = replace(settled, notified_before=notified)

@@ -62,7 +62,8 @@ async def claim_runs(
 
     Two workers that claim at the same time get different runs, and neither waits for the other. Each run gets an owner
     name of its own, `process` and a random part, so that a re-claim by the same process gets a new owner name.
-    `limit_of_all` is how many runs all workers together may execute at a time; None means no limit.
+    `limit_of_all` is how many runs all workers together may execute at a time; None means no limit, and then this is
+    a single statement, which needs no transaction.
     """
     if limit_of_all is not None:
         # No other worker counts until this transaction ends.

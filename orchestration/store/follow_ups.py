@@ -39,12 +39,10 @@ _INSERT = text(
             cast(:due_at as timestamptz), clock_timestamp() + make_interval(secs => cast(:due_in_seconds as float))
         ) as at
     ) as due
-    join lateral (
-        select * from pipeline_run as run
-        where run.incident_id = incident.id or run.run_id = :follows
-        order by run.run_id = :follows desc, run.id desc
-        limit 1
-    ) as followed on true
+    join pipeline_run as followed on followed.id = coalesce(
+        (select id from pipeline_run where run_id = :follows),
+        (select max(id) from pipeline_run where incident_id = :incident_id)
+    )
     where incident.id = :incident_id
     on conflict do nothing
     returning run_id, case when due_at is null then cast(pg_notify(:channel, '') as text) end

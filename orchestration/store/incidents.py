@@ -32,7 +32,8 @@ _I = IncidentRow
 _M = MembershipRow
 _H = HistoryRow
 _R = PipelineRunRow
-_COLUMNS = columns_of(_I, Incident)
+INCIDENT_COLUMNS = columns_of(_I, Incident)
+"""The columns of an `Incident`, for a `select()`."""
 
 ID_DIGITS = 18
 """How many digits a number of a row can have: as many as a bigint has at least."""
@@ -50,7 +51,7 @@ UNACKNOWLEDGED: dict[str, Any] = {
 
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id, which must exist."""
-    row = (await tx.execute(select(*_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
+    row = (await tx.execute(select(*INCIDENT_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
     return incident_of(row)
 
 
@@ -61,7 +62,7 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
         IncidentNotFound: there is no such incident.
     """
     known = incident_id.isdecimal() and len(incident_id) <= ID_DIGITS
-    query = select(*_COLUMNS).where(_I.id == int(incident_id) if known else false())
+    query = select(*INCIDENT_COLUMNS).where(_I.id == int(incident_id) if known else false())
     row = (await tx.execute(query)).mappings().first()
     if row is None:
         raise IncidentNotFound(f"There is no incident {incident_id[:ID_DIGITS]!r}")
@@ -99,9 +100,10 @@ async def is_notified(tx: AsyncConnection, incident_id: int, run: int) -> bool:
     return (await tx.execute(_IS_NOTIFIED, {"incident_id": incident_id, "run": run})).scalar_one()
 
 
-async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> None:
-    """Set columns of an incident."""
-    await tx.execute(update(_I).where(_I.id == incident_id).values(**values, updated_at=func.clock_timestamp()))
+async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> Incident:
+    """Set columns of an incident, which must exist. Returns it after that."""
+    changed = update(_I).where(_I.id == incident_id).values(**values, updated_at=func.clock_timestamp())
+    return incident_of((await tx.execute(changed.returning(*INCIDENT_COLUMNS))).mappings().one())
 
 
 async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
@@ -174,7 +176,7 @@ class IncidentStory(Contract):
 
 async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory | None:
     """An incident, its alerts, its history and its runs. None means that there is no incident with this id."""
-    query = select(*_COLUMNS, _I.details["source"].as_string().label("source")).where(_I.id == incident_id)
+    query = select(*INCIDENT_COLUMNS, _I.details["source"].as_string().label("source")).where(_I.id == incident_id)
     row = (await tx.execute(query)).mappings().one_or_none()
     if row is None:
         return None

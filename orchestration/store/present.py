@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import text
+from sqlalchemy import and_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.states import RunReason, RunStatus
-from orchestration.store.incidents import get_incident
-from orchestration.store.models import AlertRow, columns_of
+from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
+from orchestration.store.models import AlertRow, IncidentRow, PipelineRunRow, columns_of
 
 MAX_MEMBERS = 200
 """How many alerts of an incident are read for a message. The others are counted."""
@@ -38,13 +38,14 @@ _MEMBERS = text(
     """
 )
 
-_NEXT = text(
-    f"""
-    select reason, due_at from pipeline_run
-    where incident_id = :incident_id and status = '{RunStatus.PENDING}'
-        and reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
-    limit 1
-    """
+_IS_ITS_TIMER = and_(
+    PipelineRunRow.incident_id == IncidentRow.id,
+    PipelineRunRow.status == RunStatus.PENDING.value,
+    PipelineRunRow.reason.in_([RunReason.REMINDER.value, RunReason.EXPIRY.value]),
+    PipelineRunRow.due_at.is_not(None),
+)
+_WITH_TIMER = select(*INCIDENT_COLUMNS, PipelineRunRow.reason, PipelineRunRow.due_at).outerjoin(
+    PipelineRunRow, _IS_ITS_TIMER
 )
 
 
@@ -61,10 +62,9 @@ class Present(Contract):
 
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     """The incident with this id, which must exist, with its members."""
-    key = {"incident_id": int(incident_id)}
-    incident = await get_incident(tx, incident_id)
-    rows = (await tx.execute(_MEMBERS, key)).mappings().all()
-    upcoming = (await tx.execute(_NEXT, key)).mappings().one_or_none()
+    found = (await tx.execute(_WITH_TIMER.where(IncidentRow.id == int(incident_id)))).mappings().one()
+    incident = incident_of(found)
+    rows = (await tx.execute(_MEMBERS, {"incident_id": int(incident_id)})).mappings().all()
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
@@ -73,7 +73,7 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
         alerts=shown,
         firing=firing,
         resolved=members - firing,
-        upcoming=None if upcoming is None else Upcoming.model_validate(dict(upcoming)),
+        upcoming=None if found["due_at"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),
     )
 
 

@@ -249,29 +249,37 @@ class QueuedRun:
     incident_id: int | None
     created_at: datetime
     """When it was accepted."""
+    awaits_ingest: bool
+    """Whether its alerts are to be recorded in the order of acceptance. False: they are, or it has left the order."""
     ingest_result: dict[str, Any] | None
     """None means that its alerts are not recorded yet."""
+    options: dict[str, Any]
 
 
 _QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
 
 
-async def next_to_ingest(tx: AsyncConnection, run: QueuedRun) -> tuple[QueuedRun, bool]:
-    """The run of this run's incident key whose alerts are to be recorded next, and whether others follow it.
+async def next_to_ingest(
+    tx: AsyncConnection, run_id: str, *, environment: str, incident_key: str
+) -> tuple[QueuedRun, QueuedRun, bool]:
+    """This run, the run of its incident key whose alerts are to be recorded next, and whether others follow that.
 
-    It is the first in the order of acceptance that awaits ingest, unless this run has left the order and is earlier.
-    The caller has the lock of the key.
+    The next is the first in the order of acceptance that awaits ingest, unless this run has left the order and is
+    earlier. The caller has the lock of the key.
     """
-    query = (
-        select(*_QUEUED)
-        .where(_T.incident_key == run.incident_key, _T.environment == run.environment, _T.awaits_ingest)
+    first_two = (
+        select(_T.id)
+        .where(_T.incident_key == incident_key, _T.environment == environment, _T.awaits_ingest)
         .order_by(_T.id)
         .limit(2)
     )
-    waiting = [QueuedRun(**row) for row in (await tx.execute(query)).mappings()]
-    if run.ingest_result is None and all(one.id > run.id for one in waiting):
-        return run, bool(waiting)
-    return (waiting[0], len(waiting) > 1) if waiting else (run, False)
+    query = select(*_QUEUED).where(or_(_T.run_id == run_id, _T.id.in_(first_two))).order_by(_T.id)
+    found = [QueuedRun(**row) for row in (await tx.execute(query)).mappings()]
+    own = next(run for run in found if run.run_id == run_id)
+    waiting = [run for run in found if run.awaits_ingest]
+    if own.ingest_result is None and all(own.id < run.id for run in waiting):
+        return own, own, bool(waiting)
+    return (own, waiting[0], len(waiting) > 1) if waiting else (own, own, False)
 
 
 async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:

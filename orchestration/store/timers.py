@@ -15,7 +15,7 @@ from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.models import IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, QueuedRun, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
 
 _R = PipelineRunRow
@@ -83,7 +83,8 @@ class Known:
     now: datetime
     """The time on the database's clock."""
     notified_at: datetime | None
-    """When somebody was notified of it last: now, if its present version has not reached anybody yet."""
+    """When somebody was notified of it last: now, if its present version has not reached anybody yet. None: when it
+    was opened."""
     repeat_seconds: float | None
     """How often its sender repeats it. None means that it has not."""
     source: str
@@ -103,6 +104,21 @@ async def read_known(tx: AsyncConnection, incident: Incident, run_id: str | None
         source=row.source,
         is_test=bool(row.is_test),
     )
+
+
+async def schedule_first(
+    tx: AsyncConnection, incident: Incident, settings: Settings, run: QueuedRun, *, source: str
+) -> None:
+    """Schedule what comes next for an incident that this run has opened, for alerts of this source."""
+    known = Known(
+        now=incident.opened_at,
+        notified_at=None,
+        repeat_seconds=None,
+        source=source,
+        is_test=bool(run.options.get("test")),
+    )
+    if (follow_up := following(incident, Timing.of(settings, source), known)) is not None:
+        await add_follow_up(tx, int(incident.id), follow_up.reason, follows=run.run_id, due_at=follow_up.due_at)
 
 
 async def reschedule(

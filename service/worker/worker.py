@@ -188,8 +188,8 @@ class Worker:
     async def _claim_runs(
         self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None
     ) -> list[Claim]:
-        settings = self._services.settings
-        async with self._services.database.transaction() as tx:
+        settings, database = self._services.settings, self._services.database
+        async with database.statement() if limit_of_all is None else database.transaction() as tx:
             return await claims.claim_runs(
                 tx,
                 process=self.name,

@@ -25,7 +25,7 @@ from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.runs import QueuedRun
-from orchestration.store.timers import reschedule
+from orchestration.store.timers import reschedule, schedule_first
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.incidents import NotifyDecision, decide
 
@@ -82,9 +82,10 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             await incidents.lock_incident(tx, context.environment, config.incident_key)
             # An earlier attempt may have committed this and died before its row was closed; or another run of the
             # incident may have recorded it. To record the alerts again would find nothing new.
-            own = await runs.get_queued_run(tx, context.run_id)
+            own, run, follow = await runs.next_to_ingest(
+                tx, context.run_id, environment=context.environment, incident_key=config.incident_key
+            )
             result = None if own.ingest_result is None else IngestResult.model_validate(own.ingest_result)
-            run, follow = await runs.next_to_ingest(tx, own)
             if run.id != own.id:
                 await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
             elif result is None:
@@ -102,7 +103,9 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
     push = StoredPush.model_validate(payload)
     recorded = await alert_store.record_alerts(tx, push.alerts, run, all_resolved=push.all_resolved)
-    if recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
+    if recorded.incident is not None and recorded.change.opened:
+        await schedule_first(tx, recorded.incident, config.settings, run, source=push.alerts[0].source)
+    elif recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
         await reschedule(tx, recorded.incident, config.settings, run_id=run.run_id)
     result = _result(run, push, recorded, decide(recorded.change))
     await runs.save_ingest_result(tx, run.run_id, result)
