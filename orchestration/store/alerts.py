@@ -87,7 +87,7 @@ async def record_alerts(
     recording = _Recording(run=run, known=known, news=news)
     fresh = [alert for alert in alerts if news[alert.fingerprint] is not News.STALE]
     incident_id, opened, reopened = await _find_or_open(tx, fresh, recording)
-    ids = await _upsert(tx, fresh, incident_id, recording, moments)
+    ids = await _upsert(tx, fresh, recording, moments)
     _note_alerts(alerts, ids, recording)
     ended = await _end(tx, fresh, ids, incident_id, all_resolved=all_resolved)
     change, incident = IncidentChange(stale=not fresh), None
@@ -213,31 +213,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 
 
 async def _upsert(
-    tx: AsyncConnection,
-    fresh: Sequence[Alert],
-    incident_id: int | None,
-    recording: _Recording,
-    moments: Mapping[str, Moments],
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording, moments: Mapping[str, Moments]
 ) -> dict[str, int]:
     """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
     ids by fingerprint."""
     ids: dict[str, int] = {}
     ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
     for start in range(0, len(ordered), _CHUNK):
-        rows = [
-            _row(alert, recording, moments[alert.fingerprint]) | {"incident_id": incident_id}
-            for alert in ordered[start : start + _CHUNK]
-        ]
+        rows = [_row(alert, recording, moments[alert.fingerprint]) for alert in ordered[start : start + _CHUNK]]
         statement = insert_many(_A, rows)
         identity = {"source", "environment", "fingerprint"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in identity}
         upsert = statement.on_conflict_do_update(
             index_elements=[_A.source, _A.environment, _A.fingerprint],
-            set_={
-                **changes,
-                "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
-                "updated_at": func.clock_timestamp(),
-            },
+            set_={**changes, "updated_at": func.clock_timestamp()},
         ).returning(_A.fingerprint, _A.id)
         ids |= {row[0]: row[1] for row in await tx.execute(upsert)}
     return ids
