@@ -45,7 +45,9 @@ async def resolve(database: Database, incident_id: str) -> None:
 async def test_an_alert_stays_while_it_fires_in_one_of_its_incidents(services: Services, database: Database) -> None:
     first = (await push(services, fingerprint="disk", incident_key="team-a")).incident_id
     second = (await push(services, fingerprint="disk", incident_key="team-b")).incident_id
-    assert first is not None and second is not None and first != second
+    assert first is not None
+    assert second is not None
+    assert first != second
     await resolve(database, second)
     await make_old(database)
 
@@ -61,7 +63,8 @@ async def test_what_is_over_and_old_goes(services: Services, database: Database)
     over = (await push(services, "Over")).incident_id
     await push(services, "Over", status="resolved")
     fires = (await push(services, "Fires")).incident_id
-    assert over is not None and fires is not None
+    assert over is not None
+    assert fires is not None
     await make_old(database)
 
     deleted = await clean_up(services)
