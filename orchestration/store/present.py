@@ -1,4 +1,5 @@
-"""What is true of an incident now, for a message about it: its state, its members, and what comes next by itself."""
+"""What is true of an incident now, for a message about it: its state, its members, what comes next by itself, and who
+could not be told."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from orchestration.alert import Alert, AlertStatus, Incident
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.states import RunReason, RunStatus
+from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import get_incident
 from orchestration.store.models import AlertRow, columns_of
 
@@ -38,12 +40,18 @@ _MEMBERS = text(
     """
 )
 
-_NEXT = text(
+_BESIDE = text(
     f"""
-    select reason, due_at from pipeline_run
-    where incident_id = :incident_id and status = '{RunStatus.PENDING}'
-        and reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
-    limit 1
+    select upcoming.reason, upcoming.due_at, (
+        select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
+        where known.incident_id = :incident_id and known.given_up_at is not null
+    ) as given_up
+    from (select) as always left join lateral (
+        select reason, due_at from pipeline_run
+        where incident_id = :incident_id and status = '{RunStatus.PENDING}'
+            and reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
+        limit 1
+    ) as upcoming on true
     """
 )
 
@@ -57,6 +65,8 @@ class Present(Contract):
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None
+    given_up: dict[str, str] = Field(default_factory=dict[str, str])
+    """The channels that were given up, until they are told of it again: name to what they answered last."""
 
 
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
@@ -64,7 +74,7 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     key = {"incident_id": int(incident_id)}
     incident = await get_incident(tx, incident_id)
     rows = (await tx.execute(_MEMBERS, key)).mappings().all()
-    upcoming = (await tx.execute(_NEXT, key)).mappings().one_or_none()
+    beside = (await tx.execute(_BESIDE, key)).mappings().one()
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
@@ -73,7 +83,8 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
         alerts=shown,
         firing=firing,
         resolved=members - firing,
-        upcoming=None if upcoming is None else Upcoming.model_validate(dict(upcoming)),
+        upcoming=None if beside["reason"] is None else Upcoming(reason=beside["reason"], due_at=beside["due_at"]),
+        given_up=beside["given_up"] or {},
     )
 
 
