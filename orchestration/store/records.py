@@ -151,13 +151,13 @@ class HistoryRecord(Contract):
 
     @property
     def in_words(self) -> str:
-        """What happened to the incident, such as `snoozed until 2026-11-27 02:39 by ada (http)`."""
+        """What happened to the incident, such as `snoozed by ada (http) until 2026-11-27 02:39`."""
         details = {name: " ".join(str(value).split()) for name, value in self.details.items() if value}
         said = {
             "channel": " {}",
-            "until": " until {}",
             "by": " by {}",
             "via": " ({})",
+            "until": " until {}",
             "why": ": {}",
             "text": ": {}",
         }
