@@ -57,7 +57,7 @@ from plan group by incident order by incident
 _ALERTS = """
 insert into alert (
     source, fingerprint, name, severity, status, description, labels, annotations, raw_payload,
-    started_at, received_at, updated_at, incident_id
+    started_at, received_at, updated_at
 )
 select distinct on (fingerprint)
     source, fingerprint, name, severity,
@@ -65,16 +65,22 @@ select distinct on (fingerprint)
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
-    created_at, created_at, created_at, incident
+    created_at, created_at, created_at
 from plan order by fingerprint, i
+"""
+
+_MEMBERS = """
+insert into membership (incident_id, alert_id, status, joined_at, updated_at)
+select distinct on (alert.id) plan.incident, alert.id, alert.status, plan.created_at, plan.created_at
+from plan join alert on alert.fingerprint = plan.fingerprint and alert.source = plan.source
+order by alert.id, plan.i
 """
 
 _HISTORY = """
 insert into history (alert_id, incident_id, run_id, event, old_status, new_status, at)
-select alert.id, alert.incident_id, null, event, null, case event when 'created' then 'firing' else alert.status end,
-    alert.received_at
-from alert cross join (values ('created'), ('updated')) as events (event)
-where alert.incident_id > %(incidents)s
+select alert_id, incident_id, null, event, null, case event when 'created' then 'firing' else status end, joined_at
+from membership cross join (values ('created'), ('updated')) as events (event)
+where incident_id > %(incidents)s
 """
 
 _RUNS = """
@@ -170,7 +176,7 @@ def seed(database_url: str, runs: int) -> None:
             "first": _last_id(connection, "pipeline_run") + 1,
         }
         connection.execute("select setseed(0.42)")
-        for statement in (_PLAN, _INCIDENTS, _ALERTS, _HISTORY, _RUNS, _ATTEMPTS, _DELIVERIES):
+        for statement in (_PLAN, _INCIDENTS, _ALERTS, _MEMBERS, _HISTORY, _RUNS, _ATTEMPTS, _DELIVERIES):
             connection.execute(statement, values)
         for table in ("incident", "pipeline_run"):
             last = _last_id(connection, table)

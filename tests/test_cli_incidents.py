@@ -49,9 +49,9 @@ async def test_an_incident_is_found_acknowledged_resolved_and_its_story_is_read(
     told = [re.sub(r"^.* UTC  ", "", line) for line in lines[lines.index("  History") + 1 :]]
     assert told == [
         "opened",
-        "acknowledged (open → acknowledged) by ada via cli",
-        f"resolved (acknowledged → resolved) by {me} via cli",
-        f"closed (resolved → closed) by {me} via cli",
+        "acknowledged by ada (cli), open → acknowledged",
+        f"resolved by {me} (cli), acknowledged → resolved",
+        f"closed by {me} (cli), resolved → closed",
     ]
     story = json_of(as_json)
     assert (story["title"], story["status"], story["firing"]) == ("DiskFull on db-1", "closed", 0)

@@ -254,6 +254,31 @@ async def test_what_fell_off_a_truncated_list_is_neither_firing_for_ever_nor_for
     assert said(channel) == ["firing critical", "firing critical", "resolved critical", "firing critical"]
 
 
+async def test_a_late_end_of_all_does_not_end_what_has_begun_since(here: Installation, channel: MemoryChannel) -> None:
+    ended = one("g1", "2026-11-26T01:00:00Z", "2026-11-26T02:00:00Z")
+    fires = one("g2", "2026-11-26T02:30:00Z")
+    await here.receive(alertmanager(one("g1", "2026-11-26T01:00:00Z")))
+    await here.receive(alertmanager(ended, fires))
+    await here.receive(alertmanager(ended, omitted=1))
+    await here.receive(alertmanager(fires))
+    assert said(channel) == ["firing critical"] * 2, "its sender tried the end of 02:00 again after 02:30"
+
+    await here.receive(alertmanager(one("g2", "2026-11-26T02:30:00Z", "2026-11-26T03:00:00Z")))
+    assert said(channel)[2:] == ["resolved critical"]
+
+
+async def test_what_an_end_of_all_leaves_out_has_ended_in_every_group(
+    here: Installation, channel: MemoryChannel
+) -> None:
+    start, end = "2026-11-26T01:00:00Z", "2026-11-26T02:00:00Z"
+    await here.receive(alertmanager(one("h1", start), one("h2", start)))
+    await here.receive(alertmanager(one("h2", start), group='{}/{team="shop"}:{}'))
+    await here.receive(alertmanager(one("h1", start, end), omitted=1))
+
+    assert said(channel) == ["firing critical"] * 2 + ["resolved critical"] * 2
+    assert len({message.dedup_key for message in channel.messages[2:]}) == 2
+
+
 async def test_the_late_end_of_the_time_before_is_no_all_clear(here: Installation, channel: MemoryChannel) -> None:
     await here.receive(alertmanager(one("f1", "2026-11-26T01:20:00Z")))
     (late,) = await here.receive(alertmanager(one("f1", "2026-11-26T01:00:00Z", "2026-11-26T01:10:00Z")))

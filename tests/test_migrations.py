@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -26,6 +28,11 @@ from orchestration.store.database import (
     sqlalchemy_url,
 )
 from orchestration.store.models import Base
+from service.worker.worker import Worker
+from tests.inbox_helpers import accept_push
+from tests.notify_helpers import rows
+from tests.receivers import http_receiver
+from tests.worker_helpers import NOWHERE, eventually, over, worker_settings, working
 
 
 @pytest.fixture
@@ -44,6 +51,14 @@ def tables(url: str) -> set[str]:
         return set(inspect(engine).get_table_names())
     finally:
         engine.dispose()
+
+
+def config_of(url: str) -> Config:
+    """What Alembic needs to bring this database to a revision."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = sqlalchemy_url(url)
+    return config
 
 
 def differences(url: str) -> list[object]:
@@ -82,10 +97,7 @@ REVISIONS = sorted(path.name.split("_", 1)[0] for path in (MIGRATIONS / "version
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
 def test_a_database_of_an_earlier_version_becomes_current(empty_url: str, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["url"] = sqlalchemy_url(empty_url)
-    command.upgrade(config, revision)
+    command.upgrade(config_of(empty_url), revision)
     with psycopg.connect(empty_url, autocommit=True) as connection:
         columns = "run_id, trace_id, source, environment, payload, severity"
         connection.execute(f"insert into pipeline_run ({columns}) values ('r', 't', 's', 'e', '{{}}', 'critical')")
@@ -96,6 +108,90 @@ def test_a_database_of_an_earlier_version_becomes_current(empty_url: str, revisi
     assert differences(empty_url) == []
     with psycopg.connect(empty_url) as connection:
         assert connection.execute("select run_id, status from pipeline_run").fetchall() == [("r", "pending")]
+
+
+BEFORE_TIMERS = """
+insert into incident (incident_key, title, status, severity, opened_at, acknowledged_at, resolved_at, updated_at)
+select 'generic:' || name, name || ' on web-1', status, 'critical', moment,
+    case status when 'acknowledged' then moment end, case status when 'resolved' then moment end, moment
+from (select *, now() - interval '3 days' as moment from given) as given;
+
+insert into alert (
+    source, fingerprint, name, severity, status, started_at, ended_at, received_at, updated_at, incident_id
+)
+select 'generic', name, name, 'critical', case given.status when 'resolved' then 'resolved' else 'firing' end,
+    opened_at, resolved_at, opened_at, opened_at, incident.id
+from given join incident on incident_key = 'generic:' || name;
+
+insert into pipeline_run (
+    run_id, trace_id, status, current_stage, incident_id, incident_key, title, source, alert_fingerprint, severity,
+    priority, environment, payload, ingest_result, last_error_type, last_error_message, last_error_retryable, engine,
+    total_attempts, created_at, updated_at, started_at, completed_at
+)
+select md5(name), md5('trace' || name), run, 'notify', incident.id, incident_key, title, 'generic', name, 'critical', 2,
+    'production', '{"alerts": [], "errors": []}',
+    jsonb_build_object('incident_id', incident.id::text, 'tell', true, 'reason', 'opened'),
+    case run when 'failed' then 'DeliveryFailed' end, case run when 'failed' then 'generic: it answered 503' end,
+    case run when 'failed' then true end, 'direct', 4, opened_at, opened_at, opened_at, opened_at
+from given join incident on incident_key = 'generic:' || name;
+
+insert into history (alert_id, incident_id, run_id, event, new_status, at)
+select null, incident_id, run_id, 'incident_opened', 'open', created_at from pipeline_run;
+
+insert into delivery (
+    pipeline_run_id, node_id, channel, driver, target, idempotency_key, status, tries, error, created_at, settled_at
+)
+select id, 'notify', 'generic', 'generic', 'hooks.example.com', run_id || '/notify/generic',
+    case status when 'failed' then 'failed' else 'sent' end, 1, last_error_message, created_at, created_at
+from pipeline_run;
+"""
+"""Incidents as version 8af95ec left them three days ago, from the table `given`."""
+
+
+async def test_nobody_hears_of_the_incidents_of_an_earlier_version_until_something_new_is_pushed(
+    empty_url: str, home: Path
+) -> None:
+    command.upgrade(config_of(empty_url), "0006")
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("create temporary table given (name text, status text, run text)")
+        connection.execute(
+            "insert into given values ('Told', 'open', 'notified'), ('Untold', 'open', 'failed'), "
+            "('Seen', 'acknowledged', 'notified'), ('Over', 'resolved', 'notified'), ('Silent', 'resolved', 'failed')"
+        )
+        connection.execute(BEFORE_TIMERS)
+    migrate(empty_url)
+
+    with http_receiver() as receiver:
+        async with working(worker_settings(home, receiver), empty_url, NOWHERE) as worker:
+            database = worker.services.database
+
+            async def timers() -> list[dict[str, Any]]:
+                found = await rows(
+                    database,
+                    "select title, reason, due_at > now() + interval '55 min' as is_later, status from pipeline_run "
+                    "where reason <> 'push' order by incident_id",
+                )
+                return found if len(found) == 3 else []
+
+            waits = {"reason": "reminder", "is_later": True, "status": "pending"}
+            assert await eventually(timers, "the timers of the open incidents") == [
+                {"title": f"Incident {number}", **waits} for number in (1, 2, 3)
+            ]
+            await push_again(worker, "Told")
+            assert receiver.requests == []
+
+            await push_again(worker, "Untold")
+            await push_again(worker, "Told", status="resolved")
+            await push_again(worker, "Over")
+            said = [request.json["title"].split(" on ")[0] for request in receiver.requests]
+    assert said == ["[CRITICAL] Untold", "[RESOLVED] Told", "[CRITICAL] Over"]
+
+
+async def push_again(worker: Worker, name: str, **more: str) -> None:
+    """An event about an alert of an earlier version, to the end of its run."""
+    event = {"name": name, "fingerprint": name, "incident_key": name, "severity": "critical", "host": "web-1", **more}
+    (run_id,) = await accept_push(worker.services, event, source="generic", environment="production")
+    await over(worker.services.database, run_id)
 
 
 def test_the_one_open_incident_of_a_key_is_enforced_by_the_schema(empty_url: str) -> None:

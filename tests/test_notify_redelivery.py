@@ -16,6 +16,8 @@ from orchestration.message import Message, NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import channels
+from orchestration.store.incidents import read_incident
+from orchestration.store.why import read_why
 from service.worker.outages import look_after_channels
 from tasks.notify.redelivery import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, delay_seconds
 from tests.conftest import MemoryChannel, MemoryChannels
@@ -376,6 +378,37 @@ async def test_after_the_deadline_a_message_is_given_up_and_the_other_channels_s
     await tell(services, severity="critical", group_key="", description="again")
     await end(services)
     assert len(slack.asked) > asked
+
+
+async def test_an_all_clear_that_is_given_up_is_said_in_the_history_in_why_and_in_the_next_message(
+    services: Services,
+) -> None:
+    slack, mail = FailingChannel(), MemoryChannel()
+    services = with_channels(services, slack=slack, mail=mail)
+    await repair(services, slack)
+    await tell(services)
+    slack.error = busy()
+    await end(services)
+    await change(
+        services.database,
+        "update incident_channel set failing_since = now() - interval '25 h' where channel = 'slack'",
+    )
+    await execute_redelivery(services)
+
+    assert titles(mail) == ["CRITICAL", "RESOLVED"], "mail knows that it is over, and is not told again"
+    assert await redeliveries(services.database) == []
+    async with services.database.transaction() as tx:
+        story = await read_incident(tx, 1)
+        why = await read_why(tx, "1")
+    assert story is not None
+    assert story.history[0].in_words == "given up on slack: it answered 503"
+    assert "slack could not be told and was given up" in why.answer
+    assert "and still says that it fires" in why.answer
+    assert "✗ incident 1 given up on slack: it answered 503" in [f"{line.mark} {line.text}" for line in why.timeline]
+
+    await tell(services)
+    assert titles(mail)[2:] == ["CRITICAL"]
+    assert "Delivery: given up on slack: it answered 503" in mail.messages[-1].text
 
 
 async def test_a_run_whose_channel_does_not_exist_is_tried_again_with_growing_delay(services: Services) -> None:

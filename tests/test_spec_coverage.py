@@ -93,7 +93,8 @@ TABLES = {
     "stage_execution": "pipeline_run_id node_id stage status attempt idempotency_key input_ref output_ref "
     "output_snapshot error_type error_message error_stack error_retryable started_at completed_at duration_ms",
     "alert": "fingerprint source name severity status description labels annotations raw_payload started_at ended_at "
-    "received_at updated_at incident_id",
+    "received_at updated_at",
+    "membership": "incident_id alert_id status",
     "incident": "title status severity description summary metadata opened_at acknowledged_at resolved_at closed_at",
     "history": "alert_id incident_id event old_status new_status details",
     "definition": "name description version config tags is_active created_by",

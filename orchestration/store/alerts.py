@@ -6,7 +6,7 @@ after the other, whichever process executes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -95,9 +95,13 @@ async def record_alerts(
     fresh = [alert for alert in alerts if news[alert.fingerprint] is not News.STALE]
     incident, opened, reopened = await _find_or_open(tx, fresh, recording)
     incident_id = None if incident is None else int(incident.id)
-    ids = await _upsert(tx, fresh, incident_id, recording, moments)
+    ids = await _upsert(tx, fresh, recording, moments)
     _note_alerts(alerts, ids, recording)
-    ended = await _end(tx, fresh, ids, incident_id, all_resolved=all_resolved)
+    over = {ids[alert.fingerprint] for alert in fresh if not alert.firing}
+    if all_resolved and incident_id is not None and over and len(over) == len(fresh):
+        latest = max(_named(*(moments[alert.fingerprint].latest for alert in fresh)), default=None)
+        over |= await _end_left_out(tx, incident_id, over, recording, latest)
+    ended = await _end_members(tx, over, incident_id)
     change = IncidentChange(stale=not fresh)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
@@ -223,31 +227,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 
 
 async def _upsert(
-    tx: AsyncConnection,
-    fresh: Sequence[Alert],
-    incident_id: int | None,
-    recording: _Recording,
-    moments: Mapping[str, Moments],
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording, moments: Mapping[str, Moments]
 ) -> dict[str, int]:
     """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
     ids by fingerprint."""
     ids: dict[str, int] = {}
     ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
     for start in range(0, len(ordered), _CHUNK):
-        rows = [
-            _row(alert, recording, moments[alert.fingerprint]) | {"incident_id": incident_id}
-            for alert in ordered[start : start + _CHUNK]
-        ]
+        rows = [_row(alert, recording, moments[alert.fingerprint]) for alert in ordered[start : start + _CHUNK]]
         statement = insert_many(_A, rows)
         identity = {"source", "environment", "fingerprint"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in identity}
         upsert = statement.on_conflict_do_update(
             index_elements=[_A.source, _A.environment, _A.fingerprint],
-            set_={
-                **changes,
-                "incident_id": func.coalesce(statement.excluded.incident_id, _A.incident_id),
-                "updated_at": func.clock_timestamp(),
-            },
+            set_={**changes, "updated_at": func.clock_timestamp()},
         ).returning(_A.fingerprint, _A.id)
         ids |= {row[0]: row[1] for row in await tx.execute(upsert)}
     return ids
@@ -343,7 +336,7 @@ async def _join(
     return joined
 
 
-_END = text(
+_END_MEMBERS = text(
     """
     update membership set status = 'resolved', updated_at = clock_timestamp()
     from (
@@ -356,41 +349,45 @@ _END = text(
     """
 )
 
+# A push that arrives late knows nothing of what has begun since, so it does not end that.
 _END_LEFT_OUT = text(
     """
-    with ended as (
-        update membership set status = 'resolved', updated_at = clock_timestamp()
-        where incident_id = :incident_id and status = 'firing'
-        returning alert_id
-    )
-    update alert set status = 'resolved', updated_at = clock_timestamp()
-    from ended where ended.alert_id = alert.id
+    update alert set status = 'resolved', updated_at = clock_timestamp(), last_run = :run
+    from membership
+    where membership.alert_id = alert.id and membership.incident_id = :incident_id and membership.status = 'firing'
+        and alert.id <> all(:named)
+        and (alert.last_run > :run) is not true
+        and (coalesce(alert.episode_at, alert.occurred_at) > cast(:moment as timestamptz)) is not true
+    returning alert.id
     """
 )
 
 
-async def _end(
-    tx: AsyncConnection,
-    fresh: Sequence[Alert],
-    ids: Mapping[str, int],
-    incident_id: int | None,
-    *,
-    all_resolved: bool,
-) -> int:
-    """End the resolved alerts in every incident that they are in. Returns how many ended in this one.
+async def _end_left_out(
+    tx: AsyncConnection, incident_id: int, named: Collection[int], recording: _Recording, moment: datetime | None
+) -> set[int]:
+    """Resolve the firing alerts of an incident that its sender says is over, but for those that the push names.
+
+    `moment` is the latest that the push names. Returns the ids of the alerts.
+    """
+    values = {"incident_id": incident_id, "named": [*named], "run": recording.run.id, "moment": moment}
+    left_out = set((await tx.execute(_END_LEFT_OUT, values)).scalars())
+    for alert_id in sorted(left_out):
+        recording.note("alert_resolved", alert_id=alert_id, old=AlertStatus.FIRING, new=AlertStatus.RESOLVED)
+    return left_out
+
+
+async def _end_members(tx: AsyncConnection, over: Collection[int], incident_id: int | None) -> int:
+    """End these alerts in every incident that they are in. Returns how many ended in this one.
 
     Each other incident gets a run of its own, which brings it up to date under its own lock.
     """
-    over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
     if not over:
         return 0
-    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": over}) if row.fired]
-    left_out = 0
-    if all_resolved and len(over) == len(fresh):
-        left_out = (await tx.execute(_END_LEFT_OUT, {"incident_id": incident_id})).rowcount
+    ended = [row.incident_id for row in await tx.execute(_END_MEMBERS, {"alert_ids": [*over]}) if row.fired]
     for other in sorted({*ended} - {incident_id}):
         await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
-    return ended.count(incident_id) + left_out
+    return ended.count(incident_id)
 
 
 async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:

@@ -18,7 +18,7 @@ from orchestration.contracts import Contract, Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.store import channels
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow, columns_of
-from orchestration.store.records import DeliveryRecord
+from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
 
 _T = DeliveryRow
 _COLUMNS = columns_of(_T, DeliveryRecord)
@@ -383,12 +383,26 @@ def _result_of(tried: Try, delivery: Delivery) -> dict[str, object]:
     }
 
 
+LAST_ERROR = """
+    coalesce(
+        (select health.last_error from channel_health as health where health.name = known.channel),
+        (
+            select delivery.error from delivery
+            where delivery.incident_id = known.incident_id and delivery.channel = known.channel
+            order by delivery.id desc limit 1
+        )
+    )
+"""
+"""What the channel of `known`, a row of `incident_channel`, answered last, if it failed."""
+
+# What is still true is something that the other channels should hear of. Of an end they have heard: for it the history
+# says that the channel was given up, and so does the next message about the incident.
 _GIVE_UP = text(
     f"""
     with given_up as (
-        update incident_channel set given_up_at = clock_timestamp()
-        where incident_id = :incident_id and channel = any(:channels)
-        returning channel
+        update incident_channel as known set given_up_at = clock_timestamp()
+        where known.incident_id = :incident_id and known.channel = any(:channels)
+        returning known.channel, {LAST_ERROR} as error
     ),
     ledger as (
         update delivery set status = '{GIVEN_UP}', settled_at = clock_timestamp()
@@ -396,40 +410,25 @@ _GIVE_UP = text(
         where delivery.incident_id = :incident_id and delivery.channel = given_up.channel
             and delivery.status = '{FAILED}'
     ),
-    changed as (
-        -- That it was given up is something that the other channels should hear of.
-        update incident set version = version + 1, updated_at = clock_timestamp()
-        where id = :incident_id and status in {OPEN_STATUSES!r} and exists (select from given_up)
+    noted as (
+        insert into history (incident_id, run_id, event, details)
+        select :incident_id, :run_id, '{CHANNEL_GIVEN_UP}',
+            jsonb_strip_nulls(jsonb_build_object('channel', channel, 'why', error))
+        from given_up
     )
-    insert into history (incident_id, run_id, event, details)
-    select :incident_id, :run_id, 'channel_given_up', jsonb_build_object('channel', channel) from given_up
+    update incident set version = version + 1, updated_at = clock_timestamp()
+    where id = :incident_id and status in {OPEN_STATUSES!r} and exists (select from given_up)
     """
 )
 
 
-async def give_up(tx: AsyncConnection, incident_id: str, channels: list[str], *, run_id: str) -> None:
-    """Stop trying to tell these channels of an incident, until a sender or a person speaks of it again."""
-    await tx.execute(_GIVE_UP, {"incident_id": int(incident_id), "channels": channels, "run_id": run_id})
+async def give_up(tx: AsyncConnection, incident_id: str, channels: list[str], *, run_id: str) -> bool:
+    """Stop trying to tell these channels of an incident, until a sender or a person speaks of it again.
 
-
-_GIVEN_UP = text(
+    Returns whether the other channels should hear of that: the incident still fires.
     """
-    select known.channel, coalesce(health.last_error, (
-        select delivery.error from delivery
-        where delivery.incident_id = known.incident_id and delivery.channel = known.channel
-        order by delivery.id desc limit 1
-    )) as error
-    from incident_channel as known left join channel_health as health on health.name = known.channel
-    where known.incident_id = :incident_id and known.given_up_at is not null
-    order by known.channel
-    """
-)
-
-
-async def channels_given_up(tx: AsyncConnection, incident_id: str) -> dict[str, str]:
-    """The channels that an incident could not be told on for so long that it was given up, with their last errors."""
-    rows = (await tx.execute(_GIVEN_UP, {"incident_id": int(incident_id)})).all()
-    return {row[0]: row[1] or "" for row in rows}
+    values = {"incident_id": int(incident_id), "channels": channels, "run_id": run_id}
+    return (await tx.execute(_GIVE_UP, values)).rowcount > 0
 
 
 async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryRecord]:

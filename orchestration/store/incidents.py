@@ -135,7 +135,6 @@ class AlertRecord(Contract):
     ended_at: UtcDatetime | None = None
     received_at: UtcDatetime
     updated_at: UtcDatetime
-    incident_id: int | None = None
 
 
 class ChannelRecord(Contract):
@@ -186,7 +185,7 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     upcoming = mine.where(HAS_DUE_TIME).order_by(_R.due_at, _R.id)
     channels = select(*columns_of(_C, ChannelRecord)).where(_C.incident_id == incident_id).order_by(_C.channel)
     runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
-    repeats = _repeats(incident_id, [run.run_id for run in runs])
+    repeats = _repeats([incident_id], [run.run_id for run in runs])
     duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
         incident=incident_of(row),
@@ -216,24 +215,25 @@ async def _alerts_of(tx: AsyncConnection, incident_id: int) -> list[AlertRecord]
 async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> tuple[datetime | None, datetime]:
     """When this alert was received first, and last, be it by a push that was skipped as a duplicate.
 
-    The first moment is None if the history of that time is deleted. Of the incident's runs the newest `MOST` count.
+    The first moment is None if the history of that time is deleted. Of its incidents and of their runs the newest
+    `MOST` count.
     """
     created = select(func.min(_H.at)).where(_H.alert_id == alert.id, _H.event == "alert_created")
-    last = alert.updated_at
-    if alert.incident_id is not None:
-        runs = select(_R.run_id).where(_R.incident_id == alert.incident_id)
-        run_ids = (await tx.execute(runs.order_by(_R.id.desc()).limit(MOST))).scalars().all()
-        contained = _R.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
-        repeated = select(func.max(_R.created_at)).where(_repeats(alert.incident_id, run_ids), contained)
-        last = max(last, (await tx.execute(repeated)).scalar_one() or last)
-    return (await tx.execute(created)).scalar_one(), last
+    newest = select(_M.incident_id).where(_M.alert_id == alert.id).order_by(_M.incident_id.desc()).limit(MOST)
+    incident_ids = (await tx.execute(newest)).scalars().all()
+    runs = select(_R.run_id).where(_R.incident_id.in_(incident_ids))
+    run_ids = (await tx.execute(runs.order_by(_R.id.desc()).limit(MOST))).scalars().all()
+    contained = _R.payload.contains({"alerts": [{"fingerprint": alert.fingerprint}]})
+    repeated = select(func.max(_R.created_at)).where(_repeats(incident_ids, run_ids), contained)
+    last = (await tx.execute(repeated)).scalar_one() or alert.updated_at
+    return (await tx.execute(created)).scalar_one(), max(alert.updated_at, last)
 
 
-def _repeats(incident_id: int, run_ids: Sequence[str]) -> ColumnElement[bool]:
-    """Whether a run is a duplicate of one of these runs of the incident."""
+def _repeats(incident_ids: Sequence[int], run_ids: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a run is a duplicate of one of these runs of these incidents."""
     # There is no index of `duplicate_of`. A duplicate has the same alerts as the run that it repeats, in any order,
     # and there is an index of the fingerprint of a run's first alert.
-    alerts = select(_A.fingerprint).where(_A.incident_id == incident_id)
-    leads = select(_R.alert_fingerprint).where(_R.incident_id == incident_id)
+    alerts = select(_A.fingerprint).join(_M, _M.alert_id == _A.id).where(_M.incident_id.in_(incident_ids))
+    leads = select(_R.alert_fingerprint).where(_R.incident_id.in_(incident_ids))
     same_alerts = _R.alert_fingerprint.in_(alerts.union(leads))
     return and_(same_alerts, _R.duplicate_of.in_(run_ids))

@@ -124,8 +124,6 @@ class AlertRow(Base):
     """The id of the `pipeline_run` that spoke of it last, in the order of acceptance."""
     received_at: Mapped[_Now]
     updated_at: Mapped[_Now]
-    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id"), index=True)
-    """The incident that it joined last. `membership` has all of them."""
 
     __table_args__ = (UniqueConstraint("source", "environment", "fingerprint"),)
 

@@ -1,4 +1,5 @@
-"""What is true of an incident now, for a message about it: its state, its members, and what comes next by itself."""
+"""What is true of an incident now, for a message about it: its state, its members, what comes next by itself, and who
+could not be told."""
 
 from __future__ import annotations
 
@@ -6,15 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import and_, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.states import RunReason, RunStatus
+from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
-from orchestration.store.models import AlertRow, IncidentRow, PipelineRunRow, columns_of
+from orchestration.store.models import AlertRow, columns_of
 
 MAX_MEMBERS = 200
 """How many alerts of an incident are read for a message. The others are counted."""
@@ -38,14 +40,17 @@ _MEMBERS = text(
     """
 )
 
-_IS_ITS_TIMER = and_(
-    PipelineRunRow.incident_id == IncidentRow.id,
-    PipelineRunRow.status == RunStatus.PENDING.value,
-    PipelineRunRow.reason.in_([RunReason.REMINDER.value, RunReason.EXPIRY.value]),
-    PipelineRunRow.due_at.is_not(None),
-)
-_WITH_TIMER = select(*INCIDENT_COLUMNS, PipelineRunRow.reason, PipelineRunRow.due_at).outerjoin(
-    PipelineRunRow, _IS_ITS_TIMER
+_INCIDENT = text(
+    f"""
+    select {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)}, timer.reason, timer.due_at, (
+            select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
+            where known.incident_id = incident.id and known.given_up_at is not null
+        ) as given_up
+    from incident left join pipeline_run as timer on timer.incident_id = incident.id
+        and timer.reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
+        and timer.status = '{RunStatus.PENDING}' and timer.due_at is not null
+    where incident.id = :incident_id
+    """
 )
 
 
@@ -58,13 +63,16 @@ class Present(Contract):
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None
+    given_up: dict[str, str] = Field(default_factory=dict[str, str])
+    """The channels that were given up, until they are told of it again: name to what they answered last."""
 
 
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     """The incident with this id, which must exist, with its members."""
-    found = (await tx.execute(_WITH_TIMER.where(IncidentRow.id == int(incident_id)))).mappings().one()
+    key = {"incident_id": int(incident_id)}
+    found = (await tx.execute(_INCIDENT, key)).mappings().one()
+    rows = (await tx.execute(_MEMBERS, key)).mappings().all()
     incident = incident_of(found)
-    rows = (await tx.execute(_MEMBERS, {"incident_id": int(incident_id)})).mappings().all()
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
@@ -73,7 +81,8 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
         alerts=shown,
         firing=firing,
         resolved=members - firing,
-        upcoming=None if found["due_at"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),
+        upcoming=None if found["reason"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),
+        given_up=found["given_up"] or {},
     )
 
 

@@ -133,6 +133,10 @@ class DeliveryRecord(Contract):
     settled_at: UtcDatetime | None = None
 
 
+CHANNEL_GIVEN_UP = "channel_given_up"
+"""The event of a line of history that names a channel which an incident could not be told on."""
+
+
 class HistoryRecord(Contract):
     """A row of `history`."""
 
@@ -144,3 +148,21 @@ class HistoryRecord(Contract):
     new_status: str | None = None
     details: dict[str, Any] = Field(default_factory=dict[str, Any])
     at: UtcDatetime
+
+    @property
+    def in_words(self) -> str:
+        """What happened to the incident, such as `snoozed by ada (http) until 2026-11-27 02:39`."""
+        details = {name: " ".join(str(value).split()) for name, value in self.details.items() if value}
+        said = {
+            "channel": " {}",
+            "by": " by {}",
+            "via": " ({})",
+            "until": " until {}",
+            "why": ": {}",
+            "text": ": {}",
+        }
+        if until := details.get("until"):
+            details["until"] = until[:16].replace("T", " ")
+        given_up = self.event == CHANNEL_GIVEN_UP
+        name = "given up on" if given_up else self.event.removeprefix("incident_").replace("_", " ")
+        return name + "".join(form.format(details[key]) for key, form in said.items() if key in details)

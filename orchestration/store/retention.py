@@ -17,6 +17,7 @@ from orchestration.store.models import (
     AlertRow,
     HistoryRow,
     IncidentRow,
+    MembershipRow,
     PipelineRunRow,
     PushRow,
     RefusedPushRow,
@@ -27,22 +28,22 @@ DAY_SECONDS = 86400.0
 BATCH = 500
 
 # Of each table: the time that says how old a row is, and which old rows can go.
-_A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
+_A, _H, _I, _M, _R = AlertRow, HistoryRow, IncidentRow, MembershipRow, PipelineRunRow
+_IS_OPEN = _I.status.in_(OPEN_STATUSES)
 _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]] = {
     # The database deletes the attempts and deliveries of a run with it.
     "pipeline_run": (_R, _R.updated_at, _R.status.in_([status.value for status in RunStatus if status.final])),
     "alert": (
         _A,
         _A.updated_at,
-        ~select(_I.id).where(_I.id == _A.incident_id, _I.status.in_(OPEN_STATUSES)).exists(),
+        ~select(_M.alert_id).where(_M.alert_id == _A.id, _M.incident_id == _I.id, _IS_OPEN).exists(),
     ),
     "history": (_H, _H.at, true()),
     "incident": (
         _I,
         _I.updated_at,
         and_(
-            _I.status.not_in(OPEN_STATUSES),
-            ~select(_A.id).where(_A.incident_id == _I.id).exists(),
+            ~_IS_OPEN,
             ~select(_R.id).where(_R.incident_id == _I.id).exists(),
         ),
     ),

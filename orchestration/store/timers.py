@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,10 +13,14 @@ from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.models import IncidentRow, PipelineRunRow
+from orchestration.store.incidents import get_incident, lock_incident
+from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
 from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, QueuedRun, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
+
+OVERDUE_WAITS = timedelta(hours=1)
+"""How long what is overdue waits, if its incident had no timer."""
 
 _R = PipelineRunRow
 _TIMER = "incident_id = :incident_id and reason in ('reminder', 'expiry') and status = 'pending' and due_at is not null"
@@ -159,6 +163,39 @@ async def schedule(
     values = {"incident_id": int(incident.id), "reason": follow_up.reason.value, "due_at": follow_up.due_at}
     if (await tx.execute(_MOVE, values)).first() is None:
         await add_follow_up(tx, int(incident.id), follow_up.reason, follows=follows, due_at=follow_up.due_at)
+
+
+_WITHOUT = text(
+    f"""
+    select id from incident
+    where status in {OPEN_STATUSES!r} and not exists (
+        select from pipeline_run as run
+        where run.incident_id = incident.id and run.reason in ('reminder', 'expiry')
+            and run.status in {CLAIMABLE_STATUSES!r}
+    )
+    order by id
+    """
+)
+
+
+async def list_without(tx: AsyncConnection) -> list[str]:
+    """The open incidents that have no timer, be it waiting or being executed, oldest first."""
+    return [str(incident_id) for incident_id in (await tx.execute(_WITHOUT)).scalars()]
+
+
+async def start(tx: AsyncConnection, incident_id: str, settings: Settings) -> None:
+    """Schedule what comes next for an incident without a timer, as if it had been heard of and notified of now.
+
+    So what is overdue by its old moments is not said at once: nobody hears of an incident because of an upgrade.
+    """
+    incident = await get_incident(tx, incident_id)
+    await lock_incident(tx, incident.environment, incident.incident_key)
+    known = await read_known(tx, incident)
+    incident = (await get_incident(tx, incident_id)).model_copy(update={"heard_at": known.now})
+    follow_up = following(incident, Timing.of(settings, known.source), replace(known, notified_at=known.now))
+    if follow_up is not None:
+        due_at = max(follow_up.due_at, known.now + OVERDUE_WAITS)
+        await schedule(tx, incident, FollowUp(reason=follow_up.reason, due_at=due_at))
 
 
 async def cancel(tx: AsyncConnection, incident_id: str, why: Reason) -> bool:

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from orchestration.alert import Incident, IncidentStatus, UtcDatetime
+from orchestration.alert import AlertStatus, Incident, IncidentStatus, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.reasons import Reason, meaning_of
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import FAILED, GIVEN_UP, SENDING, SENT, SUPERSEDED
 from orchestration.store.incidents import ChannelRecord
-from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
+from orchestration.store.records import CHANNEL_GIVEN_UP, AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.refused import RefusedPush
 
 NEAR = timedelta(minutes=5)
@@ -199,6 +199,7 @@ def _run_answer(facts: Facts, one: ExplainedRun) -> str:
         sentences.append("Prefect was not used (direct engine).")
     sentences += _people(facts, one)
     sentences += [f"The channel {health.name} {_since(health, facts.now)}." for health in facts.failing]
+    sentences += _given_up(facts)
     return " ".join(sentences)
 
 
@@ -283,6 +284,16 @@ def _people(facts: Facts, one: ExplainedRun) -> Iterator[str]:
         yield f"An older message to {names} was not sent, because a newer one overtook it (superseded)."
 
 
+def _given_up(facts: Facts) -> Iterator[str]:
+    """Which channels could not be told, and what they still say."""
+    over = facts.incident is not None and facts.incident.status.ended
+    for channel in facts.channels:
+        if channel.given_up_at is None:
+            continue
+        wrong = ", and still says that it fires" if over and channel.status == AlertStatus.FIRING else ""
+        yield f"{channel.channel} could not be told and was given up {clock(channel.given_up_at, facts.now)}{wrong}."
+
+
 def _last_sent(facts: Facts, *, before: datetime) -> DeliveryRecord | None:
     sent = [delivery for one in facts.runs for delivery in one.sent() if delivery.created_at <= before]
     return max(sent, key=lambda delivery: delivery.created_at, default=None)
@@ -329,11 +340,9 @@ def _events(facts: Facts) -> Iterator[Event]:
     for line in facts.history:
         if line.event in _SAID_BY_RUNS:
             continue
-        name = line.event.removeprefix("incident_").replace("_", " ")
-        by = f" by {line.details['by']}" if line.details.get("by") else ""
-        via = f" ({line.details['via']})" if line.details.get("via") else ""
-        said = f": {line.details['text']}" if line.details.get("text") else ""
-        yield Event(at=line.at, mark="·", text=f"incident {line.incident_id} {name}{by}{via}{said}", run_id=line.run_id)
+        mark = "✗" if line.event == CHANNEL_GIVEN_UP else "·"
+        text = f"incident {line.incident_id} {line.in_words}"
+        yield Event(at=line.at, mark=mark, text=text, run_id=line.run_id)
 
 
 def _refusal_line(push: RefusedPush) -> str:

@@ -6,7 +6,7 @@ A function returns `Markup`, whose values are escaped already, or plain text, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -184,9 +184,9 @@ def link(path: str, text: object) -> Markup:
     return Markup('<a href="{}{}">{}</a>').format(PUBLIC_PATH, path, text)
 
 
-def incident_link(number: int | None) -> Markup:
-    """An incident's number as a link to its page."""
-    return Markup("") if number is None else link(f"/incidents/{number}/", f"#{number}")
+def incident_links(numbers: Sequence[int]) -> Markup:
+    """The numbers of incidents as links to their pages."""
+    return Markup(" ").join(link(f"/incidents/{number}/", f"#{number}") for number in numbers)
 
 
 def safe_address(value: object) -> str:

@@ -93,6 +93,9 @@ class RecordView(ModelView):
     search_column: ClassVar[str] = ""
     """The column that a search looks in. A table without it has no search, or its own `search()`."""
 
+    computed: ClassVar[Mapping[str, ColumnElement[Any]]] = {}
+    """Values of a row that are no columns of its table, by name: expressions that are selected with it."""
+
     window: ClassVar[int | None] = None
     """How many of the newest rows a filter looks at, because no index serves it. None means all rows."""
 
@@ -155,7 +158,8 @@ class RecordView(ModelView):
 
     def _select(self, columns: Sequence[Column]) -> Select[tuple[Any, ...]]:
         wanted = dict.fromkeys(["id", *(column.name for column in columns), *self.extra_columns])
-        return select(*(getattr(self.model, name) for name in wanted if hasattr(self.model, name)))
+        known = [getattr(self.model, name) for name in wanted if hasattr(self.model, name)]
+        return select(*known, *(self.computed[name].label(name) for name in wanted if name in self.computed))
 
     def _key(self) -> Any:
         return getattr(self.model, "id")  # noqa: B009 - sqladmin does not say what a model has

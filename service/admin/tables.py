@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from markupsafe import Markup
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, IncidentStatus, Severity
@@ -23,6 +23,7 @@ from orchestration.store.models import (
     ApiKeyRow,
     DefinitionRow,
     IncidentRow,
+    MembershipRow,
     PipelineRunRow,
     StageExecutionRow,
     WorkerRow,
@@ -33,6 +34,7 @@ from service.admin.records import PAGE_ROWS, Column, Filter, Page, RecordView, r
 from tasks.kinds import KINDS
 
 _MAX_WORKERS = 500
+_MOST_INCIDENTS = 5  # of an alert, the newest
 _MAX_SUMMARY_CHARACTERS = 160
 
 _STATUS = Column("status", "Status", formatting.badge)
@@ -124,12 +126,21 @@ class AlertView(RecordView, model=AlertRow):
         Filter(name="source"),
     )
     window = 50_000
+    computed = {  # noqa: RUF012 - a class variable of the base
+        "incident_ids": func.array(
+            select(MembershipRow.incident_id)
+            .where(MembershipRow.alert_id == AlertRow.id)
+            .order_by(MembershipRow.incident_id.desc())
+            .limit(_MOST_INCIDENTS)
+            .scalar_subquery()
+        )
+    }
     columns = (
         _STATUS,
         Column("name", "Alert", show_row=lambda row: formatting.link(f"/alerts/{row.id}/", row.name)),
         _SEVERITY,
         Column("source", "Source"),
-        Column("incident_id", "Incident", formatting.incident_link),
+        Column("incident_ids", "Incidents", formatting.incident_links),
         Column("updated_at", "Last recorded", formatting.ago),
         Column("fingerprint", "Fingerprint", lambda fingerprint: formatting.code(fingerprint[:16])),
     )
@@ -140,7 +151,7 @@ class AlertView(RecordView, model=AlertRow):
         Column("source", "Source"),
         Column("fingerprint", "Fingerprint", lambda fingerprint: formatting.code(fingerprint) + Markup(
             ' <a href="{}/runs/?{}">its runs</a>').format(PUBLIC_PATH, urlencode({"search": fingerprint}))),
-        Column("incident_id", "Incident", formatting.incident_link),
+        Column("incident_ids", "Incidents", formatting.incident_links),
         Column("description", "Description"),
         Column("started_at", "Began", formatting.moment),
         Column("ended_at", "Ended", formatting.moment),

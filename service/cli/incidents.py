@@ -16,7 +16,7 @@ from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.store import actions
-from orchestration.store.actions import NOTE, Actor, Done, Via
+from orchestration.store.actions import Actor, Done, Via
 from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.incident_list import (
     IncidentFilter,
@@ -323,14 +323,8 @@ def _channel(one: ChannelRecord, incident: Incident) -> str:
 
 
 def _event(line: HistoryRecord) -> str:
-    name = line.event.removeprefix("incident_").replace("_", " ")
-    change = f" ({line.old_status} → {line.new_status})" if line.old_status and line.new_status else ""
-    by, via = line.details.get("by"), line.details.get("via")
-    who = f" by {by}{f' via {via}' if via else ''}" if by else ""
-    why = f", {line.details['why']}" if line.details.get("why") else ""
-    until = f" until {str(line.details['until'])[:16].replace('T', ' ')} UTC" if line.details.get("until") else ""
-    text = f": {' '.join(str(line.details.get('text', '')).split())}" if line.event == NOTE else ""
-    return f"{_utc(line.at)}  {name}{change}{who}{until}{why}{text}"
+    change = f", {line.old_status} → {line.new_status}" if line.old_status and line.new_status else ""
+    return f"{_utc(line.at)}  {line.in_words}{change}"
 
 
 def _done_at(at: datetime | None, by: str | None) -> str | None:

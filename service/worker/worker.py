@@ -21,6 +21,7 @@ from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
+from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
 from service.worker.watch import Watch
 
@@ -98,6 +99,7 @@ class Worker:
             duties.create_task(self._listen())
             duties.create_task(self._beat())
             duties.create_task(self._watch.run())
+            duties.create_task(look_after_incidents(self._services))
             duties.create_task(self._keep_claiming())
 
     async def end(self, grace_seconds: float) -> None:

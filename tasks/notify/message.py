@@ -87,6 +87,11 @@ class MessageSubject:
     """The channels on which the incident could not be told, and was given up: name to error."""
 
     @property
+    def delivery(self) -> list[str]:
+        """What the reader should know of the way of the message: whom it could not reach, and why it comes here."""
+        return [*self.notes, *(f"given up on {channel}: {error}" for channel, error in self.given_up.items())]
+
+    @property
     def status(self) -> AlertStatus:
         """Firing while the incident is open; without one, while an alert of the run fires. A healthy host is
         resolved."""
@@ -192,8 +197,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
     }
     if subject.test:
         yield _TEST_FACT
-    for note in (*subject.notes, *(f"given up on {channel}: {error}" for channel, error in subject.given_up.items())):
-        yield Fact(label="Delivery", value=one_line(note, 500))
+    yield from (Fact(label="Delivery", value=one_line(note, 500)) for note in subject.delivery)
     yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
     yield from _extracts(subject.extracts)
     if upcoming := _upcoming(subject):

@@ -38,13 +38,12 @@ async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
         failing_for = await _failing_for(tx, run, failing)
         given_up = sorted(channel for channel, seconds in failing.items() if seconds >= limit)
         waits = {channel: seconds for channel, seconds in failing.items() if seconds < limit}
-        if given_up:
-            await deliveries.give_up(tx, record.incident_id, given_up, run_id=record.run_id)
         # That it was given up is said at once, by a run that tells the other channels.
-        delay = 0.0 if given_up else delay_seconds(failing_for)
-        if not given_up and waits:
+        at_once = bool(given_up) and await deliveries.give_up(tx, record.incident_id, given_up, run_id=record.run_id)
+        delay = 0.0 if at_once else delay_seconds(failing_for)
+        if not at_once and waits:
             delay = max(delay, await channels.free_in_seconds(tx, list(waits)))
-        if given_up or failing_for < limit:
+        if at_once or failing_for < limit:
             await add_follow_up(
                 tx,
                 int(record.incident_id),

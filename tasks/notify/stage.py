@@ -121,10 +121,9 @@ async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple
             return [], left
     names = {one.delivery.channel for one in outcomes}
     notes = [f"{channel} did not accept it: {redact_text(str(failure))}" for channel, failure in failures.items()]
-    notes += [f"{channel} did not accept it: {error}" for channel, error in subject.given_up.items()]
     elsewhere = await _tell_all(config.telling, await config.others(names), notes=notes)
     if not any(one.reached for one in elsewhere):
-        logger.error("Run %s: the message reached nobody: %s", subject.run_id, "; ".join(notes))
+        logger.error("Run %s: the message reached nobody: %s", subject.run_id, "; ".join([*notes, *subject.delivery]))
     return elsewhere, None
 
 

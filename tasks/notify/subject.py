@@ -6,8 +6,6 @@ from dataclasses import replace
 
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
 from orchestration.engine.run import ActiveRun, Step
-from orchestration.states import RunReason
-from orchestration.store import deliveries
 from orchestration.store.present import Present, read_present
 from orchestration.store.story import all_checks
 from tasks.notify.message import MessageSubject
@@ -25,10 +23,7 @@ async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
         return found
     async with run.services.database.statement() as tx:
         present = await read_present(tx, incident_id)
-        given_up = await deliveries.channels_given_up(tx, incident_id) if found.reason == RunReason.REDELIVERY else {}
-    return replace(
-        _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before))), given_up=given_up
-    )
+    return _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
 
 
 def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
@@ -39,6 +34,7 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         firing=present.firing,
         resolved=present.resolved,
         upcoming=present.upcoming,
+        given_up=present.given_up,
         # A node that no ingest comes before says something about an incident that nobody else says.
         version=present.incident.version if reconciles else None,
     )

@@ -50,7 +50,8 @@ def _incidents_and_alerts() -> None:
         where run.incident_id = incident.id
         """
     )
-    op.execute("update incident set heard_at = updated_at")
+    # An open one is heard of now: it was not noted when it was repeated, and it must not expire because of that.
+    op.execute(f"update incident set heard_at = updated_at where not {_OPEN}")
     op.execute(
         "update alert set environment = incident.environment from incident where incident.id = alert.incident_id"
     )

@@ -1,0 +1,40 @@
+"""What a worker does for open incidents for which nothing waits in the queue: it gives them their timer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from orchestration.engine.run import Services
+from orchestration.errors import Unavailable
+from orchestration.signals import logger
+from orchestration.store import timers
+
+EVERY_SECONDS = 600.0
+"""How often a worker looks for such incidents: they were open before there were timers, or before a setting asked for
+one, or the run that was to schedule the next one failed."""
+
+
+async def look_after_incidents(services: Services) -> None:
+    """Give each open incident its timer, now and every ten minutes. Never ends."""
+    while True:
+        try:
+            await start_timers(services)
+        except Unavailable as error:
+            logger.warning("Incidents without a timer cannot be looked for: %s", error)
+        except Exception:  # noqa: BLE001 - a bug here must not end the worker
+            logger.exception("Incidents without a timer could not be looked after")
+        await asyncio.sleep(EVERY_SECONDS)
+
+
+async def start_timers(services: Services) -> None:
+    """Schedule what comes next for each open incident that has no timer. Nobody is notified by that.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    async with services.database.statement() as tx:
+        without = await timers.list_without(tx)
+    for incident_id in without:
+        # One transaction each: each has the lock of its own key, and pushes do not wait for all of them.
+        async with services.database.transaction() as tx:
+            await timers.start(tx, incident_id, services.settings)

@@ -1,0 +1,75 @@
+"""Upkeep deletes what is over and old, and nothing that somebody may still have to hear of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import text
+
+from flows.upkeep import look_after
+from orchestration.engine.run import Services
+from orchestration.store import actions
+from orchestration.store.database import Database
+from orchestration.store.incidents import read_incident
+from tests.life_helpers import ADA, events_of, push, story_of
+
+KEPT_DAYS = 30.0
+MOMENTS = {
+    "pipeline_run": ("created_at", "updated_at"),
+    "alert": ("updated_at",),
+    "history": ("at",),
+    "incident": ("updated_at",),
+}
+
+
+async def make_old(database: Database) -> None:
+    """Everything on record happened longer ago than it is kept."""
+    async with database.transaction() as tx:
+        for table, columns in MOMENTS.items():
+            changes = ", ".join(f"{column} = {column} - make_interval(days => 40)" for column in columns)
+            await tx.execute(text(f"update {table} set {changes}"))
+
+
+async def clean_up(services: Services) -> dict[str, int]:
+    """What an upkeep deletes, by table."""
+    settings = services.settings.model_copy(update={"retention_days": KEPT_DAYS})
+    return (await look_after(replace(services, settings=settings))).deleted
+
+
+async def resolve(database: Database, incident_id: str) -> None:
+    async with database.transaction() as tx:
+        await actions.resolve(tx, incident_id, ADA)
+        await tx.execute(text("update pipeline_run set status = 'skipped' where reason = 'action'"))
+
+
+async def test_an_alert_stays_while_it_fires_in_one_of_its_incidents(services: Services, database: Database) -> None:
+    first = (await push(services, fingerprint="disk", incident_key="team-a")).incident_id
+    second = (await push(services, fingerprint="disk", incident_key="team-b")).incident_id
+    assert first is not None
+    assert second is not None
+    assert first != second
+    await resolve(database, second)
+    await make_old(database)
+
+    deleted = await clean_up(services)
+
+    assert (deleted["alert"], deleted["incident"]) == (0, 1)
+    assert [alert.fingerprint for alert in (await story_of(database, first)).alerts] == ["disk"]
+    await push(services, fingerprint="disk", incident_key="team-a", status="resolved")
+    assert (await events_of(database, first))[-1] == "incident_resolved"
+
+
+async def test_what_is_over_and_old_goes(services: Services, database: Database) -> None:
+    over = (await push(services, "Over")).incident_id
+    await push(services, "Over", status="resolved")
+    fires = (await push(services, "Fires")).incident_id
+    assert over is not None
+    assert fires is not None
+    await make_old(database)
+
+    deleted = await clean_up(services)
+
+    assert (deleted["alert"], deleted["incident"]) == (1, 1)
+    async with database.transaction() as tx:
+        assert await read_incident(tx, int(over)) is None
+    assert [alert.name for alert in (await story_of(database, fires)).alerts] == ["Fires"]
