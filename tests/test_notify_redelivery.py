@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from pydantic import SecretStr
 
 from blocks.channels.generic import GenericChannel
-from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
-from orchestration.message import Message, NamedChannel
+from orchestration.message import NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import channels
@@ -25,13 +22,10 @@ from tests.engine_helpers import execute
 from tests.inbox_helpers import accept_push
 from tests.notify_helpers import (
     FailingChannel,
-    WaitingChannel,
-    busy,
     change,
     end,
     execute_redelivery,
     ledger,
-    push,
     redeliveries,
     refused,
     repair,
@@ -39,7 +33,6 @@ from tests.notify_helpers import (
     tell,
     titles,
     with_channels,
-    with_settings,
 )
 from tests.receivers import Answer, http_receiver
 
@@ -113,88 +106,7 @@ def test_the_delays_grow_from_seconds_to_minutes() -> None:
     assert 0.8 * LONGEST_DELAY_SECONDS <= last <= 1.2 * LONGEST_DELAY_SECONDS
 
 
-# A channel is left alone
-
-
-async def test_nothing_is_sent_before_the_moment_for_which_a_channel_asked(services: Services) -> None:
-    slack = FailingChannel(error=busy("it answered 429", retry_after_seconds=120))
-    services = with_channels(services, slack=slack)
-    # A critical one would look after 30 s whether it is time for another channel.
-    await tell(services, severity="warning")
-    await tell(services, name="Another", severity="warning")
-
-    assert len(slack.asked) == 1
-    (health,) = await rows(
-        services.database, "select extract(epoch from not_before - clock_timestamp()) as wait from channel_health"
-    )
-    assert 100 < health["wait"] <= 120
-    row = (await rows(services.database, "select * from delivery order by id"))[1]
-    assert (row["status"], row["tries"]) == ("failed", 0)
-    assert "nothing is sent for another" in row["error"]
-    assert all(float(run["due_in"]) > 100 for run in await redeliveries(services.database))
-
-
-async def test_when_the_time_is_over_one_message_at_a_time_tries_the_channel(services: Services) -> None:
-    slow = WaitingChannel()
-    services = with_channels(services, slow=slow)
-    await change(
-        services.database,
-        "insert into channel_health (name, failures, failing_since, not_before) values ('slow', 3, now(), now())",
-    )
-    first = asyncio.create_task(tell(services))
-    await slow.asked.wait()
-    meanwhile = await _turn(services, "slow")
-    slow.let_go.set()
-
-    assert (meanwhile.granted, meanwhile.wait_seconds > 5) == (False, True)
-    assert (await first).status is RunStatus.NOTIFIED
-    assert (await rows(services.database, "select failures, not_before from channel_health"))[0] == {
-        "failures": 0,
-        "not_before": None,
-    }
-    assert (await _turn(services, "slow")).granted
-
-
-async def _turn(services: Services, channel: str) -> channels.Turn:
-    async with services.database.transaction() as tx:
-        return await channels.await_turn(tx, channel, pace_seconds=0.0)
-
-
-async def test_the_pause_of_a_channel_that_fails_grows_up_to_15_seconds(services: Services) -> None:
-    services = with_settings(services, backoff_factor=2.0)
-    failing = channels.refusal(busy(), pause_seconds=1.0)
-    pauses: list[float] = []
-    for _ in range(6):
-        await change(
-            services.database,
-            f"with settled as (select 1), {channels.REFUSED} select 1",
-            **{**failing, "channel": "dead", "error": "503", "reserved_until": None},
-        )
-        (health,) = await rows(
-            services.database, "select extract(epoch from not_before - clock_timestamp()) as wait from channel_health"
-        )
-        pauses.append(round(float(health["wait"])))
-
-    assert pauses == [1, 2, 4, 8, 15, 15]
-
-
-async def test_messages_to_one_channel_keep_its_pace_over_all_runs(services: Services) -> None:
-    times: list[float] = []
-
-    class Paced(MemoryChannel):
-        seconds_between_messages = 0.3
-
-        async def send(self, message: Message) -> Delivery:
-            times.append(asyncio.get_running_loop().time())
-            return await super().send(message)
-
-    services = with_channels(services, paced=Paced())
-    runs = [await push(services, name=f"Alert{number}") for number in range(4)]
-    await asyncio.gather(*(execute(services, run_id) for run_id in runs))
-
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert len(times) == 4
-    assert all(gap > 0.2 for gap in gaps), gaps
+# A real channel
 
 
 async def test_a_real_receiver_that_answers_500_and_then_works_is_told_once(services: Services) -> None:

@@ -42,34 +42,46 @@ class Turn:
     granted: bool
     """Whether the moment is this message's own. Otherwise it asks again after `wait_seconds`."""
     wait_seconds: float
+    left_alone: bool = False
+    """Whether the channel is left alone: it has asked for that, or the pause after a failure is not over."""
     reserved_until: datetime | None = None
     """Until when others are kept away, if the message is the one that tries a channel that fails."""
+    failing: bool = False
+    """Whether the channel's last answer to anybody was a failure."""
     error: str | None = None
-    """What the channel answered last, if it failed."""
+    """What it answered, if it failed."""
+
+    @property
+    def after_probe(self) -> bool:
+        """Whether only another message comes first, which tries the channel and is answered any moment."""
+        return self.failing and not self.granted and not self.left_alone
 
 
 _TURN = text(
     """
     with health as (
-        select name, failures, last_error, greatest(not_before, clock_timestamp()) as free_at, clock_timestamp() as now
+        -- `now` comes last, so that a channel that is free is so at that moment.
+        select name, failures, last_error, coalesce(not_before > clock_timestamp(), false) as left_alone,
+            greatest(not_before, reserved_until, clock_timestamp()) as free_at, clock_timestamp() as now
         from channel_health where name = :name for update
     ),
     granted as (
         update channel_health
-        set not_before = case
+        set reserved_until = case
                 when health.failures > 0 then health.now + make_interval(secs => :probe)
                 when :pace > 0 then health.free_at + make_interval(secs => :pace)
-                else channel_health.not_before
+                else channel_health.reserved_until
             end
         from health
         where channel_health.name = health.name and (
             health.failures > 0 and health.free_at <= health.now
             or health.failures = 0 and health.free_at <= health.now + make_interval(secs => :patience)
         )
-        returning channel_health.not_before
+        returning channel_health.reserved_until
     )
-    select extract(epoch from health.free_at - health.now) as wait_seconds, health.failures > 0 as failing,
-        health.last_error, (select not_before from granted) as reserved_until, exists (select from granted) as granted
+    select extract(epoch from health.free_at - health.now) as wait_seconds, health.failures > 0 as failing, left_alone,
+        health.last_error, (select reserved_until from granted) as reserved_until,
+        exists (select from granted) as granted
     from health
     """
 )
@@ -80,7 +92,8 @@ _KNOWN = text("insert into channel_health (name) values (:name) on conflict do n
 async def await_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> Turn:
     """Reserve the next moment at which this channel may be sent a message; `pace_seconds` lie between two.
 
-    A channel that works and has no pace is never waited for.
+    A channel that works, has no pace and has not asked to be left alone is never waited for. Who has waited for a turn
+    looks with `is_left_alone()` whether it still holds.
     """
     values = {"name": name, "probe": _PROBE_SECONDS, "pace": pace_seconds, "patience": PATIENCE_SECONDS}
     row = (await tx.execute(_TURN, values)).mappings().one_or_none()
@@ -92,9 +105,23 @@ async def await_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> 
     return Turn(
         granted=row["granted"],
         wait_seconds=float(row["wait_seconds"]),
+        left_alone=row["left_alone"],
         reserved_until=row["reserved_until"] if row["failing"] else None,
+        failing=row["failing"],
         error=row["last_error"] if row["failing"] else None,
     )
+
+
+# A message that was on its way can be accepted after another was refused: the channel works, and yet is left alone.
+LEFT_ALONE = "(failures > 0 or not_before > clock_timestamp())"
+"""A condition on a row of `channel_health`: a message has to wait for its turn, whatever the channel's pace."""
+
+_IS_LEFT_ALONE = text(f"select exists (select from channel_health where name = :name and {LEFT_ALONE})")
+
+
+async def is_left_alone(tx: AsyncConnection, name: str) -> bool:
+    """Whether a message has to wait for its turn on this channel, because it fails or has asked to be left alone."""
+    return bool((await tx.execute(_IS_LEFT_ALONE, {"name": name})).scalar_one())
 
 
 # A refusal for good says more about the message than about the channel: what waits because of one is woken only
@@ -112,10 +139,11 @@ ACCEPTED = f"""
         insert into channel_health as health (name, sent_at) select :channel, clock_timestamp() from settled
         on conflict (name) do update
         set failures = 0, failing_since = null, last_error = null, sent_at = clock_timestamp(),
-            not_before = case when health.not_before = cast(:reserved_until as timestamptz) then null
-                else health.not_before end
+            reserved_until = case when health.reserved_until = cast(:reserved_until as timestamptz) then null
+                else health.reserved_until end
         -- A busy channel that works costs a write a second, not one a message.
         where health.failures > 0 or health.sent_at is null or health.sent_at < clock_timestamp() - interval '1 s'
+            or health.reserved_until = cast(:reserved_until as timestamptz)
     ),
     waiting as (
         select run.id
@@ -146,9 +174,10 @@ REFUSED = f"""
         on conflict (name) do update
         set failures = health.failures + 1, failing_since = coalesce(health.failing_since, clock_timestamp()),
             last_error = excluded.last_error,
+            reserved_until = case when health.reserved_until = cast(:reserved_until as timestamptz) then null
+                else health.reserved_until end,
             not_before = greatest(
-                case when health.not_before is distinct from cast(:reserved_until as timestamptz)
-                    then health.not_before end,
+                health.not_before,
                 clock_timestamp() + make_interval(secs => case
                     when cast(:asked as float) is not null then cast(:asked as float)
                     when :retryable or health.failures > 0
@@ -201,6 +230,7 @@ _WAKE_PROBES = text(
         join channel_health as health on health.name = known.channel
         where {_PENDING_REDELIVERY} and run.due_at > clock_timestamp()
             and (health.not_before is null or health.not_before <= clock_timestamp())
+            and (health.failures = 0 or health.reserved_until is null or health.reserved_until <= clock_timestamp())
             and not {_REFUSED_FOR_GOOD}
         order by known.channel, run.priority desc, run.id
     ),

@@ -16,7 +16,7 @@ from orchestration.message import Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.signals import logger
 from orchestration.store import channels, deliveries
-from orchestration.store.channels import Turn
+from orchestration.store.channels import PATIENCE_SECONDS, Turn
 from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.deliveries import Place, Standing, Try
 from tasks.notify.message import MessageSubject, render_message
@@ -25,7 +25,8 @@ from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
 _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2
 _SHORT_WAIT_SECONDS = 0.25
-"""A channel that fails is waited for within the attempt if it may be tried again so soon."""
+"""A channel that fails is waited for within the attempt if it may be tried again so soon. While another message tries
+it, the attempt looks so often whether it works."""
 
 _MAX_MESSAGES = 5
 """How many messages about one incident an attempt sends to a channel, while the incident goes on changing."""
@@ -100,6 +101,8 @@ class _Look:
     standing: Standing | None = None
     tried: Try | None = None
     turn: Turn | None = None
+    wait_seconds: float | None = None
+    """How long this attempt waits before it looks again. None means not at all."""
     sent_as: str | None = None
     """The vendor's id of the message that is out already."""
 
@@ -123,29 +126,41 @@ class _ChannelLedger:
         self._notes = tuple(notes)
         self._place = telling.place(named)
         self._pace_seconds = float(getattr(named.channel, "seconds_between_messages", 0.0) or 0.0)
+        self._patient_until = time.monotonic() + PATIENCE_SECONDS
         self._texts: list[str] = []
 
     async def bring_up_to_date(self) -> Outcome:
-        subject, turn = self._telling.subject, None
+        subject = self._telling.subject
         for _ in range(_MAX_LOOKS):
-            look = await self._look(subject, turn)
-            turn = None
+            subject, look = await self._look_in_turn(subject)
             if look.tried is not None:
                 outcome = await self._send(subject, look, look.tried)
                 if outcome.failure is not None or subject.version is None or not await self._is_behind():
                     return outcome
                 if len(self._texts) >= _MAX_MESSAGES:
                     break
-            elif look.turn is None and not _is_overtaken(look, subject):
-                return self._nothing_to_send(look)
             elif look.turn is not None:
-                if not look.turn.granted and look.turn.wait_seconds > _SHORT_WAIT_SECONDS:
-                    return self._outcome(deliveries.FAILED, failure=_not_yet(look.turn))
-                await asyncio.sleep(look.turn.wait_seconds)
-                turn = look.turn if look.turn.granted else None
-            subject = subject if subject.version is None else await self._telling.reload()
+                return self._outcome(deliveries.FAILED, failure=_not_yet(look.turn))
+            elif not _is_overtaken(look, subject):
+                return self._nothing_to_send(look)
+            subject = await self._reload(subject)
         failure = DeliveryFailed("the incident changes faster than it can be told", retryable=True)
         return self._outcome(deliveries.FAILED, failure=failure)
+
+    async def _reload(self, subject: MessageSubject) -> MessageSubject:
+        return subject if subject.version is None else await self._telling.reload()
+
+    async def _look_in_turn(self, subject: MessageSubject) -> tuple[MessageSubject, _Look]:
+        """Look at the channel; as long as its turn is only moments away, wait and look again."""
+        look = await self._look(subject, None)
+        if look.wait_seconds is None:
+            return subject, look
+        async with self._telling.outside():
+            while look.turn is not None and look.wait_seconds is not None:
+                await asyncio.sleep(look.wait_seconds)
+                subject = await self._reload(subject)
+                look = await self._look(subject, look.turn if look.turn.granted else None)
+        return subject, look
 
     async def _look(self, subject: MessageSubject, reserved: Turn | None) -> _Look:
         """Look at the channel and, if something is to be sent and it is its turn, open a try: a short transaction."""
@@ -154,7 +169,8 @@ class _ChannelLedger:
             if subject.version is None:
                 if (sent := await deliveries.find_sent(tx, place)) is not None:
                     return _Look(sent_as=sent.provider_id)
-                return await self._open(tx, _Look(), None, reserved)
+                left_alone = await channels.is_left_alone(tx, self._named.name)
+                return await self._open(tx, _Look(), None, reserved, left_alone=left_alone)
             standing = await deliveries.lock_and_look(tx, place)
             decision = decide(standing, redelivery=self._telling.redelivery)
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
@@ -163,19 +179,28 @@ class _ChannelLedger:
                 await deliveries.supersede_older(tx, place, overtaken)
             if not decision.sends or standing.version != subject.version:
                 return look
-            return await self._open(tx, look, subject.version, reserved, failing=standing.channel_failing)
+            return await self._open(tx, look, subject.version, reserved, left_alone=standing.left_alone)
 
     async def _open(
-        self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, failing: bool = True
+        self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, left_alone: bool
     ) -> _Look:
-        turn = reserved
-        if turn is None and (failing or self._pace_seconds > 0):
+        # Whoever has waited for its turn has lost it if the channel has refused another message meanwhile.
+        turn = None if left_alone else reserved
+        if turn is None and (left_alone or self._pace_seconds > 0):
             turn = await channels.await_turn(tx, self._named.name, pace_seconds=self._pace_seconds)
-            if not turn.granted and turn.wait_seconds > _SHORT_WAIT_SECONDS:
+            wait = self._seconds_to_wait(turn)
+            if wait is None:
                 await deliveries.note_wait(tx, self._place, str(_not_yet(turn)), version=version)
-            if not turn.granted or turn.wait_seconds > 0:
-                return replace(look, turn=turn)
+            if wait is None or wait > 0 or not turn.granted:
+                return replace(look, turn=turn, wait_seconds=wait)
         return replace(look, tried=await deliveries.open_try(tx, self._place, version=version), turn=turn)
+
+    def _seconds_to_wait(self, turn: Turn) -> float | None:
+        """How long the attempt waits before it looks again. None means that this is left to another attempt."""
+        if turn.granted or turn.wait_seconds <= _SHORT_WAIT_SECONDS:
+            return turn.wait_seconds
+        patient = turn.after_probe and time.monotonic() < self._patient_until
+        return _SHORT_WAIT_SECONDS if patient else None
 
     async def _send(self, subject: MessageSubject, look: _Look, tried: Try) -> Outcome:
         """Send one message, and record what became of it."""
@@ -266,7 +291,8 @@ def _is_overtaken(look: _Look, subject: MessageSubject) -> bool:
 
 def _not_yet(turn: Turn) -> DeliveryFailed:
     """The failure of a message that the channel may not be sent yet."""
-    said = f"it failed ({turn.error})" if turn.error else "other messages come before this one"
+    said = "it has asked to be left alone" if turn.left_alone else "other messages come before this one"
+    said = f"it failed ({turn.error})" if turn.failing else said
     return DeliveryFailed(
         f"nothing is sent for another {turn.wait_seconds:.1f} s: {said}",
         retryable=True,
