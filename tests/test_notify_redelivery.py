@@ -22,6 +22,7 @@ from tests.engine_helpers import execute
 from tests.inbox_helpers import accept_push
 from tests.notify_helpers import (
     FailingChannel,
+    busy,
     change,
     end,
     execute_redelivery,
