@@ -25,12 +25,12 @@ from orchestration.store.models import (
     PipelineRunRow,
     RefusedPushRow,
     StageExecutionRow,
-    columns_of,
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
 from orchestration.store.story import rows_by_run
+from orchestration.store.table import columns_of
 from orchestration.store.why_words import NEAR, ChannelHealth, ExplainedRun, Facts, Why, explain
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
