@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.store import attempts, claims, runs
 from orchestration.store.database import Database
 from orchestration.store.incidents import get_incident
-from orchestration.store.models import HistoryRow, IncidentChannelRow, columns_of
+from orchestration.store.models import HistoryRow, IncidentChannelRow
 from orchestration.store.pushes import NewPush, NewRun, write_push
 from orchestration.store.records import HistoryRecord, Node, new_id
+from orchestration.store.table import columns_of
 
 
 def new_run(*, payload: object = None, **more: Any) -> NewRun:

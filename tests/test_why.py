@@ -10,11 +10,9 @@ import httpx
 import pytest
 
 from orchestration.engine.run import Services
-from orchestration.errors import BadInput
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
-from orchestration.store.why import parse_moment
 from orchestration.store.why_words import Why
 from service.cli.why import _show
 from tasks.analyze.stage import ANALYZE
@@ -353,15 +351,3 @@ async def test_the_admin_has_the_same_answer(
 @pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", "999999", 'a=~"(x)\\1"'])
 async def test_a_question_that_cannot_be_understood_is_refused(api: httpx.AsyncClient, what: str) -> None:
     assert (await api.get("/why/", params={"what": what})).status_code == 422
-
-
-def test_moments_are_typed_as_people_type_them() -> None:
-    now = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
-
-    assert parse_moment("03:12", now) == datetime(2026, 11, 26, 3, 12, tzinfo=UTC)
-    assert parse_moment("22:05", now) == datetime(2026, 11, 25, 22, 5, tzinfo=UTC)
-    assert parse_moment("2026-11-24 03:12", now) == datetime(2026, 11, 24, 3, 12, tzinfo=UTC)
-    assert parse_moment("2026-11-24T04:12:00+01:00", now) == datetime(2026, 11, 24, 3, 12, tzinfo=UTC)
-    for wrong in ("noon", "25:00", "3:61", ""):
-        with pytest.raises(BadInput, match="no moment"):
-            parse_moment(wrong, now)

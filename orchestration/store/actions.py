@@ -12,16 +12,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Incident, IncidentStatus
+from orchestration.alert import Incident, IncidentStatus
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IllegalTransition
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunReason
-from orchestration.store.alerts import DISMISSED
+from orchestration.store import members
 from orchestration.store.database import read_clock
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.incidents import (
@@ -32,7 +32,7 @@ from orchestration.store.incidents import (
     raise_version,
     update_incident,
 )
-from orchestration.store.models import HistoryRow, MembershipRow
+from orchestration.store.models import HistoryRow
 from orchestration.store.timers import cancel, reschedule
 from orchestration.timing import Timing
 
@@ -43,7 +43,6 @@ MAX_SNOOZE = timedelta(days=30)
 NOTE = "incident_note"
 """The event of a line of history that has a person's note, as `text` in its details."""
 
-_M = MembershipRow
 _H = HistoryRow
 
 
@@ -145,7 +144,7 @@ async def resolve(tx: AsyncConnection, incident_id: str, actor: Actor) -> Done:
     if incident.status.ended:
         ended_at = incident.closed_at or incident.resolved_at
         return _unchanged(incident, f"is {incident.status.value} already, since {_moment(ended_at)}")
-    await end_members(tx, incident, DISMISSED)
+    await members.end_all(tx, int(incident.id), members.DISMISSED)
     await raise_version(tx, incident.id)
     values = {"status": IncidentStatus.RESOLVED.value, "resolved_at": func.clock_timestamp(), "snoozed_until": None}
     incident = await _change(tx, incident, "incident_resolved", actor, **values)
@@ -227,12 +226,6 @@ async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -
 
 
 # What the actions share, also with what happens by itself
-
-
-async def end_members(tx: AsyncConnection, incident: Incident, status: str) -> None:
-    """Give each alert that fires in this incident another status there. The alert itself is what its sender says."""
-    firing = (_M.incident_id == int(incident.id), _M.status == AlertStatus.FIRING.value)
-    await tx.execute(update(_M).where(*firing).values(status=status, updated_at=func.clock_timestamp()))
 
 
 async def note_event(

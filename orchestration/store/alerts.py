@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import bindparam, column, func, select, text
-from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
-from orchestration.states import RunReason
-from orchestration.store.follow_ups import add_follow_up
+from orchestration.store import members
 from orchestration.store.incidents import (
     INCIDENT_COLUMNS,
     UNACKNOWLEDGED,
@@ -27,22 +26,16 @@ from orchestration.store.incidents import (
     is_notified,
     update_incident,
 )
-from orchestration.store.models import AlertRow, HistoryRow, IncidentRow, MembershipRow, columns_of
+from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
 from orchestration.store.runs import QueuedRun
+from orchestration.store.table import columns_of, insert_many
 
 _A = AlertRow
 _I = IncidentRow
-_M = MembershipRow
 _CHUNK = 1000
 _STORED = {column.name for column in columns_of(AlertRow, Alert)}
 
 _JOINING = frozenset({News.CREATED, News.REFIRED, News.NEW_EPISODE})
-
-EXPIRED = "expired"
-"""The status of a member that nobody had heard of for long. If it is heard of again, it fires again."""
-
-DISMISSED = "dismissed"
-"""The status of a member whose incident a person has resolved while the sender still says that it fires."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +57,8 @@ class _Recording:
     known: Mapping[str, tuple[int, KnownAlert]]
     """The ids of the known alerts and what is known of them, by fingerprint."""
     news: Mapping[str, News]
-    """By fingerprint."""
+    """By fingerprint, as the moments."""
+    moments: Mapping[str, Moments]
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def count(self, *wanted: News) -> int:
@@ -85,23 +79,16 @@ async def record_alerts(
     ends in every incident that it is in. What is older than what is known changes nothing. `all_resolved` is whether
     the sender says that every alert of the incident has ended, also those that it has left out.
     """
-    known = await _known_alerts(tx, alerts, run.environment)
-    moments = {alert.fingerprint: Moments.of(alert, run.created_at) for alert in alerts}
-    news = {
-        alert.fingerprint: news_of(alert, _known(known, alert.fingerprint), moments[alert.fingerprint], run=run.id)
-        for alert in alerts
-    }
-    recording = _Recording(run=run, known=known, news=news)
-    fresh = [alert for alert in alerts if news[alert.fingerprint] is not News.STALE]
+    recording = await _compare(tx, alerts, run)
+    fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
     incident, opened, reopened = await _find_or_open(tx, fresh, recording)
     incident_id = None if incident is None else int(incident.id)
-    ids = await _upsert(tx, fresh, recording, moments)
+    ids = await _upsert(tx, fresh, recording)
     _note_alerts(alerts, ids, recording)
-    over = {ids[alert.fingerprint] for alert in fresh if not alert.firing}
+    over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
     if all_resolved and incident_id is not None and over and len(over) == len(fresh):
-        latest = max(_named(*(moments[alert.fingerprint].latest for alert in fresh)), default=None)
-        over |= await _end_left_out(tx, incident_id, over, recording, latest)
-    ended = await _end_members(tx, over, incident_id)
+        over += await _resolve_others(tx, incident_id, over, recording)
+    ended = await members.end(tx, over, incident_id)
     change = IncidentChange(stale=not fresh)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
@@ -125,12 +112,22 @@ async def record_alerts(
 
 async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:
     """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
-    recording = _Recording(run=run, known={}, news={})
-    change, incident = await _settle(
-        tx, await get_incident(tx, str(incident_id)), recording, IncidentChange(known=True)
-    )
+    recording = _Recording(run=run, known={}, news={}, moments={})
+    incident = await get_incident(tx, str(incident_id))
+    change, incident = await _settle(tx, incident, recording, IncidentChange(known=True))
     await _write_history(tx, recording, incident_id)
     return RecordedAlerts(change=change, incident=incident)
+
+
+async def _compare(tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun) -> _Recording:
+    """What the alerts of a run say, compared with what is known of them."""
+    known = await _known_alerts(tx, alerts, run.environment)
+    moments = {alert.fingerprint: Moments.of(alert, run.created_at) for alert in alerts}
+    news = {
+        alert.fingerprint: news_of(alert, _known(known, alert.fingerprint), moments[alert.fingerprint], run=run.id)
+        for alert in alerts
+    }
+    return _Recording(run=run, known=known, news=news, moments=moments)
 
 
 def _known(known: Mapping[str, tuple[int, KnownAlert]], fingerprint: str) -> KnownAlert | None:
@@ -195,8 +192,7 @@ async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[A
     if any(recording.news[alert.fingerprint] in _JOINING for alert in firing):
         return True
     ids = [recording.known[alert.fingerprint][0] for alert in firing]
-    query = select(_M.alert_id).where(_M.incident_id == incident_id, _M.alert_id.in_(ids), _M.status == DISMISSED)
-    dismissed = set((await tx.execute(query)).scalars())
+    dismissed = await members.dismissed(tx, incident_id, ids)
     return any(recording.known[alert.fingerprint][0] not in dismissed or alert.episode_at is None for alert in firing)
 
 
@@ -226,15 +222,13 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
     return await update_incident(tx, incident_id, severity=severity, **cleared)
 
 
-async def _upsert(
-    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording, moments: Mapping[str, Moments]
-) -> dict[str, int]:
+async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording) -> dict[str, int]:
     """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
     ids by fingerprint."""
     ids: dict[str, int] = {}
     ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
     for start in range(0, len(ordered), _CHUNK):
-        rows = [_row(alert, recording, moments[alert.fingerprint]) for alert in ordered[start : start + _CHUNK]]
+        rows = [_row(alert, recording) for alert in ordered[start : start + _CHUNK]]
         statement = insert_many(_A, rows)
         identity = {"source", "environment", "fingerprint"}
         changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in identity}
@@ -246,8 +240,9 @@ async def _upsert(
     return ids
 
 
-def _row(alert: Alert, recording: _Recording, moments: Moments) -> dict[str, Any]:
+def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
     """The row of an alert, after this push."""
+    moments = recording.moments[alert.fingerprint]
     known = _known(recording.known, alert.fingerprint)
     news = recording.news[alert.fingerprint]
     same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
@@ -278,20 +273,6 @@ def _json(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def insert_many(table: type[AlertRow | HistoryRow | MembershipRow], rows: Sequence[dict[str, Any]]) -> Insert:
-    """A statement that gets its rows as one JSON value.
-
-    SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds.
-    """
-    columns = [table.__table__.columns[name] for name in rows[0]]
-    given = (
-        func.jsonb_to_recordset(bindparam(None, rows, JSONB()))
-        .table_valued(*(column(one.name, one.type) for one in columns))
-        .render_derived(name="given", with_types=True)
-    )
-    return insert(table).from_select([one.name for one in columns], select(*given.c))
-
-
 def _note_alerts(alerts: Sequence[Alert], ids: Mapping[str, int], recording: _Recording) -> None:
     """Add a line of history for each alert that is new or has changed; a repeated alert gets none."""
     events = {News.REFIRED: "alert_refired", News.NEW_EPISODE: "alert_began_anew", News.RESOLVED: "alert_resolved"}
@@ -314,92 +295,27 @@ async def _join(
 ) -> int:
     """Make the firing alerts members of the incident. Returns how many fire in it that did not before."""
     firing = [alert for alert in fresh if alert.firing]
-    dismissable = [
+    repeats = [
         ids[alert.fingerprint]
         for alert in firing
         if recording.news[alert.fingerprint] is News.REPEAT and alert.episode_at is not None
     ]
     joined = 0
     for start in range(0, len(firing), _CHUNK):
-        rows = [
-            {"incident_id": incident_id, "alert_id": ids[alert.fingerprint], "status": AlertStatus.FIRING.value}
-            for alert in firing[start : start + _CHUNK]
-        ]
-        statement = insert_many(_M, rows)
-        kept = (_M.status == DISMISSED) & _M.alert_id.in_(dismissable)
-        upsert = statement.on_conflict_do_update(
-            index_elements=[_M.incident_id, _M.alert_id],
-            set_={"status": AlertStatus.FIRING.value, "updated_at": func.clock_timestamp()},
-            where=(_M.status != AlertStatus.FIRING.value) & ~kept,
-        ).returning(_M.alert_id)
-        joined += len((await tx.execute(upsert)).all())
+        chunk = [ids[alert.fingerprint] for alert in firing[start : start + _CHUNK]]
+        joined += await members.join(tx, incident_id, chunk, repeats=repeats)
     return joined
 
 
-_END_MEMBERS = text(
-    """
-    update membership set status = 'resolved', updated_at = clock_timestamp()
-    from (
-        select incident_id, alert_id, status from membership
-        where alert_id = any(:alert_ids) and status <> 'resolved'
-        for update
-    ) as before
-    where before.incident_id = membership.incident_id and before.alert_id = membership.alert_id
-    returning membership.incident_id, before.status = 'firing' as fired
-    """
-)
-
-# A push that arrives late knows nothing of what has begun since, so it does not end that.
-_END_LEFT_OUT = text(
-    """
-    update alert set status = 'resolved', updated_at = clock_timestamp(), last_run = :run
-    from membership
-    where membership.alert_id = alert.id and membership.incident_id = :incident_id and membership.status = 'firing'
-        and alert.id <> all(:named)
-        and (alert.last_run > :run) is not true
-        and (coalesce(alert.episode_at, alert.occurred_at) > cast(:moment as timestamptz)) is not true
-    returning alert.id
-    """
-)
-
-
-async def _end_left_out(
-    tx: AsyncConnection, incident_id: int, named: Collection[int], recording: _Recording, moment: datetime | None
-) -> set[int]:
-    """Resolve the firing alerts of an incident that its sender says is over, but for those that the push names.
-
-    `moment` is the latest that the push names. Returns the ids of the alerts.
-    """
-    values = {"incident_id": incident_id, "named": [*named], "run": recording.run.id, "moment": moment}
-    left_out = set((await tx.execute(_END_LEFT_OUT, values)).scalars())
-    for alert_id in sorted(left_out):
+async def _resolve_others(
+    tx: AsyncConnection, incident_id: int, named: Collection[int], recording: _Recording
+) -> list[int]:
+    """Resolve what a push that ends all of an incident does not name. Returns the ids of the alerts."""
+    latest = max(_named(*(moments.latest for moments in recording.moments.values())), default=None)
+    left_out = await members.resolve_others(tx, incident_id, named, run=recording.run.id, latest=latest)
+    for alert_id in left_out:
         recording.note("alert_resolved", alert_id=alert_id, old=AlertStatus.FIRING, new=AlertStatus.RESOLVED)
     return left_out
-
-
-async def _end_members(tx: AsyncConnection, over: Collection[int], incident_id: int | None) -> int:
-    """End these alerts in every incident that they are in. Returns how many ended in this one.
-
-    Each other incident gets a run of its own, which brings it up to date under its own lock.
-    """
-    if not over:
-        return 0
-    ended = [row.incident_id for row in await tx.execute(_END_MEMBERS, {"alert_ids": [*over]}) if row.fired]
-    for other in sorted({*ended} - {incident_id}):
-        await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
-    return ended.count(incident_id)
-
-
-async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:
-    """How many alerts fire in an incident, and the severity of the worst of them."""
-    query = (
-        select(_A.severity, func.count())
-        .join(_M, _M.alert_id == _A.id)
-        .where(_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
-        .group_by(_A.severity)
-    )
-    found = {Severity(severity): count for severity, count in (await tx.execute(query)).tuples()}
-    return sum(found.values()), Severity.worst(*found)
 
 
 async def _settle(
@@ -408,7 +324,9 @@ async def _settle(
     """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires."""
     incident_id = int(incident.id)
     # Of an incident that is new nothing fires but what has just joined it.
-    firing, worst = (change.new_firing, incident.severity) if change.opened else await _firing(tx, incident_id)
+    firing, worst = (
+        (change.new_firing, incident.severity) if change.opened else await members.count_firing(tx, incident_id)
+    )
     is_open = not incident.status.ended
     found: dict[str, Any] = {"still_firing": firing}
     values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}

@@ -17,9 +17,10 @@ from orchestration.contracts import StageError
 from orchestration.errors import BadInput
 from orchestration.states import RunStatus, StageStatus, advance
 from orchestration.store.database import Database
-from orchestration.store.models import PipelineRunRow, StageExecutionRow, columns_of
+from orchestration.store.models import PipelineRunRow, StageExecutionRow
 from orchestration.store.records import AttemptRecord, Node, RunRecord
 from orchestration.store.runs import RUN_COLUMN_NAMES, changes, ensure_leased, get_run, run_record
+from orchestration.store.table import columns_of
 
 _T = StageExecutionRow
 _COLUMNS = columns_of(_T, AttemptRecord)

@@ -16,7 +16,8 @@ from orchestration.errors import DefinitionDisabled, DefinitionNotFound
 from orchestration.graph import StoredDefinition
 from orchestration.redaction import one_line
 from orchestration.store.database import Database
-from orchestration.store.models import DefinitionRow, columns_of
+from orchestration.store.models import DefinitionRow
+from orchestration.store.table import columns_of
 
 _T = DefinitionRow
 

@@ -17,8 +17,9 @@ from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Contract, Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.store import channels
-from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow, columns_of
+from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
+from orchestration.store.table import columns_of
 
 _T = DeliveryRow
 _COLUMNS = columns_of(_T, DeliveryRecord)

@@ -14,7 +14,8 @@ from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.states import RunReason
 from orchestration.store.incidents import ID_DIGITS, find_incident, incident_of
-from orchestration.store.models import OPEN_STATUSES, IncidentRow, columns_of
+from orchestration.store.models import OPEN_STATUSES, IncidentRow
+from orchestration.store.table import columns_of
 
 _I = IncidentRow
 

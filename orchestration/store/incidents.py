@@ -21,10 +21,10 @@ from orchestration.store.models import (
     IncidentRow,
     MembershipRow,
     PipelineRunRow,
-    columns_of,
 )
 from orchestration.store.records import HistoryRecord, RunRecord
 from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
+from orchestration.store.table import columns_of
 
 _A = AlertRow
 _C = IncidentChannelRow

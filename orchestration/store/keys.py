@@ -17,7 +17,8 @@ from orchestration.contracts import Contract
 from orchestration.encryption import Cipher
 from orchestration.errors import BadInput
 from orchestration.store.database import in_seconds
-from orchestration.store.models import ApiKeyRow, EndedSessionRow, UsedSignatureRow, columns_of
+from orchestration.store.models import ApiKeyRow, EndedSessionRow, UsedSignatureRow
+from orchestration.store.table import columns_of
 
 TOKEN_START = "apk_"  # noqa: S105 - by this a person, and a scanner for leaked secrets, knows a key
 SIGNING_START = "aps_"

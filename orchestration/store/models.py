@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
-    Identity,
     Index,
-    MetaData,
     SmallInteger,
-    Text,
     UniqueConstraint,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.sql.elements import KeyedColumnElement
+from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestration.alert import IncidentStatus
 from orchestration.states import RunStatus
+from orchestration.store.table import Base, Now, RowId
 
 OPEN_STATUSES = tuple(status.value for status in IncidentStatus if not status.ended)
 """The statuses of an incident that new alerts join. At most one incident of a key has one of them."""
@@ -34,34 +29,12 @@ CLAIMABLE_STATUSES = tuple(status.value for status in RunStatus if not status.fi
 """The statuses of a run that is not over: a process executes it, or a worker can claim it."""
 
 
-class Base(DeclarativeBase):
-    """The base of all tables. Constraints are named by rule, so that migrations can refer to them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        datetime: DateTime(timezone=True),
-        str: Text(),
-        dict[str, Any]: JSONB(),
-    }
-
-
-_Id = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
-_Now = Annotated[datetime, mapped_column(server_default=func.now())]
-
-
 class IncidentRow(Base):
     """An incident: the alerts that share an environment and an incident key, as one matter for a human."""
 
     __tablename__ = "incident"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     environment: Mapped[str] = mapped_column(server_default="production")
     incident_key: Mapped[str]
     title: Mapped[str]
@@ -70,17 +43,17 @@ class IncidentRow(Base):
     description: Mapped[str] = mapped_column(server_default="")
     summary: Mapped[str] = mapped_column(server_default="")
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
-    opened_at: Mapped[_Now]
+    opened_at: Mapped[Now]
     version: Mapped[int] = mapped_column(server_default="1")
     """Grows with each change that somebody should hear of. `incident_channel` says who has heard of which version."""
-    heard_at: Mapped[_Now]
+    heard_at: Mapped[Now]
     """When a push spoke of it last."""
     acknowledged_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
     snoozed_until: Mapped[datetime | None]
     resolved_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
-    updated_at: Mapped[_Now]
+    updated_at: Mapped[Now]
 
     __table_args__ = (
         Index(
@@ -99,7 +72,7 @@ class AlertRow(Base):
 
     __tablename__ = "alert"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     source: Mapped[str]
     environment: Mapped[str] = mapped_column(server_default="production")
     fingerprint: Mapped[str] = mapped_column(index=True)
@@ -118,12 +91,12 @@ class AlertRow(Base):
     """The start of the present episode, if the sender names it in each event."""
     occurred_at: Mapped[datetime | None]
     """The latest moment that a push named. What is older is stale."""
-    heard_at: Mapped[_Now]
+    heard_at: Mapped[Now]
     """Until when the present episode is known to have been heard of."""
     last_run: Mapped[int | None] = mapped_column(BigInteger)
     """The id of the `pipeline_run` that spoke of it last, in the order of acceptance."""
-    received_at: Mapped[_Now]
-    updated_at: Mapped[_Now]
+    received_at: Mapped[Now]
+    updated_at: Mapped[Now]
 
     __table_args__ = (UniqueConstraint("source", "environment", "fingerprint"),)
 
@@ -136,8 +109,8 @@ class MembershipRow(Base):
     incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
     alert_id: Mapped[int] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True, index=True)
     status: Mapped[str]
-    joined_at: Mapped[_Now]
-    updated_at: Mapped[_Now]
+    joined_at: Mapped[Now]
+    updated_at: Mapped[Now]
 
 
 class HistoryRow(Base):
@@ -145,7 +118,7 @@ class HistoryRow(Base):
 
     __tablename__ = "history"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     alert_id: Mapped[int | None] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), index=True)
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), index=True)
     run_id: Mapped[str | None]
@@ -153,7 +126,7 @@ class HistoryRow(Base):
     old_status: Mapped[str | None]
     new_status: Mapped[str | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    at: Mapped[_Now]
+    at: Mapped[Now]
 
 
 class PipelineRunRow(Base):
@@ -164,7 +137,7 @@ class PipelineRunRow(Base):
 
     __tablename__ = "pipeline_run"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     run_id: Mapped[str] = mapped_column(unique=True)
     trace_id: Mapped[str] = mapped_column(index=True)
     reason: Mapped[str] = mapped_column(server_default="push")
@@ -206,8 +179,8 @@ class PipelineRunRow(Base):
     definition_version: Mapped[int | None]
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    created_at: Mapped[_Now]
-    updated_at: Mapped[_Now]
+    created_at: Mapped[Now]
+    updated_at: Mapped[Now]
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     total_duration_ms: Mapped[float | None]
@@ -264,7 +237,7 @@ class StageExecutionRow(Base):
 
     __tablename__ = "stage_execution"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
     node_id: Mapped[str]
     stage: Mapped[str]
@@ -290,7 +263,7 @@ class DeliveryRow(Base):
 
     __tablename__ = "delivery"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"), index=True)
     """The run that tries to send it."""
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
@@ -306,7 +279,7 @@ class DeliveryRow(Base):
     provider_id: Mapped[str | None]
     response: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     error: Mapped[str | None]
-    created_at: Mapped[_Now]
+    created_at: Mapped[Now]
     settled_at: Mapped[datetime | None]
 
 
@@ -358,8 +331,8 @@ class WorkerRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     pid: Mapped[int]
-    started_at: Mapped[_Now]
-    heartbeat_at: Mapped[_Now]
+    started_at: Mapped[Now]
+    heartbeat_at: Mapped[Now]
     prefect_ok: Mapped[bool]
     running: Mapped[int]
 
@@ -371,7 +344,7 @@ class SealedCopyRow(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     content: Mapped[bytes]
-    updated_at: Mapped[_Now]
+    updated_at: Mapped[Now]
 
 
 class PushRow(Base):
@@ -379,7 +352,7 @@ class PushRow(Base):
 
     __tablename__ = "push"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     sender: Mapped[str]
     idempotency_key: Mapped[str]
     body_hash: Mapped[str]
@@ -395,7 +368,7 @@ class RefusedPushRow(Base):
 
     __tablename__ = "refused_push"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
     sender: Mapped[str] = mapped_column(server_default="")
     """The name of the API key. Empty means that there was none."""
@@ -415,13 +388,13 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_key"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     name: Mapped[str] = mapped_column(unique=True)
     prefix: Mapped[str] = mapped_column(unique=True)
     hash: Mapped[str]
     sealed_signing_secret: Mapped[bytes]
     scopes: Mapped[list[str]] = mapped_column(JSONB())
-    created_at: Mapped[_Now]
+    created_at: Mapped[Now]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
@@ -440,7 +413,7 @@ class DefinitionRow(Base):
 
     __tablename__ = "definition"
 
-    id: Mapped[_Id]
+    id: Mapped[RowId]
     name: Mapped[str]
     version: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
@@ -450,8 +423,8 @@ class DefinitionRow(Base):
     is_current: Mapped[bool] = mapped_column(server_default=text("false"))
     is_active: Mapped[bool] = mapped_column(server_default=text("false"))
     created_by: Mapped[str] = mapped_column(server_default="")
-    created_at: Mapped[_Now]
-    updated_at: Mapped[_Now]
+    created_at: Mapped[Now]
+    updated_at: Mapped[Now]
 
     __table_args__ = (
         UniqueConstraint("name", "version"),
@@ -468,9 +441,4 @@ class EndedSessionRow(Base):
     __tablename__ = "ended_session"
 
     session: Mapped[str] = mapped_column(primary_key=True)
-    ended_at: Mapped[_Now]
-
-
-def columns_of(table: type[Base], record: type[BaseModel]) -> list[KeyedColumnElement[Any]]:
-    """The columns of a table for which a record has a field of the same name."""
-    return [column for name, column in table.__table__.columns.items() if name in record.model_fields]
+    ended_at: Mapped[Now]

@@ -16,7 +16,8 @@ from orchestration.message import Upcoming
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
-from orchestration.store.models import AlertRow, columns_of
+from orchestration.store.models import AlertRow
+from orchestration.store.table import columns_of
 
 MAX_MEMBERS = 200
 """How many alerts of an incident are read for a message. The others are counted."""

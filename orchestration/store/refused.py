@@ -23,7 +23,8 @@ from orchestration.errors import Unavailable
 from orchestration.redaction import one_line, redact_text
 from orchestration.signals import logger
 from orchestration.store.database import Database
-from orchestration.store.models import RefusedPushRow, columns_of
+from orchestration.store.models import RefusedPushRow
+from orchestration.store.table import columns_of
 
 KEPT_CHARACTERS = 2048
 """How much of the beginning of a refused body is kept."""

@@ -19,8 +19,9 @@ from sqlalchemy.sql.expression import Executable
 from orchestration.contracts import Contract, IngestResult, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunReason, RunStatus, advance
-from orchestration.store.models import HistoryRow, PipelineRunRow, columns_of
+from orchestration.store.models import HistoryRow, PipelineRunRow
 from orchestration.store.records import RunRecord
+from orchestration.store.table import columns_of
 
 _T = PipelineRunRow
 RUN_COLUMNS = columns_of(_T, RunRecord)

@@ -35,10 +35,10 @@ from orchestration.store.models import (
     IncidentRow,
     PipelineRunRow,
     StageExecutionRow,
-    columns_of,
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.runs import IS_UPCOMING, RESUMED, RUN_COLUMNS, run_record, starts_with
+from orchestration.store.table import columns_of
 
 ResultT = TypeVar("ResultT", bound=Contract)
 RecordT = TypeVar("RecordT", bound=Contract)

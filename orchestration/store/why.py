@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, not_, or_, select
@@ -25,12 +25,12 @@ from orchestration.store.models import (
     PipelineRunRow,
     RefusedPushRow,
     StageExecutionRow,
-    columns_of,
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
 from orchestration.store.story import rows_by_run
+from orchestration.store.table import columns_of
 from orchestration.store.why_words import NEAR, ChannelHealth, ExplainedRun, Facts, Why, explain
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
@@ -56,8 +56,6 @@ _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
 _NOT_SHARED = re.compile(r"\\[0-9A-Za-z]|\(\?|[*+?}]\+")
 """Parts of regular expressions that Python and PostgreSQL do not understand in the same way."""
-
-_CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 
 
 async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -> Why:
@@ -95,24 +93,6 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     # What said nothing may be about anything, so it counts only near the moment, or where nothing else is known.
     near = [push for push in found if push.body or not incidents or (at is not None and abs(push.at - at) <= NEAR)]
     return explain(facts.model_copy(update={"refused": near}))
-
-
-def parse_moment(text: str, now: datetime) -> datetime:
-    """A moment as a person types it: `03:12` (the last one), `2026-11-26 03:12`, or ISO 8601; in UTC by default.
-
-    Raises:
-        BadInput: it is no moment.
-    """
-    typed = text.strip()
-    try:
-        if (found := _CLOCK_TIME.fullmatch(typed)) is not None:
-            hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
-            moment = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-            return moment if moment <= now else moment - timedelta(days=1)
-        moment = datetime.fromisoformat(typed)
-    except ValueError:
-        raise BadInput(f"at: {typed[:40]!r} is no moment; expected 03:12, or 2026-11-26 03:12, in UTC") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 # Which incidents are meant

@@ -21,6 +21,7 @@ from orchestration.contracts import (
     TransformResult,
 )
 from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound, PipelineError, RunBusy, RunNotFound
+from orchestration.moments import parse_moment
 from orchestration.reasons import in_words
 from orchestration.redaction import one_line
 from orchestration.signals import logger
@@ -33,7 +34,7 @@ from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Resume, Story, read_resumes, read_story
-from orchestration.store.why import parse_moment, read_why
+from orchestration.store.why import read_why
 from service.admin import PUBLIC_PATH, charts, formatting
 from service.admin.formatting import BAD, GOOD, QUIET, WARN, Renderer
 from service.admin.sign_in import read_own_form
@@ -134,7 +135,9 @@ class Pages:
         if what:
             try:
                 async with self._api.database.transaction() as tx:
-                    found = await read_why(tx, what, parse_moment(at, await read_clock(tx)) if at else None)
+                    now = await read_clock(tx)
+                    moment = parse_moment(at, now, clock_time="last", name="at") if at else None
+                    found = await read_why(tx, what, moment)
             except (BadInput, RunNotFound) as error:
                 problem = error
         context = {"what": what, "at": at, "found": found, "problem": str(problem) if problem else None}

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from orchestration.moments import parse_moment
 from orchestration.store.database import read_clock
 from orchestration.store.keys import Scope
-from orchestration.store.why import parse_moment, read_why
+from orchestration.store.why import read_why
 from orchestration.store.why_words import Why
 from service.api.route import ApiRequest, GuardedRoute, requires
 
@@ -35,5 +36,6 @@ At = Annotated[
 async def explain_why(request: ApiRequest, what: What, at: At = None) -> Why:
     """Why somebody was notified of something, or nobody was: an answer, and the evidence as a timeline."""
     async with request.api.database.transaction() as tx:
-        moment = parse_moment(at, await read_clock(tx)) if at else None
+        now = await read_clock(tx)
+        moment = parse_moment(at, now, clock_time="last", name="at") if at else None
         return await read_why(tx, what, moment)

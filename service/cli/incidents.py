@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.errors import BadInput, PipelineError, Unavailable
+from orchestration.moments import parse_moment
 from orchestration.settings import Settings, load_settings
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via
@@ -149,7 +150,11 @@ def snooze(
     """Send nothing about an incident for some time, unless it gets worse or ends. Then it is spoken of again."""
     if (lasts is None) == (until is None):
         fail("Say how long: --for TIME or --until MOMENT, one of them", code=USAGE)
-    ends = _time(lasts) if lasts is not None else _moment(until or "")
+    ends = (
+        _time(lasts)
+        if lasts is not None
+        else parse_moment(until or "", datetime.now(UTC), clock_time="next", name="--until")
+    )
     settings = load_settings()
     actor = _actor(by)
     return _act(
@@ -184,24 +189,6 @@ def _time(text: str) -> timedelta:
     if found is None or unit is None:
         raise BadInput(f"--for={text!r}: expected a time such as 90s, 30m, 2h or 1d")
     return timedelta(seconds=int(found[1]) * unit)
-
-
-def _moment(text: str) -> datetime:
-    """A moment, in UTC if no zone is named. A time of the day is the next such time.
-
-    Raises:
-        BadInput: the text is no moment.
-    """
-    now = datetime.now(UTC)
-    try:
-        if re.fullmatch(r"\d\d?:\d\d", text.strip()):
-            hour, minute = map(int, text.split(":"))
-            today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            return today if today > now else today + timedelta(days=1)
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise BadInput(f"--until={text!r}: expected a moment such as 2026-12-01T08:00 or 08:00") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _act(

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from orchestration.moments import parse_moment
 from orchestration.settings import load_settings
 from orchestration.store.database import AsyncConnection, read_clock
-from orchestration.store.why import parse_moment, read_why
+from orchestration.store.why import read_why
 from orchestration.store.why_words import Event, Why
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, output
@@ -42,7 +43,8 @@ def why(
     """
 
     async def query(tx: AsyncConnection) -> Why:
-        moment = parse_moment(at, await read_clock(tx)) if at is not None else None
+        now = await read_clock(tx)
+        moment = parse_moment(at, now, clock_time="last", name="--at") if at is not None else None
         return await read_why(tx, what, moment)
 
     found = read(load_settings(), query)

@@ -11,8 +11,8 @@ from orchestration.alert import Incident, IncidentStatus
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunReason
-from orchestration.store.actions import clear_acknowledgement, end_members, note_event
-from orchestration.store.alerts import EXPIRED
+from orchestration.store import members
+from orchestration.store.actions import clear_acknowledgement, note_event
 from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
@@ -80,7 +80,7 @@ async def _remind(tx: Transaction, incident: Incident, run_id: str, settings: Se
 
 async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known) -> NotifyDecision:
     """Nobody has heard of the incident for long: it counts as over."""
-    await end_members(tx, incident, EXPIRED)
+    await members.end_all(tx, int(incident.id), members.EXPIRED)
     ended = {"status": IncidentStatus.RESOLVED.value, "resolved_at": known.now, "snoozed_until": None}
     await update_incident(tx, int(incident.id), **ended)
     await raise_version(tx, incident.id)

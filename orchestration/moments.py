@@ -1,0 +1,38 @@
+"""A moment as a person types it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from orchestration.errors import BadInput
+
+_CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_DAY = timedelta(days=1)
+
+
+def parse_moment(text: str, now: datetime, *, clock_time: Literal["last", "next"], name: str) -> datetime:
+    """The moment that a person types: `03:12`, `2026-11-26 03:12`, or ISO 8601.
+
+    Args:
+        text: what is typed; in UTC, unless it names a zone.
+        now: the present moment, in UTC.
+        clock_time: whether a time of the day is the last one, until now, or the next one, after now.
+        name: the parameter or option, for the error.
+
+    Raises:
+        BadInput: it is no moment.
+    """
+    typed = text.strip()
+    try:
+        if (found := _CLOCK_TIME.fullmatch(typed)) is not None:
+            hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
+            today = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            if clock_time == "last":
+                return today if today <= now else today - _DAY
+            return today if today > now else today + _DAY
+        moment = datetime.fromisoformat(typed)
+    except ValueError:
+        raise BadInput(f"{name}: {typed[:40]!r} is no moment; expected 03:12, or 2026-11-26 03:12, in UTC") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

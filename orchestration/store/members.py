@@ -1,0 +1,121 @@
+"""`membership`: which alerts are in which incident, and which of them fire there. An alert can be in several."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import AlertStatus, Severity
+from orchestration.states import RunReason
+from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.models import AlertRow, MembershipRow
+from orchestration.store.table import insert_many
+
+_A = AlertRow
+_M = MembershipRow
+
+EXPIRED = "expired"
+"""The status of a member that nobody had heard of for long. If it is heard of again, it fires again."""
+
+DISMISSED = "dismissed"
+"""The status of a member whose incident a person has resolved while the sender still says that it fires."""
+
+
+async def join(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int], *, repeats: Collection[int]) -> int:
+    """Let these alerts, at least one, fire in an incident. Returns how many of them did not before.
+
+    Of those that a person has dismissed, `repeats` stay so: what is said of them is no new firing.
+    """
+    firing = AlertStatus.FIRING.value
+    rows = [{"incident_id": incident_id, "alert_id": alert_id, "status": firing} for alert_id in alert_ids]
+    stays = (_M.status == DISMISSED) & _M.alert_id.in_(repeats)
+    upsert = insert_many(_M, rows).on_conflict_do_update(
+        index_elements=[_M.incident_id, _M.alert_id],
+        set_={"status": firing, "updated_at": func.clock_timestamp()},
+        where=(_M.status != firing) & ~stays,
+    )
+    return len((await tx.execute(upsert.returning(_M.alert_id))).all())
+
+
+async def dismissed(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int]) -> set[int]:
+    """Those of the alerts that fired in the incident when a person resolved it."""
+    query = select(_M.alert_id).where(_M.incident_id == incident_id, _M.alert_id.in_(alert_ids), _M.status == DISMISSED)
+    return set((await tx.execute(query)).scalars())
+
+
+async def count_firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:
+    """How many alerts fire in an incident, and the severity of the worst of them."""
+    query = (
+        select(_A.severity, func.count())
+        .join(_M, _M.alert_id == _A.id)
+        .where(_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
+        .group_by(_A.severity)
+    )
+    found = {Severity(severity): count for severity, count in (await tx.execute(query)).tuples()}
+    return sum(found.values()), Severity.worst(*found)
+
+
+_END = text(
+    """
+    update membership set status = 'resolved', updated_at = clock_timestamp()
+    from (
+        select incident_id, alert_id, status from membership
+        where alert_id = any(:alert_ids) and status <> 'resolved'
+        for update
+    ) as before
+    where before.incident_id = membership.incident_id and before.alert_id = membership.alert_id
+    returning membership.incident_id, before.status = 'firing' as fired
+    """
+)
+
+
+async def end(tx: AsyncConnection, alert_ids: Collection[int], incident_id: int | None) -> int:
+    """End alerts in every incident that they are in. Returns how many ended in the one whose lock the caller has.
+
+    Each other incident gets a run of its own, which brings it up to date under its own lock.
+    """
+    if not alert_ids:
+        return 0
+    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": [*alert_ids]}) if row.fired]
+    for other in sorted({*ended} - {incident_id}):
+        await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
+    return ended.count(incident_id)
+
+
+# A push that arrives late knows nothing of what has begun since, so it does not end that.
+_RESOLVE_OTHERS = text(
+    """
+    update alert set status = 'resolved', updated_at = clock_timestamp(), last_run = :run
+    from membership
+    where membership.alert_id = alert.id and membership.incident_id = :incident_id and membership.status = 'firing'
+        and alert.id <> all(:named)
+        and (alert.last_run > :run) is not true
+        and (coalesce(alert.episode_at, alert.occurred_at) > cast(:latest as timestamptz)) is not true
+    returning alert.id
+    """
+)
+
+
+async def resolve_others(
+    tx: AsyncConnection, incident_id: int, named: Collection[int], *, run: int, latest: datetime | None
+) -> list[int]:
+    """Resolve the alerts that fire in an incident, but for those that the push names. Returns the ids of their rows.
+
+    Args:
+        tx: the transaction that has the lock of the incident's key.
+        incident_id: the incident, of which its sender says that all of it is over.
+        named: the ids of the alerts that the push names.
+        run: the number of the push's run.
+        latest: the latest moment that the push names. What began later is left alone.
+    """
+    values = {"incident_id": incident_id, "named": [*named], "run": run, "latest": latest}
+    return sorted((await tx.execute(_RESOLVE_OTHERS, values)).scalars())
+
+
+async def end_all(tx: AsyncConnection, incident_id: int, status: str) -> None:
+    """Give each alert that fires in an incident another status there. The alert itself is what its sender says."""
+    firing = (_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
+    await tx.execute(update(_M).where(*firing).values(status=status, updated_at=func.clock_timestamp()))
