@@ -61,7 +61,8 @@ _SPELLINGS = spellings(
         *("event_id", "trigger_id", "trigger_name", "trigger_description", "trigger_severity", "trigger_nseverity"),
         *("trigger_status", "trigger_value", "trigger_url", "trigger_expression", "trigger_tags", "zabbix_url"),
         *("alert_subject", "alert_message", "subject", "message", "host", "host_name", "hostname"),
-        *("host_ip", "host_group", "item_name", "item_value", "service_id", "service_name", "event_tags_json", "event_update_nseverity"),
+        *("host_ip", "host_group", "item_name", "item_value", "service_id", "service_name"),
+        *("event_tags_json", "event_update_nseverity"),
         *("event_update_severity", "event_update_message", "event_update_date", "event_update_time"),
     )
 )
