@@ -162,7 +162,7 @@ def test_a_thousand_broken_alerts_are_counted_not_listed() -> None:
     assert push.errors[-1] == "and 980 more"
 
 
-def test_of_one_fingerprint_the_last_in_the_push_counts_and_is_noted() -> None:
+def test_of_one_fingerprint_the_latest_in_the_push_counts_and_is_noted() -> None:
     push = parse_push(
         {
             "alerts": [
@@ -174,8 +174,15 @@ def test_of_one_fingerprint_the_last_in_the_push_counts_and_is_noted() -> None:
     )
     assert [(alert.fingerprint, alert.status) for alert in push.alerts] == [("2", "firing"), ("1", "resolved")]
     assert push.errors == (
-        "1 of 3 alerts came again later in the push with the same fingerprint: the last of each is used",
+        "1 of 3 alerts came again later in the push with the same fingerprint: the latest of each is used",
     )
+
+
+def test_of_one_alert_in_one_push_the_later_moment_counts_whatever_its_place() -> None:
+    first = {"alertname": "a", "fingerprint": "1", "startsAt": "2026-03-14T01:00:00Z", "status": "resolved"}
+    again = first | {"startsAt": "2026-03-14T02:00:00Z", "status": "firing"}
+    for alerts in ([first, again], [again, first]):
+        assert [alert.status for alert in parse_push({"alerts": alerts}).alerts] == ["firing"]
 
 
 def test_ten_thousand_alerts_in_one_push() -> None:

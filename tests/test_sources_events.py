@@ -308,7 +308,7 @@ def test_grafana_alerts_without_a_group_key_go_by_the_rules_uid() -> None:
     whole = body("grafana_unified") | {"groupKey": ""}
     renamed = body("grafana_unified") | {"groupKey": None}
     renamed["alerts"][0]["labels"]["alertname"] = "Checkout errors (new name)"
-    assert only(whole).incident_key == "grafana:rule-be1k9xq4:6e0b83f2a9c4d715" == only(renamed).incident_key
+    assert only(whole).incident_key == "grafana:org-3:rule-be1k9xq4:6e0b83f2a9c4d715" == only(renamed).incident_key
 
 
 # Titles of Datadog
@@ -441,7 +441,7 @@ def test_a_template_that_was_not_rendered_is_the_last_choice(raw: str) -> None:
     whole["alerts"][0]["annotations"] = {"description": raw}
     assert only(whole).description == "B = 7.31 (service=checkout)"
     whole["alerts"][0] |= {"valueString": "", "values": None}
-    assert only(whole).description == raw
+    assert only(whole).description == "(no value) is long"
 
 
 def test_a_rule_that_cannot_be_evaluated_is_named_with_its_error() -> None:

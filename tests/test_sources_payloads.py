@@ -50,10 +50,10 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         {
             "source": "grafana",
             "name": "Checkout errors",
-            "fingerprint": "6e0b83f2a9c4d715",
+            "fingerprint": "org-3:6e0b83f2a9c4d715",
             "severity": Severity.CRITICAL,
             "description": "More than 5 % of the checkouts fail",
-            "incident_key": 'grafana:{}:{alertname="Checkout errors", grafana_folder="Shop"}',
+            "incident_key": 'grafana:org-3:{}:{alertname="Checkout errors", grafana_folder="Shop"}',
             "title": "Checkout errors",
             "links": {
                 "runbook": "https://wiki.example.net/runbooks/checkout",

@@ -193,8 +193,9 @@ def test_a_title_that_datadog_writes_anew_is_one_alert() -> None:
 def test_the_datadog_payload_of_the_documentation_is_datadogs() -> None:
     page = (Path(__file__).parent.parent / "docs" / "http.md").read_text()
     (template,) = [block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "$ALERT_ID" in block]
-    alert = only(json.loads(template.replace("$ALERT_TRANSITION", "Recovered").replace("$ALERT_PRIORITY", "P1")))
-    assert (alert.source, alert.name, alert.fingerprint) == ("datadog", "$ALERT_TITLE", "$ALERT_ID:$ALERT_SCOPE")
+    filled = template.replace("$ALERT_TRANSITION", "Recovered").replace("$ALERT_PRIORITY", "P1")
+    alert = only(json.loads(re.sub(r"\$([A-Z_]+)", lambda variable: variable[1].casefold(), filled)))
+    assert (alert.source, alert.name, alert.fingerprint) == ("datadog", "alert_title", "alert_id:alert_scope")
     assert (alert.severity, alert.status) == (Severity.CRITICAL, AlertStatus.RESOLVED)
 
 

@@ -21,13 +21,15 @@ from tasks.ingest.sources.fields import (
     latest,
     one_line_text,
     tags_of,
+    text,
     worst_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.spelling import respelled, spellings
 from tasks.ingest.sources.status import status_of
 
 _SOURCE = "datadog"
-_NAME = ("alert_title", "title")
+_NAME = ("alert_title", "title", "event_title")
 _SEVERITY = ("severity", "alert_type", "alert_priority", "priority")
 _OWN_FIELDS = (
     "alert_transition",
@@ -42,8 +44,18 @@ _OWN_FIELDS = (
     "aggreg_key",
 )
 """Names of the documented variables. Operators use them as names of fields."""
+_SPELLINGS = spellings(
+    (
+        *_OWN_FIELDS,
+        *("alert_id", "title", "event_title", "event_msg", "text_only_msg", "event_type", "event_id", "body", "link"),
+        *("hostname", "last_updated", "date", "date_posix", "tags", "snapshot", "priority", "deduplication_key"),
+    )
+)
+"""Operators write the variables' names as they like: `alert_id`, `ALERT_ID`, `alertId`."""
 _DEFAULT_FIELDS = ("last_updated", "event_type", "org", "date", "body", "id")
 """The fields of the integration's default body, without the title."""
+
+_GROUP_KEYS = ("aggreg_key", "deduplication_key", "dedup_key")
 
 _IN_BRACKETS = re.compile(r"\s*\[(?P<inside>(?:[^\[\]{}]|\{[^{}]*\})*)\]")
 _STATE = re.compile(
@@ -60,6 +72,7 @@ _NO_DATA = re.compile(r"\bno data\b", re.IGNORECASE)
 _MOST_BRACKETS = 8
 _TITLE_LIMIT = 4096
 """A scope can be long."""
+_BUTTONS = re.compile(r"\s*(\[!?\[|- - -)")
 _MUTED = re.compile("(un)?muted", re.IGNORECASE)
 
 
@@ -77,10 +90,11 @@ class _Title:
     test: bool = False
 
 
-def _recognises(body: JsonObject) -> int:
-    decisive = "alert_id" in body and ("alert_transition" in body or "alert_type" in body)
-    several = sum(name in body for name in _OWN_FIELDS) >= 2
-    if decisive or (several and Fields(body).line(*_NAME)):
+def _recognises(sent: JsonObject) -> int:
+    body = respelled(sent, _SPELLINGS)
+    decisive = "alert_id" in sent and ("alert_transition" in sent or "alert_type" in sent)
+    several = "alert_transition" in body or sum(name in body for name in _OWN_FIELDS) >= 2
+    if decisive or (several and Fields(body).name(*_NAME)):
         return vendor_bid(body, _OWN_FIELDS)
     is_default = "title" in body and "last_updated" in body and isinstance(body.get("org"), dict)
     return vendor_bid(body, _DEFAULT_FIELDS) if is_default else NOT_MINE
@@ -89,14 +103,14 @@ def _recognises(body: JsonObject) -> int:
 def _parse(body: JsonObject) -> Push:
     if not _recognises(body):
         return Push(source=_SOURCE)
-    sent = Fields(body)
-    monitor, title = sent.identifier("alert_id"), _title(sent.pick("title", "alert_title"))
-    own_title = _title(sent.pick(*_NAME))
+    sent = Fields(respelled(body, _SPELLINGS))
+    monitor, title = sent.identifier("alert_id"), _title(sent.pick("title", "event_title", "alert_title"))
+    own_title = _title(sent.name(*_NAME))
     state = sent.line("alert_transition") or title.state
     if _MUTED.fullmatch(state):
         return Push(source=_SOURCE, ignored=state.casefold())
     name = own_title.name or title.name or one_line_text(f"Monitor {monitor}")
-    scope = sent.identifier("alert_scope") or title.scope or own_title.scope
+    scope = _in_order(sent.identifier("alert_scope") or title.scope or own_title.scope)
     own_id = _own_id(sent, name, scope, test=title.test or own_title.test)
     labels = {"host": sent.pick("hostname", "host"), "alert_id": monitor, "scope": scope}
     status = AlertStatus.RESOLVED if _has_recovered(sent, title) else AlertStatus.FIRING
@@ -108,14 +122,14 @@ def _parse(body: JsonObject) -> Push:
         name=name,
         severity=worst_of(*(sent.pick(field) for field in _SEVERITY), title.priority, own_title.priority),
         status=status,
-        description=sent.pick("body", "event_msg", "text_only_msg", "message", "alert_status"),
+        description=_prose(sent.pick("body", "event_msg", "text_only_msg", "message", "description", "alert_status")),
         labels=tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(labels),
         annotations=sent.annotations(
             *("alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id"),
             *("aggreg_key", "alert_cycle_key"),
         ),
         group=_group(sent, own_id, name, scope),
-        links={"source": sent.pick("link", "url"), "image": body.get("snapshot")},
+        links={"source": sent.pick("link", "url", "source_url"), "image": sent.pick("snapshot")},
         started_at=sent_at,
         ended_at=sent_at,
         # Datadog names no start: both fields are the moment of the event, with more or fewer digits.
@@ -125,12 +139,26 @@ def _parse(body: JsonObject) -> Push:
     return Push(source=_SOURCE, alerts=(alert,))
 
 
+def _in_order(scope: str) -> str:
+    """The tags of a scope in one order: it identifies the alert."""
+    return ",".join(sorted(filter(None, (tag.strip() for tag in scope.split(",")))))
+
+
+def _prose(body: JsonValue) -> str:
+    """The text of the monitor, without the pictures and buttons that Datadog puts around it in its Markdown."""
+    written = text(body)
+    if "%%%" not in written:
+        return written
+    lines = (line for line in written.replace("%%%", "").splitlines() if not _BUTTONS.match(line))
+    return "\n".join(lines).strip() or written
+
+
 def _own_id(sent: Fields, name: str, scope: str, *, test: bool) -> str:
     """The id of a monitor's alert: monitor and scope, else the key of the event's group, else name and scope.
 
     The default body has no id. A test notification is an alert of its own: it neither opens nor ends the real one.
     """
-    monitor, event_group = sent.identifier("alert_id"), sent.identifier("aggreg_key")
+    monitor, event_group = sent.identifier("alert_id"), sent.identifier(*_GROUP_KEYS)
     own_id = (f"{monitor}:{scope}" if scope else monitor) if monitor else event_group
     if not own_id:
         place = scope or sent.identifier("hostname", "host")
@@ -140,7 +168,7 @@ def _own_id(sent: Fields, name: str, scope: str, *, test: bool) -> str:
 
 def _group(sent: Fields, own_id: str, name: str, scope: str) -> str:
     """The key of the incident: the alert's id, or name and scope if Datadog sends no id."""
-    if sent.identifier("alert_id", "aggreg_key") or own_id.startswith("test:"):
+    if sent.identifier("alert_id", *_GROUP_KEYS) or own_id.startswith("test:"):
         return own_id
     place = scope or sent.identifier("hostname", "host")
     return f"{name}:{place}" if place else name

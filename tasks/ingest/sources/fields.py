@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Severity, host_of, web_address
 from orchestration.errors import json_kind
 from tasks.ingest.sources.source import JsonObject
+from tasks.ingest.sources.spelling import in_words, readable, says_nothing
 
 NAME_LIMIT = 512
 LABEL_NAME_LIMIT = 256
@@ -32,9 +35,13 @@ _UNPRINTABLE_IN_PROSE = re.compile(f"(?![\n\t])[{_BREAKS}{_DIRECTIONS}]")
 _SAYS_SOMETHING = re.compile(f"[^\\s{_BREAKS}{_DIRECTIONS}]")
 _EPOCH = re.compile(r"[0-9]{9,20}(\.[0-9]+)?")
 
+_DOTTED_DAY = re.compile(r"^(\d{4})[./](\d\d)[./](\d\d)(?=\D|$)")
+_LOCAL_DAY = re.compile(r"^(\d\d)\.(\d\d)\.(\d{4})(?=\D|$)")
+_ZONE_NAME = re.compile(r"\s+([+-]\d\d:?\d\d)(?:\s+[A-Z]{1,5})?$|\s*(?:UTC|GMT)$")
+
 _SEVERITIES: dict[Severity, str] = {
     Severity.CRITICAL: "critical crit fatal emergency emerg disaster page severe high error err major urgent "
-    "p0 p1 p2 sev0 sev1 sev2 sev-0 sev-1 sev-2",
+    "blocker danger p0 p1 p2 sev0 sev1 sev2 sev-0 sev-1 sev-2",
     Severity.WARNING: "warning warn medium moderate average minor p3 sev3 sev-3",
     Severity.INFO: "info information informational low notice none debug ok p4 p5 sev4 sev5 sev-4 sev-5",
 }
@@ -77,7 +84,7 @@ def annotations_of(value: JsonValue, name: str = "annotations") -> dict[str, str
 def _texts(value: JsonValue, name: str, *, lines: bool) -> dict[str, str]:
     fields = value if isinstance(value, dict) else {name: value}
     pairs = (
-        (one_line_text(key, LABEL_NAME_LIMIT), one_line_text(item, LABEL_LIMIT) if lines else long_text(item))
+        (one_line_text(key, LABEL_NAME_LIMIT), one_line_text(in_words(item), LABEL_LIMIT) if lines else long_text(item))
         for key, item in fields.items()
     )
     # As in Prometheus, an empty label is the same as no label.
@@ -87,17 +94,32 @@ def _texts(value: JsonValue, name: str, *, lines: bool) -> dict[str, str]:
 def tags_of(value: JsonValue, name: str = "tags") -> dict[str, str]:
     """Tags as labels, from a list or a text with commas: `host:web-1` becomes the label `host`.
 
-    Tags without a colon are joined in one label called `name`. The values of a repeated key are joined too.
+    Tags without a colon are joined in one label called `name`. The values of a repeated key are joined too. Zabbix
+    also sends a text that is a JSON list of `{"tag": …, "value": …}`.
     """
+    value = _listed(value)
     if isinstance(value, dict):
         return labels_of(value, name)
     tags = value if isinstance(value, list) else text(value).split(",")
     joined: dict[str, list[str]] = {}
-    for tag in filter(None, map(one_line_text, tags)):
+    for tag in filter(None, map(_tag, tags)):
         key, colon, item = tag.partition(":")
         named = colon and key.strip() and item.strip()
         joined.setdefault(key.strip() if named else name, []).append(item.strip() if named else tag)
     return labels_of({key: ", ".join(dict.fromkeys(values)) for key, values in joined.items()})
+
+
+def _listed(value: JsonValue) -> JsonValue:
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[]")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _tag(value: JsonValue) -> str:
+    if isinstance(value, dict) and "tag" in value:
+        return one_line_text(f"{text(value['tag'])}:{text(value.get('value'))}".rstrip(":"))
+    return "" if says_nothing(text(value)) else one_line_text(in_words(value))
 
 
 def object_in(value: JsonValue) -> JsonObject:
@@ -114,23 +136,30 @@ def first_of(value: JsonValue) -> JsonValue:
 
 def joined(value: JsonValue) -> str:
     """The items of a list on one line, with commas between them; any other value on one line."""
-    return ", ".join(filter(None, map(one_line_text, value))) if isinstance(value, list) else one_line_text(value)
+    items = value if isinstance(value, list) else [value]
+    return ", ".join(one_line_text(item) for item in items if one_line_text(item) and not says_nothing(text(item)))
 
 
 class Fields:
-    """The fields of one or more objects. Each method reads the first value that is not blank: under any of the names
-    in the first object, else in the second, and so on."""
+    """The fields of one or more objects. Each method reads the first value that says something: under any of the names
+    in the first object, else in the second, and so on. A variable that its sender could not fill in says nothing."""
 
     def __init__(self, *objects: Mapping[str, JsonValue]) -> None:
         self._objects = objects
 
     def pick(self, *names: str) -> JsonValue:
         """The value; None if all are blank."""
+        return next((value for value in self._written(names) if not says_nothing(text(value))), None)
+
+    def _written(self, names: Iterable[str]) -> Iterator[JsonValue]:
         for each in self._objects:
             for name in names:
                 if name in each and _SAYS_SOMETHING.search(text(each[name])):
-                    return each[name]
-        return None
+                    yield each[name]
+
+    def name(self, *names: str) -> str:
+        """The value as the name of an alert, on one line. A variable without a value is better than no name."""
+        return self.line(*names) or one_line_text(next(self._written(names), None))
 
     def line(self, *names: str) -> str:
         """The value on one line, at most `NAME_LIMIT` characters."""
@@ -156,15 +185,15 @@ class Fields:
 def moment(value: JsonValue) -> datetime | None:
     """A time in UTC, from ISO 8601 (nanoseconds, as Go writes them, are accepted) or an epoch in s, ms, µs or ns.
 
+    Also `2026.03.14 02:11:09`, `2026/03/14 …`, `14.03.2026 …`, `… UTC`, and the dates of e-mail and HTTP. A date
+    such as 03/04/2026 is none: its order is not known.
+
     Returns None for a value that is no time, and for years outside of 1973 to 2200: Go's zero time, 0, "never".
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str) and not _EPOCH.fullmatch(value.strip()):
-        try:
-            return _plausible(datetime.fromisoformat(value.strip()))
-        except ValueError:
-            return None
+        return _written_moment(value.strip())
     number = float(value)
     # The ranges of the four units do not overlap: only one unit gives a year from 1973 to 2200.
     if not 1e8 <= number < 1e20:
@@ -172,6 +201,16 @@ def moment(value: JsonValue) -> datetime | None:
     while number >= 1e11:
         number /= 1000
     return _plausible(datetime.fromtimestamp(number, UTC))
+
+
+def _written_moment(written: str) -> datetime | None:
+    iso = _LOCAL_DAY.sub(r"\3-\2-\1", _DOTTED_DAY.sub(r"\1-\2-\3", written))
+    iso = _ZONE_NAME.sub(lambda zone: zone[1] or "+00:00", iso)
+    with suppress(ValueError):
+        return _plausible(datetime.fromisoformat(iso))
+    with suppress(ValueError, TypeError, IndexError):
+        return _plausible(parsedate_to_datetime(written[:64]))
+    return None
 
 
 def latest(*moments: datetime | None) -> datetime | None:
@@ -261,17 +300,20 @@ def alert_of(
     host = host_of(labels)
     fingerprint = fingerprint or fingerprint_of(name, labels)
     group = fingerprint if group is None else group
+    if started_at and ended_at and ended_at < started_at:
+        # Of two clocks, or of one that was set back. It still is the end of what began then.
+        ended_at, occurred_at = started_at, latest(started_at, occurred_at)
     return Alert(
         source=source,
         fingerprint=fingerprint,
-        name=name,
+        name=one_line_text(readable(name)),
         severity=severity,
         status=status,
-        description=long_text(description),
+        description=long_text(readable(text(in_words(description)))),
         labels=labels,
         annotations=annotations,
         incident_key=":".join(filter(None, (source, group) if group else (source, name, host))),
-        title=title or one_line_text(f"{name} on {host}" if host else name),
+        title=one_line_text(readable(title or (f"{name} on {host}" if host else name))),
         links=links_of(links),
         started_at=started_at,
         ended_at=ended_at if status is AlertStatus.RESOLVED else None,

@@ -27,8 +27,10 @@ from tasks.ingest.sources.fields import (
     one_line_text,
     severity_of,
 )
+from tasks.ingest.sources.senders import flattened
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
-from tasks.ingest.sources.status import is_state, status_in
+from tasks.ingest.sources.spelling import respelled, spellings
+from tasks.ingest.sources.status import STATE_FIELDS, is_state, status_in
 
 _NAME = (
     "name",
@@ -46,8 +48,10 @@ _STATUS = (
     "conclusion",
     *("status", "state", "Status", "State", "current_state", "currentState", "new_state", "alert_state"),
     *("monitor_status", "monitorStatus", "monitorCondition", "alertTypeFriendlyName", "alert_status"),
-    *("service_state", "host_state", "servicestate", "hoststate"),
+    *("service_state", "host_state", "servicestate", "hoststate", "health"),
 )
+_LAST_NAMES = ("alert", "check", "problem", "rule", "subject", "summary", "message", "msg", "text")
+"""What names an alert that has no name: a text that differs each time is better than a page that is lost."""
 _DESCRIPTION = ("description", "message", "summary", "msg")
 _STARTED = ("started_at", "startsAt", "starts_at", "timestamp", "time")
 _EPISODE = ("started_at", "startsAt", "starts_at")
@@ -103,20 +107,33 @@ _CHANGES = re.compile(
 _MEASURED = re.compile("(.*_)?(cpu|memory|mem|disk|load|temperature|temp|latency|rate|size|free|used|total|errors)")
 """Fields that differ if they hold a number: `disk: 91`, but not `disk: "/dev/sda"`."""
 
+_SPELLINGS = spellings(
+    (
+        *(*_NAME, *_LAST_NAMES, *SEVERITY, *_STATUS, *_DESCRIPTION, *_STARTED, *_OCCURRED, *_ENDED, *_FINGERPRINT),
+        *(*_GROUP, *_CHECK_ID, *_MAPS, *_REASON, *HOST_LABELS, "service", "url", *STATE_FIELDS),
+    )
+)
+"""The names of fields in the spelling of this file: senders write `AlertName`, `alert-name` or `ALERT_NAME`."""
+
 _BEATS = {"0": "down", "1": "up", "2": "pending", "3": "maintenance"}
 """The `status` of a heartbeat of Uptime Kuma."""
+_NO_STATES = ("pending", "maintenance")
 _ROBOT = {"1": "down", "2": "up"}
 """The `alertType` of UptimeRobot; 3 is a certificate that expires."""
 
 
 def _recognises(body: JsonObject) -> int:
     flat = _flat(body)
-    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) else NOT_MINE
+    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _last_name(flat) else NOT_MINE
 
 
 def _name_in(*places: JsonObject) -> str:
     nested = [labels for place in places if isinstance(labels := place.get("labels"), dict)]
-    return Fields(*places).line(*_NAME) or Fields(*nested).line("alertname")
+    return Fields(*places).name(*_NAME) or Fields(*nested).name("alertname")
+
+
+def _last_name(flat: JsonObject) -> str:
+    return Fields({name: flat[name] for name in _LAST_NAMES if isinstance(flat.get(name), str)}).line(*_LAST_NAMES)
 
 
 def parse_as(body: JsonObject, source: str) -> Push:
@@ -125,7 +142,9 @@ def parse_as(body: JsonObject, source: str) -> Push:
     if isinstance(listed, list) and (listed or not _name_in(body)):
         return _parse_list(body, source)
     flat = _flat(body)
-    name = _name_in(flat)
+    if flat.get("status") in _NO_STATES and "heartbeat" in body:
+        return Push(source=source, ignored=f"a heartbeat that is {flat['status']}")
+    name = _name_in(flat) or _last_name(flat)
     if not name:
         return Push(source=source)
     alert = _alert(flat, {}, name, source)
@@ -133,7 +152,7 @@ def parse_as(body: JsonObject, source: str) -> Push:
 
 
 def _flat(body: JsonObject) -> JsonObject:
-    """The body with the fields of Uptime Kuma and UptimeRobot under the generic names; any other body as it is.
+    """The body with the fields of a well-known sender under the generic names, in the spelling of this file.
 
     Sources: `server/notification-providers/webhook.js` of Uptime Kuma; UptimeRobot, "Web-Hook Alert Contacts".
     """
@@ -149,6 +168,7 @@ def _flat(body: JsonObject) -> JsonObject:
             "timestamp": Fields(beat).pick("time"),
         }
         return {name: value for name, value in flat.items() if value is not None}
+    body = flattened(body) or respelled(body, _SPELLINGS)
     kind = _ROBOT.get(one_line_text(body.get("alertType"))) if "monitorFriendlyName" in body else None
     return body | {"status": kind} if kind and not Fields(body).pick(*_STATUS) else body
 
@@ -157,10 +177,12 @@ def _parse_list(body: JsonObject, source: str) -> Push:
     items, errors = objects_in(body.get("alerts"))
     shared = {key: value for key, value in body.items() if key not in _ENVELOPE and key != "alerts"}
     alerts: list[Alert] = []
-    for index, item in items:
+    shared = respelled(shared, _SPELLINGS)
+    for index, each in items:
+        item = respelled(each, _SPELLINGS)
         name = _name_in(item, shared)
         if name:
-            alerts.append(_alert(item, shared, name, source))
+            alerts.append(_alert(item, shared, name, source).model_copy(update={"raw_payload": each}))
         else:
             errors.append(f"alerts[{index}] has no name, alertname or title")
     return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))

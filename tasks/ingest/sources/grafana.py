@@ -31,6 +31,8 @@ from tasks.ingest.sources.status import status_of
 
 _OWN_FIELDS = ("dashboardURL", "panelURL", "silenceURL", "valueString")
 _OWN_LEGACY_FIELDS = ("ruleId", "ruleUrl", "evalMatches", "dashboardId", "panelId")
+_NO_STATES = frozenset(("paused", "pending", "unknown"))
+"""States of a legacy rule that do not say whether its condition holds."""
 _RULE_PAGE = re.compile(r"/alerting/(grafana/)?(?P<rule>[^/]+)/(edit|view)|/d/[^/]+")
 _RULE_LABELS = ("__alert_rule_uid__", "alert_rule_uid", "rule_uid")
 _MEASURED = re.compile(r"var='([^']*)'(?: metric='[^']*')? labels=\{([^}]*)\} value=([^\s\]]+)")
@@ -59,6 +61,9 @@ def _parse(body: JsonObject) -> Push:
     if isinstance(body.get("alerts"), list):
         return parse_group(body, _DIALECT)
     if _is_legacy(body):
+        state = one_line_text(body.get("state")).casefold()
+        if state in _NO_STATES:
+            return Push(source="grafana", ignored=f"a rule that is {state}")
         return Push(source="grafana", alerts=(_legacy_alert(body),))
     return Push(source="grafana")
 
@@ -96,7 +101,16 @@ def _rule_key(item: JsonObject, labels: dict[str, str]) -> str:
     return f"rule-{rule}:{one_line_text(item.get('fingerprint'), None) or fingerprint_of('', labels)}" if rule else ""
 
 
-_DIALECT = Dialect(source="grafana", vendor="Grafana", links=_links, annotations=_values, group=_rule_key)
+def _organisation(body: JsonObject, item: JsonObject) -> str:
+    """Rules that are provisioned into several organisations have the same uid and labels in each. The first one is
+    the only one that most installations have."""
+    organisation = Fields(item, body).identifier("orgId")
+    return f"org-{organisation}:" if organisation not in ("", "0", "1") else ""
+
+
+_DIALECT = Dialect(
+    source="grafana", vendor="Grafana", links=_links, annotations=_values, group=_rule_key, tenant=_organisation
+)
 
 
 def _legacy_alert(body: JsonObject) -> Alert:

@@ -26,14 +26,13 @@ from tasks.ingest.sources.fields import (
     text,
 )
 from tasks.ingest.sources.source import JsonObject, Push
+from tasks.ingest.sources.spelling import UNRENDERED
 from tasks.ingest.sources.status import status_of
 
 _DESCRIPTION = ("description", "summary", "message")
 _NAMES_IN_A_TITLE = 3
 _MOST_OMITTED = 1_000_000
 
-_UNRENDERED = re.compile(r"\{\{.*?\}\}|\[no value\]|<no value>|<error expanding")
-"""What is left of a template that could not be rendered."""
 _RULE_STATES = {"DatasourceError": "Error", "DatasourceNoData": "NoData"}
 """The names under which Grafana sends the alert of a rule that it cannot evaluate, and the reason in its words. The
 rule's own name is the label `rulename`. An Alertmanager passes such alerts on."""
@@ -65,6 +64,8 @@ class Dialect:
     """Fields beside the annotations that become annotations."""
     group: Callable[[JsonObject, dict[str, str]], str] = _no_group
     """The key of an alert whose group has none; "" means name and host."""
+    tenant: Callable[[JsonObject, JsonObject], str] = lambda _body, _item: ""
+    """Within what the keys of a body and of its alert are unique, such as `org-3:`; "" if they are unique."""
 
 
 def parse_group(body: JsonObject, dialect: Dialect) -> Push:
@@ -125,17 +126,20 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
     # For a firing alert, endsAt is only the time at which its sender would stop waiting for news of it.
     ended_at = moment(item.get("endsAt")) if status is AlertStatus.RESOLVED else None
     started_at = moment(item.get("startsAt"))
+    fingerprint = one_line_text(item.get("fingerprint"), None)
+    group = one_line_text(body.get("groupKey"), None) or dialect.group(item, labels)
+    tenant = dialect.tenant(body, item)
     return alert_of(
         dialect.source,
         item,
-        fingerprint=one_line_text(item.get("fingerprint"), None),
+        fingerprint=fingerprint and f"{tenant}{fingerprint}",
         name=member.name,
         severity=severity_of(*(labels.get(name) for name in SEVERITY)),
         status=status,
         description=_description(member),
         labels=labels,
         annotations=member.annotations,
-        group=one_line_text(body.get("groupKey"), None) or dialect.group(item, labels),
+        group=group and f"{tenant}{group}",
         title=title,
         links={**links, **links_of(dialect.links(body, member))},
         started_at=started_at,
@@ -152,7 +156,7 @@ def _description(member: Member) -> str:
     A template that could not be rendered is used only if there is nothing else.
     """
     written = [prose for name in _DESCRIPTION if (prose := member.annotations.get(name))]
-    rendered = next((prose for prose in written if not _UNRENDERED.search(prose)), "")
+    rendered = next((prose for prose in written if not UNRENDERED.search(prose)), "")
     error = (member.annotations.get("Error") or member.annotations.get("error")) if member.state_reason else None
     if error:
         return f"{error}\n{rendered}".strip()

@@ -21,6 +21,7 @@ from tasks.ingest.sources.fields import (
     severity_of,
 )
 from tasks.ingest.sources.source import NOT_MINE, JsonObject, Push, Source, vendor_bid
+from tasks.ingest.sources.spelling import respelled, spellings
 from tasks.ingest.sources.status import status_of
 
 _SOURCE = "newrelic"
@@ -33,6 +34,7 @@ _ISSUE_FIELDS = (
     "totalIncidents",
     "workflowName",
 )
+_ISSUE_STATE = ("state", "issueState", "issueStatus", "status")
 _CREATED = ("createdAt", "issueCreatedAt", "createdAtUtc", "created_at")
 _ACTIVATED = ("activatedAt", "issueActivatedAt", "activatedAtUtc", "activated_at", "opened_at")
 _UPDATED = ("updatedAt", "issueUpdatedAt", "updatedAtUtc", "updated_at", "timestamp")
@@ -46,7 +48,12 @@ _LEGACY_LINKS = {"source": "incident_url", "runbook": "runbook_url", "image": "v
 _LEGACY_FIELDS = ("account_id", "current_state", "policy_name", "condition_name", "incident_url", "targets")
 
 
-def _recognises(body: JsonObject) -> int:
+_SPELLINGS = spellings((*_ISSUE_FIELDS, "issueId", "issueUrl", "issueTitle", *_ISSUE_STATE))
+"""Operators write the fields of a template as they like: `issueId`, `issue_id`."""
+
+
+def _recognises(sent: JsonObject) -> int:
+    body = respelled(sent, _SPELLINGS)
     if ("issueId" in body or "issueUrl" in body) and any(name in body for name in _ISSUE_FIELDS):
         return vendor_bid(body, _ISSUE_FIELDS)
     if "condition_id" in body and "incident_id" in body:
@@ -55,14 +62,15 @@ def _recognises(body: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    if "issueId" in body or "issueUrl" in body:
-        return Push(source=_SOURCE, alerts=(_issue(body),))
+    issue = respelled(body, _SPELLINGS)
+    if "issueId" in issue or "issueUrl" in issue:
+        return Push(source=_SOURCE, alerts=(_issue(issue, body),))
     if "condition_id" in body or "incident_id" in body:
         return Push(source=_SOURCE, alerts=(_incident(body),))
     return Push(source=_SOURCE)
 
 
-def _issue(body: JsonObject) -> Alert:
+def _issue(body: JsonObject, raw: JsonObject) -> Alert:
     """The alert of an issue, no matter how many New Relic incidents the issue contains."""
     sent = Fields(body)
     gathered, notes = object_in(body.get("accumulations")), object_in(body.get("annotations"))
@@ -82,12 +90,12 @@ def _issue(body: JsonObject) -> Alert:
         }
     )
     description = Fields(body, notes).pick("description", "details") or gathered.get("conditionDescription")
-    status = status_of(sent.pick("state", "issueState", "status"))
+    status = status_of(sent.pick(*_ISSUE_STATE))
     created, activated = sent.moment(*_CREATED), sent.moment(*_ACTIVATED)
     closed, updated = sent.moment(*_CLOSED), sent.moment(*_UPDATED)
     return alert_of(
         _SOURCE,
-        body,
+        raw,
         fingerprint=own_id,
         name=name,
         severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),

@@ -62,7 +62,7 @@ def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
     labels = labels_of(sent.get("details"), "details") | labels_of(
         {
             "entity": sent.get("entity"),
-            "team": fields.pick("team", "teams"),
+            "team": joined(fields.pick("team", "teams")),
             "tags": joined(sent.get("tags")),
             "tiny_id": sent.get("tinyId"),
             "sender": sent.get("source"),

@@ -67,8 +67,8 @@ def parse_push(payload: object, *, source: str | None = None) -> Push:
     `source` selects the parser with that name, in any case. With None or a name of `ENTRY_POINTS`, the parser is
     chosen by the body. A vendor's name also accepts a flat body in the generic shape, and stays the source.
 
-    `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the last one
-    is kept, in its own position, and `errors` says so.
+    `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the one of
+    the latest moment is kept, else the last one, and `errors` says so.
 
     A body that its vendor documents and that says nothing about an alert gives a push without alerts; `ignored` says
     what it is about.
@@ -133,16 +133,24 @@ def _why_nothing(push: Push, body: JsonObject) -> str:
 def _deduplicated(push: Push) -> Push:
     last: dict[str, Alert] = {}
     for alert in push.alerts:
-        last.pop(alert.fingerprint, None)
-        last[alert.fingerprint] = alert
+        before = last.pop(alert.fingerprint, alert)
+        last[alert.fingerprint] = before if _is_later(before, alert) else alert
     errors = list(push.errors)
     repeated = len(push.alerts) - len(last)
     if repeated:
         errors.append(
             f"{repeated} of {len(push.alerts)} alerts came again later in the push with the same fingerprint: "
-            "the last of each is used"
+            "the latest of each is used"
         )
     return replace(push, alerts=tuple(last.values()), errors=tuple(_bounded(errors, _MAX_ERRORS)))
+
+
+def _is_later(one: Alert, other: Alert) -> bool:
+    """Whether the first alert is of a later firing, or of a later moment, than the second; False if it is not known."""
+    for mine, theirs in ((one.episode_at, other.episode_at), (one.occurred_at, other.occurred_at)):
+        if mine and theirs and mine != theirs:
+            return mine > theirs
+    return False
 
 
 def _bounded(errors: Sequence[str], limit: int) -> list[str]:

@@ -18,7 +18,16 @@ _END_WORDS = (
     "up, online, operational, available, reachable, alive, responding, connected, ready, "
     "back, back up, back online, back to normal, up again, no longer firing, not firing"
 )
-_ENDS = frozenset(_END_WORDS.split(", "))
+_END_WORDS_OF_OTHERS = (
+    "behoben, gelöst, erledigt, wiederhergestellt, geschlossen, entwarnung, erreichbar, "
+    "résolu, résolue, rétabli, rétablie, fermé, resuelto, resuelta, recuperado, recuperada, cerrado, "
+    "resolvido, resolvida, normalizado, fechado, risolto, risolta, ripristinato, chiuso, "
+    "opgelost, hersteld, gesloten, rozwiązany, rozwiązano, vyřešeno, çözüldü, "
+    "решено, решена, восстановлено, восстановлен, устранено, норма, закрыто, "
+    "已恢复, 恢复, 恢复正常, 已解决, 正常, 已关闭, 復旧, 復旧済み, 回復, 解決, 解決済み, 복구, 복구됨, 해결됨, 정상"
+)
+"""The same in the languages in which operators write templates."""
+_ENDS = frozenset((*_END_WORDS.split(", "), *_END_WORDS_OF_OTHERS.split(", ")))
 """Words for an end, as `_words_of` writes them.
 
 A word that can also be said of something broken is not in the list: `completed` and `running` (of a job), `paused`,
@@ -47,7 +56,10 @@ _BAD_FLAGS = ("active", "is_active", "isActive", "down", "is_down", "isDown", "f
 _FLAGS = frozenset((*_RESOLVED_FLAGS, *_FIRING_FLAGS, *_GOOD_FLAGS, *_BAD_FLAGS))
 _EVENT_ENDS = frozenset(("up", "ok", "online", "resolved", "recovered", "recovery", "closed", "cleared", "fixed"))
 _EVENT_BEGINS = frozenset(("down", "offline", "firing", "triggered", "problem", "opened", "reopened", "alerting"))
+_ENDED_AT = ("resolved_at", "resolvedAt", "recovered_at", "recoveredAt", "cleared_at", "closed_at", "closedAt")
 _DOUBTS = frozenset(("not", "no", "never", "partially", "partly", "almost", "nearly"))
+STATE_FIELDS = (*sorted(_FLAGS), *_ENDED_AT)
+"""The fields, other than words, that say whether an alert fires."""
 _EVENT_FIELDS = ("notification_type", "event", "event_type", "trigger", "type", "action")
 """Fields whose last word may say what happened, as in `{"event": "monitor.up"}`. Only few words count there."""
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
@@ -97,6 +109,8 @@ def status_in(own: Fields, shared: Fields, names: tuple[str, ...], severities: t
     if _flag(own, _RESOLVED_FLAGS) is False or _flag(own, _GOOD_FLAGS) is False or _flag(own, _BAD_FLAGS) is True:
         return AlertStatus.FIRING
     if _flag(own, _GOOD_FLAGS) is True or _flag(own, _BAD_FLAGS) is False:
+        return AlertStatus.RESOLVED
+    if own.moment(*_ENDED_AT) is not None:
         return AlertStatus.RESOLVED
     happened = next(filter(None, (_what_happened(own.pick(name)) for name in _EVENT_FIELDS)), "")
     if happened:

@@ -14,14 +14,16 @@ from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
     fingerprint_of,
+    known_severity,
     labels_of,
     latest,
     moment,
     one_line_text,
-    severity_of,
     tags_of,
+    text,
 )
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.spelling import respelled, says_nothing, spellings
 from tasks.ingest.sources.status import status_of
 
 _SOURCE = "zabbix"
@@ -33,8 +35,12 @@ _EVENT_FIELDS = frozenset(
     )
 )
 _NAME = ("trigger_name", "event_name", "name", "alert_subject", "subject")
-_SEVERITY = ("event_severity", "event_nseverity", "trigger_severity", "trigger_nseverity", "severity")
-"""The event's severity comes first: an operator may have changed it, while the trigger keeps its own."""
+_SEVERITY = (
+    *("event_update_nseverity", "event_update_severity", "event_severity", "event_nseverity"),
+    *("trigger_severity", "trigger_nseverity", "severity", "nseverity"),
+)
+"""The event's severity comes first: an operator may have changed it, while the trigger keeps its own. Installations
+give the severities names of their own, in their own language: the first that is known counts, and so a number."""
 _STATUS = ("event_value", "trigger_value", "trigger_status", "event_status", "status", "value")
 """0 and 1, as numbers or texts, or a word: OK, RESOLVED, PROBLEM."""
 _HOST = ("host", "host_name", "hostname", "host_host", "host_ip")
@@ -49,41 +55,62 @@ _SEVERITIES = {
 }
 """Severities that `fields.severity_of` does not know; it knows information, warning, average, high and disaster."""
 
+_SPELLINGS = spellings(
+    (
+        *_EVENT_FIELDS,
+        *("event_id", "trigger_id", "trigger_name", "trigger_description", "trigger_severity", "trigger_nseverity"),
+        *("trigger_status", "trigger_value", "trigger_url", "trigger_expression", "trigger_tags", "zabbix_url"),
+        *("alert_subject", "alert_message", "subject", "message", "host", "host_name", "hostname"),
+        *("host_ip", "host_group", "item_name", "item_value", "service_id", "service_name"),
+        *("event_tags_json", "event_update_nseverity"),
+        *("event_update_severity", "event_update_message", "event_update_date", "event_update_time"),
+    )
+)
+"""Media types name their parameters as they like: `event_id`, `eventid`, `EventID`, `EVENT.ID`."""
+
+_SUBJECT = re.compile(
+    r"(?P<state>problem|resolved|updated problem)(?: in (?:\d+\w+ ?)+)?: +(?P<name>.+)", re.IGNORECASE | re.DOTALL
+)
+"""The subjects of Zabbix's own messages, such as `Resolved in 30m 5s: Disk is full`."""
+_UPDATED = "updated problem"
+_LINE = re.compile(r"^(Host|Severity|Original problem ID): *(.+?)\s*$", re.MULTILINE)
+"""Lines of Zabbix's own messages."""
+_LINES = {"Host": "host", "Severity": "severity", "Original problem ID": "event_id"}
+
 _NO_PROBLEM = {"1": "discovery", "2": "autoregistration"}
 """Values of `event_source` whose events are about no problem, and what they are about."""
 _ZONE = ("timezone", "zabbix_timezone", "time_zone")
 
-_MACRO = re.compile(r"\{[A-Z][A-Z0-9_.]*[0-9]*\}|\*UNKNOWN\*")
-"""A macro that Zabbix could not resolve; Zabbix sends its name."""
 
-
-def _recognises(body: JsonObject) -> int:
+def _recognises(sent: JsonObject) -> int:
+    body = respelled(sent, _SPELLINGS)
     triggers = sum(name.startswith("trigger_") for name in body)
     events = sum(name in _EVENT_FIELDS for name in body)
     fits = triggers > 0 or ("event_id" in body and events > 0)
-    if not fits or not (Fields(body).line(*_NAME) or _other_subject(body)):
+    if not fits or not (Fields(body).name(*_NAME) or _other_subject(body)):
         return NOT_MINE
     return VENDOR + VENDOR * (triggers + events + ("event_id" in body))
 
 
 def _parse(body: JsonObject) -> Push:
-    # A parameter whose macro has no value arrives as the macro's own name: treat it as missing.
-    sent = {name: value for name, value in body.items() if not _MACRO.fullmatch(one_line_text(value))}
-    if not _recognises(sent):
+    sent = _read(body)
+    if "event_id" not in sent and sent.get("event_status") == _UPDATED:
+        return Push(source=_SOURCE, ignored=_UPDATED)  # it does not say of which host
+    if not (_recognises(sent) or sent.keys() >= {"event_name", "event_status"}):
         return Push(source=_SOURCE)
     if subject := _other_subject(sent):
         return Push(source=_SOURCE, ignored=subject)
     fields = Fields(sent)
-    name, host, own_id = fields.line(*_NAME), fields.identifier(*_HOST), _own_id(fields)
+    name, host, own_id = fields.name(*_NAME), fields.identifier(*_HOST), _own_id(fields)
     since, recovered = _moment(fields, "event_"), _moment(fields, "event_recovery_")
-    severity, status = fields.line(*_SEVERITY), _status(fields, recovered)
+    status = _status(fields, recovered)
     alert = alert_of(
         _SOURCE,
         body,
         # A name may have a live value in it, and an operator may rename a trigger.
         fingerprint=own_id or fingerprint_of(name, labels_of({"host": host})),
         name=name,
-        severity=_SEVERITIES.get(severity.casefold()) or severity_of(severity),
+        severity=_severity(fields),
         status=status,
         description=fields.pick("trigger_description", "alert_message", "message", "event_opdata"),
         labels=_labels(fields, host),
@@ -101,6 +128,27 @@ def _parse(body: JsonObject) -> Push:
         state_reason=fields.line("event_update_action") if status is AlertStatus.RESOLVED else "",
     )
     return Push(source=_SOURCE, alerts=(alert,))
+
+
+def _read(body: JsonObject) -> JsonObject:
+    """The parameters under their usual names, with what Zabbix's own subject and message say in addition."""
+    # A parameter whose macro has no value arrives as the macro's own name: treat it as missing.
+    sent = {key: value for key, value in respelled(body, _SPELLINGS).items() if not says_nothing(one_line_text(value))}
+    fields = Fields(sent)
+    subject = _SUBJECT.fullmatch(fields.line("alert_subject", "subject"))
+    if subject is None:
+        return sent
+    message = text(fields.pick("alert_message", "message")).replace("\r", "")
+    said: JsonObject = {_LINES[name]: value for name, value in _LINE.findall(message) if not says_nothing(value)}
+    return {"event_status": subject["state"].casefold(), **said, "event_name": subject["name"], **sent}
+
+
+def _severity(fields: Fields) -> Severity:
+    for name in _SEVERITY:
+        said = fields.line(name)
+        if known := _SEVERITIES.get(said.casefold()) or known_severity(said):
+            return known
+    return Severity.WARNING
 
 
 def _other_subject(sent: JsonObject) -> str:
@@ -137,7 +185,7 @@ def _labels(fields: Fields, host: str) -> dict[str, str]:
         "service": fields.pick("service_name"),
         "item": fields.pick("item_name", "item_key"),
     }
-    return tags_of(fields.pick("event_tags", "trigger_tags", "tags")) | labels_of(own)
+    return tags_of(fields.pick("event_tags", "event_tags_json", "trigger_tags", "tags")) | labels_of(own)
 
 
 def _event_page(fields: Fields) -> str:
@@ -159,7 +207,7 @@ def _moment(fields: Fields, prefix: str) -> datetime | None:
     day, hour = fields.line(f"{prefix}date"), fields.line(f"{prefix}time")
     if epoch or not day:
         return epoch or moment(fields.pick(f"{prefix}time"))
-    local = moment(f"{day.replace('.', '-')} {hour}".strip())
+    local = moment(f"{day} {hour}".strip())
     return local.replace(tzinfo=_zone(fields.line(*_ZONE))).astimezone(UTC) if local else None
 
 
