@@ -61,12 +61,23 @@ async def _database(postgres_url: str) -> AsyncIterator[Database]:
         yield database
 
 
+_DELETIONS = "; ".join(f"delete from {table.name}" for table in reversed(Base.metadata.sorted_tables))
+EMPTY_TABLES = f"""
+do $$ begin
+    {_DELETIONS};
+    perform setval(oid::regclass, 1, false) from pg_class
+    where relkind = 'S' and relnamespace = 'public'::regnamespace;
+end $$
+"""
+"""Empties our tables and restarts their numbers. TRUNCATE makes new files for each table, which takes ten times as long
+when there is next to nothing in them."""
+
+
 @pytest.fixture
 async def database(_database: Database) -> Database:
     """Our database, with its tables empty."""
-    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
     async with _database.transaction() as tx:
-        await tx.execute(text(f"truncate {tables} restart identity cascade"))
+        await tx.execute(text(EMPTY_TABLES))
     return _database
 
 
