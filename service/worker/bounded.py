@@ -151,8 +151,12 @@ class BoundedWorker:
 
 
 @asynccontextmanager
-async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> AsyncGenerator[BoundedWorker]:
+async def open_bounded_worker(
+    settings: Settings, addresses: StackAddresses, *, console: bool = False
+) -> AsyncGenerator[BoundedWorker]:
     """A bounded worker on this stack. At the end it waits for the runs that are being executed.
+
+    With `console`, messages go to the console where no channel is set up.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
@@ -163,7 +167,7 @@ async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> 
         # What this process knows of channels is nothing that workers and the API go by: it stores none of it.
         copies = EncryptedCache(database)
         channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
-        services = make_services(settings, database, blocks=channels)
+        services = make_services(settings, database, blocks=channels, console=console)
         opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
         with prefect_errors():
             client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client

@@ -65,7 +65,7 @@ async def open_worker(
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
-        services = make_services(settings, database, blocks=channels, console=False)
+        services = make_services(settings, database, blocks=channels)
         opening.enter_context(use_services(services))
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
