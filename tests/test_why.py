@@ -251,7 +251,8 @@ async def test_channel_down_then_up(api: httpx.AsyncClient, services: Services) 
     assert "it answered 503" in down.answer
     assert "It is sent again" in down.answer
     assert "The channel slack fails since" in down.answer
-    assert "the message that was not accepted is sent again, if no newer one replaced it" in [event.text for event in down.upcoming]
+    again = "the message that was not accepted is sent again, if no newer one replaced it"
+    assert again in [event.text for event in down.upcoming]
     assert up.answer.startswith("slack was notified of DiskFull on db-1 at ")
     assert "(redelivery)" in up.answer
 
