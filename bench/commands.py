@@ -63,7 +63,7 @@ def measure_python_api(times: int) -> list[Figures]:
             raise SystemExit(f"A run did not complete: {result.final_error}")
         durations.append(result.total_duration_ms)
 
-    with fresh_home() as home, PipelineOrchestrator(load_settings({"home": home})) as orchestrator:
+    with fresh_home() as home, PipelineOrchestrator(load_settings({"home": home}), console=True) as orchestrator:
         run_once(0)
         durations.clear()
         calls = [timed(lambda number=number: run_once(number)) * 1000 for number in range(1, times + 1)]

@@ -31,12 +31,12 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
 
 
 def make_services(
-    settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks, console: bool = True
+    settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks, console: bool = False
 ) -> Services:
     """The services of a process.
 
-    `blocks` lists the saved channel blocks; `console` says whether messages that name no channel go to the console
-    where no other channel is set up.
+    `blocks` lists the saved channel blocks. With `console`, messages that name no channel go to the console where no
+    other channel is set up: for commands, whose console somebody reads.
     """
     return Services(
         database=database,

@@ -75,11 +75,17 @@ class PipelineOrchestrator:
 
     The first call finds the stack (PostgreSQL, Prefect) or starts it. `close()`, the end of a `with` block, or the end
     of the program leaves it. One orchestrator serves many threads.
+
+    Without any channel a run ends as SKIPPED with the reason no_channel. With `console`, its message goes to standard
+    error instead, as that of a command does. `progress` is called with what happens while the stack starts.
     """
 
-    def __init__(self, settings: Settings | None = None, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, progress: Progress | None = None, console: bool = False
+    ) -> None:
         self._settings = settings or load_settings()
         self._progress = progress
+        self._console = console
         self._open = ExitStack()
         self._portal: BlockingPortal | None = None
         self._worker: OwnWorker | None = None
@@ -219,7 +225,7 @@ class PipelineOrchestrator:
 
                 portal = opening.enter_context(start_blocking_portal(name="alert-pipeline"))
                 worker: AbstractContextManager[OwnWorker] = portal.wrap_async_context_manager(
-                    open_bounded_worker(self._settings, addresses)
+                    open_bounded_worker(self._settings, addresses, console=self._console)
                 )
                 self._worker = opening.enter_context(worker)
                 self._portal = portal

@@ -11,6 +11,9 @@ from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
+SERVICES_END_SECONDS = 5.0
+"""How long Prefect's services may go on sending what is queued after they were told to stop."""
+
 
 def keep_own_sigterm_handler() -> None:
     """Stop Prefect's flow engine from installing its SIGTERM handler while a flow runs in this process.
@@ -49,14 +52,39 @@ def patch_slow_end_of_triggers() -> None:
     setattr(triggers, "periodic_evaluation", periodic_evaluation)  # noqa: B010
 
 
+def limit_end_of_services() -> None:
+    """Patch Prefect so that its services, which send events and log lines, end `SERVICES_END_SECONDS` after their stop.
+
+    Raises:
+        AttributeError: this version of Prefect has no `_drain` in its services.
+    """
+    # Upstream: each service sends from a thread of its own, and waits for its server at the exit of the interpreter,
+    # without a limit. A server that takes connections and answers none kept every command for one minute, after its
+    # result was printed. Also a service that begins at the exit, for the last log line of a cancelled flow.
+    services = _import_with("prefect._internal.concurrency.services", "_QueueServiceBase")
+    base = services._QueueServiceBase
+    original = getattr(base, "_drain", None)
+    if original is None:
+        raise _missing(f"{services.__name__}._QueueServiceBase", "_drain")
+    if original.__module__ == __name__:
+        return
+
+    def _drain(service: Any, at_exit: bool = False) -> Any:
+        loop, task = service._loop, service._task
+        stopping = original(service, at_exit=at_exit)
+        if task is not None and not task.done():
+            loop.call_soon_threadsafe(loop.call_later, SERVICES_END_SECONDS, task.cancel)
+        return stopping
+
+    base._drain = _drain
+
+
 async def send_what_is_queued(seconds: float) -> None:
     """Wait until Prefect's services have sent their events and log lines, and drop what is left after `seconds`.
 
     Raises:
         AttributeError: this version of Prefect has no such services, or they keep their tasks elsewhere.
     """
-    # Upstream: each service sends from a thread of its own, and waits for its server at the exit of the interpreter,
-    # without a limit. A server that takes connections and answers none would keep the process for ever.
     for module, name in (("prefect.events.worker", "EventsWorker"), ("prefect.logging.handlers", "APILogWorker")):
         service = getattr(_import_with(module, name), name)
         running = [(instance._loop, instance._task) for instance in tuple(service._instances.values())]
@@ -70,9 +98,13 @@ async def send_what_is_queued(seconds: float) -> None:
 def _import_with(name: str, attribute: str) -> ModuleType:
     module = importlib.import_module(name)
     if not hasattr(module, attribute):
-        version = importlib.import_module("prefect").__version__
-        raise AttributeError(
-            f"Prefect {version} has no {name}.{attribute}, which service/prefect_patches.py replaces: "
-            "install the Prefect version that this project pins, or adapt the patch."
-        )
+        raise _missing(name, attribute)
     return module
+
+
+def _missing(owner: str, attribute: str) -> AttributeError:
+    version = importlib.import_module("prefect").__version__
+    return AttributeError(
+        f"Prefect {version} has no {owner}.{attribute}, which service/prefect_patches.py replaces: "
+        "install the Prefect version that this project pins, or adapt the patch."
+    )

@@ -167,12 +167,12 @@ Orchestrators = Callable[..., PipelineOrchestrator]
 
 @pytest.fixture
 def orchestrators(home: Path, stack: StackAddresses) -> Iterator[Orchestrators]:
-    """Makes orchestrators in this process on the session's stack, with quick retries and these settings."""
+    """Makes orchestrators in this process on the session's stack, as a command does: quick retries, these settings."""
     with ExitStack() as opened:
 
         def make(**settings: Any) -> PipelineOrchestrator:
             quick = {"backoff_factor": 0.02, "checkers_enabled": ("memory",)}
-            return opened.enter_context(PipelineOrchestrator(settings_for(home, **{**quick, **settings})))
+            return opened.enter_context(PipelineOrchestrator(settings_for(home, **{**quick, **settings}), console=True))
 
         yield make
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
+from flows.services import flow_services
+from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.doctor import Level
 from service.doctor.channels import channel_findings
+from service.orchestrator import PipelineOrchestrator
+from service.stack import StackAddresses
 from service.worker.reach import Reach
 from tests.api_helpers import open_api
 from tests.conftest import MemoryChannel, MemoryChannels
@@ -77,6 +83,32 @@ async def test_a_channel_that_is_set_up_later_ends_the_warning(
     await reach.look()
 
     assert "go to oncall now" in caplog.text
+
+
+async def test_without_a_channel_the_console_is_that_of_commands_only(
+    home: Path, stack: StackAddresses, database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(home, checkers_enabled=("memory",))
+    alert = {"alertname": "Unheard", "severity": "critical"}
+    with PipelineOrchestrator(settings) as program:
+        unheard = await asyncio.to_thread(program.run_pipeline, alert, environment="test")
+    quiet = capfd.readouterr().err
+    with PipelineOrchestrator(settings, console=True) as command:
+        heard = await asyncio.to_thread(command.run_pipeline, {**alert, "alertname": "Heard"}, environment="test")
+
+    assert (unheard.status, unheard.skip_reason) == (PipelineOutcome.SKIPPED, "no_channel")
+    assert "[CRITICAL] Unheard" not in quiet
+    assert heard.status is PipelineOutcome.COMPLETED
+    assert "[CRITICAL] Heard" in capfd.readouterr().err
+
+
+async def test_a_flow_that_prefect_starts_has_no_console(
+    stack: StackAddresses, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", stack.database_url)
+    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+        async with flow_services() as services:
+            assert await services.channels.select(None) == []
 
 
 async def test_doctor_says_that_nobody_is_notified(home: Path) -> None:

@@ -126,10 +126,12 @@ async def test_the_function_of_the_module_and_its_own_settings(
 ) -> None:
     monkeypatch.setenv("ALERT_PIPELINE_HOME", str(home))
     monkeypatch.setenv("CHECKERS_ENABLED", "memory")
-    result = await asyncio.to_thread(module.run_pipeline, HIGH_CPU, environment="test")
-    assert result.status == "COMPLETED"
-    with PipelineOrchestrator() as orchestrator:
-        health = orchestrator.run_pipeline(None, environment="test", checks_only=True)
+    with http_receiver() as receiver:
+        monkeypatch.setenv("NOTIFY_WEBHOOK_URL", receiver.url)
+        result = await asyncio.to_thread(module.run_pipeline, HIGH_CPU, environment="test")
+        with PipelineOrchestrator() as orchestrator:
+            health = orchestrator.run_pipeline(None, environment="test", checks_only=True)
+    assert (result.status, len(receiver.requests)) == ("COMPLETED", 2)
     assert (health.status, health.ingest) == ("COMPLETED", None)
     assert health.check is not None
     assert list(health.check.timings) == ["memory"]

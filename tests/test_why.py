@@ -213,6 +213,7 @@ async def test_acknowledged(api: httpx.AsyncClient, paged: Services) -> None:
 
     assert "It is acknowledged by ada since " in found.answer
     assert "incident 1 acknowledged by ada (http)" in timeline(found)
+    assert [event.text for event in found.upcoming] == ["the acknowledgement ends: a reminder, if it still fires"]
 
 
 async def test_snoozed(api: httpx.AsyncClient, paged: Services) -> None:
@@ -224,6 +225,7 @@ async def test_snoozed(api: httpx.AsyncClient, paged: Services) -> None:
 
     assert "It is snoozed until " in found.answer
     assert "incident 1 snoozed by ada (http)" in timeline(found)
+    assert [event.text for event in found.upcoming] == ["the snooze ends: a reminder, if it still fires"]
 
 
 async def test_no_channel(api: httpx.AsyncClient, services: Services) -> None:
@@ -247,7 +249,8 @@ async def test_channel_down_then_up(api: httpx.AsyncClient, services: Services) 
     assert "it answered 503" in down.answer
     assert "It is sent again" in down.answer
     assert "The channel slack fails since" in down.answer
-    assert "the message that was not accepted is sent again" in [event.text for event in down.upcoming]
+    again = "the message that was not accepted is sent again, if no newer one replaced it"
+    assert again in [event.text for event in down.upcoming]
     assert up.answer.startswith("slack was notified of DiskFull on db-1 at ")
     assert "(redelivery)" in up.answer
 
@@ -348,6 +351,16 @@ async def test_the_admin_has_the_same_answer(
     assert (await here.get("/why/")).status_code == 200
 
 
-@pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", "999999", 'a=~"(x)\\1"'])
+async def test_what_is_not_there_is_said(api: httpx.AsyncClient) -> None:
+    incident = await api.get("/why/", params={"what": "999999"})
+    refused = await api.get("/why/", params={"what": "refused-999"})
+    long = await api.get(f"/incidents/{'9' * 32}/")
+
+    assert (incident.status_code, incident.json()["error"][:28]) == (404, "There is no incident 999999;")
+    assert (refused.status_code, refused.json()["error"][:38]) == (422, "There is no refused push refused-999: ")
+    assert f"'{'9' * 32}'" in long.json()["error"], "the id as it was asked for"
+
+
+@pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", 'a=~"(x)\\1"'])
 async def test_a_question_that_cannot_be_understood_is_refused(api: httpx.AsyncClient, what: str) -> None:
     assert (await api.get("/why/", params={"what": what})).status_code == 422

@@ -55,6 +55,10 @@ async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     return incident_of(row)
 
 
+_SHOWN_ID = 40
+"""How many characters of a wrong id a message repeats."""
+
+
 async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with an id that a user typed.
 
@@ -65,7 +69,8 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     query = select(*INCIDENT_COLUMNS).where(_I.id == int(incident_id) if known else false())
     row = (await tx.execute(query)).mappings().first()
     if row is None:
-        raise IncidentNotFound(f"There is no incident {incident_id[:ID_DIGITS]!r}")
+        shown = incident_id if len(incident_id) <= _SHOWN_ID else f"{incident_id[:_SHOWN_ID]}…"
+        raise IncidentNotFound(f"There is no incident {shown!r}; `alert-pipeline incidents list` shows what there is")
     return incident_of(row)
 
 

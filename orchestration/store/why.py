@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, func, not_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.store.database import read_clock
 from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, incident_of
 from orchestration.store.models import (
@@ -69,8 +69,9 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
 
     Raises:
         Unavailable: the database does not answer, or not in time.
-        BadInput: the question is empty or too long, a matcher is no regular expression, or several runs have ids that
-            start like this.
+        IncidentNotFound: there is no incident with this number.
+        BadInput: the question is empty or too long, a matcher is no regular expression, several runs have ids that
+            start like this, or there is no such refused push.
     """
     asked = what.strip()
     if not asked or len(asked) > 256 or not asked.isprintable():
@@ -80,7 +81,9 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
         query = select(*columns_of(RefusedPushRow, RefusedPush)).where(RefusedPushRow.id == int(refused[1]))
         rows = [RefusedPush.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
-        return explain(Facts(what=asked, now=now, at=at, subject="what it said", refused=rows))
+        if not rows:
+            raise BadInput(f"There is no refused push {asked}: it was never here, or was deleted after its time")
+        return explain(Facts(what=asked, now=now, at=at, subject="what the push said", refused=rows))
     if (by_run := await _of_run(tx, asked, now)) is not None:
         return explain(by_run)
     incidents, words, names = await _matching(tx, asked, at)
@@ -127,7 +130,9 @@ async def _matching(
     if number.isascii() and number.isdecimal() and len(number) <= ID_DIGITS:
         found = await _incidents(tx, [int(number)], None)
         if not found:
-            raise BadInput(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
+            raise IncidentNotFound(
+                f"There is no incident {number}; `alert-pipeline incidents list` shows what there is"
+            )
         return found, found[0].title.split(" on ")[:1], found[0].title
     matchers = _parse_matchers(asked)
     latest = select(_A.id, _A.name, _A.labels).order_by(_A.heard_at.desc()).limit(NEWEST_ALERTS).subquery()

@@ -21,6 +21,9 @@ NEAR = timedelta(minutes=5)
 
 HTTP_UNAUTHORIZED = 401
 
+_SAME_MOMENT = timedelta(seconds=1)
+"""How far two times may lie apart that were written for the same moment."""
+
 _CLOSED_TIMERS = frozenset({Reason.HEARD_OF, Reason.NOT_DUE, Reason.ALREADY_RESOLVED})
 _SAID_BY_RUNS = frozenset({"incident_reminded", "incident_expired"})
 _KINDS = {
@@ -414,9 +417,9 @@ def _upcoming(facts: Facts) -> Iterator[Event]:
             text = f"the {_KINDS[run.reason]} goes on at {run.current_stage}"
         else:
             text = {
-                RunReason.REMINDER: "reminder, if it still fires and nobody has acknowledged it",
+                RunReason.REMINDER: _next_reminder(facts.incident, run.due_at),
                 RunReason.EXPIRY: "expiry, if nobody has heard of it until then",
-                RunReason.REDELIVERY: "the message that was not accepted is sent again",
+                RunReason.REDELIVERY: "the message that was not accepted is sent again, if no newer one replaced it",
             }.get(run.reason, f"{_KINDS[run.reason]} is executed")
         yield Event(at=run.due_at or facts.now, mark="→", text=text, run_id=run.run_id)
     for health in facts.failing:
@@ -424,3 +427,12 @@ def _upcoming(facts: Facts) -> Iterator[Event]:
         yield Event(
             at=at, mark="→", text=f"the channel {health.name} may be tried again; it {_since(health, facts.now)}"
         )
+
+
+def _next_reminder(incident: Incident | None, due_at: datetime) -> str:
+    """What the next reminder depends on: the end of a snooze or of an acknowledgement is a reminder too."""
+    if incident is not None and incident.snoozed_until is not None and incident.snoozed_until >= due_at - _SAME_MOMENT:
+        return "the snooze ends: a reminder, if it still fires"
+    if incident is not None and incident.status is IncidentStatus.ACKNOWLEDGED:
+        return "the acknowledgement ends: a reminder, if it still fires"
+    return "reminder, if it still fires and nobody has acknowledged it"

@@ -245,7 +245,7 @@ async def show(request: ApiRequest, incident_id: Id) -> IncidentDetail:
         incident = await find_incident(tx, incident_id)
         story = await read_incident(tx, int(incident.id))
         if story is None:
-            raise IncidentNotFound(f"There is no incident {incident_id!r}")
+            raise IncidentNotFound(f"Incident {incident.id} was deleted just now")
         return IncidentDetail.of_story(await summarize(tx, incident), story)
 
 

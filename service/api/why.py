@@ -11,6 +11,7 @@ from orchestration.store.database import read_clock
 from orchestration.store.keys import Scope
 from orchestration.store.why import read_why
 from orchestration.store.why_words import Why
+from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 
 router = APIRouter(tags=["why"], route_class=GuardedRoute)
@@ -31,7 +32,7 @@ At = Annotated[
 ]
 
 
-@router.get("/why/")
+@router.get("/why/", responses=problems(404))
 @requires(Scope.READ)
 async def explain_why(request: ApiRequest, what: What, at: At = None) -> Why:
     """Why somebody was notified of something, or nobody was: an answer, and the evidence as a timeline."""

@@ -47,7 +47,7 @@ def resume(
 
     with (
         progress() as show,
-        PipelineOrchestrator(load_settings(), progress=show) as orchestrator,
+        PipelineOrchestrator(load_settings(), progress=show, console=True) as orchestrator,
         resumable([run_id]),
     ):
         result = orchestrator.resume_pipeline(run_id)

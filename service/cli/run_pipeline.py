@@ -112,7 +112,7 @@ def run_pipeline(
         return 0
     from service.orchestrator import PipelineOrchestrator
 
-    with progress() as show, PipelineOrchestrator(settings, progress=show) as orchestrator:
+    with progress() as show, PipelineOrchestrator(settings, progress=show, console=True) as orchestrator:
         started = orchestrator.start(request)
         with resumable(started.run_ids):
             results = started.wait()

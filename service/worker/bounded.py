@@ -32,7 +32,7 @@ from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.mirror.flow_runs import FlowRunMirror
-from service.prefect_patches import send_what_is_queued
+from service.prefect_patches import limit_end_of_services, send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
@@ -151,18 +151,23 @@ class BoundedWorker:
 
 
 @asynccontextmanager
-async def open_bounded_worker(settings: Settings, addresses: StackAddresses) -> AsyncGenerator[BoundedWorker]:
+async def open_bounded_worker(
+    settings: Settings, addresses: StackAddresses, *, console: bool = False
+) -> AsyncGenerator[BoundedWorker]:
     """A bounded worker on this stack. At the end it waits for the runs that are being executed.
+
+    With `console`, messages go to the console where no channel is set up.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
     """
+    limit_end_of_services()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(addresses.database_url))
         # What this process knows of channels is nothing that workers and the API go by: it stores none of it.
         copies = EncryptedCache(database)
         channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
-        services = make_services(settings, database, blocks=channels)
+        services = make_services(settings, database, blocks=channels, console=console)
         opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
         with prefect_errors():
             client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client

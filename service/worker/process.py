@@ -27,7 +27,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.mirror.flow_runs import FlowRunMirror
-from service.prefect_patches import keep_own_sigterm_handler
+from service.prefect_patches import keep_own_sigterm_handler, limit_end_of_services
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.reach import Reach
@@ -55,6 +55,7 @@ async def open_worker(
     """
     slots = concurrency or settings.worker_concurrency
     keep_own_sigterm_handler()
+    limit_end_of_services()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
         opening.enter_context(temporary_settings(prefect_settings(prefect_api_url)))
@@ -64,7 +65,7 @@ async def open_worker(
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
-        services = make_services(settings, database, blocks=channels, console=False)
+        services = make_services(settings, database, blocks=channels)
         opening.enter_context(use_services(services))
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
