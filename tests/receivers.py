@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -48,6 +49,8 @@ class Received:
     body: bytes
     answered: int = 0
     """The status of the answer."""
+    at: float = 0.0
+    """When it was answered, as `time.monotonic()` counts."""
 
     @property
     def json(self) -> Any:
@@ -133,7 +136,7 @@ class HttpReceiver:
         headers = {name.lower(): value for name, value in request.headers.items()}
         with self._lock:
             answer = self._answers.pop(0) if self._answers else self._default
-        self._log.add(Received(request.command, request.path, headers, body, answer.status))
+        self._log.add(Received(request.command, request.path, headers, body, answer.status, time.monotonic()))
         if answer.hang:
             request.close_connection = True
             self._ended.wait(WAIT_SECONDS)

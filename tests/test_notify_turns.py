@@ -102,7 +102,7 @@ async def _turn(services: Services, channel: str) -> channels.Turn:
         return await channels.await_turn(tx, channel, pace_seconds=0.0)
 
 
-async def test_the_pause_of_a_channel_that_fails_grows_up_to_15_seconds(services: Services) -> None:
+async def test_the_pause_of_a_channel_that_fails_grows_up_to_10_seconds(services: Services) -> None:
     services = with_settings(services, backoff_factor=2.0)
     failing = channels.refusal(busy(), pause_seconds=1.0)
     pauses: list[float] = []
@@ -117,7 +117,7 @@ async def test_the_pause_of_a_channel_that_fails_grows_up_to_15_seconds(services
         )
         pauses.append(round(float(health["wait"])))
 
-    assert pauses == [1, 2, 4, 8, 15, 15]
+    assert pauses == [1, 2, 4, 8, 10, 10]
 
 
 async def test_messages_to_one_channel_keep_its_pace_over_all_runs(services: Services) -> None:

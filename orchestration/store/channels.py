@@ -17,8 +17,9 @@ from orchestration.errors import DeliveryFailed
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.runs import INBOX_CHANNEL
 
-LONGEST_PAUSE_SECONDS = 15.0
-"""How long a channel that fails is left alone at most, unless it asks for longer."""
+LONGEST_PAUSE_SECONDS = 10.0
+"""How long a channel that fails is left alone at most, unless it asks for longer. When it works again everything that
+waits has to be told within 30 s: this is the part of them in which nobody knows."""
 
 OUTAGE_SECONDS = 30.0
 """A channel that has failed for so long has an outage, which is reported on the others."""

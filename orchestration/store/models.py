@@ -315,8 +315,7 @@ class ChannelHealthRow(Base):
     not_before: Mapped[datetime | None]
     """Nothing is sent before: the vendor asked to wait, or the channel is down."""
     reserved_until: Mapped[datetime | None]
-    """Until then it is the turn of others: of the message that tries it while it fails, or of those that keep its
-    pace."""
+    """Until then it is the turn of others: of the one that tries it while it fails, or of those that keep its pace."""
     last_error: Mapped[str | None]
     sent_at: Mapped[datetime | None]
     reported_at: Mapped[datetime | None]
