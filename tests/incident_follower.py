@@ -118,13 +118,13 @@ class Follower:
             for incident in (one for one in self._truth.incidents.get(key, []) if one.unsettled):
                 self._truth.settle(incident, self._product.now)
 
-    def _follow_line(self, line: Mapping[Any, Any]) -> None:
+    def _follow_line(self, line: Mapping[Any, Any]) -> None:  # noqa: C901 - a table of events
         key = self._keys.get((line["environment"], line["incident_key"]))
         if key is None or not self._truth.incidents.get(key):
             return
         incident, details, now = self._truth.incidents[key][-1], line["details"], self._product.now
         self._tell(f"{line['incident_id']} {key} {line['event']} {details}")
-        match line["event"]:
+        match line["event"]:  # what people do, and what happens by itself
             case "incident_resolved" if "via" in details:
                 incident.end("dismissed")
             case "incident_closed":
@@ -142,15 +142,15 @@ class Follower:
             case "channel_given_up" if incident.status == "open" and line["run_id"] not in self._gave_up:
                 self._gave_up.add(line["run_id"])  # a line for each channel is one change
                 incident.changed()
+            case "incident_acknowledged":
+                incident.acknowledged_until = now + ACKNOWLEDGED_FOR
+            case "incident_unacknowledged":
+                incident.acknowledged_until = None
             case "incident_snoozed":
                 incident.snoozed_until = datetime.fromisoformat(details["until"]) + self._product.shift
                 incident.silent = True
             case "incident_snooze_ended":
                 incident.snoozed_until, incident.silent = None, False
-            case "incident_acknowledged":
-                incident.acknowledged_until = now + ACKNOWLEDGED_FOR
-            case "incident_unacknowledged":
-                incident.acknowledged_until = None
             case _:
                 pass
 

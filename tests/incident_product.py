@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -23,6 +24,7 @@ from orchestration.signals import Signals
 from orchestration.store import actions, claims, runs
 from orchestration.store.actions import Actor, Via
 from orchestration.store.database import Database
+from service.mirror.flow_runs import FlowRunMirror
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.outages import look_after_channels
@@ -52,7 +54,8 @@ _QUIET = """
                     or run.incident_key = incident.incident_key and run.environment = incident.environment)
         ) and not exists (
             select from incident_channel as known
-            where known.incident_id = incident.id and (known.version < incident.version or known.failing_since is not null)
+            where known.incident_id = incident.id
+                and (known.version < incident.version or known.failing_since is not null)
         )
     from incident where id = :id
 """
@@ -67,11 +70,18 @@ class Recorded:
     position: int
 
 
+def executor_without_prefect(services: Services, results: Path) -> RunExecutor:
+    """An executor whose copies the workers have: to make one takes as long as some runs."""
+    breaker, mirror = Breaker(), cast("FlowRunMirror", None)
+    breaker.trip("there is no Prefect")
+    return RunExecutor(services, mirror, breaker, results)
+
+
 class Product:
     """Database, channels and workers. `shift` is how far the machine's clock is ahead of the real one."""
 
-    def __init__(self, loop: JumpingLoop, database: Database, settings: Settings, results: Path) -> None:
-        self.loop, self.database, self.settings, self._results = loop, database, settings, results
+    def __init__(self, loop: JumpingLoop, database: Database, settings: Settings, executor: RunExecutor) -> None:
+        self.loop, self.database, self.settings, self._executor = loop, database, settings, executor
         self.shift = timedelta()
         self.workers: list[Worker] = []
         self.surprises: list[str] = []
@@ -133,10 +143,8 @@ class Product:
         while len(working := [one for one in self.workers if one.works]) <= number:
             name = f"machine/{len(self.workers)}/1"
             worker = Worker(name, MortalDatabase(self.database, partial(self._bury, name)), None)
-            breaker = Breaker()
-            breaker.trip("there is no Prefect")
-            mirror: Any = None
-            worker.executor = RunExecutor(self._services(worker.database), mirror, breaker, self._results)
+            worker.executor = copy(self._executor)
+            worker.executor._services = self._services(worker.database)
             self.workers.append(worker)
         return working[number]
 
@@ -167,7 +175,7 @@ class Product:
         try:
             with suppress(PipelineError, asyncio.CancelledError), use_slot(Slot()):
                 await worker.executor.execute(claim)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             if not worker.database.dead:
                 self.surprises.append(f"run {claim.run_id}: {error!r}")
 
@@ -263,7 +271,7 @@ class Product:
 
 @contextmanager
 def recorded_runs() -> Generator[list[Recorded]]:
-    """While the body works, the runs whose ingest is saved, in the order of saving; one may be saved and rolled back."""
+    """While the body works, the runs whose ingest is saved, in that order. What was saved may be rolled back."""
     saved: list[Recorded] = []
     save = runs.save_ingest_result
 

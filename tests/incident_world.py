@@ -1,4 +1,4 @@
-"""The parts around the incident machine: channels with moods, workers that die or fall asleep, and a clock that jumps."""
+"""The parts around the incident machine: moody channels, workers that die or fall asleep, a clock that jumps."""
 
 from __future__ import annotations
 
