@@ -67,11 +67,6 @@ class Follower:
         """How many messages there were about an incident when it was snoozed, and all had been said."""
         self._story: list[str] = []
 
-    @property
-    def knows_incidents(self) -> bool:
-        """Whether there is an incident."""
-        return bool(self._truth.incidents)
-
     # What happens
 
     def accepted(self, run_id: str, push: Push, *, duplicate: bool, stored_key: tuple[str, str]) -> None:

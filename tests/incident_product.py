@@ -123,11 +123,6 @@ class Product:
 
     # Channels
 
-    @property
-    def hangs(self) -> bool:
-        """Whether a worker waits for a channel that hangs."""
-        return any(channel.hanging for channel in self.channels.all.values())
-
     async def answer(self, name: str, answers: bool) -> None:
         """A channel that hangs answers, or it never will. What a worker has sent that is asleep stays as it is."""
         for sending in self.channels.all[name].hanging:

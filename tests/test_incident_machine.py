@@ -68,7 +68,10 @@ class Machine(RuleBasedStateMachine):
         self.monitored: dict[tuple[str, str, int], Monitored] = {}
         self.outbox: list[Push] = []
         self.delivered: list[Push] = []
+        # What rules are possible depends on these, and never on the product: its workers differ from time to time.
         self.steps_since_rest = 0
+        self.may_hang = False
+        self.may_sleep = False
 
     def _count(self, rule: str) -> None:
         executed[rule] += 1
@@ -170,8 +173,9 @@ class Machine(RuleBasedStateMachine):
         self._count("mood")
         channel = self.channels.all[name]
         channel.mood, channel.retry_after = mood, float(retry_after)
+        self.may_hang |= mood == "hang"
 
-    @precondition(lambda self: self.product.hangs)
+    @precondition(lambda self: self.may_hang)
     @rule(name=st.sampled_from(("chat", "mail", "spare")), answers=st.booleans())
     def answer(self, name: str, answers: bool) -> None:
         """A channel that hangs answers after all, or its time is over."""
@@ -194,16 +198,18 @@ class Machine(RuleBasedStateMachine):
         """Two workers execute what is due; one of them falls asleep in the middle, perhaps for long."""
         self._count("fall_asleep")
         self.do(self.product.work(first, second, sleeps_after=sleeps_after))
+        self.may_sleep = True
 
-    @precondition(lambda self: any(one.database.asleep for one in self.product.workers))
+    @precondition(lambda self: self.may_sleep)
     @rule()
     def wake(self) -> None:
         """Whoever is asleep wakes up, and goes on."""
         self._count("wake")
+        self.may_sleep = False
         self.do(self.product.wake_all())
         self.follower.check_messages()
 
-    @precondition(lambda self: self.product.hangs)
+    @precondition(lambda self: self.may_hang)
     @rule(number=st.integers(0, 1))
     def kill(self, number: int) -> None:
         """A worker dies while it waits for a channel."""
@@ -212,14 +218,14 @@ class Machine(RuleBasedStateMachine):
 
     # What people do
 
-    @precondition(lambda self: self.follower.knows_incidents)
+    @precondition(lambda self: self.delivered)
     @rule(pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12))
     def act(self, pick: int, action: str, hours: int) -> None:
         """A person acts on an incident."""
         self._count("act")
         self._act(pick, action, hours)
 
-    @precondition(lambda self: self.follower.knows_incidents)
+    @precondition(lambda self: self.delivered)
     @rule(after=st.integers(0, 40), pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12))
     def act_meanwhile(self, after: int, pick: int, action: str, hours: int) -> None:
         """A person acts while a worker is in the middle of its runs."""
@@ -255,7 +261,7 @@ class Machine(RuleBasedStateMachine):
         self._rest()
 
     def _rest(self) -> None:
-        self.steps_since_rest = 0
+        self.steps_since_rest, self.may_hang, self.may_sleep = 0, False, False
         for channel in self.channels.all.values():
             channel.mood = "ok"
         self.do(self.product.wake_all())
