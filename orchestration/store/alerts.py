@@ -89,7 +89,8 @@ async def record_alerts(
     incident_id, opened, reopened = await _find_or_open(tx, fresh, recording)
     ids = await _upsert(tx, fresh, incident_id, recording, moments)
     _note_alerts(alerts, ids, recording)
-    ended = await _end(tx, fresh, ids, incident_id, all_resolved=all_resolved)
+    ended_at = max((one.ended_at for one in moments.values() if one.ended_at is not None), default=run.created_at)
+    ended = await _end(tx, fresh, ids, incident_id, recording, all_ended_at=ended_at if all_resolved else None)
     change, incident = IncidentChange(stale=not fresh), None
     if incident_id is not None:
         change = IncidentChange(
@@ -250,11 +251,12 @@ def _row(alert: Alert, recording: _Recording, moments: Moments) -> dict[str, Any
     same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
     episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
     starts = _named(known.started_at if known and same_episode else None, alert.started_at)
-    severity = known.severity if known is not None and not alert.firing else alert.severity
+    # An end is as severe as its beginning, whatever its sender calls it; of repeats the one accepted last counts.
+    overtaken = known is not None and news is News.REPEAT and recording.run.id < (known.last_run or 0)
+    severity = known.severity if known is not None and (overtaken or not alert.firing) else alert.severity
     return {
         **alert.model_dump(mode="json", include=_STORED),
         "environment": recording.run.environment,
-        # An end is as severe as its beginning, whatever its sender calls it.
         "severity": severity.value,
         "started_at": _json(min(starts, default=None)),
         "ended_at": _json(moments.ended_at),
@@ -276,10 +278,7 @@ def _json(moment: datetime | None) -> str | None:
 
 
 def insert_many(table: type[AlertRow | HistoryRow | MembershipRow], rows: Sequence[dict[str, Any]]) -> Insert:
-    """A statement that gets its rows as one JSON value.
-
-    SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds.
-    """
+    """A statement that gets its rows as one JSON value: SQLAlchemy would compile thousands of parameters for seconds."""
     columns = [table.__table__.columns[name] for name in rows[0]]
     given = (
         func.jsonb_to_recordset(bindparam(None, rows, JSONB()))
@@ -339,6 +338,7 @@ _END = text(
     from (
         select incident_id, alert_id, status from membership
         where alert_id = any(:alert_ids) and status <> 'resolved'
+            or alert_id = any(:begun) and status = 'dismissed'
         for update
     ) as before
     where before.incident_id = membership.incident_id and before.alert_id = membership.alert_id
@@ -346,15 +346,20 @@ _END = text(
     """
 )
 
+# What began after the end of which the sender speaks is another story: the push is late, or comes twice.
 _END_LEFT_OUT = text(
     """
-    with ended as (
-        update membership set status = 'resolved', updated_at = clock_timestamp()
-        where incident_id = :incident_id and status = 'firing'
-        returning alert_id
+    with left_out as (
+        select alert.id
+        from membership join alert on alert.id = membership.alert_id
+        where membership.incident_id = :incident_id and membership.status = 'firing'
+            and membership.alert_id <> all(:alert_ids)
+            and (alert.episode_at is null or alert.episode_at <= :ended_at)
+        order by alert.id for update of alert
     )
-    update alert set status = 'resolved', updated_at = clock_timestamp()
-    from ended where ended.alert_id = alert.id
+    update alert set status = 'resolved', ended_at = :ended_at, updated_at = clock_timestamp()
+    from left_out where left_out.id = alert.id
+    returning alert.id
     """
 )
 
@@ -364,23 +369,29 @@ async def _end(
     fresh: Sequence[Alert],
     ids: Mapping[str, int],
     incident_id: int | None,
+    recording: _Recording,
     *,
-    all_resolved: bool,
+    all_ended_at: datetime | None,
 ) -> int:
     """End the resolved alerts in every incident that they are in. Returns how many ended in this one.
 
-    Each other incident gets a run of its own, which brings it up to date under its own lock.
+    Each other incident gets a run of its own, which brings it up to date under its own lock. When an alert begins anew,
+    the firing is over that a person has ended. `all_ended_at` is when every alert of the incident had ended, also those
+    that the sender has left out. None means that it does not say so.
     """
+    begun = [ids[alert.fingerprint] for alert in fresh if recording.news[alert.fingerprint] is News.NEW_EPISODE]
     over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
-    if not over:
+    if over and len(over) == len(fresh) and all_ended_at is not None:
+        values = {"incident_id": incident_id, "alert_ids": over, "ended_at": all_ended_at}
+        for alert_id in list((await tx.execute(_END_LEFT_OUT, values)).scalars()):
+            over.append(alert_id)
+            recording.note("alert_resolved", alert_id=alert_id, old=AlertStatus.FIRING, new=AlertStatus.RESOLVED)
+    if not (over or begun):
         return 0
-    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": over}) if row.fired]
-    left_out = 0
-    if all_resolved and len(over) == len(fresh):
-        left_out = (await tx.execute(_END_LEFT_OUT, {"incident_id": incident_id})).rowcount
+    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": over, "begun": begun}) if row.fired]
     for other in sorted({*ended} - {incident_id}):
         await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
-    return ended.count(incident_id) + left_out
+    return ended.count(incident_id)
 
 
 async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:
@@ -436,6 +447,6 @@ async def _settle(
 
 
 async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:
-    for start in range(0, len(recording.history), _CHUNK):
-        rows = [{**line, "incident_id": incident_id} for line in recording.history[start : start + _CHUNK]]
-        await tx.execute(insert_many(HistoryRow, rows))
+    lines = [{**line, "incident_id": incident_id} for line in recording.history]
+    for start in range(0, len(lines), _CHUNK):
+        await tx.execute(insert_many(HistoryRow, lines[start : start + _CHUNK]))
