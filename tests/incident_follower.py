@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import text
 
 from orchestration.alert import Severity
-from tests.incident_model import IncidentTruth, Key, Truth
+from tests.incident_model import IncidentTruth, Truth
 from tests.incident_product import Product, Recorded
-from tests.incident_senders import GROUPING, Push
+from tests.incident_senders import GROUPING, Key, Push
 from tests.incident_world import Sending, version_of
 
 DAY = timedelta(days=1)

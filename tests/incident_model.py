@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from orchestration.alert import Severity
+from tests.incident_senders import Event, Key
 
 SAME_START = timedelta(minutes=2)  # the servers of a pair begin within so short a time
-Key = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a sender says of one alert. `start` names the episode, `at` the moment of the event, if the sender does."""
-
-    alert: Key
-    firing: bool
-    severity: Severity
-    start: datetime | None = None
-    at: datetime | None = None
 
 
 @dataclass
@@ -38,10 +26,8 @@ class IncidentTruth:
     severity: Severity
     status: str = "open"
     members: dict[Key, str] = field(default_factory=dict[Key, str])
-    # The least and the most changes that somebody should hear of: they differ where the rules leave it open.
-    versions: tuple[int, int] = (0, 0)
-    # Those since the last change that somebody should hear of: a fall is not said by itself.
-    may_say: set[Severity] = field(default_factory=set[Severity])
+    versions: tuple[int, int] = (0, 0)  # the least and the most changes to hear of: the rules leave some of them open
+    may_say: set[Severity] = field(default_factory=set[Severity])  # those since then: a fall is not said by itself
     snoozed_until: datetime | None = None
     acknowledged_until: datetime | None = None
     hushed: bool = False  # whether the last change was left unsaid because of a snooze
@@ -49,9 +35,9 @@ class IncidentTruth:
     unsettled: bool = False  # whether a member has ended in a push about another incident
     heard: datetime | None = None
 
-    def changed(self, *, least: int = 1, most: int = 1, hushed: bool = False) -> None:
+    def changed(self, *, least: int = 1, hushed: bool = False) -> None:
         """Something has changed that somebody should hear of."""
-        self.versions = self.versions[0] + least, self.versions[1] + most
+        self.versions = self.versions[0] + least, self.versions[1] + 1
         self.may_say = self.may_say | {self.severity} if hushed else {self.severity}
         self.hushed, self.silent = hushed, self.silent and hushed
 
@@ -81,18 +67,21 @@ class Truth:
             left_out = self._left_out(incident, events)
             news |= dict.fromkeys(left_out, "said")
             fresh += left_out
-        dismissed = {e.alert for e in fresh if self._stays_dismissed(incident, e, news[e])}
+        firing = [event for event in fresh if event.firing]
+        dismissed = (
+            {alert for alert, status in incident.members.items() if status == "dismissed"} if incident else set()
+        )
+        # What a person has ended stays so while its sender only repeats it, and names when it began.
+        wanted = {e.alert for e in firing if e.alert not in dismissed or news[e] != "said" or e.start is None}
         for event in fresh:
             self._note(event, news[event], accepted)
-        firing = [event for event in fresh if event.firing]
-        wanted = {event.alert for event in firing} - dismissed
         reopened = bool(wanted) and (incident is None or incident.status != "open")
         if reopened:
             if incident is None or incident.status == "closed":
                 incident = IncidentTruth(Severity.INFO)
                 self.incidents.setdefault(key, []).append(incident)
-            severity = Severity.worst(*(event.severity for event in firing))
-            incident.status, incident.severity, incident.snoozed_until = "open", severity, None
+            incident.status, incident.snoozed_until = "open", None
+            incident.severity = Severity.worst(*(event.severity for event in firing))
         for event in set(fresh) - set(firing):
             self._end(event.alert, incident)
         if incident is not None and fresh:
@@ -100,7 +89,7 @@ class Truth:
             incident.members.update(dict.fromkeys(wanted, "firing"))
             incident.heard = accepted
             words = ("grown",) * grown + ("grown", "reopened") * reopened
-            self.settle(incident, now, {*words, *(news[event] for event in fresh)})
+            self.settle(incident, now, *words, *(news[event] for event in fresh))
 
     def _left_out(self, incident: IncidentTruth, events: list[Event]) -> list[Event]:
         """The alerts that have ended without a word: the sender says that all has ended, and they began before that."""
@@ -121,13 +110,9 @@ class Truth:
             return "old"
         if event.firing and not known.firing:
             return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"
-        began = "anew" if event.start > known.heard else "perhaps"
-        return "said" if not event.firing or same else began
-
-    def _stays_dismissed(self, incident: IncidentTruth | None, event: Event, news: str) -> bool:
-        """Whether a person has ended it, and the sender only repeats it."""
-        repeats = event.firing and news == "said" and event.start is not None
-        return repeats and incident is not None and incident.members.get(event.alert) == "dismissed"
+        if not event.firing or same:
+            return "said"
+        return "anew" if event.start > known.heard else "perhaps"
 
     def _note(self, event: Event, news: str, accepted: datetime) -> None:
         known = self.alerts.get(event.alert)
@@ -136,8 +121,8 @@ class Truth:
         starts = (start for start in (known and known.start, event.start) if start is not None)
         at = max((at for at in (known and known.at, event.at) if at is not None), default=None)
         start = (min if same else max)(starts, default=None)
-        ended = None if event.firing else event.at
-        self.alerts[event.alert] = AlertTruth(event.firing, severity, start, at, ended, accepted)
+        noted = AlertTruth(event.firing, severity, start, at, None if event.firing else event.at, accepted)
+        self.alerts[event.alert] = noted
         for incident in (one for each in self.incidents.values() for one in each if news == "anew"):
             if incident.members.get(event.alert) == "dismissed":
                 incident.members[event.alert] = "resolved"  # the firing that the person has ended is over
@@ -148,7 +133,7 @@ class Truth:
             incident.unsettled |= incident.members[alert] == "firing" and incident is not here
             incident.members[alert] = "resolved"
 
-    def settle(self, incident: IncidentTruth, now: datetime, said: Collection[str] = ()) -> None:
+    def settle(self, incident: IncidentTruth, now: datetime, *said: str) -> None:
         """Its severity is that of the worst alert that fires; when none fires, it is resolved."""
         firing = [self.alerts[alert].severity for alert, status in incident.members.items() if status == "firing"]
         incident.unsettled = False

@@ -188,7 +188,7 @@ class Product:
     async def work(
         self, first: int, second: int, *, dies_after: int | None = None, sleeps_after: int | None = None
     ) -> int:
-        """Two workers claim up to so many runs, and execute them. Returns how many. The first may die or fall asleep."""
+        """Two workers claim up to so many runs each; the first may die or fall asleep. Returns how many they claimed."""
         workers = self.worker(0), self.worker(1)
         workers[0].database.dies_after, workers[0].database.sleeps_after = dies_after, sleeps_after
         claiming = [asyncio.create_task(self._claim(one, n)) for one, n in zip(workers, (first, second), strict=True)]

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from orchestration.alert import Severity
-from tests.incident_model import Event, Key
 
 VENDORS = ("alertmanager", "grafana", "pagerduty", "datadog", "newrelic", "opsgenie", "zabbix", "generic")
 GROUPING = ("alertmanager", "grafana")
@@ -20,6 +19,19 @@ _WORDS = {
     "datadog": {"critical": "error", "warning": "warning", "info": "info"},
     "pagerduty": {"critical": "P1", "warning": "P3", "info": "P5"},
 }
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a sender says of one alert. `start` names the episode, `at` the moment of the event, if the sender does."""
+
+    alert: Key
+    firing: bool
+    severity: Severity
+    start: datetime | None = None
+    at: datetime | None = None
 
 
 @dataclass

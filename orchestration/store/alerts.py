@@ -278,7 +278,7 @@ def _json(moment: datetime | None) -> str | None:
 
 
 def insert_many(table: type[AlertRow | HistoryRow | MembershipRow], rows: Sequence[dict[str, Any]]) -> Insert:
-    """A statement that gets its rows as one JSON value: SQLAlchemy would compile thousands of parameters for seconds."""
+    """A statement that gets its rows as one JSON value: thousands of parameters would take seconds to compile."""
     columns = [table.__table__.columns[name] for name in rows[0]]
     given = (
         func.jsonb_to_recordset(bindparam(None, rows, JSONB()))
@@ -376,8 +376,8 @@ async def _end(
     """End the resolved alerts in every incident that they are in. Returns how many ended in this one.
 
     Each other incident gets a run of its own, which brings it up to date under its own lock. When an alert begins anew,
-    the firing is over that a person has ended. `all_ended_at` is when every alert of the incident had ended, also those
-    that the sender has left out. None means that it does not say so.
+    the firing that a person has ended is over. `all_ended_at` is when all alerts of the incident had ended, also those
+    that the sender has left out; None means that it does not say so.
     """
     begun = [ids[alert.fingerprint] for alert in fresh if recording.news[alert.fingerprint] is News.NEW_EPISODE]
     over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
@@ -396,12 +396,8 @@ async def _end(
 
 async def _firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Severity]:
     """How many alerts fire in an incident, and the severity of the worst of them."""
-    query = (
-        select(_A.severity, func.count())
-        .join(_M, _M.alert_id == _A.id)
-        .where(_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
-        .group_by(_A.severity)
-    )
+    members = (_M.incident_id == incident_id, _M.status == AlertStatus.FIRING.value)
+    query = select(_A.severity, func.count()).join(_M, _M.alert_id == _A.id).where(*members).group_by(_A.severity)
     found = {Severity(severity): count for severity, count in (await tx.execute(query)).tuples()}
     return sum(found.values()), Severity.worst(*found)
 
