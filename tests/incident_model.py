@@ -68,9 +68,8 @@ class Truth:
             news |= dict.fromkeys(left_out, "said")
             fresh += left_out
         firing = [event for event in fresh if event.firing]
-        dismissed = (
-            {alert for alert, status in incident.members.items() if status == "dismissed"} if incident else set()
-        )
+        members = incident.members if incident else {}
+        dismissed = {alert for alert, status in members.items() if status == "dismissed"}
         # What a person has ended stays so while its sender only repeats it, and names when it began.
         wanted = {e.alert for e in firing if e.alert not in dismissed or news[e] != "said" or e.start is None}
         for event in fresh:
@@ -99,8 +98,7 @@ class Truth:
 
     def _news(self, event: Event) -> str:
         """old (changes nothing), anew (a new episode), perhaps (one that the rules leave open), or said."""
-        known = self.alerts.get(event.alert)
-        if known is None:
+        if (known := self.alerts.get(event.alert)) is None:
             return "said"
         earlier = event.at is not None and known.at is not None and event.at < known.at
         if event.start is None or known.start is None:
@@ -110,9 +108,7 @@ class Truth:
             return "old"
         if event.firing and not known.firing:
             return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"
-        if not event.firing or same:
-            return "said"
-        return "anew" if event.start > known.heard else "perhaps"
+        return "said" if same or not event.firing else "anew" if event.start > known.heard else "perhaps"
 
     def _note(self, event: Event, news: str, accepted: datetime) -> None:
         known = self.alerts.get(event.alert)

@@ -86,7 +86,9 @@ class Product:
         self.workers: list[Worker] = []
         self.surprises: list[str] = []
         """Errors that no run may break off with."""
-        self.channels = MoodyChannels(*(MoodyChannel(name, database) for name in ("chat", "mail", "spare")))
+        self.channels = MoodyChannels(
+            *(MoodyChannel(name, database, lambda: self.now) for name in ("chat", "mail", "spare"))
+        )
         self.do(empty(database))
         self.services = self._services(database)
 
@@ -184,11 +186,13 @@ class Product:
                 quiet = 0
             else:
                 quiet = quiet + 1 if self.loop.is_idle() else 0
+        for refusal in (one for channel in self.channels.all.values() for one in channel.refused):
+            refusal.known |= not refusal.sending.worker.database.asleep
 
     async def work(
         self, first: int, second: int, *, dies_after: int | None = None, sleeps_after: int | None = None
     ) -> int:
-        """Two workers claim up to so many runs each; the first may die or fall asleep. Returns how many they claimed."""
+        """Two workers claim and execute up to so many runs each. The first may die or fall asleep. Returns how many."""
         workers = self.worker(0), self.worker(1)
         workers[0].database.dies_after, workers[0].database.sleeps_after = dies_after, sleeps_after
         claiming = [asyncio.create_task(self._claim(one, n)) for one, n in zip(workers, (first, second), strict=True)]

@@ -47,6 +47,7 @@ class MortalDatabase(Database):
         self.dies_after: int | None = None
         self.sleeps_after: int | None = None
         """After how many more statements the worker falls asleep. It sleeps between two statements: without locks."""
+        self.naps = 0
         self._awake = asyncio.Event()
         self._awake.set()
 
@@ -70,6 +71,7 @@ class MortalDatabase(Database):
             self.sleeps_after -= 1
             if self.sleeps_after < 0:
                 self.sleeps_after = None
+                self.naps += 1
                 self._awake.clear()
         await self._awake.wait()
         self._live()
@@ -121,6 +123,8 @@ class Sending:
     channel: str
     overslept: int
     """How often the worker had overslept when it began."""
+    naps: int
+    """How often the worker had slept when it began."""
     lost: bool = False
     """The channel has accepted it, and its answer got lost."""
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -129,6 +133,11 @@ class Sending:
     @property
     def key(self) -> str:
         return self.message.idempotency_key
+
+    @property
+    def slept(self) -> bool:
+        """Whether its worker has slept in the middle, be it for a moment."""
+        return self.worker.database.naps > self.naps
 
     @property
     def blind(self) -> bool:
@@ -141,6 +150,16 @@ class Sending:
         return self.lost or self.blind or self.worker.database.dead
 
 
+@dataclass
+class Refusal:
+    """A channel has asked to be left alone until then."""
+
+    sending: Sending
+    until: datetime
+    known: bool = False
+    """Whether its worker has had the time to write that down."""
+
+
 current_worker: ContextVar[Worker] = ContextVar("current_worker")
 
 
@@ -149,25 +168,29 @@ class MoodyChannel:
 
     driver = "moody"
 
-    def __init__(self, name: str, real: Database) -> None:
+    def __init__(self, name: str, real: Database, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self.name = self.target = name
         self.mood = "ok"
         self.retry_after = 0.0
         self.accepted: list[Sending] = []
         self.hanging: list[Sending] = []
+        self.refused: list[Refusal] = []
         self.problems: list[str] = []
         self._real = real
 
     async def send(self, message: Message) -> Delivery:
         worker = current_worker.get()
-        sending = Sending(message, worker, self.name, worker.overslept)
+        sending = Sending(message, worker, self.name, worker.overslept, worker.database.naps)
         await worker.database.point()
+        self._check_wait(sending)
         match self.mood:
             case "500":
                 raise DeliveryFailed("it answered 500", retryable=True)
             case "404":
                 raise DeliveryFailed("it answered 404", retryable=False)
             case "429":
+                self.refused.append(Refusal(sending, self._clock() + timedelta(seconds=self.retry_after)))
                 raise DeliveryFailed("it answered 429", retryable=True, retry_after_seconds=self.retry_after)
             case "reset":
                 raise DeliveryFailed("the connection was reset", retryable=True)
@@ -182,6 +205,12 @@ class MoodyChannel:
         await self._accept(sending)
         number = len(self.accepted)
         return Delivery(driver="moody", provider="moody", channel=self.name, status="sent", provider_id=f"m{number}")
+
+    def _check_wait(self, sending: Sending) -> None:
+        """A message comes no earlier than the channel has asked, unless its worker could not know that."""
+        until = [one.until for one in self.refused if one.known and not one.sending.uncertain]
+        if until and not sending.slept and self._clock() < max(until) - timedelta(seconds=1):
+            self.problems.append(f"{sending.key} came before {max(until)}, although the channel had asked to wait")
 
     async def _hang(self, sending: Sending) -> None:
         self.hanging.append(sending)
@@ -202,6 +231,7 @@ class MoodyChannel:
             if version_of(one) > version and not sending.blind:
                 self.problems.append(f"{sending.key} was accepted after {one.key}")
         self.accepted.append(sending)
+        self.refused.clear()  # it works again
         async with self._real.statement() as tx:
             query = text("select status from delivery where idempotency_key = :key")
             if (await tx.execute(query, {"key": sending.key})).scalar_one_or_none() == "sent" and not sending.blind:
