@@ -321,6 +321,7 @@ async def _open(url: str) -> Database:
     return Database(url, pool_size=16)
 
 
+@pytest.mark.timeout(300 if "INCIDENT_MACHINE_EXAMPLES" not in os.environ else 7200)
 def test_what_channels_were_sent_last_is_true(machine: type[Machine]) -> None:
     by_hand = "INCIDENT_MACHINE_EXAMPLES" in os.environ
     phases = [Phase.generate, Phase.shrink] if "INCIDENT_MACHINE_SHRINK" in os.environ else [Phase.generate]
