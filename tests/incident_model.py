@@ -77,7 +77,7 @@ class Truth:
         reopened = bool(wanted) and (incident is None or incident.status != "open")
         if reopened:
             if incident is None or incident.status == "closed":
-                incident = IncidentTruth(Severity.INFO)
+                incident, wanted = IncidentTruth(Severity.INFO), {event.alert for event in firing}
                 self.incidents.setdefault(key, []).append(incident)
             incident.status, incident.snoozed_until = "open", None
             incident.severity = Severity.worst(*(event.severity for event in firing))
