@@ -125,7 +125,7 @@ def news_of(alert: Alert, known: KnownAlert | None, moments: Moments, *, run: in
     """
     if known is None:
         return News.CREATED
-    if _is_late(known, moments, run) or _is_older(alert, known, moments):
+    if _is_contradicted(alert, known, moments, run) or _is_older(alert, known, moments):
         return News.STALE
     if not alert.firing:
         return News.RESOLVED if known.firing else News.REPEAT
@@ -134,9 +134,13 @@ def news_of(alert: Alert, known: KnownAlert | None, moments: Moments, *, run: in
     return News.NEW_EPISODE if _begins_anew(known, moments) else News.REPEAT
 
 
-def _is_late(known: KnownAlert, moments: Moments, run: int) -> bool:
-    """Whether a push that was accepted later has spoken of the alert before, and the moments do not say otherwise."""
-    if known.last_run is None or run >= known.last_run:
+def _is_contradicted(alert: Alert, known: KnownAlert, moments: Moments, run: int) -> bool:
+    """Whether a push that was accepted later has said otherwise before, and the moments do not decide.
+
+    An alert that is in two incidents is spoken of by two pushes, in any order: the second one to be recorded may have
+    been accepted first. That the alert fires is no news of the alert then, but still news for the other incident.
+    """
+    if known.last_run is None or run >= known.last_run or (alert.firing and known.firing):
         return False
     latest = moments.latest
     return latest is None or known.occurred_at is None or latest <= known.occurred_at

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from orchestration.alert import Severity
+from tests.incident_senders import Event, Key
 
 SAME_START = timedelta(minutes=2)  # the servers of a pair begin within so short a time
-Key = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a sender says of one alert. `start` names the episode, `at` the moment of the event, if the sender does."""
-
-    alert: Key
-    firing: bool
-    severity: Severity
-    start: datetime | None = None
-    at: datetime | None = None
 
 
 @dataclass
@@ -37,66 +25,80 @@ class AlertTruth:
 class IncidentTruth:
     severity: Severity
     status: str = "open"
-    members: dict[Key, str] = field(
-        default_factory=dict[Key, str]
-    )  # The least and the most changes that somebody should hear of: they differ where the rules leave it open.
-    versions: tuple[int, int] = (0, 0)
-    # Those since the last change that somebody should hear of: a fall is not said by itself.
-    may_say: set[Severity] = field(default_factory=set[Severity])
+    members: dict[Key, str] = field(default_factory=dict[Key, str])
+    versions: tuple[int, int] = (0, 0)  # the least and the most changes to hear of: the rules leave some of them open
+    may_say: set[Severity] = field(default_factory=set[Severity])  # those since then: a fall is not said by itself
     snoozed_until: datetime | None = None
+    acknowledged_until: datetime | None = None
     hushed: bool = False  # whether the last change was left unsaid because of a snooze
+    silent: bool = False  # whether all changes since the beginning of the snooze were
+    unsettled: bool = False  # whether a member has ended in a push about another incident
     heard: datetime | None = None
 
-    def changed(self, *, least: int = 1, most: int = 1, hushed: bool = False) -> None:
+    def changed(self, *, least: int = 1, hushed: bool = False) -> None:
         """Something has changed that somebody should hear of."""
-        self.versions = self.versions[0] + least, self.versions[1] + most
+        self.versions = self.versions[0] + least, self.versions[1] + 1
         self.may_say = self.may_say | {self.severity} if hushed else {self.severity}
-        self.hushed = hushed
+        self.hushed, self.silent = hushed, self.silent and hushed
+
+    def resolve(self) -> None:
+        self.status, self.snoozed_until, self.acknowledged_until, self.silent = "resolved", None, None, False
+        self.changed()
 
     def end(self, members: str) -> None:
         """It ends although its alerts fire: a person resolves it (`dismissed`), or nobody hears of it (`expired`)."""
         self.members = {a: members if status == "firing" else status for a, status in self.members.items()}
-        self.status, self.snoozed_until = "resolved", None
-        self.changed()
+        self.resolve()
 
 
 class Truth:
-    """All alerts and incidents. Pushes are given in the order of acceptance."""
+    """All alerts and incidents. Pushes are given in the order in which they are recorded."""
 
     def __init__(self) -> None:
         self.alerts: dict[Key, AlertTruth] = {}
         self.incidents: dict[Key, list[IncidentTruth]] = {}
 
-    def push(self, key: Key, events: list[Event], *, accepted: datetime, now: datetime) -> None:
-        """A push about one incident is recorded."""
+    def push(self, key: Key, events: list[Event], *, accepted: datetime, now: datetime, of_all: bool = False) -> None:
+        """A push about one incident is recorded. `of_all` is whether its sender names all alerts of it that fire."""
         news = {event: self._news(event) for event in events}
         fresh = [event for event in events if news[event] != "old"]
-        dismissed = {e.alert for e in fresh if self._stays_dismissed(key, e, news[e])}
+        incident = self.incidents.get(key, [None])[-1]
+        if of_all and incident is not None and fresh and not any(event.firing for event in events):
+            left_out = self._left_out(incident, events)
+            news |= dict.fromkeys(left_out, "said")
+            fresh += left_out
+        firing = [event for event in fresh if event.firing]
+        members = incident.members if incident else {}
+        dismissed = {alert for alert, status in members.items() if status == "dismissed"}
+        # What a person has ended stays so while its sender only repeats it, and names when it began.
+        wanted = {e.alert for e in firing if e.alert not in dismissed or news[e] != "said" or e.start is None}
         for event in fresh:
             self._note(event, news[event], accepted)
-        firing = [event for event in fresh if event.firing]
-        wanted = {event.alert for event in firing} - dismissed
-        incident = self.incidents.get(key, [None])[-1]
         reopened = bool(wanted) and (incident is None or incident.status != "open")
         if reopened:
             if incident is None or incident.status == "closed":
-                incident = IncidentTruth(Severity.INFO)
+                incident, wanted = IncidentTruth(Severity.INFO), {event.alert for event in firing}
                 self.incidents.setdefault(key, []).append(incident)
-            severity = Severity.worst(*(event.severity for event in firing))
-            incident.status, incident.severity, incident.snoozed_until = "open", severity, None
+            incident.status, incident.snoozed_until = "open", None
+            incident.severity = Severity.worst(*(event.severity for event in firing))
         for event in set(fresh) - set(firing):
-            self._end(event.alert, incident, now)
+            self._end(event.alert, incident)
         if incident is not None and fresh:
             grown = any(incident.members.get(alert) != "firing" for alert in wanted)
             incident.members.update(dict.fromkeys(wanted, "firing"))
             incident.heard = accepted
             words = ("grown",) * grown + ("grown", "reopened") * reopened
-            self._settle(incident, now, {*words, *(news[event] for event in fresh)})
+            self.settle(incident, now, *words, *(news[event] for event in fresh))
+
+    def _left_out(self, incident: IncidentTruth, events: list[Event]) -> list[Event]:
+        """The alerts that have ended without a word: the sender says that all has ended, and they began before that."""
+        said, at = {event.alert for event in events}, max(event.at for event in events if event.at is not None)
+        known = {a: self.alerts[a] for a, status in incident.members.items() if status == "firing" and a not in said}
+        return [Event(a, False, one.severity, None, at) for a, one in known.items() if one.start and one.start <= at]
 
     def _news(self, event: Event) -> str:
         """old (changes nothing), anew (a new episode), perhaps (one that the rules leave open), or said."""
-        known = self.alerts.get(event.alert)
-        if known is None:
+        if (known := self.alerts.get(event.alert)) is None:
             return "said"
         earlier = event.at is not None and known.at is not None and event.at < known.at
         if event.start is None or known.start is None:
@@ -106,14 +108,7 @@ class Truth:
             return "old"
         if event.firing and not known.firing:
             return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"
-        began = "anew" if event.start > known.heard else "perhaps"
-        return "said" if not event.firing or same else began
-
-    def _stays_dismissed(self, key: Key, event: Event, news: str) -> bool:
-        """Whether a person has ended it, and the sender only repeats it."""
-        incident = self.incidents.get(key, [None])[-1]
-        repeats = event.firing and news == "said" and event.start is not None
-        return repeats and incident is not None and incident.members.get(event.alert) == "dismissed"
+        return "said" if same or not event.firing else "anew" if event.start > known.heard else "perhaps"
 
     def _note(self, event: Event, news: str, accepted: datetime) -> None:
         known = self.alerts.get(event.alert)
@@ -122,29 +117,32 @@ class Truth:
         starts = (start for start in (known and known.start, event.start) if start is not None)
         at = max((at for at in (known and known.at, event.at) if at is not None), default=None)
         start = (min if same else max)(starts, default=None)
-        ended = None if event.firing else event.at
-        self.alerts[event.alert] = AlertTruth(event.firing, severity, start, at, ended, accepted)
+        noted = AlertTruth(event.firing, severity, start, at, None if event.firing else event.at, accepted)
+        self.alerts[event.alert] = noted
+        for incident in (one for each in self.incidents.values() for one in each if news == "anew"):
+            if incident.members.get(event.alert) == "dismissed":
+                incident.members[event.alert] = "resolved"  # the firing that the person has ended is over
 
-    def _end(self, alert: Key, here: IncidentTruth | None, now: datetime) -> None:
-        """An alert that ends does so in every incident that it is in."""
-        for incident in (one for each in self.incidents.values() for one in each):
-            before = incident.members.get(alert)
-            incident.members.update({alert: "resolved"} if before else {})
-            if before == "firing" and incident is not here:
-                self._settle(incident, now, {"elsewhere"})
+    def _end(self, alert: Key, here: IncidentTruth | None) -> None:
+        """An alert that ends does so in every incident that it is in; the others are settled by runs of their own."""
+        for incident in (one for each in self.incidents.values() for one in each if alert in one.members):
+            incident.unsettled |= incident.members[alert] == "firing" and incident is not here
+            incident.members[alert] = "resolved"
 
-    def _settle(self, incident: IncidentTruth, now: datetime, said: Collection[str]) -> None:
+    def settle(self, incident: IncidentTruth, now: datetime, *said: str) -> None:
         """Its severity is that of the worst alert that fires; when none fires, it is resolved."""
         firing = [self.alerts[alert].severity for alert, status in incident.members.items() if status == "firing"]
+        incident.unsettled = False
         if incident.status == "open" and not firing:
-            incident.status, incident.snoozed_until = "resolved", None
-            incident.changed(least=int("elsewhere" not in said))
+            incident.resolve()
         if incident.status != "open":
             return
         worst = Severity.worst(*firing)
         raised, incident.severity = worst.rank > incident.severity.rank, worst
         snoozed = incident.snoozed_until is not None and incident.snoozed_until > now
         sure = raised or "grown" in said or "anew" in said
+        if raised or "anew" in said:
+            incident.acknowledged_until = None
         if sure or "perhaps" in said:
             incident.changed(least=int(sure), hushed=snoozed and not raised and "reopened" not in said)
         incident.may_say.add(worst)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from orchestration.alert import Severity
-from tests.incident_model import Event, Key
 
 VENDORS = ("alertmanager", "grafana", "pagerduty", "datadog", "newrelic", "opsgenie", "zabbix", "generic")
 GROUPING = ("alertmanager", "grafana")
@@ -21,6 +20,19 @@ _WORDS = {
     "pagerduty": {"critical": "P1", "warning": "P3", "info": "P5"},
 }
 
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a sender says of one alert. `start` names the episode, `at` the moment of the event, if the sender does."""
+
+    alert: Key
+    firing: bool
+    severity: Severity
+    start: datetime | None = None
+    at: datetime | None = None
+
 
 @dataclass
 class Monitored:
@@ -32,7 +44,19 @@ class Monitored:
     severity: Severity
     firing: bool = False
     start: datetime | None = None
+    ended: datetime | None = None
     episode: int = 0
+    unsaid: set[str] = field(default_factory=set[str])
+    """The groups in which its end has not been said. After that it is left out of their pushes."""
+
+    def begin(self, now: datetime) -> None:
+        """It fires from now on."""
+        self.firing, self.start, self.episode = True, now, self.episode + 1
+        self.unsaid = set(self.groups)
+
+    def end(self, now: datetime) -> None:
+        """It does not fire any more."""
+        self.firing, self.ended = False, now
 
     @property
     def id(self) -> str:
@@ -41,8 +65,12 @@ class Monitored:
         return f"{own}-{self.episode}" if self.vendor == "newrelic" else own
 
     @property
-    def key(self) -> Key:
-        return (self.vendor, self.environment, f"group-{self.number // 2}" if self.vendor in GROUPING else self.id)
+    def groups(self) -> tuple[str, ...]:
+        """What its vendor groups it by. Two alerts of Alertmanager are in two groups (`continue: true`)."""
+        if self.vendor not in GROUPING:
+            return (self.id,)
+        shared = self.vendor == "alertmanager" and self.number in (1, 2)
+        return (f"group-{self.number // 2}", *(("everything",) if shared else ()))
 
 
 @dataclass(frozen=True)
@@ -62,10 +90,13 @@ class Push:
         return _BODIES[self.vendor](event, _Moments(event, shift))
 
 
-def said_of(*alerts: Monitored, now: datetime, skew: timedelta = timedelta()) -> Push:
+def said_of(*alerts: Monitored, group: str, now: datetime, skew: timedelta = timedelta()) -> Push:
     """What a vendor says now of alerts of one group. `skew` is how much later the other server of a pair began."""
     one = alerts[0]
-    return Push(one.vendor, one.environment, one.key, tuple(_event(alert, now, skew) for alert in alerts))
+    for alert in alerts:
+        alert.unsaid -= set() if alert.firing else {group}
+    key = (one.vendor, one.environment, group)
+    return Push(one.vendor, one.environment, key, tuple(_event(alert, now, skew) for alert in alerts))
 
 
 def _event(alert: Monitored, now: datetime, skew: timedelta) -> Event:
@@ -75,7 +106,7 @@ def _event(alert: Monitored, now: datetime, skew: timedelta) -> Event:
         start += skew
     at = now if alert.vendor in ("pagerduty", "datadog", "newrelic", "opsgenie") else None
     if not alert.firing and alert.vendor != "generic":
-        at = now
+        at = alert.ended if alert.vendor in GROUPING else now
     return Event((alert.vendor, alert.environment, alert.id), alert.firing, alert.severity, start, at)
 
 

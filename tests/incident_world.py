@@ -1,4 +1,4 @@
-"""The parts around the incident machine: channels with moods, workers that die, and a clock that jumps."""
+"""The parts around the incident machine: moody channels, workers that die or fall asleep, a clock that jumps."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ from orchestration.store.models import Base
 TABLES = [table for table in Base.metadata.sorted_tables]
 
 
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can jump ahead: what waits for its time inside a process waits no longer."""
+
+    jumped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.jumped
+
+    def is_idle(self) -> bool:
+        """Whether everybody waits for a timer, for somebody outside, or for the caller."""
+        ready: Collection[Any] = self._ready  # pyright: ignore
+        return not ready
+
+
 class MortalDatabase(Database):
     """The database as one worker sees it: from its death on, every statement is refused, and nothing is committed."""
 
@@ -31,10 +45,36 @@ class MortalDatabase(Database):
         self._on_death = on_death
         self.dead = False
         self.dies_after: int | None = None
+        self.sleeps_after: int | None = None
+        """After how many more statements the worker falls asleep. It sleeps between two statements: without locks."""
+        self.naps = 0
+        self._awake = asyncio.Event()
+        self._awake.set()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the worker does nothing at all, not even renew its leases."""
+        return not self._awake.is_set()
 
     def die(self) -> None:
         self.dead = True
+        self._awake.set()
         self._on_death()
+
+    def wake(self) -> None:
+        self.sleeps_after = None
+        self._awake.set()
+
+    async def point(self) -> None:
+        """A point between two steps of the worker: here it may die or fall asleep."""
+        if self.sleeps_after is not None:
+            self.sleeps_after -= 1
+            if self.sleeps_after < 0:
+                self.sleeps_after = None
+                self.naps += 1
+                self._awake.clear()
+        await self._awake.wait()
+        self._live()
 
     def _live(self) -> None:
         if self.dies_after is not None and not self.dead:
@@ -46,19 +86,19 @@ class MortalDatabase(Database):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
-        self._live()
+        await self.point()
         async with super().transaction() as tx:
             yield tx
             self._live()
 
     @asynccontextmanager
     async def statement(self) -> AsyncGenerator[AsyncConnection]:
-        self._live()
+        await self.point()
         async with super().statement() as tx:
             yield tx
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """One process. Its runs are tasks of this loop."""
 
@@ -66,6 +106,12 @@ class Worker:
     database: MortalDatabase
     executor: Any
     tasks: set[asyncio.Task[None]] = field(default_factory=set[Any])
+    overslept: int = 0
+    """How often it has slept for longer than its leases."""
+
+    @property
+    def works(self) -> bool:
+        return not self.database.dead and not self.database.asleep
 
 
 @dataclass(eq=False)
@@ -75,8 +121,10 @@ class Sending:
     message: Message
     worker: Worker
     channel: str
-    frozen: bool = False
-    """The worker was asleep for longer than its lease: it cannot know that another one has gone on."""
+    overslept: int
+    """How often the worker had overslept when it began."""
+    naps: int
+    """How often the worker had slept when it began."""
     lost: bool = False
     """The channel has accepted it, and its answer got lost."""
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,9 +135,29 @@ class Sending:
         return self.message.idempotency_key
 
     @property
+    def slept(self) -> bool:
+        """Whether its worker has slept in the middle, be it for a moment."""
+        return self.worker.database.naps > self.naps
+
+    @property
+    def blind(self) -> bool:
+        """Whether its worker slept through its lease in the middle: it cannot know that another one has gone on."""
+        return self.worker.overslept > self.overslept
+
+    @property
     def uncertain(self) -> bool:
-        """Whether the sender may not know that the channel has accepted it."""
-        return self.lost or self.frozen or self.worker.database.dead
+        """Whether nobody may know that the channel has accepted it."""
+        return self.lost or self.blind or self.worker.database.dead
+
+
+@dataclass
+class Refusal:
+    """A channel has asked to be left alone until then."""
+
+    sending: Sending
+    until: datetime
+    known: bool = False
+    """Whether its worker has had the time to write that down."""
 
 
 current_worker: ContextVar[Worker] = ContextVar("current_worker")
@@ -100,24 +168,29 @@ class MoodyChannel:
 
     driver = "moody"
 
-    def __init__(self, name: str, real: Database) -> None:
+    def __init__(self, name: str, real: Database, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self.name = self.target = name
         self.mood = "ok"
         self.retry_after = 0.0
         self.accepted: list[Sending] = []
         self.hanging: list[Sending] = []
+        self.refused: list[Refusal] = []
         self.problems: list[str] = []
-        self.changed: Callable[[], None] = lambda: None
         self._real = real
 
     async def send(self, message: Message) -> Delivery:
-        sending = Sending(message, current_worker.get(), self.name)
+        worker = current_worker.get()
+        sending = Sending(message, worker, self.name, worker.overslept, worker.database.naps)
+        await worker.database.point()
+        self._check_wait(sending)
         match self.mood:
             case "500":
                 raise DeliveryFailed("it answered 500", retryable=True)
             case "404":
                 raise DeliveryFailed("it answered 404", retryable=False)
             case "429":
+                self.refused.append(Refusal(sending, self._clock() + timedelta(seconds=self.retry_after)))
                 raise DeliveryFailed("it answered 429", retryable=True, retry_after_seconds=self.retry_after)
             case "reset":
                 raise DeliveryFailed("the connection was reset", retryable=True)
@@ -133,9 +206,14 @@ class MoodyChannel:
         number = len(self.accepted)
         return Delivery(driver="moody", provider="moody", channel=self.name, status="sent", provider_id=f"m{number}")
 
+    def _check_wait(self, sending: Sending) -> None:
+        """A message comes no earlier than the channel has asked, unless its worker could not know that."""
+        until = [one.until for one in self.refused if one.known and not one.sending.uncertain]
+        if until and not sending.slept and self._clock() < max(until) - timedelta(seconds=1):
+            self.problems.append(f"{sending.key} came before {max(until)}, although the channel had asked to wait")
+
     async def _hang(self, sending: Sending) -> None:
         self.hanging.append(sending)
-        self.changed()
         try:
             await sending.go.wait()
         finally:
@@ -148,14 +226,15 @@ class MoodyChannel:
         before = [one for one in self.accepted if one.message.dedup_key == sending.message.dedup_key]
         version = version_of(sending)
         for one in before:
-            if one.key == sending.key and not one.uncertain and not sending.frozen:
+            if one.key == sending.key and not one.uncertain and not sending.blind:
                 self.problems.append(f"{sending.key} was accepted twice")
-            if version_of(one) > version and not sending.frozen:
+            if version_of(one) > version and not sending.blind:
                 self.problems.append(f"{sending.key} was accepted after {one.key}")
         self.accepted.append(sending)
+        self.refused.clear()  # it works again
         async with self._real.statement() as tx:
             query = text("select status from delivery where idempotency_key = :key")
-            if (await tx.execute(query, {"key": sending.key})).scalar_one_or_none() == "sent" and not sending.frozen:
+            if (await tx.execute(query, {"key": sending.key})).scalar_one_or_none() == "sent" and not sending.blind:
                 self.problems.append(f"{sending.key} was sent again although it is on record as sent")
 
 
@@ -195,14 +274,21 @@ async def empty(database: Database) -> None:
             await tx.execute(text(f"truncate {', '.join(used)} cascade"))
 
 
+def _move_all(seconds: float) -> str:
+    """One text with a statement for each table that has moments."""
+    moments = {table.name: [one.name for one in table.columns if isinstance(one.type, DateTime)] for table in TABLES}
+    changes = {
+        table: ", ".join(f"{name} = {name} - make_interval(secs => {seconds})" for name in names)
+        for table, names in moments.items()
+        if names
+    }
+    return ";".join(f"update {table} set {change}" for table, change in changes.items())
+
+
 async def let_pass(database: Database, passed: timedelta) -> None:
     """Move all moments of the database back by so much, those in pushes that are not recorded yet included."""
     async with database.transaction() as tx:
-        for table in TABLES:
-            columns = [one.name for one in table.columns if isinstance(one.type, DateTime)]
-            if columns:
-                changes = ", ".join(f"{name} = {name} - :passed" for name in columns)
-                await tx.execute(text(f"update {table.name} set {changes}"), {"passed": passed})
+        await tx.exec_driver_sql(_move_all(passed.total_seconds()))
         waiting = (await tx.execute(text("select id, payload from pipeline_run where awaits_ingest"))).all()
         for run_id, payload in waiting:
             for alert in payload.get("alerts") or []:

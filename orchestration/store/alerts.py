@@ -88,7 +88,8 @@ async def record_alerts(
     over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
     if all_resolved and incident_id is not None and over and len(over) == len(fresh):
         over += await _resolve_others(tx, incident_id, over, recording)
-    ended = await members.end(tx, over, incident_id)
+    begun = [ids[alert.fingerprint] for alert in fresh if recording.news[alert.fingerprint] is News.NEW_EPISODE]
+    ended = await members.end(tx, over, incident_id, begun=begun)
     change = IncidentChange(stale=not fresh)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
@@ -248,11 +249,12 @@ def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
     same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
     episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
     starts = _named(known.started_at if known and same_episode else None, alert.started_at)
-    severity = known.severity if known is not None and not alert.firing else alert.severity
+    # An end is as severe as its beginning, whatever its sender calls it; of repeats the one accepted last counts.
+    overtaken = known is not None and news is News.REPEAT and recording.run.id < (known.last_run or 0)
+    severity = known.severity if known is not None and (overtaken or not alert.firing) else alert.severity
     return {
         **alert.model_dump(mode="json", include=_STORED),
         "environment": recording.run.environment,
-        # An end is as severe as its beginning, whatever its sender calls it.
         "severity": severity.value,
         "started_at": _json(min(starts, default=None)),
         "ended_at": _json(moments.ended_at),
@@ -360,6 +362,6 @@ async def _settle(
 
 
 async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:
-    for start in range(0, len(recording.history), _CHUNK):
-        rows = [{**line, "incident_id": incident_id} for line in recording.history[start : start + _CHUNK]]
-        await tx.execute(insert_many(HistoryRow, rows))
+    lines = [{**line, "incident_id": incident_id} for line in recording.history]
+    for start in range(0, len(lines), _CHUNK):
+        await tx.execute(insert_many(HistoryRow, lines[start : start + _CHUNK]))

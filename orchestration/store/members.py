@@ -64,6 +64,7 @@ _END = text(
     from (
         select incident_id, alert_id, status from membership
         where alert_id = any(:alert_ids) and status <> 'resolved'
+            or alert_id = any(:begun) and status = 'dismissed'
         for update
     ) as before
     where before.incident_id = membership.incident_id and before.alert_id = membership.alert_id
@@ -72,14 +73,18 @@ _END = text(
 )
 
 
-async def end(tx: AsyncConnection, alert_ids: Collection[int], incident_id: int | None) -> int:
+async def end(
+    tx: AsyncConnection, alert_ids: Collection[int], incident_id: int | None, *, begun: Collection[int] = ()
+) -> int:
     """End alerts in every incident that they are in. Returns how many ended in the one whose lock the caller has.
 
-    Each other incident gets a run of its own, which brings it up to date under its own lock.
+    Each other incident gets a run of its own, which brings it up to date under its own lock. Of the alerts that have
+    `begun` anew, the firing that a person has dismissed is over.
     """
-    if not alert_ids:
+    if not (alert_ids or begun):
         return 0
-    ended = [row.incident_id for row in await tx.execute(_END, {"alert_ids": [*alert_ids]}) if row.fired]
+    values = {"alert_ids": [*alert_ids], "begun": [*begun]}
+    ended = [row.incident_id for row in await tx.execute(_END, values) if row.fired]
     for other in sorted({*ended} - {incident_id}):
         await add_follow_up(tx, other, RunReason.MEMBER_ENDED)
     return ended.count(incident_id)
@@ -88,12 +93,18 @@ async def end(tx: AsyncConnection, alert_ids: Collection[int], incident_id: int 
 # A push that arrives late knows nothing of what has begun since, so it does not end that.
 _RESOLVE_OTHERS = text(
     """
-    update alert set status = 'resolved', updated_at = clock_timestamp(), last_run = :run
-    from membership
-    where membership.alert_id = alert.id and membership.incident_id = :incident_id and membership.status = 'firing'
-        and alert.id <> all(:named)
-        and (alert.last_run > :run) is not true
-        and (coalesce(alert.episode_at, alert.occurred_at) > cast(:latest as timestamptz)) is not true
+    with others as (
+        select alert.id
+        from membership join alert on alert.id = membership.alert_id
+        where membership.incident_id = :incident_id and membership.status = 'firing' and alert.id <> all(:named)
+            and (alert.last_run > :run) is not true
+            and (coalesce(alert.episode_at, alert.occurred_at) > cast(:latest as timestamptz)) is not true
+        order by alert.id for update of alert
+    )
+    update alert
+    set status = 'resolved', ended_at = coalesce(cast(:latest as timestamptz), clock_timestamp()), last_run = :run,
+        updated_at = clock_timestamp()
+    from others where others.id = alert.id
     returning alert.id
     """
 )
