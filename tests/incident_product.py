@@ -223,7 +223,8 @@ class Product:
         async with self.database.statement() as tx:
             query = """
                 select count(*) from pipeline_run
-                where status not in ('notified', 'skipped', 'failed') and reason not in ('reminder', 'expiry')
+                where status not in ('notified', 'skipped', 'failed')
+                    and not (status = 'pending' and reason in ('reminder', 'expiry'))
             """
             return not (await tx.execute(text(query))).scalar_one()
 
