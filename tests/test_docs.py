@@ -10,6 +10,7 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
+from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.signals import Signal
 from service.api import create_app
@@ -49,6 +50,11 @@ def test_the_settings_of_the_readme_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("signal", Signal)
 def test_every_signal_is_documented(signal: Signal) -> None:
     assert f"`{signal.value}`" in (ROOT / "docs" / "signals.md").read_text()
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_is_documented(reason: Reason) -> None:
+    assert f"`{reason.value}`" in (ROOT / "docs" / "how-it-works.md").read_text()
 
 
 @pytest.mark.parametrize("module", [main, monitor_pipeline, run_pipeline])
