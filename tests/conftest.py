@@ -34,32 +34,6 @@ for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME", "SLACK_WEBHOOK_URL", "SMTP_
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 
 
-LONGEST_FILES = (
-    "test_notify_worker",
-    "test_faults",
-    "test_cli_bad_input",
-    "test_waits",
-    "test_stack",
-    "test_up",
-    "test_incident_machine",
-    "test_definition_faults",
-    "test_faults_api",
-    "test_prefect_ways",
-    "test_cli_run",
-    "test_cli_incidents",
-    "test_definition_commands",
-    "test_deployments",
-    "test_orchestrator",
-    "test_resume",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first: one of them at the end would keep one process while the other is idle."""
-    places = {name: place for place, name in enumerate(LONGEST_FILES)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
-
-
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """Where the session's stack keeps its data. Commands with this ALERT_PIPELINE_HOME use that stack."""

@@ -19,7 +19,6 @@ from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord, new_id
@@ -137,10 +136,15 @@ async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
 
 
 async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does_not(
-    client: PrefectClient, service: DefinitionService, database: Database, settings: Settings, stack: StackAddresses
+    client: PrefectClient,
+    service: DefinitionService,
+    database: Database,
+    home: Path,
+    stack: StackAddresses,
+    receiver: HttpReceiver,
 ) -> None:
     await service.apply(new(look()), created_by="test")
-    async with open_services(settings, database.url) as services:
+    async with open_services(worker_settings(home, receiver), database.url) as services:
         await edit(client, look(description="edited"))
         result = await run_by_hand(services, stack, "look")
         assert (result.status, result.definition_version) == ("COMPLETED", 2)

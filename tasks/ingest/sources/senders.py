@@ -211,7 +211,7 @@ _SHAPES = (
 
 def flattened(body: JsonObject) -> JsonObject | None:
     """The body in the generic shape; None if no shape fits."""
-    inner = _carried(body)
+    inner = _unwrapped(body)
     shape = next((shape for shape in _SHAPES if all(_has(inner, path) for path in shape.when.split())), None)
     if shape is None:
         return None
@@ -219,8 +219,8 @@ def flattened(body: JsonObject) -> JsonObject | None:
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _carried(body: JsonObject) -> JsonObject:
-    """The object that SNS carries as a text in its field `Message`; any other body as it is."""
+def _unwrapped(body: JsonObject) -> JsonObject:
+    """The object that SNS wraps as a text in its field `Message`; any other body as it is."""
     message = body.get("Message")
     if "TopicArn" in body and isinstance(message, str) and message.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):
