@@ -21,7 +21,7 @@ from orchestration.errors import IllegalTransition, PipelineError, Unavailable
 from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.signals import Signals
-from orchestration.store import actions, claims, runs
+from orchestration.store import actions, claims, ingest_order
 from orchestration.store.actions import Actor, Via
 from orchestration.store.database import Database
 from service.mirror.flow_runs import FlowRunMirror
@@ -272,7 +272,7 @@ class Product:
 def recorded_runs() -> Generator[list[Recorded]]:
     """While the body works, the runs whose ingest is saved, in that order. What was saved may be rolled back."""
     saved: list[Recorded] = []
-    save = runs.save_ingest_result
+    save = ingest_order.save_ingest_result
 
     async def spy(tx: Any, run_id: str, result: Any, **more: Any) -> None:
         await save(tx, run_id, result, **more)
@@ -280,5 +280,5 @@ def recorded_runs() -> Generator[list[Recorded]]:
         saved.append(Recorded(run_id, position))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "save_ingest_result", spy)
+        patch.setattr(ingest_order, "save_ingest_result", spy)
         yield saved

@@ -76,13 +76,19 @@ async def test_nothing_is_sent_before_the_moment_for_which_a_channel_asked(servi
     assert all(float(run["due_in"]) > 100 for run in await redeliveries(services.database))
 
 
+async def let_pause_end(services: Services, channel: str) -> None:
+    """The channel has failed three times, and may be tried again now."""
+    await change(
+        services.database,
+        "insert into channel_health (name, failures, failing_since, not_before) values (:channel, 3, now(), now())",
+        channel=channel,
+    )
+
+
 async def test_when_the_time_is_over_one_message_at_a_time_tries_the_channel(services: Services) -> None:
     slow = WaitingChannel()
     services = with_channels(services, slow=slow)
-    await change(
-        services.database,
-        "insert into channel_health (name, failures, failing_since, not_before) values ('slow', 3, now(), now())",
-    )
+    await let_pause_end(services, "slow")
     first = asyncio.create_task(tell(services))
     await slow.asked.wait()
     meanwhile = await _turn(services, "slow")
@@ -180,10 +186,7 @@ async def test_who_waits_for_a_turn_waits_anew_if_the_channel_asks_for_it_meanwh
 async def test_while_one_message_tries_the_channel_the_others_wait_for_its_answer(services: Services) -> None:
     channel = GatedChannel()
     services = with_channels(services, gated=channel)
-    await change(
-        services.database,
-        "insert into channel_health (name, failures, failing_since, not_before) values ('gated', 3, now(), now())",
-    )
+    await let_pause_end(services, "gated")
     first = start(services, "First")
     await channel.until_asked("First")
     channel.gate("Next").set_result(None)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import IngestResult
 from orchestration.states import RunReason, RunStatus
-from orchestration.store import runs
+from orchestration.store import ingest_order, runs
 from orchestration.store.alerts import RecordedAlerts, record_alerts, settle_members
 from orchestration.store.database import Database
 from orchestration.store.incidents import get_incident, lock_incident
@@ -44,10 +44,12 @@ class Inbox:
             await add_runs(tx, run)
         async with self.database.transaction() as tx:
             await lock_incident(tx, run.environment, alerts[0].incident_key)
-            queued = await runs.get_queued_run(tx, run.run_id)
+            queued = await ingest_order.get_queued_run(tx, run.run_id)
             recorded = await record_alerts(tx, alerts, queued)
             incident = recorded.incident
-            await runs.save_ingest_result(tx, run.run_id, IngestResult(incident_id=incident.id if incident else None))
+            await ingest_order.save_ingest_result(
+                tx, run.run_id, IngestResult(incident_id=incident.id if incident else None)
+            )
             await runs.finish(tx, run.run_id, ends)
             if ends is RunStatus.NOTIFIED:
                 await note_notified(tx, incident.id if incident else None)
@@ -59,7 +61,7 @@ class Inbox:
             query = select(PipelineRunRow.run_id).where(
                 PipelineRunRow.incident_id == int(incident_id), PipelineRunRow.reason == RunReason.MEMBER_ENDED.value
             )
-            queued = await runs.get_queued_run(tx, (await tx.execute(query)).scalar_one())
+            queued = await ingest_order.get_queued_run(tx, (await tx.execute(query)).scalar_one())
             return incident_of(await settle_members(tx, int(incident_id), queued)).status
 
     async def incident(self, incident_id: str) -> Incident:

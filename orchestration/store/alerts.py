@@ -26,8 +26,8 @@ from orchestration.store.incidents import (
     is_notified,
     update_incident,
 )
+from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
-from orchestration.store.runs import QueuedRun
 from orchestration.store.table import columns_of, insert_many
 
 _A = AlertRow

@@ -14,9 +14,10 @@ from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.incidents import get_incident, lock_incident
+from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, QueuedRun, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
 from orchestration.timing import FollowUp, Timing, next_follow_up
 
 OVERDUE_WAITS = timedelta(hours=1)

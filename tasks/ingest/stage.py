@@ -20,11 +20,11 @@ from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
 from orchestration.store import alerts as alert_store
-from orchestration.store import incidents, runs
+from orchestration.store import incidents, ingest_order, runs
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
-from orchestration.store.runs import QueuedRun
+from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.timers import reschedule, schedule_first
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.incidents import NotifyDecision, decide
@@ -82,7 +82,7 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             await incidents.lock_incident(tx, context.environment, config.incident_key)
             # An earlier attempt may have committed this and died before its row was closed; or another run of the
             # incident may have recorded it. To record the alerts again would find nothing new.
-            own, run, follow = await runs.next_to_ingest(
+            own, run, follow = await ingest_order.next_to_ingest(
                 tx, context.run_id, environment=context.environment, incident_key=config.incident_key
             )
             result = None if own.ingest_result is None else IngestResult.model_validate(own.ingest_result)
@@ -96,7 +96,7 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             raise
         logger.error("Run %s is left behind by later ones: %s", run.run_id, redact_text(str(error)))
     async with config.database.transaction() as tx:
-        await runs.leave_order(tx, run)
+        await ingest_order.leave_order(tx, run)
     return None, True
 
 
@@ -108,14 +108,14 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
     elif recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
         await reschedule(tx, recorded.incident, config.settings, run_id=run.run_id)
     result = _result(run, push, recorded, decide(recorded.change))
-    await runs.save_ingest_result(tx, run.run_id, result)
+    await ingest_order.save_ingest_result(tx, run.run_id, result)
     return result
 
 
 async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResult:
     """Decide under the incident's lock what a run that nobody pushed is still good for."""
     async with config.database.transaction() as tx:
-        run = await runs.get_queued_run(tx, context.run_id)
+        run = await ingest_order.get_queued_run(tx, context.run_id)
         if run.ingest_result is not None:
             return IngestResult.model_validate(run.ingest_result)
         incident = await incidents.get_incident(tx, str(run.incident_id))
@@ -132,7 +132,7 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
             case _:
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings)
         result = _result(run, StoredPush(), recorded, decision)
-        await runs.save_ingest_result(tx, run.run_id, result, title=incident.title)
+        await ingest_order.save_ingest_result(tx, run.run_id, result, title=incident.title)
     return result
 
 

@@ -122,6 +122,11 @@ def _tag(value: JsonValue) -> str:
     return "" if says_nothing(text(value)) else one_line_text(in_words(value))
 
 
+def _said(value: JsonValue) -> str:
+    """The value on one line; "" if its sender could not fill it in."""
+    return "" if says_nothing(text(value)) else one_line_text(value)
+
+
 def object_in(value: JsonValue) -> JsonObject:
     """The value if it is an object, else an empty object."""
     return value if isinstance(value, dict) else {}
@@ -137,7 +142,7 @@ def first_of(value: JsonValue) -> JsonValue:
 def joined(value: JsonValue) -> str:
     """The items of a list on one line, with commas between them; any other value on one line."""
     items = value if isinstance(value, list) else [value]
-    return ", ".join(one_line_text(item) for item in items if one_line_text(item) and not says_nothing(text(item)))
+    return ", ".join(filter(None, map(_said, items)))
 
 
 class Fields:

@@ -1,0 +1,91 @@
+"""The order of ingest: which run of an incident key is recorded next, and what recording it has led to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.contracts import IngestResult
+from orchestration.store.models import PipelineRunRow
+
+_T = PipelineRunRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedRun:
+    """A run as ingest needs it."""
+
+    id: int
+    """Its number. Runs are numbered in the order of acceptance."""
+    run_id: str
+    environment: str
+    incident_key: str
+    incident_id: int | None
+    created_at: datetime
+    """When it was accepted."""
+    awaits_ingest: bool
+    """Whether its alerts are to be recorded in the order of acceptance. False: they are, or it has left the order."""
+    ingest_result: dict[str, Any] | None
+    """None means that its alerts are not recorded yet."""
+    options: dict[str, Any]
+
+
+_QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
+
+
+async def next_to_ingest(
+    tx: AsyncConnection, run_id: str, *, environment: str, incident_key: str
+) -> tuple[QueuedRun, QueuedRun, bool]:
+    """This run, the run of its incident key whose alerts are to be recorded next, and whether others follow that.
+
+    The next is the first in the order of acceptance that awaits ingest, unless this run has left the order and is
+    earlier. The caller has the lock of the key.
+    """
+    first_two = (
+        select(_T.id)
+        .where(_T.incident_key == incident_key, _T.environment == environment, _T.awaits_ingest)
+        .order_by(_T.id)
+        .limit(2)
+    )
+    query = select(*_QUEUED).where(or_(_T.run_id == run_id, _T.id.in_(first_two))).order_by(_T.id)
+    found = [QueuedRun(**row) for row in (await tx.execute(query)).mappings()]
+    own = next(run for run in found if run.run_id == run_id)
+    waiting = [run for run in found if run.awaits_ingest]
+    if own.ingest_result is None and all(own.id < run.id for run in waiting):
+        return own, own, bool(waiting)
+    return (own, waiting[0], len(waiting) > 1) if waiting else (own, own, False)
+
+
+async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:
+    """The run with this id, which must exist."""
+    return QueuedRun(**(await tx.execute(select(*_QUEUED).where(_T.run_id == run_id))).mappings().one())
+
+
+async def leave_order(tx: AsyncConnection, run: QueuedRun) -> None:
+    """Let later runs of the key go on without this one, whose alerts cannot be recorded."""
+    await tx.execute(update(_T).where(_T.id == run.id).values(awaits_ingest=False))
+
+
+async def save_ingest_result(
+    tx: AsyncConnection, run_id: str, result: IngestResult, *, title: str | None = None
+) -> None:
+    """Store the result of ingest with the run, and link the run to its incident and its alert.
+
+    `title` is the run's new title. None means that it keeps its own.
+    """
+    await tx.execute(
+        update(_T)
+        .where(_T.run_id == run_id)
+        .values(
+            ingest_result=result.model_dump(mode="json"),
+            awaits_ingest=False,
+            **({} if title is None else {"title": title}),
+            incident_id=int(result.incident_id) if result.incident_id else None,
+            alert_fingerprint=result.alert_fingerprint,
+            severity=result.severity.value,
+        )
+    )
