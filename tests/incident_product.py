@@ -219,12 +219,18 @@ class Product:
         await self.settle()
 
     async def is_at_rest(self) -> bool:
-        """Whether nothing is left to do now, nor soon: what waits in the queue is a reminder or an expiry."""
+        """Whether nothing is left to do now, nor soon: what waits in the queue is a reminder or an expiry.
+
+        One that found a push which was not recorded yet looks again after 5 minutes.
+        """
         async with self.database.statement() as tx:
             query = """
                 select count(*) from pipeline_run
                 where status not in ('notified', 'skipped', 'failed')
-                    and not (status = 'pending' and reason in ('reminder', 'expiry'))
+                    and not (
+                        status = 'pending' and reason in ('reminder', 'expiry')
+                        and due_at > clock_timestamp() + interval '6 minutes'
+                    )
             """
             return not (await tx.execute(text(query))).scalar_one()
 

@@ -19,7 +19,7 @@ from orchestration.store.timers import Known, awaits_ingest, cancel, following, 
 from orchestration.timing import FollowUp, Timing, is_due, is_quiet
 from tasks.ingest.incidents import NotifyDecision
 
-LOOK_AGAIN = timedelta(minutes=1)
+LOOK_AGAIN = timedelta(minutes=5)
 """When an incident that is due to expire is looked at again, because a push about it is not recorded yet."""
 
 
