@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import TextClause, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
@@ -28,7 +28,7 @@ from orchestration.store.incidents import (
 )
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
-from orchestration.store.table import columns_of, insert_many
+from orchestration.store.table import as_json, columns_of, insert_many
 
 _A = AlertRow
 _I = IncidentRow
@@ -223,6 +223,20 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
     return await update_incident(tx, incident_id, severity=severity, **cleared)
 
 
+@cache
+def _upsert_of(names: tuple[str, ...]) -> TextClause:
+    identity = ("source", "environment", "fingerprint")
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in identity)
+    return insert_many(
+        _A,
+        names,
+        f"""
+        on conflict ({", ".join(identity)}) do update set {changes}, updated_at = clock_timestamp()
+        returning fingerprint, id
+        """,
+    )
+
+
 async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording) -> dict[str, int]:
     """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
     ids by fingerprint."""
@@ -230,14 +244,8 @@ async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recor
     ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
     for start in range(0, len(ordered), _CHUNK):
         rows = [_row(alert, recording) for alert in ordered[start : start + _CHUNK]]
-        statement = insert_many(_A, rows)
-        identity = {"source", "environment", "fingerprint"}
-        changes: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in identity}
-        upsert = statement.on_conflict_do_update(
-            index_elements=[_A.source, _A.environment, _A.fingerprint],
-            set_={**changes, "updated_at": func.clock_timestamp()},
-        ).returning(_A.fingerprint, _A.id)
-        ids |= {row[0]: row[1] for row in await tx.execute(upsert)}
+        written = await tx.execute(_upsert_of(tuple(rows[0])), {"rows": as_json(rows)})
+        ids |= {row[0]: row[1] for row in written}
     return ids
 
 
@@ -256,23 +264,19 @@ def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
         **alert.model_dump(mode="json", include=_STORED),
         "environment": recording.run.environment,
         "severity": severity.value,
-        "started_at": _json(min(starts, default=None)),
-        "ended_at": _json(moments.ended_at),
+        "started_at": min(starts, default=None),
+        "ended_at": moments.ended_at,
         # Two servers of a pair name two starts of one firing: the first counts. An end may be that of a later firing.
-        "episode_at": _json((min if alert.firing else max)(episodes, default=None)),
-        "occurred_at": _json(max(_named(known and known.occurred_at, moments.latest), default=None)),
-        "heard_at": _json(moments.heard_at(known if same_episode else None)),
-        "received_at": _json(recording.run.created_at),
+        "episode_at": (min if alert.firing else max)(episodes, default=None),
+        "occurred_at": max(_named(known and known.occurred_at, moments.latest), default=None),
+        "heard_at": moments.heard_at(known if same_episode else None),
+        "received_at": recording.run.created_at,
         "last_run": max(recording.run.id, (known and known.last_run) or 0),
     }
 
 
 def _named(*moments: datetime | None) -> list[datetime]:
     return [moment for moment in moments if moment is not None]
-
-
-def _json(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
 
 
 def _note_alerts(alerts: Sequence[Alert], ids: Mapping[str, int], recording: _Recording) -> None:
@@ -364,4 +368,5 @@ async def _settle(
 async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:
     lines = [{**line, "incident_id": incident_id} for line in recording.history]
     for start in range(0, len(lines), _CHUNK):
-        await tx.execute(insert_many(HistoryRow, lines[start : start + _CHUNK]))
+        chunk = lines[start : start + _CHUNK]
+        await tx.execute(insert_many(HistoryRow, tuple(chunk[0])), {"rows": as_json(chunk)})

@@ -138,13 +138,16 @@ _REFUSED_FOR_GOOD = """
 ACCEPTED = f"""
     health as (
         insert into channel_health as health (name, sent_at) select :channel, clock_timestamp() from settled
+        -- A busy channel that works costs a write, and a wait for the others that write it, once a second only.
+        where not exists (
+            select from channel_health
+            where name = :channel and failures = 0 and sent_at > clock_timestamp() - interval '1 s'
+                and (reserved_until = cast(:reserved_until as timestamptz)) is not true
+        )
         on conflict (name) do update
         set failures = 0, failing_since = null, last_error = null, sent_at = clock_timestamp(),
             reserved_until = case when health.reserved_until = cast(:reserved_until as timestamptz) then null
                 else health.reserved_until end
-        -- A busy channel that works costs a write a second, not one a message.
-        where health.failures > 0 or health.sent_at is null or health.sent_at < clock_timestamp() - interval '1 s'
-            or health.reserved_until = cast(:reserved_until as timestamptz)
     ),
     waiting as (
         select run.id

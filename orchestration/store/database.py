@@ -44,6 +44,7 @@ class Database:
             sqlalchemy_url(url),
             pool_size=pool_size,
             max_overflow=pool_size,
+            pool_use_lifo=True,  # few connections, which know the statements already
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -120,7 +121,7 @@ def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy:
         cursor = connection.cursor()
         cursor.execute("select 1")
         cursor.close()
-        connection.rollback()
+        connection.commit()  # after a rollback psycopg would prepare every statement anew
     except psycopg.Error as error:
         raise DisconnectionError(str(error)) from error
 

@@ -12,7 +12,6 @@ from orchestration.alert import AlertStatus, Severity
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.models import AlertRow, MembershipRow
-from orchestration.store.table import insert_many
 
 _A = AlertRow
 _M = MembershipRow
@@ -24,20 +23,26 @@ DISMISSED = "dismissed"
 """The status of a member whose incident a person has resolved while the sender still says that it fires."""
 
 
+_JOIN = text(
+    f"""
+    insert into membership (incident_id, alert_id, status)
+    select :incident_id, alert_id, '{AlertStatus.FIRING}' from unnest(cast(:alert_ids as bigint[])) as alert_id
+    on conflict (incident_id, alert_id) do update
+    set status = excluded.status, updated_at = clock_timestamp()
+    where membership.status <> excluded.status
+        and not (membership.status = '{DISMISSED}' and membership.alert_id = any(:repeats))
+    returning alert_id
+    """
+)
+
+
 async def join(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int], *, repeats: Collection[int]) -> int:
     """Let these alerts, at least one, fire in an incident. Returns how many of them did not before.
 
     Of those that a person has dismissed, `repeats` stay so: what is said of them is no new firing.
     """
-    firing = AlertStatus.FIRING.value
-    rows = [{"incident_id": incident_id, "alert_id": alert_id, "status": firing} for alert_id in alert_ids]
-    stays = (_M.status == DISMISSED) & _M.alert_id.in_(repeats)
-    upsert = insert_many(_M, rows).on_conflict_do_update(
-        index_elements=[_M.incident_id, _M.alert_id],
-        set_={"status": firing, "updated_at": func.clock_timestamp()},
-        where=(_M.status != firing) & ~stays,
-    )
-    return len((await tx.execute(upsert.returning(_M.alert_id))).all())
+    values = {"incident_id": incident_id, "alert_ids": list(alert_ids), "repeats": list(repeats)}
+    return len((await tx.execute(_JOIN, values)).all())
 
 
 async def dismissed(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int]) -> set[int]:

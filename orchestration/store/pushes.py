@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import orjson
 from pydantic import Field
 from sqlalchemy import select, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,6 +21,7 @@ from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
 from orchestration.store.runs import INBOX_CHANNEL
+from orchestration.store.table import types_of
 
 _T = PushRow
 
@@ -111,7 +111,7 @@ class WrittenPush(Contract):
 
 _FIELDS = {field.name for field in dataclasses.fields(NewRun)} | {"priority"}
 _COLUMNS = [column for name, column in PipelineRunRow.__table__.columns.items() if name in _FIELDS]
-_TYPES = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _COLUMNS)
+_TYPES = types_of(_COLUMNS)
 
 _DECIDED = {
     "priority": "coalesce(known_priority, priority)",

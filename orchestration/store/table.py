@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel
-from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Text, bindparam, column, func, select
-from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Text, TextClause, func, text
+from sqlalchemy.dialects.postgresql import JSONB, dialect
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -43,15 +45,28 @@ def columns_of(table: type[Base], record: type[BaseModel]) -> list[KeyedColumnEl
     return [column for name, column in table.__table__.columns.items() if name in record.model_fields]
 
 
-def insert_many(table: type[Base], rows: Sequence[dict[str, Any]]) -> Insert:
-    """A statement that gets its rows as one JSON value.
+def types_of(columns: Iterable[KeyedColumnElement[Any]]) -> str:
+    """The names of columns with their types, as `jsonb_to_recordset` wants them."""
+    return ", ".join(f"{column.name} {column.type.compile(dialect())}" for column in columns)
 
-    SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds.
+
+@cache
+def insert_many(table: type[Base], names: tuple[str, ...], more: str = "") -> TextClause:
+    """A statement that inserts many rows; `more` ends it. Its parameter `rows` is a JSON list of objects: `as_json()`.
+
+    SQLAlchemy would compile thousands of parameters anew for each push, and block the event loop for seconds; and what
+    it builds for `on conflict` it compiles anew each time.
     """
-    columns = [table.__table__.columns[name] for name in rows[0]]
-    given = (
-        func.jsonb_to_recordset(bindparam(None, rows, JSONB()))
-        .table_valued(*(column(one.name, one.type) for one in columns))
-        .render_derived(name="given", with_types=True)
+    given, columns = types_of(table.__table__.columns[name] for name in names), ", ".join(names)
+    return text(
+        f"""
+        insert into {table.__tablename__} ({columns})
+        select {columns} from jsonb_to_recordset(cast(:rows as jsonb)) as given ({given})
+        {more}
+        """
     )
-    return insert(table).from_select([one.name for one in columns], select(*given.c))
+
+
+def as_json(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as one JSON value."""
+    return orjson.dumps(rows).decode()
