@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import RowMapping, TextClause, func, or_, select, text
+from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -19,7 +19,7 @@ from orchestration.states import RunStatus, StageStatus, advance
 from orchestration.store.database import Database
 from orchestration.store.models import PipelineRunRow, StageExecutionRow
 from orchestration.store.records import AttemptRecord, Node, RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, changes, ensure_leased, get_run, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, changes, ensure_leased, get_run, run_record
 from orchestration.store.table import columns_of
 
 _T = StageExecutionRow
@@ -156,7 +156,7 @@ async def _change(
 
 
 @lru_cache(maxsize=128)
-def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextClause:
+def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextualSelect:
     """The statement that changes the run, if it still has the status and the lease that the caller knows."""
     counted = ["total_attempts = total_attempts + 1"] if of_attempt == _OPEN else []
     sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, _SET_DUE, "updated_at = clock_timestamp()"]
@@ -169,7 +169,7 @@ def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextClause:
         ),
         {of_attempt}
         """
-    )
+    ).columns(PipelineRunRow.id, *RUN_COLUMNS, *([StageExecutionRow.attempt] if of_attempt == _OPEN else []))
 
 
 # Without a wait both are null.

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import ColumnElement, TextClause, bindparam, func, or_, select, text, update
+from sqlalchemy import ColumnElement, TextualSelect, bindparam, column, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
@@ -17,7 +17,7 @@ from orchestration.states import RunStatus, advance
 from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(
@@ -93,7 +93,7 @@ _CANDIDATE = f"""
 
 
 @lru_cache
-def _claim_statement(condition: str) -> TextClause:
+def _claim_statement(condition: str) -> TextualSelect:
     """Claim runs that are due at once, and runs that have become due; each has an index that no other run is in.
 
     Of the latter each priority is a range of its index, so that runs that are due later cost nothing.
@@ -124,7 +124,7 @@ def _claim_statement(condition: str) -> TextClause:
         returning {", ".join(f"pipeline_run.{name}" for name in RUN_COLUMN_NAMES.split(", "))},
             pipeline_run.id, pipeline_run.priority, chosen.overdue
         """
-    )
+    ).columns(*RUN_COLUMNS, _T.id, _T.priority, column("overdue"))
 
 
 # One look at the index of due runs for each priority.
@@ -248,7 +248,7 @@ _BEGIN = text(
     where run_id = :run_id and {_FREE}
     returning {RUN_COLUMN_NAMES}
     """
-)
+).columns(*RUN_COLUMNS)
 
 
 async def begin(

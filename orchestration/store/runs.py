@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, column, func, insert, literal, or_, select, text, tuple_, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
@@ -27,7 +27,7 @@ RUN_COLUMNS = columns_of(_T, RunRecord)
 """The columns of a `RunRecord`, for a `select()`."""
 
 RUN_COLUMN_NAMES = ", ".join(column.name for column in RUN_COLUMNS)
-"""The same for a statement in SQL."""
+"""The same for a statement in SQL. One that says `.columns(*RUN_COLUMNS)` costs SQLAlchemy less for each result."""
 
 INBOX_CHANNEL = "alert_pipeline_inbox"
 """The channel of NOTIFY on which workers hear of new runs. The notice is empty: the table says which runs wait."""
@@ -163,7 +163,7 @@ _FINISH = text(
     where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
     returning {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
     """
-)
+).columns(*RUN_COLUMNS, column("notified"))
 
 
 async def finish(
