@@ -245,6 +245,33 @@ async def test_an_outage_is_an_incident_that_the_other_channels_hear_of_once_and
     assert mail.messages[-1].title.startswith("[RESOLVED] Channel slack does not accept messages")
 
 
+async def test_an_outage_is_told_to_the_others_also_when_they_hear_of_it_later(services: Services) -> None:
+    slack, mail = FailingChannel(), FailingChannel()
+    services = with_channels(services, {"mail": mail}, slack=slack)
+    await _report_outage(services, slack)
+    await repair(services, mail)
+    slack.error = None
+    while await redeliveries(services.database):
+        await execute_redelivery(services)
+
+    assert len(mail.asked) > len(mail.messages)
+    (page,) = mail.messages
+    assert page.title.startswith("[CRITICAL] Channel slack does not accept messages")
+    assert not any("Channel slack" in message.title for message in slack.asked)
+
+
+async def _report_outage(services: Services, slack: FailingChannel) -> None:
+    """A page that Slack refuses, until that counts as an outage, and the run that reports it, to its end."""
+    await tell(services)
+    await change(
+        services.database, "update channel_health set failing_since = now() - interval '31 s' where name = 'slack'"
+    )
+    await execute_redelivery(services)
+    await look_after_channels(services)
+    (outage,) = await _own_runs(services)
+    await execute(services, outage)
+
+
 async def _own_runs(services: Services) -> list[str]:
     found = await rows(
         services.database,
