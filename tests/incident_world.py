@@ -193,11 +193,11 @@ class MoodyChannel:
                 self.refused.append(Refusal(sending, self._clock() + timedelta(seconds=self.retry_after)))
                 raise DeliveryFailed("it answered 429", retryable=True, retry_after_seconds=self.retry_after)
             case "reset":
-                raise DeliveryFailed("the connection was reset", retryable=True)
+                raise DeliveryFailed("the connection was reset", retryable=True, perhaps_accepted=True)
             case "drop":
                 sending.lost = True
                 await self._accept(sending)
-                raise DeliveryFailed("no answer", retryable=True)
+                raise DeliveryFailed("no answer", retryable=True, perhaps_accepted=True)
             case "hang":
                 await self._hang(sending)
             case _:
@@ -219,7 +219,7 @@ class MoodyChannel:
         finally:
             self.hanging.remove(sending)
         if not sending.answers:
-            raise DeliveryFailed("it did not answer in time", retryable=True)
+            raise DeliveryFailed("it did not answer in time", retryable=True, perhaps_accepted=True)
 
     async def _accept(self, sending: Sending) -> None:
         """Keep the message, if nothing that was accepted before forbids it."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import SecretStr
 
 from blocks.channels.generic import GenericChannel
+from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
-from orchestration.message import NamedChannel
+from orchestration.errors import DeliveryFailed
+from orchestration.message import Message, NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import channels
@@ -33,6 +36,7 @@ from tests.notify_helpers import (
     rows,
     tell,
     titles,
+    unanswered,
     with_channels,
 )
 from tests.receivers import Answer, http_receiver
@@ -201,6 +205,42 @@ async def test_a_critical_page_goes_to_the_others_after_30_seconds_of_failing(se
     await execute_redelivery(services)
 
     assert len(mail.messages) == 1
+
+
+@dataclass
+class DeafChannel(FailingChannel):
+    """A channel that accepts each message; as long as it has an error, nobody hears the answer."""
+
+    async def send(self, message: Message) -> Delivery:
+        self.messages.append(message)
+        if self.error is not None:
+            raise self.error
+        return Delivery(driver="memory", provider="memory", channel="memory", status="sent")
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ((unanswered(),), ["CRITICAL", "RESOLVED"]),
+        ((unanswered(), busy()), ["CRITICAL", "CRITICAL", "RESOLVED"]),
+        ((busy(), busy()), ["CRITICAL", "CRITICAL"]),
+    ],
+)
+async def test_a_channel_that_may_have_a_page_without_an_answer_hears_of_its_end(
+    services: Services, failures: Sequence[DeliveryFailed], said: list[str]
+) -> None:
+    slack, mail = FailingChannel(error=refused()), DeafChannel()
+    services = with_channels(services, {"mail": mail}, slack=slack)
+    for number, mail.error in enumerate(failures):
+        await change(services.database, "update channel_health set not_before = now()")
+        await (execute_redelivery(services) if number else tell(services))
+    mail.error = None
+    await repair(services, slack)
+    await execute_redelivery(services)
+    await end(services)
+
+    assert titles(slack) == ["CRITICAL", "RESOLVED"]
+    assert titles(mail) == said
 
 
 async def test_a_warning_waits_for_its_channel(services: Services) -> None:
