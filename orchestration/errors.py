@@ -34,11 +34,20 @@ class DeliveryFailed(PipelineError):
     not said one. `str(error)` never contains the URL or a token of the channel.
     """
 
-    def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after_seconds: float | None = None,
+        perhaps_accepted: bool = False,
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
         """How long the channel asks to be left alone. None means that it does not say."""
+        self.perhaps_accepted = perhaps_accepted
+        """Whether the channel may have the message all the same: the connection broke off before it answered."""
 
 
 class IllegalTransition(PipelineError):

@@ -74,9 +74,11 @@ class Moments:
     episode_at: datetime | None
     occurred_at: datetime | None
     ended_at: datetime | None
+    overtaken: bool = False
+    """Whether something that was accepted later is known of the alert already."""
 
     @classmethod
-    def of(cls, alert: Alert, received_at: datetime) -> Moments:
+    def of(cls, alert: Alert, received_at: datetime, *, overtaken: bool = False) -> Moments:
         """The moments of an alert that was accepted then."""
 
         def plausible(moment: datetime | None) -> datetime | None:
@@ -87,16 +89,18 @@ class Moments:
             episode_at=plausible(alert.episode_at),
             occurred_at=plausible(alert.occurred_at),
             ended_at=None if alert.firing else plausible(alert.ended_at),
+            overtaken=overtaken,
         )
 
     def is_before(self, moment: datetime | None, known: datetime | None) -> bool:
         """Whether a moment of this push lies before a known one; False if they cannot be compared.
 
-        A known moment that is still to come, next to one that is past, is of a clock that has been corrected since.
+        A known moment that is still to come, next to one that is past, is of a clock that has been corrected since;
+        but what was accepted later may well speak of a later moment.
         """
         if moment is None or known is None or moment >= known:
             return False
-        return not moment <= self.received_at < known
+        return self.overtaken or not moment <= self.received_at < known
 
     @property
     def latest(self) -> datetime | None:
@@ -106,6 +110,10 @@ class Moments:
 
     def heard_at(self, known: KnownAlert | None) -> datetime:
         """Until when the alert's episode is known to have been heard of, now that this push is known too."""
+        heard_at = self._speaks_of(known)
+        return heard_at if known is None else max(heard_at, known.heard_at)
+
+    def _speaks_of(self, known: KnownAlert | None) -> datetime:
         start = self.episode_at
         if start is None:
             return self.received_at
@@ -114,18 +122,17 @@ class Moments:
         return self.received_at if trusted else max(start, self.occurred_at or start)
 
 
-def news_of(alert: Alert, known: KnownAlert | None, moments: Moments, *, run: int) -> News:
+def news_of(alert: Alert, known: KnownAlert | None, moments: Moments) -> News:
     """What an alert of a push says.
 
     Args:
         alert: as the push has it.
         known: None means that the alert is not known.
         moments: those of the alert.
-        run: the number of the push's run.
     """
     if known is None:
         return News.CREATED
-    if _is_contradicted(alert, known, moments, run) or _is_older(alert, known, moments):
+    if _is_contradicted(alert, known, moments) or _is_older(alert, known, moments):
         return News.STALE
     if not alert.firing:
         return News.RESOLVED if known.firing else News.REPEAT
@@ -134,13 +141,13 @@ def news_of(alert: Alert, known: KnownAlert | None, moments: Moments, *, run: in
     return News.NEW_EPISODE if _begins_anew(known, moments) else News.REPEAT
 
 
-def _is_contradicted(alert: Alert, known: KnownAlert, moments: Moments, run: int) -> bool:
+def _is_contradicted(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
     """Whether a push that was accepted later has said otherwise before, and the moments do not decide.
 
     An alert that is in two incidents is spoken of by two pushes, in any order: the second one to be recorded may have
     been accepted first. That the alert fires is no news of the alert then, but still news for the other incident.
     """
-    if known.last_run is None or run >= known.last_run or (alert.firing and known.firing):
+    if not moments.overtaken or (alert.firing and known.firing):
         return False
     latest = moments.latest
     return latest is None or known.occurred_at is None or latest <= known.occurred_at

@@ -37,6 +37,13 @@ _RUNS = text(
     where run.run_id = any(:ids) and run.ingest_result is not null
     """
 )
+_OVER = text(
+    """
+    select run_id, status,
+        (select count(*) from stage_execution where pipeline_run_id = run.id) as attempts
+    from pipeline_run as run where status in ('notified', 'skipped', 'failed')
+    """
+)
 _INCIDENTS = text(
     """
     select id, environment, incident_key, status, severity, version,
@@ -63,6 +70,8 @@ class Follower:
         """The accepted pushes that the model has not recorded yet, by run."""
         self._keys: dict[tuple[str, str], Key] = {}
         self._gave_up: set[str] = set()
+        self._over: dict[str, tuple[str, int]] = {}
+        """The runs that are over, with the number of their attempts."""
         self._quiet: dict[str, int] = {}
         """How many messages there were about an incident when it was snoozed, and all had been said."""
         self._story: list[str] = []
@@ -90,6 +99,10 @@ class Follower:
             new = self._recorded[self._recorded_seen :]
             self._recorded_seen = len(self._recorded)
             found = (await tx.execute(_RUNS, {"ids": [one.run_id for one in new]})).mappings().all()
+            over = {row.run_id: (row.status, row.attempts) for row in await tx.execute(_OVER)}
+        changed = {run_id: over.get(run_id) for run_id in self._over if over.get(run_id) != self._over[run_id]}
+        assert not changed, f"{changed} were over: {[self._over[run_id] for run_id in changed]}"
+        self._over = over
         kept = {run["run_id"]: run for run in found}
         stream: list[tuple[int, int, Any]] = [(line["id"], 0, line) for line in lines]
         for one in {one.run_id: one for one in new}.values():  # the last time counts: others were rolled back

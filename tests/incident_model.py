@@ -117,7 +117,8 @@ class Truth:
         starts = (start for start in (known and known.start, event.start) if start is not None)
         at = max((at for at in (known and known.at, event.at) if at is not None), default=None)
         start = (min if same else max)(starts, default=None)
-        noted = AlertTruth(event.firing, severity, start, at, None if event.firing else event.at, accepted)
+        heard = max(known.heard, accepted) if known and same else accepted
+        noted = AlertTruth(event.firing, severity, start, at, None if event.firing else event.at, heard)
         self.alerts[event.alert] = noted
         for incident in (one for each in self.incidents.values() for one in each if news == "anew"):
             if incident.members.get(event.alert) == "dismissed":

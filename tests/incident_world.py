@@ -182,6 +182,7 @@ class MoodyChannel:
     async def send(self, message: Message) -> Delivery:
         worker = current_worker.get()
         sending = Sending(message, worker, self.name, worker.overslept, worker.database.naps)
+        await self._check_present(sending)
         await worker.database.point()
         self._check_wait(sending)
         match self.mood:
@@ -193,11 +194,11 @@ class MoodyChannel:
                 self.refused.append(Refusal(sending, self._clock() + timedelta(seconds=self.retry_after)))
                 raise DeliveryFailed("it answered 429", retryable=True, retry_after_seconds=self.retry_after)
             case "reset":
-                raise DeliveryFailed("the connection was reset", retryable=True)
+                raise DeliveryFailed("the connection was reset", retryable=True, perhaps_accepted=True)
             case "drop":
                 sending.lost = True
                 await self._accept(sending)
-                raise DeliveryFailed("no answer", retryable=True)
+                raise DeliveryFailed("no answer", retryable=True, perhaps_accepted=True)
             case "hang":
                 await self._hang(sending)
             case _:
@@ -205,6 +206,17 @@ class MoodyChannel:
         await self._accept(sending)
         number = len(self.accepted)
         return Delivery(driver="moody", provider="moody", channel=self.name, status="sent", provider_id=f"m{number}")
+
+    async def _check_present(self, sending: Sending) -> None:
+        """What is sent is not what another version has overtaken long before the sending began."""
+        async with self._real.statement() as tx:
+            query = """
+                select count(*) from incident
+                where id = :id and version > :version and updated_at < clock_timestamp() - interval '1 s'
+            """
+            incident_id, version = incident_of(sending), version_of(sending)
+            if (await tx.execute(text(query), {"id": incident_id, "version": version})).scalar_one():
+                self.problems.append(f"{sending.key} was begun after it had been overtaken")
 
     def _check_wait(self, sending: Sending) -> None:
         """A message comes no earlier than the channel has asked, unless its worker could not know that."""
@@ -219,7 +231,7 @@ class MoodyChannel:
         finally:
             self.hanging.remove(sending)
         if not sending.answers:
-            raise DeliveryFailed("it did not answer in time", retryable=True)
+            raise DeliveryFailed("it did not answer in time", retryable=True, perhaps_accepted=True)
 
     async def _accept(self, sending: Sending) -> None:
         """Keep the message, if nothing that was accepted before forbids it."""
@@ -244,6 +256,11 @@ def version_of(sending: Sending) -> int:
     assert incident.startswith("incident-"), sending.key
     assert (node, channel) == ("notify", sending.channel), sending.key
     return int(version)
+
+
+def incident_of(sending: Sending) -> int:
+    """The id of the incident that a message is about; the key says it."""
+    return int(sending.key.split("/")[0].removeprefix("incident-"))
 
 
 class MoodyChannels:

@@ -31,6 +31,10 @@ def refused(text: str = "it answered 404") -> DeliveryFailed:
     return DeliveryFailed(text, retryable=False)
 
 
+def unanswered(text: str = "it did not answer in time") -> DeliveryFailed:
+    return DeliveryFailed(text, retryable=True, perhaps_accepted=True)
+
+
 async def push(services: Services, *, name: str = "HighCPU", **fields: Any) -> str:
     """One event of an alert into the inbox; the id of its run."""
     alert = {"name": name, "severity": "critical", "host": "web-1", "fingerprint": name, **fields}

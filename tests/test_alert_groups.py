@@ -81,6 +81,24 @@ async def test_an_end_that_the_other_group_has_told_is_not_undone_by_an_earlier_
     assert await status_of(services, team) == "resolved"
 
 
+async def test_a_firing_that_a_person_has_ended_stays_so_whatever_old_pushes_of_its_other_group_say(
+    services: Services,
+) -> None:
+    old = await accept(services, "by team", alert("db-1", begins=-30))
+    async with services.database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set created_at = :then"), {"then": at(-29)})
+    await push(services, "by disk", alert("db-1", begins=-30))
+    await push(services, "by disk", alert("db-1", begins=-30, ends=-10))
+    disk = await push(services, "by disk", alert("db-1", begins=0))
+    async with services.database.transaction() as tx:
+        await resolve(tx, disk.incident_id or "", Actor(by="ada", via=Via.CLI))
+
+    assert (await ingest(services, old)).reason == "stale", "what fires now has begun later"
+    assert (await push(services, "by team", alert("db-1", begins=0))).reason == "opened"
+    assert (await push(services, "by disk", alert("db-1", begins=0))).reason == "repeat"
+    assert await status_of(services, disk) == "resolved"
+
+
 async def test_an_old_end_of_the_group_that_comes_twice_does_not_end_what_began_since(services: Services) -> None:
     group = await push(services, "by disk", alert("db-1", begins=0))
     assert (await push(services, "by disk", alert("db-1", begins=0, ends=5))).reason == "resolved"

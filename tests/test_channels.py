@@ -73,6 +73,7 @@ async def test_the_status_says_whether_a_retry_can_help(make: Any, status: int, 
         with pytest.raises(DeliveryFailed) as failure:
             await make(receiver).send(a_message())
         assert failure.value.retryable is retryable
+        assert not failure.value.perhaps_accepted
         assert str(status) in str(failure.value)
         assert SECRET not in str(failure.value)
         assert len(receiver.requests) == 1  # The stage retries; a channel never does.
@@ -170,6 +171,7 @@ async def test_a_server_that_is_not_there_is_worth_a_retry(make: Any):
     with pytest.raises(DeliveryFailed, match="could not be reached") as failure:
         await channel.send(a_message())
     assert failure.value.retryable
+    assert not failure.value.perhaps_accepted
     assert SECRET not in str(failure.value)
 
 
@@ -181,6 +183,7 @@ async def test_a_server_that_does_not_answer_is_worth_a_retry(make: Any):
         with pytest.raises(DeliveryFailed, match="did not answer in time") as failure:
             await channel.send(a_message())
         assert failure.value.retryable
+        assert failure.value.perhaps_accepted
 
 
 async def test_messages_that_hang_keep_no_other_channel_and_no_file_work_waiting():

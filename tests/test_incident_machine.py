@@ -40,7 +40,9 @@ SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelt
 SEVERITIES = list(Severity)
 FATES = ("arrives", "arrives", "arrives", "late", "lost")
 ACTIONS = ("acknowledge", "unacknowledge", "resolve", "close", "snooze", "snooze")
+TROUBLES = ("500", "429", "404", "hang", "drop", "reset")
 SPANS = (10 * SECOND, 10 * SECOND, MINUTE, MINUTE, 10 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, DAY)
+NUMBERS = ((1,), (0, 1), (1, 2), (2, 3), (0, 1, 2, 3))
 STEPS_BETWEEN_RESTS = 6
 executed: Counter[str] = Counter()
 """How often each rule was executed."""
@@ -65,6 +67,8 @@ class Machine(RuleBasedStateMachine):
         self.follower = Follower(self.product, self.recorded)
         self.channels, self.do = self.product.channels, self.product.do
         self.vendors: list[str] = []
+        self.numbers: tuple[int, ...] = ()
+        self.troubles: list[str] = []
         self.monitored: dict[tuple[str, str, int], Monitored] = {}
         self.outbox: list[Push] = []
         self.delivered: list[Push] = []
@@ -79,13 +83,19 @@ class Machine(RuleBasedStateMachine):
 
     # What senders do
 
-    @initialize(vendors=st.lists(st.sampled_from((*VENDORS, "alertmanager")), min_size=1, max_size=3))
-    def choose(self, vendors: list[str]) -> None:
-        """A few vendors send: of fewer alerts more happens to each."""
-        self.vendors = vendors
+    @initialize(
+        vendors=st.lists(
+            st.sampled_from((*VENDORS, *GROUPING, "alertmanager", "alertmanager")), min_size=1, max_size=2
+        ),
+        numbers=st.sampled_from(NUMBERS),
+        troubles=st.lists(st.sampled_from(TROUBLES), min_size=1, max_size=3, unique=True),
+    )
+    def choose(self, vendors: list[str], numbers: tuple[int, ...], troubles: list[str]) -> None:
+        """A few alerts of one or two vendors, and a few kinds of trouble: of fewer each more happens to it."""
+        self.vendors, self.numbers, self.troubles = vendors, numbers, troubles
 
     def _alert(self, vendor: str, environment: str, number: int) -> Monitored:
-        number = number if vendor in GROUPING else number % 2
+        number = self.numbers[number % len(self.numbers)] if vendor in GROUPING else number % 2
         place = (vendor, environment, number)
         severity = (Severity.CRITICAL, Severity.WARNING, Severity.CRITICAL, Severity.INFO)[number]
         return self.monitored.setdefault(place, Monitored(*place, severity))
@@ -105,7 +115,7 @@ class Machine(RuleBasedStateMachine):
         number=numbers,
         severity=st.sampled_from(SEVERITIES),
         fates=st.tuples(st.sampled_from(FATES), st.sampled_from(FATES)),
-        seconds=st.integers(1, 1200),
+        seconds=st.integers(0, 1200),
     )
     def change(
         self, which: int, environment: str, number: int, severity: Severity, fates: tuple[str, str], seconds: int
@@ -113,9 +123,14 @@ class Machine(RuleBasedStateMachine):
         """Something begins, ends, or gets better or worse. Each group that it is in says so, if it arrives."""
         self._count("change")
         vendor = self.vendors[which % len(self.vendors)]
-        alert = self._alert(vendor, environment, number)
-        early = alert.start is not None and self.product.now + timedelta(seconds=seconds) < alert.start + 4 * MINUTE
-        self._pass(timedelta(seconds=seconds) + (4 * MINUTE if early else timedelta()))
+        self._change(self._alert(vendor, environment, number), severity, fates, timedelta(seconds=seconds))
+
+    def _change(self, alert: Monitored, severity: Severity, fates: tuple[str, str], after: timedelta) -> None:
+        vendor = alert.vendor
+        if alert.start is not None and not alert.firing and self.product.now + after < alert.start + 4 * MINUTE:
+            after += 4 * MINUTE  # or else this could be the firing before, as the other server of a pair sees it
+        if after:
+            self._pass(after)
         if alert.firing and severity is not alert.severity and vendor not in FIXED_SEVERITY:
             alert.severity = severity
         elif alert.firing:
@@ -165,12 +180,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(("chat", "chat", "mail", "spare")),
-        mood=st.sampled_from(("ok", "ok", "500", "429", "404", "hang", "hang", "drop", "reset")),
+        trouble=st.none() | picks,
         retry_after=st.sampled_from((1, 20, 55, 300, 900)),
     )
-    def mood(self, name: str, mood: str, retry_after: int) -> None:
+    def mood(self, name: str, trouble: int | None, retry_after: int) -> None:
         """A channel changes its mood."""
         self._count("mood")
+        self._trouble(name, trouble, retry_after)
+
+    def _trouble(self, name: str, trouble: int | None, retry_after: int = 20) -> None:
+        mood = "ok" if trouble is None else self.troubles[trouble % len(self.troubles)]
         channel = self.channels.all[name]
         channel.mood, channel.retry_after = mood, float(retry_after)
         self.may_hang |= mood == "hang"
@@ -209,6 +228,61 @@ class Machine(RuleBasedStateMachine):
         self.do(self.product.wake_all())
         self.follower.check_messages()
 
+    @rule(
+        name=st.sampled_from(("chat", "chat", "mail")),
+        which=picks,
+        number=numbers,
+        action=st.none() | st.sampled_from(ACTIONS),
+        ending=st.sampled_from(("answers", "answers", "fails", "dies")),
+        trouble=st.none() | picks,
+    )
+    def hang(self, name: str, which: int, number: int, action: str | None, ending: str, trouble: int | None) -> None:
+        """While a message is on its way something happens, which another worker records; then the channel answers."""
+        self._count("hang")
+        self.channels.all[name].mood = "hang"
+        self.do(self.product.work(4, 0))
+        if action is None:
+            alert = self._alert(self.vendors[which % len(self.vendors)], "production", number)
+            self._change(alert, SEVERITIES[which % len(SEVERITIES)], ("arrives", "arrives"), timedelta())
+        else:
+            self._act(which, action, 1 + number)
+        self._trouble(name, trouble)
+        self.do(self.product.work(0, 4))
+        self.do(self.product.kill(0) if ending == "dies" else self.product.answer(name, ending == "answers"))
+        self.follower.check_messages()
+
+    @rule(
+        after=st.integers(0, 40),
+        name=st.sampled_from(("chat", "chat", "mail")),
+        troubles=st.tuples(st.none() | picks, st.none() | picks),
+        which=picks,
+        number=numbers,
+        answers=st.booleans(),
+    )
+    def oversleep(
+        self,
+        after: int,
+        name: str,
+        troubles: tuple[int | None, int | None],
+        which: int,
+        number: int,
+        answers: bool,
+    ) -> None:
+        """A worker sleeps for longer than its lease, another goes on for it, and then the first one wakes up."""
+        self._count("oversleep")
+        self._trouble(name, troubles[0])
+        self.do(self.product.work(4, 0, sleeps_after=after))
+        self._pass(MINUTE)
+        self._trouble(name, troubles[1])
+        self.do(self.product.poll())
+        self.do(self.product.work(4, 0))
+        self.do(self.product.wake_all())
+        alert = self._alert(self.vendors[which % len(self.vendors)], "production", number)
+        self._change(alert, SEVERITIES[which % len(SEVERITIES)], ("arrives", "arrives"), timedelta())
+        self.do(self.product.work(0, 4))
+        self.do(self.product.answer(name, answers))
+        self.follower.check_messages()
+
     @precondition(lambda self: self.may_hang)
     @rule(number=st.integers(0, 1))
     def kill(self, number: int) -> None:
@@ -219,10 +293,12 @@ class Machine(RuleBasedStateMachine):
     # What people do
 
     @precondition(lambda self: self.delivered)
-    @rule(pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12))
-    def act(self, pick: int, action: str, hours: int) -> None:
-        """A person acts on an incident."""
+    @rule(pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12), calm=st.booleans())
+    def act(self, pick: int, action: str, hours: int, calm: bool) -> None:
+        """A person acts on an incident, perhaps after what is due has been said."""
         self._count("act")
+        if calm:
+            self.do(self.product.work(12, 12))
         self._act(pick, action, hours)
 
     @precondition(lambda self: self.delivered)
@@ -241,11 +317,13 @@ class Machine(RuleBasedStateMachine):
 
     # Time
 
-    @rule(span=st.sampled_from(SPANS))
-    def wait(self, span: timedelta) -> None:
-        """Time passes."""
+    @rule(span=st.sampled_from(SPANS), first=numbers, second=numbers)
+    def wait(self, span: timedelta, first: int, second: int) -> None:
+        """Time passes, and two workers execute what has become due."""
         self._count("wait")
         self._pass(span)
+        self.do(self.product.work(first, second))
+        self.follower.check_messages()
 
     def _pass(self, span: timedelta) -> None:
         self.do(self.follower.follow())

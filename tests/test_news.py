@@ -49,8 +49,9 @@ class Sender:
             ended_at=at(end) if end else None,
             occurred_at=at(happened) if happened else None,
         )
-        moments = Moments.of(alert, at(received))
-        news = news_of(alert, self.known, moments, run=number)
+        overtaken = self.known is not None and number < (self.known.last_run or 0)
+        moments = Moments.of(alert, at(received), overtaken=overtaken)
+        news = news_of(alert, self.known, moments)
         if news is not News.STALE:
             self.known = self._after(alert, news, moments, number)
         return news
@@ -142,6 +143,16 @@ def test_without_moments_the_order_of_acceptance_decides() -> None:
     assert script.push("resolved", run=6) is News.RESOLVED
     assert script.push("firing", run=4) is News.STALE
     assert script.push("firing", run=7) is News.REFIRED
+
+
+def test_a_firing_before_the_one_that_is_known_is_old_though_it_was_accepted_before_that_began() -> None:
+    two_groups = Sender()
+    assert two_groups.push("firing", "08:17", received="08:18", run=7) is News.CREATED
+    assert two_groups.push("firing", "07:24", received="07:25", run=3) is News.STALE
+    assert two_groups.push("firing", "08:17", received="08:17", run=6) is News.REPEAT, "this one is of the other group"
+    assert two_groups.push("firing", "08:17", received="08:40", run=9) is News.REPEAT
+    assert two_groups.push("firing", "08:17", received="08:19", run=8) is News.REPEAT
+    assert two_groups.push("firing", "08:30", received="08:42", run=10) is News.REPEAT, "heard of until 08:40"
 
 
 def test_a_clock_that_is_ahead_does_not_win_for_ever() -> None:

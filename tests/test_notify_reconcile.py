@@ -307,6 +307,18 @@ async def test_excepted_channels_are_not_told_and_the_others_are(services: Servi
     assert (len(slack.messages), len(mail.messages)) == (0, 1)
 
 
+async def test_an_excepted_channel_that_was_told_that_it_fires_hears_of_the_end(services: Services) -> None:
+    slack, mail = MemoryChannel(), MemoryChannel()
+    services = with_channels(services, slack=slack, mail=mail)
+    alert = {"name": "HighCPU", "severity": "critical"}
+    for status, excepted in (("firing", []), ("resolved", ["slack"])):
+        said, options = {**alert, "status": status}, RunOptions(except_channels=excepted)
+        (run_id,) = await accept_push(services, said, source="generic", environment="test", options=options)
+        await execute(services, run_id)
+
+    assert (titles(slack), titles(mail)) == (["CRITICAL", "RESOLVED"], ["CRITICAL", "RESOLVED"])
+
+
 async def test_without_any_channel_a_run_is_skipped_and_says_why(
     services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:

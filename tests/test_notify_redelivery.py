@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import SecretStr
 
 from blocks.channels.generic import GenericChannel
+from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
-from orchestration.message import NamedChannel
+from orchestration.errors import DeliveryFailed
+from orchestration.message import Message, NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import channels
@@ -33,6 +36,7 @@ from tests.notify_helpers import (
     rows,
     tell,
     titles,
+    unanswered,
     with_channels,
 )
 from tests.receivers import Answer, http_receiver
@@ -203,6 +207,42 @@ async def test_a_critical_page_goes_to_the_others_after_30_seconds_of_failing(se
     assert len(mail.messages) == 1
 
 
+@dataclass
+class DeafChannel(FailingChannel):
+    """A channel that accepts each message; as long as it has an error, nobody hears the answer."""
+
+    async def send(self, message: Message) -> Delivery:
+        self.messages.append(message)
+        if self.error is not None:
+            raise self.error
+        return Delivery(driver="memory", provider="memory", channel="memory", status="sent")
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ((unanswered(),), ["CRITICAL", "RESOLVED"]),
+        ((unanswered(), busy()), ["CRITICAL", "CRITICAL", "RESOLVED"]),
+        ((busy(), busy()), ["CRITICAL", "CRITICAL"]),
+    ],
+)
+async def test_a_channel_that_may_have_a_page_without_an_answer_hears_of_its_end(
+    services: Services, failures: Sequence[DeliveryFailed], said: list[str]
+) -> None:
+    slack, mail = FailingChannel(error=refused()), DeafChannel()
+    services = with_channels(services, {"mail": mail}, slack=slack)
+    for number, mail.error in enumerate(failures):
+        await change(services.database, "update channel_health set not_before = now()")
+        await (execute_redelivery(services) if number else tell(services))
+    mail.error = None
+    await repair(services, slack)
+    await execute_redelivery(services)
+    await end(services)
+
+    assert titles(slack) == ["CRITICAL", "RESOLVED"]
+    assert titles(mail) == said
+
+
 async def test_a_warning_waits_for_its_channel(services: Services) -> None:
     slack, mail = FailingChannel(), MemoryChannel()
     services = with_channels(services, {"mail": mail}, slack=slack)
@@ -243,6 +283,33 @@ async def test_an_outage_is_an_incident_that_the_other_channels_hear_of_once_and
     _, recovery = await _own_runs(services)
     await execute(services, recovery)
     assert mail.messages[-1].title.startswith("[RESOLVED] Channel slack does not accept messages")
+
+
+async def test_an_outage_is_told_to_the_others_also_when_they_hear_of_it_later(services: Services) -> None:
+    slack, mail = FailingChannel(), FailingChannel()
+    services = with_channels(services, {"mail": mail}, slack=slack)
+    await _report_outage(services, slack)
+    await repair(services, mail)
+    slack.error = None
+    while await redeliveries(services.database):
+        await execute_redelivery(services)
+
+    assert len(mail.asked) > len(mail.messages)
+    (page,) = mail.messages
+    assert page.title.startswith("[CRITICAL] Channel slack does not accept messages")
+    assert not any("Channel slack" in message.title for message in slack.asked)
+
+
+async def _report_outage(services: Services, slack: FailingChannel) -> None:
+    """A page that Slack refuses, until that counts as an outage, and the run that reports it, to its end."""
+    await tell(services)
+    await change(
+        services.database, "update channel_health set failing_since = now() - interval '31 s' where name = 'slack'"
+    )
+    await execute_redelivery(services)
+    await look_after_channels(services)
+    (outage,) = await _own_runs(services)
+    await execute(services, outage)
 
 
 async def _own_runs(services: Services) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import sys
 from abc import abstractmethod
@@ -37,6 +38,9 @@ _TEMPORARY_WITH_A_TIME = frozenset({403, 413})
 """HTTP statuses that are temporary if the answer says when to come again: RFC 9110 for 413, GitHub for 403."""
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, ConnectionRefusedError, socket.gaierror)
+"""Errors before anything was sent."""
 
 _CONSOLE_WIDTH = 78
 
@@ -204,15 +208,18 @@ def _http_date(text: str) -> datetime | None:
 def unreachable(where: str, error: Exception) -> DeliveryFailed:
     """The error for a connection that failed. Its text is the system's, as the library's text may contain the URL.
 
-    An untrusted certificate is final; everything else can be retried.
+    An untrusted certificate is final; everything else can be retried. If it broke off later than while the connection
+    was made, the message may have been accepted.
     """
     links = _chain(error)
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in links):
         return DeliveryFailed(f"{where} could not be reached: its certificate is not trusted", retryable=False)
+    connected = not any(isinstance(link, _NOT_CONNECTED) for link in links)
     if any("timeout" in type(link).__name__.lower() for link in links):
-        return DeliveryFailed(f"{where} did not answer in time", retryable=True)
+        return DeliveryFailed(f"{where} did not answer in time", retryable=True, perhaps_accepted=connected)
     words = (link.strerror for link in links if isinstance(link, OSError) and link.strerror)
-    return DeliveryFailed(f"{where} could not be reached: {next(words, type(links[-1]).__name__)}", retryable=True)
+    said = f"{where} could not be reached: {next(words, type(links[-1]).__name__)}"
+    return DeliveryFailed(said, retryable=True, perhaps_accepted=connected)
 
 
 class ConsoleChannel(ChannelBlock):

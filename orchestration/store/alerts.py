@@ -123,11 +123,13 @@ async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) 
 async def _compare(tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun) -> _Recording:
     """What the alerts of a run say, compared with what is known of them."""
     known = await _known_alerts(tx, alerts, run.environment)
-    moments = {alert.fingerprint: Moments.of(alert, run.created_at) for alert in alerts}
-    news = {
-        alert.fingerprint: news_of(alert, _known(known, alert.fingerprint), moments[alert.fingerprint], run=run.id)
-        for alert in alerts
-    }
+    moments: dict[str, Moments] = {}
+    news: dict[str, News] = {}
+    for alert in alerts:
+        before = _known(known, alert.fingerprint)
+        overtaken = before is not None and run.id < (before.last_run or 0)
+        moments[alert.fingerprint] = Moments.of(alert, run.created_at, overtaken=overtaken)
+        news[alert.fingerprint] = news_of(alert, before, moments[alert.fingerprint])
     return _Recording(run=run, known=known, news=news, moments=moments)
 
 
@@ -258,8 +260,8 @@ def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
     episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
     starts = _named(known.started_at if known and same_episode else None, alert.started_at)
     # An end is as severe as its beginning, whatever its sender calls it; of repeats the one accepted last counts.
-    overtaken = known is not None and news is News.REPEAT and recording.run.id < (known.last_run or 0)
-    severity = known.severity if known is not None and (overtaken or not alert.firing) else alert.severity
+    keeps = not alert.firing or (news is News.REPEAT and moments.overtaken)
+    severity = known.severity if known is not None and keeps else alert.severity
     return {
         **alert.model_dump(mode="json", include=_STORED),
         "environment": recording.run.environment,

@@ -79,6 +79,8 @@ class Try:
     key: str
     place: Place
     version: int | None
+    perhaps_accepted: bool = False
+    """Whether an earlier try to send it may have succeeded, although no answer came."""
 
 
 def run_key(place: Place) -> str:
@@ -158,6 +160,9 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
     )
 
 
+_PERHAPS_ACCEPTED = "delivery.response->>'perhaps_accepted' is distinct from 'false'"
+"""A condition on a row of `delivery` that is not `sent`: the channel has not surely refused each try."""
+
 _IS_BEHIND = text(
     """
     select incident.version > known.version
@@ -173,13 +178,29 @@ async def is_behind(tx: AsyncConnection, place: Place) -> bool:
     return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
 
 
+# Of a try whose process died there is no answer on record either.
 _FIRING_ON = text(
-    f"select channel from incident_channel where incident_id = :incident_id and status = '{AlertStatus.FIRING}'"
+    f"""
+    select known.channel
+    from incident_channel as known join incident on incident.id = known.incident_id
+    where incident.id = :incident_id and (
+        known.status = '{AlertStatus.FIRING}'
+        or exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = known.channel
+                and delivery.version > known.version and delivery.version < incident.version
+                and delivery.tries > 0 and {_PERHAPS_ACCEPTED}
+        )
+    )
+    """
 )
 
 
 async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[str]:
-    """The channels whose last message about the incident said that it fires."""
+    """The channels that believe that an incident fires which is over now, as far as is known.
+
+    The last message that they accepted said so; or an earlier one that they may have accepted without an answer.
+    """
     return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
 
 
@@ -217,9 +238,11 @@ _OPEN = text(
         target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
         -- What the channel answered stays while the message only waits.
         error = case when excluded.tries = 0 then coalesce(delivery.error, excluded.error) end,
-        response = case when excluded.tries = 0 then delivery.response else excluded.response end
+        response = case when excluded.tries = 0 then delivery.response
+            when delivery.tries > 0 and {_PERHAPS_ACCEPTED} then '{{"perhaps_accepted": true}}'
+            else excluded.response end
     where delivery.status <> '{SENT}'
-    returning id, tries
+    returning id, tries, response ? 'perhaps_accepted' as perhaps_accepted
     """
 )
 
@@ -232,8 +255,11 @@ async def open_try(tx: AsyncConnection, place: Place, *, version: int | None = N
     """
     key = run_key(place) if version is None else incident_key_of(place, version)
     row = await _open(tx, place, version, key, status=SENDING)
-    return (
-        None if row is None else Try(delivery_id=row["id"], number=row["tries"], key=key, place=place, version=version)
+    if row is None:
+        return None
+    perhaps = row["perhaps_accepted"]
+    return Try(
+        delivery_id=row["id"], number=row["tries"], key=key, place=place, version=version, perhaps_accepted=perhaps
     )
 
 
@@ -368,7 +394,8 @@ async def settle_failed(
     the one that continued for it.
     """
     values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
-    values["response"] = orjson.dumps({"retryable": failure.retryable}).decode()
+    perhaps = failure.perhaps_accepted or tried.perhaps_accepted
+    values["response"] = orjson.dumps({"retryable": failure.retryable, "perhaps_accepted": perhaps}).decode()
     await tx.execute(_SETTLE_FAILED, {**values, **channels.refusal(failure, pause_seconds=pause_seconds)})
 
 

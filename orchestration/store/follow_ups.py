@@ -18,8 +18,8 @@ _TITLE = f"""
         else incident.title end
 """
 
-# The run that it follows gives it its options, so that it reaches the same channels, and its trace. What was said of a
-# redelivery only does not concern the next run. Lists and waits count from the moment at which it is due.
+# The run that it follows gives it its options, so that it reaches the same channels and spares the same, and its trace.
+# Whom a redelivery follows does not concern the next run. Lists and waits count from the moment at which it is due.
 _INSERT = text(
     f"""
     insert into pipeline_run (
@@ -30,7 +30,7 @@ _INSERT = text(
         due.at, incident.id, {_TITLE}, followed.source, followed.alert_fingerprint, incident.severity,
         case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
         followed.environment, '{{}}',
-        followed.options - cast('{{follows,except_channels}}' as text[]) || cast(:options as jsonb),
+        followed.options - 'follows' || cast(:options as jsonb),
         followed.max_retries,
         coalesce(due.at, clock_timestamp())
     from incident

@@ -313,4 +313,5 @@ def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
         return error
     stack = "".join(traceback.format_exception(error))
     logger.error("Channel %s raised an unexpected error: %s", named.name, redact_text(stack))
-    return DeliveryFailed(f"{type(error).__name__}: {redact_text(str(error))}", retryable=is_retryable(error))
+    said = f"{type(error).__name__}: {redact_text(str(error))}"
+    return DeliveryFailed(said, retryable=is_retryable(error), perhaps_accepted=True)

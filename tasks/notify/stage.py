@@ -144,11 +144,13 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     names = cast("NotifyNode", step.config).names or [run.record.options.notify_driver]
     excepted = run.record.options.except_channels
     chosen = [named for name in names for named in await run.services.channels.select(name)]
+    chosen = [named for named in chosen if named.name not in excepted]
+    if not chosen and excepted:
+        chosen = list(await run.services.channels.others(excepted))
     subject = await read_subject(run, step)
-    chosen += await _told_before(run, subject.incident, [named.name for named in chosen]) if names == [None] else []
-    channels = {named.name: named for named in chosen if named.name not in excepted}
-    if not channels and excepted:
-        channels = {named.name: named for named in await run.services.channels.others(excepted)}
+    # Of the end also a channel hears that is excepted, if it was told that the incident fires.
+    told = await _told_before(run, subject.incident, [named.name for named in chosen]) if names == [None] else []
+    channels = {named.name: named for named in (*chosen, *told)}
     return NotifyConfig(
         telling=Telling(
             database=run.services.database,
