@@ -13,7 +13,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
-from orchestration.store.why_words import Why
+from orchestration.store.why_facts import Why
 from service.cli.why import _show
 from tasks.analyze.stage import ANALYZE
 from tests.admin_helpers import Browser, words_of
@@ -81,9 +81,9 @@ async def test_paged(api: httpx.AsyncClient, paged: Services) -> None:
     assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
     assert "a new incident (opened)." in found.answer
     assert found.run_id == run_id
-    assert "· push from generic arrived: DiskFull on db-1, critical" in timeline(found)
+    assert "· push from generic arrived: DiskFull on db-1, critical, firing" in timeline(found)
     assert "· decided to notify: a new incident (opened)" in timeline(found)
-    assert "✓ message to slack (slack) sent" in timeline(found)
+    assert "✓ message to slack sent" in timeline(found)
     assert [event.text for event in found.upcoming] == ["reminder, if it still fires and nobody has acknowledged it"]
 
 
@@ -261,7 +261,7 @@ async def test_failed_for_good(api: httpx.AsyncClient, services: Services) -> No
     found = await ask(api)
 
     assert "it answered 404" in found.answer
-    assert "✗ the run failed: DeliveryFailed" in timeline(found)
+    assert "✗ the run failed at notify, attempt 1: DeliveryFailed" in timeline(found)
 
 
 async def test_waiting_for_a_worker(api: httpx.AsyncClient) -> None:
@@ -345,7 +345,7 @@ async def test_the_admin_has_the_same_answer(
     wrong = await here.get("/why/?what=x&at=noon")
 
     assert "slack was notified of DiskFull on db-1 at" in words_of(page.text)
-    assert "message to slack (slack) sent" in words_of(page.text)
+    assert "message to slack sent" in words_of(page.text)
     assert "What comes next" in words_of(page.text)
     assert (wrong.status_code, "is no moment" in words_of(wrong.text)) == (422, True)
     assert (await here.get("/why/")).status_code == 200
