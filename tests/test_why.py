@@ -269,7 +269,8 @@ async def test_waiting_for_a_worker(api: httpx.AsyncClient) -> None:
     found = await ask(api, (await api.get("/orchestration/pipelines/")).json()["runs"][0]["run_id"])
 
     assert "Nobody has been notified of DiskFull on db-1 yet" in found.answer
-    assert [event.text for event in found.upcoming] == ["a worker executes the push as soon as it can"]
+    assert "waits for a worker, and none is alive. Start one: alert-pipeline worker." in found.answer
+    assert [event.text for event in found.upcoming] == ["a worker executes the push as soon as one is alive"]
 
 
 async def test_fallback_and_the_direct_engine(api: httpx.AsyncClient, paged: Services) -> None:

@@ -37,6 +37,7 @@ from orchestration.store.story import rows_by_run
 from orchestration.store.table import columns_of
 from orchestration.store.why_facts import NEAR, ChannelHealth, ExplainedRun, Facts, Why
 from orchestration.store.why_words import explain
+from orchestration.store.workers import list_workers
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 
@@ -93,12 +94,12 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
         raise BadInput("what: expected 1 to 256 printable characters: a run, an incident, an alert, or a matcher")
     await tx.execute(select(func.set_config("statement_timeout", f"{LONGEST_QUERY_MS}", True)))
     now = await read_clock(tx)
+    facts = Facts(what=asked, now=now, at=at, subject=asked, has_worker=bool(await list_workers(tx)))
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
-        return explain(await _of_refused(tx, int(refused[1]), Facts(what=asked, now=now, at=None, subject="")))
-    if (by_run := await _of_run(tx, asked, now)) is not None:
+        return explain(await _of_refused(tx, int(refused[1]), facts))
+    if (by_run := await _of_run(tx, facts)) is not None:
         return explain(by_run)
     incidents, matchers = await _matching(tx, asked, at)
-    facts = Facts(what=asked, now=now, at=at, subject=incidents[0].title if incidents else asked)
     loose = [] if _is_number(asked) else await _loose_runs(tx, asked, matchers, at)
     if loose and (not incidents or loose[-1].run.created_at > _order_of(incidents[0], at)):
         facts = facts.model_copy(update={"runs": loose, "subject": loose[-1].run.title or asked, "others": incidents})
@@ -131,8 +132,9 @@ async def _with_refused(tx: AsyncConnection, facts: Facts, matchers: Sequence[Ma
 # Which incidents are meant
 
 
-async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | None:
+async def _of_run(tx: AsyncConnection, facts: Facts) -> Facts | None:
     """The facts about one run. None means that the question names none."""
+    asked = facts.what
     if not _RUN_ID.fullmatch(asked):
         return None
     if _is_number(asked) and await _incidents(tx, [int(asked)], None):
@@ -141,7 +143,7 @@ async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | Non
     if known is None:
         return None
     run = await find_run(tx, asked)
-    facts = Facts(what=asked, now=now, at=None, run_id=run.run_id, subject=run.title or "the push")
+    facts = facts.model_copy(update={"at": None, "run_id": run.run_id, "subject": run.title or "the push"})
     if run.incident_id is None:
         return facts.model_copy(update={"runs": await _runs(tx, _R.run_id == run.run_id)})
     incident = await get_incident(tx, run.incident_id)

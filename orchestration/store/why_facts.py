@@ -89,6 +89,8 @@ class Facts(Contract):
     history: list[HistoryRecord] = Field(default_factory=list[HistoryRecord])
     refused: list[RefusedPush] = Field(default_factory=list[RefusedPush])
     """Newest first. One without a body may have been about anything."""
+    has_worker: bool = True
+    """Whether a worker is alive."""
     refused_id: int | None = None
     """The refused push that is asked about, if it is a single one."""
 

@@ -163,7 +163,9 @@ def _failure_events(one: ExplainedRun) -> Iterator[Event]:
 
 def _numbers(attempts: Sequence[AttemptRecord]) -> str:
     first, last = attempts[0].attempt, attempts[-1].attempt
-    return f"attempt {first}" if len(attempts) == 1 else f"attempts {first} {'and' if last == first + 1 else 'to'} {last}"
+    return (
+        f"attempt {first}" if len(attempts) == 1 else f"attempts {first} {'and' if last == first + 1 else 'to'} {last}"
+    )
 
 
 def _delivery_event(delivery: DeliveryRecord, run: RunRecord) -> Event:
@@ -197,7 +199,8 @@ def _due(facts: Facts) -> Iterator[Event]:
     now = [run for run in waiting if run.due_at is None]
     if now:
         others = f" and {len(now) - 1} more" if len(now) > 1 else ""
-        text = f"a worker executes the {_KINDS[now[0].reason]}{others} as soon as it can"
+        when = "as soon as it can" if facts.has_worker else "as soon as one is alive"
+        text = f"a worker executes the {_KINDS[now[0].reason]}{others} {when}"
         yield Event(at=facts.now, mark="→", text=text, run_id=now[0].run_id)
     for run in waiting:
         if run.due_at is None:

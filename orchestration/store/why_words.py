@@ -160,7 +160,9 @@ def _main_sentence(facts: Facts, one: ExplainedRun) -> str:
         cause = f": {run.last_error_message}" if run.last_error_message else ""
         return f"Nobody has been notified of {subject} yet: the run waits at {run.current_stage}{again}{cause}."
     if run.status is RunStatus.PENDING:
-        return f"Nobody has been notified of {subject} yet: the push of {when.split(' ', 1)[1]} waits for a worker."
+        none = "" if facts.has_worker else ", and none is alive. Start one: alert-pipeline worker"
+        of = when.split(" ", 1)[1]
+        return f"Nobody has been notified of {subject} yet: the push of {of} waits for a worker{none}."
     if run.status is RunStatus.NOTIFIED:
         return f"The run about {subject} {when} ended, and no message of its own is on record."
     return f"Nobody has been notified of {subject} yet: the run is in progress at {run.current_stage}."
