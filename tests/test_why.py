@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
@@ -362,6 +363,58 @@ async def test_what_is_not_there_is_said(api: httpx.AsyncClient) -> None:
     assert f"'{'9' * 32}'" in long.json()["error"], "the id as it was asked for"
 
 
-@pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", 'a=~"(x)\\1"'])
-async def test_a_question_that_cannot_be_understood_is_refused(api: httpx.AsyncClient, what: str) -> None:
-    assert (await api.get("/why/", params={"what": what})).status_code == 422
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"what": 'instance=~"("'}, "'(' is no regular expression: parentheses () not balanced"),
+        ({"what": 'instance=~"x)|(y"'}, "is no regular expression"),
+        ({"what": 'instance=~"a{300}"'}, "is no regular expression: invalid repetition count"),
+        ({"what": 'instance=~"[[:no:]]"'}, "is no regular expression: invalid character class"),
+        ({"what": 'instance=~"((((a{0,255}){0,255}){0,255}){0,255})"'}, "regular expression is too complex"),
+        ({"what": 'instance=~"(?i)x"'}, "has '(?', which matchers do not know"),
+        ({"what": 'a=~"(x)\\1"'}, "which matchers do not know"),
+        ({"what": 'instance="db-1'}, "is no matcher; expected label="),
+        ({"what": '{instance="db-1" team="shop"}'}, "is no matcher; expected label="),
+        ({"what": "\x00"}, "expected 1 to 256 printable characters"),
+        ({"what": "   "}, "expected 1 to 256 printable characters"),
+        ({"what": ""}, "at least 1 character"),
+        ({"what": "x" * 10_000}, "at most 256 characters"),
+        ({}, "what: field required"),
+        ({"what": "DiskFull", "at": "noon"}, "at: 'noon' is no moment; expected 03:12"),
+        ({"what": "DiskFull", "at": "25:00"}, "is no moment"),
+        ({"what": "DiskFull", "at": "0001-01-01T00:00+14:00"}, "is no moment"),
+        ({"what": "DiskFull", "at": "9999-12-31T23:59"}, "is too far away"),
+        ({"what": "DiskFull", "at": "2999-12-31T23:59"}, "has not come yet: it is "),
+    ],
+)
+async def test_a_question_that_cannot_be_understood_is_refused(
+    api: httpx.AsyncClient, asked: dict[str, str], says: str
+) -> None:
+    answer = await api.get("/why/", params=asked)
+    assert (answer.status_code, says in answer.json()["error"]) == (422, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "what", ["%", "_", "Disk_ull", "\\", "';--", "=", "{}", "a==b", 'x=~"\\d+"', "refused-", "9" * 30]
+)
+async def test_a_question_is_taken_literally_also_before_anything_arrived(api: httpx.AsyncClient, what: str) -> None:
+    empty = await ask(api, what)
+    await send(api, None)
+    found = await ask(api, what)
+
+    for one in (empty, found):
+        assert one.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
+        assert (one.timeline, one.upcoming, one.other_incidents) == ([], [], [])
+
+
+async def test_the_beginning_of_several_ids_is_no_answer(api: httpx.AsyncClient, database: Database) -> None:
+    run_ids = [await send(api, None), await send(api, None, instance="db-2")]
+    async with database.transaction() as tx:
+        for number, run_id in enumerate(run_ids):
+            values = {"new": f"abcd{number}" + run_id[5:], "old": run_id}
+            await tx.execute(text("update pipeline_run set run_id = :new where run_id = :old"), values)
+    several = await api.get("/why/", params={"what": "abcd"})
+
+    assert several.status_code == 422
+    assert "abcd0" in several.json()["error"]
+    assert (await ask(api, "abcd1")).run_id == "abcd1" + run_ids[1][5:]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, cast, exists, func, not_, or_, select, type_coerce
+from sqlalchemy import ColumnElement, and_, cast, exists, func, literal, not_, or_, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident
@@ -70,8 +71,9 @@ Matcher = tuple[str, str, str]
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
-_NOT_SHARED = re.compile(r"\\[0-9A-Za-z]|\(\?|[*+?}]\+")
-"""Parts of regular expressions that Python and PostgreSQL do not understand in the same way."""
+_MATCHER_START = re.compile(r"""\s*\{?\s*[A-Za-z_][\w.\-]*\s*(=~|!~|!=|=)\s*["']""")
+_NOT_SHARED = re.compile(r"\\(?![dDwWsS])[0-9A-Za-z]|\(\?|[*+?}]\+")
+"""Parts of regular expressions that Prometheus and PostgreSQL do not understand in the same way."""
 
 
 async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -> Why:
@@ -86,14 +88,16 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     Raises:
         Unavailable: the database does not answer, or not in time.
         IncidentNotFound: there is no incident with this number.
-        BadInput: the question is empty or too long, a matcher is no regular expression, several runs have ids that
-            start like this, or there is no such refused push.
+        BadInput: the question is empty or too long, a matcher is wrong, several runs have ids that start like this,
+            there is no such refused push, or the moment has not come yet.
     """
     asked = what.strip()
     if not asked or len(asked) > 256 or not asked.isprintable():
         raise BadInput("what: expected 1 to 256 printable characters: a run, an incident, an alert, or a matcher")
     await tx.execute(select(func.set_config("statement_timeout", f"{LONGEST_QUERY_MS}", True)))
     now = await read_clock(tx)
+    if at is not None and at > now + NEAR:
+        raise BadInput(f"at: {at:%Y-%m-%d %H:%M} UTC has not come yet: it is {now:%Y-%m-%d %H:%M} UTC")
     facts = Facts(what=asked, now=now, at=at, subject=asked, has_worker=bool(await list_workers(tx)))
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
         return explain(await _of_refused(tx, int(refused[1]), facts))
@@ -168,6 +172,7 @@ async def _matching(tx: AsyncConnection, asked: str, at: datetime | None) -> tup
             return found, []
         raise IncidentNotFound(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
     matchers = _parse_matchers(asked)
+    await _check_expressions(tx, matchers)
     latest = select(_A.id, _A.name, _A.labels).order_by(_A.heard_at.desc()).limit(NEWEST_ALERTS).subquery()
     fits = _fit(latest.c.name, latest.c.labels, asked, matchers)
     by_title: list[int] = []
@@ -224,25 +229,46 @@ def _parse_matchers(asked: str) -> list[Matcher]:
     """The matchers of a question, as `instance="db-1", team=~"shop.*"`. Empty means that it has none.
 
     Raises:
-        BadInput: a regular expression is wrong.
+        BadInput: it begins with a matcher, and goes on with what is none.
     """
     found: list[Matcher] = []
     rest = asked.strip().removeprefix("{").removesuffix("}")
     while rest:
         matcher = _MATCHER.match(rest)
-        if matcher is None:
+        if matcher is None or (matcher.end() < len(rest) and rest[matcher.end()] != ","):
+            if _MATCHER_START.match(asked):
+                raise BadInput(
+                    f'what: {rest[:80]!r} is no matcher; expected label="value", or =~, != or !~, with commas'
+                )
             return []
         value = next((group for group in matcher.groups()[2:] if group is not None), "").strip()
-        if matcher[2].endswith("~"):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise BadInput(f"what: {value[:80]!r} is no regular expression: {error}") from None
-            if _NOT_SHARED.search(value):
-                raise BadInput(f"what: {value[:80]!r} has a group `(?…)` or a reference, which matchers do not know")
+        if matcher[2].endswith("~") and (found_part := _NOT_SHARED.search(value)):
+            raise BadInput(
+                f"what: the regular expression {value[:80]!r} has {found_part[0]!r}, which matchers do not know"
+            )
         found.append((matcher[1], matcher[2], value))
         rest = rest[matcher.end() :].lstrip(", ")
     return found
+
+
+async def _check_expressions(tx: AsyncConnection, matchers: Sequence[Matcher]) -> None:
+    """Let PostgreSQL compile the regular expressions.
+
+    Raises:
+        BadInput: one of them is wrong.
+    """
+    for _, operator, value in matchers:
+        if not operator.endswith("~"):
+            continue
+        try:
+            await tx.execute(select(literal("").op("~")(value), literal("").op("~")(_entire(value))))
+        except DataError as error:
+            reason = str(error.orig).splitlines()[0].removeprefix("invalid regular expression: ")
+            raise BadInput(f"what: {value[:80]!r} is no regular expression: {reason}") from None
+
+
+def _entire(value: str) -> str:
+    return f"^(?:{value})$"
 
 
 def _fit(name: Any, labels: Any, asked: str, matchers: Sequence[Matcher]) -> ColumnElement[bool]:
@@ -259,7 +285,7 @@ def _fits(alert_name: Any, labels: Any, name: str, operator: str, value: str) ->
     """Whether an alert has such a label. A label that it does not have is empty."""
     label = alert_name if name == "alertname" else func.coalesce(labels.op("->>")(name), "")
     # PostgreSQL's regular expressions, unlike Python's, do not take for ever if somebody wants them to.
-    is_same = label.op("~")(f"^(?:{value})$") if operator.endswith("~") else label == value
+    is_same = label.op("~")(_entire(value)) if operator.endswith("~") else label == value
     return not_(is_same) if operator.startswith("!") else is_same
 
 
