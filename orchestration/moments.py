@@ -10,6 +10,7 @@ from orchestration.errors import BadInput
 
 _CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY = timedelta(days=1)
+_FIRST_YEAR, _END_YEAR = 1970, 3000
 
 
 def parse_moment(text: str, now: datetime, *, clock_time: Literal["last", "next"], name: str) -> datetime:
@@ -33,6 +34,10 @@ def parse_moment(text: str, now: datetime, *, clock_time: Literal["last", "next"
                 return today if today <= now else today - _DAY
             return today if today > now else today + _DAY
         moment = datetime.fromisoformat(typed)
-    except ValueError:
+        in_utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadInput(f"{name}: {typed[:40]!r} is no moment; expected 03:12, or 2026-11-26 03:12, in UTC") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    # Nothing is on record at the ends of the calendar, and a minute before or after them cannot be computed.
+    if not _FIRST_YEAR <= in_utc.year < _END_YEAR:
+        raise BadInput(f"{name}: {typed[:40]!r} is too far away; expected a year from {_FIRST_YEAR} to {_END_YEAR - 1}")
+    return in_utc

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
-from orchestration.store.why_words import Why
+from orchestration.store.why_facts import Why
 from service.cli.why import _show
 from tasks.analyze.stage import ANALYZE
 from tests.admin_helpers import Browser, words_of
@@ -81,9 +82,9 @@ async def test_paged(api: httpx.AsyncClient, paged: Services) -> None:
     assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
     assert "a new incident (opened)." in found.answer
     assert found.run_id == run_id
-    assert "· push from generic arrived: DiskFull on db-1, critical" in timeline(found)
+    assert "· push from generic arrived: DiskFull on db-1, critical, firing" in timeline(found)
     assert "· decided to notify: a new incident (opened)" in timeline(found)
-    assert "✓ message to slack (slack) sent" in timeline(found)
+    assert "✓ message to slack sent" in timeline(found)
     assert [event.text for event in found.upcoming] == ["reminder, if it still fires and nobody has acknowledged it"]
 
 
@@ -261,7 +262,7 @@ async def test_failed_for_good(api: httpx.AsyncClient, services: Services) -> No
     found = await ask(api)
 
     assert "it answered 404" in found.answer
-    assert "✗ the run failed: DeliveryFailed" in timeline(found)
+    assert "✗ the run failed at notify, attempt 1: DeliveryFailed" in timeline(found)
 
 
 async def test_waiting_for_a_worker(api: httpx.AsyncClient) -> None:
@@ -269,7 +270,8 @@ async def test_waiting_for_a_worker(api: httpx.AsyncClient) -> None:
     found = await ask(api, (await api.get("/orchestration/pipelines/")).json()["runs"][0]["run_id"])
 
     assert "Nobody has been notified of DiskFull on db-1 yet" in found.answer
-    assert [event.text for event in found.upcoming] == ["a worker executes the push as soon as it can"]
+    assert "waits for a worker, and none is alive. Start one: alert-pipeline worker." in found.answer
+    assert [event.text for event in found.upcoming] == ["a worker executes the push as soon as one is alive"]
 
 
 async def test_fallback_and_the_direct_engine(api: httpx.AsyncClient, paged: Services) -> None:
@@ -345,7 +347,7 @@ async def test_the_admin_has_the_same_answer(
     wrong = await here.get("/why/?what=x&at=noon")
 
     assert "slack was notified of DiskFull on db-1 at" in words_of(page.text)
-    assert "message to slack (slack) sent" in words_of(page.text)
+    assert "message to slack sent" in words_of(page.text)
     assert "What comes next" in words_of(page.text)
     assert (wrong.status_code, "is no moment" in words_of(wrong.text)) == (422, True)
     assert (await here.get("/why/")).status_code == 200
@@ -361,6 +363,58 @@ async def test_what_is_not_there_is_said(api: httpx.AsyncClient) -> None:
     assert f"'{'9' * 32}'" in long.json()["error"], "the id as it was asked for"
 
 
-@pytest.mark.parametrize("what", ['instance=~"("', 'instance=~"(?i)x"', "\x00", "", 'a=~"(x)\\1"'])
-async def test_a_question_that_cannot_be_understood_is_refused(api: httpx.AsyncClient, what: str) -> None:
-    assert (await api.get("/why/", params={"what": what})).status_code == 422
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"what": 'instance=~"("'}, "'(' is no regular expression: parentheses () not balanced"),
+        ({"what": 'instance=~"x)|(y"'}, "is no regular expression"),
+        ({"what": 'instance=~"a{300}"'}, "is no regular expression: invalid repetition count"),
+        ({"what": 'instance=~"[[:no:]]"'}, "is no regular expression: invalid character class"),
+        ({"what": 'instance=~"((((a{0,255}){0,255}){0,255}){0,255})"'}, "regular expression is too complex"),
+        ({"what": 'instance=~"(?i)x"'}, "has '(?', which matchers do not know"),
+        ({"what": 'a=~"(x)\\1"'}, "which matchers do not know"),
+        ({"what": 'instance="db-1'}, "is no matcher; expected label="),
+        ({"what": '{instance="db-1" team="shop"}'}, "is no matcher; expected label="),
+        ({"what": "\x00"}, "expected 1 to 256 printable characters"),
+        ({"what": "   "}, "expected 1 to 256 printable characters"),
+        ({"what": ""}, "at least 1 character"),
+        ({"what": "x" * 10_000}, "at most 256 characters"),
+        ({}, "what: field required"),
+        ({"what": "DiskFull", "at": "noon"}, "at: 'noon' is no moment; expected 03:12"),
+        ({"what": "DiskFull", "at": "25:00"}, "is no moment"),
+        ({"what": "DiskFull", "at": "0001-01-01T00:00+14:00"}, "is no moment"),
+        ({"what": "DiskFull", "at": "9999-12-31T23:59"}, "is too far away"),
+        ({"what": "DiskFull", "at": "2999-12-31T23:59"}, "has not come yet: it is "),
+    ],
+)
+async def test_a_question_that_cannot_be_understood_is_refused(
+    api: httpx.AsyncClient, asked: dict[str, str], says: str
+) -> None:
+    answer = await api.get("/why/", params=asked)
+    assert (answer.status_code, says in answer.json()["error"]) == (422, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "what", ["%", "_", "Disk_ull", "\\", "';--", "=", "{}", "a==b", 'x=~"\\d+"', "refused-", "9" * 30]
+)
+async def test_a_question_is_taken_literally_also_before_anything_arrived(api: httpx.AsyncClient, what: str) -> None:
+    empty = await ask(api, what)
+    await send(api, None)
+    found = await ask(api, what)
+
+    for one in (empty, found):
+        assert one.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
+        assert (one.timeline, one.upcoming, one.other_incidents) == ([], [], [])
+
+
+async def test_the_beginning_of_several_ids_is_no_answer(api: httpx.AsyncClient, database: Database) -> None:
+    run_ids = [await send(api, None), await send(api, None, instance="db-2")]
+    async with database.transaction() as tx:
+        for number, run_id in enumerate(run_ids):
+            values = {"new": f"abcd{number}" + run_id[5:], "old": run_id}
+            await tx.execute(text("update pipeline_run set run_id = :new where run_id = :old"), values)
+    several = await api.get("/why/", params={"what": "abcd"})
+
+    assert several.status_code == 422
+    assert "abcd0" in several.json()["error"]
+    assert (await ask(api, "abcd1")).run_id == "abcd1" + run_ids[1][5:]

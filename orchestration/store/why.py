@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, not_, or_, select
+from sqlalchemy import ColumnElement, and_, cast, exists, func, literal, not_, or_, select, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident
 from orchestration.errors import BadInput, IncidentNotFound
+from orchestration.reasons import Reason
+from orchestration.states import RunReason
 from orchestration.store.database import read_clock
+from orchestration.store.deliveries import SENT
 from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, incident_of
 from orchestration.store.models import (
     AlertRow,
@@ -31,7 +36,9 @@ from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
 from orchestration.store.story import rows_by_run
 from orchestration.store.table import columns_of
-from orchestration.store.why_words import NEAR, ChannelHealth, ExplainedRun, Facts, Why, explain
+from orchestration.store.why_facts import NEAR, ChannelHealth, ExplainedRun, Facts, Why
+from orchestration.store.why_words import explain
+from orchestration.store.workers import list_workers
 
 _A, _H, _I, _R = AlertRow, HistoryRow, IncidentRow, PipelineRunRow
 
@@ -40,22 +47,33 @@ MOST_RUNS = 60
 
 MOST_INCIDENTS = 8
 
+FOLLOWS_WITHIN = timedelta(minutes=15)
+"""For how long after the moment that is asked about things are looked at."""
+
 LONGEST_QUERY_MS = 10_000
 """How long one query may take: a regular expression of a caller must not keep a connection for ever."""
 
 NEWEST_ALERTS = 5000
 """Among how many alerts names and labels are looked up: those that were heard of last."""
 
+NEWEST_RUNS = 20_000
+"""Among how many runs those are looked up that belong to no incident: the newest until the moment in question."""
+
 REFUSED_BEFORE = timedelta(days=1)
 """How far back refused pushes are looked up, if no moment is asked about."""
 
 REFUSED_AROUND = timedelta(hours=1)
 _REFUSED_SHOWN = 10
+
+Matcher = tuple[str, str, str]
+"""A label, an operator and a value."""
+
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
-_NOT_SHARED = re.compile(r"\\[0-9A-Za-z]|\(\?|[*+?}]\+")
-"""Parts of regular expressions that Python and PostgreSQL do not understand in the same way."""
+_MATCHER_START = re.compile(r"""\s*\{?\s*[A-Za-z_][\w.\-]*\s*(=~|!~|!=|=)\s*["']""")
+_NOT_SHARED = re.compile(r"\\(?![dDwWsS])[0-9A-Za-z]|\(\?|[*+?}]\+")
+"""Parts of regular expressions that Prometheus and PostgreSQL do not understand in the same way."""
 
 
 async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -> Why:
@@ -70,48 +88,66 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     Raises:
         Unavailable: the database does not answer, or not in time.
         IncidentNotFound: there is no incident with this number.
-        BadInput: the question is empty or too long, a matcher is no regular expression, several runs have ids that
-            start like this, or there is no such refused push.
+        BadInput: the question is empty or too long, a matcher is wrong, several runs have ids that start like this,
+            there is no such refused push, or the moment has not come yet.
     """
     asked = what.strip()
     if not asked or len(asked) > 256 or not asked.isprintable():
         raise BadInput("what: expected 1 to 256 printable characters: a run, an incident, an alert, or a matcher")
     await tx.execute(select(func.set_config("statement_timeout", f"{LONGEST_QUERY_MS}", True)))
     now = await read_clock(tx)
+    if at is not None and at > now + NEAR:
+        raise BadInput(f"at: {at:%Y-%m-%d %H:%M} UTC has not come yet: it is {now:%Y-%m-%d %H:%M} UTC")
+    facts = Facts(what=asked, now=now, at=at, subject=asked, has_worker=bool(await list_workers(tx)))
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
-        query = select(*columns_of(RefusedPushRow, RefusedPush)).where(RefusedPushRow.id == int(refused[1]))
-        rows = [RefusedPush.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
-        if not rows:
-            raise BadInput(f"There is no refused push {asked}: it was never here, or was deleted after its time")
-        return explain(Facts(what=asked, now=now, at=at, subject="what the push said", refused=rows))
-    if (by_run := await _of_run(tx, asked, now)) is not None:
+        return explain(await _of_refused(tx, int(refused[1]), facts))
+    if (by_run := await _of_run(tx, facts)) is not None:
         return explain(by_run)
-    incidents, words, names = await _matching(tx, asked, at)
-    facts = Facts(what=asked, now=now, at=at, subject=names or asked)
-    if incidents:
+    incidents, matchers = await _matching(tx, asked, at)
+    loose = [] if _is_number(asked) else await _loose_runs(tx, asked, matchers, at)
+    if loose and (not incidents or loose[-1].run.created_at > _order_of(incidents[0], at)):
+        facts = facts.model_copy(update={"runs": loose, "subject": loose[-1].run.title or asked, "others": incidents})
+    elif incidents:
         facts = (await _of_incident(tx, incidents[0], facts)).model_copy(update={"others": incidents[1:]})
+    return explain(await _with_refused(tx, facts, matchers))
+
+
+async def _of_refused(tx: AsyncConnection, number: int, facts: Facts) -> Facts:
+    query = select(*columns_of(RefusedPushRow, RefusedPush)).where(RefusedPushRow.id == number)
+    rows = [RefusedPush.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+    if not rows:
+        raise BadInput(f"There is no refused push refused-{number}: it was never here, or was deleted after its time")
+    return facts.model_copy(update={"subject": "what the push said", "refused": rows, "refused_id": number})
+
+
+async def _with_refused(tx: AsyncConnection, facts: Facts, matchers: Sequence[Matcher]) -> Facts:
+    """The facts with the pushes that were refused near the moment and say what is asked about, or may have said it."""
+    at, now = facts.at, facts.now
     since = (at or now) - (REFUSED_AROUND if at else REFUSED_BEFORE)
     until = at + REFUSED_AROUND if at else now
+    named = facts.subject if _is_number(facts.what) else facts.what
+    words = [value for _, operator, value in matchers if operator == "="] or named.split(" on ")
     found = await list_refused(tx, since=since, until=until, words=words, limit=_REFUSED_SHOWN)
     # What said nothing may be about anything, so it counts only near the moment, or where nothing else is known.
-    near = [push for push in found if push.body or not incidents or (at is not None and abs(push.at - at) <= NEAR)]
-    return explain(facts.model_copy(update={"refused": near}))
+    near = [push for push in found if push.body or not facts.runs or (at is not None and abs(push.at - at) <= NEAR)]
+    return facts.model_copy(update={"refused": near})
 
 
 # Which incidents are meant
 
 
-async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | None:
+async def _of_run(tx: AsyncConnection, facts: Facts) -> Facts | None:
     """The facts about one run. None means that the question names none."""
+    asked = facts.what
     if not _RUN_ID.fullmatch(asked):
         return None
-    if asked.isdecimal() and len(asked) <= ID_DIGITS and await _incidents(tx, [int(asked)], None):
+    if _is_number(asked) and await _incidents(tx, [int(asked)], None):
         return None
     known = (await tx.execute(select(_R.id).where(starts_with(_R.run_id, asked)).limit(1))).first()
     if known is None:
         return None
     run = await find_run(tx, asked)
-    facts = Facts(what=asked, now=now, at=None, run_id=run.run_id, subject=run.title or "the push")
+    facts = facts.model_copy(update={"at": None, "run_id": run.run_id, "subject": run.title or "the push"})
     if run.incident_id is None:
         return facts.model_copy(update={"runs": await _runs(tx, _R.run_id == run.run_id)})
     incident = await get_incident(tx, run.incident_id)
@@ -122,34 +158,57 @@ async def _of_run(tx: AsyncConnection, asked: str, now: datetime) -> Facts | Non
     return facts.model_copy(update={"at": None, "subject": run.title or facts.subject})
 
 
-async def _matching(
-    tx: AsyncConnection, asked: str, at: datetime | None
-) -> tuple[list[Incident], Sequence[str], str | None]:
-    """The incidents that are meant, the likeliest first; the words by which a refused push is found; and a title."""
+def _is_number(asked: str) -> bool:
+    """Whether this is the number of an incident."""
     number = asked.removeprefix("#")
-    if number.isascii() and number.isdecimal() and len(number) <= ID_DIGITS:
-        found = await _incidents(tx, [int(number)], None)
-        if not found:
-            raise IncidentNotFound(
-                f"There is no incident {number}; `alert-pipeline incidents list` shows what there is"
-            )
-        return found, found[0].title.split(" on ")[:1], found[0].title
+    return number.isascii() and number.isdecimal() and len(number) <= ID_DIGITS
+
+
+async def _matching(tx: AsyncConnection, asked: str, at: datetime | None) -> tuple[list[Incident], Sequence[Matcher]]:
+    """The incidents that are meant, the likeliest first, and the matchers of the question."""
+    if _is_number(asked):
+        number = int(asked.removeprefix("#"))
+        if found := await _incidents(tx, [number], None):
+            return found, []
+        raise IncidentNotFound(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
     matchers = _parse_matchers(asked)
+    await _check_expressions(tx, matchers)
     latest = select(_A.id, _A.name, _A.labels).order_by(_A.heard_at.desc()).limit(NEWEST_ALERTS).subquery()
-    if matchers:
-        fits = and_(*(_fits(latest.c, *matcher) for matcher in matchers))
-        words = [value for _, operator, value in matchers if operator == "="]
-        by_title: list[int] = []
-    else:
-        start = asked.lower()
-        fits = func.left(func.lower(latest.c.name), len(start)) == start
-        title = func.left(func.lower(_I.title), len(start)) == start
-        by_title = list((await tx.execute(select(_I.id).where(title).order_by(_I.id.desc()).limit(50))).scalars())
-        words = [asked.split(" on ")[0]]
+    fits = _fit(latest.c.name, latest.c.labels, asked, matchers)
+    by_title: list[int] = []
+    if not matchers:
+        title = select(_I.id).where(_begins(_I.title, asked)).order_by(_I.id.desc()).limit(50)
+        by_title = list((await tx.execute(title)).scalars())
     members = select(MembershipRow.incident_id).where(MembershipRow.alert_id.in_(select(latest.c.id).where(fits)))
     ids = [*by_title, *(await tx.execute(members.order_by(MembershipRow.incident_id.desc()).limit(200))).scalars()]
-    incidents = await _incidents(tx, ids, at)
-    return incidents, words or [asked], incidents[0].title if incidents else None
+    return await _incidents(tx, ids, at), matchers
+
+
+async def _loose_runs(
+    tx: AsyncConnection, asked: str, matchers: Sequence[Matcher], at: datetime | None
+) -> list[ExplainedRun]:
+    """The last pushes that fit and belong to no incident, of one incident key, oldest first.
+
+    They wait for a worker, failed before their alerts were recorded, or said nothing that opens an incident.
+    """
+    columns = (_R.id, _R.title, _R.payload, _R.incident_id, _R.incident_key, _R.environment, _R.reason)
+    latest = select(*columns).order_by(_R.created_at.desc()).limit(NEWEST_RUNS)
+    if at is not None:
+        latest = latest.where(_R.created_at <= at + timedelta(minutes=1))
+    run = latest.subquery().c
+    alert = func.jsonb_path_query(run.payload, cast("$.alerts[*]", JSONPATH)).table_valued("value").render_derived()
+    value = type_coerce(alert.c.value, JSONB)
+    says = exists().select_from(alert).where(_fit(value.op("->>")("name"), value.op("->")("labels"), asked, matchers))
+    fits = says if matchers else or_(_begins(run.title, asked), says)
+    known = exists().where(_I.incident_key == run.incident_key, _I.environment == run.environment)
+    query = select(run.id, run.incident_key, run.environment).where(
+        run.incident_id.is_(None), run.reason == RunReason.PUSH, not_(known), fits
+    )
+    found = (await tx.execute(query.order_by(run.id.desc()).limit(MOST_RUNS))).all()
+    ids = [
+        row.id for row in found if (row.incident_key, row.environment) == (found[0].incident_key, found[0].environment)
+    ]
+    return await _runs(tx, _R.id.in_(ids)) if ids else []
 
 
 async def _incidents(tx: AsyncConnection, ids: Sequence[int], at: datetime | None) -> list[Incident]:
@@ -161,36 +220,72 @@ async def _incidents(tx: AsyncConnection, ids: Sequence[int], at: datetime | Non
     return [incident_of(row) for row in (await tx.execute(newest)).mappings()]
 
 
-def _parse_matchers(asked: str) -> list[tuple[str, str, str]]:
+def _order_of(incident: Incident, at: datetime | None) -> datetime:
+    """By what incidents are ordered: what was heard of last, or what opened last until the moment."""
+    return incident.opened_at if at is not None else incident.heard_at or incident.opened_at
+
+
+def _parse_matchers(asked: str) -> list[Matcher]:
     """The matchers of a question, as `instance="db-1", team=~"shop.*"`. Empty means that it has none.
 
     Raises:
-        BadInput: a regular expression is wrong.
+        BadInput: it begins with a matcher, and goes on with what is none.
     """
-    found: list[tuple[str, str, str]] = []
+    found: list[Matcher] = []
     rest = asked.strip().removeprefix("{").removesuffix("}")
     while rest:
         matcher = _MATCHER.match(rest)
-        if matcher is None:
+        if matcher is None or (matcher.end() < len(rest) and rest[matcher.end()] != ","):
+            if _MATCHER_START.match(asked):
+                raise BadInput(
+                    f'what: {rest[:80]!r} is no matcher; expected label="value", or =~, != or !~, with commas'
+                )
             return []
         value = next((group for group in matcher.groups()[2:] if group is not None), "").strip()
-        if matcher[2].endswith("~"):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise BadInput(f"what: {value[:80]!r} is no regular expression: {error}") from None
-            if _NOT_SHARED.search(value):
-                raise BadInput(f"what: {value[:80]!r} has a group `(?…)` or a reference, which matchers do not know")
+        if matcher[2].endswith("~") and (found_part := _NOT_SHARED.search(value)):
+            raise BadInput(
+                f"what: the regular expression {value[:80]!r} has {found_part[0]!r}, which matchers do not know"
+            )
         found.append((matcher[1], matcher[2], value))
         rest = rest[matcher.end() :].lstrip(", ")
     return found
 
 
-def _fits(alert: Any, name: str, operator: str, value: str) -> ColumnElement[bool]:
-    """Whether an alert of the query has such a label. A label that it does not have is empty."""
-    label = alert.name if name == "alertname" else func.coalesce(alert.labels.op("->>")(name), "")
+async def _check_expressions(tx: AsyncConnection, matchers: Sequence[Matcher]) -> None:
+    """Let PostgreSQL compile the regular expressions.
+
+    Raises:
+        BadInput: one of them is wrong.
+    """
+    for _, operator, value in matchers:
+        if not operator.endswith("~"):
+            continue
+        try:
+            await tx.execute(select(literal("").op("~")(value), literal("").op("~")(_entire(value))))
+        except DataError as error:
+            reason = str(error.orig).splitlines()[0].removeprefix("invalid regular expression: ")
+            raise BadInput(f"what: {value[:80]!r} is no regular expression: {reason}") from None
+
+
+def _entire(value: str) -> str:
+    return f"^(?:{value})$"
+
+
+def _fit(name: Any, labels: Any, asked: str, matchers: Sequence[Matcher]) -> ColumnElement[bool]:
+    """Whether an alert of the query has such labels or, without matchers, a name that begins like this."""
+    return and_(*(_fits(name, labels, *matcher) for matcher in matchers)) if matchers else _begins(name, asked)
+
+
+def _begins(text: Any, asked: str) -> ColumnElement[bool]:
+    start = asked.lower()
+    return func.left(func.lower(text), len(start)) == start
+
+
+def _fits(alert_name: Any, labels: Any, name: str, operator: str, value: str) -> ColumnElement[bool]:
+    """Whether an alert has such a label. A label that it does not have is empty."""
+    label = alert_name if name == "alertname" else func.coalesce(labels.op("->>")(name), "")
     # PostgreSQL's regular expressions, unlike Python's, do not take for ever if somebody wants them to.
-    is_same = label.op("~")(f"^(?:{value})$") if operator.endswith("~") else label == value
+    is_same = label.op("~")(_entire(value)) if operator.endswith("~") else label == value
     return not_(is_same) if operator.startswith("!") else is_same
 
 
@@ -203,14 +298,20 @@ async def _of_incident(tx: AsyncConnection, incident: Incident, facts: Facts) ->
     same_alerts = _R.alert_fingerprint.in_(alerts.where(MembershipRow.incident_id == number))
     same_key = and_(_R.incident_key == incident.incident_key, _R.environment == incident.environment)
     # A duplicate, and a run that has not reached ingest, has no incident yet.
-    mine = or_(_R.incident_id == number, and_(same_alerts, same_key, _R.incident_id.is_(None)))
+    early = and_(same_key, _R.incident_id.is_(None), or_(same_alerts, _R.awaits_ingest))
+    mine = or_(_R.incident_id == number, early)
     if facts.at is not None:
-        mine = and_(mine, _R.created_at <= facts.at + timedelta(minutes=15))
+        mine = and_(mine, _R.created_at <= facts.at + FOLLOWS_WITHIN)
     runs = await _runs(tx, mine)
     since = min((one.run.created_at for one in runs), default=incident.opened_at)
     history = select(*columns_of(_H, HistoryRecord)).where(
         _H.incident_id == number, _H.alert_id.is_(None), _H.at >= since
     )
+    sent = select(*columns_of(DeliveryRow, DeliveryRecord)).where(
+        DeliveryRow.incident_id == number, DeliveryRow.status == SENT
+    )
+    if facts.at is not None:
+        sent = sent.where(DeliveryRow.created_at <= facts.at + FOLLOWS_WITHIN)
     channels = select(*columns_of(IncidentChannelRow, ChannelRecord)).where(IncidentChannelRow.incident_id == number)
     told = [ChannelRecord.model_validate(dict(row)) for row in (await tx.execute(channels)).mappings()]
     names = {channel.channel for channel in told}
@@ -222,6 +323,10 @@ async def _of_incident(tx: AsyncConnection, incident: Incident, facts: Facts) ->
             "incident": incident,
             "subject": incident.title,
             "runs": runs,
+            "sent": [
+                DeliveryRecord.model_validate(dict(row))
+                for row in (await tx.execute(sent.order_by(DeliveryRow.id.desc()).limit(MOST_RUNS))).mappings()
+            ],
             "channels": told,
             "failing": [ChannelHealth.model_validate(dict(row)) for row in (await tx.execute(failing)).mappings()],
             "history": [
@@ -236,8 +341,14 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     """The last of these runs with what they decided, sent, and failed at; oldest first."""
     decision = (_R.ingest_result["tell"].label("tell"), _R.ingest_result["reason"].label("decided"))
     errors = _R.ingest_result["errors"].label("errors")
-    query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision, errors).where(mine)
-    rows = (await tx.execute(query.order_by(_R.id.desc()).limit(MOST_RUNS))).mappings().all()[::-1]
+    alerts = func.jsonb_path_query_array(_R.payload, cast("$.alerts[*].status", JSONPATH)).label("alerts")
+    # The first message must not be hidden behind the repeats that came since.
+    newest = select(_R.id).where(mine).order_by(_R.id.desc()).limit(MOST_RUNS).subquery()
+    telling = func.coalesce(_R.skip_reason, "").not_in((Reason.REPEAT, Reason.DUPLICATE))
+    others = select(_R.id).where(mine, telling).order_by(_R.id.desc()).limit(MOST_RUNS).subquery()
+    query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision, errors, alerts)
+    either = or_(_R.id.in_(select(newest.c.id)), _R.id.in_(select(others.c.id)))
+    rows = (await tx.execute(query.where(either).order_by(_R.id))).mappings().all()
     keys = [row["row_id"] for row in rows]
     deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
     failed = StageExecutionRow.error_type.is_not(None)
@@ -245,6 +356,7 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     return [
         ExplainedRun(
             run=run_record(row),
+            alerts=row["alerts"] or [],
             tell=row["tell"],
             reason=row["decided"],
             errors=row["errors"] or [],

@@ -10,7 +10,7 @@ from orchestration.moments import parse_moment
 from orchestration.store.database import read_clock
 from orchestration.store.keys import Scope
 from orchestration.store.why import read_why
-from orchestration.store.why_words import Why
+from orchestration.store.why_facts import Why
 from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 

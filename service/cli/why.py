@@ -13,7 +13,7 @@ from orchestration.moments import parse_moment
 from orchestration.settings import load_settings
 from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.why import read_why
-from orchestration.store.why_words import Event, Why
+from orchestration.store.why_facts import Event, Why
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, output
 
