@@ -60,10 +60,7 @@ def measure_backlog(times: int) -> list[Figures]:
         asyncio.run(_migrate(url))
         rows: list[list[Figures]] = []
         for number, runs in enumerate((FEW, MANY - FEW)):
-            with psycopg.connect(libpq_url(url), autocommit=True) as connection:
-                for statement in (_WAITING, _TIMERS):
-                    connection.execute(statement, {"salt": f"s{number}-", "runs": runs, "one": ONE_KEY})
-                connection.execute("vacuum analyze pipeline_run")
+            add_waiting(url, runs, salt=f"s{number}-")
             rows.append(asyncio.run(_measured(url, times)))
         drained = asyncio.run(_drained(url))
     few, many = rows
@@ -74,6 +71,14 @@ def measure_backlog(times: int) -> list[Figures]:
         ),
         drained,
     ]
+
+
+def add_waiting(url: str, runs: int, *, salt: str = "") -> None:
+    """Add so many runs that wait for a worker, one in ten of one incident, and as many timers of an hour."""
+    with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+        for statement in (_WAITING, _TIMERS):
+            connection.execute(statement, {"salt": salt, "runs": runs, "one": ONE_KEY})
+        connection.execute("vacuum analyze pipeline_run")
 
 
 async def _migrate(url: str) -> None:

@@ -101,7 +101,7 @@ def _claim_statement(condition: str) -> TextualSelect:
     by_time = "".join(
         f"""
         due_{severity.rank} as (
-            {_CANDIDATE} and {condition} and priority = {severity.rank} and due_at <= clock_timestamp()
+            {_CANDIDATE} and {condition} and priority = {severity.rank} and due_at <= statement_timestamp()
             order by due_at limit :limit for update skip locked
         ),
         """
@@ -135,7 +135,7 @@ _NEXT_DUE = text(
     cross join lateral (
         select due_at
         from pipeline_run
-        where status in {CLAIMABLE_STATUSES!r} and priority = known.priority and due_at > clock_timestamp()
+        where status in {CLAIMABLE_STATUSES!r} and priority = known.priority and due_at > statement_timestamp()
         order by due_at limit 1
     ) as next
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import IngestResult
@@ -35,6 +35,17 @@ class QueuedRun:
 
 
 _QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
+_BY_ID = select(*_QUEUED).where(_T.run_id == bindparam("wanted"))
+
+_FIRST_TWO = (
+    select(_T.id)
+    .where(_T.incident_key == bindparam("key"), _T.environment == bindparam("place"), _T.awaits_ingest)
+    .order_by(_T.id)
+    .limit(2)
+)
+_OWN = select(_T.id).where(_T.run_id == bindparam("wanted"))
+# One list of ids: with two conditions joined by OR PostgreSQL reads the whole table.
+_NEXT = select(*_QUEUED).where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select()))).order_by(_T.id)
 
 
 async def next_to_ingest(
@@ -45,14 +56,8 @@ async def next_to_ingest(
     The next is the first in the order of acceptance that awaits ingest, unless this run has left the order and is
     earlier. The caller has the lock of the key.
     """
-    first_two = (
-        select(_T.id)
-        .where(_T.incident_key == incident_key, _T.environment == environment, _T.awaits_ingest)
-        .order_by(_T.id)
-        .limit(2)
-    )
-    query = select(*_QUEUED).where(or_(_T.run_id == run_id, _T.id.in_(first_two))).order_by(_T.id)
-    found = [QueuedRun(**row) for row in (await tx.execute(query)).mappings()]
+    keys = {"wanted": run_id, "key": incident_key, "place": environment}
+    found = [QueuedRun(**row) for row in (await tx.execute(_NEXT, keys)).mappings()]
     own = next(run for run in found if run.run_id == run_id)
     waiting = [run for run in found if run.awaits_ingest]
     if own.ingest_result is None and all(own.id < run.id for run in waiting):
@@ -62,7 +67,7 @@ async def next_to_ingest(
 
 async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:
     """The run with this id, which must exist."""
-    return QueuedRun(**(await tx.execute(select(*_QUEUED).where(_T.run_id == run_id))).mappings().one())
+    return QueuedRun(**(await tx.execute(_BY_ID, {"wanted": run_id})).mappings().one())
 
 
 async def leave_order(tx: AsyncConnection, run: QueuedRun) -> None:
