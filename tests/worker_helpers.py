@@ -23,6 +23,7 @@ from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
+from service.prefect_patches import send_what_is_queued
 from service.stack import StackAddresses
 from service.stack.paths import stack_paths
 from service.stack.prefect_server import PrefectServer
@@ -54,6 +55,7 @@ def worker_settings(home: Path, receiver: HttpReceiver, **more: object) -> Setti
 @contextlib.asynccontextmanager
 async def working(settings: Settings, database_url: str, prefect_api_url: str | None) -> AsyncIterator[Worker]:
     """A worker at work in this process."""
+    await send_what_is_queued(0)  # an earlier test's Prefect may be gone, which a worker's process never outlives
     async with open_worker(settings, database_url=database_url, prefect_api_url=prefect_api_url) as worker:
         worker.start()
         yield worker
