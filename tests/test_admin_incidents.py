@@ -12,9 +12,10 @@ import pytest
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
+from service import admin
 from service.admin import PATH
 from tests.admin_helpers import Browser, browser, make_key, words_of
-from tests.api_helpers import serve_api
+from tests.api_helpers import run_to_end, serve_api
 from tests.life_helpers import incident_of, opened
 from tests.test_admin_chromium import chromium, needs_chromium
 
@@ -95,8 +96,58 @@ async def test_in_a_browser_an_incident_is_acknowledged_and_its_page_fits(
         await window.write(".actions input[name=text]", "somebody looks at it")
         await window.click(".actions form[action$='/notes/'] button")
         await window.find(".history .said")
+        hostile = await opened(services, "<b>x</b> \u202eقرص ممتلئ " + "NoSpaceAnywhere" * 20)
+        start = page.partition("/incidents/")[0]
         for width in (1280, 400):
             await window.call("window/rect", width=width, height=1400)
-            await window.go(page)
-            assert await window.run("document.documentElement.scrollWidth <= window.innerWidth"), width
+            for address in (
+                page,
+                f"{start}/incidents/{hostile}/",
+                f"{start}/why/?what={hostile}",
+                f"{start}/incidents/",
+            ):
+                await window.go(address)
+                fits = await window.run("document.documentElement.scrollWidth <= window.innerWidth")
+                assert fits, (address, width)
+                assert not await window.run("document.querySelectorAll('main b').length"), "titles are text"
         assert not [line["message"] for line in await window.call("se/log", type="browser")]
+
+
+async def test_many_alerts_are_folded_so_that_what_people_did_is_near(here: Browser, services: Services) -> None:
+    incident_id = await opened(services)
+    assert "<summary>" not in (await here.get(f"/incidents/{incident_id}/")).text.partition("Notified")[0]
+    labels = [{"alertname": "Members", "instance": f"host-{number:03}"} for number in range(60)]
+    alerts = [{"status": "firing", "labels": one} for one in labels]
+    group = {"version": "4", "groupKey": "members", "status": "firing", "receiver": "r", "alerts": alerts}
+    answer = await here.client.post("/alerts/webhook/alertmanager/", json=group)
+    run = await run_to_end(services, answer.json()["run_id"])
+    page = (await here.get(f"/incidents/{run.incident_id}/")).text
+
+    assert "60 of 60 fire" in words_of(page)
+    assert "<summary>40 more</summary>" in page
+    assert re.search(r"<summary>\d+ earlier lines</summary>", page)
+    assert page.count("host-0") == 60
+
+
+def test_the_words_of_badges_and_marks_can_be_read_in_both_colour_schemes() -> None:
+    style = (Path(admin.__file__).parent / "statics" / "admin.css").read_text()
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+);", part)) for part in style.split("@media", 2)[:2])
+    for scheme in (light, dark):
+        for tone in ("good", "bad", "warn", "busy", "none"):
+            assert contrast(scheme[tone], scheme[f"{tone}-back"]) >= 4.5, (tone, scheme)
+            assert contrast(scheme[tone], scheme["card"]) >= 4.5, (tone, scheme)
+        for text in ("text", "quiet", "link"):
+            assert contrast(scheme[text], scheme["back"]) >= 4.5, (text, scheme)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours. Source: WCAG 2.2, relative luminance."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)

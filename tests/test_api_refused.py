@@ -16,6 +16,7 @@ from orchestration.store.database import Database
 from orchestration.store.keys import Scope
 from orchestration.store.refused import (
     KEPT_CHARACTERS,
+    MAX_BODIES_PER_MINUTE,
     MAX_ROWS_PER_MINUTE,
     MAX_WAITING,
     Refusal,
@@ -133,7 +134,7 @@ async def test_equal_refusals_of_a_minute_are_one_row(database: Database) -> Non
     log, now = RefusalLog(database), datetime(2026, 11, 26, 3, 12, 10, tzinfo=UTC)
     for second in range(40):
         log.note(
-            Refusal(status=401, reason="no key", path=PATH, body=f"push {second}"), now + timedelta(seconds=second)
+            Refusal(status=401, reason="no key", path=PATH, body=f"push {second % 2}"), now + timedelta(seconds=second)
         )
         if second % 10 == 5:
             await log.write()
@@ -143,7 +144,25 @@ async def test_equal_refusals_of_a_minute_are_one_row(database: Database) -> Non
     async with database.transaction() as tx:
         found = await list_refused(tx, since=now, until=now + timedelta(hours=1))
 
-    assert [(push.count, push.body) for push in found] == [(1, ""), (40, "push 0")]
+    assert [(push.count, push.body) for push in found] == [(1, ""), (20, "push 1"), (20, "push 0")]
+
+
+async def test_each_alert_of_a_revoked_key_is_found_by_its_name_but_for_a_flood(database: Database) -> None:
+    log, now = RefusalLog(database), datetime(2026, 11, 26, 3, 12, 10, tzinfo=UTC)
+    for number in range(100):
+        log.note(Refusal(status=401, reason="no key", path=PATH, body=f'{{"alertname": "Alert{number}"}}'), now)
+    log.note(Refusal(status=401, reason="no key", path=PATH, address="192.0.2.9", body="another sender"), now)
+    await log.write()
+    async with database.transaction() as tx:
+        found = await list_refused(tx, since=now, until=now, limit=1000)
+        named = await list_refused(tx, since=now, until=now, words=["Alert7"])
+        late = await list_refused(tx, since=now, until=now, words=["Alert99"])
+
+    assert len(found) == MAX_BODIES_PER_MINUTE + 2
+    assert sum(push.count for push in found) == 101
+    assert [push.body for push in named if push.body] == ['{"alertname": "Alert7"}']
+    assert [(push.body, push.count) for push in late] == [("", 100 - MAX_BODIES_PER_MINUTE)]
+    assert found[0].body == "another sender"
 
 
 async def test_a_flood_of_refusals_fills_no_disk(database: Database) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
+from orchestration.states import RunReason
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
 from orchestration.store.refused import Refusal, RefusalLog
@@ -18,7 +19,7 @@ from tests.api_helpers import eventually, open_api, run_to_end
 from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
 from tests.conftest import MemoryChannels
 from tests.life_helpers import execute_timer, let_pass
-from tests.notify_helpers import FailingChannel, execute_redelivery
+from tests.notify_helpers import FailingChannel, execute_follow_up, execute_redelivery
 from tests.test_why import api, ask, disk_full, is_known, paged, send, timeline
 
 __all__ = ["api", "paged"]
@@ -200,3 +201,14 @@ async def test_a_push_says_how_many_of_its_alerts_fire(api: httpx.AsyncClient, p
     await run_to_end(paged, answer.json()["run_id"])
 
     assert "2 firing, 1 resolved" in timeline(await ask(api))
+
+
+async def test_what_somebody_resolved_is_said(api: httpx.AsyncClient, paged: Services) -> None:
+    await send(api, paged)
+    assert (await api.post("/incidents/1/resolve/", json={"by": "ada"})).status_code == 200
+    await execute_follow_up(paged, RunReason.ACTION)
+    found = await ask(api)
+
+    assert "slack was notified of DiskFull on db-1 at " in found.answer
+    assert "somebody has resolved the incident (resolved_by_hand)." in found.answer
+    assert "· incident 1 resolved by ada (http)" in timeline(found)

@@ -1,14 +1,16 @@
 """Refused pushes: what a sender sent and the API did not accept, so that `why` can say that nobody was notified of it.
 
 Anybody can make the API refuse requests, so what is kept is bounded: equal refusals of one sender within a minute are
-one row with a count, a minute has at most `MAX_ROWS_PER_MINUTE` rows, and rows are written in the background.
+one row with a count, and so is what it sends beyond `MAX_BODIES_PER_MINUTE` different bodies; a minute has at most
+`MAX_ROWS_PER_MINUTE` rows, and rows are written in the background.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +36,12 @@ READ_BYTES = 3 * KEPT_CHARACTERS
 
 MAX_ROWS_PER_MINUTE = 60
 """How many different refusals of a minute one process keeps. The others of that minute are counted in one row."""
+
+MAX_BODIES_PER_MINUTE = 20
+"""How many different bodies are kept of what one sender is refused for the same reason in a minute.
+
+A key that was revoked is the end of all alerts of its sender: each of them should be found by its name.
+"""
 
 MAX_WAITING = 600
 """How many rows wait while the database does not answer. What comes then is only logged."""
@@ -64,7 +72,7 @@ class Refusal:
 
     @property
     def in_short(self) -> tuple[object, ...]:
-        """Equal for refusals that are counted in one row."""
+        """Equal for refusals that differ only in what was sent."""
         return self.status, self.reason, self.sender, self.address, self.path
 
 
@@ -130,6 +138,7 @@ class RefusalLog:
         self._rows: dict[tuple[object, ...], _Row] = {}
         self._minute = ""
         self._in_minute = 0
+        self._bodies = Counter[tuple[object, ...]]()
         self._unwritten = False
         self._writing = asyncio.Lock()
 
@@ -144,14 +153,19 @@ class RefusalLog:
         minute = f"{moment:%Y-%m-%dT%H:%M}"
         if minute != self._minute:
             self._minute, self._in_minute = minute, 0
+            self._bodies.clear()
             self._forget_written(minute)
-        key = (minute, *refusal.in_short)
+        key = (minute, *refusal.in_short, refusal.body)
+        if key not in self._rows and self._bodies[refusal.in_short] >= MAX_BODIES_PER_MINUTE:
+            refusal = replace(refusal, body="", size_bytes=None)
+            key = (minute, *refusal.in_short, "")
         if key not in self._rows and self._in_minute >= MAX_ROWS_PER_MINUTE:
             key, refusal = (minute,), Refusal(status=refusal.status, reason=_FURTHER)
         if (known := self._rows.get(key)) is not None:
             known.count += 1
         elif len(self._rows) < MAX_WAITING:
             self._in_minute += 1
+            self._bodies[refusal.in_short] += 1
             self._rows[key] = _Row(refusal=refusal, at=moment)
 
     async def write(self) -> None:

@@ -126,8 +126,9 @@ def _unknown(facts: Facts) -> Iterator[str]:
     found = [push for push in facts.refused if not push.body and (facts.at is None or abs(push.at - at) <= NEAR)]
     if found:
         push = min(found, key=lambda push: abs(push.at - at))
+        one, were = (f"one of {push.count} pushes", "were") if push.count > 1 else ("a push", "was")
         yield (
-            f"It may have been in a push from {_sender(push)} that was refused with {push.status} "
+            f"It may have been in {one} from {_sender(push)} that {were} refused with {push.status} "
             f"{clock(push.at, facts.now)} before anybody read it ({push.reason})."
         )
 

@@ -49,6 +49,9 @@ REFRESH_HOME_SECONDS = 30
 SIBLINGS = 50
 """How many other runs of the same push a run's page lists."""
 
+SHOWN_ALERTS, SHOWN_LINES = 20, 40
+"""How many alerts and lines of history an incident's page shows unfolded: what people did must not be far below."""
+
 SLOW_MS = 5000.0
 """The first page warns if the p99 from alert to message is greater."""
 
@@ -178,6 +181,8 @@ class Pages:
         context = {
             "story": story,
             "most": MOST,
+            "shown_alerts": SHOWN_ALERTS,
+            "shown_lines": SHOWN_LINES,
             "is_open": not incident.status.ended,
             "snoozed": incident.snoozed_until is not None and incident.snoozed_until > now,
             "snoozes": SNOOZES,

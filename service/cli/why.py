@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
@@ -64,18 +64,18 @@ def _show(found: Why, *, all_lines: bool) -> None:
     left_out = len(found.timeline) - len(shown)
     if left_out:
         output.print(f"  … {left_out} earlier lines, with --all", style="dim")
-    _show_lines(shown)
+    day = _show_lines(shown)
     if found.upcoming:
         output.print("\n  Next", style="bold")
-        _show_lines(found.upcoming)
+        _show_lines(found.upcoming, day)
     if found.other_incidents:
         output.print("\n  It also fits")
         for other in found.other_incidents:
             output.print(f"    incident {other.id} ({other.status.value}, {other.environment}): {other.title}")
 
 
-def _show_lines(events: Sequence[Event]) -> None:
-    day = None
+def _show_lines(events: Sequence[Event], day: date | None = None) -> date | None:
+    """Print these lines, with a heading for each day but the one that was printed last; return the last day."""
     for event in events:
         at = event.at.astimezone(UTC)
         if at.date() != day:
@@ -88,3 +88,4 @@ def _show_lines(events: Sequence[Event]) -> None:
         if event.run_id:
             line.append(f"  [{event.run_id[:_ID_DIGITS]}]", style="dim")
         output.print(line)
+    return day
