@@ -41,6 +41,7 @@ from tests.incident_world import (
     current_worker,
     empty,
     let_pass,
+    overslept_at_claim,
 )
 
 ADA = Actor(by="ada", via=Via.CLI)
@@ -168,6 +169,7 @@ class Product:
 
     async def _execute(self, worker: Worker, claim: claims.Claim) -> None:
         current_worker.set(worker)
+        overslept_at_claim.set(worker.overslept)
         try:
             with suppress(PipelineError, asyncio.CancelledError), use_slot(Slot()):
                 await worker.executor.execute(claim)

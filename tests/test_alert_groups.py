@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,10 @@ from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.store import incidents
 from orchestration.store.actions import Actor, Via, resolve
+from orchestration.store.models import AlertRow
 from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_push
+from tests.worker_helpers import eventually
 
 NOON = datetime.now(UTC) - timedelta(hours=1)
 
@@ -118,6 +121,29 @@ async def test_what_the_end_of_its_group_leaves_out_has_ended_in_its_other_group
     assert [await status_of(services, one) for one in (group, team)] == ["resolved", "resolved"]
     late = await push(services, "by disk", alert("db-2", begins=2))
     assert late.reason == "stale", "the other server of the pair says late what has ended"
+
+
+async def test_an_alert_that_the_other_group_records_at_the_same_moment_is_compared_with_that(
+    services: Services,
+) -> None:
+    await push(services, "by disk", alert("db-1", begins=0))
+    await push(services, "by disk", alert("db-1", begins=0, ends=5))
+    by_team = await accept(services, "by team", alert("db-2", begins=0))
+    async with services.database.transaction() as tx:
+        await tx.execute(text("lock table incident in share mode"))
+        recording = asyncio.create_task(ingest(services, by_team))
+        await eventually(lambda: waits_for_a_lock(services), "the push to be about to open its incident")
+        # What db-1 has been through db-2 has, too: its group has said so meanwhile.
+        names = ", ".join(one.name for one in AlertRow.__table__.columns if one.name not in ("id", "fingerprint"))
+        await tx.execute(text(f"insert into alert (fingerprint, {names}) select 'db-2', {names} from alert"))
+
+    found = await recording
+    assert (found.reason, found.incident_id) == ("stale", None)
+
+
+async def waits_for_a_lock(services: Services) -> bool:
+    async with services.database.statement() as tx:
+        return (await tx.execute(text("select exists (select from pg_locks where not granted)"))).scalar_one()
 
 
 async def test_a_firing_that_a_person_has_ended_begins_anew_in_both_groups(services: Services) -> None:

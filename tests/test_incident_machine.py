@@ -125,6 +125,11 @@ class Machine(RuleBasedStateMachine):
         vendor = self.vendors[which % len(self.vendors)]
         self._change(self._alert(vendor, environment, number), severity, fates, timedelta(seconds=seconds))
 
+    def _change_one(self, which: int, number: int) -> None:
+        """Something changes at this very moment, and is heard of."""
+        alert = self._alert(self.vendors[which % len(self.vendors)], "production", number)
+        self._change(alert, SEVERITIES[which % len(SEVERITIES)], ("arrives", "arrives"), timedelta())
+
     def _change(self, alert: Monitored, severity: Severity, fates: tuple[str, str], after: timedelta) -> None:
         vendor = alert.vendor
         if alert.start is not None and not alert.firing and self.product.now + after < alert.start + 4 * MINUTE:
@@ -140,6 +145,22 @@ class Machine(RuleBasedStateMachine):
             alert.severity = alert.severity if vendor in FIXED_SEVERITY else severity
         for group, fate in zip(alert.groups, fates, strict=False):
             self._send(self._say(alert, group), fate)
+
+    @precondition(lambda self: any(one.firing for one in self.monitored.values()))
+    @rule(pick=picks, fate=st.sampled_from(FATES))
+    def end_all(self, pick: int, fate: str) -> None:
+        """All alerts of a vendor end, one after the other. Of each group the last push says so; the others are lost."""
+        self._count("end_all")
+        firing = [one for one in self.monitored.values() if one.firing]
+        first = firing[pick % len(firing)]
+        last: dict[str, Push] = {}
+        for alert in firing:
+            if (alert.vendor, alert.environment) == (first.vendor, first.environment):
+                self._pass(SECOND)
+                alert.end(self.product.now)
+                last |= {group: self._say(alert, group) for group in alert.groups}
+        for push in last.values():
+            self._send(push, fate)
 
     @precondition(lambda self: any(one.firing for one in self.monitored.values()))
     @rule(pick=picks, group=st.integers(0, 1), skew=st.integers(0, 100), late=st.booleans())
@@ -242,8 +263,7 @@ class Machine(RuleBasedStateMachine):
         self.channels.all[name].mood = "hang"
         self.do(self.product.work(4, 0))
         if action is None:
-            alert = self._alert(self.vendors[which % len(self.vendors)], "production", number)
-            self._change(alert, SEVERITIES[which % len(SEVERITIES)], ("arrives", "arrives"), timedelta())
+            self._change_one(which, number)
         else:
             self._act(which, action, 1 + number)
         self._trouble(name, trouble)
@@ -260,13 +280,7 @@ class Machine(RuleBasedStateMachine):
         answers=st.booleans(),
     )
     def oversleep(
-        self,
-        after: int,
-        name: str,
-        troubles: tuple[int | None, int | None],
-        which: int,
-        number: int,
-        answers: bool,
+        self, after: int, name: str, troubles: tuple[int | None, int | None], which: int, number: int, answers: bool
     ) -> None:
         """A worker sleeps for longer than its lease, another goes on for it, and then the first one wakes up."""
         self._count("oversleep")
@@ -277,8 +291,7 @@ class Machine(RuleBasedStateMachine):
         self.do(self.product.poll())
         self.do(self.product.work(4, 0))
         self.do(self.product.wake_all())
-        alert = self._alert(self.vendors[which % len(self.vendors)], "production", number)
-        self._change(alert, SEVERITIES[which % len(SEVERITIES)], ("arrives", "arrives"), timedelta())
+        self._change_one(which, number)
         self.do(self.product.work(0, 4))
         self.do(self.product.answer(name, answers))
         self.follower.check_messages()
@@ -293,13 +306,23 @@ class Machine(RuleBasedStateMachine):
     # What people do
 
     @precondition(lambda self: self.delivered)
-    @rule(pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12), calm=st.booleans())
-    def act(self, pick: int, action: str, hours: int, calm: bool) -> None:
-        """A person acts on an incident, perhaps after what is due has been said."""
+    @rule(pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12))
+    def act(self, pick: int, action: str, hours: int) -> None:
+        """A person acts on an incident."""
         self._count("act")
-        if calm:
-            self.do(self.product.work(12, 12))
         self._act(pick, action, hours)
+
+    @precondition(lambda self: self.delivered)
+    @rule(pick=picks, hours=st.integers(1, 12), which=picks, number=numbers)
+    def snooze(self, pick: int, hours: int, which: int, number: int) -> None:
+        """A person snoozes an incident of which all has been said, and then something happens."""
+        self._count("snooze")
+        self._work_well()
+        self._execute_all()
+        self._act(pick, "snooze", hours)
+        self._change_one(which, number)
+        self.do(self.product.work(4, 4))
+        self.follower.check_messages()
 
     @precondition(lambda self: self.delivered)
     @rule(after=st.integers(0, 40), pick=picks, action=st.sampled_from(ACTIONS), hours=st.integers(0, 12))
@@ -340,9 +363,7 @@ class Machine(RuleBasedStateMachine):
 
     def _rest(self) -> None:
         self.steps_since_rest, self.may_hang, self.may_sleep = 0, False, False
-        for channel in self.channels.all.values():
-            channel.mood = "ok"
-        self.do(self.product.wake_all())
+        self._work_well()
         for _ in range(10):
             self._execute_all()
             if self.do(self.product.is_at_rest()):
@@ -351,6 +372,11 @@ class Machine(RuleBasedStateMachine):
         else:
             raise AssertionError("there is no end to what waits for its time")
         self.do(self.follower.check_truth())
+
+    def _work_well(self) -> None:
+        for channel in self.channels.all.values():
+            channel.mood = "ok"
+        self.do(self.product.wake_all())
 
     def _execute_all(self) -> None:
         for _ in range(20):
@@ -376,7 +402,7 @@ class Machine(RuleBasedStateMachine):
 def machine(postgres_url: str, home: Path, tmp_path: Path) -> Iterator[type[Machine]]:
     """The machine on the session's database."""
     migrate(postgres_url)
-    # What a crash of PostgreSQL would lose does not matter here, and not to wait for its disk makes the machine faster.
+    # A crash of PostgreSQL does not matter here, and not to wait for its disk makes the machine faster.
     url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-csynchronous_commit%3Doff"
     loop = Machine.loop = JumpingLoop()
     Machine.product_settings = settings_for(
@@ -404,8 +430,8 @@ def test_what_channels_were_sent_last_is_true(machine: type[Machine]) -> None:
     by_hand = "INCIDENT_MACHINE_EXAMPLES" in os.environ
     phases = [Phase.generate, Phase.shrink] if "INCIDENT_MACHINE_SHRINK" in os.environ else [Phase.generate]
     profile = settings(
-        max_examples=int(os.environ.get("INCIDENT_MACHINE_EXAMPLES", "20")),
-        stateful_step_count=int(os.environ.get("INCIDENT_MACHINE_STEPS", "30")),
+        max_examples=int(os.environ.get("INCIDENT_MACHINE_EXAMPLES", "12")),
+        stateful_step_count=int(os.environ.get("INCIDENT_MACHINE_STEPS", "25")),
         deadline=None,
         derandomize=not by_hand,
         database=None,

@@ -16,6 +16,7 @@ from sqlalchemy import TextClause, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.errors import PipelineError
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
 from orchestration.store import members
 from orchestration.store.incidents import (
@@ -49,6 +50,10 @@ class RecordedAlerts:
     alerts_updated: int = 0
 
 
+class RecordedMeanwhile(PipelineError):
+    """An alert that was not known has been recorded by a push about another incident. To record it anew will do."""
+
+
 @dataclass(kw_only=True)
 class _Recording:
     """The alerts of one run while they are recorded."""
@@ -78,6 +83,9 @@ async def record_alerts(
     reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
     ends in every incident that it is in. What is older than what is known changes nothing. `all_resolved` is whether
     the sender says that every alert of the incident has ended, also those that it has left out.
+
+    Raises:
+        RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
     """
     recording = await _compare(tx, alerts, run)
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
@@ -234,6 +242,7 @@ def _upsert_of(names: tuple[str, ...]) -> TextClause:
         names,
         f"""
         on conflict ({", ".join(identity)}) do update set {changes}, updated_at = clock_timestamp()
+        where alert.id = any(cast(:known as bigint[]))
         returning fingerprint, id
         """,
     )
@@ -241,13 +250,20 @@ def _upsert_of(names: tuple[str, ...]) -> TextClause:
 
 async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording) -> dict[str, int]:
     """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
-    ids by fingerprint."""
+    ids by fingerprint.
+
+    The rows of known alerts are locked since they were compared; one that was not known can have got a row meanwhile.
+    """
     ids: dict[str, int] = {}
     ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
     for start in range(0, len(ordered), _CHUNK):
-        rows = [_row(alert, recording) for alert in ordered[start : start + _CHUNK]]
-        written = await tx.execute(_upsert_of(tuple(rows[0])), {"rows": as_json(rows)})
+        chunk = ordered[start : start + _CHUNK]
+        rows = [_row(alert, recording) for alert in chunk]
+        known = [recording.known[alert.fingerprint][0] for alert in chunk if alert.fingerprint in recording.known]
+        written = await tx.execute(_upsert_of(tuple(rows[0])), {"rows": as_json(rows), "known": known})
         ids |= {row[0]: row[1] for row in written}
+    if len(ids) < len(fresh):
+        raise RecordedMeanwhile("Another push has recorded an alert of this one meanwhile")
     return ids
 
 

@@ -91,6 +91,8 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             elif result is None:
                 result = await _record(tx, own, context.payload, config)
             return result, follow
+    except alert_store.RecordedMeanwhile:
+        return None, True
     except Exception as error:
         if run is None or run.run_id == context.run_id or is_retryable(error):
             raise
