@@ -105,7 +105,7 @@ async def test_when_the_time_is_over_one_message_at_a_time_tries_the_channel(ser
 
 async def _turn(services: Services, channel: str) -> channels.Turn:
     async with services.database.transaction() as tx:
-        return await channels.await_turn(tx, channel, pace_seconds=0.0)
+        return await channels.reserve_turn(tx, channel, pace_seconds=0.0)
 
 
 async def test_the_pause_of_a_channel_that_fails_grows_up_to_10_seconds(services: Services) -> None:
@@ -217,6 +217,6 @@ async def test_the_turn_of_the_message_that_tries_a_channel_ends_with_its_answer
         await run
 
     async with services.database.transaction() as tx:
-        turn = await channels.await_turn(tx, "gated", pace_seconds=0.1)
+        turn = await channels.reserve_turn(tx, "gated", pace_seconds=0.1)
     assert turn.granted
     assert turn.wait_seconds < 1

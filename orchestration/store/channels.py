@@ -1,6 +1,7 @@
-"""How each channel has answered lately, so that all workers together obey one Retry-After and one pace.
+"""The health of each channel, from its latest answers, so that all workers together obey one Retry-After and one pace.
 
-A channel that fails may be sent one message at a time, each after a pause. What waits for it is woken when it works.
+While a channel fails, one message at a time is sent there, each after a pause. When it works again, the runs that wait
+for it become due.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from orchestration.states import RunReason, RunStatus
 from orchestration.store.runs import INBOX_CHANNEL
 
 LONGEST_PAUSE_SECONDS = 10.0
-"""How long a channel that fails is left alone at most, unless it asks for longer. When it works again everything that
-waits has to be told within 30 s: this is the part of them in which nobody knows."""
+"""The longest pause of a channel that fails, unless it asks for a longer one. The channel may work again right after a
+pause has begun, and everything that waits has to be sent within 30 s of that."""
 
 OUTAGE_SECONDS = 30.0
-"""A channel that has failed for so long has an outage, which is reported on the others."""
+"""A channel that has failed for this long has an outage, which is reported on the other channels."""
 
 PATIENCE_SECONDS = 3.0
-"""How long a message waits for its turn within one attempt."""
+"""The longest time that a message waits for its turn within one attempt."""
 
 _PROBE_SECONDS = 12.0
-"""How long a channel that fails may take to answer before it is tried anew: longer than a channel's own time limit."""
+"""How long a channel that fails is reserved for the message that tries it. Longer than any channel's own time limit."""
 
 LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0
-"""A channel that asks to be left alone for longer is tried again after this."""
+"""The longest pause that a channel can ask for. A longer one counts as this."""
 
 _PENDING_REDELIVERY = f"run.reason = '{RunReason.REDELIVERY}' and run.status = '{RunStatus.PENDING}'"
 
@@ -43,26 +44,26 @@ class Turn:
     granted: bool
     """Whether the moment is this message's own. Otherwise it asks again after `wait_seconds`."""
     wait_seconds: float
-    left_alone: bool = False
-    """Whether the channel is left alone: it has asked for that, or the pause after a failure is not over."""
+    paused: bool = False
+    """Whether nothing at all may be sent now: the channel has asked for a pause, or its pause after a failure lasts."""
     reserved_until: datetime | None = None
-    """Until when others are kept away, if the message is the one that tries a channel that fails."""
+    """Until when the channel is reserved for this message, if it is the one that tries a channel that fails."""
     failing: bool = False
     """Whether the channel's last answer to anybody was a failure."""
     error: str | None = None
-    """What it answered, if it failed."""
+    """That answer, if it was a failure."""
 
     @property
     def after_probe(self) -> bool:
-        """Whether only another message comes first, which tries the channel and is answered any moment."""
-        return self.failing and not self.granted and not self.left_alone
+        """Whether the message waits only for the answer to another message, which tries a channel that fails."""
+        return self.failing and not self.granted and not self.paused
 
 
 _TURN = text(
     """
     with health as (
-        -- `now` comes last, so that a channel that is free is so at that moment.
-        select name, failures, last_error, coalesce(not_before > clock_timestamp(), false) as left_alone,
+        -- `now` is read last: the clock moves on, and a channel that is free must not seem to be free later than now.
+        select name, failures, last_error, coalesce(not_before > clock_timestamp(), false) as paused,
             greatest(not_before, reserved_until, clock_timestamp()) as free_at, clock_timestamp() as now
         from channel_health where name = :name for update
     ),
@@ -80,7 +81,7 @@ _TURN = text(
         )
         returning channel_health.reserved_until
     )
-    select extract(epoch from health.free_at - health.now) as wait_seconds, health.failures > 0 as failing, left_alone,
+    select extract(epoch from health.free_at - health.now) as wait_seconds, health.failures > 0 as failing, paused,
         health.last_error, (select reserved_until from granted) as reserved_until,
         exists (select from granted) as granted
     from health
@@ -90,11 +91,16 @@ _TURN = text(
 _KNOWN = text("insert into channel_health (name) values (:name) on conflict do nothing")
 
 
-async def await_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> Turn:
-    """Reserve the next moment at which this channel may be sent a message; `pace_seconds` lie between two.
+async def reserve_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> Turn:
+    """Reserve the next moment at which this channel may be sent a message.
 
-    A channel that works, has no pace and has not asked to be left alone is never waited for. Who has waited for a turn
-    looks with `is_left_alone()` whether it still holds.
+    A channel that works, has no pace and has not asked for a pause is free at once. A caller that has waited for its
+    turn asks `needs_turn()` whether the turn is still good: the channel may have refused another message meanwhile.
+
+    Args:
+        tx: the transaction, which must be short: it locks the row of the channel.
+        name: the channel.
+        pace_seconds: the time between two messages, in seconds. 0 means that there is no pace.
     """
     values = {"name": name, "probe": _PROBE_SECONDS, "pace": pace_seconds, "patience": PATIENCE_SECONDS}
     row = (await tx.execute(_TURN, values)).mappings().one_or_none()
@@ -106,27 +112,28 @@ async def await_turn(tx: AsyncConnection, name: str, *, pace_seconds: float) -> 
     return Turn(
         granted=row["granted"],
         wait_seconds=float(row["wait_seconds"]),
-        left_alone=row["left_alone"],
+        paused=row["paused"],
         reserved_until=row["reserved_until"] if row["failing"] else None,
         failing=row["failing"],
         error=row["last_error"] if row["failing"] else None,
     )
 
 
-# A message that was on its way can be accepted after another was refused: the channel works, and yet is left alone.
-LEFT_ALONE = "(failures > 0 or not_before > clock_timestamp())"
-"""A condition on a row of `channel_health`: a message has to wait for its turn, whatever the channel's pace."""
+# Both parts are needed: a channel that works can still be paused, if it refused one message with a Retry-After while it
+# accepted another that was already on its way.
+NEEDS_TURN = "(failures > 0 or not_before > clock_timestamp())"
+"""A condition on a row of `channel_health`: a message needs a turn, whatever the channel's pace."""
 
-_IS_LEFT_ALONE = text(f"select exists (select from channel_health where name = :name and {LEFT_ALONE})")
-
-
-async def is_left_alone(tx: AsyncConnection, name: str) -> bool:
-    """Whether a message has to wait for its turn on this channel, because it fails or has asked to be left alone."""
-    return bool((await tx.execute(_IS_LEFT_ALONE, {"name": name})).scalar_one())
+_NEEDS_TURN = text(f"select exists (select from channel_health where name = :name and {NEEDS_TURN})")
 
 
-# A refusal for good says more about the message than about the channel: what waits because of one is woken only
-# after an outage, and otherwise has its own, growing delay.
+async def needs_turn(tx: AsyncConnection, name: str) -> bool:
+    """Whether a message needs a turn on this channel, because the channel fails or has asked for a pause."""
+    return bool((await tx.execute(_NEEDS_TURN, {"name": name})).scalar_one())
+
+
+# A refusal for good says more about the message than about the channel. So a run that waits because of such a refusal
+# keeps its own, growing delay when the channel accepts another message; it is woken only at the end of an outage.
 _REFUSED_FOR_GOOD = """
     exists (
         select from delivery
@@ -166,8 +173,8 @@ ACCEPTED = f"""
         returning cast(pg_notify('{INBOX_CHANNEL}', '') as text) as notified
     )
 """
-"""What follows in a statement from a message that the channel has accepted (a row of `settled`): the channel works. If
-it had failed, what waits for it becomes due now. Parameters: channel, reserved_until (the turn's)."""
+"""Parts of a statement (`with settled as …`) that settles a message which the channel has accepted: the channel works.
+If it failed before, the runs that wait for it become due now. Parameters: channel, reserved_until (the turn's)."""
 
 REFUSED = f"""
     health as (
@@ -191,15 +198,16 @@ REFUSED = f"""
             )
     )
 """
-"""What follows in a statement from a message that the channel has not accepted (a row of `settled`): it is left alone
-for as long as it asks, else for a growing pause."""
+"""Parts of a statement (`with settled as …`) that settles a message which the channel has not accepted: the channel is
+paused for as long as it asks, else for a growing time. Parameters: those of `refusal()`, channel, error, reserved_until
+(the turn's)."""
 
 
 def refusal(error: DeliveryFailed, *, pause_seconds: float) -> dict[str, object]:
-    """The parameters of `REFUSED`, but for the channel, the text and the turn.
+    """The parameters of `REFUSED` that follow from the error.
 
-    `pause_seconds` is the first pause; each further failure in a row doubles it, up to `LONGEST_PAUSE_SECONDS`. A
-    first refusal for good costs other messages no pause.
+    `pause_seconds` is the first pause. Each further failure in a row doubles the pause, up to `LONGEST_PAUSE_SECONDS`.
+    A first refusal for good causes no pause: the fault may be in the message.
     """
     asked = error.retry_after_seconds
     if asked is not None:
@@ -246,7 +254,7 @@ _WAKE_PROBES = text(
 
 
 async def wake_probes(tx: AsyncConnection) -> int:
-    """Of what waits for a channel that may be tried again, the first becomes due: it shows whether the channel works.
+    """For each channel that may be tried again, make the first run that waits for it due: that run tries the channel.
 
     Returns how many runs became due.
     """

@@ -66,8 +66,8 @@ class Standing(Contract):
     """Another run that is sending to the channel now, and whose lease is alive."""
     unfinished: bool = False
     """Whether the ledger has messages that were not sent."""
-    left_alone: bool = False
-    """Whether the channel fails, or has asked to be left alone: a message has to wait for its turn."""
+    needs_turn: bool = False
+    """Whether the channel fails, or has asked for a pause: a message has to wait for its turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ _LOOK = text(
             where delivery.incident_id = incident.id and delivery.channel = :channel
                 and delivery.status in ('{SENDING}', '{FAILED}')
         ) as unfinished,
-        exists (select from channel_health where name = :channel and {channels.LEFT_ALONE}) as left_alone
+        exists (select from channel_health where name = :channel and {channels.NEEDS_TURN}) as needs_turn
     from incident
     where incident.id = :incident_id
     """
@@ -156,7 +156,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
         given_up=known["given_up"],
         provider_id=known["provider_id"],
         told_by_run=known["run_id"] == place.run_id,
-        **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "left_alone")},
+        **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "needs_turn")},
     )
 
 

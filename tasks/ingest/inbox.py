@@ -103,21 +103,8 @@ async def accept(
         KeyReused: the idempotency key came with another push before; nothing is written.
         Unavailable: the database, or the place where definitions are kept, does not answer.
     """
-    intake = _Intake(
-        trace_id=checked_name("trace id", request.trace_id) if request.trace_id else new_id(),
-        source=request.source,
-        environment=checked_name("environment", request.environment),
-        # Without the characters that PostgreSQL refuses.
-        options=RunOptions.model_validate(clean(request.options.model_dump())),
-        metadata=metadata,
-        settings=services.settings,
-    )
-    size = size_of(request.payload) if metadata.size_bytes is None else metadata.size_bytes
-    limit = services.settings.max_payload_bytes
-    if size > limit:
-        raise BadInput(
-            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
-        )
+    intake = _intake_of(request, metadata, services.settings)
+    size = _checked_size(request, metadata, services.settings)
     plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
     title = await _title_without_alerts(services, request, plan)
     if plan is not None:
@@ -151,6 +138,34 @@ class _Intake:
         return self.options.model_dump_json().encode()
 
 
+def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) -> _Intake:
+    return _Intake(
+        trace_id=checked_name("trace id", request.trace_id) if request.trace_id else new_id(),
+        source=request.source,
+        environment=checked_name("environment", request.environment),
+        # Without the characters that PostgreSQL refuses.
+        options=RunOptions.model_validate(clean(request.options.model_dump())),
+        metadata=metadata,
+        settings=settings,
+    )
+
+
+def _checked_size(request: RunRequest, metadata: PushMetadata, settings: Settings) -> int:
+    """The payload's size as JSON, in bytes.
+
+    Raises:
+        BadInput: JSON cannot hold the payload, or it is too large.
+    """
+    size, limit = metadata.size_bytes, settings.max_payload_bytes
+    if size is None:
+        size = size_of(request.payload)
+    if size > limit:
+        raise BadInput(
+            f"The payload has {size:,} bytes, more than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes"
+        )
+    return size
+
+
 async def _title_without_alerts(services: IntakeServices, request: RunRequest, plan: Plan | None) -> str | None:
     """The title of a run that needs no alert; None means that the payload must have alerts.
 
@@ -166,7 +181,7 @@ async def _title_without_alerts(services: IntakeServices, request: RunRequest, p
             try:
                 await incidents.find_incident(tx, options.incident_id)
             except IncidentNotFound as error:
-                # It is a field of the request that is wrong, and not its address.
+                # A field of the request is wrong, not the address that it was sent to: this is no 404.
                 raise BadInput(str(error)) from None
     if not ingests(plan):
         return _title_of_value(plan, clean(request.payload))
@@ -228,7 +243,7 @@ def _single(payload: object, title: str, intake: _Intake) -> NewPush:
 
 
 def _ignored(push: Push, intake: _Intake) -> NewRun:
-    """A run that is over at once: the sender documents the event, and it says nothing about the state of an alert."""
+    """A run that is over at once, for an event that its sender documents and that does not change an alert's state."""
     return NewRun(
         run_id=new_id(),
         trace_id=intake.trace_id,

@@ -169,8 +169,8 @@ class _ChannelLedger:
             if subject.version is None:
                 if (sent := await deliveries.find_sent(tx, place)) is not None:
                     return _Look(sent_as=sent.provider_id)
-                left_alone = await channels.is_left_alone(tx, self._named.name)
-                return await self._open(tx, _Look(), None, reserved, left_alone=left_alone)
+                needs_turn = await channels.needs_turn(tx, self._named.name)
+                return await self._open(tx, _Look(), None, reserved, needs_turn=needs_turn)
             standing = await deliveries.lock_and_look(tx, place)
             decision = decide(standing, redelivery=self._telling.redelivery)
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
@@ -179,15 +179,15 @@ class _ChannelLedger:
                 await deliveries.supersede_older(tx, place, overtaken)
             if not decision.sends or standing.version != subject.version:
                 return look
-            return await self._open(tx, look, subject.version, reserved, left_alone=standing.left_alone)
+            return await self._open(tx, look, subject.version, reserved, needs_turn=standing.needs_turn)
 
     async def _open(
-        self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, left_alone: bool
+        self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, needs_turn: bool
     ) -> _Look:
         # Whoever has waited for its turn has lost it if the channel has refused another message meanwhile.
-        turn = None if left_alone else reserved
-        if turn is None and (left_alone or self._pace_seconds > 0):
-            turn = await channels.await_turn(tx, self._named.name, pace_seconds=self._pace_seconds)
+        turn = None if needs_turn else reserved
+        if turn is None and (needs_turn or self._pace_seconds > 0):
+            turn = await channels.reserve_turn(tx, self._named.name, pace_seconds=self._pace_seconds)
             wait = self._seconds_to_wait(turn)
             if wait is None:
                 await deliveries.note_wait(tx, self._place, str(_not_yet(turn)), version=version)
@@ -291,7 +291,7 @@ def _is_overtaken(look: _Look, subject: MessageSubject) -> bool:
 
 def _not_yet(turn: Turn) -> DeliveryFailed:
     """The failure of a message that the channel may not be sent yet."""
-    said = "it has asked to be left alone" if turn.left_alone else "other messages come before this one"
+    said = "it has asked to be left alone" if turn.paused else "other messages come before this one"
     said = f"it failed ({turn.error})" if turn.failing else said
     return DeliveryFailed(
         f"nothing is sent for another {turn.wait_seconds:.1f} s: {said}",

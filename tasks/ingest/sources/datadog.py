@@ -71,7 +71,7 @@ _RECOVERED = re.compile(r"\brecover(ed|y)\b|\bresolved\b", re.IGNORECASE)
 _NO_DATA = re.compile(r"\bno data\b", re.IGNORECASE)
 _MOST_BRACKETS = 8
 _TITLE_LIMIT = 4096
-"""A scope can be long."""
+"""Characters of a title that are read. It is more than other texts have, because a scope in a title can be long."""
 _BUTTONS = re.compile(r"\s*(\[!?\[|- - -)")
 _MUTED = re.compile("(un)?muted", re.IGNORECASE)
 
@@ -90,8 +90,12 @@ class _Title:
     test: bool = False
 
 
-def _recognises(sent: JsonObject) -> int:
-    body = respelled(sent, _SPELLINGS)
+def _recognises(body: JsonObject) -> int:
+    return _bid(body, respelled(body, _SPELLINGS))
+
+
+def _bid(sent: JsonObject, body: JsonObject) -> int:
+    """The bid for a body. `sent` is the body as it arrived; `body` has its fields under the documented names."""
     decisive = "alert_id" in sent and ("alert_transition" in sent or "alert_type" in sent)
     several = "alert_transition" in body or sum(name in body for name in _OWN_FIELDS) >= 2
     if decisive or (several and Fields(body).name(*_NAME)):
@@ -101,9 +105,10 @@ def _recognises(sent: JsonObject) -> int:
 
 
 def _parse(body: JsonObject) -> Push:
-    if not _recognises(body):
+    named = respelled(body, _SPELLINGS)
+    if not _bid(body, named):
         return Push(source=_SOURCE)
-    sent = Fields(respelled(body, _SPELLINGS))
+    sent = Fields(named)
     monitor, title = sent.identifier("alert_id"), _title(sent.pick("title", "event_title", "alert_title"))
     own_title = _title(sent.name(*_NAME))
     state = sent.line("alert_transition") or title.state
@@ -132,7 +137,7 @@ def _parse(body: JsonObject) -> Push:
         links={"source": sent.pick("link", "url", "source_url"), "image": sent.pick("snapshot")},
         started_at=sent_at,
         ended_at=sent_at,
-        # Datadog names no start: both fields are the moment of the event, with more or fewer digits.
+        # Datadog does not send the start. These fields all have the moment of the event, with more or fewer digits.
         occurred_at=latest(*(sent.moment(field) for field in ("last_updated", "date", "date_posix"))),
         state_reason="No Data" if _NO_DATA.search(state) else "",
     )
@@ -140,7 +145,7 @@ def _parse(body: JsonObject) -> Push:
 
 
 def _in_order(scope: str) -> str:
-    """The tags of a scope in one order: it identifies the alert."""
+    """The tags of a scope, sorted: the scope identifies the alert, and Datadog may send its tags in any order."""
     return ",".join(sorted(filter(None, (tag.strip() for tag in scope.split(",")))))
 
 

@@ -65,7 +65,7 @@ class Dialect:
     group: Callable[[JsonObject, dict[str, str]], str] = _no_group
     """The key of an alert whose group has none; "" means name and host."""
     tenant: Callable[[JsonObject, JsonObject], str] = lambda _body, _item: ""
-    """Within what the keys of a body and of its alert are unique, such as `org-3:`; "" if they are unique."""
+    """A prefix that makes the keys of a body and of its alert unique, such as `org-3:`; "" if they need none."""
 
 
 def parse_group(body: JsonObject, dialect: Dialect) -> Push:

@@ -76,19 +76,8 @@ def _issue(body: JsonObject, raw: JsonObject) -> Alert:
     gathered, notes = object_in(body.get("accumulations")), object_in(body.get("annotations"))
     own_id = sent.identifier("issueId", "id", "issueUrl")
     named = sent.pick("title", "issueTitle") or first_of(Fields(notes, gathered).pick("title", "conditionName"))
-    name = (
-        one_line_text(named)
-        or one_line_text(first_of(body.get("alertConditionNames")))
-        or one_line_text(f"Issue {own_id}")
-    )
-    labels = labels_of(
-        {
-            "policy": joined(body.get("alertPolicyNames") or gathered.get("policyName")),
-            "condition": joined(body.get("alertConditionNames") or gathered.get("conditionName")),
-            "entity": joined(body.get("impactedEntities")),
-            "workflow": body.get("workflowName"),
-        }
-    )
+    named = one_line_text(named) or one_line_text(first_of(body.get("alertConditionNames")))
+    name = named or one_line_text(f"Issue {own_id}")
     description = Fields(body, notes).pick("description", "details") or gathered.get("conditionDescription")
     status = status_of(sent.pick(*_ISSUE_STATE))
     created, activated = sent.moment(*_CREATED), sent.moment(*_ACTIVATED)
@@ -101,7 +90,7 @@ def _issue(body: JsonObject, raw: JsonObject) -> Alert:
         severity=severity_of(first_of(body.get("priority")), first_of(body.get("severity"))),
         status=status,
         description=first_of(description),
-        labels=labels,
+        labels=_issue_labels(body, gathered),
         annotations=sent.annotations("state", "trigger", "totalIncidents", "isCorrelated", "owner"),
         group=None,
         title=name,
@@ -112,6 +101,17 @@ def _issue(body: JsonObject, raw: JsonObject) -> Alert:
         episode_at=created or activated,
         occurred_at=latest(updated, closed) if status is AlertStatus.RESOLVED else updated,
         state_reason=_reason(sent, status),
+    )
+
+
+def _issue_labels(body: JsonObject, gathered: JsonObject) -> dict[str, str]:
+    return labels_of(
+        {
+            "policy": joined(body.get("alertPolicyNames") or gathered.get("policyName")),
+            "condition": joined(body.get("alertConditionNames") or gathered.get("conditionName")),
+            "entity": joined(body.get("impactedEntities")),
+            "workflow": body.get("workflowName"),
+        }
     )
 
 

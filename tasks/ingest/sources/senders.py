@@ -21,14 +21,17 @@ from tasks.ingest.sources.spelling import says_nothing, squashed
 
 @dataclass(frozen=True)
 class _Shape:
-    """Where a sender writes what. A path is names with dots; `a|b` is the first that says something, `=x` the text x.
+    """Where a sender writes each field of the generic shape.
 
-    Names are compared without case and signs: `SERVICEDESC`, `service_desc` are the same.
+    A path is a list of names with dots between them. `a|b` means the first of the paths a and b that has a value; `=x`
+    means the text x itself. Names are compared without case and punctuation: `SERVICEDESC` and `service_desc` are the
+    same name.
     """
 
     when: str
-    """The paths, with spaces between them, that a body of this shape has."""
+    """The paths, with spaces between them, that every body of this shape has."""
     fields: dict[str, str]
+    """The path of each field, by its name in the generic shape."""
 
 
 _SHAPES = (
@@ -210,7 +213,7 @@ _SHAPES = (
 
 
 def flattened(body: JsonObject) -> JsonObject | None:
-    """The body in the generic shape; None if no shape fits."""
+    """The body in the generic shape, read with the first shape that fits; None if no shape fits."""
     inner = _unwrapped(body)
     shape = next((shape for shape in _SHAPES if all(_has(inner, path) for path in shape.when.split())), None)
     if shape is None:

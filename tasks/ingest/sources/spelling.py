@@ -1,4 +1,4 @@
-"""How senders write the same thing: names of fields in any spelling, values that say nothing, texts for people."""
+"""The spelling of what senders write: names of fields in any spelling, values without content, texts for people."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import JsonValue
 _MACRO = (
     r"\{\{[^{}]*\}\}|\{[A-Z][A-Z0-9]*(?:\.[A-Z0-9_]+)+\}|\*UNKNOWN\*|<no value>|\[no value\]|<error expanding [^>]*>"
 )
-"""What is left of a template that its sender could not fill in: of Go's, Handlebars' and Jinja's, and of Zabbix."""
+"""A part of a template that its sender could not fill in, in the syntax of Go, Handlebars, Jinja or Zabbix."""
 _NO_VALUE = "(no value)"
 
 UNRENDERED = re.compile(_MACRO)
 _SAYS_NOTHING = re.compile(
     rf"(?:{_MACRO})|\$[A-Z][A-Z0-9_]*|\{{\$?[A-Z][A-Z0-9_]*\}}|null|None|<?nil>?|\(null\)|undefined|NaN|N/A|n/a"
 )
-"""A whole value that is a variable without a value, or the word of a programming language for it."""
+"""A complete value that is the name of an unset variable, or a programming language's word for no value."""
 _LONGEST_NOTHING = 200
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{1,6}|#x[0-9a-fA-F]{1,6});")
 
@@ -30,7 +30,7 @@ def says_nothing(written: str) -> bool:
 
 
 def readable(written: str) -> str:
-    """A text for people: without the entities of HTML, and with a word in place of what could not be filled in."""
+    """A text for people: HTML entities are decoded, and `(no value)` replaces what the sender could not fill in."""
     if "&" in written and _ENTITY.search(written):
         written = html.unescape(written)
     return UNRENDERED.sub(_NO_VALUE, written)
@@ -54,12 +54,12 @@ def _word(value: JsonValue) -> str:
 
 @lru_cache(maxsize=4096)
 def squashed(name: str) -> str:
-    """The name of a field without case and signs: `EventID`, `event_id` and `EVENT.ID` are the same."""
+    """The name of a field without case and punctuation: `EventID`, `event_id` and `EVENT.ID` are the same."""
     return re.sub(r"[^a-z0-9]+", "", name[:_LONGEST_NOTHING].casefold())
 
 
 def spellings(names: Iterable[str]) -> dict[str, str]:
-    """The names by their squashed spelling, for `respelled`; the first of two that are squashed alike counts."""
+    """The names by their squashed spelling, for `respelled`. Of two names with the same spelling the first counts."""
     found: dict[str, str] = {}
     for name in names:
         found.setdefault(squashed(name), name)

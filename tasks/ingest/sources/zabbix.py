@@ -82,8 +82,12 @@ _NO_PROBLEM = {"1": "discovery", "2": "autoregistration"}
 _ZONE = ("timezone", "zabbix_timezone", "time_zone")
 
 
-def _recognises(sent: JsonObject) -> int:
-    body = respelled(sent, _SPELLINGS)
+def _recognises(body: JsonObject) -> int:
+    return _bid(respelled(body, _SPELLINGS))
+
+
+def _bid(body: JsonObject) -> int:
+    """The bid for a body whose parameters have their usual names."""
     triggers = sum(name.startswith("trigger_") for name in body)
     events = sum(name in _EVENT_FIELDS for name in body)
     fits = triggers > 0 or ("event_id" in body and events > 0)
@@ -95,8 +99,9 @@ def _recognises(sent: JsonObject) -> int:
 def _parse(body: JsonObject) -> Push:
     sent = _read(body)
     if "event_id" not in sent and sent.get("event_status") == _UPDATED:
-        return Push(source=_SOURCE, ignored=_UPDATED)  # it does not say of which host
-    if not (_recognises(sent) or sent.keys() >= {"event_name", "event_status"}):
+        # An update without the event's id does not say which problem, on which host, it is about.
+        return Push(source=_SOURCE, ignored=_UPDATED)
+    if not (_bid(sent) or sent.keys() >= {"event_name", "event_status"}):
         return Push(source=_SOURCE)
     if subject := _other_subject(sent):
         return Push(source=_SOURCE, ignored=subject)
@@ -133,7 +138,8 @@ def _parse(body: JsonObject) -> Push:
 def _read(body: JsonObject) -> JsonObject:
     """The parameters under their usual names, with what Zabbix's own subject and message say in addition."""
     # A parameter whose macro has no value arrives as the macro's own name: treat it as missing.
-    sent = {key: value for key, value in respelled(body, _SPELLINGS).items() if not says_nothing(one_line_text(value))}
+    given = {key: value for key, value in body.items() if not says_nothing(one_line_text(value))}
+    sent = respelled(given, _SPELLINGS)
     fields = Fields(sent)
     subject = _SUBJECT.fullmatch(fields.line("alert_subject", "subject"))
     if subject is None:
@@ -172,7 +178,7 @@ def _status(fields: Fields, recovered: datetime | None) -> AlertStatus:
     said = fields.line(*_STATUS)
     if said == "0" or status_of(said) is AlertStatus.RESOLVED:
         return AlertStatus.RESOLVED
-    # A comment on a problem that is over: its value is still that of the problem.
+    # After a comment on a problem that is over, the value is still that of the problem, but it has a recovery time.
     return AlertStatus.RESOLVED if recovered else AlertStatus.FIRING
 
 
