@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -82,6 +83,24 @@ class NamedChannel(Contract, arbitrary_types_allowed=True):
 
     name: str
     channel: SkipValidation[Channel]
+
+
+class AskedPauses:
+    """For how long channels have asked this process to be left alone, which it knows before it is on record.
+
+    A message that is about to be sent at that moment is not sent.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def note(self, channel: str, seconds: float) -> None:
+        """The channel has asked to be left alone for so long from now."""
+        self._until[channel] = max(self._until.get(channel, 0.0), asyncio.get_running_loop().time() + seconds)
+
+    def seconds_left(self, channel: str) -> float:
+        """For how long the channel is to be left alone; 0 if it need not be."""
+        return max(self._until.get(channel, 0.0) - asyncio.get_running_loop().time(), 0.0)
 
 
 class ChannelSource(Protocol):

@@ -165,6 +165,17 @@ async def test_a_message_that_was_on_its_way_does_not_end_the_wait_for_which_the
     assert "it has asked to be left alone" in deliveries[2]["error"]
 
 
+async def test_a_pause_that_a_channel_has_just_asked_for_is_kept_before_it_is_on_record(services: Services) -> None:
+    channel = MemoryChannel()
+    services = with_channels(services, busy=channel)
+    services.asked_pauses.note("busy", 60)
+    record = await tell(services)
+
+    assert (record.status, channel.messages) == (RunStatus.FAILED, [])
+    (delivery,) = await rows(services.database, "select status, error from delivery")
+    assert (delivery["status"], "it has asked to be left alone" in delivery["error"]) == ("failed", True)
+
+
 async def test_who_waits_for_a_turn_waits_anew_if_the_channel_asks_for_it_meanwhile(services: Services) -> None:
     channel = GatedChannel(seconds_between_messages=2.0)
     services = with_channels(services, gated=channel)

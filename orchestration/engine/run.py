@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +24,7 @@ from orchestration.graph import (
     NodeDefinition,
     NodeType,
 )
-from orchestration.message import ChannelSource
+from orchestration.message import AskedPauses, ChannelSource
 from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
@@ -154,6 +154,7 @@ class Services:
     kinds: NodeKinds
     definitions: DefinitionSource | None = None
     """Finds stored definitions. None means that only the linear pipeline is executed here."""
+    asked_pauses: AskedPauses = field(default_factory=AskedPauses)
 
 
 class ActiveRun:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
-from orchestration.message import Message, NamedChannel
+from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.signals import logger
 from orchestration.store import channels, deliveries
@@ -77,6 +77,7 @@ class Telling:
     backoff_factor: float
     outside: Outside = nullcontext
     """Where it waits for a channel, so that a channel that hangs does not keep the run's slot."""
+    asked_pauses: AskedPauses = field(default_factory=AskedPauses)
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
 
@@ -209,14 +210,27 @@ class _ChannelLedger:
         try:
             message = self._render(subject, look).model_copy(update={"idempotency_key": tried.key})
             async with self._telling.outside():
+                self._obey_pause()
                 delivery = _storable(await self._named.channel.send(message), self._named)
         except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
             failure = _failure(self._named, error)
+            if failure.retry_after_seconds is not None:
+                pause = min(failure.retry_after_seconds, channels.LONGEST_RETRY_AFTER_SECONDS)
+                self._telling.asked_pauses.note(self._named.name, pause)
             delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))
         if failure is None and message is not None:
             self._texts.append(message.text)
         await self._record(tried, delivery, failure, message, look.turn)
         return Outcome(delivery=delivery, failure=failure, texts=self._texts)
+
+    def _obey_pause(self) -> None:
+        """
+        Raises:
+            DeliveryFailed: the channel has asked another message to wait since this one's turn came.
+        """
+        if seconds := self._telling.asked_pauses.seconds_left(self._named.name):
+            said = f"nothing is sent for another {seconds:.1f} s: it has asked to be left alone"
+            raise DeliveryFailed(said, retryable=True, retry_after_seconds=seconds)
 
     def _render(self, subject: MessageSubject, look: _Look) -> Message:
         if look.decision is None or look.standing is None:

@@ -158,6 +158,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
             reload=partial(read_subject, run, step),
             backoff_factor=run.services.settings.backoff_factor,
             outside=partial(run.waits.outside, step.node.id),
+            asked_pauses=run.services.asked_pauses,
             redelivery=run.record.reason is RunReason.REDELIVERY,
         ),
         channels=list(channels.values()),
