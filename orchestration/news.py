@@ -13,13 +13,13 @@ from enum import StrEnum, auto
 from orchestration.alert import Alert, AlertStatus, Severity
 
 SAME_START = timedelta(minutes=2)
-"""Starts that lie so close together are one start: two Prometheus servers of a pair do not begin in the same second."""
+"""Two starts that are closer than this are one start: the servers of a Prometheus pair see it at different moments."""
 
 FAR_AHEAD = timedelta(hours=15)
-"""A moment that lies further in the future than any time zone explains says nothing."""
+"""A moment further in the future than this is ignored: no time zone explains it."""
 
 LATE = timedelta(hours=2)
-"""A push that arrives so long after the start of which it speaks does not say what held in between."""
+"""A push that arrives longer than this after the start that it names does not prove that the alert fired in between."""
 
 
 class News(StrEnum):
@@ -28,11 +28,11 @@ class News(StrEnum):
     CREATED = auto()
     """The alert is not known."""
     REFIRED = auto()
-    """It was resolved, and fires."""
+    """The alert was resolved, and fires again."""
     NEW_EPISODE = auto()
-    """It fires anew; the end of the firing before was never heard of."""
+    """The alert fires again, and no push has named the end of its previous firing."""
     RESOLVED = auto()
-    """It fired, and is resolved."""
+    """The alert fired, and is resolved."""
     REPEAT = auto()
     """Nothing new, except perhaps its severity."""
     STALE = auto()
@@ -50,7 +50,7 @@ class KnownAlert:
     occurred_at: datetime | None
     """The latest moment that a push named."""
     heard_at: datetime
-    """Until when its latest episode was heard of."""
+    """The latest moment at which a push proves that its latest episode lasted."""
     started_at: datetime | None
     ended_at: datetime | None
     last_run: int | None
@@ -95,8 +95,9 @@ class Moments:
     def is_before(self, moment: datetime | None, known: datetime | None) -> bool:
         """Whether a moment of this push lies before a known one; False if they cannot be compared.
 
-        A known moment that is still to come, next to one that is past, is of a clock that has been corrected since;
-        but what was accepted later may well speak of a later moment.
+        They cannot be compared if this moment is past and the known one is still to come: the clock that wrote the
+        known one was wrong, and has been corrected since. In a push that was overtaken this is no sign of a wrong
+        clock, because the known moment comes from a push that was accepted later.
         """
         if moment is None or known is None or moment >= known:
             return False
@@ -109,15 +110,16 @@ class Moments:
         return max(named, default=None)
 
     def heard_at(self, known: KnownAlert | None) -> datetime:
-        """Until when the alert's episode is known to have been heard of, now that this push is known too."""
-        heard_at = self._speaks_of(known)
+        """The latest moment at which the alert's episode is known to have lasted, with what this push proves."""
+        heard_at = self._proves_until(known)
         return heard_at if known is None else max(heard_at, known.heard_at)
 
-    def _speaks_of(self, known: KnownAlert | None) -> datetime:
+    def _proves_until(self, known: KnownAlert | None) -> datetime:
         start = self.episode_at
         if start is None:
             return self.received_at
-        # A late push, such as one that waited a day at its sender, says only that it fired at its own moments.
+        # A late push, such as one that waited a day at its sender, proves only that the alert fired at the moments that
+        # it names.
         trusted = self.received_at - start <= LATE or (known is not None and known.heard_at > start)
         return self.received_at if trusted else max(start, self.occurred_at or start)
 
@@ -142,10 +144,11 @@ def news_of(alert: Alert, known: KnownAlert | None, moments: Moments) -> News:
 
 
 def _is_contradicted(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
-    """Whether a push that was accepted later has said otherwise before, and the moments do not decide.
+    """Whether a push that was accepted later, and recorded before, contradicts this one, and the moments do not decide.
 
-    An alert that is in two incidents is spoken of by two pushes, in any order: the second one to be recorded may have
-    been accepted first. That the alert fires is no news of the alert then, but still news for the other incident.
+    Two pushes can name an alert that is in two incidents. Only the pushes of one incident are recorded in order, so the
+    one that was accepted first may be recorded second. If both say that the alert fires, there is no contradiction, and
+    the second one can still be news for its own incident.
     """
     if not moments.overtaken or (alert.firing and known.firing):
         return False
@@ -161,7 +164,7 @@ def _is_older(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
     if moment is None:
         return _starts_before(known, moments)
     if moments.is_before(moment, known.episode_at):
-        return True  # the late end of an earlier episode
+        return True  # the end of an earlier episode arrives late
     return moments.episode_at is None and moments.is_before(moment, known.occurred_at)
 
 
@@ -172,7 +175,7 @@ def _begins_before(known: KnownAlert, moments: Moments) -> bool:
     if known.firing:
         # A sender that also names the moment of each event may deliver an old one late.
         return _starts_before(known, moments) or moments.is_before(moments.occurred_at, known.occurred_at)
-    # The episode that has ended; and one that began before that end, as the other server of a pair sees it.
+    # It is the episode that has ended, or one that began before that end: the other server of a pair sees it so.
     same = start == known.episode_at
     return same or moments.is_before(start, known.episode_at) or moments.is_before(start, known.ended_at)
 
@@ -202,11 +205,11 @@ class IncidentChange:
     reopened: bool = False
     """The incident was resolved, and fires again."""
     new_episode: bool = False
-    """An alert of it began anew, and the end of its firing before was never heard of."""
+    """An alert of it fires again, and no push has named the end of its previous firing."""
     severity_raised: bool = False
     """The worst alert that fires is worse than the worst one before."""
     severity_lowered: bool = False
-    """It is less severe than the worst one before."""
+    """The worst alert that fires is less severe than the worst one before."""
     new_firing: int = 0
     """Firing alerts that are new to the incident, or were resolved before."""
     newly_resolved: int = 0

@@ -1,4 +1,4 @@
-"""When an incident is spoken of again by itself: reminders, and the expiry of what nobody hears of. Pure: no store."""
+"""What happens to an incident without a push, and when: reminders, and expiry. Pure: no store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from orchestration.settings import Settings
 from orchestration.states import RunReason
 
 MISSED_REPEATS = 3
-"""After how many missed repeats of its sender an incident expires, if that is later than its time to expire."""
+"""An incident expires after this many missed repeats of its sender, or after the setting's time if that is later."""
 
 EARLY = 0.1
-"""Which part of its interval a reminder may come early: the message before took some seconds to be sent."""
+"""The part of its interval by which a reminder may come early: sending the previous message took some seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,9 @@ class Timing:
     remind: float
     remind_critical: float
     acknowledge: float
-    """How long an acknowledgement is good for. 0 means until the incident ends."""
+    """How long an acknowledgement lasts. 0 means until the incident ends."""
     expire: float
+    """How long no push may name the incident before it expires."""
 
     @classmethod
     def of(cls, settings: Settings, source: str) -> Timing:
@@ -49,7 +50,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class FollowUp:
-    """What an incident is spoken of for by itself, and when."""
+    """What happens next to an incident without a push, and when."""
 
     reason: RunReason
     """REMINDER or EXPIRY."""
@@ -64,12 +65,12 @@ def next_follow_up(
     repeat_seconds: float | None,
     now: datetime,
 ) -> FollowUp | None:
-    """What comes next for an incident by itself. None means nothing: it has ended, or nothing is set.
+    """What happens next to an incident without a push. None means nothing: it has ended, or the settings say never.
 
     Args:
         incident: as it is now.
         timing: the times that concern it.
-        notified_at: when somebody was notified of it last. None means since it was opened.
+        notified_at: when somebody was notified of it last. None means that it counts from the opening.
         repeat_seconds: how often its sender repeats it. None means that it is not known.
         now: of a reminder and an expiry that are both overdue, only the expiry counts.
     """
@@ -77,7 +78,7 @@ def next_follow_up(
         return None
     expiry = _expiry(incident, timing, repeat_seconds)
     reminder = _reminder(incident, timing, notified_at or incident.opened_at)
-    # Whoever hears that it counts as over need not be reminded of it.
+    # The message of the expiry takes the reminder's place: it says more.
     if expiry is not None and (reminder is None or expiry <= max(reminder, now)):
         return FollowUp(reason=RunReason.EXPIRY, due_at=expiry)
     return FollowUp(reason=RunReason.REMINDER, due_at=reminder) if reminder is not None else None
@@ -101,7 +102,7 @@ def is_quiet(incident: Incident) -> bool:
 
 def _reminder(incident: Incident, timing: Timing, notified_at: datetime) -> datetime | None:
     if is_quiet(incident):
-        # The end of the quiet is a reminder of its own. Reminders that are switched off do not switch it off.
+        # The end of a snooze or an acknowledgement is a reminder, also where the settings switch reminders off.
         ends = [incident.snoozed_until] if incident.snoozed_until is not None else []
         if incident.status is IncidentStatus.ACKNOWLEDGED:
             acknowledged_until = timing.acknowledged_until(incident)

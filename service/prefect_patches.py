@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 SERVICES_END_SECONDS = 5.0
-"""How long Prefect's services may go on sending what is queued after they were told to stop."""
+"""How long Prefect's services may go on sending their queues after they were stopped."""
 
 
 def keep_own_sigterm_handler() -> None:
@@ -59,8 +59,9 @@ def limit_end_of_services() -> None:
         AttributeError: this version of Prefect has no `_drain` in its services.
     """
     # Upstream: each service sends from a thread of its own, and waits for its server at the exit of the interpreter,
-    # without a limit. A server that takes connections and answers none kept every command for one minute, after its
-    # result was printed. Also a service that begins at the exit, for the last log line of a cancelled flow.
+    # without a limit. A server that takes connections and answers none kept every command for one minute after its
+    # result was printed. `send_what_is_queued` cannot prevent that alone: the last log line of a cancelled flow starts
+    # another service at the exit.
     services = _import_with("prefect._internal.concurrency.services", "_QueueServiceBase")
     base = services._QueueServiceBase
     original = getattr(base, "_drain", None)
@@ -81,6 +82,8 @@ def limit_end_of_services() -> None:
 
 async def send_what_is_queued(seconds: float) -> None:
     """Wait until Prefect's services have sent their events and log lines, and drop what is left after `seconds`.
+
+    0 drops everything at once: for a Prefect that is known not to answer.
 
     Raises:
         AttributeError: this version of Prefect has no such services, or they keep their tasks elsewhere.

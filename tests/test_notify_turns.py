@@ -169,7 +169,7 @@ async def test_a_pause_that_a_channel_has_just_asked_for_is_kept_before_it_is_on
     channel = MemoryChannel()
     services = with_channels(services, busy=channel)
     services.asked_pauses.note("busy", 60)
-    record = await tell(services)
+    record = await tell(services, severity="warning")
 
     assert (record.status, channel.messages) == (RunStatus.FAILED, [])
     (delivery,) = await rows(services.database, "select status, error from delivery")

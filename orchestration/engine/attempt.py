@@ -146,7 +146,7 @@ async def _fail(
                 number,
                 StageStatus.RETRYING if retrying else StageStatus.FAILED,
                 owner=run.owner,
-                # A node that fails for good leaves the run's status where its start has put it.
+                # When a node fails for good, the run keeps the status that the start of the attempt gave it.
                 status=RunStatus.RETRYING if retrying else None,
                 values=runs.error_columns(error),
                 duration_ms=duration_ms,
@@ -162,6 +162,14 @@ async def _fail(
             run.run_id,
             unwritten,
         )
+    _signal_failure(run, node, number, error, duration_ms, retries_left=retries_left if retrying else None)
+    return retry_in
+
+
+def _signal_failure(
+    run: ActiveRun, node: Node, number: int, error: StageError, duration_ms: float, *, retries_left: int | None
+) -> None:
+    """Send the signals of a failed attempt. `retries_left` None means that the node is not tried again."""
     tags = run.tags(node.stage.value, number)
     facts: dict[str, str | bool] = {
         "error_type": error.error_type,
@@ -169,9 +177,8 @@ async def _fail(
         "retryable": error.retryable,
     }
     run.emit(Signal.STAGE_FAILED, tags, duration_ms=duration_ms, node=_own_name(node), **facts)
-    if retrying:
+    if retries_left is not None:
         run.emit(Signal.STAGE_RETRYING, tags, retries_left=retries_left, node=_own_name(node), **facts)
-    return retry_in
 
 
 def _own_name(node: Node) -> str | None:

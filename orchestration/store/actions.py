@@ -96,8 +96,8 @@ async def acknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, setti
     """
     incident = await _locked(tx, incident_id)
     if incident.status is IncidentStatus.ACKNOWLEDGED:
-        return _unchanged(incident, f"is acknowledged already, {_by(incident.acknowledged_by)}"
-                          f"since {_moment(incident.acknowledged_at)}")  # fmt: skip
+        since = f"{_by(incident.acknowledged_by)}since {_moment(incident.acknowledged_at)}"
+        return _unchanged(incident, f"is acknowledged already, {since}")
     _ensure_open(incident, "acknowledged")
     values = {"status": IncidentStatus.ACKNOWLEDGED.value, "acknowledged_at": func.clock_timestamp()}
     incident = await _change(tx, incident, "incident_acknowledged", actor, acknowledged_by=actor.by, **values)
@@ -124,7 +124,10 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
 
 
 async def clear_acknowledgement(tx: AsyncConnection, incident_id: str, why: str) -> None:
-    """End the acknowledgement of an incident, if it has one, by the lock of its key. `why` is for the history."""
+    """End the acknowledgement of an incident, if it has one. `why` is for the history.
+
+    The caller has the lock of the incident's key.
+    """
     incident = await get_incident(tx, incident_id)
     if incident.status is IncidentStatus.ACKNOWLEDGED:
         await update_incident(tx, int(incident_id), **UNACKNOWLEDGED)
@@ -225,7 +228,7 @@ async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -
     return _changed(incident, "has a new note")
 
 
-# What the actions share, also with what happens by itself
+# What the actions share with each other, and with reminders and expiry
 
 
 async def note_event(
@@ -251,7 +254,7 @@ async def note_event(
 
 
 async def _locked(tx: AsyncConnection, incident_id: str) -> Incident:
-    """The incident, by the lock of its key, so that it cannot change until the transaction ends."""
+    """Lock the incident's key, and read the incident under that lock: it cannot change until the transaction ends."""
     incident = await find_incident(tx, incident_id)
     await lock_incident(tx, incident.environment, incident.incident_key)
     return await get_incident(tx, incident_id)

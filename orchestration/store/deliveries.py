@@ -37,7 +37,7 @@ class Place:
     driver: str
     target: str
     incident_id: str | None = None
-    """The incident whose present state is said. None: the message is about the run alone."""
+    """The incident whose present state the message says. None means that the message is about the run alone."""
 
 
 class Standing(Contract):
@@ -107,7 +107,7 @@ _LOCK = text(
 
 _ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp()"
 
-# A statement of its own, after the lock: it has to see what the one who had the lock before has committed.
+# A separate statement, after the lock, so that it sees what the previous owner of the lock has committed.
 _LOOK = text(
     f"""
     select incident.version, incident.status, incident.severity,
@@ -178,7 +178,7 @@ async def is_behind(tx: AsyncConnection, place: Place) -> bool:
     return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
 
 
-# Of a try whose process died there is no answer on record either.
+# The ledger counts a try whose process died as perhaps accepted: no answer to it is on record.
 _FIRING_ON = text(
     f"""
     select known.channel
@@ -197,9 +197,9 @@ _FIRING_ON = text(
 
 
 async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[str]:
-    """The channels that believe that an incident fires which is over now, as far as is known.
+    """The channels that may still show that an incident fires, although it is over now.
 
-    The last message that they accepted said so; or an earlier one that they may have accepted without an answer.
+    The last message that they accepted said that it fires, or they may have accepted such a message without an answer.
     """
     return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
 
@@ -214,7 +214,7 @@ _WAITING = text(
 
 
 async def failing_channels(tx: AsyncConnection, incident_id: str) -> dict[str, float]:
-    """The channels that have refused the messages about an incident, with the seconds since when."""
+    """The channels that refuse the messages about an incident, each with the seconds since the first refusal."""
     rows = (await tx.execute(_WAITING, {"incident_id": int(incident_id)})).all()
     return {row[0]: float(row[1]) for row in rows}
 
@@ -271,7 +271,7 @@ async def find_sent(tx: AsyncConnection, place: Place) -> DeliveryRecord | None:
 
 
 async def note_wait(tx: AsyncConnection, place: Place, why: str, *, version: int | None = None) -> None:
-    """Write that a message waits, because its channel may not be sent anything yet. That is not counted as a try."""
+    """Record that a message waits for its channel's turn. That does not count as a try."""
     key = run_key(place) if version is None else incident_key_of(place, version)
     await _open(tx, place, version, key, status=FAILED, error=why)
     if version is not None:
@@ -296,7 +296,7 @@ async def _open(
     return (await tx.execute(_OPEN, values)).mappings().one_or_none()
 
 
-# After it was given up, its time begins anew.
+# A channel that was given up and fails again has its full time once more.
 _FAILING = """
     failing_since = case when given_up_at is null then coalesce(failing_since, clock_timestamp())
         else clock_timestamp() end,
@@ -304,7 +304,7 @@ _FAILING = """
 """
 _NOTE_FAILING = text(f"update incident_channel set {_FAILING} where incident_id = :incident_id and channel = :channel")
 
-# What another run is sending with a living lease stays as it is; that run marks it itself when it looks again.
+# A message that another run with a living lease is sending stays as it is: that run marks it when it looks again.
 _SUPERSEDE = text(
     f"""
     update delivery set status = '{SUPERSEDED}', settled_at = clock_timestamp()
@@ -320,7 +320,7 @@ _SUPERSEDE = text(
 
 
 async def supersede_older(tx: AsyncConnection, place: Place, version: int) -> None:
-    """Mark the messages about versions before this one that were not sent: they never are."""
+    """Mark the unsent messages about versions before this one as superseded: they are never sent."""
     values = {"incident_id": int(place.incident_id or 0), "channel": place.channel, "version": version}
     await tx.execute(_SUPERSEDE, {**values, "run_id": place.run_id, "node_id": place.node_id})
 
@@ -423,8 +423,8 @@ LAST_ERROR = """
 """
 """What the channel of `known`, a row of `incident_channel`, answered last, if it failed."""
 
-# What is still true is something that the other channels should hear of. Of an end they have heard: for it the history
-# says that the channel was given up, and so does the next message about the incident.
+# While the incident is open, its version grows, so that the other channels are told that one was given up. After the
+# end that is not worth a message: the history says it, and so does the next message about the incident.
 _GIVE_UP = text(
     f"""
     with given_up as (

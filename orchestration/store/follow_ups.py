@@ -1,4 +1,4 @@
-"""Follow-up runs: what is to happen to an incident by itself waits in the same queue as what senders push."""
+"""Follow-up runs: what happens to an incident without a push waits in the same queue as what senders push."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from orchestration.states import RunReason
 from orchestration.store.records import new_id
 from orchestration.store.runs import INBOX_CHANNEL
 
-# A timer is not news about an alert: whoever looks for the runs of an alert by its title finds what has happened.
+# A timer is no news about an alert, so it does not have the incident's title: who looks for the runs of an alert by its
+# title finds only what has happened.
 _TITLE = f"""
     case when :reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}') then 'Incident ' || incident.id
         else incident.title end
 """
 
-# The run that it follows gives it its options, so that it reaches the same channels and spares the same, and its trace.
-# Whom a redelivery follows does not concern the next run. Lists and waits count from the moment at which it is due.
+# The new run copies the trace and the options of the run that it follows, so that it uses and leaves out the same
+# channels. The option `follows` is not copied: it belongs to one redelivery. `created_at` is the moment at which the
+# run is due, because lists and waits count from it.
 _INSERT = text(
     f"""
     insert into pipeline_run (

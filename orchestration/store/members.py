@@ -17,7 +17,7 @@ _A = AlertRow
 _M = MembershipRow
 
 EXPIRED = "expired"
-"""The status of a member that nobody had heard of for long. If it is heard of again, it fires again."""
+"""The status of a member whose incident has expired. The next push that says so makes it fire again."""
 
 DISMISSED = "dismissed"
 """The status of a member whose incident a person has resolved while the sender still says that it fires."""
@@ -37,9 +37,9 @@ _JOIN = text(
 
 
 async def join(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int], *, repeats: Collection[int]) -> int:
-    """Let these alerts, at least one, fire in an incident. Returns how many of them did not before.
+    """Let these alerts, at least one, fire in an incident. Returns how many of them did not fire in it before.
 
-    Of those that a person has dismissed, `repeats` stay so: what is said of them is no new firing.
+    An alert in `repeats` that a person has dismissed stays dismissed: the push repeats the same firing.
     """
     values = {"incident_id": incident_id, "alert_ids": list(alert_ids), "repeats": list(repeats)}
     return len((await tx.execute(_JOIN, values)).all())
@@ -83,8 +83,8 @@ async def end(
 ) -> int:
     """End alerts in every incident that they are in. Returns how many ended in the one whose lock the caller has.
 
-    Each other incident gets a run of its own, which brings it up to date under its own lock. Of the alerts that have
-    `begun` anew, the firing that a person has dismissed is over.
+    Each other incident gets a run of its own, which brings it up to date under its own lock. `begun` are alerts with a
+    new episode: where a person has dismissed the previous one, that one is over too.
     """
     if not (alert_ids or begun):
         return 0
@@ -118,11 +118,11 @@ _RESOLVE_OTHERS = text(
 async def resolve_others(
     tx: AsyncConnection, incident_id: int, named: Collection[int], *, run: int, latest: datetime | None
 ) -> list[int]:
-    """Resolve the alerts that fire in an incident, but for those that the push names. Returns the ids of their rows.
+    """Resolve the alerts that fire in an incident, except those that the push names. Returns the ids of their rows.
 
     Args:
         tx: the transaction that has the lock of the incident's key.
-        incident_id: the incident, of which its sender says that all of it is over.
+        incident_id: the incident. Its sender says that every alert of it has ended.
         named: the ids of the alerts that the push names.
         run: the number of the push's run.
         latest: the latest moment that the push names. What began later is left alone.

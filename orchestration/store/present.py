@@ -1,5 +1,5 @@
-"""What is true of an incident now, for a message about it: its state, its members, what comes next by itself, and who
-could not be told."""
+"""What is true of an incident now, for a message about it: its state, its members, what happens next without a push,
+and which channels were given up."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Present(Contract):
     resolved: int = 0
     upcoming: Upcoming | None = None
     given_up: dict[str, str] = Field(default_factory=dict[str, str])
-    """The channels that were given up, until they are told of it again: name to what they answered last."""
+    """The channels on which the incident was given up, by name, with the last answer of each. A channel leaves this
+    list when it accepts a message about the incident."""
 
 
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
@@ -88,7 +89,7 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
 
 
 def _latest_to_end(alerts: list[Alert]) -> list[Alert]:
-    """Of resolved alerts, those of the last episode: what had ended before the last one began is another story."""
+    """Of resolved alerts, those of the last episode. What had ended before the last one began is older history."""
     if not alerts or (last := alerts[0]).ended_at is None or last.started_at is None:
         return alerts
     return [alert for alert in alerts if alert.ended_at is None or alert.ended_at >= last.started_at]
@@ -97,6 +98,6 @@ def _latest_to_end(alerts: list[Alert]) -> list[Alert]:
 def _alert_of(row: Mapping[Any, Any], incident: Incident) -> Alert:
     values = {name: row[name] for name in _ALERT_COLUMNS}
     values["status"] = AlertStatus.FIRING if row["status"] == AlertStatus.FIRING else AlertStatus.RESOLVED
-    # Without its time of the end, which a sender names for an alert that fires, too.
+    # The row of an alert can have a time of the end although the alert fires in this incident.
     ended = {} if values["status"] == AlertStatus.RESOLVED else {"ended_at": None}
     return Alert.model_validate({**values, **ended, "incident_key": incident.incident_key})

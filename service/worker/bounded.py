@@ -11,9 +11,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
 
-from prefect.context import AsyncClientContext, SyncClientContext
-from prefect.settings import temporary_settings
-
 from blocks.channels.resolver import ChannelCache
 from blocks.prefect_api import prefect_errors
 from flows.services import make_services
@@ -36,7 +33,7 @@ from service.prefect_patches import limit_end_of_services, send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
-from service.worker.process import prefect_settings
+from service.worker.process import enter_prefect
 from service.worker.watch import WATCH_SECONDS, Watch
 from tasks.analyze.stage import ensure_provider
 from tasks.ingest.inbox import PushMetadata, accept
@@ -168,10 +165,8 @@ async def open_bounded_worker(
         copies = EncryptedCache(database)
         channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
         services = make_services(settings, database, blocks=channels, console=console)
-        opening.enter_context(temporary_settings(prefect_settings(addresses.prefect_api_url)))
         with prefect_errors():
-            client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
-            opening.enter_context(SyncClientContext.get_or_create())
+            client = await enter_prefect(opening, addresses.prefect_api_url)
         breaker, mirror = Breaker(), FlowRunMirror(client)
         # A person waits here, not a page: a Prefect that has just been started may take its time.
         results = settings.home.expanduser() / "results"

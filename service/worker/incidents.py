@@ -1,4 +1,4 @@
-"""What a worker does for open incidents for which nothing waits in the queue: it gives them their timer."""
+"""A worker's duty for open incidents without a timer: it schedules their next reminder or their expiry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from orchestration.signals import logger
 from orchestration.store import timers
 
 EVERY_SECONDS = 600.0
-"""How often a worker looks for such incidents: they were open before there were timers, or before a setting asked for
-one, or the run that was to schedule the next one failed."""
+"""How often a worker looks for such incidents. They were opened before there were timers, or before a setting asked for
+one, or the run that should have scheduled the next timer failed."""
 
 
 async def look_after_incidents(services: Services) -> None:
@@ -27,7 +27,7 @@ async def look_after_incidents(services: Services) -> None:
 
 
 async def start_timers(services: Services) -> None:
-    """Schedule what comes next for each open incident that has no timer. Nobody is notified by that.
+    """Schedule what comes next for each open incident that has no timer. This alone notifies nobody.
 
     Raises:
         Unavailable: the database does not answer.

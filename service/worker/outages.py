@@ -1,4 +1,4 @@
-"""What a worker does for channels that fail: it lets them be tried again, and reports their outages on the others."""
+"""A worker's duty for channels that fail: it has them tried again, and reports their outages on the other channels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tasks.ingest.sources.registry import OWN_SOURCE
 
 
 async def look_after_channels(services: Services) -> None:
-    """Wake what waits for a channel that may be tried again, and report what nobody has heard of. Each once, whichever
-    worker does it.
+    """Have each channel tried again whose pause is over, and report outages and their ends. Over all workers, each
+    outage and each end is reported once.
 
     Raises:
         Unavailable: the database does not answer.
@@ -35,7 +35,7 @@ async def look_after_channels(services: Services) -> None:
 
 async def _report(services: Services) -> None:
     async with services.database.transaction() as tx:
-        # In the transaction in which it is marked as reported, so that it is reported if and only if it is.
+        # One transaction marks an outage as reported and accepts its alert: both happen, or neither does.
         outages = await channels.outages_to_report(tx)
         for outage in outages:
             await accept(services, _request(outage), write=partial(write_push, tx))

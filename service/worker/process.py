@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -44,10 +44,10 @@ async def open_worker(
     concurrency: int | None = None,
     prepare: Callable[[PrefectClient, Database], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncGenerator[Worker]:
-    """A worker to `start()`. At the end of the body its runs have the grace time to end.
+    """A worker to `start()`. When the body ends, its runs get the grace time to end.
 
-    Within the body Prefect's settings and clients, and the services, are those of the worker. `prefect_api_url` None
-    leaves Prefect's own setting. `prepare` runs in the background.
+    Within the body Prefect's settings, Prefect's clients and the services are those of the worker. `prefect_api_url`
+    None leaves Prefect's own setting. `prepare` runs in the background.
 
     Raises:
         BadSetting: the key of the encrypted cache cannot be used.
@@ -58,10 +58,7 @@ async def open_worker(
     limit_end_of_services()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
-        opening.enter_context(temporary_settings(prefect_settings(prefect_api_url)))
-        # One client for the process: otherwise each run builds two and loads the certificates twice.
-        client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
-        opening.enter_context(SyncClientContext.get_or_create())
+        client = await enter_prefect(opening, prefect_api_url)
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
@@ -75,15 +72,35 @@ async def open_worker(
         await watch.look()
         reach = Reach(services.channels, EncryptedCache(database))
         await reach.look()
-        looking = asyncio.create_task(reach.run())
-        preparing = asyncio.create_task(prepare(client, database)) if prepare is not None else None
+        duties = [reach.run()] if prepare is None else [reach.run(), prepare(client, database)]
         try:
-            yield worker
+            with _in_background(duties):
+                yield worker
         finally:
-            looking.cancel()
-            if preparing is not None:
-                preparing.cancel()
             await worker.end(settings.worker_grace_seconds)
+
+
+@contextmanager
+def _in_background(duties: Sequence[Coroutine[Any, Any, None]]) -> Generator[None]:
+    """Execute these beside the body, and cancel them at its end."""
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def enter_prefect(opening: AsyncExitStack, api_url: str | None) -> PrefectClient:
+    """Use Prefect's settings and clients for a process that executes runs, until the stack ends. Returns the client.
+
+    `api_url` None leaves Prefect's own address.
+    """
+    opening.enter_context(temporary_settings(prefect_settings(api_url)))
+    # One client for the process: otherwise each run builds two and loads the certificates twice.
+    client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
+    opening.enter_context(SyncClientContext.get_or_create())
+    return client
 
 
 def prefect_settings(api_url: str | None) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Whether the messages of this worker reach anybody: without a channel, nobody is notified, and that must be said."""
+"""Whether the messages of this worker reach anybody: without a channel nobody is notified, and the log must say so."""
 
 from __future__ import annotations
 

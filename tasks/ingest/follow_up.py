@@ -1,6 +1,6 @@
-"""What ingest does in a run that no push has started: a reminder, an expiry, or what a person has done.
+"""What ingest does in a run that no push has started: a reminder, an expiry, or the action of a person.
 
-The run was queued for what was true then. What is true now decides, by the lock of the incident's key.
+The incident may have changed since the run was queued. So the state of now decides, read under the lock of its key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestration.timing import FollowUp, Timing, is_due, is_quiet
 from tasks.ingest.incidents import NotifyDecision
 
 LOOK_AGAIN = timedelta(minutes=5)
-"""When an incident that is due to expire is looked at again, because a push about it is not recorded yet."""
+"""The delay of an expiry that is due while a push about the incident waits to be recorded."""
 
 
 async def follow_up(
@@ -30,10 +30,10 @@ async def follow_up(
 
     Args:
         tx: the transaction of the lock.
-        incident: as it is now, by that lock.
+        incident: as it is now, read under that lock.
         run_id: the run.
         reason: that of the run: reminder, expiry or action.
-        settings: the times after which incidents are spoken of again.
+        settings: have the times of reminders and expiry.
     """
     if reason is RunReason.ACTION:
         return _after_action(incident)
@@ -69,7 +69,7 @@ def _why_not(reason: RunReason, incident: Incident) -> Reason:
 
 
 async def _remind(tx: Transaction, incident: Incident, run_id: str, settings: Settings) -> NotifyDecision:
-    """The incident still fires: it is spoken of again, and its acknowledgement and its snooze are over."""
+    """Send the incident again, because it still fires, and end its acknowledgement and its snooze."""
     await clear_acknowledgement(tx, incident.id, "it has timed out")
     await update_incident(tx, int(incident.id), snoozed_until=None)
     await raise_version(tx, incident.id)
@@ -79,7 +79,7 @@ async def _remind(tx: Transaction, incident: Incident, run_id: str, settings: Se
 
 
 async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known) -> NotifyDecision:
-    """Nobody has heard of the incident for long: it counts as over."""
+    """End the incident, because no push has named it for a long time."""
     await members.end_all(tx, int(incident.id), members.EXPIRED)
     ended = {"status": IncidentStatus.RESOLVED.value, "resolved_at": known.now, "snoozed_until": None}
     await update_incident(tx, int(incident.id), **ended)

@@ -25,18 +25,18 @@ from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
 _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2
 _SHORT_WAIT_SECONDS = 0.25
-"""A channel that fails is waited for within the attempt if it may be tried again so soon. While another message tries
-it, the attempt looks so often whether it works."""
+"""An attempt waits for a channel that fails if the channel may be tried again within this time. While another message
+tries the channel, the attempt looks this often whether it works."""
 
 _MAX_MESSAGES = 5
-"""How many messages about one incident an attempt sends to a channel, while the incident goes on changing."""
+"""The most messages that one attempt sends to a channel, while the incident goes on changing."""
 _MAX_LOOKS = 50
 
 Outside = Callable[[], AbstractAsyncContextManager[None]]
-"""Within it the run waits for somebody outside."""
+"""Makes a context manager. Within its body the run only waits for somebody outside, so others may use its slot."""
 
 SETTLE_SECONDS = 20.0
-"""How long to retry recording the result of a message that was sent. Shorter than the default lease."""
+"""How long the result of a message that was sent is recorded again and again. Shorter than the default lease."""
 
 PAUSE_PER_BACKOFF = 0.5
 """The first pause of a channel that fails, as a part of the backoff factor: 1 s by default, so that the retry of the
@@ -47,7 +47,7 @@ ALREADY_SENT = "already_sent"
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of one channel in one attempt."""
+    """The result of one attempt on one channel."""
 
     delivery: Delivery
     failure: DeliveryFailed | None = None
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Telling:
-    """What a notify node says, and where it says it from."""
+    """What a notify node has to say, with what is needed to say it on any channel."""
 
     database: Database
     subject: MessageSubject
@@ -76,7 +76,7 @@ class Telling:
     """Reads what is true now."""
     backoff_factor: float
     outside: Outside = nullcontext
-    """Where it waits for a channel, so that a channel that hangs does not keep the run's slot."""
+    """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
@@ -185,7 +185,7 @@ class _ChannelLedger:
     async def _open(
         self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, needs_turn: bool
     ) -> _Look:
-        # Whoever has waited for its turn has lost it if the channel has refused another message meanwhile.
+        # A turn that was reserved is lost if the channel has refused another message since.
         turn = None if needs_turn else reserved
         if turn is None and (needs_turn or self._pace_seconds > 0):
             turn = await channels.reserve_turn(tx, self._named.name, pace_seconds=self._pace_seconds)
@@ -274,7 +274,7 @@ class _ChannelLedger:
             await asyncio.sleep(_SETTLE_RETRY_SECONDS)
 
     async def _is_behind(self) -> bool:
-        """Whether the incident has changed while the message was sent. Who came meanwhile has left it to this run."""
+        """Whether the incident has changed while the message was sent. Meanwhile other runs left that to this one."""
         async with self._database.statement() as tx:
             return await deliveries.is_behind(tx, self._place)
 

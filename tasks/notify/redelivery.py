@@ -1,4 +1,4 @@
-"""What a channel has refused is tried again by a later run, with growing delay, until it is given up, which is said."""
+"""Redelivery: a later run sends again what a channel has refused, with growing delays, until it is given up."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _JITTER = 0.2
 async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
     """Queue the run that tries again what was refused, or give up what has been refused for too long.
 
-    The delay is as long as the incident's messages have been refused: 15 s at first, then doubled each time, 15 min at
-    most. A channel that works again makes it due at once.
+    The delay is the time for which the incident's messages have been refused so far: at first 15 s, then about twice as
+    long each time, at most 15 min. When the channel works again, the run is due at once.
 
     Raises:
         Unavailable: the database does not answer.
@@ -38,7 +38,7 @@ async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
         failing_for = await _failing_for(tx, run, failing)
         given_up = sorted(channel for channel, seconds in failing.items() if seconds >= limit)
         waits = {channel: seconds for channel, seconds in failing.items() if seconds < limit}
-        # That it was given up is said at once, by a run that tells the other channels.
+        # A run that is due at once tells the other channels that one was given up.
         at_once = bool(given_up) and await deliveries.give_up(tx, record.incident_id, given_up, run_id=record.run_id)
         delay = 0.0 if at_once else delay_seconds(failing_for)
         if not at_once and waits:
@@ -63,7 +63,7 @@ async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
 
 
 async def _failing_for(tx: AsyncConnection, run: ActiveRun, failing: Mapping[str, float]) -> float:
-    """For how many seconds the message has been refused; if no channel has refused it, since the first of its runs."""
+    """The seconds since the first refusal of the message, or since its first run if no channel has refused it."""
     if failing:
         return min(failing.values())
     first = run.record
@@ -74,7 +74,9 @@ async def _failing_for(tx: AsyncConnection, run: ActiveRun, failing: Mapping[str
 
 
 def delay_seconds(failing_for_seconds: float) -> float:
-    """How long to wait after a message has been refused for so long, with some chance in it, so that not all come back
-    at the same moment."""
+    """The delay of the next try, in seconds, for a message that has been refused for this long.
+
+    The delay has a random part, so that messages which were refused together do not all return at the same moment.
+    """
     delay = min(max(failing_for_seconds, FIRST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
     return delay * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret

@@ -102,10 +102,12 @@ def _failed(outcomes: Sequence[Outcome], elsewhere: Sequence[Outcome], failover_
 
 
 async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], float | None]:
-    """Tell the other channels what none of the run's own has accepted: at once if they refuse it for good, after
-    `OUTAGE_SECONDS` otherwise if it is critical.
+    """Send the message on the other channels, if none of the run's own has accepted it.
 
-    Returns what became of them, and in how many seconds it is time, if it is not yet.
+    This happens at once if all of them refuse it for good. Otherwise it happens only for a critical incident, after
+    `OUTAGE_SECONDS`.
+
+    Returns the outcomes on the other channels, and the seconds until they are due, None if no wait is needed.
     """
     failures = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
     if any(one.reached for one in outcomes):
@@ -148,7 +150,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     if not chosen and excepted:
         chosen = list(await run.services.channels.others(excepted))
     subject = await read_subject(run, step)
-    # Of the end also a channel hears that is excepted, if it was told that the incident fires.
+    # A channel that was told that the incident fires is told the end too, even if the run leaves it out.
     told = await _told_before(run, subject.incident, [named.name for named in chosen]) if names == [None] else []
     channels = {named.name: named for named in (*chosen, *told)}
     return NotifyConfig(
