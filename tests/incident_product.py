@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -179,12 +180,14 @@ class Product:
 
     async def settle(self) -> None:
         """Wait until every run is over or waits: for a channel that hangs, for its next attempt, or asleep."""
-        quiet = 0
+        quiet = waits = 0
         while quiet < 3:
             await asyncio.sleep(0)
             if self.database.engine.pool.checkedout():  # pyright: ignore
                 await asyncio.sleep(0.0005)
-                quiet = 0
+                quiet, waits = 0, waits + 1
+                if waits % 1000 == 0:
+                    gc.collect()  # a task that was cancelled while it got its connection has not given it back
             else:
                 quiet = quiet + 1 if self.loop.is_idle() else 0
         for refusal in (one for channel in self.channels.all.values() for one in channel.refused):
