@@ -168,7 +168,7 @@ async def test_a_message_that_was_on_its_way_does_not_end_the_wait_for_which_the
 async def test_a_pause_that_a_channel_has_just_asked_for_is_kept_before_it_is_on_record(services: Services) -> None:
     channel = MemoryChannel()
     services = with_channels(services, busy=channel)
-    services.asked_pauses.note("busy", 60)
+    services.asked_pauses.note("busy", 120)
     record = await tell(services, severity="warning")
 
     assert (record.status, channel.messages) == (RunStatus.FAILED, [])
