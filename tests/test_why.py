@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from tests.cli_helpers import json_of, side_by_side
 from tests.conftest import Command, MemoryChannel, MemoryChannels
 from tests.engine_helpers import with_kind
 from tests.life_helpers import execute_timer, let_pass
-from tests.notify_helpers import FailingChannel, NoChannels, execute_redelivery, refused
+from tests.notify_helpers import FailingChannel, NoChannels, WaitingChannel, execute_redelivery, refused
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -193,6 +194,23 @@ async def test_coalesced(api: httpx.AsyncClient, paged: Services) -> None:
 
     assert "No message of its own was needed for DiskFull on db-1" in found.answer
     assert "(coalesced)" in found.answer
+
+
+async def test_a_run_for_the_beginning_that_has_told_the_end(api: httpx.AsyncClient, services: Services) -> None:
+    slow = WaitingChannel(driver="slack")
+    waiting = replace(services, channels=MemoryChannels({"slack": slow}))
+    run_id = await send(api, None)
+    run = asyncio.create_task(run_to_end(waiting, run_id))
+    await slow.asked.wait()
+    assert (await api.post("/incidents/1/resolve/", json={"by": "ada"})).status_code == 200
+    slow.let_go.set()
+    await run
+    found = await ask(api, run_id)
+
+    assert [message.title.split("]")[0] for message in slow.messages] == ["[CRITICAL", "[RESOLVED"]
+    assert "Resolved by: ada" in slow.messages[-1].text
+    assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
+    assert "a new incident (opened). The last message says that it is over." in found.answer
 
 
 async def test_superseded(api: httpx.AsyncClient, services: Services) -> None:
