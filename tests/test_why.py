@@ -391,6 +391,8 @@ async def test_what_is_not_there_is_said(api: httpx.AsyncClient) -> None:
         ({"what": 'instance=~"((((a{0,255}){0,255}){0,255}){0,255})"'}, "regular expression is too complex"),
         ({"what": 'instance=~"(?i)x"'}, "has '(?', which matchers do not know"),
         ({"what": 'a=~"(x)\\1"'}, "which matchers do not know"),
+        ({"what": "instance="}, "has no value, so it fits all that has no such label"),
+        ({"what": 'instance="", team='}, "has no value"),
         ({"what": 'instance="db-1'}, "is no matcher; expected label="),
         ({"what": '{instance="db-1" team="shop"}'}, "is no matcher; expected label="),
         ({"what": "\x00"}, "expected 1 to 256 printable characters"),
