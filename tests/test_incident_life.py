@@ -35,6 +35,7 @@ from tests.life_helpers import (
     story_of,
     upcoming,
 )
+from tests.notify_helpers import execute_follow_up
 from tests.store_helpers import add_runs, new_run
 
 HOUR = timedelta(hours=1)
@@ -149,6 +150,11 @@ async def test_an_acknowledgement_ends_when_it_gets_worse(services: Services, ch
     assert len(channel.messages) == 2
 
 
+def fact(channel: MemoryChannel, label: str) -> str:
+    """A fact of the last message."""
+    return next((fact.value for fact in channel.messages[-1].facts if fact.label == label), "")
+
+
 async def test_who_did_what_and_from_where_is_in_the_history(services: Services) -> None:
     incident_id = await opened(services)
     await acknowledge(services, incident_id, BOB)
@@ -239,6 +245,18 @@ async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_
     assert (await incident_of(services.database, incident_id)).status is IncidentStatus.OPEN
 
 
+async def test_the_message_says_who_has_resolved_the_incident(services: Services, channel: MemoryChannel) -> None:
+    await resolve(services, await opened(services))
+    await execute_follow_up(services, RunReason.ACTION)
+    assert fact(channel, "Why now") == "somebody has resolved the incident"
+    assert fact(channel, "Resolved by") == "ada"
+
+    await push(services, value=2)
+    await push(services, status="resolved", value=2)
+    assert fact(channel, "Why now") == "every alert of the incident is resolved"
+    assert fact(channel, "Resolved by") == ""
+
+
 async def test_what_has_closed_stays_closed_and_what_fires_again_is_a_new_incident(
     services: Services, channel: MemoryChannel
 ) -> None:
@@ -311,6 +329,7 @@ async def test_what_nobody_hears_of_any_more_expires_and_fires_again_when_it_is_
     assert (await events_of(services.database, incident_id))[-1] == "incident_expired"
     assert await next_of(services.database, incident_id) == "nothing"
     assert len(channel.messages) >= 2
+    assert fact(channel, "Why now").startswith("nobody has heard of it for long, so it counts as over")
 
     await push(services, value=4)
     assert (await incident_of(services.database, incident_id)).status is IncidentStatus.OPEN

@@ -81,7 +81,6 @@ def test_what_was_given_up_is_not_sent_again_by_a_redelivery() -> None:
         (standing(), "new_alerts", "opened"),
         (standing(), "redelivery", "redelivery"),
         (standing(over=True), "opened", "resolved"),
-        (standing(**KNOWS_FIRING, over=True), "expired", "expired"),
         (standing(**KNOWS_END), "severity_raised", "reopened"),
         (standing(**KNOWS_FIRING), "new_alerts", "severity_raised"),
         (standing(**KNOWS_FIRING | {"known_severity": Severity.CRITICAL}), "new_alerts", "new_alerts"),
@@ -89,6 +88,13 @@ def test_what_was_given_up_is_not_sent_again_by_a_redelivery() -> None:
 )
 def test_a_channel_is_told_the_reason_from_its_own_view(found: Standing, reason: str, said: str) -> None:
     assert reason_to_say(decide(found), found, reason) == said
+
+
+@pytest.mark.parametrize("ended", ["resolved", "resolved_by_hand", "expired"])
+@pytest.mark.parametrize("reason", ["opened", "redelivery", "resolved_by_hand", "expired"])
+@pytest.mark.parametrize("found", [standing(over=True), standing(**KNOWS_FIRING, over=True)])
+def test_an_end_is_told_as_it_came_about_whichever_run_tells_it(found: Standing, reason: str, ended: str) -> None:
+    assert reason_to_say(decide(found), found, reason, ended) == ended
 
 
 async def test_a_page_and_its_all_clear_are_two_messages_with_keys_of_their_versions(

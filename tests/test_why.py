@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from tests.cli_helpers import json_of, side_by_side
 from tests.conftest import Command, MemoryChannel, MemoryChannels
 from tests.engine_helpers import with_kind
 from tests.life_helpers import execute_timer, let_pass
-from tests.notify_helpers import FailingChannel, NoChannels, execute_redelivery, refused
+from tests.notify_helpers import FailingChannel, NoChannels, WaitingChannel, execute_redelivery, refused
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -193,6 +194,23 @@ async def test_coalesced(api: httpx.AsyncClient, paged: Services) -> None:
 
     assert "No message of its own was needed for DiskFull on db-1" in found.answer
     assert "(coalesced)" in found.answer
+
+
+async def test_a_run_for_the_beginning_that_has_told_the_end(api: httpx.AsyncClient, services: Services) -> None:
+    slow = WaitingChannel(driver="slack")
+    waiting = replace(services, channels=MemoryChannels({"slack": slow}))
+    run_id = await send(api, None)
+    run = asyncio.create_task(run_to_end(waiting, run_id))
+    await slow.asked.wait()
+    assert (await api.post("/incidents/1/resolve/", json={"by": "ada"})).status_code == 200
+    slow.let_go.set()
+    await run
+    found = await ask(api, run_id)
+
+    assert [message.title.split("]")[0] for message in slow.messages] == ["[CRITICAL", "[RESOLVED"]
+    assert "Resolved by: ada" in slow.messages[-1].text
+    assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
+    assert "a new incident (opened). The last message says that it is over." in found.answer
 
 
 async def test_superseded(api: httpx.AsyncClient, services: Services) -> None:
@@ -373,6 +391,8 @@ async def test_what_is_not_there_is_said(api: httpx.AsyncClient) -> None:
         ({"what": 'instance=~"((((a{0,255}){0,255}){0,255}){0,255})"'}, "regular expression is too complex"),
         ({"what": 'instance=~"(?i)x"'}, "has '(?', which matchers do not know"),
         ({"what": 'a=~"(x)\\1"'}, "which matchers do not know"),
+        ({"what": "instance="}, "has no value, so it fits all that has no such label"),
+        ({"what": 'instance="", team='}, "has no value"),
         ({"what": 'instance="db-1'}, "is no matcher; expected label="),
         ({"what": '{instance="db-1" team="shop"}'}, "is no matcher; expected label="),
         ({"what": "\x00"}, "expected 1 to 256 printable characters"),

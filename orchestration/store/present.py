@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Alert, AlertStatus, Incident
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
+from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
-from orchestration.store.models import AlertRow
+from orchestration.store.models import OPEN_STATUSES, AlertRow
 from orchestration.store.table import columns_of
 
 MAX_MEMBERS = 200
@@ -46,10 +47,16 @@ _INCIDENT = text(
     select {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)}, timer.reason, timer.due_at, (
             select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
             where known.incident_id = incident.id and known.given_up_at is not null
-        ) as given_up
+        ) as given_up, ended.event as ended, ended.details ->> 'by' as ended_by
     from incident left join pipeline_run as timer on timer.incident_id = incident.id
         and timer.reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
         and timer.status = '{RunStatus.PENDING}' and timer.due_at is not null
+    left join lateral (
+        select history.event, history.details from history
+        where incident.status not in {OPEN_STATUSES!r} and history.incident_id = incident.id
+            and history.event in ('incident_resolved', 'incident_expired')
+        order by history.id desc limit 1
+    ) as ended on true
     where incident.id = :incident_id
     """
 )
@@ -67,6 +74,10 @@ class Present(Contract):
     given_up: dict[str, str] = Field(default_factory=dict[str, str])
     """The channels on which the incident was given up, by name, with the last answer of each. A channel leaves this
     list when it accepts a message about the incident."""
+    ended: Reason = Reason.RESOLVED
+    """How it ended last: by its alerts, by a person, or because nobody heard of it."""
+    ended_by: str = ""
+    """The person who has resolved it, if one has."""
 
 
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
@@ -85,7 +96,15 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
         resolved=members - firing,
         upcoming=None if found["reason"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),
         given_up=found["given_up"] or {},
+        ended=_end_of(found["ended"], found["ended_by"]),
+        ended_by=found["ended_by"] or "",
     )
+
+
+def _end_of(event: str | None, by: str | None) -> Reason:
+    if event == "incident_expired":
+        return Reason.EXPIRED
+    return Reason.RESOLVED_BY_HAND if by else Reason.RESOLVED
 
 
 def _latest_to_end(alerts: list[Alert]) -> list[Alert]:

@@ -229,7 +229,8 @@ def _parse_matchers(asked: str) -> list[Matcher]:
     """The matchers of a question, as `instance="db-1", team=~"shop.*"`. Empty means that it has none.
 
     Raises:
-        BadInput: it begins with a matcher, and goes on with what is none.
+        BadInput: it begins with a matcher, and goes on with what is none; or no matcher has a value, as when a script
+            asks with a variable that is empty.
     """
     found: list[Matcher] = []
     rest = asked.strip().removeprefix("{").removesuffix("}")
@@ -248,6 +249,10 @@ def _parse_matchers(asked: str) -> list[Matcher]:
             )
         found.append((matcher[1], matcher[2], value))
         rest = rest[matcher.end() :].lstrip(", ")
+    if found and all(operator == "=" and not value for _, operator, value in found):
+        raise BadInput(
+            f'what: {asked[:80]!r} has no value, so it fits all that has no such label; expected label="value"'
+        )
     return found
 
 

@@ -28,6 +28,7 @@ from orchestration.store.why_facts import (
 from orchestration.store.why_timeline import timeline, upcoming
 
 HTTP_UNAUTHORIZED = 401
+_ENDS = (Reason.RESOLVED, Reason.RESOLVED_BY_HAND, Reason.EXPIRED)
 _MINUTE = timedelta(minutes=1)
 """A moment that is asked about is all of its minute."""
 
@@ -194,16 +195,26 @@ def _sent_sentence(facts: Facts, one: ExplainedRun, sent: Sequence[DeliveryRecor
     names = _listed([delivery.channel for delivery in sent])
     told_at = max(delivery.settled_at or delivery.created_at for delivery in sent)
     tries = max(delivery.tries for delivery in sent)
-    verb = "were" if len(sent) > 1 else "was"
+    verb = "were" if len({delivery.channel for delivery in sent}) > 1 else "was"
     more = f", in try {tries}" if tries > 1 else ""
     reason = meaning(one.reason)
     sentence = f"{names} {verb} notified of {facts.subject} {clock(told_at, facts.now)}{more}: {reason}."
+    if one.reason not in _ENDS and _said_the_end(facts, sent):
+        sentence += " The last message says that it is over."
     missing = [*one.sent(FAILED), *one.sent(GIVEN_UP)]
     if missing:
         sentence += " " + " ".join(f"{delivery.channel} was not: {delivery.error}." for delivery in missing)
         again = _next(facts, RunReason.REDELIVERY)
         sentence += f" That is tried again {clock(again, facts.now)}." if again else ""
     return sentence
+
+
+def _said_the_end(facts: Facts, sent: Sequence[DeliveryRecord]) -> bool:
+    """Whether one of the messages is about the end. A run says what is true, also if the beginning has queued it."""
+    incident = facts.incident
+    if incident is None or not incident.status.ended:
+        return False
+    return any(delivery.incident_id == int(incident.id) and delivery.version == incident.version for delivery in sent)
 
 
 def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:

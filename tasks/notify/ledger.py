@@ -239,7 +239,7 @@ class _ChannelLedger:
             replace(
                 subject,
                 notes=self._notes,
-                reason=reason_to_say(look.decision, look.standing, subject.reason),
+                reason=reason_to_say(look.decision, look.standing, subject.reason, subject.ended),
                 began_and_ended=look.decision.why is Why.BEGAN_AND_ENDED,
             )
         )

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, Severity, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message, Upcoming
-from orchestration.reasons import meaning_of
+from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret_key, one_line, redact, redact_text
 from orchestration.states import RunReason
 from tasks.notify.templates import render
@@ -85,6 +85,10 @@ class MessageSubject:
     """Why the message goes to this channel."""
     given_up: Mapping[str, str] = field(default_factory=dict[str, str])
     """The channels on which the incident could not be told, and was given up: name to error."""
+    ended: str = Reason.RESOLVED
+    """How the incident ended last: resolved, resolved_by_hand or expired."""
+    ended_by: str = ""
+    """The person who has resolved the incident, if one has."""
 
     @property
     def delivery(self) -> list[str]:
@@ -188,6 +192,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         "Where": _some(_places(subject.relevant)) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
         "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
         "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
         "The sender says": _some(_state_reasons(subject.relevant), named=3, limit=200),
         "Alerts": _counted(subject) if total > 1 or subject.omitted else "",

@@ -61,17 +61,16 @@ def decide(standing: Standing, *, redelivery: bool = False) -> Decision:
 
 
 _JOINED = (Reason.SEVERITY_RAISED, Reason.NEW_ALERTS, Reason.RESOLVED, Reason.SOME_RESOLVED, "")
-_ENDS = (Reason.RESOLVED, Reason.EXPIRED)
 
 
-def reason_to_say(decision: Decision, standing: Standing, reason: str) -> str:
+def reason_to_say(decision: Decision, standing: Standing, reason: str, ended: str = Reason.RESOLVED) -> str:
     """Why the channel is told, from its own view: what another run was about may be news to it, too.
 
-    `reason` is why this run notifies.
+    `reason` is why this run notifies; `ended` is how the incident has ended, whichever run says it.
     """
     match decision.why:
         case Why.ENDED | Why.BEGAN_AND_ENDED:
-            return reason if reason in _ENDS else Reason.RESOLVED
+            return ended
         case Why.FIRST if reason in _JOINED:
             return Reason.OPENED
         case Why.BEGAN_AGAIN if reason in (*_JOINED, Reason.OPENED):

@@ -35,6 +35,8 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         resolved=present.resolved,
         upcoming=present.upcoming,
         given_up=present.given_up,
+        ended=present.ended,
+        ended_by=present.ended_by,
         # A node that no ingest comes before says something about an incident that nobody else says.
         version=present.incident.version if reconciles else None,
     )
