@@ -150,7 +150,7 @@ class Fields:
     in the first object, else in the second, and so on. A variable that its sender could not fill in says nothing."""
 
     def __init__(self, *objects: Mapping[str, JsonValue]) -> None:
-        self._objects = objects
+        self._objects = [each for each in objects if each]
 
     def pick(self, *names: str) -> JsonValue:
         """The value; None if all are blank."""
