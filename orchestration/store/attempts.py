@@ -225,6 +225,8 @@ _SKIP = text(
     where run_id = :run_id and not exists (
         select from stage_execution as earlier where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id
     )
+    -- Another process, which took the lease over, may leave it out at this moment.
+    on conflict (idempotency_key) do nothing
     """
 )
 
