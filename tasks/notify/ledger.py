@@ -75,9 +75,9 @@ class Telling:
     reload: Callable[[], Awaitable[MessageSubject]]
     """Reads what is true now."""
     backoff_factor: float
+    asked_pauses: AskedPauses
     outside: Outside = nullcontext
     """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
-    asked_pauses: AskedPauses = field(default_factory=AskedPauses)
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
 
@@ -229,8 +229,7 @@ class _ChannelLedger:
             DeliveryFailed: the channel has asked another message to wait since this one's turn came.
         """
         if seconds := self._telling.asked_pauses.seconds_left(self._named.name):
-            said = f"nothing is sent for another {seconds:.1f} s: it has asked to be left alone"
-            raise DeliveryFailed(said, retryable=True, retry_after_seconds=seconds)
+            raise _not_yet(Turn(granted=False, wait_seconds=seconds, paused=True))
 
     def _render(self, subject: MessageSubject, look: _Look) -> Message:
         if look.decision is None or look.standing is None:
