@@ -147,10 +147,10 @@ def _is_contradicted(alert: Alert, known: KnownAlert, moments: Moments) -> bool:
     """Whether a push that was accepted later, and recorded before, contradicts this one, and the moments do not decide.
 
     Two pushes can name an alert that is in two incidents. Only the pushes of one incident are recorded in order, so the
-    one that was accepted first may be recorded second. If both say that the alert fires, there is no contradiction, and
-    the second one can still be news for its own incident.
+    one that was accepted first may be recorded second. If both say that the alert fires, or that it has ended, there is
+    no contradiction, and the second one can still be news for its own incident.
     """
-    if not moments.overtaken or (alert.firing and known.firing):
+    if not moments.overtaken or alert.status is known.status:
         return False
     latest = moments.latest
     return latest is None or known.occurred_at is None or latest <= known.occurred_at

@@ -76,6 +76,13 @@ class _Log(Generic[Item]):
             return list(self.items)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """With five, its usual number, the rest of many connections at a time waits for seconds."""
+
+    daemon_threads = True
+
+
 class HttpReceiver:
     """Answers with what it was told to, in order, then with `default`."""
 
@@ -98,8 +105,7 @@ class HttpReceiver:
             def log_message(self, format: str, *args: Any) -> None:
                 """The log of requests is `requests`."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
