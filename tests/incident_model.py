@@ -104,7 +104,8 @@ class Truth:
         if event.start is None or known.start is None:
             return "old" if earlier else "said"
         same = event.start <= known.start + SAME_START
-        if event.start < known.start - SAME_START or (same and earlier):
+        contradicts = event.firing or known.firing
+        if event.start < known.start - SAME_START or (same and earlier and contradicts):
             return "old"
         if event.firing and not known.firing:
             return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"

@@ -148,4 +148,9 @@ async def execute_follow_up(services: Services, reason: RunReason) -> RunRecord:
 async def repair(services: Services, channel: FailingChannel) -> None:
     """The channel accepts messages again, and the pause after its last failure is over."""
     channel.error = None
+    await end_pauses(services)
+
+
+async def end_pauses(services: Services) -> None:
+    """The pause of every channel after its last failure is over."""
     await change(services.database, "update channel_health set not_before = now()")

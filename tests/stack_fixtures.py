@@ -96,10 +96,12 @@ class Command:
     def read_until(self, start: str) -> str:
         """The next line that begins with `start`."""
         assert self.process.stdout is not None
+        said: list[str] = []
         for line in self.process.stdout:
             if line.startswith(start):
                 return line.strip()
-        raise AssertionError(f"the command ended ({self.process.wait()}) before it printed {start!r}")
+            said.append(line)
+        raise AssertionError(f"the command ended ({self.process.wait()}) before it printed {start!r}: {said}")
 
     def leave(self) -> int:
         """Let it end normally, and return its exit code."""

@@ -28,6 +28,7 @@ from tests.notify_helpers import (
     busy,
     change,
     end,
+    end_pauses,
     execute_redelivery,
     ledger,
     redeliveries,
@@ -159,7 +160,7 @@ async def test_while_it_fails_the_first_of_what_waits_is_the_probe(services: Ser
     await change(services.database, "update channel_health set not_before = now() + interval '1 min'")
     async with services.database.transaction() as tx:
         assert await channels.wake_probes(tx) == 0
-    await change(services.database, "update channel_health set not_before = now()")
+    await end_pauses(services)
     async with services.database.transaction() as tx:
         assert await channels.wake_probes(tx) == 1
 
@@ -232,7 +233,7 @@ async def test_a_channel_that_may_have_a_page_without_an_answer_hears_of_its_end
     slack, mail = FailingChannel(error=refused()), DeafChannel()
     services = with_channels(services, {"mail": mail}, slack=slack)
     for number, mail.error in enumerate(failures):
-        await change(services.database, "update channel_health set not_before = now()")
+        await end_pauses(services)
         await (execute_redelivery(services) if number else tell(services))
     mail.error = None
     await repair(services, slack)
@@ -345,6 +346,7 @@ async def test_after_the_deadline_a_message_is_given_up_and_the_other_channels_s
         services.database,
         "update incident_channel set failing_since = now() - interval '25 h' where channel = 'slack'",
     )
+    await end_pauses(services)
     failed = await execute_redelivery(services)
     said = await execute_redelivery(services)
 

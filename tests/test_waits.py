@@ -226,7 +226,7 @@ async def test_the_number_of_runs_that_wait_is_bounded(
     database: Database, home: Path, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.worker.worker.RUNS_PER_SLOT", 3)
-    receiver.answer_next(*[busy("3")] * 6)
+    receiver.answer_next(busy("3"))
     settings = worker_settings(home, receiver, worker_concurrency=1, worker_grace_seconds=0)
     async with working(settings, database.url, NOWHERE) as worker:
         runs = [await push(worker.services, f"Waits{number}", severity="info") for number in range(5)]

@@ -19,7 +19,7 @@ from tests.api_helpers import eventually, open_api, run_to_end
 from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
 from tests.conftest import MemoryChannels
 from tests.life_helpers import execute_timer, let_pass
-from tests.notify_helpers import FailingChannel, execute_follow_up, execute_redelivery
+from tests.notify_helpers import FailingChannel, end_pauses, execute_follow_up, execute_redelivery, repair
 from tests.test_why import api, ask, disk_full, is_known, paged, send, timeline
 
 __all__ = ["api", "paged"]
@@ -150,9 +150,10 @@ async def test_a_long_outage_fits_a_screen(api: httpx.AsyncClient, services: Ser
     broken = replace(services, channels=MemoryChannels({"slack": slow}))
     failed = await send(api, broken)
     for _ in range(3):
+        await end_pauses(broken)
         await execute_redelivery(broken)
     down = await ask(api)
-    slow.error = None
+    await repair(broken, slow)
     await execute_redelivery(broken)
     up, old = await ask(api), await ask(api, failed)
 
