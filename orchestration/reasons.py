@@ -34,6 +34,7 @@ class Reason(StrEnum):
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
     NO_CHANNEL = auto()
+    PROCESS_LOST = auto()
 
 
 _IN_WORDS: dict[str, str] = {
@@ -62,6 +63,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
     Reason.NO_CHANNEL: "no channel is set up",
+    Reason.PROCESS_LOST: "processes ended during this run, so it does only what its message needs",
 }
 
 

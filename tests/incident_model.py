@@ -83,10 +83,10 @@ class Truth:
             incident.severity = Severity.worst(*(event.severity for event in firing))
         for event in set(fresh) - set(firing):
             self._end(event.alert, incident)
-        if incident is not None and fresh:
+        if incident is not None and (fresh or incident.unsettled):
             grown = any(incident.members.get(alert) != "firing" for alert in wanted)
             incident.members.update(dict.fromkeys(wanted, "firing"))
-            incident.heard = accepted
+            incident.heard = accepted if fresh else incident.heard
             words = ("grown",) * grown + ("grown", "reopened") * reopened
             self.settle(incident, now, *words, *(news[event] for event in fresh))
 

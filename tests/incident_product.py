@@ -218,8 +218,18 @@ class Product:
         await self.settle()
 
     async def wake_all(self) -> None:
-        """Every worker that is asleep wakes up, and goes on where it stood."""
+        """Every worker that is asleep wakes up, and goes on where it stood.
+
+        One that still holds a push which it has read, and not recorded, dies: `let_pass()` cannot move what is in its
+        memory, so that it would record moments that were never named.
+        """
+        async with self.database.statement() as tx:
+            query = text("select lease_owner from pipeline_run where awaits_ingest and lease_owner is not null")
+            holders = {owner.rpartition("/")[0] for owner in (await tx.execute(query)).scalars()}
         for worker in self.workers:
+            if worker.database.asleep and worker.outlived and worker.name in holders:
+                worker.database.die()
+            worker.outlived = False
             worker.database.wake()
         await self.settle()
 
@@ -275,6 +285,7 @@ class Product:
         self.shift += span
         for worker in self.workers:
             worker.overslept += worker.database.asleep and span > LEASE
+            worker.outlived |= worker.database.asleep
         self.loop.jumped += span.total_seconds()
         self.do(self.settle())
 

@@ -108,6 +108,8 @@ class Worker:
     tasks: set[asyncio.Task[None]] = field(default_factory=set[Any])
     overslept: int = 0
     """How often it has slept for longer than its leases."""
+    outlived: bool = False
+    """Whether time has passed while it sleeps."""
 
     @property
     def works(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -13,14 +12,11 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling
 
-from orchestration.contracts import Stage
-from orchestration.engine.lease import new_lease_owner
 from orchestration.errors import Unavailable
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
 from orchestration.store.database import Database
-from orchestration.store.records import Node
 from orchestration.store.runs import RunFilter, list_page
 from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
@@ -28,7 +24,6 @@ from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
-from tests.store_helpers import open_attempts
 from tests.worker_helpers import (
     DeafHost,
     at_stage,
@@ -286,20 +281,3 @@ async def late_push_after_the_end(worker: Worker) -> str:
     run_id = await push(worker.services, "TooLate")
     await ending
     return run_id
-
-
-async def test_a_run_at_which_process_after_process_dies_is_left_to_a_human(
-    worker: Worker, database: Database, receiver: HttpReceiver
-) -> None:
-    (run_id,) = await accept_push(
-        worker.services, {"alertname": "Deadly"}, source="generic", environment="test", reserved_by=new_lease_owner()
-    )
-    await open_attempts(database, run_id, *[Node.of(Stage.CHECK)] * 5)
-    async with database.transaction() as tx:
-        await runs.change(tx, run_id, values={"started_at": datetime.now(UTC), "lease_owner": None})
-    worker.wake()
-
-    record = await over(database, run_id)
-
-    assert (record.status, record.last_error_type) == (RunStatus.FAILED, "ProcessLost")
-    assert receiver.requests == []

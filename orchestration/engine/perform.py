@@ -121,9 +121,10 @@ def _fallback(run: ActiveRun, step: Step, error: StageError) -> Contract | None:
 async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     """Why a node is left out, now that all nodes before it are done; None if it is not. The first rule decides:
 
-    branch_not_taken: it is only reached through a branch that its condition did not take.
     redelivery: the run only sends again what was refused, with the results of the run that it follows; and what was
         left out there is left out here.
+    process_lost: processes ended during this run, and the node is no part of its message.
+    branch_not_taken: it is only reached through a branch that its condition did not take.
     (the reason of an earlier result): a node before it, such as ingest, found that nobody is notified.
     (a rule of the node's kind): for example checks_only, resolved, checkers_skip_all, no_result_of.
     errors_in: a node that its skip_if_errors names has errors.
@@ -132,6 +133,8 @@ async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     node_id = step.node.id
     if run.record.reason is RunReason.REDELIVERY and step.kind.stage not in (Stage.INGEST, Stage.NOTIFY):
         return run.recall_followed(step.node) or Reason.REDELIVERY
+    if run.suspect and step.kind.stage in (Stage.CHECK, Stage.ANALYZE):
+        return Reason.PROCESS_LOST
     if _is_dead(run, node_id):
         return f"{NOT_TAKEN}: {', '.join(edge.source for edge in run.plan.graph.incoming(node_id))}"
     if (reason := _silenced(run, step.before)) is not None:

@@ -185,6 +185,8 @@ class ActiveRun:
         """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
         self.followed: ActiveRun | None = None
         """The run whose message this one sends again: its results count as this run's."""
+        self.suspect = False
+        """Whether processes have ended during this run: then what its message does not need is left out."""
         self.waits = Waits()
         """What its nodes wait for."""
         self.failure: StageFailed | None = None

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text
+from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -30,10 +30,15 @@ _RUN = "run_"
 LOST = StageError(error_type="ProcessLost", message="The process ended while it was at this attempt", retryable=True)
 """The error of an attempt that was still open when the next one began."""
 
+KILLED = StageError(
+    error_type="ProcessKilled", message="The process was killed that executed only this run", retryable=True
+)
+"""The error of an attempt during which the process was killed, with no other run in it."""
+
 CANCELLED = StageError(error_type="Cancelled", message="The run was cancelled", retryable=True)
 """The error of an attempt that was stopped together with its run."""
 
-CUT_SHORT = frozenset({LOST.error_type, CANCELLED.error_type})
+CUT_SHORT = frozenset({LOST.error_type, KILLED.error_type, CANCELLED.error_type})
 """The types of errors that say nothing about the node itself."""
 
 
@@ -246,23 +251,38 @@ async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> Non
     )
 
 
-async def count_lost(tx: AsyncConnection, run_id: str) -> int:
-    """How many processes ended while they were at the same node of a run. An attempt that is open counts as well.
+async def count_lost(tx: AsyncConnection, run_id: str) -> tuple[int, int]:
+    """How many processes ended while they were at the same node of a run, and how many of them executed nothing else.
+    An attempt that is open counts as well.
 
     A process that ends leaves an attempt open at each node that it executed at the same time, so the node with the
     most lost attempts counts.
     """
-    lost = or_(_T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
+    killed = _T.error_type == KILLED.error_type
+    lost = or_(killed, _T.error_type == LOST.error_type, _T.status == StageStatus.RUNNING.value)
     query = (
-        select(func.count().label("lost"))
+        select(func.count().label("lost"), func.count().filter(killed))
         .select_from(_T)
         .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
         .where(PipelineRunRow.run_id == run_id, lost)
         .group_by(_T.node_id)
-        .order_by(func.count().desc())
-        .limit(1)
     )
-    return (await tx.execute(query)).scalar_one_or_none() or 0
+    found = (await tx.execute(query)).all()
+    return max((row[0] for row in found), default=0), max((row[1] for row in found), default=0)
+
+
+async def close_lost(tx: AsyncConnection, run_id: str, error: StageError) -> None:
+    """Close the attempts that a process left open which has ended. The caller has the run's lease."""
+    run = select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id).scalar_subquery()
+    values = {
+        "status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
+        "completed_at": func.clock_timestamp(),
+        "error_type": error.error_type,
+        "error_message": error.message,
+        "error_retryable": error.retryable,
+    }
+    still_open = _T.pipeline_run_id == run, _T.status == StageStatus.RUNNING.value
+    await tx.execute(update(_T).where(*still_open).values(**values))
 
 
 async def list_attempts(tx: AsyncConnection, run_id: str) -> list[AttemptRecord]:

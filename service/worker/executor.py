@@ -28,7 +28,9 @@ from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.mirror.flow_runs import FlowRunMirror
+from service.worker.alone import execute_alone
 from service.worker.breaker import Breaker
+from service.worker.own_alerts import deadly_run, report
 
 NON_CRITICAL_TIMEOUT_FACTOR = 5
 """How many times longer than a critical run any other run waits for Prefect."""
@@ -36,14 +38,23 @@ NON_CRITICAL_TIMEOUT_FACTOR = 5
 SETTLE_SECONDS = 5.0
 """How long a run that is over keeps its slot while Prefect records its end."""
 
-MAX_LOST_ATTEMPTS = 5
-"""After so many attempts at one node during which the process died, a run is not executed again by itself."""
+SUSPECT_AFTER = 2
+"""After so many attempts at one node during which the process ended, a run is executed alone, in a process of its own.
+Whichever run has ended the process, the others that it executed are suspects as well."""
 
-PROCESS_LOST = StageError(
-    error_type="ProcessLost",
-    message=f"{MAX_LOST_ATTEMPTS} processes ended while they executed this run: read their logs before you resume it",
+MAX_KILLED = 3
+"""A run that has killed so many processes that executed nothing else is not executed again by itself."""
+
+MAX_ALONE = 2
+"""How many processes of one worker execute a suspect at the same time. The other suspects wait, without a slot."""
+
+DEADLY = StageError(
+    error_type="ProcessKilled",
+    message=f"{MAX_KILLED} processes were killed that executed this run alone: read their logs before you resume it",
     retryable=False,
 )
+
+_ALONE = "alone"
 
 FlowTask = asyncio.Task[State[Any]]
 
@@ -66,6 +77,7 @@ class RunExecutor:
             for flow in (alert_pipeline, definition_pipeline)
         )
         self._settling: set[FlowTask] = set()
+        self._places_alone = asyncio.Semaphore(MAX_ALONE)
 
     async def execute(self, claim: Claim) -> None:
         """Bring a claimed run to its end.
@@ -74,6 +86,10 @@ class RunExecutor:
             RunBusy, RunNotFound, BadInput: the run cannot be executed here.
             Unavailable: the database broke off; the run goes on where it stands when somebody claims it.
         """
+        lost, killed = await self._count_lost(claim.record)
+        if lost >= SUSPECT_AFTER:
+            await self._execute_alone(claim, deadly=killed >= MAX_KILLED)
+            return
         flow_run = None if claim.overdue or not self._breaker.closed else await self._open_flow_run(claim.record)
         flow_run_id = None if flow_run is None else str(flow_run.id)
         engine = DIRECT if flow_run is None else ENGINE
@@ -84,8 +100,6 @@ class RunExecutor:
                 execution = Execution(run)
                 # Registered until Prefect has the final state, so that reconcile() leaves its flow run alone.
                 ending.enter_context(registered(flow_run_id, execution))
-                if await self._keeps_dying(claim.record):
-                    await execution.fail(PROCESS_LOST)
                 flow = None if flow_run is None or execution.over else self._start_flow(flow_run, execution)
                 try:
                     if flow is not None:
@@ -119,13 +133,33 @@ class RunExecutor:
             self._breaker.trip(str(error))
             return None
 
-    async def _keeps_dying(self, record: RunRecord) -> bool:
-        """Whether process after process has died during this run. A run that is resumed by hand is tried again."""
+    async def _count_lost(self, record: RunRecord) -> tuple[int, int]:
+        """How many processes ended at one node of this run, and how many of them executed nothing else.
+
+        A run that is resumed by hand is tried as if none had.
+        """
         if record.started_at is None or record.completed_at is not None:
-            return False
+            return 0, 0
         async with self._services.database.transaction() as tx:
-            lost = await attempts.count_lost(tx, record.run_id)
-        return lost >= MAX_LOST_ATTEMPTS
+            return await attempts.count_lost(tx, record.run_id)
+
+    async def _execute_alone(self, claim: Claim, *, deadly: bool) -> None:
+        """Execute a run that other processes did not survive, in a process of its own; or give it up, and say so."""
+        services, run_id = self._services, claim.run_id
+        async with lease_run(services, run_id, engine=DIRECT, owner=claim.owner) as run:
+            async with services.database.transaction() as tx:
+                await attempts.close_lost(tx, run_id, attempts.LOST)
+            if deadly:
+                await Execution(run).fail(DEADLY)
+                await report(services, deadly_run(run.record, DEADLY.message))
+                return
+            async with run.waits.outside(_ALONE), self._places_alone:
+                logger.warning("Run %s is executed in a process of its own: others ended during it", run_id)
+                lived = await execute_alone(services.settings, services.database.url, run_id, owner=claim.owner)
+            if not lived:
+                logger.error("Run %s has killed the process that executed nothing else", run_id)
+                async with services.database.transaction() as tx:
+                    await attempts.close_lost(tx, run_id, attempts.KILLED)
 
     def _start_flow(self, flow_run: FlowRun, execution: Execution) -> FlowTask:
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from orchestration.alert import AlertStatus, Severity
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
-from orchestration.requests import RunOptions, RunRequest
+from orchestration.requests import RunRequest
 from orchestration.signals import logger
 from orchestration.store import channels
 from orchestration.store.channels import Outage
-from orchestration.store.pushes import write_push
-from tasks.ingest.inbox import accept
-from tasks.ingest.sources.registry import OWN_SOURCE
+from service.worker.own_alerts import own_alert, report
 
 
 async def look_after_channels(services: Services) -> None:
@@ -38,28 +33,21 @@ async def _report(services: Services) -> None:
         # One transaction marks an outage as reported and accepts its alert: both happen, or neither does.
         outages = await channels.outages_to_report(tx)
         for outage in outages:
-            await accept(services, _request(outage), write=partial(write_push, tx))
+            await report(services, _alert(outage), tx)
     for outage in outages:
         await _log(services, outage)
 
 
-def _request(outage: Outage) -> RunRequest:
+def _alert(outage: Outage) -> RunRequest:
     """The outage as an incident of its own, for every channel but the broken one."""
-    name = f"Channel {outage.channel} does not accept messages"
-    payload = {
-        "name": name,
-        "fingerprint": f"channel/{outage.channel}",
-        "incident_key": f"{OWN_SOURCE}/channel/{outage.channel}",
-        "severity": Severity.CRITICAL.value,
-        "status": (AlertStatus.RESOLVED if outage.over else AlertStatus.FIRING).value,
-        "description": "It accepts messages again." if outage.over else f"It answered last: {outage.error}",
-        "labels": {"channel": outage.channel},
-        "started_at": outage.since.isoformat() if outage.since else None,
-    }
-    return RunRequest(
-        payload={name: value for name, value in payload.items() if value is not None},
-        source=OWN_SOURCE,
-        options=RunOptions(except_channels=[outage.channel]),
+    return own_alert(
+        f"channel/{outage.channel}",
+        f"Channel {outage.channel} does not accept messages",
+        "It accepts messages again." if outage.over else f"It answered last: {outage.error}",
+        over=outage.over,
+        since=outage.since,
+        labels={"channel": outage.channel},
+        except_channels=[outage.channel],
     )
 
 
