@@ -2,7 +2,7 @@
 
 The block says which stored version it was written from. If its content is still that version's, nobody edited it; if
 the store has a newer version, the block is written again. Otherwise an operator edited the block: a valid edit becomes
-the next version and runs; a broken edit is an error like that of a broken file, and nothing runs until it is fixed.
+the next version and runs; of a broken one the version before runs on, and its messages say so.
 """
 
 from __future__ import annotations
@@ -59,18 +59,25 @@ class DefinitionResolver:
 
         Raises:
             DefinitionNotFound, DefinitionDisabled: the definition does not exist, or must not run.
-            BadDefinition: its block was edited into a definition that cannot run.
+            BadDefinition: its block was made in Prefect, and cannot run; no version is stored.
             Unavailable: the database does not answer.
         """
+        note = ""
         if version is not None:
             async with self._database.transaction() as tx:
                 return stored(await definitions.get_definition(tx, name, version))
         async with self._database.transaction() as tx:
             known = await definitions.find_definition(tx, name)
-        if known is None or known.is_active:
-            await self._store_edit(name, known)
+        try:
+            if known is None or known.is_active:
+                await self._store_edit(name, known)
+        except BrokenBlock as error:
+            if known is None:
+                raise
+            note = f"version {known.version} of {name} runs, as stored. {error}"
+            logger.error("%s", note)
         async with self._database.transaction() as tx:
-            return stored(await definitions.get_active(tx, name))
+            return stored(await definitions.get_active(tx, name), note=note)
 
     async def _store_edit(self, name: str, known: DefinitionRecord | None) -> None:
         """Store an edit of the block. While Prefect does not answer, the stored version runs."""
@@ -88,9 +95,9 @@ class DefinitionResolver:
             logger.warning("The block of %s could not be read (%s): %s runs, as stored", name, why, version)
 
 
-def stored(record: DefinitionRecord) -> StoredDefinition:
+def stored(record: DefinitionRecord, *, note: str = "") -> StoredDefinition:
     """A stored version in the form that the engine executes."""
-    return StoredDefinition(name=record.name, version=record.version, config=dict(record.config))
+    return StoredDefinition(name=record.name, version=record.version, config=dict(record.config), note=note)
 
 
 async def sync_block(database: Database, blocks: PrefectBlocks, block: DefinitionBlock) -> DefinitionRecord | None:

@@ -233,21 +233,22 @@ class Product:
             worker.database.wake()
         await self.settle()
 
-    async def is_at_rest(self) -> bool:
-        """Whether nothing is left to do now, nor soon: what waits in the queue is a reminder or an expiry.
+    async def left_to_do(self) -> list[dict[str, Any]]:
+        """The runs that are left to do now, or soon: what else waits in the queue is a reminder or an expiry.
 
         One that found a push which was not recorded yet looks again after 5 minutes.
         """
         async with self.database.statement() as tx:
             query = """
-                select count(*) from pipeline_run
+                select run_id, reason, status, current_stage, due_at, lease_owner, lease_expires_at, last_error_message
+                from pipeline_run
                 where status not in ('notified', 'skipped', 'failed')
                     and not (
                         status = 'pending' and reason in ('reminder', 'expiry')
                         and due_at > clock_timestamp() + interval '6 minutes'
                     )
             """
-            return not (await tx.execute(text(query))).scalar_one()
+            return [dict(row) for row in (await tx.execute(text(query))).mappings()]
 
     # People
 

@@ -367,11 +367,11 @@ class Machine(RuleBasedStateMachine):
         self._work_well()
         for _ in range(10):
             self._execute_all()
-            if self.do(self.product.is_at_rest()):
+            if not (left := self.do(self.product.left_to_do())):
                 break
             self._pass(20 * MINUTE)
         else:
-            raise AssertionError("there is no end to what waits for its time")
+            raise AssertionError(f"there is no end to what waits for its time: {left}")
         self.do(self.follower.check_truth())
 
     def _work_well(self) -> None:

@@ -117,6 +117,8 @@ class Plan:
     name: str | None = None
     """The definition's name. None means the linear pipeline."""
     version: int | None = None
+    note: str = ""
+    """What whoever reads the run's message should know of the definition."""
 
     @cached_property
     def graph(self) -> Graph:

@@ -155,6 +155,8 @@ class StoredDefinition(Contract):
     name: str
     version: int
     config: dict[str, Any]
+    note: str = ""
+    """What whoever reads the run's message should know of it, such as that a newer edit is broken."""
 
 
 class DefinitionSource(Protocol):

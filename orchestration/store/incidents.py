@@ -14,6 +14,7 @@ from orchestration.alert import Incident, IncidentStatus, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import IncidentNotFound
 from orchestration.store.models import (
+    OPEN_STATUSES,
     CLAIMABLE_STATUSES,
     AlertRow,
     HistoryRow,
@@ -72,6 +73,12 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
         shown = incident_id if len(incident_id) <= _SHOWN_ID else f"{incident_id[:_SHOWN_ID]}…"
         raise IncidentNotFound(f"There is no incident {shown!r}; `alert-pipeline incidents list` shows what there is")
     return incident_of(row)
+
+
+async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
+    """The keys of the open incidents whose key begins so, in any environment."""
+    query = select(_I.incident_key).where(_I.status.in_(OPEN_STATUSES), _I.incident_key.startswith(start))
+    return list((await tx.execute(query)).scalars())
 
 
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:

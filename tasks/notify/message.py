@@ -75,6 +75,8 @@ class MessageSubject:
     """Whether the message says that it is a test."""
     version: int | None = None
     """The incident's version that is said. None: the message is about the run alone."""
+    pipeline: Sequence[str] = ()
+    """What was unusual about how the run was executed."""
     upcoming: Upcoming | None = None
     """What happens to the incident next, by itself."""
     omitted: int = 0
@@ -202,6 +204,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
     }
     if subject.test:
         yield _TEST_FACT
+    yield from (Fact(label="Pipeline", value=one_line(note, 500)) for note in subject.pipeline)
     yield from (Fact(label="Delivery", value=one_line(note, 500)) for note in subject.delivery)
     yield from (Fact(label=label, value=value) for label, value in facts.items() if value)
     yield from _extracts(subject.extracts)

@@ -42,6 +42,9 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
     )
 
 
+_SUSPECT = "processes ended during this run: its checks and its analysis are left out"
+
+
 def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
     record = run.record
     ingested = run.found(IngestResult, step.before)
@@ -64,4 +67,5 @@ def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
         title=record.title if record.options.defined else "",
         test=record.options.test,
         omitted=run.push.omitted,
+        pipeline=[note for note in (run.plan.note, _SUSPECT if run.suspect else "") if note],
     )

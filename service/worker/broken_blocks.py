@@ -1,0 +1,43 @@
+"""A worker's duty for definitions that were edited in Prefect into something that cannot run: it reports each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestration.alert import Severity
+from orchestration.engine.run import Services
+from orchestration.store import incidents
+from service.worker.own_alerts import own_alert, report
+from tasks.ingest.sources.registry import OWN_SOURCE
+
+_ABOUT = "definition/"
+
+
+class BrokenBlocks:
+    """The broken blocks that this process knows to be reported. The last version that could run goes on running."""
+
+    def __init__(self) -> None:
+        self._reported: set[str] | None = None
+
+    async def report(self, services: Services, broken: Mapping[str, str]) -> None:
+        """Report what is broken now and was not, and the end of what was. `broken` is name to what is wrong.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        if self._reported is None:
+            start = f"{OWN_SOURCE}/{_ABOUT}"
+            async with services.database.statement() as tx:
+                self._reported = {key.removeprefix(start) for key in await incidents.open_keys(tx, start)}
+        for name in sorted(broken.keys() ^ self._reported):
+            over = name not in broken
+            alert = own_alert(
+                f"{_ABOUT}{name}",
+                f"Pipeline definition {name} was edited into something that cannot run",
+                "It can run again." if over else f"The version before the edit runs meanwhile. {broken[name]}",
+                over=over,
+                severity=Severity.WARNING,
+                labels={"definition": name},
+            )
+            await report(services, alert)
+            self._reported ^= {name}
