@@ -110,6 +110,48 @@ async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIte
         await asyncio.wait({serving})
 
 
+@pytest.mark.usefixtures("patient")
+async def test_the_worker_executes_our_flows_and_refuses_every_other_entry_point_by_name(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, tmp_path: Path
+) -> None:
+    executed = tmp_path / "executed"
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(executed)!r}).touch()\ndef evil(): ...\n")
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    foreign = [f"{tmp_path}/evil.py:evil", "evil.evil", "os.system", "flows/alert_pipeline.py:alert_pipeline", " "]
+    ours = "flows.alert_pipeline.alert_pipeline"
+    async with prefect_at(stack.prefect_api_url) as client:
+        await register(client)
+        flow_id = await client.create_flow_from_name("evil")
+
+        async def deploy(name: str, entrypoint: str) -> FlowRun:
+            deployment_id = await client.create_deployment(
+                flow_id=flow_id, name=name, entrypoint=entrypoint, work_pool_name=POOL_NAME, path=str(tmp_path)
+            )
+            payload = {"alertname": "FromMine", "severity": "critical"}
+            parameters = {"payload": payload} if entrypoint == ours else {}
+            return await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+
+        made = [await deploy(f"evil-{number}", entrypoint) for number, entrypoint in enumerate([*foreign, ours])]
+
+        async def ended() -> list[FlowRun]:
+            found = [await client.read_flow_run(flow_run.id) for flow_run in made]
+            return found if all(one.state is not None and one.state.is_final() for one in found) else []
+
+        async with warm_worker(worker_settings(home, receiver), addresses):
+            *refused, own = [one.state for one in await eventually(ended, "the ends of the flow runs") if one.state]
+        await client.delete_flow(flow_id)
+
+    assert not executed.exists()
+    assert [state.type for state in refused] == [StateType.FAILED] * len(foreign)
+    for state, entrypoint in zip(refused, foreign, strict=True):
+        message = str(state.message)
+        assert message.startswith(f"This worker does not execute {entrypoint!r}: it executes the flows {ours}")
+        assert "flows.definition_pipeline.definition_pipeline" in message
+        assert "flows.upkeep.upkeep" in message
+    assert (own.type, own.name) == (StateType.COMPLETED, "Notified"), "another deployment of our flow is our flow"
+    assert len(receiver.requests) == 1
+
+
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
