@@ -18,9 +18,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from prefect.states import Pending
 
+from blocks.prefect_api import address_settings
+from orchestration.settings import Settings
 from service.mirror.deployments import register
 
 
@@ -37,18 +39,18 @@ async def empty(run_id: str | None = None) -> None:
         await nothing()
 
 
-def rate(api_url: str, count: int, *, deployed: bool, concurrency: int = 8) -> float:
+def rate(settings: Settings, api_url: str | None, count: int, *, deployed: bool, concurrency: int = 8) -> float:
     """Flow runs per second."""
     for name in ("prefect", "prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
         # Log lines go to the server, as in our runs. Lines on the terminal are not part of the floor.
         logger = logging.getLogger(name)
         logger.handlers = [handler for handler in logger.handlers if "Console" not in type(handler).__name__]
-    return asyncio.run(_rate(api_url, count, concurrency, deployed))
+    return asyncio.run(_rate(address_settings(settings, api_url), count, concurrency, deployed))
 
 
-async def _rate(api_url: str, count: int, concurrency: int, deployed: bool) -> float:
+async def _rate(address: dict[Any, Any], count: int, concurrency: int, deployed: bool) -> float:
     slots = asyncio.Semaphore(concurrency)
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    with temporary_settings(address):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
                 run_empty = await _on_deployment(context.client) if deployed else empty

@@ -167,9 +167,10 @@ def measure_empty_flow(times: int) -> list[Figures]:
     from bench.empty_flow import rate
 
     with fresh_home() as home, attach(load_settings({"home": home})) as addresses:
-        url, turns = addresses.prefect_api_url or "", range(max(times // 3, 2))
-        called = [rate(url, 60, deployed=False) for _ in turns]
-        deployed = [rate(url, 60, deployed=True) for _ in turns]
+        settings, turns = load_settings({"home": home}), range(max(times // 3, 2))
+        url = addresses.prefect_api_url
+        called = [rate(settings, url, 60, deployed=False) for _ in turns]
+        deployed = [rate(settings, url, 60, deployed=True) for _ in turns]
     return [
         Figures(what="empty four-task flows, called", values=called, unit="/s"),
         Figures(what="empty four-task flows, on a deployment in a pool", values=deployed, unit="/s"),

@@ -11,11 +11,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from pydantic import TypeAdapter
 
 from orchestration.contracts import Contract
+from orchestration.embedded_stack import find_auth_string
 from orchestration.errors import PipelineError, Unavailable
 from orchestration.redaction import redact_text
+from orchestration.settings import Settings
 
 PAGE_SIZE = 200
 """How many objects Prefect's API lists in one answer."""
@@ -54,6 +57,13 @@ def prefect_errors() -> Generator[None]:
     except _STRANGE_ANSWER as error:
         what = "the answer is not Prefect's"
         raise PrefectUnavailable(f"Prefect's API does not answer: {what} ({type(error).__name__})") from error
+
+
+def address_settings(settings: Settings, api_url: str | None) -> dict[Any, Any]:
+    """Prefect's settings for the API at this address, with the credential if it is the embedded server's."""
+    auth_string = find_auth_string(settings, api_url)
+    known = {} if auth_string is None else {PREFECT_API_AUTH_STRING: auth_string}
+    return {PREFECT_API_URL: api_url, **known}
 
 
 class SavedBlock(Contract):

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
+from blocks.prefect_api import address_settings
 from flows.report import tell_story
 from flows.services import flow_services
 from orchestration.embedded_stack import find_running_stack
@@ -56,10 +57,17 @@ class _StateFlow(Flow[Any, Any]):
         return self._call(*arguments, **parameters)
 
     async def _call(self, *arguments: Any, **parameters: Any) -> State[Any]:
-        stack = find_running_stack(load_settings()) if PREFECT_API_URL.value() is None else None
-        with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}) if stack else nullcontext():
+        with temporary_settings(embedded) if (embedded := _embedded_settings()) else nullcontext():
             call = cast("Callable[..., Awaitable[State[Any]]]", super().__call__)  # pyright: ignore[reportUnknownMemberType]
             return await call(*arguments, return_state=True, **parameters)
+
+
+def _embedded_settings() -> dict[Any, Any]:
+    """Prefect's settings for the embedded stack, if it runs and no other server is set."""
+    settings = load_settings()
+    if (url := PREFECT_API_URL.value()) is None and (stack := find_running_stack(settings)) is not None:
+        url = stack.prefect_api_url
+    return {} if url is None else address_settings(settings, url)
 
 
 @asynccontextmanager

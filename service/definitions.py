@@ -11,6 +11,7 @@ from typing import Literal
 from orchestration.contracts import Contract
 from orchestration.definitions import NewDefinition
 from orchestration.errors import Unavailable
+from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
@@ -32,12 +33,13 @@ class Outcome(Contract):
 
 @dataclass(frozen=True, kw_only=True)
 class DefinitionService:
-    """Changes definitions. `prefect_api_url` None means that no Prefect can be reached.
+    """Changes definitions, and shows them in Prefect. `prefect_api_url` None means that no Prefect can be reached.
 
     Each method raises `Unavailable` if the database does not answer.
     """
 
     database: Database
+    settings: Settings
     prefect_api_url: str | None = None
 
     async def apply(self, new: NewDefinition, *, created_by: str) -> Outcome:
@@ -93,12 +95,13 @@ class DefinitionService:
             notes.append(f"Prefect does not run here: {LATER}")
             return False
         # Prefect takes 1.5 s to import. A command without Prefect must not wait for that.
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import temporary_settings
 
+        from blocks.prefect_api import address_settings
         from service.mirror.definitions import show, store_edit
 
         try:
-            with temporary_settings({PREFECT_API_URL: self.prefect_api_url}):
+            with temporary_settings(address_settings(self.settings, self.prefect_api_url)):
                 if step == "store_edit":
                     notes += await store_edit(self.database, name)
                 else:

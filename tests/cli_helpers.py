@@ -20,7 +20,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import AsyncClientContext, SyncClientContext
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from sqlalchemy import text
 
 from orchestration.engine.run import Services
@@ -39,6 +39,7 @@ from service.worker.executor import RunExecutor
 from service.worker.process import prefect_settings
 from tests.conftest import Command, clean_environment
 from tests.stack_fixtures import settings_for, until
+from tests.worker_helpers import client_settings
 
 HIGH_CPU = {"alertname": "HighCPU", "severity": "critical"}
 """The spec's own example."""
@@ -183,7 +184,7 @@ async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterato
     # On a busy machine Prefect may be slow, which is no outage.
     settings = services.settings.model_copy(update={"prefect_patience_seconds": 30.0})
     services = replace(services, settings=settings)
-    with temporary_settings(prefect_settings(stack.prefect_api_url)):
+    with temporary_settings(prefect_settings(settings, stack.prefect_api_url)):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
                 results = services.settings.home / "results"
@@ -193,7 +194,7 @@ async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterato
 @asynccontextmanager
 async def prefect_of(stack: StackAddresses) -> AsyncIterator[PrefectClient]:
     """A client of the session's Prefect server."""
-    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+    with temporary_settings(client_settings(stack)):
         async with get_client() as client:
             yield client
 

@@ -184,14 +184,14 @@ async def test_a_run_goes_to_the_block_that_it_names(
     assert "s" * 20 not in result.model_dump_json()
 
 
-async def test_the_command_of_the_docs_saves_a_channel(stack: StackAddresses, saved: Saved) -> None:
+async def test_the_command_of_the_docs_saves_a_channel(home: Path, stack: StackAddresses, saved: Saved) -> None:
     page = (Path(__file__).parent.parent / "docs" / "channels.md").read_text()
-    (command,) = re.findall(r"```bash\n(PREFECT_API_URL.*?)```", page, re.DOTALL)
-    mine = command.replace("http://127.0.0.1:4200/api", str(stack.prefect_api_url))
-    mine = mine.replace(".venv/bin/python", sys.executable)
+    (command,) = re.findall(r"```bash\n(eval .*?)```", page, re.DOTALL)
+    mine = command.replace(".venv/bin", str(Path(sys.executable).parent))
+    environment = {**clean_environment(), "ALERT_PIPELINE_HOME": str(home)}
 
     done = await asyncio.to_thread(
-        subprocess.run, ["bash", "-c", mine], env=clean_environment(), capture_output=True, text=True, timeout=100
+        subprocess.run, ["bash", "-c", mine], env=environment, capture_output=True, text=True, timeout=100
     )
 
     assert done.returncode == 0, done.stderr

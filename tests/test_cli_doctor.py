@@ -48,7 +48,7 @@ async def beat(database: Database, *, prefect_ok: bool = True) -> None:
 async def test_a_healthy_installation(
     database: Database, stack: StackAddresses, settings: Settings, command: Command
 ) -> None:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
     await beat(database)
     async with database.transaction() as tx:  # the heartbeat stays fresh, however long the command takes to start
@@ -196,11 +196,11 @@ async def test_clocks_that_disagree(database: Database, settings: Settings, monk
     assert "NTP" in str(findings["clock"].fix)
 
 
-async def test_problems_in_prefect(stack: StackAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_problems_in_prefect(settings: Settings, stack: StackAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
     async def found() -> dict[str, Finding]:
-        return by_name(await prefect_findings(stack.prefect_api_url, embedded=True))
+        return by_name(await prefect_findings(settings, stack.prefect_api_url, embedded=True))
 
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=True))
         try:

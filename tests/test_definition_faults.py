@@ -159,7 +159,7 @@ async def test_thirty_nodes_go_on_after_a_kill_and_tell_the_same_story_on_both_e
         assert [row.error_type for row in after.attempts if row.node_id == "slow"] == ["ProcessLost", None]
         assert Counter(key.split("/", 1)[1] for key in keys(receiver)) == {"1/page/generic": 1, "1/copy/generic": 1}
 
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         flow_run = await flow_run_of(client, run)
         assert (await client.read_flow(flow_run.flow_id)).name == "definition-pipeline"
         assert (flow_run.state_name, flow_run.state_type) == ("Notified", StateType.COMPLETED)

@@ -50,8 +50,8 @@ async def client(stack: StackAddresses, database: Database) -> AsyncIterator[Pre
 
 
 @pytest.fixture
-def service(database: Database, stack: StackAddresses) -> DefinitionService:
-    return DefinitionService(database=database, prefect_api_url=stack.prefect_api_url)
+def service(database: Database, settings: Settings, stack: StackAddresses) -> DefinitionService:
+    return DefinitionService(database=database, settings=settings, prefect_api_url=stack.prefect_api_url)
 
 
 async def edit(client: PrefectClient, config: dict[str, Any], name: str = "look") -> None:
@@ -115,13 +115,14 @@ async def test_disabling_pauses_the_deployment_and_deleting_takes_it_away(
 
 
 async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
-    client: PrefectClient, database: Database
+    client: PrefectClient, database: Database, settings: Settings
 ) -> None:
-    away = DefinitionService(database=database, prefect_api_url="http://127.0.0.1:9/api")
+    away = DefinitionService(database=database, settings=settings, prefect_api_url="http://127.0.0.1:9/api")
     done = await away.apply(new(look()), created_by="test")
     assert (done.change, done.in_prefect) == ("created", False)
     assert done.notes[0].startswith("Prefect's API does not answer: ")
-    nowhere = await DefinitionService(database=database).apply(new(look(), "other"), created_by="test")
+    nobody = DefinitionService(database=database, settings=settings)
+    nowhere = await nobody.apply(new(look(), "other"), created_by="test")
     assert nowhere.notes[0].startswith("Prefect does not run here: a worker writes its block")
 
     await sync(client, database)

@@ -32,7 +32,7 @@ from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from tests.conftest import clean_environment
-from tests.worker_helpers import eventually, prefect_at, push, record_of
+from tests.worker_helpers import eventually, prefect_at, prefect_variables, push, record_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +78,7 @@ def test_a_broken_prefect_yaml_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         before = await client.read_deployments()
         await register(client)
@@ -93,7 +93,7 @@ async def test_registering_twice_changes_nothing(stack: StackAddresses) -> None:
 
 
 async def test_prefect_schedules_the_upkeep(stack: StackAddresses) -> None:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         deployment = await client.read_deployment_by_name("upkeep/default")
         of_upkeep = DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}})
@@ -157,7 +157,7 @@ class Operator:
 
 @pytest.fixture
 async def operator(stack: StackAddresses) -> AsyncIterator[Operator]:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         one = Operator(client)
         yield one
@@ -203,7 +203,7 @@ async def deploy_all(stack: StackAddresses) -> None:
         subprocess.run,
         [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy", "--all"],
         cwd=ROOT,
-        env={**clean_environment(), "PREFECT_API_URL": stack.prefect_api_url or ""},
+        env={**clean_environment(), **prefect_variables(stack)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -212,7 +212,7 @@ async def deploy_all(stack: StackAddresses) -> None:
 
 
 async def test_prefect_deploy_finds_the_same_deployments(stack: StackAddresses) -> None:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         before = await client.read_deployments()
         await deploy_all(stack)

@@ -122,7 +122,7 @@ async def two_wait_for_locks(database: Database) -> bool:
 
 
 async def assert_crashed(stack: StackAddresses, flow_run_id: str | None) -> None:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
 
         async def crashed() -> bool:
             return (await client.read_flow_run(UUID(flow_run_id))).state_type is StateType.CRASHED

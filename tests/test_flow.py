@@ -46,6 +46,7 @@ from tests.conftest import MemoryChannel, RecordedSignals, clean_environment
 from tests.inbox_helpers import accept_push
 from tests.receivers import http_receiver, statsd_receiver
 from tests.stack_fixtures import until
+from tests.worker_helpers import prefect_variables
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -213,7 +214,7 @@ print(state.type.value, state.name, state.message)
 
 def started_by_prefect(stack: StackAddresses, **parameters: Any) -> subprocess.CompletedProcess[str]:
     """The flow in a process of its own, which has nothing but its environment."""
-    env = {"DATABASE_URL": stack.database_url, "PREFECT_API_URL": str(stack.prefect_api_url)}
+    env = {"DATABASE_URL": stack.database_url, **prefect_variables(stack)}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(parameters)],
         env={**clean_environment(), **env, "CHECKERS_ENABLED": "memory"},

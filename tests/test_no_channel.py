@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from pydantic import SecretStr
 
 from flows.services import flow_services
@@ -24,7 +24,7 @@ from tests.api_helpers import open_api
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.receivers import http_receiver
 from tests.stack_fixtures import settings_for
-from tests.worker_helpers import NOWHERE, eventually, worker_settings, working
+from tests.worker_helpers import NOWHERE, client_settings, eventually, worker_settings, working
 
 
 async def with_worker(settings: Settings, database: Database) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ async def test_a_flow_that_prefect_starts_has_no_console(
     stack: StackAddresses, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", stack.database_url)
-    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+    with temporary_settings(client_settings(stack)):
         async with flow_services() as services:
             assert await services.channels.select(None) == []
 

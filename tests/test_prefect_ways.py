@@ -30,7 +30,17 @@ from service.worker.warm import WarmWorker
 from tests.api_helpers import all_runs
 from tests.conftest import clean_environment
 from tests.receivers import HttpReceiver
-from tests.worker_helpers import WorkerProcess, beside, eventually, over, prefect_at, push, titles, worker_settings
+from tests.worker_helpers import (
+    WorkerProcess,
+    beside,
+    eventually,
+    over,
+    prefect_at,
+    prefect_variables,
+    push,
+    titles,
+    worker_settings,
+)
 
 
 class PrefectsWorkerCommand(WorkerProcess):
@@ -39,7 +49,7 @@ class PrefectsWorkerCommand(WorkerProcess):
     command = ("prefect", "worker", "start", "--pool", "alerts", "--type", "warm")
 
 
-async def emit(api_url: str, payload: dict[str, str]) -> None:
+async def emit(stack: StackAddresses, payload: dict[str, str]) -> None:
     """Emit an event, as a webhook of Prefect Cloud or any other program does."""
     event = {
         "id": str(uuid4()),
@@ -48,11 +58,12 @@ async def emit(api_url: str, payload: dict[str, str]) -> None:
         "resource": {"prefect.resource.id": "alert.test"},
         "payload": payload,
     }
-    async with httpx.AsyncClient() as client:
-        (await client.post(f"{api_url}/events", json=[event])).raise_for_status()
+    user, _, password = str(stack.prefect_auth_string).partition(":")
+    async with httpx.AsyncClient(auth=(user, password)) as client:
+        (await client.post(f"{stack.prefect_api_url}/events", json=[event])).raise_for_status()
 
 
-async def run_deployment(api_url: str, payload: dict[str, str]) -> None:
+async def run_deployment(stack: StackAddresses, payload: dict[str, str]) -> None:
     """`prefect deployment run`, with the words that its user types."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "prefect"),
@@ -65,7 +76,7 @@ async def run_deployment(api_url: str, payload: dict[str, str]) -> None:
             "-p",
             "source=grafana",
         ),
-        env={**clean_environment(), "PREFECT_API_URL": api_url},
+        env={**clean_environment(), **prefect_variables(stack)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -76,17 +87,17 @@ async def run_deployment(api_url: str, payload: dict[str, str]) -> None:
 async def test_an_event_and_a_deployment_run_page_through_prefects_own_worker_command(
     database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, tmp_path: Path
 ) -> None:
-    api_url = str(stack.prefect_api_url)
-    async with prefect_at(api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
 
     async def both() -> list[RunRecord]:
         found = await all_runs(database)
         return found if len(found) == 2 and all(run.status.final for run in found) else []
 
-    with beside(PrefectsWorkerCommand(worker_settings(home, receiver), stack, tmp_path / "worker.log")) as (worker,):
-        await run_deployment(api_url, {"alertname": "ByHand", "severity": "warning", "instance": "web-2"})
-        await emit(api_url, {"alertname": "FromEvent", "severity": "critical", "instance": "web-1"})
+    log, settings = tmp_path / "worker.log", worker_settings(home, receiver)
+    with beside(PrefectsWorkerCommand(settings, stack, log, **prefect_variables(stack))) as (worker,):
+        await run_deployment(stack, {"alertname": "ByHand", "severity": "warning", "instance": "web-2"})
+        await emit(stack, {"alertname": "FromEvent", "severity": "critical", "instance": "web-1"})
         found = await eventually(both, "both runs", 80)
         assert worker.end() == 0
 
@@ -110,6 +121,48 @@ async def warm_worker(settings: Settings, addresses: StackAddresses) -> AsyncIte
         await asyncio.wait({serving})
 
 
+@pytest.mark.usefixtures("patient")
+async def test_the_worker_executes_our_flows_and_refuses_every_other_entry_point_by_name(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, tmp_path: Path
+) -> None:
+    executed = tmp_path / "executed"
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(executed)!r}).touch()\ndef evil(): ...\n")
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    foreign = [f"{tmp_path}/evil.py:evil", "evil.evil", "os.system", "flows/alert_pipeline.py:alert_pipeline", " "]
+    ours = "flows.alert_pipeline.alert_pipeline"
+    async with prefect_at(stack) as client:
+        await register(client)
+        flow_id = await client.create_flow_from_name("evil")
+
+        async def deploy(name: str, entrypoint: str) -> FlowRun:
+            deployment_id = await client.create_deployment(
+                flow_id=flow_id, name=name, entrypoint=entrypoint, work_pool_name=POOL_NAME, path=str(tmp_path)
+            )
+            payload = {"alertname": "FromMine", "severity": "critical"}
+            parameters = {"payload": payload} if entrypoint == ours else {}
+            return await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+
+        made = [await deploy(f"evil-{number}", entrypoint) for number, entrypoint in enumerate([*foreign, ours])]
+
+        async def ended() -> list[FlowRun]:
+            found = [await client.read_flow_run(flow_run.id) for flow_run in made]
+            return found if all(one.state is not None and one.state.is_final() for one in found) else []
+
+        async with warm_worker(worker_settings(home, receiver), addresses):
+            *refused, own = [one.state for one in await eventually(ended, "the ends of the flow runs") if one.state]
+        await client.delete_flow(flow_id)
+
+    assert not executed.exists()
+    assert [state.type for state in refused] == [StateType.FAILED] * len(foreign)
+    for state, entrypoint in zip(refused, foreign, strict=True):
+        message = str(state.message)
+        assert message.startswith(f"This worker does not execute {entrypoint!r}: it executes the flows {ours}")
+        assert "flows.definition_pipeline.definition_pipeline" in message
+        assert "flows.upkeep.upkeep" in message
+    assert (own.type, own.name) == (StateType.COMPLETED, "Notified"), "another deployment of our flow is our flow"
+    assert len(receiver.requests) == 1
+
+
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])
@@ -122,7 +175,7 @@ async def test_a_notified_run_that_is_retried_in_prefect_ends_as_notified_and_pa
 ) -> None:
     addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
     settings = worker_settings(home, receiver)
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         async with warm_worker(settings, addresses):
             async with open_services(settings, database.url) as services:
@@ -157,7 +210,7 @@ async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
     assert declared["actions"][0]["type"] == "send-notification"
     declared["actions"] = [{"type": "do-nothing"}]
     receiver.answer_next(404)
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         automation = await client.create_automation(AutomationCore.model_validate(declared))
         fired = {
@@ -181,11 +234,11 @@ async def test_the_automation_of_the_docs_fires_for_a_page_that_failed(
 async def test_the_deployment_of_the_docs_names_the_module(stack: StackAddresses) -> None:
     page = (Path(__file__).parent.parent / "docs" / "prefect.md").read_text()
     (script,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if ".deploy(" in text]
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", script),
-            env={**clean_environment(), "PREFECT_API_URL": str(stack.prefect_api_url)},
+            env={**clean_environment(), **prefect_variables(stack)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

@@ -27,6 +27,7 @@ from service.stack import StackAddresses
 from tests.api_helpers import alert
 from tests.conftest import clean_environment
 from tests.stack_fixtures import new_home, processes_of, settings_for, until
+from tests.worker_helpers import prefect_variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Up:
 
 
 @contextmanager
-def up(home: Path, log: Path, **environment: str) -> Iterator[Up]:
+def up(home: Path, log: Path, *options: str, **environment: str) -> Iterator[Up]:
     """The command once it is ready, listening on all addresses."""
     for _ in range(5):
         port = free_port()
@@ -53,6 +54,7 @@ def up(home: Path, log: Path, **environment: str) -> Iterator[Up]:
                     "0.0.0.0",
                     "--port",
                     str(port),
+                    *options,
                 ],
                 cwd=log.parent,
                 env={**clean_environment(), "ALERT_PIPELINE_HOME": str(home), **environment},
@@ -135,7 +137,7 @@ def test_one_command_from_its_first_alert_to_its_end(stack: StackAddresses, tmp_
     log = tmp_path / "up.log"
     # A file in the current folder is not imported, whatever its name.
     (tmp_path / "statsd.py").write_text("raise SystemExit('not a module of ours')")
-    prefect = {"PREFECT_API_URL": str(stack.prefect_api_url), "CHECKERS_ENABLED": "memory"}
+    prefect = {**prefect_variables(stack), "CHECKERS_ENABLED": "memory"}
     with new_home() as home, up(home, log, NOTIFY_CHANNELS="console", **prefect) as started:
         process, api = started.process, started.api
         assert started.shown["Ready"] == "Ctrl-C ends it."

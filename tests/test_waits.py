@@ -101,7 +101,7 @@ async def test_a_channel_that_asks_for_time_gets_it(
     assert 0 <= (record.completed_at - wait.due_at).total_seconds() < 1.5
     assert len(receiver.requests) == 2
     if engine == "prefect":
-        async with prefect_at(stack.prefect_api_url) as client:
+        async with prefect_at(stack) as client:
             states = await states_of_notify(client, record.prefect_flow_run_id)
         (retry,) = [state for state in states if state.name == "AwaitingRetry"]
         assert retry.state_details.scheduled_time is not None

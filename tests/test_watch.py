@@ -48,7 +48,7 @@ Set = Callable[..., Awaitable[Any]]
 @pytest.fixture
 async def client(stack: StackAddresses) -> AsyncIterator[PrefectClient]:
     """Prefect, knowing our deployments."""
-    async with prefect_at(stack.prefect_api_url) as one:
+    async with prefect_at(stack) as one:
         await register(one)
         yield one
 

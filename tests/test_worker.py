@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 @pytest.fixture(scope="session")
 async def registered(stack: StackAddresses) -> StackAddresses:
     """The stack, with our deployments on it."""
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         await register(client)
     return stack
 
@@ -58,7 +58,7 @@ async def worker(
 
 
 async def flow_run_of(stack: StackAddresses, flow_run_id: str | None) -> FlowRun:
-    async with prefect_at(stack.prefect_api_url) as client:
+    async with prefect_at(stack) as client:
         return await client.read_flow_run(UUID(flow_run_id))
 
 
@@ -121,7 +121,7 @@ async def test_a_run_that_is_cancelled_in_prefect_stops_and_can_be_resumed(
     run_id = await push(worker.services, "HighMemory")
     waiting = await at_stage(database, run_id, "notify")
 
-    async with prefect_at(registered.prefect_api_url) as client:
+    async with prefect_at(registered) as client:
         await client.set_flow_run_state(UUID(waiting.prefect_flow_run_id), Cancelling())
     record = await over(database, run_id)
 
@@ -139,7 +139,7 @@ async def test_a_run_that_is_cancelled_in_prefect_stops_and_can_be_resumed(
 async def test_a_paused_pool_stops_claims_but_not_an_overdue_page(
     database: Database, home: Path, receiver: HttpReceiver, registered: StackAddresses
 ) -> None:
-    async with prefect_at(registered.prefect_api_url) as client:
+    async with prefect_at(registered) as client:
         await client.update_work_pool(POOL_NAME, WorkPoolUpdate(is_paused=True))
         try:
             settings = worker_settings(home, receiver, page_deadline_seconds=1.0)
@@ -162,7 +162,7 @@ async def test_the_limit_of_the_deployment_bounds_the_claims(
     database: Database, home: Path, receiver: HttpReceiver, registered: StackAddresses
 ) -> None:
     host = DeafHost()
-    async with prefect_at(registered.prefect_api_url) as client:
+    async with prefect_at(registered) as client:
         deployment = await client.read_deployment_by_name("alert-pipeline/default")
         await client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=1))
         try:
@@ -224,7 +224,7 @@ async def test_a_run_that_prefect_starts_with_several_incidents_leaves_the_other
     warm = WarmWorker(POOL_NAME, name="warm test", settings=settings, addresses=addresses)
     serving = asyncio.create_task(warm.start(printer=lambda *_: None))
     try:
-        async with prefect_at(registered.prefect_api_url) as client:
+        async with prefect_at(registered) as client:
 
             async def lives() -> bool:
                 async with database.transaction() as tx:

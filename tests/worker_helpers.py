@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
@@ -114,11 +114,26 @@ def keys(receiver: HttpReceiver) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def prefect_at(api_url: str | None) -> AsyncIterator[PrefectClient]:
-    """A client of this Prefect server."""
-    with temporary_settings({PREFECT_API_URL: api_url}):
+async def prefect_at(where: StackAddresses | str | None) -> AsyncIterator[PrefectClient]:
+    """A client of this Prefect server: a stack's, or one without a credential at this address."""
+    with temporary_settings(client_settings(where)):
         async with get_client() as client:
             yield client
+
+
+def client_settings(where: StackAddresses | str | None) -> dict[Any, Any]:
+    """Prefect's settings for a client of this server."""
+    if not isinstance(where, StackAddresses):
+        return {PREFECT_API_URL: where}
+    return {PREFECT_API_URL: where.prefect_api_url, PREFECT_API_AUTH_STRING: where.prefect_auth_string}
+
+
+def prefect_variables(stack: StackAddresses) -> dict[str, str]:
+    """The environment of a program that is a client of this server, as `alert-pipeline env` prints it."""
+    return {
+        "PREFECT_API_URL": stack.prefect_api_url or NOWHERE,
+        "PREFECT_API_AUTH_STRING": stack.prefect_auth_string or "",
+    }
 
 
 class WorkerProcess:
@@ -174,7 +189,10 @@ def beside(*workers: WorkerProcess) -> Iterator[Sequence[WorkerProcess]]:
 
 
 class BreakableServer:
-    """A Prefect server of the test's own, on the session's database, that can be stopped and started again."""
+    """A Prefect server of the test's own, on the session's database, that can be stopped and started again.
+
+    It asks for no credential, like many a server that operators run themselves.
+    """
 
     def __init__(self, home: Path, log: Path) -> None:
         self._server = PrefectServer(stack_paths(home), None)
@@ -185,10 +203,12 @@ class BreakableServer:
     def start(self) -> None:
         """Start it, and return when it answers."""
         server: Any = self._server
+        environment = {**server._environment()}
+        del environment["PREFECT_SERVER_API_AUTH_STRING"]
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
                 server._command(),
-                env=server._environment(),
+                env=environment,
                 pass_fds=(server._listener.fileno(),),
                 stdout=output,
                 stderr=output,

@@ -16,7 +16,7 @@ from orchestration.graph import BadDefinition, Definition, decode_definition, pa
 from orchestration.graph.drawing import draw, mermaid
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
-from orchestration.store.database import AsyncConnection
+from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.definition_input import BadFile, is_file, read_definition, read_new_definitions, read_stored
 from service.cli.reader import read, read_at
@@ -242,9 +242,12 @@ def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: 
 
 
 def _with_service(work: Callable[[DefinitionService], Awaitable[T]]) -> T:
-    return read_at(
-        load_settings(), lambda database, url: work(DefinitionService(database=database, prefect_api_url=url))
-    )
+    settings = load_settings()
+
+    async def with_service(database: Database, api_url: str | None) -> T:
+        return await work(DefinitionService(database=database, settings=settings, prefect_api_url=api_url))
+
+    return read_at(settings, with_service)
 
 
 def _user_name() -> str:

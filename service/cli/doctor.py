@@ -51,7 +51,7 @@ async def examine(settings: Settings) -> list[Finding]:
     groups = await asyncio.gather(
         host_findings(settings),
         database_findings(settings, database_url or embedded_url, embedded=database_url is None),
-        prefect_findings(api_url, embedded=settings.prefect_api_url is None, stack_runs=stack is not None),
+        prefect_findings(settings, api_url, embedded=settings.prefect_api_url is None, stack_runs=stack is not None),
         channel_findings(settings, api_url),
     )
     return [finding for group in groups for finding in group]

@@ -231,13 +231,14 @@ async def _describe_channels(settings: Settings, names: Sequence[str | None]) ->
 
 async def _select_channels(settings: Settings, name: str | None) -> Sequence[NamedChannel]:
     """Find channels in the settings, and among the blocks of a Prefect that already runs. None means the default."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
 
     from blocks.channels.resolver import ChannelResolver
+    from blocks.prefect_api import address_settings
 
     stack = find_running_stack(settings)
     url = settings.prefect_api_url or (stack.prefect_api_url if stack else None)
-    with temporary_settings({PREFECT_API_URL: url}):
+    with temporary_settings(address_settings(settings, url)):
         return await ChannelResolver(settings, blocks_known=url is not None).select(name)
 
 

@@ -17,6 +17,7 @@ from orchestration.settings import Settings, load_settings
 from service.cli import definitions, incidents, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
+from service.cli.env import env
 from service.cli.run_views import show_results
 from service.cli.terminal import Json, as_json, output, progress, resumable, run_app
 from service.cli.trace import trace
@@ -107,6 +108,7 @@ app.command()(api)
 app.command()(trace)
 app.command()(why)
 app.command()(doctor)
+app.command()(env)
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")

@@ -28,6 +28,7 @@ from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
 READY_SECONDS = 60.0
 PREFECT_TIMEOUT_SECONDS = 20.0
+FOR_PROGRAMS = 'eval "$(alert-pipeline env)"'
 GRACE_SECONDS = 40.0
 """More than WORKER_GRACE_SECONDS, in which a worker finishes its runs. Another worker resumes those of a killed one."""
 
@@ -213,6 +214,10 @@ def _reachable(host: str) -> str:
 def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:
     shown = redact_text(addresses.prefect_api_url or "")
     prefect = f"{shown.removesuffix('/api')}  (for other programs: PREFECT_API_URL={shown})"
+    if "prefect" in addresses.embedded:
+        # A log file or a journal must not get the credential.
+        password = addresses.prefect_auth_string if output.is_terminal else "`alert-pipeline env` prints it"
+        prefect = f"{shown.removesuffix('/api')}  (password: {password}; for other programs: {FOR_PROGRAMS})"
     if not prefect_answers:
         prefect = (
             f"{shown} (PREFECT_API_URL) does not answer: the direct engine handles alerts meanwhile. "

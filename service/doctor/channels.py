@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.channels.base import ChannelBlock
 from blocks.channels.resolver import ChannelResolver
+from blocks.prefect_api import address_settings
 from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
@@ -24,7 +25,7 @@ _OUTAGE = "blocks that are saved in Prefect are not known while it does not answ
 
 async def channel_findings(settings: Settings, api_url: str | None) -> list[Finding]:
     """The default channels first, then each channel. `api_url` None means that no Prefect server runs."""
-    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+    with temporary_settings({**address_settings(settings, api_url), PREFECT_CLIENT_MAX_RETRIES: 0}):
         channels, unknown = await _read_channels(settings, api_url)
         resolver = ChannelResolver(settings, blocks_known=not unknown)
         defaults = await run_check("channels", lambda: _defaults(resolver, unknown), fix=_EDIT)

@@ -12,12 +12,13 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import (
-    PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
     temporary_settings,
 )
 
+from blocks.prefect_api import address_settings
+from orchestration.settings import Settings
 from service.doctor import Finding, Level, broken, ok, run_check, skipped, warning
 from service.mirror.deployments import POOL_NAME, POOL_TYPE, wanted_deployments
 
@@ -37,7 +38,9 @@ _NOT_IN_STACK = (
 _REGISTER = "Start a worker: it registers what is missing"
 
 
-async def prefect_findings(api_url: str | None, *, embedded: bool, stack_runs: bool = False) -> list[Finding]:
+async def prefect_findings(
+    settings: Settings, api_url: str | None, *, embedded: bool, stack_runs: bool = False
+) -> list[Finding]:
     """The checks of the server, then of what is registered there.
 
     `api_url` None means that the embedded server does not run; `stack_runs` says whether the rest of the embedded
@@ -53,7 +56,7 @@ async def prefect_findings(api_url: str | None, *, embedded: bool, stack_runs: b
     fix = _RESTARTS if embedded else _START_OR_UNSET
     check = partial(run_check, fix=fix, timeout_seconds=TIMEOUT_SECONDS)
     own: dict[Any, Any] = {
-        PREFECT_API_URL: api_url,
+        **address_settings(settings, api_url),
         PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
     }

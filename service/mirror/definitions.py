@@ -6,8 +6,9 @@ The store is the truth. This module writes it to Prefect, and stores what operat
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
-from prefect import get_client
+from prefect import Flow, get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
@@ -15,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
 from blocks.prefect_api import prefect_errors
+from flows.definition_pipeline import definition_pipeline
 from flows.definitions import sync_block, write_block
 from orchestration.definitions import checked_name
 from orchestration.errors import BadInput
@@ -23,11 +25,24 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
-from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current
+from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current, wanted_deployments
 from service.mirror.flow_runs import DEFINITION_FLOW_NAME, definition_deployments
 
 DISABLED = "disabled"
 """The tag of a deployment that we paused because its definition is disabled. An operator's pause has no tag."""
+
+DEFINITION_ENTRYPOINT = "flows.definition_pipeline.definition_pipeline"
+"""The entry point of the deployments of all definitions."""
+
+
+def own_flows() -> dict[str, Flow[..., Any]]:
+    """The flows of our deployments, by entry point: those of prefect.yaml, and that of the definitions.
+
+    Raises:
+        BadSetting: prefect.yaml is missing or broken.
+    """
+    flows: dict[str, Flow[..., Any]] = {deployment.entrypoint: deployment.flow for deployment in wanted_deployments()}
+    return {**flows, DEFINITION_ENTRYPOINT: definition_pipeline}
 
 
 async def store_edit(database: Database, name: str) -> list[str]:
@@ -120,7 +135,7 @@ def _is_shown(known: DeploymentResponse | None, record: DefinitionRecord) -> boo
 
 def _wanted(record: DefinitionRecord) -> Deployment:
     fields = {
-        "entrypoint": "flows.definition_pipeline.definition_pipeline",
+        "entrypoint": DEFINITION_ENTRYPOINT,
         "name": record.name,
         "description": record.description or f"The pipeline definition {record.name}.",
         "parameters": {"definition": record.name},

@@ -21,7 +21,7 @@ from typing import Literal, NoReturn, Self
 import psutil
 from pydantic import BaseModel
 
-from orchestration.embedded_stack import StackAddresses, is_lock_free
+from orchestration.embedded_stack import StackAddresses, find_auth_string, is_lock_free
 from orchestration.errors import BadSetting, PipelineError, Unavailable
 from orchestration.settings import Settings
 from service.stack.paths import StackPaths, prepare, stack_paths
@@ -89,16 +89,24 @@ def attach(
     if prefect_port is not None and not embed_prefect:
         raise BadSetting(f"PREFECT_API_URL={settings.prefect_api_url!r} is set: no port can be chosen beside it.")
     if own_database is not None and not embed_prefect:
-        yield StackAddresses(database_url=own_database, prefect_api_url=settings.prefect_api_url, embedded=frozenset())
+        api_url = settings.prefect_api_url
+        yield StackAddresses(
+            database_url=own_database,
+            prefect_api_url=api_url,
+            prefect_auth_string=find_auth_string(settings, api_url),
+            embedded=frozenset(),
+        )
         return
     request = Request(need=[POSTGRES, PREFECT] if embed_prefect else [POSTGRES], prefect_port=prefect_port)
     with _session(stack_paths(settings.home), request, progress or (lambda _: None), lost or (lambda: None)) as ready:
         embedded = {POSTGRES} if own_database is None else set[str]()
         if settings.prefect_api_url is None and ready.prefect_api_url is not None:
             embedded.add(PREFECT)
+        api_url = settings.prefect_api_url or ready.prefect_api_url
         yield StackAddresses(
             database_url=own_database or ready.database_url,
-            prefect_api_url=settings.prefect_api_url or ready.prefect_api_url,
+            prefect_api_url=api_url,
+            prefect_auth_string=find_auth_string(settings, api_url),
             embedded=frozenset(embedded),
         )
 

@@ -157,6 +157,8 @@ class Keeper:
             parts={name: pid for name, pid in pids.items() if pid is not None},
             database_url=database_url(self._paths, DATABASE),
             prefect_api_url=server.api_url if server is not None and pids.get(PREFECT) is not None else None,
+            prefect_address=server.api_url if server is not None else None,
+            prefect_auth_string=server.auth_string if server is not None else None,
             started_at=self._started_at,
         )
 

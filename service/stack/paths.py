@@ -55,6 +55,8 @@ class StackPaths:
     """Folder of PostgreSQL's Unix socket; only its owner and root can enter it."""
     prefect: Path
     """`PREFECT_HOME` of the server."""
+    credential: Path
+    """The credential of Prefect's API, which only the owner of the home can read."""
 
     def log(self, name: str) -> Path:
         """The log file of `postgres`, `prefect` or `keeper`."""
@@ -84,6 +86,7 @@ def stack_paths(home: Path) -> StackPaths:
         configuration=postgres / "conf",
         run=run,
         prefect=home / "prefect",
+        credential=home / "prefect.auth",
     )
 
 

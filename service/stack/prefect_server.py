@@ -9,6 +9,7 @@ import gc
 import importlib
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -20,7 +21,8 @@ from typing import Any
 from orchestration.errors import BadSetting, Unavailable
 from service import prefect_patches
 from service.stack import postgres, process
-from service.stack.paths import StackPaths
+from service.stack.own_pages import OwnPagesOnly
+from service.stack.paths import StackPaths, replace_file
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -29,6 +31,9 @@ _FACTORY = "service.stack.prefect_server:create_app"
 
 _TUNABLE = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_EVENTS_", "PREFECT_SERVER_LOGGING_LEVEL")
 """Variables of the environment that the embedded server obeys. The rest of PREFECT_* belongs to other servers."""
+
+_USER = "alert-pipeline"
+"""The part of the credential before the colon. Prefect asks for both parts together, as one password."""
 
 _DEFAULTS = {
     # By default Prefect writes one row at a time. In batches the server needs a third less CPU.
@@ -58,7 +63,13 @@ class PrefectServer:
     stop_seconds = 10.0  # it first writes the events in its memory, usually in 0.3 s
 
     def __init__(self, paths: StackPaths, port: int | None) -> None:
+        """Open the port.
+
+        Raises:
+            BadSetting: the port or the credential cannot be used.
+        """
         self._paths = paths
+        self.auth_string = load_auth_string(paths)
         self._listener = _listen(port)
         self.port: int = self._listener.getsockname()[1]
 
@@ -123,6 +134,7 @@ class PrefectServer:
             "PREFECT_SERVER_API_HOST": HOST,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_UI_API_URL": self.api_url,
+            "PREFECT_SERVER_API_AUTH_STRING": self.auth_string,
             # By default any page in the user's browser may read the API.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -157,6 +169,29 @@ async def _healthy(port: int) -> None:
         await asyncio.sleep(0.1)
 
 
+def load_auth_string(paths: StackPaths) -> str:
+    """The credential of the embedded server, as `user:password`: the operator's own, else one that is made once.
+
+    Raises:
+        BadSetting: the operator's own cannot be used, or other users can read the file of the other.
+    """
+    for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+        if own := os.environ.get(name, "").strip():
+            if not own.isascii():  # Prefect's server would answer 500 to every request
+                raise BadSetting(f"{name} may only have ASCII characters")
+            return own
+    try:
+        if paths.credential.stat().st_mode & 0o077:
+            raise BadSetting(f"Others can read {paths.credential}: delete it, and a new one is made")
+        stored = paths.credential.read_text().strip()
+    except FileNotFoundError:
+        stored = ""
+    if len(stored) < len(_USER):  # also after a full disk
+        stored = f"{_USER}:{secrets.token_urlsafe(32)}"
+        replace_file(paths.credential, stored + "\n", 0o600)
+    return stored
+
+
 def _listen(port: int | None) -> socket.socket:
     try:
         listener = socket.create_server((HOST, port or 0), backlog=1024)
@@ -173,15 +208,16 @@ def _listen(port: int | None) -> socket.socket:
 
 
 def create_app() -> Any:
-    """Prefect's server application, built without garbage collections. uvicorn calls this in the server's process.
+    """Prefect's server application, behind `OwnPagesOnly`. uvicorn calls this in the server's process.
 
-    Building it makes half a million objects that stay. Collections would take 2 of the 5 seconds of the start.
+    Building it makes half a million objects that stay. Collections would take 2 of the 5 seconds of the start, so no
+    garbage is collected meanwhile.
     """
     gc.disable()
     try:
         app = importlib.import_module("prefect.server.api.server").create_app()
         prefect_patches.patch_slow_end_of_triggers()
-        return app
+        return OwnPagesOnly(app, int(os.environ["PREFECT_SERVER_API_PORT"]))
     finally:
         process.collect_garbage_rarely()
         gc.enable()

@@ -166,7 +166,7 @@ async def open_bounded_worker(
         channels = ChannelCache(copies, load_key(settings), drivers=None, timeout_seconds=BLOCKS_TIMEOUT_SECONDS)
         services = make_services(settings, database, blocks=channels, console=console)
         with prefect_errors():
-            client = await enter_prefect(opening, addresses.prefect_api_url)
+            client = await enter_prefect(opening, settings, addresses.prefect_api_url)
         breaker, mirror = Breaker(), FlowRunMirror(client)
         # A person waits here, not a page: a Prefect that has just been started may take its time.
         results = settings.home.expanduser() / "results"

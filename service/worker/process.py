@@ -11,7 +11,6 @@ from typing import Any
 from prefect.client.orchestration import PrefectClient
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import (
-    PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -20,6 +19,7 @@ from prefect.settings import (
 )
 
 from blocks.channels.resolver import ChannelCache, configured_drivers
+from blocks.prefect_api import address_settings
 from flows.services import make_services, use_services
 from orchestration.encryption import load_key
 from orchestration.errors import Unavailable
@@ -58,7 +58,7 @@ async def open_worker(
     limit_end_of_services()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
-        client = await enter_prefect(opening, prefect_api_url)
+        client = await enter_prefect(opening, settings, prefect_api_url)
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
@@ -91,20 +91,21 @@ def _in_background(duties: Sequence[Coroutine[Any, Any, None]]) -> Generator[Non
             task.cancel()
 
 
-async def enter_prefect(opening: AsyncExitStack, api_url: str | None) -> PrefectClient:
+async def enter_prefect(opening: AsyncExitStack, settings: Settings, api_url: str | None) -> PrefectClient:
     """Use Prefect's settings and clients for a process that executes runs, until the stack ends. Returns the client.
 
     `api_url` None leaves Prefect's own address.
     """
-    opening.enter_context(temporary_settings(prefect_settings(api_url)))
+    opening.enter_context(temporary_settings(prefect_settings(settings, api_url)))
     # One client for the process: otherwise each run builds two and loads the certificates twice.
     client = (await opening.enter_async_context(AsyncClientContext.get_or_create())).client
     opening.enter_context(SyncClientContext.get_or_create())
     return client
 
 
-def prefect_settings(api_url: str | None) -> dict[Any, Any]:
+def prefect_settings(settings: Settings, api_url: str | None) -> dict[Any, Any]:
     """Prefect's settings for a process that executes runs. `api_url` None leaves Prefect's own address."""
+    address = address_settings(settings, api_url or settings.prefect_api_url)
     # The breaker decides what happens when Prefect fails; its client would try for a minute. Nor are settings
     # changed for single calls: making them anew takes 80 ms.
     own: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}
@@ -113,4 +114,4 @@ def prefect_settings(api_url: str | None) -> dict[Any, Any]:
     if "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" not in os.environ:
         # Leases say who lives. Prefect's heartbeats are a thread and at least one event for each run.
         own[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
-    return own if api_url is None else {**own, PREFECT_API_URL: api_url}
+    return {**own, **{name: value for name, value in address.items() if value is not None}}

@@ -15,7 +15,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
-from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Failed
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
 from blocks.prefect_api import prefect_errors
@@ -24,10 +24,11 @@ from flows.services import use_services
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.waits import Slot
 from orchestration.errors import BadSetting, Unavailable
+from orchestration.redaction import one_line
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
-from service.mirror.definitions import sync
+from service.mirror.definitions import own_flows, sync
 from service.mirror.deployments import POOL_TYPE, register
 from service.stack import StackAddresses
 from service.worker.process import open_worker
@@ -126,7 +127,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
         del configuration
         if task_status is not None:
             task_status.started(1)
-        flow = await self._load(flow_run)
+        if (flow := await self._own_flow(flow_run)) is None:
+            return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
         if (worker := self._worker) is None:
             raise RuntimeError("The worker was not started")
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
@@ -139,12 +141,26 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
                 self._slots.discard(slot)
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
-    async def _load(self, flow_run: FlowRun) -> Flow[..., Any]:
+    async def _own_flow(self, flow_run: FlowRun) -> Flow[..., Any] | None:
+        """The flow of this project that the flow run's deployment names. None means that it was refused.
+
+        Whoever reaches Prefect's API can name any file and any module of this machine as an entry point, and importing
+        it here would already execute it. So the name is only looked up among our own flows.
+        """
         if flow_run.deployment_id is None:
             return cast("Flow[..., Any]", alert_pipeline)
         entrypoint = (await self.client.read_deployment(flow_run.deployment_id)).entrypoint or ""
-        # Importing a flow may take a second, in which other runs want to go on.
-        return await asyncio.to_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
+        # Reading prefect.yaml takes a moment, in which other runs want to go on.
+        flows = await asyncio.to_thread(own_flows)
+        if (flow := flows.get(entrypoint)) is not None:
+            return flow
+        message = (
+            f"This worker does not execute {one_line(repr(entrypoint), 200)}: it executes the flows "
+            f"{', '.join(sorted(flows))} and nothing else. Use another work pool for your own flows"
+        )
+        logger.warning("The flow run %s was refused. %s", flow_run.id, message)
+        await self.client.set_flow_run_state(flow_run.id, Failed(message=message), force=True)
+        return None
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
         """Register the deployments as soon as Prefect answers; then write the definitions to Prefect."""
