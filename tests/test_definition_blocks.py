@@ -95,23 +95,32 @@ async def test_a_block_that_is_behind_is_no_edit(
     assert await versions(database) == [2, 1]
 
 
-async def test_a_broken_edit_runs_nothing_and_is_not_stored(
+async def test_of_a_broken_edit_the_version_before_runs_and_the_edit_is_not_stored(
     database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     await applied(database, blocks, look())
     for broken in BROKEN:
         blocks.edit(broken.raw)
-        with pytest.raises(BrokenBlock) as refused:
-            await resolver.load("look")
-        said = str(refused.value)
-        assert said.startswith("The block pipeline-definition/look was edited in Prefect and cannot be used: ")
-        assert broken.says in said, broken.name
-        assert broken.field in said, broken.name
-        assert not refused.value.retryable
+        found = await resolver.load("look")
+        assert (found.version, found.config) == (1, look()), broken.name
+        assert found.note.startswith(
+            "version 1 of look runs, as stored. The block pipeline-definition/look was edited in Prefect and cannot be "
+            "used: "
+        )
+        assert broken.says in found.note, broken.name
+        assert broken.field in found.note, broken.name
 
     assert await versions(database) == [1]
-    # The run that began with the stored version can still go on with it.
-    assert (await resolver.load("look", 1)).config == look()
+    blocks.edit(look(description="mended"))
+    assert (await resolver.load("look")).note == ""
+
+
+async def test_a_broken_block_of_which_no_version_is_stored_runs_nothing(
+    blocks: MemoryBlocks, resolver: DefinitionResolver
+) -> None:
+    blocks.kept["look"] = DefinitionBlock(name="look", config={"nodes": []}, stored_version=None)
+    with pytest.raises(BrokenBlock, match="was edited in Prefect and cannot be used"):
+        await resolver.load("look")
 
 
 async def test_while_prefect_is_away_the_stored_version_runs_and_nobody_waits_twice(

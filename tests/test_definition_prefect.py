@@ -16,9 +16,11 @@ from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
 from flows.samples import sample_names, sample_text
 from flows.services import open_services
 from orchestration.definitions import NewDefinition
+from orchestration.engine.run import Services
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
 from orchestration.requests import RunOptions, RunRequest
+from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord, new_id
@@ -27,11 +29,15 @@ from service.definitions import DefinitionService
 from service.mirror.definitions import DISABLED, sync
 from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
+from service.worker.broken_blocks import BrokenBlocks
 from service.worker.warm import WarmWorker
+from tasks.ingest.sources.registry import OWN_SOURCE
 from tasks.kinds import validate_definition
 from tests.api_helpers import alert
-from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, row_counts, task_runs_of, worker_with
+from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, task_runs_of, worker_with
 from tests.definition_helpers import current, look, new, put, versions
+from tests.engine_helpers import execute
+from tests.notify_helpers import rows
 from tests.receivers import HttpReceiver
 from tests.worker_helpers import eventually, worker_settings
 
@@ -136,7 +142,7 @@ async def test_what_was_applied_while_prefect_was_away_is_shown_when_it_is_back(
         await client.read_deployment_by_name("definition-pipeline/look")
 
 
-async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does_not(
+async def test_an_edit_in_prefect_runs_as_the_next_version_and_of_a_broken_one_the_version_before(
     client: PrefectClient,
     service: DefinitionService,
     database: Database,
@@ -153,18 +159,52 @@ async def test_an_edit_in_prefect_runs_as_the_next_version_and_a_broken_one_does
         assert block is not None
         assert block.stored_version == 2
 
-        await edit(client, {"nodes": [{"id": "checks", "type": "context", "next": "pager"}]})
-        before = await row_counts(database)
-        with pytest.raises(BadInput, match=r"node 'checks', field 'next': there is no node 'pager'"):
-            await run_by_hand(services, stack, "look")
-    assert await row_counts(database) == before
-    assert await versions(database) == [2, 1]
+        await service.apply(new(look(description="applied")), created_by="test")
+        for broken in ([], "x", None, {}, {"nodes": [{"id": "checks", "type": "context", "next": "pager"}]}):
+            await edit(client, broken)
+            result = await run_by_hand(services, stack, "look")
+            assert (result.status, result.definition_version) == ("COMPLETED", 3)
+            message = receiver.requests[-1].json["text"]
+            assert "version 3 of look runs, as stored. The block pipeline-definition/look was edited" in message
+    assert await versions(database) == [3, 2, 1]
     # Whoever writes over a broken edit is told so.
     done = await service.apply(new(look(description="mended")), created_by="test")
     assert done.notes == [
         "its block had an edit that could not be used (node 'checks', field 'next': there is no node 'pager' "
         "(known: checks)): the edit was overwritten"
     ]
+
+
+async def test_a_broken_edit_is_reported_once_and_so_is_its_end(
+    client: PrefectClient, service: DefinitionService, services: Services
+) -> None:
+    await service.apply(new(look()), created_by="test")
+    await edit(client, {"nodes": [{"id": "checks", "type": "context", "next": "pager"}]})
+    reports = BrokenBlocks()
+    for _ in range(2):
+        broken = await sync(client, services.database)
+        assert "there is no node 'pager'" in broken["look"]
+        await reports.report(services, broken)
+    assert await own_alerts(services) == ["firing"]
+    await edit(client, look(description="mended"))
+    for _ in range(2):
+        await reports.report(services, await sync(client, services.database))
+    assert await own_alerts(services) == ["firing", "resolved"]
+
+
+async def own_alerts(services: Services) -> list[str]:
+    """What this installation has said of itself; executed, so that a process that starts now knows what is open."""
+    query = """
+        select run_id, status as state, payload -> 'alerts' -> 0 ->> 'status' as status
+        from pipeline_run where source = :own and reason = 'push' order by id
+    """
+    found = await rows(services.database, query, own=OWN_SOURCE)
+    for row in (one for one in found if one["state"] == "pending"):
+        await execute(services, row["run_id"])
+    restarted = BrokenBlocks()
+    await restarted.report(services, {"look": "broken"} if found[-1]["status"] == "firing" else {})
+    assert len(await rows(services.database, query, own=OWN_SOURCE)) == len(found)
+    return [row["status"] for row in found]
 
 
 async def test_an_edit_that_nobody_has_run_is_kept_when_a_file_is_applied(

@@ -38,7 +38,8 @@ async def plan_for(
     if definitions is None:
         raise BadInput(f"There are no stored definitions here: {options.definition!r} cannot be executed")
     stored = await definitions.load(options.definition, version)
-    return Plan(validate_definition(stored.config, kinds), kinds, name=stored.name, version=stored.version, note=stored.note)
+    definition = validate_definition(stored.config, kinds)
+    return Plan(definition, kinds, name=stored.name, version=stored.version, note=stored.note)
 
 
 def validate_definition(raw: object, kinds: NodeKinds) -> Definition:

@@ -14,8 +14,8 @@ from orchestration.alert import Incident, IncidentStatus, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import IncidentNotFound
 from orchestration.store.models import (
-    OPEN_STATUSES,
     CLAIMABLE_STATUSES,
+    OPEN_STATUSES,
     AlertRow,
     HistoryRow,
     IncidentChannelRow,

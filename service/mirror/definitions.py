@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
 from blocks.prefect_api import prefect_errors
 from flows.definition_pipeline import definition_pipeline
-from flows.definitions import sync_block, write_block
+from flows.definitions import BrokenBlock, sync_block, write_block
 from orchestration.definitions import checked_name
 from orchestration.errors import BadInput
 from orchestration.graph import BadDefinition
@@ -80,8 +80,11 @@ async def show(database: Database, name: str) -> None:
                 await _show_deployment(client, record)
 
 
-async def sync(client: PrefectClient, database: Database) -> None:
+async def sync(client: PrefectClient, database: Database) -> dict[str, str]:
     """Write every definition to Prefect, and store the blocks that were edited or created there.
+
+    Returns:
+        What is wrong with the blocks that were edited into something that cannot run, by the definition's name.
 
     Raises:
         Unavailable: the database does not answer.
@@ -90,10 +93,13 @@ async def sync(client: PrefectClient, database: Database) -> None:
     await PipelineDefinition.aregister_type_and_schema(client=client)
     blocks = PrefectBlocks()
     found = {block.name: block for block in await blocks.read_all()}
+    broken: dict[str, str] = {}
     for block in found.values():
         try:
             checked_name(block.name)
             await sync_block(database, blocks, block)
+        except BrokenBlock as error:
+            broken[block.name] = str(error)
         except BadInput as error:
             logger.warning("%s", error)
     async with database.transaction() as tx:
@@ -111,6 +117,7 @@ async def sync(client: PrefectClient, database: Database) -> None:
             await blocks.delete(name)
     for name in deployed.keys() - names:
         await _forget_deployment(client, name)
+    return broken
 
 
 async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from orchestration.alert import Severity
 from orchestration.engine.run import Services
 from orchestration.store import incidents
-from service.worker.own_alerts import own_alert, report
-from tasks.ingest.sources.registry import OWN_SOURCE
+from service.worker.own_alerts import own_alert, own_incident_key, report
 
 _ABOUT = "definition/"
 
@@ -26,7 +25,7 @@ class BrokenBlocks:
             Unavailable: the database does not answer.
         """
         if self._reported is None:
-            start = f"{OWN_SOURCE}/{_ABOUT}"
+            start = own_incident_key(_ABOUT)
             async with services.database.statement() as tx:
                 self._reported = {key.removeprefix(start) for key in await incidents.open_keys(tx, start)}
         for name in sorted(broken.keys() ^ self._reported):

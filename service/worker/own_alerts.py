@@ -46,6 +46,11 @@ def own_alert(
     )
 
 
+def own_incident_key(about: str) -> str:
+    """The key under which the incident of such an alert is stored."""
+    return f"{OWN_SOURCE}:{OWN_SOURCE}/{about}"
+
+
 def deadly_run(record: RunRecord, why: str) -> RunRequest:
     """A run that was given up because it kills the processes that execute it: its message may not have gone out."""
     title = one_line(record.title or record.run_id, 120)

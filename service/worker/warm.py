@@ -20,7 +20,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 
 from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
-from flows.services import use_services
+from flows.services import flow_services, use_services
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.waits import Slot
 from orchestration.errors import BadSetting, Unavailable
@@ -31,6 +31,7 @@ from orchestration.store.database import Database
 from service.mirror.definitions import own_flows, sync
 from service.mirror.deployments import POOL_TYPE, register
 from service.stack import StackAddresses
+from service.worker.broken_blocks import BrokenBlocks
 from service.worker.process import open_worker
 from service.worker.worker import RUNS_PER_SLOT, Worker
 
@@ -60,6 +61,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
         self._addresses = addresses
         self._worker: Worker | None = None
         self._slots: set[Slot] = set()
+        self._broken_blocks = BrokenBlocks()
         self._ending = False
         concurrency = options.get("limit") or self._ours.worker_concurrency
         # A run starts at once here, so it is never fetched before its time.
@@ -172,7 +174,9 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
                     if not registered:
                         await register(client)
                         registered = True
-                    await sync(client, database)
+                    broken = await sync(client, database)
+                async with flow_services() as services:
+                    await self._broken_blocks.report(services, broken)
             except BadSetting as error:
                 logger.error("The deployments cannot be registered: %s", error)
             except Unavailable as error:
