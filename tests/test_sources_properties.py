@@ -122,7 +122,7 @@ def assert_storable(alert: Alert) -> None:
     assert all(url.lower().startswith(("http://", "https://")) for url in alert.links.values())
 
 
-@thorough
+@settings(thorough, max_examples=100)
 @given(payload=bodies(), order=st.permutations(list(SOURCES)))
 def test_the_order_of_the_registry_decides_nothing(payload: dict[str, Any], order: list[str]) -> None:
     def recognised() -> str | None:

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 
@@ -21,6 +22,14 @@ from orchestration.settings import Settings
 from orchestration.signals import logger
 
 _SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class _Job:
+    settings: Settings
+    database_url: str
+    run_id: str
+    owner: str
 
 
 async def execute_alone(settings: Settings, database_url: str, run_id: str, *, owner: str) -> bool:
@@ -34,8 +43,8 @@ async def execute_alone(settings: Settings, database_url: str, run_id: str, *, o
     from prefect.settings import get_current_settings
 
     prefect = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
-    run = (settings, database_url, run_id, owner)
-    process = _SPAWN.Process(target=_main, args=(prefect, logger.level, *run), daemon=True)
+    job = _Job(settings, database_url, run_id, owner)
+    process = _SPAWN.Process(target=_main, args=(prefect, logger.level, job), daemon=True)
     await asyncio.to_thread(process.start)
     try:
         await _ended(process)
@@ -55,7 +64,7 @@ async def _ended(process: SpawnProcess) -> None:
         loop.remove_reader(process.sentinel)
 
 
-def _main(prefect: Mapping[str, str], level: int, *run: Settings | str) -> None:
+def _main(prefect: Mapping[str, str], level: int, job: _Job) -> None:
     """What the new process does. It decides nothing for itself: its parent ends it, or it ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
@@ -63,12 +72,12 @@ def _main(prefect: Mapping[str, str], level: int, *run: Settings | str) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logger.setLevel(level)
     try:
-        asyncio.run(_execute(*run))  # pyright: ignore[reportArgumentType]
+        asyncio.run(_execute(job))
     except PipelineError as error:
-        logger.warning("The run broke off: %s", error)
+        logger.warning("Run %s broke off: %s", job.run_id, error)
 
 
-async def _execute(settings: Settings, database_url: str, run_id: str, owner: str) -> None:
+async def _execute(job: _Job) -> None:
     from blocks.channels.resolver import ChannelCache, configured_drivers
     from flows.services import make_services
     from orchestration.encryption import load_key
@@ -77,12 +86,13 @@ async def _execute(settings: Settings, database_url: str, run_id: str, owner: st
     from orchestration.store.database import open_database
     from orchestration.store.encrypted_cache import EncryptedCache
 
-    async with open_database(database_url) as database:
+    settings = job.settings
+    async with open_database(job.database_url) as database:
         # The saved channels as the worker last saw them: Prefect is not asked.
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         await channels.restore()
         services = make_services(settings, database, blocks=channels)
-        async with lease_run(services, run_id, engine=DIRECT, owner=owner) as run:
+        async with lease_run(services, job.run_id, engine=DIRECT, owner=job.owner) as run:
             run.suspect = True
             await Execution(run).execute_directly()
 
