@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -59,3 +59,9 @@ async def open_attempts(database: Database, run_id: str, *nodes: Node) -> None:
     if before.lease_owner is None:
         async with database.transaction() as tx:
             await claims.release(tx, run_id, owner=owner)
+
+
+async def waits_for_a_lock(database: Database) -> bool:
+    """Whether somebody waits for what another transaction holds."""
+    async with database.statement() as tx:
+        return (await tx.execute(text("select exists (select from pg_locks where not granted)"))).scalar_one()

@@ -16,6 +16,7 @@ from orchestration.store.actions import Actor, Via, resolve
 from orchestration.store.models import AlertRow
 from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_push
+from tests.store_helpers import waits_for_a_lock
 from tests.worker_helpers import eventually
 
 NOON = datetime.now(UTC) - timedelta(hours=1)
@@ -142,18 +143,13 @@ async def test_an_alert_that_the_other_group_records_at_the_same_moment_is_compa
     async with services.database.transaction() as tx:
         await tx.execute(text("lock table incident in share mode"))
         recording = asyncio.create_task(ingest(services, by_team))
-        await eventually(lambda: waits_for_a_lock(services), "the push to be about to open its incident")
+        await eventually(lambda: waits_for_a_lock(services.database), "the push to be about to open its incident")
         # What db-1 has been through db-2 has, too: its group has said so meanwhile.
         names = ", ".join(one.name for one in AlertRow.__table__.columns if one.name not in ("id", "fingerprint"))
         await tx.execute(text(f"insert into alert (fingerprint, {names}) select 'db-2', {names} from alert"))
 
     found = await recording
     assert (found.reason, found.incident_id) == ("stale", None)
-
-
-async def waits_for_a_lock(services: Services) -> bool:
-    async with services.database.statement() as tx:
-        return (await tx.execute(text("select exists (select from pg_locks where not granted)"))).scalar_one()
 
 
 async def test_a_firing_that_a_person_has_ended_begins_anew_in_both_groups(services: Services) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from orchestration.contracts import Stage
@@ -13,7 +15,8 @@ from orchestration.store.database import Database
 from orchestration.store.records import Node, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import read_story
-from tests.store_helpers import add_runs, new_run
+from tests.store_helpers import add_runs, new_run, waits_for_a_lock
+from tests.worker_helpers import eventually
 
 OWNER = "old/1/2/3"
 CHECK = Node.of(Stage.CHECK)
@@ -128,6 +131,24 @@ async def test_an_attempt_that_is_closed_stays_as_it_is(database: Database) -> N
         (row,) = await attempts.list_attempts(tx, run.run_id)
 
     assert (row.status, row.output_snapshot, row.error_type) == (StageStatus.SUCCEEDED, {"x": 1}, None)
+
+
+async def test_two_processes_that_leave_the_same_node_out_at_the_same_moment_leave_one_row(database: Database) -> None:
+    run = await leased(database)
+
+    async def leave_out() -> None:
+        async with database.transaction() as tx:
+            await attempts.skip(tx, run.run_id, CHECK, "resolved")
+
+    async with database.transaction() as tx:
+        await attempts.skip(tx, run.run_id, CHECK, "resolved")
+        other = asyncio.create_task(leave_out())  # the process that took the lease over
+        await eventually(lambda: waits_for_a_lock(database), "the other process to wait for this row")
+    await other
+    async with database.transaction() as tx:
+        (row,) = await attempts.list_attempts(tx, run.run_id)
+
+    assert (row.status, row.output_snapshot) == (StageStatus.SKIPPED, {"skipped": "resolved"})
 
 
 async def test_an_attempt_moves_its_run_on(database: Database) -> None:
