@@ -19,6 +19,7 @@ from orchestration.definitions import NewDefinition
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
 from orchestration.requests import RunOptions, RunRequest
+from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord, new_id
