@@ -80,6 +80,30 @@ def limit_end_of_services() -> None:
     base._drain = _drain
 
 
+def limit_answers() -> None:
+    """Patch Prefect so that its clients read only so much of an answer as `service/answer_limit.py` says.
+
+    Raises:
+        AttributeError: this version of Prefect has no such clients.
+    """
+    from service.answer_limit import limit_later, limit_now
+
+    # Upstream: httpx reads an answer into memory until it ends, and an address that is not Prefect's may never end it.
+    # The worker's timeouts end the request after seconds, in which a server on the same machine sends gigabytes.
+    for name, hook in (("PrefectHttpxAsyncClient", limit_later), ("PrefectHttpxSyncClient", limit_now)):
+        client = getattr(_import_with("prefect.client.base", name), name)
+        if client.__init__.__module__ != __name__:
+            client.__init__ = _with_hook(client.__init__, hook)
+
+
+def _with_hook(original: Any, hook: Any) -> Any:
+    def __init__(client: Any, *args: Any, **kwargs: Any) -> None:
+        original(client, *args, **kwargs)
+        client.event_hooks["response"].append(hook)
+
+    return __init__
+
+
 async def send_what_is_queued(seconds: float) -> None:
     """Wait until Prefect's services have sent their events and log lines, and drop what is left after `seconds`.
 

@@ -133,7 +133,7 @@ async def test_channels_of_the_environment_are_checked_while_prefect_is_away(set
 
 async def test_a_running_stack_is_not_to_be_started(settings: Settings) -> None:
     (database, *_) = await database_findings(settings, "postgresql://127.0.0.1:1/alerts", embedded=True)
-    (server, *_) = await prefect_findings("http://127.0.0.1:1/api", embedded=True)
+    (server, *_) = await prefect_findings(settings, "http://127.0.0.1:1/api", embedded=True)
 
     for finding in (database, server):
         assert finding.level is Level.BROKEN
@@ -141,7 +141,7 @@ async def test_a_running_stack_is_not_to_be_started(settings: Settings) -> None:
 
 
 async def test_a_stack_that_runs_without_prefect(settings: Settings) -> None:
-    first, *others = await prefect_findings(None, embedded=True, stack_runs=True)
+    first, *others = await prefect_findings(settings, None, embedded=True, stack_runs=True)
 
     assert (first.level, first.detail) == (Level.WARNING, "the embedded stack runs without Prefect's server")
     assert str(first.fix).startswith("If `alert-pipeline up` was started with PREFECT_API_URL, set the same here")
@@ -227,10 +227,12 @@ async def test_problems_in_prefect(settings: Settings, stack: StackAddresses, mo
         ({"connection_url": "**********"}, Level.OK, ", on a database of its own"),
     ],
 )
-async def test_which_database_prefect_is_on(database: dict[str, str | None], level: Level, says: str) -> None:
+async def test_which_database_prefect_is_on(
+    settings: Settings, database: dict[str, str | None], level: Level, says: str
+) -> None:
     answers = [Answer.json(answer) for answer in (True, prefect.__version__, {"server": {"database": database}})]
     with http_receiver(*answers, default=Answer.json({"detail": "Not Found"}, status=404)) as server:
-        findings = by_name(await prefect_findings(f"{server.url}/api", embedded=False))
+        findings = by_name(await prefect_findings(settings, f"{server.url}/api", embedded=False))
 
     assert findings["prefect"].level is level
     assert findings["prefect"].detail.endswith(f"version {prefect.__version__}{says}")

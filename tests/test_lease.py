@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestration.engine.lease import lease_run
+from orchestration.engine.lease import lease_run, process_name
 from orchestration.engine.run import ActiveRun, Services
 from orchestration.errors import BadInput, RunBusy, RunNotFound
 from orchestration.states import RunStatus
@@ -167,8 +167,32 @@ async def test_a_killed_process_is_dead_before_its_parent_looks(services: Servic
 
 
 async def test_a_process_with_the_id_of_a_dead_one_is_not_taken_for_it(services: Services, run_id: str) -> None:
-    await give_to(services, run_id, f"{socket.gethostname()}/{os.getpid()}/1/abcd1234", seconds=60)
+    host, pid, incarnation = process_name().split("/")
+    where = incarnation.partition("@")[2]
+    await give_to(services, run_id, f"{host}/{pid}/1@{where}/abcd1234", seconds=60)
 
+    await take(services, run_id)
+
+
+def owners_that_nobody_here_can_judge() -> list[str]:
+    """Names with this host's name and an id that no process has here, of which nothing else is known."""
+    boot, namespace = process_name().partition("@")[2].split(".")
+    places = [f"@{boot}.1", f"@{'0' * len(boot)}.{namespace}", "@", "", f"@{boot}.{namespace}x"]
+    names = [f"{socket.gethostname()}/4194304/99{place}/abcd1234" for place in places]
+    return [*names, f"{socket.gethostname()}/x/99@{boot}.{namespace}/abcd1234", "somebody", "a/b/c/d/e", ""]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PID namespaces")
+async def test_a_process_of_another_namespace_or_boot_holds_its_lease_until_it_expires(
+    services: Services, run_id: str
+) -> None:
+    for owner in owners_that_nobody_here_can_judge():
+        await give_to(services, run_id, owner, seconds=60)
+        with pytest.raises(RunBusy):
+            await take(services, run_id)
+
+    boot, namespace = process_name().partition("@")[2].split(".")
+    await give_to(services, run_id, f"{socket.gethostname()}/4194304/99@{boot}.{namespace}/abcd1234", seconds=60)
     await take(services, run_id)
 
 

@@ -163,6 +163,39 @@ async def test_the_worker_executes_our_flows_and_refuses_every_other_entry_point
     assert len(receiver.requests) == 1
 
 
+@pytest.mark.usefixtures("patient")
+async def test_deployments_that_somebody_deletes_are_there_again_and_work(
+    database: Database, home: Path, stack: StackAddresses, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.warm.SYNC_SECONDS", 0.2)
+    addresses = StackAddresses(database_url=database.url, prefect_api_url=stack.prefect_api_url, embedded=frozenset())
+    async with prefect_at(stack) as client:
+        await register(client)
+
+        async def names() -> set[str | None]:
+            return {one.entrypoint for one in await client.read_deployments() if one.work_pool_name == POOL_NAME}
+
+        async def complete() -> bool:
+            return await names() >= {"flows.alert_pipeline.alert_pipeline", "flows.upkeep.upkeep"}
+
+        async def notified() -> list[RunRecord]:
+            return [run for run in await all_runs(database) if run.status.final]
+
+        async with warm_worker(worker_settings(home, receiver), addresses):
+            await eventually(complete, "the registration at the start")
+            await client.request("POST", "/deployments/bulk_delete", json={"deployments": {}})
+            await eventually(complete, "the deployments to be registered again")
+            # The automation that was left behind starts the new deployment.
+            await emit(stack, {"alertname": "FromEvent", "severity": "critical", "instance": "web-1"})
+            (run,) = await eventually(notified, "the run of the event", 60)
+
+            await client.delete_work_pool(POOL_NAME)
+            assert not await complete()
+            await eventually(complete, "the deployments to have their work pool again")
+
+    assert (run.status, run.engine) == (RunStatus.NOTIFIED, "prefect")
+
+
 # The Retry button of Prefect's UI and `prefect flow-run retry` schedule the flow run again, under different names.
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("scheduled", [AwaitingRetry(), Scheduled(message="Retried via CLI")], ids=["ui", "cli"])

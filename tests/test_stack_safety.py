@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from orchestration.errors import BadSetting, PipelineError, Unavailable
 from service.stack import attach, postgres
 from service.stack.paths import SOCKET_PATH_LIMIT, prepare, server_account, stack_paths
 from service.stack.postgres import postgres_bin
+from service.stack.prefect_server import PrefectServer, load_auth_string
 from tests.stack_fixtures import (
     ROOT,
     answers,
@@ -53,6 +55,37 @@ def test_opens_no_tcp_port_and_lets_only_its_owner_in(stack_home: Path) -> None:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE(paths.control.stat().st_mode) & 0o077 == 0
         assert stat.S_IMODE(paths.state.stat().st_mode) == 0o600
+
+
+def test_the_credential_of_prefect_is_made_once_and_only_its_owner_can_read_it(
+    stack_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = stack_paths(stack_home)
+    prepare(paths)
+    made = load_auth_string(paths)
+    assert made.startswith("alert-pipeline:")
+    assert len(made) > 50
+    assert load_auth_string(paths) == made == paths.credential.read_text().strip()
+    assert stat.S_IMODE(paths.credential.stat().st_mode) == 0o600
+
+    paths.credential.write_text("")  # a disk that was full
+    again = load_auth_string(paths)
+    assert again not in (made, "")
+    paths.credential.chmod(0o644)
+    with pytest.raises(BadSetting, match=r"Others can read .*prefect\.auth"):
+        load_auth_string(paths)
+
+    # The operator's own is used, and not stored.
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:mine")
+    assert load_auth_string(paths) == "me:mine"
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "server:mine")
+    server: Any = PrefectServer(paths, None)
+    server.close()
+    assert server.auth_string == server._environment()["PREFECT_SERVER_API_AUTH_STRING"] == "server:mine"
+    assert paths.credential.read_text().strip() == again
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:münchen")
+    with pytest.raises(BadSetting, match="PREFECT_SERVER_API_AUTH_STRING may only have ASCII characters"):
+        load_auth_string(paths)
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can act as another user")

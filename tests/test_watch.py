@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -26,7 +25,7 @@ from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.watch import OperatorControls, Watch
 from tests.inbox_helpers import accept_push
-from tests.receivers import Answer, HttpReceiver, http_receiver
+from tests.receivers import HttpReceiver
 from tests.worker_helpers import (
     DeafHost,
     at_stage,
@@ -106,34 +105,6 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
     await watch.look()
 
     assert watch.controls == OperatorControls(limit=2)
-
-
-HTML = Answer(body=b"<html><title>Sign in</title></html>", headers={"Content-Type": "text/html"})
-FLOW = {"id": str(UUID(int=7)), "name": "alert-pipeline"}
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        HTML,
-        Answer.json({}),
-        Answer.json([]),
-        Answer.json({"detail": "maintenance"}),
-        Answer.json(FLOW),
-        Answer(body=b""),
-    ],
-    ids=["html", "object", "list", "other-json", "half-right-json", "empty"],
-)
-async def test_an_address_that_is_not_prefects_ends_no_worker_and_delays_no_page(
-    database: Database, home: Path, receiver: HttpReceiver, answer: Answer
-) -> None:
-    with http_receiver(default=answer) as proxy:
-        async with working(worker_settings(home, receiver), database.url, f"{proxy.url}/api") as worker:
-            run_id = await push(worker.services, "Down")
-            done = await over(database, run_id)
-        assert proxy.requests
-
-    assert (done.status, done.engine) == (RunStatus.NOTIFIED, "direct")
 
 
 class Failing(FlowRunMirror):

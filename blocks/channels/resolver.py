@@ -279,8 +279,8 @@ class ChannelCache:
         if self._known is None and (encrypted := await self._store.read(self._name)) is not None:
             try:
                 self._known = _SAVED_BLOCKS.validate_json(self._fernet.decrypt(encrypted))
-            except InvalidToken:
-                logger.error("The encrypted copy of the channel blocks cannot be decrypted: it was changed")
+            except (InvalidToken, ValidationError):
+                logger.error("The encrypted copy of the channel blocks cannot be read: it was changed")
         return self._known is not None
 
 

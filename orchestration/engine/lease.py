@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +82,43 @@ def new_lease_owner() -> str:
 
 
 def process_name() -> str:
-    """This process's name: host, process id, and its start time, because process ids are reused.
+    """This process's name: host, process id, and its incarnation: when it started, and where its id is known.
 
     A lease owner's name is this with a random part, so that each lease of a run has another owner.
     """
-    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+    return f"{socket.gethostname()}/{os.getpid()}/{_incarnation(os.getpid())}"
 
 
 def owner_is_alive(owner: str) -> bool:
-    """Whether the owner of a lease may still work. Only a process of this host can be known to be dead."""
-    host, process_id, started, _ = owner.rsplit("/", 3)
-    if host != socket.gethostname():
+    """Whether the owner of a lease may still work.
+
+    A process can be known to be dead only where its id means something: on this host, since this boot, and in this
+    PID namespace. Containers may share a host name, and none sees the processes of another. For the rest the lease
+    decides, which a dead process does not renew.
+    """
+    host, process_id, incarnation = owner.split("/", 3)[:3] if owner.count("/") == 3 else ("", "", "")
+    if host != socket.gethostname() or incarnation.partition("@")[2] != _whereabouts() or not process_id.isdigit():
         return True
     try:
-        return _started(int(process_id)) == started
+        return _incarnation(int(process_id)) == incarnation
     except psutil.AccessDenied:
         return True
+
+
+def _incarnation(process_id: int) -> str:
+    """Tells a process from another one that has or had the same id. Of a dead one it has no start."""
+    return f"{_started(process_id) or ''}@{_whereabouts()}"
+
+
+@cache
+def _whereabouts() -> str:
+    """The boot and the PID namespace of this process, between them a dot. Empty on systems that have neither."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot.replace('-', '')[:12]}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        # A Linux that hides them may have several namespaces: no other process can be known to be dead.
+        return secrets.token_hex(8) if sys.platform == "linux" else ""
 
 
 def _started(process_id: int) -> str | None:

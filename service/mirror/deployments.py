@@ -19,6 +19,7 @@ import yaml
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -98,6 +99,24 @@ async def register(client: PrefectClient) -> None:
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 
 
+async def is_registered(client: PrefectClient) -> bool:
+    """Whether Prefect has each deployment of prefect.yaml, on a work pool. It is one request.
+
+    Raises:
+        BadSetting: prefect.yaml is missing or broken.
+    """
+    wanted = {(deployment.entrypoint, deployment.name): deployment for deployment in wanted_deployments()}
+    found = await client.read_deployments(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[deployment.flow.name for deployment in wanted.values()])),
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name for _, name in wanted])),
+    )
+    there = {(deployment.entrypoint, deployment.name) for deployment in found if deployment.work_pool_name}
+    missing = [f"{deployment.flow.name}/{deployment.name}" for key, deployment in wanted.items() if key not in there]
+    if missing:
+        logger.warning("Prefect no longer has the deployments %s: they are registered again", ", ".join(missing))
+    return not missing
+
+
 async def ensure_pool(client: PrefectClient) -> None:
     """Create the work pool, unless it exists."""
     base: Any = BaseWorker  # `WarmWorker` adds nothing to its job template, and importing that would be a circle
@@ -124,7 +143,7 @@ async def ensure_pool(client: PrefectClient) -> None:
 
 async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
     """Create the deployment, or update the fields that operators do not set; its id."""
-    own = _own_fields(wanted)
+    own, known = _own_fields(wanted), None
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
     except ObjectNotFound:
@@ -140,14 +159,29 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
         )
     else:
         deployment_id = known.id
-        if not is_current(known, wanted):
+        if known.work_pool_name is None:  # somebody has deleted the pool, and with it this field
+            own["work_pool_name"] = POOL_NAME
+        if "work_pool_name" in own or not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
     for trigger in wanted.triggers:
-        trigger.set_deployment_id(deployment_id)
-        automation = trigger.as_automation()
-        if not await client.read_automations_by_name(automation.name):
-            await client.create_automation(AutomationCore.model_validate(automation.model_dump()))
+        await _ensure_automation(client, trigger, deployment_id, is_new=known is None)
     return deployment_id
+
+
+async def _ensure_automation(
+    client: PrefectClient, trigger: DeploymentEventTrigger, deployment_id: UUID, *, is_new: bool
+) -> None:
+    """Create the automation that starts the deployment. One that a deleted deployment left behind starts the new one.
+
+    Whether operators have enabled it stays as it is.
+    """
+    trigger.set_deployment_id(deployment_id)
+    automation = AutomationCore.model_validate(trigger.as_automation().model_dump())
+    found = await client.read_automations_by_name(automation.name)
+    if not found:
+        await client.create_automation(automation)
+    for known in found if is_new else []:
+        await client.update_automation(known.id, automation.model_copy(update={"enabled": known.enabled}))
 
 
 def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:

@@ -29,7 +29,7 @@ from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.mirror.flow_runs import FlowRunMirror
-from service.prefect_patches import limit_end_of_services, send_what_is_queued
+from service.prefect_patches import limit_answers, limit_end_of_services, send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
@@ -159,6 +159,7 @@ async def open_bounded_worker(
         Unavailable: the database or Prefect does not answer.
     """
     limit_end_of_services()
+    limit_answers()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(addresses.database_url))
         # What this process knows of channels is nothing that workers and the API go by: it stores none of it.

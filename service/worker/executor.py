@@ -131,7 +131,10 @@ class RunExecutor:
                     return await self._mirror.open(record)
         except PrefectUnavailable as error:
             self._breaker.trip(str(error))
-            return None
+        except Exception as error:  # noqa: BLE001 - whatever Prefect's client meets, the direct engine executes the run
+            logger.exception("No flow run could be opened for run %s", record.run_id)
+            self._breaker.trip(f"opening a flow run ended with {type(error).__name__}")
+        return None
 
     async def _count_lost(self, record: RunRecord) -> tuple[int, int]:
         """How many processes ended at one node of this run, and how many of them executed nothing else.

@@ -27,7 +27,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.mirror.flow_runs import FlowRunMirror
-from service.prefect_patches import keep_own_sigterm_handler, limit_end_of_services
+from service.prefect_patches import keep_own_sigterm_handler, limit_answers, limit_end_of_services
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.reach import Reach
@@ -56,6 +56,7 @@ async def open_worker(
     slots = concurrency or settings.worker_concurrency
     keep_own_sigterm_handler()
     limit_end_of_services()
+    limit_answers()
     async with AsyncExitStack() as opening:
         database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
         client = await enter_prefect(opening, settings, prefect_api_url)

@@ -41,6 +41,9 @@ class Reach:
             return
         except PipelineError as error:
             found = DefaultChannels(problem=one_line(str(error), 300))
+        except Exception:  # noqa: BLE001 - a bug, which must not end the worker
+            logger.exception("The default channels could not be looked up")
+            return
         if found == self._known:
             return
         if found.problem:

@@ -29,7 +29,7 @@ from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
 from service.mirror.definitions import own_flows, sync
-from service.mirror.deployments import POOL_TYPE, register
+from service.mirror.deployments import POOL_TYPE, is_registered, register
 from service.stack import StackAddresses
 from service.worker.broken_blocks import BrokenBlocks
 from service.worker.process import open_worker
@@ -165,13 +165,14 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
         return None
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
-        """Register the deployments as soon as Prefect answers; then write the definitions to Prefect."""
+        """Register the deployments as soon as Prefect answers, and whenever one is gone; then write the definitions to
+        Prefect."""
         registered = False
         while True:
             seconds = SYNC_SECONDS
             try:
                 with prefect_errors():
-                    if not registered:
+                    if not registered or not await is_registered(client):
                         await register(client)
                         registered = True
                     broken = await sync(client, database)
@@ -182,6 +183,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             except Unavailable as error:
                 logger.debug("The deployments could not be registered yet: %s", error)
                 seconds = RETRY_AFTER_SECONDS
+            except Exception:  # noqa: BLE001 - a bug here must not end the registration
+                logger.exception("The deployments and definitions could not be written to Prefect")
             await asyncio.sleep(seconds)
 
     def _find_database(self) -> tuple[str, str | None]:

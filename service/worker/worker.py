@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 
 from orchestration.engine.lease import owner_is_alive, process_name
 from orchestration.engine.run import Services
@@ -90,17 +91,17 @@ class Worker:
         self.wake()
 
     def start(self) -> asyncio.Task[None]:
-        """Begin to claim and to execute. The task ends only with an error, or with `end()`."""
+        """Begin to claim and to execute. The task ends with `end()`, and with nothing else."""
         self._duty = asyncio.create_task(self._run())
         return self._duty
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as duties:
-            duties.create_task(self._listen())
-            duties.create_task(self._beat())
-            duties.create_task(self._watch.run())
-            duties.create_task(look_after_incidents(self._services))
-            duties.create_task(self._keep_claiming())
+            duties.create_task(_keep_up(self._listen))
+            duties.create_task(_keep_up(self._beat))
+            duties.create_task(_keep_up(self._watch.run))
+            duties.create_task(_keep_up(partial(look_after_incidents, self._services)))
+            duties.create_task(_keep_up(self._keep_claiming))
 
     async def end(self, grace_seconds: float) -> None:
         """Claim no more, and wait so long for the runs; those that are not over then are released."""
@@ -255,3 +256,14 @@ class Worker:
             except Unavailable as error:
                 logger.warning("The heartbeat could not be written: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+async def _keep_up(duty: Callable[[], Awaitable[None]]) -> None:
+    """Do a duty until cancelled, and again after an error that it does not expect: no row, channel or block, and no bug
+    in one duty, may end the worker, which every run needs."""
+    while True:
+        try:
+            await duty()
+        except Exception:  # noqa: BLE001 - whatever it is
+            logger.exception("A part of the worker failed; it starts again in %g s", POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
