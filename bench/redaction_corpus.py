@@ -1,16 +1,17 @@
 """What redaction is measured with: planted secrets of many shapes, and harmless texts that look like some.
 
 Every value is made up here from a fixed seed and the public format of its kind, so no line of this file is a secret,
-nor looks like one to a scanner of repositories. Every fourth shape and every fourth harmless text is held out: rules are
-tuned on the others only.
+nor looks like one to a scanner of repositories. Every fourth shape and every fourth harmless text is held out: rules
+are tuned on the others only.
 """
 
+# ruff: noqa: E501  a table of texts is read by its columns
 from __future__ import annotations
 
 import random
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -141,7 +142,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
         "new password for bob: {<A10>}", "api key: {<A32>}", "Password: {<A10>} is wrong for root"),
     "AWS secret": ("aws_secret_access_key = {<B40>}", "secret access key {<B40>}", "SecretAccessKey: {<B40>}"),
     "Vault and cloud files": (
-        "secret_id: {<H8>-<H4>-<H4>-<H4>-<H12>}", "\"private_key_id\": \"{<H40>}\"", "client-key-data: {LS0t<B60>}"),
+        "secret_id: {<H8>-<H4>-<H4>-<H4>-<H12>}", "\"private_key\": \"{<H40>}\"", "client-key-data: {LS0t<B60>}"),
     "other languages": ("Passwort: {<A10>}", "contraseña={<A10>}", "пароль: {<A10>}"),
     "other languages, more": ("mot de passe : {<A10>}", "密码: {<A10>}", "senha={<A10>}"),
     "npmrc, netrc, pgpass": (
@@ -302,11 +303,10 @@ def _shapes(source: random.Random) -> Iterator[tuple[str, list[tuple[JsonValue, 
 _HOLE = re.compile(r"(?<!\{)\{([^{}]+)\}(?!\})")
 
 
-def _filled(template: str, made: object) -> tuple[JsonValue, str]:
-    assert callable(made)
+def _filled(template: str, made: Callable[[str], str]) -> tuple[JsonValue, str]:
     hole = _HOLE.search(template)
     if hole is None:
         raise ValueError(f"no secret in {template!r}")
-    secret = str(made(hole[1]))
+    secret = made(hole[1])
     before, after = template[: hole.start()], template[hole.end() :]
     return f"pay-7: {before}{secret}{after}".replace("{{", "{").replace("}}", "}"), secret
