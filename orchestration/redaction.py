@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from pydantic import JsonValue
@@ -31,6 +32,7 @@ MAX_TOTAL = 500_000
 """How much of a value is kept in total: each character and each item counts as one."""
 
 _MAX_KEY = 256
+_SHORT = 200
 _OVERLAP = 4_096  # read beyond the limit, so that a secret that crosses it is found
 
 
@@ -178,16 +180,26 @@ def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
 
     NUL and lone surrogates, which PostgreSQL and UTF-8 refuse, become U+FFFD and "?".
     """
-    clean = text[: limit + _OVERLAP].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if len(text) <= _SHORT and len(text) <= limit:
+        return _short_without_secrets(text)
+    clean = _without_secrets(text[: limit + _OVERLAP])
+    if len(text) <= limit:
+        return clean
+    return f"{clean[:limit]}… [{len(text) - limit} more characters]"
+
+
+def _without_secrets(text: str) -> str:
+    clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     for needle, pattern, replacement in _RULES:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
     clean = _BASIC.sub(rf"\1\2{REDACTED}", _BEARER.sub(rf"\1\2{REDACTED}", clean))
-    clean = _TOKENS.sub(REDACTED, clean)
-    if len(text) <= limit:
-        return clean
-    return f"{clean[:limit]}… [{len(text) - limit} more characters]"
+    return _TOKENS.sub(REDACTED, clean)
+
+
+# The labels of an alert are those of the alert before, and come again in what its sender sent.
+_short_without_secrets = lru_cache(maxsize=4096)(_without_secrets)
 
 
 def one_line(text: str, limit: int) -> str:
