@@ -1,4 +1,4 @@
-"""One HTTP request of a channel and its answer: no redirect is followed, no URL is logged, and no answer is too long."""
+"""One HTTP request of a channel and its answer: no redirect is followed, no URL is logged, no answer is too long."""
 
 from __future__ import annotations
 
