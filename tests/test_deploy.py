@@ -34,6 +34,32 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert about_ours == []
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_calls_a_units_exposure_ok(unit: Path, tmp_path: Path) -> None:
+    """2.0 of 10 at most: "OK", systemd's best word but one."""
+    (tmp_path / unit.name).write_text(unit.read_text())
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=20", str(tmp_path / unit.name)],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "unrecognized option" in rated.stderr:
+        pytest.skip("this systemd-analyze rates only units that run")
+    (exposure,) = re.findall(r"Overall exposure level for .*: ([\d.]+) OK", rated.stdout)
+    assert rated.returncode == 0
+    assert float(exposure) <= 2.0
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_what_a_unit_writes_is_its_users_alone(unit: Path) -> None:
+    text = unit.read_text()
+    for line in ("UMask=0077", "StateDirectoryMode=0700", "User=alert-pipeline", "LimitNOFILE=65536"):
+        assert f"\n{line}\n" in text
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_restarts_its_command_without_a_limit(unit: Path) -> None:
     text = unit.read_text()
