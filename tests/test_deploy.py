@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import typer
 
 from service.cli import main
 
-UNITS = sorted((Path(__file__).parent.parent / "deploy" / "systemd").glob("*.service"))
+ROOT = Path(__file__).parent.parent
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
@@ -77,3 +79,21 @@ def test_a_unit_starts_an_existing_command(unit: Path) -> None:
     found = getattr(group, "commands", {})[name]
     # Only parses the arguments: the command is not called.
     found.make_context(name, arguments)
+
+
+def test_the_lock_has_a_hash_for_each_pin_and_names_no_registry() -> None:
+    """docs/deployment.md installs from it, with `pip install --require-hashes`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pins = dict(pin.split("==") for pin in project["tool"]["uv"]["constraint-dependencies"])
+    text = (ROOT / "requirements.lock").read_text()
+    locked = {
+        name: (version, hashes.count("--hash=sha256:"))
+        for name, version, hashes in re.findall(r"^([\w.\-]+)==(\S+)(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL)
+    }
+
+    assert "://" not in text
+    assert [name for name, (_, hashes) in locked.items() if not hashes] == []
+    assert {name: version for name, (version, _) in locked.items() if pins.get(name, version) != version} == {}
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
+    assert {re.split(r"[\[><=;]", one)[0] for one in wanted} <= set(locked)
+    assert {"execnet", "pytest-xdist"} <= set(pins)
