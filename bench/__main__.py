@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from bench import backlog, commands, service, status
+from bench import backlog, commands, redaction, service, status
 from bench.figures import show
 
 PARTS = {
@@ -17,6 +17,7 @@ PARTS = {
     "direct": service.measure_direct,
     "status": status.measure_reads,
     "backlog": backlog.measure_backlog,
+    "redaction": redaction.measure_redaction,
 }
 LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direct_memory}
 """These run only if they are named."""

@@ -66,4 +66,8 @@ async def _delete_old(database: Database, days: float) -> dict[str, int]:
             async with database.transaction() as tx:
                 count = await retention.delete_old(tx, table, days)
             deleted[table] += count
+    while True:
+        async with database.transaction() as tx:
+            if await retention.forget_values(tx) < retention.BATCH:
+                break
     return deleted

@@ -12,6 +12,8 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from orchestration.redaction import redact_text
+
 
 class Severity(StrEnum):
     """How bad an alert is. Compare by rank: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""
@@ -177,3 +179,8 @@ class Incident(BaseModel, frozen=True):
     snoozed_until: UtcDatetime | None = None
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None
+
+    @property
+    def shown_key(self) -> str:
+        """The incident key for people: some senders' keys contain the alert's name, and a name may have a secret."""
+        return redact_text(self.incident_key)

@@ -14,6 +14,9 @@ from cryptography.fernet import Fernet, InvalidToken
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings
 
+MIN_CHARACTERS = 16
+"""The shortest secret key. Anybody can try all shorter ones, and the empty one is known to all."""
+
 
 class Cipher:
     """Encrypts and decrypts with the secret key of this installation. Made by `load_cipher()`."""
@@ -53,16 +56,16 @@ def load_key(settings: Settings) -> bytes:
     """The secret key, as Fernet takes it: of ALERT_PIPELINE_SECRET_KEY, else of a file that is created if missing.
 
     Raises:
-        BadSetting: the key file cannot be read or created, or other users can read it.
+        BadSetting: the key file cannot be read or created, other users can read it, or the key is too short.
     """
     if settings.secret_key is not None:
-        return _stretched(settings.secret_key.get_secret_value())
+        return _stretched(settings.secret_key.get_secret_value(), "ALERT_PIPELINE_SECRET_KEY")
     path = settings.home.expanduser() / "secret.key"
     try:
         _make_key(path)
         if path.stat().st_mode & 0o077:
             raise BadSetting(f"Others can read {path}: run `chmod 600 {path}`")
-        return _stretched(path.read_text().strip())
+        return _stretched(path.read_text(errors="replace"), str(path))
     except OSError as error:
         raise BadSetting(
             f"The key {path} cannot be used ({error.strerror}): set ALERT_PIPELINE_SECRET_KEY, or ALERT_PIPELINE_HOME"
@@ -82,6 +85,12 @@ def _make_key(path: Path) -> None:
     new.unlink()
 
 
-def _stretched(secret: str) -> bytes:
-    """Any secret as the 32 bytes that Fernet takes, in base64."""
+def _stretched(secret: str, where: str) -> bytes:
+    """A secret of 16 characters or more as the 32 bytes that Fernet takes, in base64."""
+    secret = secret.strip()
+    if len(secret) < MIN_CHARACTERS:
+        raise BadSetting(
+            f"The secret key in {where} has {len(secret)} characters without the spaces around it; "
+            f"it needs at least {MIN_CHARACTERS}. `openssl rand -base64 32` makes one"
+        )
     return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest())

@@ -9,10 +9,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from typing import cast
 
 from pydantic import JsonValue
+
+from orchestration.secret_words import Names, is_secret_value, looks_made, meaning_of
 
 REDACTED = "[redacted]"
 """Replaces a secret."""
@@ -30,113 +32,147 @@ MAX_TOTAL = 500_000
 """How much of a value is kept in total: each character and each item counts as one."""
 
 _MAX_KEY = 256
+_SHORT = 200
 _OVERLAP = 4_096  # read beyond the limit, so that a secret that crosses it is found
-
-# fmt: off
-_SECRET_WORDS = frozenset({
-    "password", "passwd", "pwd", "passphrase", "secret", "secrets", "token", "authorization",
-    "cookie", "cookies", "credential", "credentials",
-    "apikey", "privatekey", "accesskey", "secretkey", "signingkey", "integrationkey", "routingkey",
-    "clientsecret", "accesstoken", "authtoken", "refreshtoken", "bottoken", "webhookurl", "connectionstring",
-})
-_SECRET_PAIRS = frozenset({
-    ("api", "key"), ("private", "key"), ("access", "key"), ("signing", "key"), ("encryption", "key"),
-    ("integration", "key"), ("routing", "key"), ("service", "key"), ("account", "key"),
-    ("webhook", "url"), ("connection", "string"),
-})
-# fmt: on
-_SECRET_QUERY = frozenset({"key", "sig", "signature", "auth", "code", "jwt", "x-amz-signature", "x-amz-credential"})
-
-_NO_SECRETS = frozenset({"null", "true", "false", "None", '""', "''"})
-
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-
-
-def is_secret_key(key: str) -> bool:
-    """Whether a key names a secret: `db_password`, `X-Api-Key` and `webhookUrl`, but not `author` or `tokens_used`."""
-    words = [word.lower() for word in _WORDS.findall(key[:_MAX_KEY])]
-    pairs = pairwise(words)
-    return not _SECRET_WORDS.isdisjoint(words) or any(pair in _SECRET_PAIRS for pair in pairs)
 
 
 _QUOTED = r"""\\"[^"\\\n]*\\?"?|"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?"""
-_NAME = r"(?:(?:api|private|access|secret|signing|integration|routing|webhook)\ )?[A-Za-z][\w.\-]{0,63}"
+_PLAIN = r"""[^\s,;&"'<>(){}\[\]]"""
+_NAME = r"(?:(?:api|private|access|secret|signing|integration|routing|webhook)\ )?[^\W\d][\w.\-]{0,63}"
 
 _ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
-_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}KEY-----|\Z)", re.DOTALL)
-_USERINFO = re.compile(r"(?<![A-Za-z0-9+.\-])([A-Za-z][A-Za-z0-9+.\-]{0,31}://)[^\s/?#\"'<>]+@")
+_PEM = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,8}-----.*?(?:-----END [A-Z0-9 ]{0,48}-----|\Z)", re.DOTALL
+)
+_USERINFO = re.compile(
+    r"(?<![A-Za-z0-9+.\-])([A-Za-z][A-Za-z0-9+.\-]{0,31}://)"
+    # A password may have any character, unless what stands there is a port and a path.
+    r"(?:[^\s/?#\"'<>@:]{0,256}:(?!\d{1,5}[/?#])[^\s\"'<>]{1,512}|[^\s/?#\"'<>@]{1,512})@"
+)
+_USER = re.compile(r"[a-z][a-z0-9_.\-]{0,20}")
 _HOOK_PATH = re.compile(
     r"((?:hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)"
-    r"|discord(?:app)?\.com/api(?:/v\d{1,3})?/webhooks"
+    r"|discord(?:app)?\.com/api(?:/v\d{1,3})?/webhooks|hooks\.zapier\.com/hooks/catch"
     r"|webhook\.office\.com/webhookb2|outlook\.office(?:365)?\.com/webhook"
-    r"|events\.pagerduty\.com/integration)/|api\.telegram\.org/bot)[^\s\"'<>|)\\]+",
+    r"|events\.pagerduty\.com/integration)/|api\.telegram\.org/bot|jdbc:oracle:thin:[^\s/@]{1,64}/)[^\s\"'<>|)\\]+",
     re.IGNORECASE,
 )
-_HEADER = re.compile(
-    rf"""(?<![\w\-])((?:proxy-)?authorization|(?:set-)?cookie)((?:\\?["'])?\ {{0,3}}[:=]\ {{0,3}})"""
-    rf"""(?:{_QUOTED}|[^\n"']+)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_BEARER = re.compile(r"\b(bearer)([ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer)(:?[ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)([ \t]{1,3})(?=[A-Za-z0-9+/]*(?:[a-z][A-Z]|[0-9=]))[A-Za-z0-9+/]{4,}={0,2}")
-_QUERY = re.compile(r"([?&;])([\w.\-]{1,64})=([^&;\s#\"'<>]+)")
+_COMMAND = re.compile(
+    r"""(\b(?:curl\b[^\n]{0,200}?\ (?:-u|--user|--proxy-user)[ =]?["']?[^\s:"']{1,64}:"""
+    r"""|(?:mysql|mariadb)\w{0,9}\b[^\n]{0,200}?\ -p(?=\S)"""
+    r"""|(?:sshpass|docker\ login|mongo\w{0,9})\b[^\n]{0,200}?\ -p\ ?"""
+    r"""|redis-cli\b[^\n]{0,200}?\ -a\ |ldap\w{3,9}\b[^\n]{0,200}?\ -w\ ))["']?[^\s"']+""",
+    re.VERBOSE,
+)
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w\-]{0,40})([ \t]{1,3})(?!-)(\S+)")
+_SAID = re.compile(
+    r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|token|secret|(?:api|access|private|secret)[ _]?key)"
+    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is| was|:)? )(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
+    re.IGNORECASE,
+)
 _KEY = re.compile(
-    rf"""(?<![\w.\-])({_NAME})(?:\\?["'])?\s{{0,3}}(?:=>|:=|[:=])\s{{0,3}}(?:(?!\[redacted\])[\[({{]\s{{0,3}}){{0,2}}""",
+    rf"""(?:(?<![\w.\-])|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
+    (?:(?:\\?["'])?[ \t]{{0,8}}(?:=>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
+    |\\?["']?[\s,]{{1,12}}(?:\\?["'])?value(?:\\?["'])?\s{{0,3}}[:=]\s{{0,3}}|>)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_VALUE = re.compile(rf"""{_QUOTED}|[^\s,;&"'<>(){{}}\[\]]+""")
+_VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
+_LINE = re.compile(r"""(?:=\\?"[^\n"]{0,512}"|[^\n"'])+""")
+_TO_THE_END = ("authorization", "cookie", "passphrase")
+"""Names whose values have several words."""
+
 _TOKENS = re.compile(
     r"(?<![A-Za-z0-9_\-])(?:"
     r"xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9\-]{6,}|xapp-[A-Za-z0-9\-]{8,}"  # Slack
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"  # AWS
-    r"|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w\-]{16,}"  # GitHub, GitLab
-    r"|sk-[A-Za-z0-9_\-]{20,}|[sr]k_live_[A-Za-z0-9]{16,}|AIza[\w\-]{35}"  # model providers, Stripe, Google
+    r"|A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}(?![A-Z0-9])|AIza[\w\-]{35}|ya29\.[\w\-]{20,}|GOCSPX-[\w\-]{20,}"  # AWS, Google
+    r"|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl(?:[dfpr]t|pat|ptt|cbt|imt|oas|soat|agent|ffct)-[\w\-]{16,}"
+    r"|gl(?:sa|c)_[\w+/=]{20,}|ap[ks]_[\w\-]{20,}|hv[sbr]\.[\w\-]{20,}"  # Grafana, our own, Vault
+    r"|npm_[A-Za-z0-9]{30,}|pypi-[\w\-]{40,}|rubygems_[a-f0-9]{40,}|cio[A-Za-z0-9]{32}(?!\w)|dckr_[po]at_[\w\-]{20,}"
+    r"|sk-(?:[a-f0-9]{32}|(?=[a-z0-9_\-]{0,80}[A-Z])[\w\-]{20,})|hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}"  # models
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/]{20,}|sq0[a-z]{3}-[\w\-]{20,}|shp[a-z]{2}_[A-Fa-f0-9]{32}"
+    r"|SG\.[\w\-]{16,}\.[\w\-]{20,}|SK[0-9a-f]{32}(?!\w)|key-[0-9a-f]{32}(?!\w)|[0-9a-f]{32}-us\d{1,2}(?!\w)"  # mail
+    r"|d(?:op|oo|or)_v1_[a-f0-9]{40,}|dapi[a-f0-9]{32}(?:-\d)?|[A-Za-z0-9]{14}\.atlasv1\.[\w\-]{20,}|HRKU-[\w\-]{30,}"
+    r"|NR(?:AK|JS|II)-[\w\-]{16,}|sntry[su]_[\w+/=]{20,}|ph[cx]_[A-Za-z0-9]{30,}|lin_api_[A-Za-z0-9]{30,}|ntn_\w{30,}"
+    r"|AT[AC]TT3[\w\-=]{30,}|figd_[\w\-]{30,}|pat[A-Za-z0-9]{14}\.[a-f0-9A-Z]{40,}|fo1_[\w\-]{30,}|dp\.[a-z]{2,5}\.[\w\-]{30,}"
+    r"|pscale_[a-z]{2,5}_[\w\-.]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|ops_eyJ[\w+/=\-]{40,}"
+    r"|\d{8,10}:[\w\-]{35}(?!\w)|[\w.~]{3}\dQ~[\w.~\-]{30,40}"  # Telegram, Azure
     r"|eyJ[A-Za-z0-9_\-]{4,}\.[A-Za-z0-9_\-]{4,}(?:\.[A-Za-z0-9_\-]*){1,3}"  # JWT, JWE
     r")"
 )
 
 
+def is_secret(name: str, value: object) -> bool:
+    """Whether the value under this name is a secret, and neither the name of one nor a word about it.
+
+    A number counts as its digits. Containers under a name of a secret are secret, and None and booleans never are.
+    """
+    if value is None or isinstance(value, bool):
+        return False
+    meaning = meaning_of(name[:_MAX_KEY])
+    if isinstance(value, str | int | float):
+        return is_secret_value(meaning, str(value)[:MAX_TEXT].strip())
+    return meaning in (Names.PASSWORD, Names.CREDENTIAL)
+
+
 def _hide_pairs(text: str) -> str:
-    """Hide the values of keys that name a secret: `key=value`, `key: value`, `"key": "value"`."""
+    """Hide the secrets that names announce: `key=value`, `key: value`, `"key": "value"`, `<key>value<`."""
     kept: list[str] = []
     done = 0
     for key in _KEY.finditer(text):
-        value = _VALUE.match(text, key.end()) if key.end() > done and is_secret_key(key[1]) else None
-        if value is None or value[0] in _NO_SECRETS:
+        meaning = meaning_of(key[1])
+        if (
+            meaning is Names.NOTHING
+            or key.end() <= done
+            or (key[0][-1] == ">" and not text.startswith("<", key.start() - 1))
+        ):
+            continue
+        to_the_end = key[1].lower().endswith(_TO_THE_END)
+        value = _VALUE.match(text, key.end())
+        if value is None:
             continue
         quote = next((mark for mark in ('\\"', '"', "'") if value[0].startswith(mark)), "")
+        if to_the_end and not quote:
+            value = _LINE.match(text, key.end()) or value
+        following = "" if quote or to_the_end else text[value.end() : value.end() + 80].partition("\n")[0]
+        inner = value[0].strip("\\\"' \t") if quote else value[0].strip()
+        if not is_secret_value(meaning, inner, following if following[:1] in " \t" else ""):
+            continue
         kept += [text[done : key.end()], quote, REDACTED, quote]
         done = value.end()
     return "".join([*kept, text[done:]])
 
 
-def _secret_query(match: re.Match[str]) -> str:
-    before, key, _ = match.groups()
-    secret = key.lower() in _SECRET_QUERY or is_secret_key(key)
-    return f"{before}{key}={REDACTED}" if secret else match[0]
+def _secret_user(match: re.Match[str]) -> str:
+    # `ssh://git@host` names a user, and has no password.
+    user = match[0][len(match[1]) : -1]
+    return match[0] if _USER.fullmatch(user) else f"{match[1]}{REDACTED}@"
 
 
 def _secret_flag(match: re.Match[str]) -> str:
-    key, space, _ = match.groups()
-    return f"--{key}{space}{REDACTED}" if is_secret_key(key) else match[0]
+    key, space, value = match.groups()
+    return f"--{key}{space}{REDACTED}" if is_secret(key, value) else match[0]
 
 
-_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (_PEM, REDACTED),
-    (_USERINFO, rf"\1{REDACTED}@"),
-    (_HOOK_PATH, rf"\1{REDACTED}"),
-    (_HEADER, rf"\1\2{REDACTED}"),
-    (_BEARER, rf"\1\2{REDACTED}"),
-    (_BASIC, rf"\1\2{REDACTED}"),
-    (_QUERY, _secret_query),
-    (_FLAG, _secret_flag),
+def _secret_said(match: re.Match[str]) -> str:
+    name, words, value = match.groups()
+    return f"{name}{words}{REDACTED}" if looks_made(value) else match[0]
+
+
+_RULES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    ("-----BEGIN", _PEM, REDACTED),
+    ("@", _USERINFO, _secret_user),
+    ("/", _HOOK_PATH, rf"\1{REDACTED}"),
+    (" -", _COMMAND, rf"\1{REDACTED}"),
+    ("--", _FLAG, _secret_flag),
+    (" ", _SAID, _secret_said),
 )
-"""Secrets that are recognised by their context, in this order. Pairs and bare tokens come afterwards."""
+"""Secrets that are recognised by what stands around them, in this order; a rule is for texts with its first column."""
 
 
 def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
@@ -144,13 +180,26 @@ def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
 
     NUL and lone surrogates, which PostgreSQL and UTF-8 refuse, become U+FFFD and "?".
     """
-    clean = text[: limit + _OVERLAP].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-    for pattern, replacement in _RULES:
-        clean = pattern.sub(replacement, clean)
-    clean = _TOKENS.sub(REDACTED, _hide_pairs(clean))
+    if len(text) <= _SHORT and len(text) <= limit:
+        return _short_without_secrets(text)
+    clean = _without_secrets(text[: limit + _OVERLAP])
     if len(text) <= limit:
         return clean
     return f"{clean[:limit]}… [{len(text) - limit} more characters]"
+
+
+def _without_secrets(text: str) -> str:
+    clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    for needle, pattern, replacement in _RULES:
+        if needle in clean:
+            clean = pattern.sub(replacement, clean)
+    clean = _hide_pairs(clean)
+    clean = _BASIC.sub(rf"\1\2{REDACTED}", _BEARER.sub(rf"\1\2{REDACTED}", clean))
+    return _TOKENS.sub(REDACTED, clean)
+
+
+# The labels of an alert are those of the alert before, and come again in what its sender sent.
+_short_without_secrets = lru_cache(maxsize=4096)(_without_secrets)
 
 
 def one_line(text: str, limit: int) -> str:
@@ -219,8 +268,7 @@ class _Redactor:
                 kept["[truncated]"] = len(value) - index
                 break
             name = redact_text(key if isinstance(key, str) else str(key), limit=_MAX_KEY)
-            hide = is_secret_key(name) and item is not None and not isinstance(item, bool) and item != ""
-            kept[name] = REDACTED if hide else self.value(item, depth=depth + 1)
+            kept[name] = REDACTED if is_secret(name, item) else self.value(item, depth=depth + 1)
             self.budget -= len(name)
         return kept
 

@@ -43,6 +43,11 @@ except PipelineError as error:
 """A program that uses the stack until its standard input ends."""
 
 
+def as_superuser(database_url: str) -> str:
+    """The URL with which the owner of an embedded cluster connects: it may create databases."""
+    return database_url.replace("alert_pipeline@/alert_pipeline?", "postgres@/postgres?")
+
+
 @contextlib.contextmanager
 def new_home() -> Iterator[Path]:
     """An empty folder under /tmp. PostgreSQL's system user can pass through it, unlike through pytest's tmp_path."""

@@ -16,6 +16,7 @@ from orchestration.store import workers
 from orchestration.store.database import Database
 from service.api import app as api_app
 from tests.api_helpers import alert, all_runs, eventually, open_api, trigger, until
+from tests.stack_fixtures import as_superuser
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -31,7 +32,7 @@ def database_name(postgres_url: str) -> Iterator[str]:
     """The name of a database that does not exist yet."""
     name = f"later_{uuid4().hex}"
     yield name
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with psycopg.connect(as_superuser(postgres_url), autocommit=True) as connection:
         connection.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
 
 
@@ -129,8 +130,8 @@ async def test_it_starts_before_its_database_and_goes_to_work_when_that_comes(
     url = urlsplit(postgres_url)._replace(path=f"/{database_name}").geturl()
     async with open_api(settings, url) as api:
         early = await api.post("/orchestration/pipeline/", json=trigger())
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(SQL("create database {}").format(Identifier(database_name)))
+        with psycopg.connect(as_superuser(postgres_url), autocommit=True) as connection:
+            connection.execute(SQL("create database {} owner alert_pipeline").format(Identifier(database_name)))
 
         async def taken() -> bool:
             return (await api.post("/orchestration/pipeline/", json=trigger())).status_code == 202

@@ -93,6 +93,42 @@ async def test_an_api_that_is_not_slacks_is_an_error_in_words(body: bytes):
     assert not failure.value.retryable
 
 
+@pytest.mark.parametrize("bot", [True, False])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_no_delivery_and_nobody_follows_it(status: int, bot: bool):
+    with (
+        slack_receiver() as elsewhere,
+        http_receiver(Answer(status, b"", {"Location": f"{elsewhere.url}/elsewhere"})) as redirecting,
+    ):
+        hook = SlackChannel(webhook_url=SecretStr(f"{redirecting.url}/services/T/B/x"))
+        with pytest.raises(DeliveryFailed, match=f"answered {status}") as failure:
+            await (a_bot(redirecting) if bot else hook).send(a_message())
+        assert elsewhere.requests == []
+    assert not failure.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"no_service", "Slack answered 404: no_service"),
+        (b"POST /services/T0/B0/s3cr3t is unknown", "Slack answered 404"),
+        (b"<html>/services/T0/B0/s3cr3t</html>", "Slack answered 404"),
+    ],
+)
+async def test_of_an_error_only_slacks_own_words_are_kept(body: bytes, said: str):
+    with http_receiver(Answer(404, body)) as slack, pytest.raises(DeliveryFailed) as failure:
+        await SlackChannel(webhook_url=SecretStr(f"{slack.url}/services/T0/B0/s3cr3t")).send(a_message())
+    assert str(failure.value) == said
+
+
+async def test_an_error_of_the_api_that_is_no_word_of_slacks_is_not_kept():
+    answer = Answer.json({"ok": False, "error": "Bearer xoxb-1 is wrong"})
+    with slack_receiver(answer) as slack, pytest.raises(DeliveryFailed) as failure:
+        await a_bot(slack).send(a_message())
+    assert "xoxb" not in str(failure.value)
+    assert "not Slack's" in str(failure.value)
+
+
 def test_an_alert_cannot_mention_anyone_or_forge_a_link():
     attack = "<!channel> <@U123> <https://evil.example|click> & <!subteam^S1>"
     message = a_message(

@@ -32,6 +32,7 @@ from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
 from tests.notify_helpers import rows
 from tests.receivers import http_receiver
+from tests.stack_fixtures import as_superuser
 from tests.worker_helpers import NOWHERE, eventually, over, worker_settings, working
 
 
@@ -39,8 +40,8 @@ from tests.worker_helpers import NOWHERE, eventually, over, worker_settings, wor
 def empty_url(postgres_url: str) -> Iterator[str]:
     """A database without a table, on the session's server."""
     name = f"empty_{uuid4().hex}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(SQL("create database {}").format(Identifier(name)))
+    with psycopg.connect(as_superuser(postgres_url), autocommit=True) as connection:
+        connection.execute(SQL("create database {} owner alert_pipeline").format(Identifier(name)))
         yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
         connection.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 

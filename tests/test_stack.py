@@ -45,7 +45,7 @@ def test_both_databases_answer_and_nothing_is_left(stack_home: Path) -> None:
         assert query(addresses.database_url, "SELECT current_user, current_database()") == [
             ("alert_pipeline", "alert_pipeline")
         ]
-        prefect_url = addresses.database_url.replace("/alert_pipeline?", "/prefect?")
+        prefect_url = addresses.database_url.replace("alert_pipeline@/alert_pipeline?", "prefect@/prefect?")
         assert query(prefect_url, "SELECT extname FROM pg_extension WHERE extname = 'pg_trgm'")
         assert query(prefect_url, "SHOW fsync") == [("on",)]
     assert shown[0] == "Starting PostgreSQL …"

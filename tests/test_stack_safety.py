@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from orchestration.errors import BadSetting, PipelineError, Unavailable
@@ -23,9 +24,11 @@ from service.stack import attach, postgres
 from service.stack.paths import SOCKET_PATH_LIMIT, prepare, server_account, stack_paths
 from service.stack.postgres import postgres_bin
 from service.stack.prefect_server import PrefectServer, load_auth_string
+from service.stack.roles import ALL_ROLES
 from tests.stack_fixtures import (
     ROOT,
     answers,
+    as_superuser,
     enter,
     part_pid,
     processes_of,
@@ -43,13 +46,13 @@ def test_opens_no_tcp_port_and_lets_only_its_owner_in(stack_home: Path) -> None:
         server = psutil.Process(part_pid(stack_home, "postgres"))
         assert server.net_connections("inet") == []
         assert query(addresses.database_url, "SHOW listen_addresses") == [("",)]
-        rules = query(
-            addresses.database_url, "SELECT type, database, user_name, auth_method, options FROM pg_hba_file_rules"
-        )
+        superuser = as_superuser(addresses.database_url)
+        rules = query(superuser, "SELECT type, database, user_name, auth_method, options FROM pg_hba_file_rules")
         assert rules == [("local", ["all"], ["all"], "peer", ["map=owner"])]
-        mapped = query(addresses.database_url, "SELECT sys_name, pg_username FROM pg_ident_file_mappings")
+        mapped = query(superuser, "SELECT sys_name, pg_username FROM pg_ident_file_mappings")
         me = pwd.getpwuid(os.geteuid()).pw_name
-        assert set(mapped) == {(name, "alert_pipeline") for name in ({me, "alert-pipeline"} if ROOT else {me})}
+        assert {name for name, _ in mapped} == ({me, "alert-pipeline"} if ROOT else {me})
+        assert {role for _, role in mapped} == set(ALL_ROLES)
         paths = stack_paths(stack_home)
         for folder in (paths.run, paths.data):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -86,6 +89,54 @@ def test_the_credential_of_prefect_is_made_once_and_only_its_owner_can_read_it(
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:münchen")
     with pytest.raises(BadSetting, match="PREFECT_SERVER_API_AUTH_STRING may only have ASCII characters"):
         load_auth_string(paths)
+
+
+def make_as_older_versions_did(database_url: str) -> None:
+    """One superuser owns both databases, and Prefect's tables lie beside ours."""
+    superuser, prefect = as_superuser(database_url), of_prefect(database_url)
+    with psycopg.connect(database_url, autocommit=True) as ours, psycopg.connect(prefect, autocommit=True) as theirs:
+        ours.execute("CREATE TABLE kept (id serial, answer int); INSERT INTO kept (answer) VALUES (42)")
+        ours.execute("CREATE VIEW seen AS SELECT answer FROM kept")
+        theirs.execute("CREATE TYPE mood AS ENUM ('good'); CREATE TABLE secrets (word mood)")
+        theirs.execute("CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1'")
+    for url in (superuser.replace("/postgres?", "/alert_pipeline?"), superuser.replace("/postgres?", "/prefect?")):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("REASSIGN OWNED BY alert_pipeline, prefect TO postgres")
+            connection.execute("DROP OWNED BY alert_pipeline, prefect")
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute("DROP ROLE alert_pipeline, prefect")
+        connection.execute("CREATE ROLE alert_pipeline_renaming LOGIN SUPERUSER")
+    other = superuser.replace("postgres@", "alert_pipeline_renaming@")
+    with psycopg.connect(other, autocommit=True) as connection:
+        connection.execute("ALTER ROLE postgres RENAME TO alert_pipeline")
+    assert query(database_url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(True,)]
+
+
+def of_prefect(database_url: str) -> str:
+    return database_url.replace("alert_pipeline@/alert_pipeline?", "prefect@/prefect?")
+
+
+def test_our_role_is_no_superuser_and_neither_role_reads_the_others_database_also_in_an_older_home(
+    stack_home: Path,
+) -> None:
+    with attach(settings_for(stack_home), need_prefect=False) as addresses:
+        make_as_older_versions_did(addresses.database_url)
+    with attach(settings_for(stack_home), need_prefect=False) as addresses:
+        ours, theirs = addresses.database_url, of_prefect(addresses.database_url)
+        for url in (ours, theirs):
+            rights = "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles"
+            assert query(url, f"{rights} WHERE rolname = current_user") == [(False, False, False, False)]
+        for url in (ours.replace("/alert_pipeline?", "/prefect?"), theirs.replace("/prefect?", "/alert_pipeline?")):
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            query(ours, "SELECT pg_read_file('/etc/passwd')")
+        assert query(ours, "SELECT answer FROM seen") == [(42,)]
+        with psycopg.connect(ours) as us, psycopg.connect(theirs) as them:
+            us.execute("ALTER TABLE kept ADD COLUMN more int; DROP VIEW seen; INSERT INTO kept (answer) VALUES (43)")
+            them.execute("ALTER TYPE mood ADD VALUE 'bad'; ALTER TABLE secrets ADD COLUMN n int; DROP FUNCTION twice")
+        superuser = as_superuser(ours)
+        assert query(superuser, "SELECT rolname FROM pg_roles WHERE rolsuper") == [("postgres",)]
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can act as another user")

@@ -6,36 +6,30 @@ The limits are those of Slack's pages "Blocks" and "Formatting message text".
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Callable
-from http.client import HTTPException
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from collections.abc import Mapping
+from typing import Any, Self, cast
+from urllib.parse import quote, urljoin
 
+import httpx
 from pydantic import Field, SecretStr, field_validator, model_validator
-from slack_sdk import WebClient, WebhookClient
-from slack_sdk.errors import SlackApiError, SlackClientError
 
 from blocks.channels.base import (
+    USER_AGENT,
     ChannelBlock,
     checked_url,
     host_of,
     reach,
     refused,
     retry_after_seconds,
-    tls_context,
-    unreachable,
 )
+from blocks.channels.exchange import exchange
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
-from orchestration.threads import in_own_thread
-
-ResultT = TypeVar("ResultT")
 
 HEADER_LIMIT = 150
 SECTION_LIMIT = 3000
@@ -64,8 +58,8 @@ _TEMPORARY = frozenset(
 )
 """Temporary errors, of the common errors on Slack's page of the method chat.postMessage."""
 
-# The clients log the webhook's URL at DEBUG; this logger, which no handler knows, drops it.
-_SILENT = logging.Logger("slack", level=logging.CRITICAL + 1)
+_SLACKS_WORD = re.compile(r"[a-z_]{2,48}")
+"""What Slack's errors look like, such as `channel_not_found`. Any other text may repeat what we sent."""
 
 
 class SlackChannel(ChannelBlock):
@@ -142,7 +136,7 @@ class SlackChannel(ChannelBlock):
             DeliveryFailed: retryable for rate limits, Slack's own errors, 5xx and a broken connection; final for a
                 wrong token, an unknown channel, or a message that Slack refuses.
         """
-        return await _call(self._by_bot if self.bot_token else self._by_webhook, message)
+        return await (self._by_bot(message) if self.bot_token else self._by_webhook(message))
 
     async def probe(self) -> str:
         """Ask Slack who the bot is. Returns a sentence about what answered, for the report of `doctor`.
@@ -152,54 +146,48 @@ class SlackChannel(ChannelBlock):
         Raises:
             DeliveryFailed: Slack does not answer, or does not know the token.
         """
-        if self.bot_token:
-            return await _call(self._who_am_i)
-        return await reach(self.webhook_url or "", self.timeout_seconds)
-
-    def _who_am_i(self) -> str:
-        try:
-            said: dict[str, Any] = self._client(WebClient, self.bot_token, base_url=self.base_url).auth_test().data
-        except SlackApiError as error:
-            raise _api_error(error, "does not let the bot in") from None
+        if not self.bot_token:
+            return await reach(self.webhook_url or "", self.timeout_seconds)
+        said = (await self._call_api("auth.test", {}, refusal="does not let the bot in"))[1]
         return f"Slack knows the bot {redact_text(str(said.get('user')))} of {redact_text(str(said.get('team')))}"
 
-    def _client(self, kind: type[Any], address: SecretStr | None, **options: Any) -> Any:
-        """A client of Slack's SDK. `address` is the bot's token or the webhook's URL."""
-        secret = address.get_secret_value() if address else ""
-        options |= {"timeout": self.timeout_seconds, "ssl": tls_context(), "logger": _SILENT, "retry_handlers": []}
-        client = kind(secret, **options)
-        client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, respects NO_PROXY.
-        return client
-
-    def _by_bot(self, message: Message) -> Delivery:
+    async def _by_bot(self, message: Message) -> Delivery:
         keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
         metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
-        content = _content(message)
-        client = self._client(WebClient, self.bot_token, base_url=self.base_url)
-        try:
-            response = client.chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
-        except SlackApiError as error:
-            raise _api_error(error) from None
-        data: dict[str, Any] = response.data
-        return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
+        status, said = await self._call_api(
+            "chat.postMessage", {"channel": self.channel, "metadata": metadata, **_content(message)}
+        )
+        return self._sent("slack", provider_id=said.get("ts"), status=status, channel=said.get("channel"))
 
-    def _by_webhook(self, message: Message) -> Delivery:
-        response = self._client(WebhookClient, self.webhook_url).send_dict(_content(message))
-        if not 200 <= response.status_code < 300:
-            raise refused("Slack", response.status_code, detail=response.body, headers=response.headers)
-        if not _accepted(response.body):
+    async def _by_webhook(self, message: Message) -> Delivery:
+        response, body = await self._post(self.webhook_url, _content(message))
+        if not response.is_success:
+            raise refused("Slack", response.status_code, detail=_slacks_word(body), headers=response.headers)
+        if not _accepted(body.decode(errors="replace")):
             raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)
         return self._sent("slack", status=response.status_code)
 
+    async def _call_api(self, method: str, content: Json, refusal: str = "refused the message") -> tuple[int, Json]:
+        """Call a method of Slack's Web API; the status of its answer, and the answer."""
+        address = SecretStr(urljoin(f"{self.base_url.rstrip('/')}/", method))
+        response, body = await self._post(address, content, token=self.bot_token)
+        said = _object_in(body)
+        code = said.get("error")
+        if not response.is_success:
+            detail = _slacks_word(str(code or "").encode())
+            raise refused("Slack", response.status_code, detail=detail, headers=response.headers)
+        if said.get("ok") is not True:
+            raise _api_error(code, response.headers, refusal)
+        return response.status_code, said
 
-async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
-    """Call Slack's client, which blocks, in a thread."""
-    try:
-        return await in_own_thread(work, *arguments)
-    except (OSError, HTTPException) as error:
-        raise unreachable("Slack", error) from None
-    except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the answer is not Slack's
-        raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
+    async def _post(
+        self, address: SecretStr | None, content: Json, token: SecretStr | None = None
+    ) -> tuple[httpx.Response, bytes]:
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        if token:
+            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        url = address.get_secret_value() if address else ""
+        return await exchange(httpx.Request("POST", url, headers=headers, json=content), "Slack", self.timeout_seconds)
 
 
 def _content(message: Message) -> dict[str, Any]:
@@ -219,16 +207,27 @@ def _accepted(body: str) -> bool:
     return start != "<"
 
 
-def _api_error(error: SlackApiError, refusal: str = "refused the message") -> DeliveryFailed:
-    failure: Any = error
-    status, headers = int(failure.response.status_code), failure.response.headers
-    code = str(failure.response.get("error", ""))
-    if not 200 <= status < 300:
-        return refused("Slack", status, detail=code, headers=headers)
-    temporary = code in _TEMPORARY
+def _api_error(code: object, headers: Mapping[str, str], refusal: str) -> DeliveryFailed:
+    word = _slacks_word(str(code or "").encode())
+    if not word:
+        return DeliveryFailed("Slack's address gave an answer that is not Slack's: check the URL", retryable=False)
+    temporary = word in _TEMPORARY
     wait = retry_after_seconds(headers) if temporary else None
-    said = f"Slack {refusal}: {redact_text(code, limit=200)}"
-    return DeliveryFailed(said, retryable=temporary, retry_after_seconds=wait)
+    return DeliveryFailed(f"Slack {refusal}: {word}", retryable=temporary, retry_after_seconds=wait)
+
+
+def _slacks_word(body: bytes) -> str:
+    """The error in Slack's words; "" if the answer is not Slack's, or says more than a word."""
+    word = body.decode(errors="replace").strip()
+    return word if _SLACKS_WORD.fullmatch(word) else ""
+
+
+def _object_in(body: bytes) -> Json:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("Json", answer) if isinstance(answer, dict) else {}
 
 
 def blocks_of(message: Message) -> list[Json]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, true
+from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, true, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -26,6 +27,10 @@ from orchestration.store.models import (
 
 DAY_SECONDS = 86400.0
 BATCH = 500
+VALUES_DAYS = 2.0
+"""How long the payload of a definition without an ingest node is stored after the end of its run."""
+
+_NULL = literal_column("'null'::jsonb", JSONB)
 
 # Of each table: the time that says how old a row is, and which old rows can go.
 _A, _H, _I, _M, _R = AlertRow, HistoryRow, IncidentRow, MembershipRow, PipelineRunRow
@@ -70,6 +75,21 @@ async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
         batch = select(row.id).where(moment < in_seconds(-days * DAY_SECONDS), done).limit(BATCH)
         statement = delete(row).where(row.id.in_(batch))
     return (await tx.execute(statement)).rowcount
+
+
+async def forget_values(tx: AsyncConnection) -> int:
+    """Remove the payloads of definitions without an ingest node from up to `BATCH` runs. Returns from how many.
+
+    Such a payload is stored as it came, since the run may be resumed with it. A failed run can be as long as it is
+    stored; of any other run that is over, it is removed after `VALUES_DAYS`, when no redelivery needs it any more.
+    """
+    over = _R.status.in_([status.value for status in RunStatus if status.final and status is not RunStatus.FAILED])
+    old = _R.updated_at < in_seconds(-VALUES_DAYS * DAY_SECONDS)
+    given = func.coalesce(_R.payload["data"], _NULL) != _NULL
+    batch = select(_R.id).where(_R.alert_fingerprint.is_(None), over, old, given).limit(BATCH)
+    without = _R.payload.op("-", return_type=JSONB)("data")
+    forgotten = update(_R).where(_R.id.in_(batch)).values(payload=without, updated_at=_R.updated_at)
+    return (await tx.execute(forgotten)).rowcount
 
 
 async def count_unfinished(tx: AsyncConnection, older_than_seconds: float) -> int:

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Body, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from orchestration.alert import IncidentStatus, Severity, UtcDatetime
 from orchestration.errors import BadInput, IncidentNotFound
+from orchestration.redaction import redact_text
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.actions import MAX_NAME_CHARACTERS, MAX_NOTE_CHARACTERS, MAX_SNOOZE, Actor, Done, Via
@@ -44,7 +45,7 @@ class IncidentShape(BaseModel):
     severity: Severity
     environment: str
     source: str
-    incident_key: str
+    incident_key: Annotated[str, AfterValidator(redact_text)]
     firing: int = Field(description="How many of its alerts fire in it.")
     alerts: int = Field(description="How many alerts it has, or had.")
     opened_at: UtcDatetime

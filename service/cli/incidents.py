@@ -272,7 +272,7 @@ def _show(summary: IncidentSummary, story: IncidentStory) -> None:
         "Severity": incident.severity.value,
         "Environment": incident.environment,
         "Source": summary.source or None,
-        "Key": incident.incident_key,
+        "Key": incident.shown_key,
         "Opened": _utc(incident.opened_at),
         "Heard of": _utc(incident.heard_at),
         "Acknowledged": _done_at(incident.acknowledged_at, incident.acknowledged_by),

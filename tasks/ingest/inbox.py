@@ -22,7 +22,7 @@ from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.graph import DefinitionSource
 from orchestration.reasons import Reason
-from orchestration.redaction import one_line
+from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
@@ -31,6 +31,7 @@ from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
+from tasks.ingest.alert_secrets import without_secrets
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
@@ -140,9 +141,9 @@ class _Intake:
 
 def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) -> _Intake:
     return _Intake(
-        trace_id=checked_name("trace id", request.trace_id) if request.trace_id else new_id(),
+        trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
-        environment=checked_name("environment", request.environment),
+        environment=redact_text(checked_name("environment", request.environment)),
         # Without the characters that PostgreSQL refuses.
         options=RunOptions.model_validate(clean(request.options.model_dump())),
         metadata=metadata,
@@ -218,7 +219,7 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
-    groups = split_by_incident(push.alerts)
+    groups = [[without_secrets(alert) for alert in group] for group in split_by_incident(push.alerts)]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)
@@ -249,7 +250,7 @@ def _ignored(push: Push, intake: _Intake) -> NewRun:
         trace_id=intake.trace_id,
         source=push.source,
         environment=intake.environment,
-        payload=StoredPush(errors=[push.ignored]).model_dump_json().encode(),
+        payload=StoredPush(errors=[redact_text(push.ignored)]).model_dump_json().encode(),
         options=intake.options_json,
         title=one_line(push.ignored, _TITLE_CHARACTERS),
         max_retries=intake.settings.max_retries_per_stage,
@@ -264,9 +265,14 @@ def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPu
         return push
     return replace(
         push,
-        idempotency_key=checked_name("idempotency key", key),
+        idempotency_key=_stored_key(checked_name("idempotency key", key)),
         body_hash=_digest([intake.source, intake.environment, intake.options_json.decode(), clean(payload)]),
     )
+
+
+def _stored_key(key: str) -> str:
+    """The idempotency key as it is stored: a key with a secret in it as its digest, which is as unique."""
+    return key if redact_text(key) == key else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:
@@ -280,7 +286,10 @@ def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool)
         source=push.source,
         environment=intake.environment,
         payload=StoredPush(
-            alerts=list(group), errors=list(push.errors), omitted=push.omitted, all_resolved=push.all_resolved
+            alerts=list(group),
+            errors=[*map(redact_text, push.errors)],
+            omitted=push.omitted,
+            all_resolved=push.all_resolved,
         )
         .model_dump_json()
         .encode(),

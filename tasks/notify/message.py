@@ -19,7 +19,7 @@ from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, Seve
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message, Upcoming
 from orchestration.reasons import Reason, meaning_of
-from orchestration.redaction import REDACTED, is_secret_key, one_line, redact, redact_text
+from orchestration.redaction import REDACTED, is_secret, one_line, redact, redact_text
 from orchestration.states import RunReason
 from tasks.notify.templates import render
 
@@ -304,7 +304,8 @@ def _labels(alerts: Sequence[Alert]) -> str:
     keys = [key for key in _LABELS_FIRST if key in shared] + sorted(key for key in shared if key not in _LABELS_FIRST)
     shown = [key for key in keys if key not in hidden][:_MAX_LABELS]
     return ", ".join(
-        f"{one_line(key, 60)}={REDACTED if is_secret_key(key) else one_line(shared[key], 120)}" for key in shown
+        f"{one_line(key, 60)}={REDACTED if is_secret(key, shared[key]) else one_line(shared[key], 120)}"
+        for key in shown
     )
 
 
