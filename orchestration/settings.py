@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     """How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never."""
     api_auth: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether the HTTP API requires a key: on, off, or auto (on, except for calls from this machine "
-        "to an API that listens on loopback only).",
+        description="Whether the HTTP API requires a key: auto (yes, and the local key of ALERT_PIPELINE_HOME is one), "
+        "on (yes, and the local key is none), or off.",
     )
     api_sync_timeout_seconds: float = Field(120.0, gt=0, le=3600)
     """How long a synchronous call waits for its runs, in seconds."""
@@ -149,6 +149,12 @@ class Settings(BaseSettings):
     """How far the timestamp of a signed request may be in the past or future, in seconds."""
     api_rate_limit_per_second: float = Field(2000.0, ge=0, allow_inf_nan=False)
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
+    api_max_connections: int = Field(2000, ge=1)
+    """How many connections the API has at most; a new one closes the one that has waited longest for a request."""
+    api_max_header_bytes: int = Field(64 * 1024, ge=1024)
+    """The largest header of a request, in bytes."""
+    api_header_timeout_seconds: float = Field(10.0, gt=0, le=3600)
+    """How long the header of a request may take to arrive, in seconds."""
     api_public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#@]+(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*/?$",

@@ -123,7 +123,9 @@ async def test_what_the_end_of_its_group_leaves_out_has_ended_in_its_other_group
     assert late.reason == "stale", "the other server of the pair says late what has ended"
 
 
-async def test_an_end_that_the_other_group_was_first_to_record_still_ends_all_of_its_own_group(services: Services) -> None:
+async def test_an_end_that_the_other_group_was_first_to_record_still_ends_all_of_its_own_group(
+    services: Services,
+) -> None:
     group = await push(services, "by disk", alert("db-1", begins=0), alert("db-2", begins=1))
     await push(services, "by team", alert("db-2", begins=1))
     by_disk = await accept(services, "by disk", alert("db-2", begins=1, ends=5))

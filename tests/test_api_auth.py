@@ -295,48 +295,13 @@ async def test_the_signing_secret_is_no_key(api: httpx.AsyncClient, key: NewKey)
 # Who needs a key at all
 
 
-async def test_on_loopback_no_key_is_asked_for(settings: Settings, database: Database) -> None:
-    for host, base_url in (("127.0.0.1", "http://127.0.0.1:8000"), ("localhost", "http://localhost:8000")):
-        async with open_api(settings, database.url, host=host, base_url=base_url) as api:
-            assert (await api.get("/orchestration/pipelines/")).status_code == 200
-    async with open_api(settings, database.url, host="::1", client=("::1", 9), base_url="http://[::1]:8000") as api:
-        assert (await api.get("/orchestration/pipelines/")).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "alerts.example.com"},
-        {"X-Forwarded-For": "192.0.2.7"},
-        {"Forwarded": "for=192.0.2.7"},
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"X-API-Key": "apk_wrong"},
-    ],
-)
-async def test_a_proxy_or_a_web_page_needs_a_key_on_loopback_too(
-    settings: Settings, database: Database, headers: dict[str, str]
-) -> None:
-    async with open_api(settings, database.url) as api:
-        answer = await api.post("/alerts/webhook/", json=alert(), headers=headers)
-
-    assert answer.status_code == 401
-
-
-async def test_a_caller_on_this_machine_needs_a_key_where_the_network_can_call(
-    settings: Settings, database: Database
-) -> None:
-    async with open_api(settings, database.url, host=PUBLIC) as api:
-        assert (await api.get("/orchestration/pipelines/")).status_code == 401
-
-
 @pytest.mark.parametrize(("auth", "host", "status"), [("on", "127.0.0.1", 401), ("off", PUBLIC, 200)])
 async def test_the_operator_has_the_last_word(
     settings: Settings, database: Database, auth: str, host: str, status: int
 ) -> None:
     chosen: Any = settings.model_copy(update={"api_auth": auth})
     async with open_api(chosen, database.url, host=host) as api:
+        api.headers.pop("authorization")
         assert (await api.get("/orchestration/pipelines/")).status_code == status
 
 

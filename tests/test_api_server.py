@@ -17,12 +17,11 @@ import pytest
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.api import body as body_module
-from tests.api_helpers import alert, all_runs, serve_api, trigger
+from tests.api_helpers import alert, all_runs, local_key, serve_api, trigger
 from tests.conftest import clean_environment
 
 LIMIT = 64 * 1024
 PATH = "/orchestration/pipeline/"
-HEAD = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n".encode()
 
 
 @pytest.fixture
@@ -32,8 +31,16 @@ async def address(settings: Settings, database: Database) -> AsyncIterator[tuple
 
 
 @pytest.fixture
-async def api(address: tuple[str, int]) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url="http://{}:{}".format(*address), timeout=20) as client:
+def head(settings: Settings) -> bytes:
+    """The beginning of a request to start a pipeline."""
+    (key,) = local_key(settings).values()
+    return f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {key}\r\n".encode()
+
+
+@pytest.fixture
+async def api(address: tuple[str, int], settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    url = "http://{}:{}".format(*address)
+    async with httpx.AsyncClient(base_url=url, timeout=20, headers=local_key(settings)) as client:
         yield client
 
 
@@ -54,14 +61,14 @@ def chunked(*pieces: bytes) -> bytes:
     return b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in (*pieces, b""))
 
 
-async def test_one_connection_serves_many_requests(address: tuple[str, int], database: Database) -> None:
+async def test_one_connection_serves_many_requests(address: tuple[str, int], head: bytes, database: Database) -> None:
     reader, writer = await asyncio.open_connection(*address)
     for number in range(5):
         body = json.dumps(trigger(alert(instance=str(number)))).encode()
-        writer.write(HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 202")
-        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        writer.write(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        said = await reader.readuntil(b"\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 202")
+        length = next(int(line[15:]) for line in said.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(length)
     writer.close()
 
@@ -101,22 +108,22 @@ async def test_what_cannot_be_unpacked_is_refused(
     assert says in answer.json()["error"]
 
 
-async def test_a_body_over_the_limit_is_refused_before_it_is_read(address: tuple[str, int]) -> None:
-    status, said = await raw(address, HEAD + b"Content-Length: 99999999999\r\n\r\n")
+async def test_a_body_over_the_limit_is_refused_before_it_is_read(address: tuple[str, int], head: bytes) -> None:
+    status, said = await raw(address, head + b"Content-Length: 99999999999\r\n\r\n")
 
     assert status == 413
     assert f"ORCHESTRATION_MAX_PAYLOAD_BYTES={LIMIT}" in said["error"]
 
 
-async def test_a_body_of_unknown_length_is_read_up_to_the_limit(address: tuple[str, int]) -> None:
-    status, _ = await raw(address, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunked(b" " * 8192)[:-5]] * 9)
+async def test_a_body_of_unknown_length_is_read_up_to_the_limit(address: tuple[str, int], head: bytes) -> None:
+    status, _ = await raw(address, head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunked(b" " * 8192)[:-5]] * 9)
 
     assert status == 413
 
 
-async def test_a_chunked_body_within_the_limit_is_taken(address: tuple[str, int]) -> None:
+async def test_a_chunked_body_within_the_limit_is_taken(address: tuple[str, int], head: bytes) -> None:
     body = json.dumps(trigger()).encode()
-    status, _ = await raw(address, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunked(body[:9], body[9:]))
+    status, _ = await raw(address, head + b"Transfer-Encoding: chunked\r\n\r\n", chunked(body[:9], body[9:]))
 
     assert status == 202
 
@@ -137,18 +144,22 @@ async def test_the_limit_counts_the_whole_body(api: httpx.AsyncClient, database:
         assert (await api.post(PATH, content=body)).status_code == status
 
 
-async def test_a_body_that_does_not_come_is_given_up(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_is_given_up(
+    address: tuple[str, int], head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(body_module, "READ_TIMEOUT_SECONDS", 0.05)
-    status, said = await raw(address, HEAD + b"Content-Length: 100\r\n\r\n{")
+    status, said = await raw(address, head + b"Content-Length: 100\r\n\r\n{")
 
     assert status == 408
     assert "did not come" in said["error"]
 
 
-async def test_half_a_body_is_no_alert(address: tuple[str, int], api: httpx.AsyncClient, database: Database) -> None:
+async def test_half_a_body_is_no_alert(
+    address: tuple[str, int], head: bytes, api: httpx.AsyncClient, database: Database
+) -> None:
     body = json.dumps(trigger()).encode()
     _, writer = await asyncio.open_connection(*address)
-    writer.write(HEAD + f"Content-Length: {len(body) + 1}\r\n\r\n".encode() + body)
+    writer.write(head + f"Content-Length: {len(body) + 1}\r\n\r\n".encode() + body)
     await writer.drain()
     writer.close()
     await writer.wait_closed()
@@ -156,10 +167,10 @@ async def test_half_a_body_is_no_alert(address: tuple[str, int], api: httpx.Asyn
     assert (await api.get("/orchestration/pipelines/")).json()["count"] == 0
 
 
-async def test_slow_clients_hold_nobody_up(address: tuple[str, int], api: httpx.AsyncClient) -> None:
+async def test_slow_clients_hold_nobody_up(address: tuple[str, int], head: bytes, api: httpx.AsyncClient) -> None:
     slow = [await asyncio.open_connection(*address) for _ in range(50)]
     for _, writer in slow:
-        writer.write(HEAD + b"Content-Length: 1000\r\n\r\n{")
+        writer.write(head + b"Content-Length: 1000\r\n\r\n{")
     answer = await api.post(PATH, json=trigger())
     for _, writer in slow:
         writer.close()
@@ -171,7 +182,7 @@ async def test_a_large_push_is_stored_whole_while_others_are_served(settings: Se
     many = [alert(f"Alert{n}", description="x" * 200) for n in range(5000)]
     async with (
         serve_api(settings, database.url) as where,
-        httpx.AsyncClient(base_url="http://{}:{}".format(*where), timeout=60) as api,
+        httpx.AsyncClient(base_url="http://{}:{}".format(*where), timeout=60, headers=local_key(settings)) as api,
     ):
         large = asyncio.create_task(api.post(PATH, json=trigger(*many)))
         small = 0

@@ -1,4 +1,4 @@
-"""Authentication: API keys, signed requests, callers on this machine, and how often each may call."""
+"""Authentication: API keys, the local key, signed requests, and how often each caller may call."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+from ipaddress import IPv6Address, ip_address
 
 from starlette.requests import Request
 
@@ -27,6 +26,7 @@ from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import ApiKey, Scope
 from service.api.problems import HttpProblem
+from service.local_key import CURL, load_local_key
 
 FRESH_SECONDS = 3.0
 """How old the cached keys may be. A revoked key is refused after this time at the latest."""
@@ -44,10 +44,13 @@ _MAX_RATE_LIMITED_CALLERS = 10_000
 HOW = "send an API key as `Authorization: Bearer apk_…`, as `X-API-Key`, or as the password of basic authentication"
 """The advice at the end of a refusal without a valid key."""
 
+HOW_HERE = f"On the machine of the API itself: {CURL}"
+"""What follows the advice where the local key is accepted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """The sender of a request. A caller without a key is on this machine, or no key is asked for."""
+    """The sender of a request. A caller without a key of its own has the local key, or no key is asked for."""
 
     key: ApiKey | None = None
     signature: str | None = None
@@ -62,15 +65,15 @@ class Caller:
 class Guard:
     """Authenticates callers. A refusal is a 401, 403 or 429 for the caller and a log line for the operator."""
 
-    def __init__(self, settings: Settings, database: Database, *, loopback: bool) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._loopback = loopback
+        self._local_key = _local_key(settings)
         self._limit = RateLimit(settings.api_rate_limit_per_second)
         self.ring = KeyRing(database, settings)
 
-    async def authenticate(self, request: Request, scope: Scope, raw: bytes | None) -> Caller:
-        """Find the caller of a request and check its scope and its rate.
+    async def authenticate(self, request: Request, scope: Scope | None, raw: bytes | None) -> Caller:
+        """Find the caller of a request and check its scope and its rate. Without a scope, every key is good.
 
         `raw` is the body as it came over the wire, which a signature covers. None means that it was not read.
 
@@ -82,7 +85,7 @@ class Guard:
         try:
             caller = await self._identify(request, raw or b"")
             request.scope[CALLER] = caller
-            if caller.key is not None and not caller.key.allows(scope):
+            if caller.key is not None and scope is not None and not caller.key.allows(scope):
                 raise _forbidden(caller.key, scope)
         except HttpProblem as refusal:
             self._limit.count(f"address/{address}")
@@ -105,16 +108,22 @@ class Guard:
                 await keys.forget_signature(tx, caller.signature)
 
     async def _identify(self, request: Request, raw: bytes) -> Caller:
+        headers = request.headers
+        # A browser adds the key that somebody typed into it once to the requests of every page.
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise HttpProblem(HTTPStatus.FORBIDDEN, "A web page of another site sent this request")
         if self._settings.api_auth == "off":
             return Caller()
-        headers = request.headers
         if "x-signature" in headers:
             return await self._verify_signature(headers, raw)
         token = token_of(headers)
         if token is None:
-            if self._settings.api_auth == "auto" and self._loopback and _is_local(request):
-                return Caller()
-            raise _unauthorized(f"No API key: {HOW}")
+            raise _unauthorized(f"No API key: {HOW}{f'. {HOW_HERE}' if self._local_key else ''}")
+        if self._local_key is not None and hmac.compare_digest(token.encode(), self._local_key):
+            # Behind a proxy on this machine, too: whoever has the local key can read the files of its owner.
+            if request.client is not None and not is_loopback(request.client.host):
+                raise _unauthorized(f"The local key is good on its own machine only: {HOW}")
+            return Caller()
         key = await self.ring.find(token)
         if key is None:
             raise _unauthorized(f"The API key is unknown or revoked: {HOW}")
@@ -280,24 +289,15 @@ class RateLimit:
             )
 
 
-_OF_PROXIES = (
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "via",
-)
-"""Headers that only proxies add. With one of them a request does not come from this machine itself."""
-
-
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's loopback."""
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        address = ip_address(host.strip("[]"))
     except ValueError:
         return host.lower() == "localhost"
+    # A socket for both families has the callers of IPv4 as ::ffff:127.0.0.1.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def token_of(headers: Mapping[str, str]) -> str | None:
@@ -319,20 +319,15 @@ def token_of(headers: Mapping[str, str]) -> str | None:
             return ""
 
 
-def _is_local(request: Request) -> bool:
-    """Whether a request comes from a program on this machine, and neither through a proxy nor from a web page.
-
-    A web page that a browser on this machine shows can send requests too, but cannot hide its origin.
-    """
-    headers = request.headers
-    if request.client is not None and not is_loopback(request.client.host):
-        return False
-    if any(name in headers for name in _OF_PROXIES):
-        return False
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    origin = headers.get("origin")
-    from_page = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    return is_loopback(host) and not from_page and (origin is None or urlsplit(origin).netloc == headers.get("host"))
+def _local_key(settings: Settings) -> bytes | None:
+    """The local key, if it is accepted and can be used. Without it the API serves all other keys."""
+    if settings.api_auth != "auto":
+        return None
+    try:
+        return load_local_key(settings).encode()
+    except BadSetting as error:
+        logger.warning("No caller can use the local key: %s", error)
+        return None
 
 
 def _forbidden(key: ApiKey, scope: Scope) -> HttpProblem:

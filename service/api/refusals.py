@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from orchestration.errors import PipelineError
 from orchestration.store import keys
 from orchestration.store.refused import READ_BYTES, Refusal
-from service.api.auth import CALLER, HOW, token_of
+from service.api.auth import CALLER, HOW, HOW_HERE, token_of
 from service.api.body import RAW_BODY, BodyHeaders, readable
 from service.api.prefix import prefix_of
 from service.api.state import state_of
@@ -42,7 +42,7 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
     }
     refusal = Refusal(
         status=status,
-        reason=reason.removesuffix(f": {HOW}"),
+        reason=reason.removesuffix(f". {HOW_HERE}").removesuffix(f": {HOW}"),
         sender=caller.name if caller is not None else "",
         address=request.client.host if request.client else "",
         path=path,
