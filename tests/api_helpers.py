@@ -62,9 +62,11 @@ async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, i
         server = ApiServer(app, settings)
         serving = asyncio.create_task(server._serve([listening]))
         await until(lambda: server.started, "the server to start")
-        yield listening.getsockname()
-        server.should_exit = True
-        await serving
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:

@@ -115,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._waiting, self._most_bytes, self._most_seconds = own.waiting, own.header_bytes, own.header_seconds
         self._bytes = 0
         """What has come since the last whole header, part of a body or end of a request."""
-        self._in_header = True
+        self._in_header, self._in_body = False, False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -140,12 +140,17 @@ class LimitedProtocol(HttpToolsProtocol):
             piece, data = (data, b"") if len(data) <= room else (data[:room], data[room:])
             self._bytes += len(piece)
             super().data_received(piece)
-        if self._in_header and self._bytes and self._deadline is None and not self.transport.is_closing():
+        if self._in_header and self._deadline is None and not self.transport.is_closing():
             self._set_deadline(self._too_slow)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a header has come."""
+        self._in_header = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The request begins."""
-        self._bytes, self._in_header = 0, False
+        self._bytes, self._in_header, self._in_body = 0, False, True
         self._unset_deadline()
         self._waiting.works(self)
         super().on_headers_complete()
@@ -157,7 +162,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has come as a whole; what follows is the header of the next one."""
-        self._bytes, self._in_header = 0, True
+        self._bytes, self._in_body = 0, False
         self._unset_deadline()
         super().on_message_complete()
 
@@ -168,7 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if not is_last or self.transport.is_closing():
             return
         self._waiting.waits(self)
-        if not self._in_header:
+        if self._in_body:
             self._set_deadline(self.transport.close)
 
     def _unsupported_upgrade_warning(self) -> None:
