@@ -18,7 +18,7 @@ from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from service.admin import PATH, sign_in
 from service.admin.sign_in import SESSION_COOKIE
-from service.api import auth
+from service.api import keyring
 from tests.admin_helpers import Browser, browser, fail, field, make_key, push, words_of
 from tests.api_helpers import open_api, run_of
 from tests.conftest import MemoryChannel
@@ -162,7 +162,7 @@ async def test_an_old_session_is_over(settings: Settings, database: Database, ke
 async def test_a_revoked_key_ends_its_sessions(
     here: Browser, database: Database, key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(keyring, "FRESH_SECONDS", 0.0)
     await here.sign_in(key.token)
     assert (await here.get("/")).status_code == 200
     async with database.transaction() as tx:

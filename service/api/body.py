@@ -11,8 +11,8 @@ import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from encodings.aliases import aliases
 from functools import lru_cache
@@ -28,6 +28,9 @@ from service.api.problems import HttpProblem
 
 READ_TIMEOUT_SECONDS = 30.0
 """How long a caller may take to send its body."""
+
+MOST_UNVERIFIED_BYTES = 64 * 1024 * 1024
+"""How much of signed bodies may be in memory before their signatures are checked, in all requests together."""
 
 RAW_BODY = "alert_pipeline.raw_body"
 """The key under which the scope of a request has its body, or what came of it before it was refused."""
@@ -105,8 +108,39 @@ def _charset_in(content_type: str) -> str | None:
     return None if charset in _UNNAMED or charset in _NO_CHARSETS else charset
 
 
-async def read_raw(request: Request, limit: int) -> bytes:
+class UnverifiedBytes:
+    """Counts the bytes of bodies that are in memory before it is known who sent them."""
+
+    def __init__(self, most: int = MOST_UNVERIFIED_BYTES) -> None:
+        self._left = most
+
+    @contextmanager
+    def reserve(self) -> Generator[Callable[[int], None]]:
+        """Count the bytes that the yielded function is called with, until the end of the block.
+
+        It raises `HttpProblem` 503 if there are too many in all such blocks.
+        """
+        mine = 0
+
+        def count(size: int) -> None:
+            nonlocal mine
+            mine += size
+            self._left -= size
+            if self._left < 0:
+                raise HttpProblem(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "Too many signed requests at the same time: try again"
+                )
+
+        try:
+            yield count
+        finally:
+            self._left += mine
+
+
+async def read_raw(request: Request, limit: int, count: Callable[[int], None] = lambda _: None) -> bytes:
     """The body as it came over the wire, of at most `limit` bytes, whatever Content-Length says.
+
+    `count` is called with the size of each piece.
 
     Raises:
         HttpProblem: 413 if the body is longer; 408 if it does not arrive in time.
@@ -119,6 +153,7 @@ async def read_raw(request: Request, limit: int) -> bytes:
         async with asyncio.timeout(READ_TIMEOUT_SECONDS):
             async for chunk in request.stream():
                 body += chunk
+                count(len(chunk))
                 if len(body) > limit:
                     raise _too_large(limit)
     except TimeoutError:

@@ -58,14 +58,19 @@ def install(app: FastAPI, *, is_public: bool) -> None:
             app.openapi_schema = made
         return app.openapi_schema
 
-    async def page(request: Request) -> Response:
+    async def admit(request: Request) -> None:
+        guard = state_of(request).guard
         if is_public:
-            await state_of(request).guard.authenticate(request, None, None)
+            await guard.authenticate(request, None, None)
+        else:
+            guard.count_visit(request)
+
+    async def page(request: Request) -> Response:
+        await admit(request)
         return _page(request)
 
     async def document(request: Request) -> Response:
-        if is_public:
-            await state_of(request).guard.authenticate(request, None, None)
+        await admit(request)
         servers = {"servers": [{"url": prefix}]} if (prefix := prefix_of(request)) else {}
         return JSONResponse({**openapi(), **servers})
 
@@ -99,6 +104,7 @@ def _page(request: Request) -> Response:
 
 async def _entrance(request: Request) -> Response:
     """To the documentation for a browser; the entry points as JSON for a program."""
+    state_of(request).guard.count_visit(request)
     prefix = prefix_of(request)
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{prefix}{PATH}/", 307)

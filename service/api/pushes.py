@@ -19,7 +19,7 @@ from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.story import read_story
 from service.api.prefix import prefix_of
-from service.api.problems import HttpProblem, problems
+from service.api.problems import HttpProblem, problems, status_of
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import Queued, Trigger
 from tasks.analyze.stage import ensure_provider
@@ -151,8 +151,9 @@ async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
     except TimeoutError:
         await _allow_retry(request)
         raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
-    except PipelineError:
-        await _allow_retry(request)
+    except PipelineError as error:
+        if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            await _allow_retry(request)
         raise
 
 

@@ -17,6 +17,7 @@ from orchestration.store.keys import Scope
 from service.api.auth import Caller
 from service.api.body import BodyHeaders, read_object, read_raw
 from service.api.problems import refusals
+from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
 
 SECURITY_SCHEMES = {
@@ -27,7 +28,7 @@ SECURITY_SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "X-Signature",
-        "description": "sha256= and the HMAC-SHA256 of X-Timestamp, a dot and the body; X-Key-Id names the key.",
+        "description": "v2= and the HMAC-SHA256 of X-Timestamp.METHOD.path?query.body; X-Key-Id names the key.",
     },
 }
 """The ways to authenticate, as the OpenAPI document lists them."""
@@ -108,10 +109,13 @@ async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[
         HttpProblem: the caller or the body is refused.
         Unavailable: the database cannot be used.
     """
-    limit = api.settings.max_payload_bytes
-    signed = "x-signature" in request.headers
-    raw = await read_raw(request, limit) if signed else None
-    caller = await api.guard.authenticate(request, scope, raw)
     if api.schema_problem is not None:
         raise Unavailable(f"The database cannot be used: {api.schema_problem}")
-    return caller, await read_raw(request, limit) if raw is None else raw
+    limit = api.settings.max_payload_bytes
+    if not is_signed(request.headers):
+        caller = await api.guard.authenticate(request, scope, None)
+        return caller, await read_raw(request, limit)
+    await api.guard.check_signature_headers(request)
+    with api.unverified.reserve() as room:
+        raw = await read_raw(request, limit, room)
+        return await api.guard.authenticate(request, scope, raw), raw
