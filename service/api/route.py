@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 
 from orchestration.errors import Unavailable
 from orchestration.store.keys import Scope
-from service.api.auth import Caller
-from service.api.body import BodyHeaders, read_object, read_raw
+from service.api.auth import CALLER, Caller
+from service.api.body import BodyHeaders, TooLarge, read_object, read_raw
 from service.api.problems import refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
@@ -69,6 +69,20 @@ def requires(scope: Scope) -> Callable[[EndpointT], EndpointT]:
     return mark
 
 
+TooLargeHandler = Callable[[ApiRequest, str], Awaitable[Response]]
+"""Answers a request whose body is too large to be read; it gets the reason."""
+
+
+def when_too_large(handler: TooLargeHandler) -> Callable[[EndpointT], EndpointT]:
+    """Name what handles a body that is too large for this endpoint. Without it, it is refused with 413."""
+
+    def mark(endpoint: EndpointT) -> EndpointT:
+        cast("Any", endpoint).too_large = handler
+        return endpoint
+
+    return mark
+
+
 class GuardedRoute(APIRoute):
     """A route whose handler is called for authenticated requests only, with a parsed body.
 
@@ -91,12 +105,21 @@ class GuardedRoute(APIRoute):
         takes_body = self.body_field is not None
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
+        too_large: TooLargeHandler | None = getattr(self.endpoint, "too_large", None)
+
         async def guarded(request: Request) -> Response:
             api = state_of(request)
-            caller, raw = await _authenticate(request, api, self._scope)
-            body = None
-            if takes_body and (body_required or raw.strip()):
-                body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+            try:
+                caller, raw = await _authenticate(request, api, self._scope)
+                body = None
+                if takes_body and (body_required or raw.strip()):
+                    body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+            except TooLarge as error:
+                # The signature of a body that was not read as a whole cannot be checked: its caller is not known.
+                known: Caller | None = request.scope.get(CALLER)
+                if known is None or too_large is None:
+                    raise
+                return await too_large(ApiRequest(request, api, known, None), str(error))
             return await handle(ApiRequest(request, api, caller, body))
 
         return guarded
