@@ -14,8 +14,9 @@ from fastapi.routing import APIRoute
 
 from orchestration.errors import Unavailable
 from orchestration.store.keys import Scope
+from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
-from service.api.body import BodyHeaders, TooLarge, read_object, read_raw
+from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
 from service.api.problems import refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
@@ -119,6 +120,8 @@ class GuardedRoute(APIRoute):
                 known: Caller | None = request.scope.get(CALLER)
                 if known is None or too_large is None:
                     raise
+                if RAW_BODY not in request.scope:
+                    request.scope[RAW_BODY] = await beginning_of(request, READ_BYTES)
                 return await too_large(ApiRequest(request, api, known, None), str(error))
             return await handle(ApiRequest(request, api, caller, body))
 
