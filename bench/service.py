@@ -23,6 +23,7 @@ from orchestration.settings import load_settings
 from service.stack import attach
 
 TRIGGER = "/orchestration/pipeline/"
+_QUICK = {"ORCHESTRATION_LOG_LEVEL": "ERROR", "API_RATE_LIMIT_PER_SECOND": "100000", "API_AUTH": "off"}
 NO_PREFECT = "http://127.0.0.1:9/api"
 """An address at which no Prefect answers."""
 
@@ -40,7 +41,13 @@ def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) 
     """Run `alert-pipeline` with these arguments. The block begins when `path` answers 200, and ends the process."""
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "alert-pipeline"), *arguments],
-        env={**os.environ, "ORCHESTRATION_LOG_LEVEL": "ERROR", "API_RATE_LIMIT_PER_SECOND": "100000", **env},
+        env={
+            **os.environ,
+            "ORCHESTRATION_LOG_LEVEL": "ERROR",
+            "API_RATE_LIMIT_PER_SECOND": "100000",
+            "API_AUTH": "off",
+            **env,
+        },
         stdout=subprocess.DEVNULL,
     )
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import platformdirs
 from pydantic import AliasGenerator, Field, SecretStr, ValidationError, field_validator
@@ -82,6 +83,23 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _is_unambiguous(url: str) -> bool:
+    """Whether a database URL has one user, one password and one list of hosts, however it is read."""
+    authority, _, rest = re.sub("[/?]", "\n", url.split("://", 1)[1], count=1).partition("\n")
+    _, _, hosts = authority.rpartition("@")
+    if authority.count("@") > 1 or "@" in rest or re.search(r"[\s#\x00-\x1f]", url):
+        return False
+    if re.search("%(?![0-9A-Fa-f]{2})", url) or not all(_HOST.fullmatch(host) for host in hosts.split(",")):
+        return False
+    try:
+        return "\x00" not in unquote(url, errors="strict")
+    except UnicodeDecodeError:
+        return False
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
+
+
 class Settings(BaseSettings):
     """The settings of one process. `docs/settings.md` lists them in a table.
 
@@ -121,7 +139,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, ge=1, le=3600, validation_alias="ORCHESTRATION_LEASE_SECONDS")
     """How long a run stays with a process that no longer renews its lease, in seconds."""
     max_payload_bytes: int = Field(4 * 1024 * 1024, ge=1024, validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES")
-    """The largest push that is accepted, in bytes of JSON."""
+    """The largest push that is read, in bytes of JSON. Of a larger one over HTTP, one message says that it came."""
+    max_incidents_per_push: int = Field(200, ge=1, validation_alias="ORCHESTRATION_MAX_INCIDENTS_PER_PUSH")
+    """A push with more incidents becomes one run, which says how many there are and names the most frequent."""
     page_deadline_seconds: float = Field(30.0, ge=0, le=3600, validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS")
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
@@ -140,15 +160,23 @@ class Settings(BaseSettings):
     """How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never."""
     api_auth: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether the HTTP API requires a key: on, off, or auto (on, except for calls from this machine "
-        "to an API that listens on loopback only).",
+        description="Whether the HTTP API requires a key: auto (yes, and the local key of ALERT_PIPELINE_HOME is one), "
+        "on (yes, and the local key is none), or off.",
     )
     api_sync_timeout_seconds: float = Field(120.0, gt=0, le=3600)
     """How long a synchronous call waits for its runs, in seconds."""
     api_signature_window_seconds: float = Field(300.0, gt=0, le=86400)
     """How far the timestamp of a signed request may be in the past or future, in seconds."""
+    api_signature_v1: bool = False
+    """Accept signed requests of version 1 too, whose signature covers the body but not the address."""
     api_rate_limit_per_second: float = Field(2000.0, ge=0, allow_inf_nan=False)
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
+    api_max_connections: int = Field(2000, ge=1)
+    """How many connections the API has at most; a new one closes the one that has waited longest for a request."""
+    api_max_header_bytes: int = Field(64 * 1024, ge=1024)
+    """The largest header of a request, in bytes."""
+    api_header_timeout_seconds: float = Field(10.0, gt=0, le=3600)
+    """How long the header of a request may take to arrive, in seconds."""
     api_public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#@]+(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*/?$",
@@ -242,6 +270,12 @@ class Settings(BaseSettings):
     def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host/database")
+        if value is not None and not _is_unambiguous(value.get_secret_value()):
+            # libpq's own message would show a part of the password.
+            raise ValueError(
+                "it cannot be read as postgresql://user:password@host:port/database: write the characters "
+                "@ : / ? # % [ ] and spaces of a user name or password percent-encoded, such as %40 for @"
+            )
         return value
 
     @field_validator("slack_channel", "smtp_host", "smtp_username", "prefect_api_url", mode="after")

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from orchestration.engine.execution import DIRECT, Execution
 from orchestration.engine.lease import lease_run
@@ -21,9 +20,15 @@ from orchestration.store.records import RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from service.admin import mount
 from service.api import create_app
-from service.api.server import listen
+from service.api.server import ApiServer, listen
+from service.local_key import load_local_key
 
 LOCAL = ("127.0.0.1", 50_000)
+
+
+def local_key(settings: Settings) -> dict[str, str]:
+    """The header with the local key, as the commands of the README send it."""
+    return {"Authorization": f"Bearer {load_local_key(settings)}"}
 
 
 @asynccontextmanager
@@ -35,10 +40,17 @@ async def open_api(
     client: tuple[str, int] = LOCAL,
     base_url: str = "http://127.0.0.1:8000",
 ) -> AsyncGenerator[httpx.AsyncClient]:
-    """The application for a client at the address `client`; the application believes that it listens at `host`."""
+    """The application for a client at the address `client`; the application believes that it listens at `host`.
+
+    On this machine the client has the local key, unless a request brings another `Authorization`.
+    """
     app = create_app(settings, url, host=host, extensions=[mount.install])
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as api:
+    headers = local_key(settings) if client == LOCAL else {}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers) as api,
+    ):
         yield api
 
 
@@ -47,12 +59,14 @@ async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, i
     """The application behind a real server. Yields its address."""
     with listen("127.0.0.1", 0) as listening:
         app = create_app(settings, url, extensions=[mount.install])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        server = ApiServer(app, settings)
         serving = asyncio.create_task(server._serve([listening]))
         await until(lambda: server.started, "the server to start")
-        yield listening.getsockname()
-        server.should_exit = True
-        await serving
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 40) -> None:

@@ -31,11 +31,23 @@ def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
-def signed(key: NewKey, body: bytes, *, at: float | None = None, **change: str) -> dict[str, str]:
+WEBHOOK = "POST./alerts/webhook/"
+
+
+def signed(key: NewKey, body: bytes, call: str = WEBHOOK, *, at: float | None = None, **change: str) -> dict[str, str]:
+    """The headers that sign a request; `call` is its method and address, with a dot between them."""
     stamp = str(int(time.time() if at is None else at))
-    digest = hmac.new(key.signing_secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
-    headers = {"X-Key-Id": key.name, "X-Timestamp": stamp, "X-Signature": f"sha256={digest}"}
+    content = f"{stamp}.{call}.".encode() + body
+    digest = hmac.new(key.signing_secret.encode(), content, hashlib.sha256).hexdigest()
+    headers = {"X-Key-Id": key.name, "X-Timestamp": stamp, "X-Signature": f"v2={digest}"}
     return headers | {name.replace("_", "-"): value for name, value in change.items()}
+
+
+def signed_v1(key: NewKey, body: bytes) -> dict[str, str]:
+    """The headers of a request that is signed without its address."""
+    stamp = str(int(time.time()))
+    digest = hmac.new(key.signing_secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"X-Key-Id": key.name, "X-Timestamp": stamp, "X-Signature": f"sha256={digest}"}
 
 
 def endpoints(settings: Settings) -> list[tuple[str, str]]:

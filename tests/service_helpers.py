@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from orchestration.settings import Settings
-from tests.api_helpers import alert
+from tests.api_helpers import alert, local_key
 from tests.conftest import clean_environment
 
 WEBHOOK = "/alerts/webhook/"
@@ -37,6 +37,8 @@ class ApiProcess:
         line = self.process.stdout.readline()
         assert line, f"the API did not start: {log.read_text()}"
         self.url = line.split()[-1]
+        self.headers = local_key(settings)
+        """The key that the commands on this machine send."""
 
     def kill(self) -> None:
         """Kill the process with SIGKILL."""
@@ -57,8 +59,9 @@ class Sender:
     Every other push has an `Idempotency-Key`; the others are deduplicated by their content.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, api: ApiProcess) -> None:
+        self.url = api.url
+        self._headers = api.headers
         self.taken: dict[int, str] = {}
         """The first run of each push, from its answer."""
         self.refused: list[httpx.Response] = []
@@ -66,7 +69,7 @@ class Sender:
 
     async def push(self, client: httpx.AsyncClient, number: int) -> None:
         """Push once. No answer is no failure of the sender: the API may be dead."""
-        headers = {"Idempotency-Key": f"push-{number}"} if number % 2 else {}
+        headers = self._headers | ({"Idempotency-Key": f"push-{number}"} if number % 2 else {})
         with suppress(httpx.TransportError):
             answer = await client.post(self.url + WEBHOOK, json=numbered(number), headers=headers)
             if answer.status_code == 202:

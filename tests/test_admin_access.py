@@ -18,7 +18,7 @@ from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from service.admin import PATH, sign_in
 from service.admin.sign_in import SESSION_COOKIE
-from service.api import auth
+from service.api import keyring
 from tests.admin_helpers import Browser, browser, fail, field, make_key, push, words_of
 from tests.api_helpers import open_api, run_of
 from tests.conftest import MemoryChannel
@@ -96,15 +96,16 @@ async def test_wrong_keys_are_told_apart_from_keys_for_other_things(
     assert reader.token not in other.text
 
 
-async def test_an_address_that_tries_many_keys_has_to_wait(
+async def test_an_address_that_tries_many_keys_has_to_wait_and_keeps_nobody_with_a_key_out(
     here: Browser, key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sign_in, "TRIES_PER_SECOND", 0.001)
     for _ in range(int(sign_in.TRIES_AT_ONCE)):
         assert (await here.sign_in("apk_wrong")).status_code == 401
-    answer = await here.sign_in(key.token)
+    answer = await here.sign_in("apk_wrong")
     assert (answer.status_code, "Too many attempts" in answer.text) == (429, True)
     assert int(answer.headers["retry-after"]) > 2
+    assert (await here.sign_in(key.token)).status_code == 303
 
 
 async def test_the_cookie_is_for_our_pages_alone(here: Browser, key: NewKey) -> None:
@@ -162,7 +163,7 @@ async def test_an_old_session_is_over(settings: Settings, database: Database, ke
 async def test_a_revoked_key_ends_its_sessions(
     here: Browser, database: Database, key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(keyring, "FRESH_SECONDS", 0.0)
     await here.sign_in(key.token)
     assert (await here.get("/")).status_code == 200
     async with database.transaction() as tx:
@@ -257,3 +258,23 @@ async def test_the_admin_writes_nothing_but_resumes_and_acts_of_people(here: Bro
                 assert answer.status_code in (404, 405), (method, address, path)
             read: httpx.Response = await here.get(f"/{address}/{path}/")
             assert read.status_code == 404, (address, path)
+
+
+async def test_behind_a_proxy_one_stranger_stops_only_himself(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "TRIES_PER_SECOND", 0.001)
+    behind = settings.model_copy(update={"api_public_url": "http://alerts.example.com"})
+    async with browser(behind, database) as there:
+        for address, tries, last in (("192.0.2.7", 11, 429), ("192.0.2.8", 1, 401), ("2001:db8::1", 10, 401)):
+            there.client.headers["X-Forwarded-For"] = f"198.51.100.1, {address}"
+            answers = [await there.sign_in("apk_wrong") for _ in range(tries)]
+            assert answers[-1].status_code == last, address
+        there.client.headers["X-Forwarded-For"] = "2001:db8::2"
+        assert (await there.sign_in("apk_wrong")).status_code == 429
+
+
+async def test_a_number_of_thousands_of_digits_is_no_row(here: Browser, key: NewKey) -> None:
+    await here.sign_in(key.token)
+    for page in ("alerts", "incidents", "runs"):
+        assert (await here.get(f"/{page}/{'9' * 5000}/")).status_code == 404, page

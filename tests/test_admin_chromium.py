@@ -21,7 +21,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.admin import PATH
 from tests.admin_helpers import fail, make_key
-from tests.api_helpers import alert, eventually, run_to_end, serve_api, trigger, until
+from tests.api_helpers import alert, eventually, local_key, run_to_end, serve_api, trigger, until
 from tests.conftest import MemoryChannel
 
 TIMEOUT_SECONDS = 40.0
@@ -140,7 +140,7 @@ async def address(settings: Settings, database: Database) -> AsyncIterator[str]:
 async def test_in_a_browser_a_failed_run_is_found_understood_and_resumed(
     address: str, settings: Settings, database: Database, services: Services, channel: MemoryChannel, tmp_path: Path
 ) -> None:
-    async with httpx.AsyncClient(base_url=address, trust_env=False) as api:
+    async with httpx.AsyncClient(base_url=address, trust_env=False, headers=local_key(settings)) as api:
         pushed = await api.post("/orchestration/pipeline/", json=trigger(alert("DiskFull")))
     run_id = pushed.json()["run_id"]
     await fail(services, channel, run_id)

@@ -1,4 +1,4 @@
-"""A real Alertmanager that knows nothing of us but a URL: it fires, repeats and resolves an alert."""
+"""A real Alertmanager that knows nothing of us but a URL and a key: it fires, repeats and resolves an alert."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
+from service.local_key import KEY_FILE
 from service.stack import StackAddresses
 from tests.api_helpers import all_runs
 from tests.receivers import HttpReceiver
@@ -39,15 +40,18 @@ receivers:
   - name: alert-pipeline
     webhook_configs:
       - url: {url}
+        http_config:
+          authorization:
+            credentials_file: {key}
 """
 
 
 class Alertmanager:
     """Alertmanager on loopback, alone, on a port that is free."""
 
-    def __init__(self, place: Path, webhook: str) -> None:
+    def __init__(self, place: Path, webhook: str, key: Path) -> None:
         config, self._log = place / "alertmanager.yml", place / "alertmanager.log"
-        config.write_text(CONFIG.format(url=webhook))
+        config.write_text(CONFIG.format(url=webhook, key=key))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -93,7 +97,7 @@ async def test_it_pages_once_is_silent_at_the_repeat_and_gives_the_all_clear(
     with (
         beside(WorkerProcess(settings, stack, tmp_path / "worker.log")),
         closing(ApiProcess(settings, database.url, tmp_path / "api.log")) as api,
-        closing(Alertmanager(tmp_path, f"{api.url}/alerts/webhook/")) as alertmanager,
+        closing(Alertmanager(tmp_path, f"{api.url}/alerts/webhook/", settings.home / KEY_FILE)) as alertmanager,
     ):
         await alertmanager.post()
         page = await eventually(lambda: nth_run(1), "the push", 30)

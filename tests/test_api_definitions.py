@@ -18,6 +18,7 @@ from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.keys import Scope
 from tests.api_helpers import alert, all_runs, eventually, open_api, run_of, run_to_end, trigger
+from tests.auth_helpers import FAR
 from tests.broken_definitions import BROKEN
 from tests.cli_helpers import row_counts
 from tests.definition_helpers import look, put
@@ -210,7 +211,7 @@ async def test_each_key_may_do_what_it_is_for(settings: Settings, database: Data
         reads = await keys.create_key(tx, "reads", {Scope.READ}, cipher)
         triggers = await keys.create_key(tx, "triggers", {Scope.TRIGGER}, cipher)
 
-    async with open_api(settings, database.url, host="0.0.0.0") as api:
+    async with open_api(settings, database.url, host="0.0.0.0", client=FAR) as api:
 
         async def status(method: str, path: str, token: str | None) -> int:
             headers = {} if token is None else {"X-API-Key": token}

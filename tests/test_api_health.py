@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from orchestration.settings import Settings
 from orchestration.store import workers
-from orchestration.store.database import Database
+from orchestration.store.database import Database, reason_of
 from service.api import app as api_app
 from tests.api_helpers import alert, all_runs, eventually, open_api, trigger, until
 from tests.stack_fixtures import as_superuser
@@ -117,10 +117,11 @@ async def test_without_a_database_nothing_is_promised(settings: Settings) -> Non
     for answer in [*answers, with_key]:
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
-        assert "database" in answer.json()["error"]
+        assert answer.json()["error"] in ("The database does not answer", "The database cannot be used")
     assert alive.status_code == 200
     assert ready.status_code == 503
-    assert not ready.json()["database"]["ok"]
+    assert ready.json()["database"] == {"ok": False, "detail": "does not answer"}
+    assert "127.0.0.1" not in ready.text
 
 
 async def test_it_starts_before_its_database_and_goes_to_work_when_that_comes(
@@ -139,7 +140,7 @@ async def test_it_starts_before_its_database_and_goes_to_work_when_that_comes(
         await eventually(taken)
 
     assert early.status_code == 503
-    assert "does not exist" in early.json()["error"]
+    assert early.json()["error"] == "The database cannot be used"
 
 
 async def test_after_connections_broke_callers_are_served_again(api: httpx.AsyncClient, database: Database) -> None:
@@ -163,3 +164,15 @@ async def test_after_connections_broke_callers_are_served_again(api: httpx.Async
     await eventually(taken)
     assert all("retry-after" in answer.headers for answer in answers[:-1])
     assert len(await all_runs(database)) == 2
+
+
+def test_what_the_driver_says_of_a_url_that_it_misreads_has_no_password() -> None:
+    for said in (
+        "failed to resolve host 'DBPLANTss@db.internal': [Errno -2] Name or service not known",
+        'unexpected spaces found in "DBPLANT pw77", use percent-encoded spaces (%20) instead',
+        'invalid integer value "DBPLANT" for connection option "port"',
+        'invalid percent-encoded token: "DBPLANT%zz',
+    ):
+        assert "DBPLANT" not in reason_of(psycopg.OperationalError(said)), said
+    plain = 'connection to server at "127.0.0.1", port 1 failed: Connection refused'
+    assert reason_of(psycopg.OperationalError(plain)) == plain

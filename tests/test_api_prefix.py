@@ -116,7 +116,10 @@ async def test_a_person_signs_in_and_walks_through_the_admin_under_the_prefix(
     assert out.url.path == f"{PREFIX}{PATH}/login/"
 
 
-async def test_the_documentation_and_the_document_are_under_the_prefix(outside: httpx.AsyncClient) -> None:
+async def test_the_documentation_and_the_document_are_under_the_prefix(
+    outside: httpx.AsyncClient, settings: Settings, database: Database
+) -> None:
+    outside.headers.update(bearer(await make_key(settings, database, Scope.READ)))
     page = await outside.get(f"{PREFIX}/", headers={"Accept": "text/html"})
     addresses = re.findall(r'(?:src|href|url)[=:] ?["\']([^"\']+)', page.text)
     document = (await outside.get(f"{PREFIX}/openapi.json")).json()
@@ -162,13 +165,6 @@ async def test_a_prefix_may_be_like_one_of_our_own_addresses(
         for address in ("/alerts/webhook/", "/docs/", "/health/", "/openapi.json"):
             for sent in (address, prefix.rstrip("/") + address):
                 assert (await api.get(sent, headers=named)).status_code == 200, sent
-
-
-async def test_who_comes_through_a_proxy_is_not_on_this_machine(settings: Settings, database: Database) -> None:
-    async with open_api(settings, database.url) as api:
-        assert (await api.post("/alerts/webhook/", json=alert())).status_code == 202
-        for name, value in {**FORWARDED, "X-Real-IP": "192.0.2.7", "Via": "1.1 proxy"}.items():
-            assert (await api.post("/alerts/webhook/", json=alert(), headers={name: value})).status_code == 401, name
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from tests.api_helpers import alert, eventually, open_api, serve_api
 from tests.auth_helpers import FAR, PUBLIC, bearer, make_key, signed
 
 PATH = "/alerts/webhook/"
+SYNC = "/orchestration/pipeline/sync/"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 
@@ -82,7 +83,7 @@ async def test_every_refusal_of_a_push_is_kept(api: httpx.AsyncClient, settings:
         404: api.post("/alerts/webhooks/grafana", json=alert("Lost"), headers=both),
         405: api.put(PATH, json=alert(), headers=both),
         409: api.post("/orchestration/definitions/none/execute/", json={"payload": alert("X")}, headers=both),
-        413: api.post(PATH, content=b'{"name": "TooLarge"' + b" " * settings.max_payload_bytes, headers=both),
+        413: api.post(SYNC, content=b'{"name": "TooLarge"' + b" " * settings.max_payload_bytes, headers=both),
         415: api.post(PATH, content=b"x", headers={**both, "Content-Encoding": "br"}),
         422: api.post("/alerts/webhook/nagios/", json=alert("Unknown"), headers=both),
         4221: api.post(
@@ -100,9 +101,9 @@ async def test_every_refusal_of_a_push_is_kept(api: httpx.AsyncClient, settings:
     assert found[403, PATH].sender == "reader"
     assert "Forbidden" in found[403, PATH].body
     assert "Lost" in found[404, "/alerts/webhooks/grafana/"].body
-    assert "TooLarge" in found[413, PATH].body
-    assert len(found[413, PATH].body) <= KEPT_CHARACTERS
-    assert found[413, PATH].size_bytes == settings.max_payload_bytes + 19
+    assert "TooLarge" in found[413, SYNC].body
+    assert len(found[413, SYNC].body) <= KEPT_CHARACTERS
+    assert found[413, SYNC].size_bytes == settings.max_payload_bytes + 19
     assert "Odd" in found[422, "/orchestration/pipeline/"].body
     assert "no source 'nagios'" in found[422, "/alerts/webhook/nagios/"].reason
 

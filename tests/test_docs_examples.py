@@ -17,6 +17,7 @@ from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
+from service.local_key import header_path, load_local_key
 from service.stack import StackAddresses
 from tests.api_helpers import serve_api
 from tests.receivers import http_receiver
@@ -54,8 +55,11 @@ def is_whole(command: str) -> bool:
 class Session:
     """Somebody who types what a page shows, one command after the other, with the ids that the answers have here."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: Settings) -> None:
         self._address = address
+        load_local_key(settings)
+        self._key = f"@{header_path(settings)}"
+        """What `KEY=@$(alert-pipeline keys local)` sets, the first line of each page."""
         self._ids: dict[str, str] = {}
 
     async def try_out(self, command: str, shown: str) -> None:
@@ -65,7 +69,7 @@ class Session:
         said: list[str] = []
 
         async def fits() -> bool:
-            said.append(await shell(re.sub("^curl ", "curl -sS ", ours)))
+            said.append(await shell(re.sub("^curl ", "curl -sS ", ours), KEY=self._key))
             if "curl -i " in command:
                 return self._fits_with_head(said[-1], shown)
             return self._fits(said[-1], shown)
@@ -128,8 +132,9 @@ async def service(database: Database, home: Path, stack: StackAddresses) -> Asyn
 
 
 @pytest.mark.parametrize("page", ["README.md", HTTP_PAGE])
-async def test_curl_gets_what_the_page_shows(service: str, page: str) -> None:
-    session = Session(service)
+async def test_curl_gets_what_the_page_shows(service: str, page: str, settings: Settings) -> None:
+    assert "\n$ KEY=@$(alert-pipeline keys local)" in (ROOT / page).read_text()
+    session = Session(service, settings)
     found = list(examples(page))
     assert found
     for command, shown in found:
@@ -141,8 +146,8 @@ async def test_curl_gets_what_the_page_shows(service: str, page: str) -> None:
     [
         r"-X POST \S+/orchestration/pipeline/ ",
         r"-X POST \S+/orchestration/pipeline/sync/ ",
-        r"curl \S+/orchestration/pipeline/[0-9a-f]{32}/$",
-        r"curl '\S+/orchestration/pipelines/\?status=failed&limit=10'$",
+        r'curl -H "\$KEY" \S+/orchestration/pipeline/[0-9a-f]{32}/$',
+        r"curl -H \"\$KEY\" '\S+/orchestration/pipelines/\?status=failed&limit=10'$",
         r"-X POST \S+/orchestration/pipeline/[0-9a-f]{32}/resume/$",
     ],
 )

@@ -36,7 +36,7 @@ async def test_an_api_that_is_killed_right_after_its_answers_has_lost_none_of_th
 ) -> None:
     settings = worker_settings(home, receiver)
     with closing(ApiProcess(settings, database.url, tmp_path / "first.log")) as api:
-        sender = Sender(api.url)
+        sender = Sender(api)
         async with httpx.AsyncClient(timeout=20) as client:
 
             async def push(number: int) -> None:
@@ -68,7 +68,7 @@ async def test_postgresql_restarts_under_load(receiver: HttpReceiver, tmp_path: 
         with attach(settings, need_prefect=False) as addresses:
             async with open_database(addresses.database_url) as database:
                 with closing(ApiProcess(settings, database.url, tmp_path / "api.log")) as api:
-                    await restart_under_load(settings, database, Sender(api.url), receiver)
+                    await restart_under_load(settings, database, Sender(api), receiver)
 
 
 async def restart_under_load(settings: Settings, database: Database, sender: Sender, receiver: HttpReceiver) -> None:

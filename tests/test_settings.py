@@ -183,3 +183,42 @@ def test_what_a_caller_sets_comes_before_the_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("STATSD_PORT", "9999")
 
     assert load_settings({"statsd_port": 1234}).statsd_port == 1234
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://alerts:p@{secret}@db.internal/x",
+        "postgresql://alerts:{secret} pw77@db.internal/x",
+        "postgresql://alerts:a/{secret}@db.internal/x",
+        "postgresql://alerts:12/{secret}@db.internal/x",
+        "postgresql://alerts:12?{secret}@db.internal/x",
+        "postgresql://alerts:#{secret}@db.internal/x",
+        "postgresql://alerts:a%DB{secret}@db.internal/x",
+        "postgresql://alerts:a%zz{secret}@db.internal/x",
+        "postgresql://alerts:[{secret}@db.internal:x/x",
+        "postgresql://alerts:a%00{secret}@db.internal/x",
+    ],
+)
+def test_a_database_url_that_can_be_misread_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url.format(secret="DBPLANTss"))
+    with pytest.raises(BadSetting, match="percent-encoded, such as %40 for @") as wrong:
+        load_settings()
+    assert "DBPLANT" not in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:p%40ss%2Fword@db.internal:5432/alerts?sslmode=require",
+        "postgresql://me@/alerts?host=/var/lib/alert-pipeline/postgres/run",
+        "postgresql://db1:5432,db2:5433/alerts?target_session_attrs=read-write",
+        "postgres://me:secret@[::1]:5432/alerts",
+        "postgresql:///alerts",
+        "postgresql://%2Fvar%2Frun%2Fpostgresql/alerts",
+    ],
+)
+def test_a_plain_database_url_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert load_settings().database_url is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -189,10 +190,20 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of the driver's message, without a password."""
+    """The first line of the driver's message, without a password.
+
+    A driver that misreads a URL quotes the wrong part of it, so of what it quotes before it is connected only the
+    address of the server is shown.
+    """
     original = getattr(error, "orig", None) or error
     lines = [line for line in str(original).splitlines() if line.strip()]
-    return redact_text(lines[0]) if lines else type(original).__name__
+    if not lines:
+        return type(original).__name__
+    is_connected = getattr(original, "sqlstate", None) is not None
+    return redact_text(lines[0] if is_connected else _QUOTED.sub(lambda found: found[1] or "…", lines[0]))
+
+
+_QUOTED = re.compile(r"""((?:server at|socket) "[^"]*")|"[^"]*(?:"|$)|(?<!\w)'[^']*(?:'|$)""")
 
 
 def libpq_url(url: str) -> str:

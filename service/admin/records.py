@@ -16,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.errors import BadInput
 
 PAGE_ROWS = 50
+_NUMBER_DIGITS = 19
+"""Those of the largest number of a row. Python refuses to read one of thousands."""
 _MAX_CHARACTERS = 256
 
 
@@ -132,7 +134,7 @@ class RecordView(ModelView):
 
     async def one(self, tx: AsyncConnection, key: str) -> Any | None:
         """The row with this id, with the columns of its page. None means that there is no such page."""
-        if not self.page_columns or not key.isdecimal() or int(key) >= 2**63:
+        if not self.page_columns or not key.isdecimal() or len(key) > _NUMBER_DIGITS or int(key) >= 2**63:
             return None
         query = self._select(self.page_columns).where(self._key() == int(key))
         return (await tx.execute(query)).first()

@@ -30,9 +30,9 @@ from orchestration.signals import logger
 from orchestration.store.keys import Scope, end_session, is_ended
 from service.admin import PUBLIC_PATH
 from service.admin.formatting import Renderer
-from service.api.auth import RateLimit
 from service.api.body import read_raw
 from service.api.problems import HttpProblem, status_of
+from service.api.rates import RateLimit, caller_address
 from service.api.state import ApiState
 
 SESSION_COOKIE = "alert_pipeline_admin"
@@ -121,6 +121,14 @@ class SignIn:
         name, prefix, session = content["name"], content["prefix"], content["id"]
         return Session(id=session, key_name=name, key_prefix=prefix, csrf=self._csrf_token(f"session/{session}"))
 
+    def count_visit(self, request: Request) -> None:
+        """Count a request that needs no session.
+
+        Raises:
+            HttpProblem: 429 after too many of them.
+        """
+        self._api.guard.count_visit(request)
+
     async def login(self, request: Request) -> Response:
         """GET shows the sign-in form, POST signs in and redirects to the page that was asked for."""
         if request.method != "POST":
@@ -150,13 +158,14 @@ class SignIn:
         return response
 
     async def _sign_in(self, request: Request, form: Mapping[str, str]) -> Response:
-        address = request.client.host if request.client else "?"
-        self._tries.count(address)
+        address = caller_address(request, self._api.settings)
         nonce = request.cookies.get(LOGIN_COOKIE, "")
         if not nonce or not _is_same(self._csrf_token(f"login/{nonce}"), form.get("csrf", "")):
             raise HttpProblem(HTTPStatus.FORBIDDEN, "The page was out of date. Please try again")
         key = await self._api.guard.ring.find(form.get("key", "").strip())
         if key is None or not key.allows(Scope.ADMIN):
+            # Only wrong tries are counted: a stranger must not keep out whoever has a key. No key can be guessed.
+            self._tries.count(address)
             why = "the key is unknown or revoked" if key is None else f"the key {key.name!r} has no scope admin"
             logger.warning("Refused a sign-in to the admin site from %s: %s", address, one_line(why, 120))
             said = "The key is unknown or revoked" if key is None else "This key is good, but not for the admin"
@@ -224,8 +233,18 @@ class Gate:
                 MutableHeaders(scope=message).update(HEADERS | (_STATICS_CACHING if is_static else {}))
             await send(message)
 
-        refusal = None if path == _LOGIN or is_static else await self._refusal(Request(scope), path)
+        refusal = self._too_often(Request(scope)) if path == _LOGIN or is_static else None
+        if path != _LOGIN and not is_static:
+            refusal = await self._refusal(Request(scope), path)
         await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _too_often(self, request: Request) -> Response | None:
+        """The answer to somebody who asks too often for what everybody may see."""
+        try:
+            self._sign_in.count_visit(request)
+        except HttpProblem as error:
+            return self._renderer.render_problem(request, error.status, f"{error}.")
+        return None
 
     async def _refusal(self, request: Request, path: str) -> Response | None:
         """The answer to somebody who is not signed in. None means that `request.state.session` says who it is."""

@@ -35,7 +35,7 @@ Extension = Callable[[FastAPI], None]
 def create_app(
     settings: Settings, database_url: str, *, host: str = "127.0.0.1", extensions: Sequence[Extension] = ()
 ) -> FastAPI:
-    """The application. `host` is the address where it listens: on loopback it may ask for no key.
+    """The application. `host` is the address where it listens: on loopback its documentation needs no key.
 
     It also starts while the database does not answer. Until then every request is answered with 503.
 
@@ -46,7 +46,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with _open_api(settings, database_url, loopback=is_loopback(host)) as api:
+        async with _open_api(settings, database_url) as api:
             app.state.api = api
             yield
 
@@ -55,6 +55,7 @@ def create_app(
         summary="From a webhook to the person on call: ingest → check → analyze → notify.",
         version=documentation.VERSION,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -66,7 +67,7 @@ def create_app(
         app.router.routes.extend(router.routes)
     for extend in extensions:
         extend(app)
-    documentation.install(app)
+    documentation.install(app, is_public=not is_loopback(host) or settings.api_public_url is not None)
     app.add_middleware(PublicPrefix, settings=settings, own=first_parts(app))
     app.add_middleware(LenientAddress)
     return app
@@ -91,7 +92,7 @@ class LenientAddress:
 
 
 @asynccontextmanager
-async def _open_api(settings: Settings, database_url: str, *, loopback: bool) -> AsyncGenerator[ApiState]:
+async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[ApiState]:
     async with AsyncExitStack() as opening:
         database = Database(database_url)
         opening.push_async_callback(database.close)
@@ -101,7 +102,7 @@ async def _open_api(settings: Settings, database_url: str, *, loopback: bool) ->
             signals=make_signals(settings),
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
-            guard=Guard(settings, database, loopback=loopback),
+            guard=Guard(settings, database),
             waiter=RunWaiter(database),
             refusals=RefusalLog(database),
         )

@@ -11,8 +11,8 @@ import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from encodings.aliases import aliases
 from functools import lru_cache
@@ -22,12 +22,22 @@ from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from orchestration.errors import BadInput
 from service.api.problems import HttpProblem
 
 READ_TIMEOUT_SECONDS = 30.0
 """How long a caller may take to send its body."""
+
+MOST_UNVERIFIED_BYTES = 64 * 1024 * 1024
+"""How much of signed bodies may be in memory before their signatures are checked, in all requests together."""
+
+MAX_VALUES = 100_000
+"""How many values a body may have: names, numbers, texts, lists and objects, at any depth."""
+
+PEEK_SECONDS = 0.3
+"""How long to wait for the beginning of a body that was refused before it was read."""
 
 RAW_BODY = "alert_pipeline.raw_body"
 """The key under which the scope of a request has its body, or what came of it before it was refused."""
@@ -105,8 +115,46 @@ def _charset_in(content_type: str) -> str | None:
     return None if charset in _UNNAMED or charset in _NO_CHARSETS else charset
 
 
-async def read_raw(request: Request, limit: int) -> bytes:
+class TooLarge(HttpProblem):
+    """413: a body is larger than what is read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+
+class UnverifiedBytes:
+    """Counts the bytes of bodies that are in memory before it is known who sent them."""
+
+    def __init__(self, most: int = MOST_UNVERIFIED_BYTES) -> None:
+        self._left = most
+
+    @contextmanager
+    def reserve(self) -> Generator[Callable[[int], None]]:
+        """Count the bytes that the yielded function is called with, until the end of the block.
+
+        It raises `HttpProblem` 503 if there are too many in all such blocks.
+        """
+        mine = 0
+
+        def count(size: int) -> None:
+            nonlocal mine
+            mine += size
+            self._left -= size
+            if self._left < 0:
+                raise HttpProblem(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "Too many signed requests at the same time: try again"
+                )
+
+        try:
+            yield count
+        finally:
+            self._left += mine
+
+
+async def read_raw(request: Request, limit: int, count: Callable[[int], None] = lambda _: None) -> bytes:
     """The body as it came over the wire, of at most `limit` bytes, whatever Content-Length says.
+
+    `count` is called with the size of each piece.
 
     Raises:
         HttpProblem: 413 if the body is longer; 408 if it does not arrive in time.
@@ -119,6 +167,7 @@ async def read_raw(request: Request, limit: int) -> bytes:
         async with asyncio.timeout(READ_TIMEOUT_SECONDS):
             async for chunk in request.stream():
                 body += chunk
+                count(len(chunk))
                 if len(body) > limit:
                     raise _too_large(limit)
     except TimeoutError:
@@ -168,6 +217,7 @@ def _parse(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dict[str, Any]
         value = _parse_patiently(body, headers, problem)
     if isinstance(value, str):  # JSON that was made JSON twice
         value = _unwrapped(value)
+    _ensure_few_values(body, value)
     if not isinstance(value, dict):
         raise BadInput(f"The body is {_type_of(value)}: send a JSON object")
     return cast("dict[str, Any]", value), len(body)
@@ -294,11 +344,50 @@ def _gunzip(raw: bytes, limit: int) -> bytes:
     raise HttpProblem(HTTPStatus.BAD_REQUEST, f"The body's gzip has more than {_MAX_GZIP_MEMBERS} members")
 
 
-def _too_large(limit: int) -> HttpProblem:
-    return HttpProblem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"The body is larger than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes",
-    )
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is larger than ORCHESTRATION_MAX_PAYLOAD_BYTES={limit}: send smaller pushes")
+
+
+def _ensure_few_values(body: bytes, value: object) -> None:
+    """Refuse JSON of very many small values: each costs more memory and time than its bytes say.
+
+    Raises:
+        TooLarge: there are more than `MAX_VALUES`.
+    """
+    # A value has two bytes at least, and one of these characters beside it.
+    if len(body) < 2 * MAX_VALUES or body.count(b",") + body.count(b"[") + body.count(b"{") < MAX_VALUES:
+        return
+    count, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict | list):
+            inside = cast("dict[str, object] | list[object]", one)
+            count += len(inside)
+            if count > MAX_VALUES:
+                raise TooLarge(f"The body has more than {MAX_VALUES:,} values: send smaller pushes")
+            rest.extend(inside.values() if isinstance(inside, dict) else inside)
+
+
+async def beginning_of(request: Request, limit: int) -> bytes:
+    """The first bytes of a body that was refused, as far as they come at once; at most `limit`."""
+    received: bytes | None = request.scope.get(RAW_BODY)
+    if received is not None:
+        return received[:limit]
+    found = bytearray()
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):
+        async with asyncio.timeout(PEEK_SECONDS):
+            async for chunk in request.stream():
+                found += chunk
+                if len(found) >= limit:
+                    break
+    return bytes(found[:limit])
+
+
+def declared_size(request: Request) -> int | None:
+    """What a request says of the size of its body, or else how much of it has come, in bytes."""
+    declared = request.headers.get("content-length", "")
+    received: bytes | None = request.scope.get(RAW_BODY)
+    return int(declared) if declared.isdecimal() and len(declared) < 19 else len(received) if received else None
 
 
 def _type_of(value: object) -> str:

@@ -16,8 +16,10 @@ from starlette.staticfiles import StaticFiles
 
 from service.api.prefix import prefix_of
 from service.api.route import SECURITY_SCHEMES
+from service.api.state import state_of
 
 PATH = "/docs"
+DOCUMENT = "/openapi.json"
 
 ENTRY_POINTS = {
     "documentation": "/docs/",
@@ -43,8 +45,11 @@ def _version() -> str:
 VERSION = _version()
 
 
-def install(app: FastAPI) -> None:
-    """Serve `/`, `/docs/` and its files, and add the ways to authenticate to the OpenAPI document."""
+def install(app: FastAPI, *, is_public: bool) -> None:
+    """Serve `/`, `/docs/` with its files, and the OpenAPI document, to which the ways to authenticate are added.
+
+    `is_public` says whether others than this machine's users are meant to reach the API: they need a key for both.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -53,17 +58,34 @@ def install(app: FastAPI) -> None:
             app.openapi_schema = made
         return app.openapi_schema
 
+    async def admit(request: Request) -> None:
+        guard = state_of(request).guard
+        if is_public:
+            await guard.authenticate(request, None, None)
+        else:
+            guard.count_visit(request)
+
+    async def page(request: Request) -> Response:
+        await admit(request)
+        return _page(request)
+
+    async def document(request: Request) -> Response:
+        await admit(request)
+        servers = {"servers": [{"url": prefix}]} if (prefix := prefix_of(request)) else {}
+        return JSONResponse({**openapi(), **servers})
+
     app.openapi = openapi
     app.mount(f"{PATH}/files", StaticFiles(packages=[("fastapi_offline", "static")]))
-    app.add_route(f"{PATH}/", _page, include_in_schema=False)
+    app.add_route(f"{PATH}/", page, include_in_schema=False)
+    app.add_route(DOCUMENT, document, include_in_schema=False)
     app.add_route("/", _entrance, include_in_schema=False)
 
 
-async def _page(request: Request) -> Response:
+def _page(request: Request) -> Response:
     """Swagger UI. Its start script is inline, so the Content-Security-Policy names the script's hash."""
     app, prefix = cast("FastAPI", request.app), prefix_of(request)
     page = get_swagger_ui_html(
-        openapi_url=f"{prefix}{app.openapi_url}",
+        openapi_url=f"{prefix}{DOCUMENT}",
         title=app.title,
         swagger_js_url=f"{prefix}{PATH}/files/swagger-ui-bundle.js",
         swagger_css_url=f"{prefix}{PATH}/files/swagger-ui.css",
@@ -82,6 +104,7 @@ async def _page(request: Request) -> Response:
 
 async def _entrance(request: Request) -> Response:
     """To the documentation for a browser; the entry points as JSON for a program."""
+    state_of(request).guard.count_visit(request)
     prefix = prefix_of(request)
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{prefix}{PATH}/", 307)

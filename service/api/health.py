@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from orchestration.errors import Unavailable
+from orchestration.signals import logger
 from orchestration.store.encrypted_cache import DefaultChannels, read_default_channels
 from orchestration.store.workers import WorkerRecord, list_workers
 from service.api.problems import RETRY_AFTER_SECONDS, problems
@@ -69,7 +70,9 @@ async def ready(request: Request, response: Response) -> Readiness:
     503 if the database, its schema or a worker is missing. Without Prefect the status is "degraded" with 200: alerts
     are accepted, and run without it. Without a channel it is "degraded" as well: nobody is notified.
     """
-    found = await _check(state_of(request))
+    api = state_of(request)
+    api.guard.count_visit(request)
+    found = await _check(api)
     if found.status == "not ready":
         response.status_code = 503
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -91,7 +94,9 @@ async def webhook_health_of_source(
 
 
 async def _check(api: ApiState) -> Readiness:
-    migrations = Part(ok=api.schema_problem is None, detail=api.schema_problem or "current")
+    # Everybody may ask, so it says what does not work, and the log says why.
+    is_current = api.schema_problem is None
+    migrations = Part(ok=is_current, detail="current" if is_current else "cannot be used: the log says why")
     unknown = Part(ok=False, detail="unknown while the database does not answer")
     workers: Sequence[WorkerRecord] = ()
     defaults: DefaultChannels | None = None
@@ -103,8 +108,8 @@ async def _check(api: ApiState) -> Readiness:
                 workers = await list_workers(tx)
                 defaults = await read_default_channels(tx)
     except (Unavailable, TimeoutError) as error:
-        detail = str(error) or f"did not answer within {_DATABASE_TIMEOUT_SECONDS:g} s"
-        database = Part(ok=False, detail=detail)
+        logger.warning("Not ready: %s", error or f"the database did not answer within {_DATABASE_TIMEOUT_SECONDS:g} s")
+        database = Part(ok=False, detail="does not answer")
         parts = {"worker": unknown, "prefect": unknown, "channels": unknown}
         return Readiness(status="not ready", database=database, migrations=migrations, **parts)
     worker, prefect, channels = _worker(workers), _prefect(workers), _channels(workers, defaults)

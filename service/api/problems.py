@@ -142,7 +142,12 @@ def _pipeline_error(_request: Request, error: Exception) -> Answer:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS), **headers}
         logger.warning("A request was answered 503: %s", error)
-    return Answer(str(error), status, headers, details)
+    return Answer(public_words(error), status, headers, details)
+
+
+def public_words(error: PipelineError) -> str:
+    """What a caller may know of an error. Why the database does not answer is not for everybody: the log says it."""
+    return str(error).partition(": ")[0] if isinstance(error, Unavailable) else str(error)
 
 
 def _http_error(request: Request, error: Exception) -> Answer:

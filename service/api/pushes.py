@@ -13,17 +13,22 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable
+from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
+from orchestration.signals import logger
 from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
+from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
+from service.api.body import BodyHeaders, beginning_of, declared_size, readable
 from service.api.prefix import prefix_of
-from service.api.problems import HttpProblem, problems
-from service.api.route import ApiRequest, GuardedRoute, requires
+from service.api.problems import HttpProblem, problems, status_of
+from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
 from service.api.shapes import Queued, Trigger
 from tasks.analyze.stage import ensure_provider
 from tasks.check.stage import CheckConfig
+from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
 
@@ -78,8 +83,33 @@ VendorBody = Annotated[
 ]
 
 
+async def accept_too_large(request: ApiRequest, reason: str) -> Response:
+    """Accept a push that is too large to be read: somebody is notified that it came, and how it begins.
+
+    A refusal would be the end of it: most senders do not send again what is answered with 413.
+    """
+    raw = await beginning_of(request, READ_BYTES)
+    beginning = readable(raw, BodyHeaders.of(request), READ_BYTES)
+    asked = str(request.path_params.get("source", "webhook")).lower()
+    source = asked if asked in SOURCES else "generic"
+    wanted = RunRequest(
+        payload=too_large_push(
+            source, request.caller.name, declared_size(request), reason.partition(": ")[0], beginning
+        ),
+        source=source,
+        environment=_plain(request.query_params.get("environment", ""), "production"),
+    )
+    logger.warning("A push from %s was cut: %s", one_line(request.caller.name or source, 64), reason)
+    return queued(request, await store(request, wanted), f"Cut, and only this is told: {reason}")
+
+
+def _plain(text: str, otherwise: str) -> str:
+    return text if _PRINTABLE.fullmatch(text) else otherwise
+
+
 @router.post("/orchestration/pipeline/", **ACCEPTS, tags=["pipelines"])
 @requires(Scope.TRIGGER)
+@when_too_large(accept_too_large)
 async def start_pipeline(request: ApiRequest, asked: Trigger) -> Response:
     """Start a pipeline.
 
@@ -102,6 +132,7 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
 
 @router.post("/alerts/webhook/", **ACCEPTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
+@when_too_large(accept_too_large)
 async def accept_webhook(
     request: ApiRequest,
     payload: VendorBody,
@@ -114,6 +145,7 @@ async def accept_webhook(
 
 @router.post("/alerts/webhook/{source}/", **ACCEPTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
+@when_too_large(accept_too_large)
 async def accept_webhook_of_source(
     request: ApiRequest,
     payload: VendorBody,
@@ -151,8 +183,9 @@ async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
     except TimeoutError:
         await _allow_retry(request)
         raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
-    except PipelineError:
-        await _allow_retry(request)
+    except PipelineError as error:
+        if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            await _allow_retry(request)
         raise
 
 

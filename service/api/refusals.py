@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from http import HTTPStatus
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from orchestration.errors import PipelineError
 from orchestration.store import keys
 from orchestration.store.refused import READ_BYTES, Refusal
-from service.api.auth import CALLER, HOW, token_of
-from service.api.body import RAW_BODY, BodyHeaders, readable
+from service.api.auth import CALLER, HOW, HOW_HERE, token_of
+from service.api.body import RAW_BODY, BodyHeaders, beginning_of, declared_size, readable
 from service.api.prefix import prefix_of
 from service.api.state import state_of
-
-PEEK_SECONDS = 0.3
-"""How long to wait for the beginning of a body that was refused before it was read."""
 
 _PUSHES = ("/alerts/", "/orchestration/")
 _OTHERS = ("/resume/", "/validate/")
@@ -32,9 +27,6 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
         return
     raw = await _beginning(request)
     headers, caller = request.headers, request.scope.get(CALLER)
-    declared = headers.get("content-length", "")
-    received: bytes | None = request.scope.get(RAW_BODY)
-    size = int(declared) if declared.isdecimal() and len(declared) < 19 else len(received) if received else None
     details = {
         "user_agent": headers.get("user-agent", ""),
         "forwarded_for": headers.get("x-forwarded-for", ""),
@@ -42,11 +34,11 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
     }
     refusal = Refusal(
         status=status,
-        reason=reason.removesuffix(f": {HOW}"),
+        reason=reason.removesuffix(f". {HOW_HERE}").removesuffix(f": {HOW}"),
         sender=caller.name if caller is not None else "",
         address=request.client.host if request.client else "",
         path=path,
-        size_bytes=size,
+        size_bytes=declared_size(request),
         body=readable(raw, BodyHeaders.of(request), READ_BYTES),
         details=details,
     )
@@ -54,21 +46,9 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
 
 
 async def _beginning(request: Request) -> bytes:
-    """The first bytes of the body, as far as they are here."""
-    received: bytes | None = request.scope.get(RAW_BODY)
-    if received is not None:
-        return received[:READ_BYTES]
     # Who asks whether to send the body is to hear that it is not wanted.
-    if "expect" in request.headers:
-        return b""
-    found = bytearray()
-    with suppress(TimeoutError, ClientDisconnect, RuntimeError):
-        async with asyncio.timeout(PEEK_SECONDS):
-            async for chunk in request.stream():
-                found += chunk
-                if len(found) >= READ_BYTES:
-                    break
-    return bytes(found[:READ_BYTES])
+    unasked = "expect" in request.headers and RAW_BODY not in request.scope
+    return b"" if unasked else await beginning_of(request, READ_BYTES)
 
 
 def _key_in(request: Request) -> str:

@@ -14,9 +14,11 @@ from fastapi.routing import APIRoute
 
 from orchestration.errors import Unavailable
 from orchestration.store.keys import Scope
-from service.api.auth import Caller
-from service.api.body import BodyHeaders, read_object, read_raw
+from orchestration.store.refused import READ_BYTES
+from service.api.auth import CALLER, Caller
+from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
 from service.api.problems import refusals
+from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
 
 SECURITY_SCHEMES = {
@@ -27,7 +29,7 @@ SECURITY_SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "X-Signature",
-        "description": "sha256= and the HMAC-SHA256 of X-Timestamp, a dot and the body; X-Key-Id names the key.",
+        "description": "v2= and the HMAC-SHA256 of X-Timestamp.METHOD.path?query.body; X-Key-Id names the key.",
     },
 }
 """The ways to authenticate, as the OpenAPI document lists them."""
@@ -68,6 +70,20 @@ def requires(scope: Scope) -> Callable[[EndpointT], EndpointT]:
     return mark
 
 
+TooLargeHandler = Callable[[ApiRequest, str], Awaitable[Response]]
+"""Answers a request whose body is too large to be read; it gets the reason."""
+
+
+def when_too_large(handler: TooLargeHandler) -> Callable[[EndpointT], EndpointT]:
+    """Name what handles a body that is too large for this endpoint. Without it, it is refused with 413."""
+
+    def mark(endpoint: EndpointT) -> EndpointT:
+        cast("Any", endpoint).too_large = handler
+        return endpoint
+
+    return mark
+
+
 class GuardedRoute(APIRoute):
     """A route whose handler is called for authenticated requests only, with a parsed body.
 
@@ -90,12 +106,23 @@ class GuardedRoute(APIRoute):
         takes_body = self.body_field is not None
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
+        too_large: TooLargeHandler | None = getattr(self.endpoint, "too_large", None)
+
         async def guarded(request: Request) -> Response:
             api = state_of(request)
-            caller, raw = await _authenticate(request, api, self._scope)
-            body = None
-            if takes_body and (body_required or raw.strip()):
-                body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+            try:
+                caller, raw = await _authenticate(request, api, self._scope)
+                body = None
+                if takes_body and (body_required or raw.strip()):
+                    body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+            except TooLarge as error:
+                # The signature of a body that was not read as a whole cannot be checked: its caller is not known.
+                known: Caller | None = request.scope.get(CALLER)
+                if known is None or too_large is None:
+                    raise
+                if RAW_BODY not in request.scope:
+                    request.scope[RAW_BODY] = await beginning_of(request, READ_BYTES)
+                return await too_large(ApiRequest(request, api, known, None), str(error))
             return await handle(ApiRequest(request, api, caller, body))
 
         return guarded
@@ -108,10 +135,13 @@ async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[
         HttpProblem: the caller or the body is refused.
         Unavailable: the database cannot be used.
     """
-    limit = api.settings.max_payload_bytes
-    signed = "x-signature" in request.headers
-    raw = await read_raw(request, limit) if signed else None
-    caller = await api.guard.authenticate(request, scope, raw)
     if api.schema_problem is not None:
         raise Unavailable(f"The database cannot be used: {api.schema_problem}")
-    return caller, await read_raw(request, limit) if raw is None else raw
+    limit = api.settings.max_payload_bytes
+    if not is_signed(request.headers):
+        caller = await api.guard.authenticate(request, scope, None)
+        return caller, await read_raw(request, limit)
+    await api.guard.check_signature_headers(request)
+    with api.unverified.reserve() as room:
+        raw = await read_raw(request, limit, room)
+        return await api.guard.authenticate(request, scope, raw), raw

@@ -9,10 +9,14 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
 from orchestration.errors import BadSetting
 from orchestration.settings import Settings
+from orchestration.signals import logger
 from service.api.app import Extension, create_app
+from service.api.auth import is_loopback
+from service.api.connections import ApiConfig, raise_open_files
 
 GRACE_SECONDS = 10
 """How long requests in progress may take after a signal to stop."""
@@ -36,25 +40,34 @@ def serve(
         BadSetting: the port is in use, or the host is not this machine's.
     """
     listening = listen(host, port)
+    if settings.api_auth == "off" and not is_loopback(host):
+        logger.warning(
+            "NO KEYS: API_AUTH=off, and the API listens on %s: everybody who reaches it can send alerts, read them and "
+            "resume runs. Set API_AUTH=auto, and make keys with `alert-pipeline keys create`",
+            host,
+        )
     app = create_app(settings, database_url, host=host, extensions=extensions)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        # Whether a caller is local is decided by its connection: anybody can send a header.
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+    raise_open_files()
+    server = ApiServer(app, settings, lambda: ready(address_of(host, listening)))
     with listening:
-        _Server(config, lambda: ready(address_of(host, listening))).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
-class _Server(uvicorn.Server):
+class ApiServer(uvicorn.Server):
     """uvicorn's server, which shuts down cleanly on SIGINT and SIGTERM instead of raising them again."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+        config = ApiConfig(
+            app,
+            settings,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # Whether a caller is local is decided by its connection: anybody can send a header.
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
         super().__init__(config)
         self._ready = ready
 

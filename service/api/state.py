@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from orchestration.store.runs import list_final
 from service.api.auth import Guard
+from service.api.body import UnverifiedBytes
 from tasks.kinds import KINDS
 
 _LISTEN_AGAIN_SECONDS = 1.0
@@ -100,6 +101,7 @@ class ApiState:
     kinds: NodeKinds = KINDS
     waiter: RunWaiter
     refusals: RefusalLog
+    unverified: UnverifiedBytes = field(default_factory=UnverifiedBytes)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
 

@@ -12,9 +12,7 @@ from service.stack import attach
 
 
 def api(
-    host: Annotated[
-        str, typer.Option(help="The address to listen on. Other than loopback asks for keys.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 means any free port.")] = 8000,
 ) -> int:
     """Accept alerts over HTTP until Ctrl-C. Accepted alerts are stored, and a worker executes them.

@@ -13,6 +13,7 @@ from orchestration.store import keys
 from orchestration.store.keys import ApiKey, Scope
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, errors, output
+from service.local_key import header_path, load_local_key
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Create, list and revoke keys of the HTTP API.")
 
@@ -63,6 +64,18 @@ def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> int:
     """Revoke a key for good. Running APIs refuse it within seconds."""
     read(load_settings(), lambda tx: keys.revoke_key(tx, name))
     output.print(f"{name} is revoked")
+    return 0
+
+
+@app.command()
+def local() -> int:
+    """Print the path of the file with this machine's own key, for curl: curl -H "@$(alert-pipeline keys local)" …
+
+    The key is made if there is none. An API with this ALERT_PIPELINE_HOME accepts it from this machine.
+    """
+    settings = load_settings()
+    load_local_key(settings)
+    output.print(str(header_path(settings)), soft_wrap=True)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -20,9 +21,10 @@ import typer
 from orchestration.embedded_stack import StackAddresses
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.redaction import redact_text
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from service.cli.terminal import output, progress
+from service.local_key import header_path
 from service.stack import PersistentStack
 from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
@@ -35,9 +37,7 @@ GRACE_SECONDS = 40.0
 
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
-    host: Annotated[
-        str, typer.Option(help="Address of the API. Any address other than loopback requires API keys.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address of the API.")] = "127.0.0.1",
     prefect_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.")
     ] = 4200,
@@ -59,6 +59,7 @@ def up(
         def ready(prefect_answers: bool, has_channel: bool) -> None:
             starting.close()
             _show_addresses(stack.addresses, f"http://{host}:{port}", prefect_answers=prefect_answers)
+            _show_key(settings, f"http://{_reachable(host)}:{port}")
             if not has_channel:
                 output.print("NOBODY IS NOTIFIED: no channel is set up. See the warning above, and docs/channels.md")
 
@@ -209,6 +210,18 @@ def _reachable(host: str) -> str:
     if host in ("0.0.0.0", ""):  # noqa: S104 - the operator asks for it
         return "127.0.0.1"
     return "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
+
+
+def _show_key(settings: Settings, api: str) -> None:
+    """Say how to call the API."""
+    if settings.api_auth == "auto":
+        # In one line, however narrow the terminal: it is there to be copied.
+        path = f"{api}/orchestration/pipelines/"
+        output.print(f"Try it    curl -H @{shlex.quote(str(header_path(settings)))} {path}", soft_wrap=True)
+    elif settings.api_auth == "on":
+        output.print("Keys      alert-pipeline keys create NAME --scope trigger")
+    else:
+        output.print("NO KEYS: with API_AUTH=off, everybody who reaches the API can use it")
 
 
 def _show_addresses(addresses: StackAddresses, api: str, *, prefect_answers: bool) -> None:

@@ -32,6 +32,7 @@ from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.alert_secrets import without_secrets
+from tasks.ingest.ceilings import too_many_incidents
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
@@ -93,7 +94,8 @@ async def accept(
 ) -> WrittenPush:
     """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
-    A push with alerts becomes one run for each of its incidents, in the order of the push. A request without alerts
+    A push with alerts becomes one run for each of its incidents, in the order of the push, or a single run that says
+    how many there are if they are more than `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`. A request without alerts
     (a check of this host's health, a definition without an ingest node) becomes a single run. The runs share
     the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in a
     transaction of their own.
@@ -219,7 +221,11 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
-    groups = [[without_secrets(alert) for alert in group] for group in split_by_incident(push.alerts)]
+    groups = split_by_incident(push.alerts)
+    ceiling = intake.settings.max_incidents_per_push
+    if len(groups) > ceiling:
+        groups = [[too_many_incidents(push, groups, ceiling)]]
+    groups = [[without_secrets(alert) for alert in group] for group in groups]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)

@@ -1,0 +1,120 @@
+"""A push that is more than people can be told, or more than can be read, is one page that says so."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from orchestration.engine.run import Services
+from orchestration.settings import Settings
+from orchestration.store.database import Database
+from orchestration.store.keys import Scope
+from service.api import body
+from tests.api_helpers import alert, all_runs, open_api, run_to_end, trigger
+from tests.auth_helpers import make_key, signed
+from tests.conftest import MemoryChannel
+from tests.inbox_helpers import accept_push
+
+LIMIT = 64 * 1024
+WEBHOOK = "/alerts/webhook/"
+
+
+@pytest.fixture
+async def api(settings: Settings, database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(settings.model_copy(update={"max_payload_bytes": LIMIT}), database.url) as client:
+        yield client
+
+
+async def test_a_storm_in_one_push_is_told_once(services: Services, channel: MemoryChannel) -> None:
+    storm = [alert(f"DiskFull{n % 3}", instance=f"db-{n}", severity="warning") for n in range(300)]
+    storm.append(alert("OnlyOne", severity="critical"))
+    (run_id,) = await accept_push(services, {"alerts": storm}, source="generic", environment="production")
+    run = await run_to_end(services, run_id)
+
+    assert run.title == "301 incidents in one push from generic"
+    assert run.severity == "critical"
+    (message,) = channel.messages
+    for part in ("301 alerts of 301 incidents, 301 of them firing", "DiskFull0 (100), DiskFull1 (100)", "OnlyOne (1)"):
+        assert part in message.model_dump_json(), message.model_dump_json()
+
+    (again,) = await accept_push(services, {"alerts": storm}, source="generic", environment="production")
+    await run_to_end(services, again)
+    assert len(channel.messages) == 1
+
+    ended = [{**one, "status": "resolved"} for one in storm]
+    (last,) = await accept_push(services, {"alerts": ended}, source="generic", environment="production")
+    await run_to_end(services, last)
+    assert len(channel.messages) == 2
+
+
+async def test_as_many_incidents_as_allowed_are_told_one_by_one(services: Services) -> None:
+    many = [alert(instance=f"db-{n}") for n in range(200)]
+    assert len(await accept_push(services, {"alerts": many}, source="generic", environment="production")) == 200
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [(WEBHOOK, "generic"), (f"{WEBHOOK}grafana/", "grafana"), ("/orchestration/pipeline/", "generic")],
+)
+async def test_a_push_that_is_too_large_is_stored_cut_and_paged(
+    api: httpx.AsyncClient, services: Services, channel: MemoryChannel, path: str, source: str, packed: bool
+) -> None:
+    content = json.dumps(trigger(*(alert(f"DiskFull{n}", text="x" * 1000) for n in range(100)))).encode()
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    answer = await api.post(
+        path, content=gzip.compress(content) if packed else content, headers=headers, params={"environment": "test"}
+    )
+    assert answer.status_code == 202, answer.text
+    assert "Cut" in answer.json()["message"]
+    run = await run_to_end(services, answer.json()["run_id"])
+
+    assert (run.source, run.environment, run.severity) == (source, "test", "critical")
+    (message,) = channel.messages
+    assert "is too large to be read: DiskFull0" in message.model_dump_json()
+    assert f"from {source}" in message.model_dump_json()
+    if not packed:
+        assert f"{len(content):,} bytes" in message.model_dump_json()
+
+
+async def test_a_push_of_very_many_values_is_cut_and_cheap(settings: Settings, database: Database) -> None:
+    lists = '{"name": "Many", "x": [' + "[]," * 150_000 + "1]}"
+    named = json.dumps({"name": "Many", "x": {f"k{n}": n for n in range(110_000)}})
+    async with open_api(settings, database.url) as roomy:
+        for values in (lists, named):
+            answer = await roomy.post(WEBHOOK, content=values)
+            assert (answer.status_code, "more than 100,000 values" in answer.text) == (202, True)
+        sync = await roomy.post("/orchestration/pipeline/sync/", content=named)
+        assert sync.status_code == 413
+        # Commas in texts are no values.
+        text = json.dumps(trigger(alert(description="," * 300_000)))
+        assert "Cut" not in (await roomy.post("/orchestration/pipeline/", content=text)).text
+    assert {run.title[:6] for run in await all_runs(database)} >= {"A push"}
+
+
+async def test_large_bodies_are_parsed_beside_the_event_loop(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    parse = body._parse
+    monkeypatch.setattr(body, "_parse", lambda *given: (seen.append(threading.current_thread().name), parse(*given))[1])
+    async with open_api(settings, database.url) as api:
+        await api.post(WEBHOOK, json=alert(description="x" * 100_000))
+
+    assert seen
+    assert "MainThread" not in seen
+
+
+async def test_what_is_signed_and_too_large_is_refused(
+    api: httpx.AsyncClient, settings: Settings, database: Database
+) -> None:
+    key = await make_key(settings, database, Scope.TRIGGER)
+    content = b" " * (LIMIT + 1)
+    assert (await api.post(WEBHOOK, content=content, headers=signed(key, content))).status_code == 413
+    assert (await api.post(WEBHOOK, content=content, headers={"Authorization": "Bearer apk_x"})).status_code == 401
+    assert await all_runs(database) == []
