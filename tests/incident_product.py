@@ -16,6 +16,8 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import text
 
+from orchestration.engine.execution import DIRECT, Execution
+from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.engine.waits import Slot, use_slot
 from orchestration.errors import IllegalTransition, PipelineError, Unavailable
@@ -26,6 +28,7 @@ from orchestration.store import actions, claims, ingest_order
 from orchestration.store.actions import Actor, Via
 from orchestration.store.database import Database
 from service.mirror.flow_runs import FlowRunMirror
+from service.worker import executor
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.outages import look_after_channels
@@ -291,6 +294,15 @@ class Product:
         self.do(self.settle())
 
 
+async def _execute_alone(_settings: Settings, _url: str, run_id: str, *, owner: str) -> bool:
+    """What a process of its own does with a run during which workers have died; here its worker does it."""
+    services = cast("Worker", current_worker.get()).executor._services
+    async with lease_run(services, run_id, engine=DIRECT, owner=owner) as run:
+        run.suspect = True
+        await Execution(run).execute_directly()
+    return True
+
+
 @contextmanager
 def recorded_runs() -> Generator[list[Recorded]]:
     """While the body works, the runs whose ingest is saved, in that order. What was saved may be rolled back."""
@@ -304,4 +316,5 @@ def recorded_runs() -> Generator[list[Recorded]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ingest_order, "save_ingest_result", spy)
+        patch.setattr(executor, "execute_alone", _execute_alone)
         yield saved
