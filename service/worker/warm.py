@@ -170,7 +170,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             seconds = SYNC_SECONDS
             try:
                 with prefect_errors():
-                    if not registered or not await is_registered(client):
+                    registered = registered and await is_registered(client)
+                    if not registered:
                         await register(client)
                         registered = True
                     await sync(client, database)
