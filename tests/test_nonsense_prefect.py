@@ -18,6 +18,7 @@ from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
 from service.mirror.deployments import POOL_NAME, register
+from service.prefect_patches import send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from tests.api_helpers import all_runs
@@ -48,6 +49,7 @@ def quick() -> Iterator[None]:
 @asynccontextmanager
 async def serving(settings: Settings, database_url: str, api_url: str) -> AsyncIterator[asyncio.Task[None]]:
     """`alert-pipeline worker` in this process, with that address as its Prefect."""
+    await send_what_is_queued(0)  # an earlier test's Prefect may be gone, which a worker's process never outlives
     addresses = StackAddresses(database_url=database_url, prefect_api_url=api_url, embedded=frozenset())
     warm = WarmWorker(POOL_NAME, name="warm nonsense", settings=settings, addresses=addresses)
     task = asyncio.create_task(warm.start(printer=lambda *_: None))
@@ -56,6 +58,7 @@ async def serving(settings: Settings, database_url: str, api_url: str) -> AsyncI
     finally:
         task.cancel()
         await asyncio.wait({task})
+        await send_what_is_queued(0)
 
 
 async def pages_all(

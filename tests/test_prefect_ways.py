@@ -178,14 +178,20 @@ async def test_deployments_that_somebody_deletes_are_there_again_and_work(
         async def complete() -> bool:
             return await names() >= {"flows.alert_pipeline.alert_pipeline", "flows.upkeep.upkeep"}
 
+        async def automated() -> bool:
+            (automation,) = await client.read_automations_by_name("alert-pipeline: alert received")
+            there = {str(one.id) for one in await client.read_deployments()}
+            return {str(action["deployment_id"]) for action in automation.model_dump()["actions"]} <= there
+
         async def notified() -> list[RunRecord]:
             return [run for run in await all_runs(database) if run.status.final]
 
         async with warm_worker(worker_settings(home, receiver), addresses):
             await eventually(complete, "the registration at the start")
             await client.request("POST", "/deployments/bulk_delete", json={"deployments": {}})
+            assert not await automated()
             await eventually(complete, "the deployments to be registered again")
-            # The automation that was left behind starts the new deployment.
+            await eventually(automated, "the automation that was left behind to start the new deployment")
             await emit(stack, {"alertname": "FromEvent", "severity": "critical", "instance": "web-1"})
             (run,) = await eventually(notified, "the run of the event", 60)
 

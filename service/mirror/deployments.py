@@ -143,7 +143,7 @@ async def ensure_pool(client: PrefectClient) -> None:
 
 async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
     """Create the deployment, or update the fields that operators do not set; its id."""
-    own, known = _own_fields(wanted), None
+    own = _own_fields(wanted)
     try:
         known = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
     except ObjectNotFound:
@@ -164,24 +164,35 @@ async def ensure(client: PrefectClient, wanted: Deployment) -> UUID:
         if "work_pool_name" in own or not is_current(known, wanted):
             await client.update_deployment(deployment_id, DeploymentUpdate.model_validate(own))
     for trigger in wanted.triggers:
-        await _ensure_automation(client, trigger, deployment_id, is_new=known is None)
+        await _ensure_automation(client, trigger, deployment_id)
     return deployment_id
 
 
-async def _ensure_automation(
-    client: PrefectClient, trigger: DeploymentEventTrigger, deployment_id: UUID, *, is_new: bool
-) -> None:
-    """Create the automation that starts the deployment. One that a deleted deployment left behind starts the new one.
+async def _ensure_automation(client: PrefectClient, trigger: DeploymentEventTrigger, deployment_id: UUID) -> None:
+    """Create the automation that starts the deployment, unless it exists.
 
-    Whether operators have enabled it stays as it is.
+    One that starts a deployment that was deleted is replaced; whether operators have enabled it stays as it is.
     """
     trigger.set_deployment_id(deployment_id)
     automation = AutomationCore.model_validate(trigger.as_automation().model_dump())
     found = await client.read_automations_by_name(automation.name)
-    if not found:
-        await client.create_automation(automation)
-    for known in found if is_new else []:
-        await client.update_automation(known.id, automation.model_copy(update={"enabled": known.enabled}))
+    left_behind = [known for known in found if await _starts_nothing(client, known)]
+    for known in left_behind:
+        # Not an update: Prefect's API refuses one that names an owner, as its own client sends it.
+        await client.delete_automation(known.id)
+    if len(left_behind) == len(found):
+        enabled = all(known.enabled for known in found)
+        await client.create_automation(automation.model_copy(update={"enabled": enabled}))
+
+
+async def _starts_nothing(client: PrefectClient, automation: AutomationCore) -> bool:
+    """Whether the automation starts deployments, and none of them exists."""
+    started = [id_ for action in automation.actions if (id_ := getattr(action, "deployment_id", None)) is not None]
+    for deployment_id in started:
+        with suppress(ObjectNotFound):
+            await client.read_deployment(deployment_id)
+            return False
+    return bool(started)
 
 
 def is_current(known: DeploymentResponse, wanted: Deployment) -> bool:

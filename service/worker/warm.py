@@ -172,7 +172,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             seconds = SYNC_SECONDS
             try:
                 with prefect_errors():
-                    if not registered or not await is_registered(client):
+                    registered = registered and await is_registered(client)
+                    if not registered:
                         await register(client)
                         registered = True
                     broken = await sync(client, database)
