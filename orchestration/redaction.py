@@ -61,7 +61,7 @@ _HOOK_PATH = re.compile(
     r"|events\.pagerduty\.com/integration)/|api\.telegram\.org/bot|jdbc:oracle:thin:[^\s/@]{1,64}/)[^\s\"'<>|)\\]+",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(bearer)(:?[ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer)([ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)([ \t]{1,3})(?=[A-Za-z0-9+/]*(?:[a-z][A-Z]|[0-9=]))[A-Za-z0-9+/]{4,}={0,2}")
 _COMMAND = re.compile(
     r"""(\b(?:curl\b[^\n]{0,200}?\ (?:-u|--user|--proxy-user)[ =]?["']?[^\s:"']{1,64}:"""
@@ -72,13 +72,15 @@ _COMMAND = re.compile(
 )
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w\-]{0,40})([ \t]{1,3})(?!-)(\S+)")
 _SAID = re.compile(
-    r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|token|secret|(?:api|access|private|secret)[ _]?key)"
-    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is| was|:)? )(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
+    r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|requirepass|token|secret|identified by"
+    r"|(?:api|access|private|secret)[ _]?key)"
+    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:|[=:] ?null)? [\"']?)(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
     re.IGNORECASE,
 )
+_GO_LOGIN = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}:)[^\s@\"']{1,128}(?=@(?:tcp|unix)\()")
 _KEY = re.compile(
     rf"""(?:(?<![\w.\-])|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
-    (?:(?:\\?["'])?[ \t]{{0,8}}(?:=>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
+    (?:(?:\\?["'])?[ \t]{{0,8}}(?:[=\-]>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
     |\\?["']?[\s,]{{1,12}}(?:\\?["'])?value(?:\\?["'])?\s{{0,3}}[:=]\s{{0,3}}|>)""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -167,6 +169,7 @@ def _secret_said(match: re.Match[str]) -> str:
 _RULES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     ("-----BEGIN", _PEM, REDACTED),
     ("@", _USERINFO, _secret_user),
+    ("@", _GO_LOGIN, rf"\1{REDACTED}"),
     ("/", _HOOK_PATH, rf"\1{REDACTED}"),
     (" -", _COMMAND, rf"\1{REDACTED}"),
     ("--", _FLAG, _secret_flag),
@@ -200,6 +203,7 @@ def _without_secrets(text: str) -> str:
 
 # The labels of an alert are those of the alert before, and come again in what its sender sent.
 _short_without_secrets = lru_cache(maxsize=4096)(_without_secrets)
+forget_short_texts = _short_without_secrets.cache_clear
 
 
 def one_line(text: str, limit: int) -> str:
