@@ -85,6 +85,8 @@ _KEY = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
+# In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
+_ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
 _LINE = re.compile(r"""(?:=\\?"[^\n"]{0,512}"|[^\n"'])+""")
 _TO_THE_END = ("authorization", "cookie", "passphrase")
 """Names whose values have several words."""
@@ -135,14 +137,15 @@ def _hide_pairs(text: str) -> str:
         ):
             continue
         to_the_end = key[1].lower().endswith(_TO_THE_END)
-        value = _VALUE.match(text, key.end())
+        encoded = key[0][-2:].upper() == "3D"
+        value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:
             continue
         quote = next((mark for mark in ('\\"', '"', "'") if value[0].startswith(mark)), "")
         if to_the_end and not quote:
             value = _LINE.match(text, key.end()) or value
         following = "" if quote or to_the_end else text[value.end() : value.end() + 80].partition("\n")[0]
-        inner = value[0].strip("\\\"' \t") if quote else value[0].strip()
+        inner = value[0].removeprefix("%22") if encoded else value[0].strip("\\\"' \t" if quote else None)
         if not is_secret_value(meaning, inner, following if following[:1] in " \t" else ""):
             continue
         kept += [text[done : key.end()], quote, REDACTED, quote]
