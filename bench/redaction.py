@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from bench.figures import Figures, timed
 from bench.redaction_corpus import Harmless, Planted, harmless, planted
-from orchestration.redaction import redact
+from orchestration.redaction import forget_short_texts, redact
 
 ALERT: JsonValue = {
     "status": "firing",
@@ -31,6 +31,7 @@ ALERT: JsonValue = {
 }
 """A typical alert, for its cost."""
 
+_ALERTS = 100
 _HOSTILE = ("a", "password=", "a:", "-u ", "token ", "://a:", "eyJaaaa.", "curl ", '\\"', "?a=", "secret: a ", "a=(")
 
 
@@ -58,13 +59,19 @@ def measure_redaction(times: int) -> list[Figures]:
             Figures(what=f"recall, {part}: {counted}", values=[recall], unit="%", target="≥ 98 %"),
             Figures(what=f"false alarms, {part}: {len(texts)} texts", values=[alarms], unit="%", target="≤ 2 %"),
         ]
-    alert = [timed(lambda: [redact(ALERT) for _ in range(100)]) * 10 for _ in range(times)]
+    alert = [timed(_redact_new_alerts) * 1000 / _ALERTS for _ in range(times)]
     hostile = [timed(lambda text=text: redact((text * 10**6)[: 10**6])) for text in _HOSTILE]
     return [
         *rows,
-        Figures(what="redaction of a typical alert", values=alert, unit="ms"),
+        Figures(what="redaction of a typical alert, none of it seen before", values=alert, unit="ms"),
         Figures(what="redaction of hostile texts of 10^6 characters", values=hostile, unit="s", target="≤ 0.2 s"),
     ]
+
+
+def _redact_new_alerts() -> None:
+    for _ in range(_ALERTS):
+        forget_short_texts()
+        redact(ALERT)
 
 
 def _flat(value: JsonValue) -> str:

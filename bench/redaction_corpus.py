@@ -157,6 +157,14 @@ _SHAPES: dict[str, tuple[str, ...]] = {
 }
 """Secrets that the words around them give away: what stands in braces is the secret."""
 
+_LATER: dict[str, tuple[str, ...]] = {
+    "quoted after a word": ("password is '{<A10>}'", "password \"{<A12>}\" was rejected", "create user x identified by '{<A12>}'"),
+    "odd separators": ("password -> {<A10>}", "the password is: {<A10>}", "password=null {<A12>}"),
+    "names of few letters": ("pw={<A10>}", "wifi psk={<A12>}", "requirepass {<A24>}"),
+    "login of Go's drivers": ("root:{<A12>}@tcp(db:3306)/x", "app:{<A9>}@unix(/run/x.sock)/y", "tls.key: {<B60>}"),
+}
+"""Found by a second look, after the rules: none of them is held out."""
+
 _OBJECTS: dict[str, tuple[str, ...]] = {
     "key of an object": ("password", "api_key", "clientSecret"),
     "weak key of an object": ("auth", "pass", "key"),
@@ -236,6 +244,12 @@ _HARMLESS_LINES = (
 )
 """Nothing in these is secret; each must stay as it is, letter by letter."""
 
+_HARMLESS_LATER = (
+    "tokens: 100%", "Authorization: Basic auth failing for 30 % of users", "bearer: alice is on call",
+    "private key: /etc/ssl/private/x.pem is missing", "secretsmanager:GetSecretValue denied", "pin: A13", "auth=sha256",
+)
+"""Found by the second look: none of them is held out."""
+
 _HARMLESS_OBJECTS: tuple[JsonValue, ...] = (
     {"secret": "elektra-smtp"}, {"secret_name": "shop-tls", "secret_key": "tls.crt"}, {"tokens": 512}, {"key": "checkout"},
     {"token_type": "Bearer", "expires_in": 3600}, {"secretName": "wildcard-tls"}, {"auth": "ldap"}, {"password_age": 91},
@@ -273,7 +287,7 @@ class Harmless:
 def planted() -> list[Planted]:
     """At least 150 secrets of at least 60 shapes, always the same."""
     return [
-        Planted(shape=shape, value=value, secret=secret, held_out=number % 4 == 3)
+        Planted(shape=shape, value=value, secret=secret, held_out=number % 4 == 3 and shape not in _LATER)
         for number, (shape, found) in enumerate(_shapes(random.Random(9)))
         for value, secret in found
     ]
@@ -281,9 +295,10 @@ def planted() -> list[Planted]:
 
 def harmless() -> list[Harmless]:
     """At least 150 texts and objects without a secret."""
-    return [
+    first = [
         Harmless(value=value, held_out=at % 4 == 3) for at, value in enumerate((*_HARMLESS_LINES, *_HARMLESS_OBJECTS))
     ]
+    return [*first, *(Harmless(value=value, held_out=False) for value in _HARMLESS_LATER)]
 
 
 def _shapes(source: random.Random) -> Iterator[tuple[str, list[tuple[JsonValue, str]]]]:
@@ -298,6 +313,8 @@ def _shapes(source: random.Random) -> Iterator[tuple[str, list[tuple[JsonValue, 
     for shape, keys in _OBJECTS.items():
         secrets = [made("<S16>") for _ in keys]
         yield shape, [({"host": "web-1", key: secret}, secret) for key, secret in zip(keys, secrets, strict=True)]
+    for shape, templates in _LATER.items():
+        yield shape, [_filled(template, made) for template in templates]
 
 
 _HOLE = re.compile(r"(?<!\{)\{([^{}]+)\}(?!\})")

@@ -61,7 +61,7 @@ _HOOK_PATH = re.compile(
     r"|events\.pagerduty\.com/integration)/|api\.telegram\.org/bot|jdbc:oracle:thin:[^\s/@]{1,64}/)[^\s\"'<>|)\\]+",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(bearer)(:?[ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer)([ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)([ \t]{1,3})(?=[A-Za-z0-9+/]*(?:[a-z][A-Z]|[0-9=]))[A-Za-z0-9+/]{4,}={0,2}")
 _COMMAND = re.compile(
     r"""(\b(?:curl\b[^\n]{0,200}?\ (?:-u|--user|--proxy-user)[ =]?["']?[^\s:"']{1,64}:"""
@@ -72,17 +72,21 @@ _COMMAND = re.compile(
 )
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w\-]{0,40})([ \t]{1,3})(?!-)(\S+)")
 _SAID = re.compile(
-    r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|token|secret|(?:api|access|private|secret)[ _]?key)"
-    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is| was|:)? )(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
+    r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|requirepass|token|secret|identified by"
+    r"|(?:api|access|private|secret)[ _]?key)"
+    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:|[=:] ?null)? [\"']?)(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
     re.IGNORECASE,
 )
+_GO_LOGIN = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}:)[^\s@\"']{1,128}(?=@(?:tcp|unix)\()")
 _KEY = re.compile(
     rf"""(?:(?<![\w.\-])|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
-    (?:(?:\\?["'])?[ \t]{{0,8}}(?:=>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
+    (?:(?:\\?["'])?[ \t]{{0,8}}(?:[=\-]>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
     |\\?["']?[\s,]{{1,12}}(?:\\?["'])?value(?:\\?["'])?\s{{0,3}}[:=]\s{{0,3}}|>)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
+# In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
+_ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
 _LINE = re.compile(r"""(?:=\\?"[^\n"]{0,512}"|[^\n"'])+""")
 _TO_THE_END = ("authorization", "cookie", "passphrase")
 """Names whose values have several words."""
@@ -133,14 +137,15 @@ def _hide_pairs(text: str) -> str:
         ):
             continue
         to_the_end = key[1].lower().endswith(_TO_THE_END)
-        value = _VALUE.match(text, key.end())
+        encoded = key[0][-2:].upper() == "3D"
+        value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:
             continue
         quote = next((mark for mark in ('\\"', '"', "'") if value[0].startswith(mark)), "")
         if to_the_end and not quote:
             value = _LINE.match(text, key.end()) or value
         following = "" if quote or to_the_end else text[value.end() : value.end() + 80].partition("\n")[0]
-        inner = value[0].strip("\\\"' \t") if quote else value[0].strip()
+        inner = value[0].removeprefix("%22") if encoded else value[0].strip("\\\"' \t" if quote else None)
         if not is_secret_value(meaning, inner, following if following[:1] in " \t" else ""):
             continue
         kept += [text[done : key.end()], quote, REDACTED, quote]
@@ -167,6 +172,7 @@ def _secret_said(match: re.Match[str]) -> str:
 _RULES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     ("-----BEGIN", _PEM, REDACTED),
     ("@", _USERINFO, _secret_user),
+    ("@", _GO_LOGIN, rf"\1{REDACTED}"),
     ("/", _HOOK_PATH, rf"\1{REDACTED}"),
     (" -", _COMMAND, rf"\1{REDACTED}"),
     ("--", _FLAG, _secret_flag),
@@ -200,6 +206,7 @@ def _without_secrets(text: str) -> str:
 
 # The labels of an alert are those of the alert before, and come again in what its sender sent.
 _short_without_secrets = lru_cache(maxsize=4096)(_without_secrets)
+forget_short_texts = _short_without_secrets.cache_clear
 
 
 def one_line(text: str, limit: int) -> str:

@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
 
 _PASSWORDS = _words("""
     password passwords passwd pwd passphrase userpass dbpass passwort kennwort contraseña contrasena senha
-    wachtwoord hasło parola lösenord пароль 密码 密碼 パスワード passe
+    wachtwoord hasło parola lösenord пароль pw psk requirepass 密码 密碼 パスワード passe
 """)
 _CREDENTIALS = _words("""
     pass passcode token authorization cookie apikey apisecret privatekey accesskey secretkey signingkey
@@ -31,7 +31,7 @@ _CODES = _words("otp pin totp cvv")
 _WEAK = _words("key auth sig signature hmac salt session")
 _KEY_OF = _words("""
     api private access secret signing encryption integration routing service account master ssh license subscription
-    shared host auth
+    shared host auth tls
 """)
 _PAIRS = {(of, "key") for of in _KEY_OF} | {
     ("webhook", "url"), ("connection", "string"), ("session", "id"), ("secret", "id"), ("database", "url"),
@@ -69,6 +69,7 @@ _NAME = re.compile(rf"{_PART}(?:[-._:/@]{_PART}){{0,20}}")
 _NAME_OF_SECRET = re.compile(r"[a-z]+\d?(?:[-._/](?:[a-z]+\d{0,2}|v?\d{1,4})){1,12}(?:-(?=[a-z]*\d)[a-z0-9]{5})?")
 _MADE = re.compile(r"[\w\-+/=.~%!#*^$@:]{1,512}")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_NUMBER = re.compile(r"\d[\d.,]*(?:%|[a-z]{1,3})?")
 _WORD_OR_NUMBER = re.compile(r"[A-Za-z]{1,24}|\d{1,5}")
 _PLACEHOLDER = re.compile(r"\*+|x{3,}|\$\{[\w.:\-]+\}|\$[A-Z][A-Z0-9_]{3,}|\[redacted\]|\.{3}|…|%s|\{\}", re.IGNORECASE)
 
@@ -124,7 +125,8 @@ def meaning_of(name: str) -> Names:
 
 def looks_made(value: str) -> bool:
     """Whether a value of 8 characters or more mixes letters and digits or cases as no written name does."""
-    return len(value) >= 8 and bool(_MADE.fullmatch(value)) and not (_NAME.fullmatch(value) or _UUID.fullmatch(value))
+    written = _NAME.fullmatch(value) or _NAME_OF_SECRET.fullmatch(value) or _UUID.fullmatch(value)
+    return len(value) >= 8 and bool(_MADE.fullmatch(value)) and not written
 
 
 def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
@@ -141,8 +143,10 @@ def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
         return looks_made(value)
     if meaning is Names.CODE:
         return looks_made(value) or (value.isdigit() and 4 <= len(value) <= 8)
-    if value.isdigit() and (len(value) < 6 or meaning is Names.SECRET):
+    if _NUMBER.fullmatch(value) and (len(value) < 6 or meaning is Names.SECRET):
         return False
+    if value[0] == "/" and _NAME.fullmatch(value[1:]):
+        return False  # where a key lies
     if _begins_sentence(first, (rest or following).lstrip()):
         return False
     return meaning is Names.CREDENTIAL or not _NAME_OF_SECRET.fullmatch(value)
@@ -154,7 +158,9 @@ def _is_state(word: str) -> bool:
 
 def _begins_sentence(first: str, following: str) -> bool:
     """Whether the words go on as a sentence does: `Authorization: 503 from auth-api`, `secret: shop-tls in shop`."""
-    second = following.split(" ", 1)[0]
-    if not second.lstrip("\"'")[:1].isalnum() or first.lower() in _SCHEMES or looks_made(second.rstrip(",.")):
+    second, _, others = following.partition(" ")
+    if not second.lstrip("\"'")[:1].isalnum() or looks_made(second.rstrip(",.")):
+        return False
+    if first.lower() in _SCHEMES and not (second.isalpha() and second.islower() and others[:1].isalpha()):
         return False
     return bool(_WORD_OR_NUMBER.fullmatch(first) or _NAME_OF_SECRET.fullmatch(first))

@@ -230,6 +230,7 @@ def test_a_page_says_which_secret_expires():
         "Authorization: 503 from auth-api for 5 minutes, checkout is affected",
         "credentials: job queue is stuck since 02:00",
         '{}:{secret_name="shop-tls"}',
+        "http://am.example.com/#/silences/new?filter=%7Bsecret%3D%22elektra-smtp%22%2C%20secret_key%3D%22tls.crt%22%7D",
     ):
         assert one_line(text, 200) == text
 
