@@ -54,10 +54,10 @@ async def half_open(target: Target) -> AsyncGenerator[None]:
                 writer.close()
             await asyncio.sleep(1)
 
-    holders = [asyncio.create_task(hold()) for _ in range(CONNECTIONS)]
+    attackers = [asyncio.create_task(hold()) for _ in range(CONNECTIONS)]
     await asyncio.sleep(2)
     yield
-    await _end(holders)
+    await _end(attackers)
 
 
 @asynccontextmanager
