@@ -6,30 +6,38 @@ The limits are those of Slack's pages "Blocks" and "Formatting message text".
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Mapping
-from typing import Any, Self, cast
-from urllib.parse import quote, urljoin
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Self, TypeVar, cast
+from urllib.parse import quote
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-import httpx
 from pydantic import Field, SecretStr, field_validator, model_validator
+from slack_sdk import WebClient, WebhookClient
+from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.webhook import WebhookResponse
 
 from blocks.channels.base import (
-    USER_AGENT,
     ChannelBlock,
     checked_url,
     host_of,
     reach,
     refused,
     retry_after_seconds,
+    tls_context,
+    unreachable,
 )
-from blocks.channels.exchange import exchange
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+from orchestration.threads import in_own_thread
+
+ResultT = TypeVar("ResultT")
 
 HEADER_LIMIT = 150
 SECTION_LIMIT = 3000
@@ -44,6 +52,9 @@ _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
 _HALF_ENTITY = re.compile(r"&[a-z]{0,3}\Z")
 
 Json = dict[str, Any]
+
+ANSWER_BYTES = 64 * 1024
+"""No more is read of an answer: Slack's are shorter."""
 
 _TEMPORARY = frozenset(
     {
@@ -60,6 +71,9 @@ _TEMPORARY = frozenset(
 
 _SLACKS_WORD = re.compile(r"[a-z_]{2,48}")
 """What Slack's errors look like, such as `channel_not_found`. Any other text may repeat what we sent."""
+
+# The clients log the webhook's URL at DEBUG; this logger, which no handler knows, drops it.
+_SILENT = logging.Logger("slack", level=logging.CRITICAL + 1)
 
 
 class SlackChannel(ChannelBlock):
@@ -136,7 +150,7 @@ class SlackChannel(ChannelBlock):
             DeliveryFailed: retryable for rate limits, Slack's own errors, 5xx and a broken connection; final for a
                 wrong token, an unknown channel, or a message that Slack refuses.
         """
-        return await (self._by_bot(message) if self.bot_token else self._by_webhook(message))
+        return await _call(self._by_bot if self.bot_token else self._by_webhook, message)
 
     async def probe(self) -> str:
         """Ask Slack who the bot is. Returns a sentence about what answered, for the report of `doctor`.
@@ -146,48 +160,82 @@ class SlackChannel(ChannelBlock):
         Raises:
             DeliveryFailed: Slack does not answer, or does not know the token.
         """
-        if not self.bot_token:
-            return await reach(self.webhook_url or "", self.timeout_seconds)
-        said = (await self._call_api("auth.test", {}, refusal="does not let the bot in"))[1]
+        if self.bot_token:
+            return await _call(self._who_am_i)
+        return await reach(self.webhook_url or "", self.timeout_seconds)
+
+    def _who_am_i(self) -> str:
+        try:
+            said: dict[str, Any] = self._client(_Api, self.bot_token, base_url=self.base_url).auth_test().data
+        except SlackApiError as error:
+            raise _api_error(error, "does not let the bot in") from None
         return f"Slack knows the bot {redact_text(str(said.get('user')))} of {redact_text(str(said.get('team')))}"
 
-    async def _by_bot(self, message: Message) -> Delivery:
+    def _client(self, kind: type[Any], address: SecretStr | None, **options: Any) -> Any:
+        """A client of Slack's SDK. `address` is the bot's token or the webhook's URL."""
+        secret = address.get_secret_value() if address else ""
+        options |= {"timeout": self.timeout_seconds, "ssl": tls_context(), "logger": _SILENT, "retry_handlers": []}
+        client = kind(secret, **options)
+        client.proxy = None  # urllib reads the proxy variables itself and, unlike the client, respects NO_PROXY.
+        return client
+
+    def _by_bot(self, message: Message) -> Delivery:
         keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
         metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
-        status, said = await self._call_api(
-            "chat.postMessage", {"channel": self.channel, "metadata": metadata, **_content(message)}
-        )
-        return self._sent("slack", provider_id=said.get("ts"), status=status, channel=said.get("channel"))
+        content = _content(message)
+        client = self._client(_Api, self.bot_token, base_url=self.base_url)
+        try:
+            response = client.chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
+        except SlackApiError as error:
+            raise _api_error(error) from None
+        data: dict[str, Any] = response.data
+        return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
 
-    async def _by_webhook(self, message: Message) -> Delivery:
-        response, body = await self._post(self.webhook_url, _content(message))
-        if not response.is_success:
-            raise refused("Slack", response.status_code, detail=_slacks_word(body), headers=response.headers)
-        if not _accepted(body.decode(errors="replace")):
+    def _by_webhook(self, message: Message) -> Delivery:
+        response = self._client(_Hook, self.webhook_url).send_dict(_content(message))
+        if not 200 <= response.status_code < 300:
+            raise refused("Slack", response.status_code, detail=_slacks_word(response.body), headers=response.headers)
+        if not _accepted(response.body):
             raise DeliveryFailed("the webhook's answer is not Slack's: check the URL", retryable=False)
         return self._sent("slack", status=response.status_code)
 
-    async def _call_api(self, method: str, content: Json, refusal: str = "refused the message") -> tuple[int, Json]:
-        """Call a method of Slack's Web API; the status of its answer, and the answer."""
-        address = SecretStr(urljoin(f"{self.base_url.rstrip('/')}/", method))
-        response, body = await self._post(address, content, token=self.bot_token)
-        said = _object_in(body)
-        code = said.get("error")
-        if not response.is_success:
-            detail = _slacks_word(str(code or "").encode())
-            raise refused("Slack", response.status_code, detail=detail, headers=response.headers)
-        if said.get("ok") is not True:
-            raise _api_error(code, response.headers, refusal)
-        return response.status_code, said
 
-    async def _post(
-        self, address: SecretStr | None, content: Json, token: SecretStr | None = None
-    ) -> tuple[httpx.Response, bytes]:
-        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        if token:
-            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-        url = address.get_secret_value() if address else ""
-        return await exchange(httpx.Request("POST", url, headers=headers, json=content), "Slack", self.timeout_seconds)
+class _NoRedirects(HTTPRedirectHandler):
+    """urllib turns a POST that is redirected into a GET, which delivers nothing; and the bot's token goes along."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Leave the redirect to whoever reads the answer, as an error."""
+
+
+class _Hook(WebhookClient):
+    def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
+        answer, body = _open(req, self)
+        return WebhookResponse(url=url, status_code=answer.status, body=body, headers=cast("Any", answer.headers))
+
+
+class _Api(WebClient):
+    def _perform_urllib_http_request_internal(self, url: str, req: Request) -> dict[str, Any]:
+        del url
+        answer, body = _open(req, self)
+        return {"status": answer.status, "headers": answer.headers, "body": body}
+
+
+def _open(request: Request, client: WebhookClient | WebClient) -> tuple[HTTPResponse, str]:
+    # Slack's clients say in a subclass how a request is made, and in no other way that a redirect is not followed.
+    opener = build_opener(HTTPSHandler(context=client.ssl), _NoRedirects)
+    with cast("HTTPResponse", opener.open(request, timeout=client.timeout)) as answer:
+        body = answer.read(ANSWER_BYTES)
+        return answer, body.decode(answer.headers.get_content_charset() or "utf-8", errors="replace")
+
+
+async def _call(work: Callable[..., ResultT], *arguments: Any) -> ResultT:
+    """Call Slack's client, which blocks, in a thread."""
+    try:
+        return await in_own_thread(work, *arguments)
+    except (OSError, HTTPException) as error:
+        raise unreachable("Slack", error) from None
+    except (SlackClientError, ValueError, TypeError, AttributeError) as error:  # the answer is not Slack's
+        raise DeliveryFailed(f"Slack could not be asked: {type(error).__name__}", retryable=False) from None
 
 
 def _content(message: Message) -> dict[str, Any]:
@@ -207,8 +255,12 @@ def _accepted(body: str) -> bool:
     return start != "<"
 
 
-def _api_error(code: object, headers: Mapping[str, str], refusal: str) -> DeliveryFailed:
-    word = _slacks_word(str(code or "").encode())
+def _api_error(error: SlackApiError, refusal: str = "refused the message") -> DeliveryFailed:
+    failure: Any = error
+    status, headers = int(failure.response.status_code), failure.response.headers
+    word = _slacks_word(str(failure.response.get("error", "")))
+    if not 200 <= status < 300:
+        return refused("Slack", status, detail=word, headers=headers)
     if not word:
         return DeliveryFailed("Slack's address gave an answer that is not Slack's: check the URL", retryable=False)
     temporary = word in _TEMPORARY
@@ -216,18 +268,10 @@ def _api_error(code: object, headers: Mapping[str, str], refusal: str) -> Delive
     return DeliveryFailed(f"Slack {refusal}: {word}", retryable=temporary, retry_after_seconds=wait)
 
 
-def _slacks_word(body: bytes) -> str:
+def _slacks_word(said: str) -> str:
     """The error in Slack's words; "" if the answer is not Slack's, or says more than a word."""
-    word = body.decode(errors="replace").strip()
+    word = said.strip()
     return word if _SLACKS_WORD.fullmatch(word) else ""
-
-
-def _object_in(body: bytes) -> Json:
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("Json", answer) if isinstance(answer, dict) else {}
 
 
 def blocks_of(message: Message) -> list[Json]:
