@@ -16,7 +16,7 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord, Node
-from service.worker.executor import DEADLY, MAX_KILLED, SUSPECT_AFTER
+from service.worker.executor import DEADLY, MAX_KILLED
 from service.worker.worker import Worker
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
@@ -63,7 +63,7 @@ async def test_a_run_during_which_processes_ended_pages_without_its_checks_from_
     worker: Worker, database: Database, receiver: HttpReceiver
 ) -> None:
     receiver.answer_next(Answer(hang=True))
-    run_id = await suspect(worker.services, "Innocent", [attempts.LOST] * SUSPECT_AFTER)
+    run_id = await suspect(worker.services, "Innocent", [attempts.LOST] * 20)
     worker.wake()
     await asyncio.to_thread(receiver.wait_for, 1)
     (alone,) = processes_alone()
@@ -90,12 +90,3 @@ async def test_a_run_that_kills_every_process_of_its_own_is_given_up_and_that_is
     (told,) = await asyncio.to_thread(receiver.wait_for, 1)
     assert "Run given up: " in told.json["title"]
     assert f"alert-pipeline why {run_id[:8]}" in told.json["text"]
-
-
-async def test_who_only_shared_a_process_with_it_is_never_given_up(
-    worker: Worker, database: Database, receiver: HttpReceiver
-) -> None:
-    run_id = await suspect(worker.services, "Innocent", [attempts.LOST] * 20)
-    worker.wake()
-
-    assert (await over(database, run_id)).status is RunStatus.NOTIFIED

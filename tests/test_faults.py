@@ -22,6 +22,7 @@ from service.stack import StackAddresses
 from service.worker.process import open_worker
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
+from tests.stack_fixtures import as_superuser
 from tests.worker_helpers import (
     NOWHERE,
     BreakableServer,
@@ -55,7 +56,8 @@ class Holds:
     """Locks that a test holds in a transaction of its own, so that a stage waits."""
 
     def __init__(self, database: Database) -> None:
-        self._connection = psycopg.connect(database.url)
+        owner = as_superuser(database.url).replace("/postgres?", "/alert_pipeline?")
+        self._connection = psycopg.connect(owner)  # only the cluster's owner may leave foreign keys unchecked
 
     def ingest(self, run: RunRecord) -> None:
         """Ingest takes its incident's lock first."""

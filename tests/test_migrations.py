@@ -231,9 +231,9 @@ def test_a_schema_of_a_newer_version_is_refused_and_left_alone(empty_url: str) -
     ("url", "says"),
     [
         ("postgresql://me:hunter2@127.0.0.1:1/alerts", "Connection refused"),
-        ("postgresql://me:hunter2@no-such-host.invalid/alerts", "no-such-host.invalid"),
+        ("postgresql://me:hunter2@no-such-host.invalid/alerts", "failed to resolve host …"),
         ("postgresql://me:hunter2@[broken/alerts", "IPv6"),
-        ("postgresql://me:hunter2@db/alerts?no_such_option=1", "no_such_option"),
+        ("postgresql://me:hunter2@db/alerts?no_such_option=1", "invalid URI query parameter"),
         ("postgresql://me:hunter2@db:port/alerts", "resolve"),
     ],
 )

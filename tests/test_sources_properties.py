@@ -76,7 +76,7 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
 
 
 sources = st.sampled_from([None, "cli", *SOURCES])
-thorough = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @thorough

@@ -141,7 +141,7 @@ def test_commands_that_start_while_the_last_command_leaves_get_a_stack(
 ) -> None:
     first = stack_command(stack_home)
     first.read_until("READY")
-    for _ in range(5):
+    for _ in range(3):
         second = stack_command(stack_home)
         assert first.process.stdin is not None
         first.process.stdin.close()
