@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy import text
 
@@ -15,6 +16,7 @@ from orchestration.store.database import Database
 from orchestration.store.timers import list_without
 from tests.conftest import MemoryChannel
 from tests.notify_helpers import FailingChannel, end, execute_redelivery, push, tell, with_channels
+from tests.worker_helpers import eventually
 
 STORED = 10_000
 READ_AT_MOST = 2_000
@@ -35,6 +37,18 @@ async def rows_read(database: Database) -> dict[str, int]:
     async with database.statement() as tx:
         await tx.execute(text("select pg_stat_force_next_flush()"))
         return {row[0]: int(row[1]) for row in await tx.execute(_READ)}
+
+
+async def only_the_product_is_connected(database: Database) -> bool:
+    """A connection counts what it has read at its end at the latest, just before it is gone."""
+    query = """
+        select not exists (
+            select from pg_stat_activity
+            where datname = current_database() and backend_type = 'client backend' and application_name != :ours
+        )
+    """
+    async with database.statement() as tx:
+        return (await tx.execute(text(query), {"ours": "alert-pipeline"})).scalar_one()
 
 
 async def work(services: Services) -> None:
@@ -58,6 +72,7 @@ async def test_what_is_stored_and_what_waits_is_not_read_by_what_happens(service
     database = services.database
     seed(database.url, STORED)
     add_waiting(database.url, STORED)
+    await eventually(partial(only_the_product_is_connected, database), "what was read for the seeds to be counted")
     mine = Database(database.url, pool_size=2)
     before = await rows_read(database)
     try:
