@@ -31,13 +31,16 @@ MAIN = [
     *("html", "empty object", "empty list", "other JSON", "wrong version", "half an answer"),
     *("empty", "no content", "endless", "redirect to itself", "401", "binary"),
 ]
-"""The answers with which 20 alerts are sent, at the start and while the worker works; with the rest it is two."""
+"""The answers that are tried at the start and while the worker works; of the others only the latter."""
 
 AT_START = MAIN if "NONSENSE_ALL" in os.environ else ["html", "empty object", "endless", "401"]
 """At the start each needs a worker of its own, which takes seconds. By hand all of them:
 
     NONSENSE_ALL=1 uv run pytest -n 0 tests/test_nonsense_prefect.py
 """
+
+EACH = 10 if "NONSENSE_ALL" in os.environ else 3
+"""How many critical alerts, and how many others, are sent with each of these answers."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,9 +72,9 @@ async def serving(settings: Settings, database_url: str, api_url: str) -> AsyncI
 
 
 async def pages_all(
-    services: Services, receiver: HttpReceiver, about: str, worker: asyncio.Task[None], *, each: int = 10
+    services: Services, receiver: HttpReceiver, about: str, worker: asyncio.Task[None], *, each: int = EACH
 ) -> None:
-    """Ten critical alerts and ten others are each told once, while the worker lives."""
+    """So many critical alerts, and as many others, are each told once, while the worker lives."""
     wanted = {f"{about} {severity} {number}": severity for severity in ("critical", "info") for number in range(each)}
     before = len(receiver.requests)
     for name, severity in wanted.items():
