@@ -111,7 +111,7 @@ async def test_of_a_broken_edit_the_version_before_runs_and_the_edit_is_not_stor
         assert broken.field in found.note, broken.name
 
     assert await versions(database) == [1]
-    blocks.edit(look(description="mended"))
+    blocks.edit(look(description="repaired"))
     assert (await resolver.load("look")).note == ""
 
 

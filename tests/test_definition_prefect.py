@@ -186,7 +186,7 @@ async def test_a_broken_edit_is_reported_once_and_so_is_its_end(
         assert "there is no node 'pager'" in broken["look"]
         await reports.report(services, broken)
     assert await own_alerts(services) == ["firing"]
-    await edit(client, look(description="mended"))
+    await edit(client, look(description="repaired"))
     for _ in range(2):
         await reports.report(services, await sync(client, services.database))
     assert await own_alerts(services) == ["firing", "resolved"]
