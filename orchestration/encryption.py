@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import secrets
-from contextlib import suppress
-from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from orchestration.errors import BadSetting
+from orchestration.private_files import make_private_file
 from orchestration.settings import Settings
 
 MIN_CHARACTERS = 16
@@ -62,7 +60,7 @@ def load_key(settings: Settings) -> bytes:
         return _stretched(settings.secret_key.get_secret_value(), "ALERT_PIPELINE_SECRET_KEY")
     path = settings.home.expanduser() / "secret.key"
     try:
-        _make_key(path)
+        make_private_file(path, secrets.token_urlsafe(32))
         if path.stat().st_mode & 0o077:
             raise BadSetting(f"Others can read {path}: run `chmod 600 {path}`")
         return _stretched(path.read_text(errors="replace"), str(path))
@@ -70,19 +68,6 @@ def load_key(settings: Settings) -> bytes:
         raise BadSetting(
             f"The key {path} cannot be used ({error.strerror}): set ALERT_PIPELINE_SECRET_KEY, or ALERT_PIPELINE_HOME"
         ) from None
-
-
-def _make_key(path: Path) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-    # Written under another name first: a second process must not read half a key.
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(32))
-    with suppress(FileExistsError):
-        path.hardlink_to(new)
-    new.unlink()
 
 
 def _stretched(secret: str, where: str) -> bytes:

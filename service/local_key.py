@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from orchestration.errors import BadSetting
+from orchestration.private_files import make_private_file
 from orchestration.settings import Settings
 from orchestration.store.keys import TOKEN_START
 
@@ -38,15 +38,14 @@ def load_local_key(settings: Settings) -> str:
     home = settings.home.expanduser().absolute()
     key_path = home / KEY_FILE
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o711)
-        _make(key_path, TOKEN_START + secrets.token_urlsafe(32))
+        make_private_file(key_path, f"{TOKEN_START}{secrets.token_urlsafe(32)}\n")
         key = _read(key_path)
         if len(key) < _LEAST_CHARACTERS or not key.startswith(TOKEN_START) or not key.isascii() or " " in key:
             raise BadSetting(f"{key_path} has no key: delete it, and a new one is made")
         header = f"X-API-Key: {key}"
         if not (home / HEADER_FILE).exists() or _read(home / HEADER_FILE) != header:
             (home / HEADER_FILE).unlink(missing_ok=True)
-            _make(home / HEADER_FILE, header)
+            make_private_file(home / HEADER_FILE, f"{header}\n")
     except OSError as error:
         raise BadSetting(
             f"The local key {key_path} cannot be used ({error.strerror}): see ALERT_PIPELINE_HOME"
@@ -65,18 +64,3 @@ def _read(path: Path) -> str:
         if os.fstat(file.fileno()).st_mode & 0o077:
             raise BadSetting(f"Others can read {path}: delete it, and a new one is made")
         return file.read(4096).strip()
-
-
-def _make(path: Path, content: str) -> None:
-    """Write a file, unless there is one."""
-    if path.exists():
-        return
-    # Written under another name first: another process must not read half a key.
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(f"{content}\n")
-        with suppress(FileExistsError):
-            path.hardlink_to(new)
-    finally:
-        new.unlink(missing_ok=True)
