@@ -99,10 +99,9 @@ async def test_prefect_schedules_the_upkeep(stack: StackAddresses) -> None:
         of_upkeep = DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}})
 
         async def scheduled() -> bool:
-            found = await client.read_flow_runs(deployment_filter=of_upkeep, limit=1)
-            return bool(found) and found[0].auto_scheduled
+            return any(one.auto_scheduled for one in await client.read_flow_runs(deployment_filter=of_upkeep))
 
-        await eventually(scheduled, "Prefect's scheduler to plan a run", 75)
+        await eventually(scheduled, "Prefect's scheduler to plan a run", 150)
 
 
 @dataclass
