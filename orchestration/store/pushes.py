@@ -291,7 +291,7 @@ class PushWriter:
 
     async def _write_batch(self, batch: Sequence[tuple[NewPush, asyncio.Future[WrittenPush]]]) -> None:
         try:
-            async with self._database.transaction() as tx:
+            async with self._database.statement() as tx:  # one statement: it is a transaction of its own
                 written = await write_pushes(tx, [push for push, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is raised where the push came from
             if len(batch) > 1 and not isinstance(error, Unavailable):

@@ -146,11 +146,17 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) 
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
         environment=redact_text(checked_name("environment", request.environment)),
-        # Without the characters that PostgreSQL refuses.
-        options=RunOptions.model_validate(clean(request.options.model_dump())),
+        options=_storable(request.options),
         metadata=metadata,
         settings=settings,
     )
+
+
+def _storable(options: RunOptions) -> RunOptions:
+    """The options without the characters that PostgreSQL refuses."""
+    given = options.model_dump()
+    cleaned = clean(given)
+    return options if cleaned == given else RunOptions.model_validate(cleaned)
 
 
 def _checked_size(request: RunRequest, metadata: PushMetadata, settings: Settings) -> int:

@@ -237,7 +237,7 @@ def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], di
     """
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    for place in (shared, item):
+    for place in filter(None, (shared, item)):
         rest = {key: value for key, value in place.items() if key not in _READ}
         identity = {key: value for key, value in rest.items() if _is_identity(key, value)}
         other = {key: value for key, value in rest.items() if key not in identity}

@@ -112,7 +112,7 @@ def status_in(own: Fields, shared: Fields, names: tuple[str, ...], severities: t
         return AlertStatus.RESOLVED
     if own.moment(*_ENDED_AT) is not None:
         return AlertStatus.RESOLVED
-    happened = next(filter(None, (_what_happened(own.pick(name)) for name in _EVENT_FIELDS)), "")
+    happened = next(filter(None, (_what_happened(own.pick(name)) for name in own.present(_EVENT_FIELDS))), "")
     if happened:
         return AlertStatus.RESOLVED if happened in _EVENT_ENDS else AlertStatus.FIRING
     severity = _words_of(own.line(*severities)[:_LONGEST])
@@ -139,8 +139,7 @@ def _truth(value: JsonValue) -> bool | None:
 
 def _flag(fields: Fields, names: tuple[str, ...]) -> bool | None:
     """The first of these fields that is true or false, as JSON or as text; None if none is. A count is no flag."""
-    for name in names:
-        value = fields.pick(name)
-        if value is not None and (truth := _truth(value)) is not None:
+    for name in fields.present(names):
+        if (truth := _truth(fields.pick(name))) is not None:
             return truth
     return None
