@@ -24,7 +24,7 @@ from orchestration.store.models import (
     PipelineRunRow,
 )
 from orchestration.store.records import HistoryRecord, RunRecord
-from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
 from orchestration.store.table import columns_of
 
 _A = AlertRow
@@ -196,7 +196,7 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     latest = mine.where(~HAS_DUE_TIME).order_by(_R.id.desc())
     upcoming = mine.where(HAS_DUE_TIME).order_by(_R.due_at, _R.id)
     channels = select(*columns_of(_C, ChannelRecord)).where(_C.incident_id == incident_id).order_by(_C.channel)
-    runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
+    runs = readable_runs((await tx.execute(latest.limit(MOST))).mappings())
     repeats = _repeats([incident_id], [run.run_id for run in runs])
     duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
@@ -205,9 +205,9 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         alerts=await _alerts_of(tx, incident_id),
         channels=[ChannelRecord.model_validate(dict(one)) for one in (await tx.execute(channels)).mappings()],
         history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
-        upcoming=[run_record(one) for one in (await tx.execute(upcoming.limit(MOST))).mappings()],
+        upcoming=readable_runs((await tx.execute(upcoming.limit(MOST))).mappings()),
         runs=runs,
-        duplicates=[run_record(one) for one in (await tx.execute(duplicates.limit(MOST))).mappings()],
+        duplicates=readable_runs((await tx.execute(duplicates.limit(MOST))).mappings()),
     )
 
 
