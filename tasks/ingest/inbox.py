@@ -31,7 +31,7 @@ from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
-from tasks.ingest.alert_secrets import without_secrets
+from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
 from tasks.ingest.ceilings import too_many_incidents
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
@@ -83,6 +83,7 @@ class PushMetadata:
 Write = Callable[[NewPush], Awaitable[WrittenPush]]
 
 _FROM_INSIDE = PushMetadata()
+_NO_OPTIONS = RunOptions()
 
 
 async def accept(
@@ -146,11 +147,18 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) 
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
         environment=redact_text(checked_name("environment", request.environment)),
-        # Without the characters that PostgreSQL refuses.
-        options=RunOptions.model_validate(clean(request.options.model_dump())),
+        options=_stored_options(request.options),
         metadata=metadata,
         settings=settings,
     )
+
+
+def _stored_options(options: RunOptions) -> RunOptions:
+    """The options without secrets in their labels, and without the characters that PostgreSQL refuses."""
+    if options == _NO_OPTIONS:
+        return options
+    cleaned = RunOptions.model_validate(clean(options.model_dump()))
+    return cleaned.model_copy(update={"labels": texts_without_secrets(cleaned.labels)})
 
 
 def _checked_size(request: RunRequest, metadata: PushMetadata, settings: Settings) -> int:
@@ -271,14 +279,9 @@ def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPu
         return push
     return replace(
         push,
-        idempotency_key=_stored_key(checked_name("idempotency key", key)),
+        idempotency_key=identity_without_secrets(checked_name("idempotency key", key)),
         body_hash=_digest([intake.source, intake.environment, intake.options_json.decode(), clean(payload)]),
     )
-
-
-def _stored_key(key: str) -> str:
-    """The idempotency key as it is stored: a key with a secret in it as its digest, which is as unique."""
-    return key if redact_text(key) == key else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:
