@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,6 +79,22 @@ async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
     """The keys of the open incidents whose key begins so, in any environment."""
     query = select(_I.incident_key).where(_I.status.in_(OPEN_STATUSES), _I.incident_key.startswith(start))
     return list((await tx.execute(query)).scalars())
+
+
+_LIVE_KEYS = text(
+    f"""
+    select incident_key from incident
+    where status in {OPEN_STATUSES!r} and environment = :environment and incident_key = any(:keys)
+    union
+    select incident_key from pipeline_run
+    where awaits_ingest and environment = :environment and incident_key = any(:keys)
+    """
+)
+
+
+async def live_keys(tx: AsyncConnection, environment: str, keys: Collection[str]) -> set[str]:
+    """Those of these keys under which an incident is open, or a push waits to be recorded."""
+    return set((await tx.execute(_LIVE_KEYS, {"environment": environment, "keys": list(keys)})).scalars())
 
 
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:

@@ -22,7 +22,7 @@ def without_secrets(alert: Alert) -> Alert:
     return alert.model_copy(
         update={
             "fingerprint": identity_without_secrets(alert.fingerprint),
-            "incident_key": identity_without_secrets(alert.incident_key, keeps=f"{alert.source}:"),
+            "incident_key": stored_key(alert),
             "name": redact_text(alert.name)[:_NAME_CHARACTERS],
             "title": redact_text(alert.title)[:_NAME_CHARACTERS],
             "state_reason": redact_text(alert.state_reason)[:_NAME_CHARACTERS],
@@ -34,6 +34,11 @@ def without_secrets(alert: Alert) -> Alert:
             "raw_payload": cast("dict[str, object]", redact(alert.raw_payload)),
         }
     )
+
+
+def stored_key(alert: Alert) -> str:
+    """The incident key under which an alert is stored."""
+    return identity_without_secrets(alert.incident_key, keeps=f"{alert.source}:")
 
 
 @lru_cache(maxsize=4096)

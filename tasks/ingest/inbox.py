@@ -32,7 +32,7 @@ from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
-from tasks.ingest.ceilings import too_many_incidents
+from tasks.ingest.ceilings import Storm
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
@@ -95,11 +95,11 @@ async def accept(
 ) -> WrittenPush:
     """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
-    A push with alerts becomes one run for each of its incidents, in the order of the push, or a single run that says
-    how many there are if they are more than `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`. A request without alerts
-    (a check of this host's health, a definition without an ingest node) becomes a single run. The runs share
-    the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in a
-    transaction of their own.
+    A push with alerts becomes one run for each of its incidents, in the order of the push. If they are more than
+    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not known become one run that says how many. A request
+    without alerts (a check of this host's health, a definition without an ingest node) becomes a single run. The runs
+    share the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in
+    a transaction of their own.
 
     Raises:
         BadInput: no alert can be read from the payload, it is too large, a name is wrong, or the definition is
@@ -119,6 +119,9 @@ async def accept(
         push = await asyncio.to_thread(_by_incident, request.payload, intake)
     else:
         push = _by_incident(request.payload, intake)
+    if isinstance(push, Storm):
+        groups = await push.split(services.database, intake.environment)
+        push = await asyncio.to_thread(_of_groups, request.payload, push.push, groups, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
     _signal_skipped(services.signals, written, push.runs)
     return written
@@ -224,7 +227,7 @@ def _title_of_value(plan: Plan, payload: object) -> str:
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
 
 
-def _by_incident(payload: object, intake: _Intake) -> NewPush:
+def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
@@ -232,7 +235,11 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     groups = split_by_incident(push.alerts)
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
-        groups = [[too_many_incidents(push, groups, ceiling)]]
+        return Storm.of(push, groups, ceiling)
+    return _of_groups(payload, push, groups, intake)
+
+
+def _of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:
     groups = [[without_secrets(alert) for alert in group] for group in groups]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
