@@ -15,7 +15,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.api import connections
 from service.api.connections import most_connections
-from tests.api_helpers import serve_api, until
+from tests.api_helpers import alert, serve_api, until
 
 START = b"GET /health/ HTTP/1.1\r\nHost: x\r\n"
 LIMIT = 64 * 1024
@@ -96,6 +96,20 @@ async def test_connections_that_only_wait_keep_nobody_out(
             writer.close()
 
     assert caplog.text.count("20 connections are open") == 1
+
+
+async def test_bodies_that_do_not_come_keep_nobody_out(settings: Settings, database: Database) -> None:
+    few = settings.model_copy(update={"api_max_connections": 20, "api_auth": "off"})
+    async with serve_api(few, database.url) as where:
+        waiting = [await asyncio.open_connection(*where) for _ in range(20)]
+        for _, writer in waiting:
+            writer.write(b"POST /alerts/webhook/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        address = "http://{}:{}".format(*where)
+        async with httpx.AsyncClient() as client:
+            for name in ("one", "two"):
+                assert (await client.post(f"{address}/alerts/webhook/", json=alert(name))).status_code == 202
+        for _, writer in waiting:
+            writer.close()
 
 
 @pytest.mark.parametrize("stalled_seconds", [60.0, 0.2])

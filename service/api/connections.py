@@ -156,10 +156,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The request begins."""
+        """The request begins. Until its body has come, the connection still waits for it."""
         self._bytes, self._in_header, self._in_body = 0, False, True
         self._unset_deadline()
-        self._waiting.works(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -171,6 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request has come as a whole; what follows is the header of the next one."""
         self._bytes, self._in_body = 0, False
         self._unset_deadline()
+        self._works()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -194,6 +194,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
+        self._works()
+
+    def _works(self) -> None:
+        """There is a request to be answered, unless it was answered already."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and not cycle.response_complete:
             self._waiting.works(self)
