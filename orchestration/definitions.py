@@ -6,12 +6,12 @@ import hashlib
 import re
 from typing import cast
 
-import orjson
 from pydantic import JsonValue
 
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.graph import Definition
+from orchestration.json_text import to_json
 from orchestration.redaction import one_line
 
 NAME_CHARACTERS = 64
@@ -72,7 +72,7 @@ def checked_name(name: str | None) -> str:
 def content_hash(definition: Definition) -> str:
     """By what two definitions that say the same are known, however they are written and whatever they are called."""
     said = definition.model_dump(mode="json", exclude={"name"})
-    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(to_json(said, sort_keys=True)).hexdigest()
 
 
 def in_order(config: dict[str, JsonValue], *, name: str | None = None) -> dict[str, JsonValue]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
+from urllib.parse import quote, unquote_plus
 
 from pydantic import JsonValue
 
@@ -88,6 +89,11 @@ _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64
 # In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
 _ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
 _LINE = re.compile(r"""(?:=\\?"[^\n"]{0,512}"|[^\n"'])+""")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_PART_OF_URL = re.compile(r"[^\s\"'<>&?#;|]+")
+_MAX_ENCODINGS = 2
+"""How often a text is decoded: a link to a page that leads to another one has an address within its own."""
+
 _TO_THE_END = ("authorization", "cookie", "passphrase")
 """Names whose values have several words."""
 
@@ -194,14 +200,24 @@ def redact_text(text: str, *, limit: int = MAX_TEXT) -> str:
     return f"{clean[:limit]}… [{len(text) - limit} more characters]"
 
 
-def _without_secrets(text: str) -> str:
+def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
     clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     for needle, pattern, replacement in _RULES:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
     clean = _BASIC.sub(rf"\1\2{REDACTED}", _BEARER.sub(rf"\1\2{REDACTED}", clean))
-    return _TOKENS.sub(REDACTED, clean)
+    clean = _TOKENS.sub(REDACTED, clean)
+    if not encodings or not _ENCODED.search(clean):
+        return clean
+    return _PART_OF_URL.sub(lambda part: _without_encoded_secrets(part[0], encodings - 1), clean)
+
+
+def _without_encoded_secrets(part: str, encodings: int) -> str:
+    """A part of a URL without the secrets that show when it is decoded, such as those in the link to a silence."""
+    decoded = unquote_plus(part).replace("\x00", "\ufffd")
+    clean = decoded if decoded == part else _without_secrets(decoded, encodings)
+    return part if clean == decoded else quote(clean, safe="[]/:=@")
 
 
 # The labels of an alert are those of the alert before, and come again in what its sender sent.

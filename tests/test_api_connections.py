@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
 
 import httpx
+import psutil
 import pytest
 
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from service.api import connections
 from service.api.connections import most_connections
-from tests.api_helpers import serve_api, until
+from tests.api_helpers import alert, serve_api, until
 
 START = b"GET /health/ HTTP/1.1\r\nHost: x\r\n"
 LIMIT = 64 * 1024
@@ -94,6 +96,47 @@ async def test_connections_that_only_wait_keep_nobody_out(
             writer.close()
 
     assert caplog.text.count("20 connections are open") == 1
+
+
+async def test_bodies_that_do_not_come_keep_nobody_out(settings: Settings, database: Database) -> None:
+    few = settings.model_copy(update={"api_max_connections": 20, "api_auth": "off"})
+    async with serve_api(few, database.url) as where:
+        waiting = [await asyncio.open_connection(*where) for _ in range(20)]
+        for _, writer in waiting:
+            writer.write(b"POST /alerts/webhook/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        address = "http://{}:{}".format(*where)
+        async with httpx.AsyncClient() as client:
+            for name in ("one", "two"):
+                assert (await client.post(f"{address}/alerts/webhook/", json=alert(name))).status_code == 202
+        for _, writer in waiting:
+            writer.close()
+
+
+@pytest.mark.parametrize("stalled_seconds", [60.0, 0.2])
+async def test_answers_that_nobody_reads_keep_nobody_out(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, stalled_seconds: float
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_SECONDS", stalled_seconds)
+    few = settings.model_copy(update={"api_max_connections": 20})
+    async with serve_api(few, database.url) as where:
+        callers = [socket.socket() for _ in range(20)]
+        for caller in callers:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            await asyncio.to_thread(caller.connect, where)
+            caller.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+
+        async with httpx.AsyncClient(timeout=20) as client:
+            for _ in range(3):
+                assert (await client.get("http://{}:{}/health/".format(*where))).status_code == 200
+
+        def open_here() -> int:
+            # Of a connection that is closed the system may still send what is left, but no process has it any more.
+            mine = psutil.Process().net_connections(kind="tcp")
+            return sum(one.laddr == where and one.status == psutil.CONN_ESTABLISHED for one in mine)
+
+        await until(lambda: open_here() <= (0 if stalled_seconds < 1 else 19), "their end")
+        for caller in callers:
+            caller.close()
 
 
 def test_there_are_never_more_connections_than_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

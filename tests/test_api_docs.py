@@ -103,8 +103,8 @@ async def test_what_is_open_has_a_limit_of_requests_too(settings: Settings) -> N
 
 
 def test_one_line_of_ipv6_is_one_caller(settings: Settings) -> None:
-    def seen(address: str, forwarded: str = "") -> str:
-        headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    def seen(address: str, *forwarded: str) -> str:
+        headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
         request = Request({"type": "http", "client": (address, 1), "headers": headers})
         return caller_address(request, settings)
 
@@ -113,6 +113,9 @@ def test_one_line_of_ipv6_is_one_caller(settings: Settings) -> None:
     assert seen("192.0.2.7", "198.51.100.1") == "192.0.2.7"
     settings = settings.model_copy(update={"api_public_url": "https://alerts.example.com"})
     assert seen("192.0.2.7", "10.0.0.1, 198.51.100.1") == "198.51.100.1"
+    assert seen("192.0.2.7", "10.0.0.1", "198.51.100.1") == "198.51.100.1", "HAProxy adds a line of its own"
+    assert seen("192.0.2.7", "198.51.100.1:4711") == "198.51.100.1"
+    assert seen("192.0.2.7", "[2001:db8:1:2::1]:4711") == seen("2001:db8:1:2::9")
     assert seen("192.0.2.7") == "192.0.2.7"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from sqlalchemy import text
 
 from orchestration.alert import Severity
@@ -12,6 +13,7 @@ from orchestration.store import runs
 from orchestration.store.claims import Claim, claim_runs, count_waiting, list_lease_owners, release_leases
 from orchestration.store.database import Database, open_database
 from orchestration.store.pushes import NewRun
+from orchestration.store.runs import RunFilter
 from tests.store_helpers import add_runs, new_run
 
 
@@ -112,6 +114,26 @@ async def test_a_limit_counts_what_all_workers_execute(database: Database) -> No
     second = await claim(database, 5, "host/2/2", of_all=3)
 
     assert (len(first), len(second)) == (2, 1)
+
+
+@pytest.mark.parametrize("unknown", ["options = '{\"of_a_later_version\": 1}'", "reason = 'of_a_later_version'"])
+@pytest.mark.parametrize("of_all", [None, 3])
+async def test_a_run_that_cannot_be_read_holds_up_no_other(
+    database: Database, unknown: str, of_all: int | None
+) -> None:
+    strange, *others = await add(database, *(run_of(Severity.CRITICAL) for _ in range(4)))
+    async with database.transaction() as tx:
+        await tx.execute(text(f"update pipeline_run set {unknown} where run_id = :r"), {"r": strange})
+
+    claimed = await claim(database, 3, of_all=of_all) + await claim(database, 3, of_all=of_all)
+
+    # It is left for a worker that can read it, and neither leased nor counted meanwhile.
+    assert [one.run_id for one in claimed] == others
+    async with database.transaction() as tx:
+        assert len(await list_lease_owners(tx)) == 3
+        assert strange not in {run.run_id for run in (await runs.list_page(tx, RunFilter(), limit=10)).runs}
+        waits = "select status = 'pending' and due_at > clock_timestamp() from pipeline_run where run_id = :r"
+        assert (await tx.execute(text(waits), {"r": strange})).scalar_one()
 
 
 async def test_leases_of_dead_owners_are_released(database: Database) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from orchestration.alert import Alert, IncidentStatus
 from orchestration.engine.run import Services
@@ -18,6 +19,8 @@ from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via
 from orchestration.store.present import read_present
 from orchestration.store.runs import RunFilter, list_page
+from orchestration.store.timers import list_without
+from service.worker.incidents import start_timers
 from tests.api_helpers import alert, run_to_end
 from tests.conftest import MemoryChannel
 from tests.inbox_helpers import accept_push
@@ -386,3 +389,17 @@ async def test_people_who_act_at_the_same_time_act_one_after_the_other(services:
     async with services.database.transaction() as tx:
         queued = [run for run in (await list_page(tx, RunFilter(), limit=100)).runs if run.reason is RunReason.ACTION]
     assert len(queued) == 1
+
+
+async def test_an_incident_that_cannot_be_read_keeps_no_other_without_a_timer(services: Services) -> None:
+    strange, other = await opened(services, "Strange"), await opened(services, "Other")
+    async with services.database.transaction() as tx:
+        await tx.execute(text("delete from pipeline_run where reason in ('reminder', 'expiry')"))
+        unknown = text("update incident set severity = 'of_a_later_version' where id = :id")
+        await tx.execute(unknown, {"id": int(strange)})
+
+    await start_timers(services)
+
+    async with services.database.transaction() as tx:
+        assert await list_without(tx) == [strange]
+    assert await next_of(services.database, other)

@@ -22,7 +22,8 @@ from orchestration.store.incidents import get_incident
 from orchestration.store.models import AlertRow, PipelineRunRow
 from orchestration.store.records import RunRecord
 from tasks.ingest.stage import IngestConfig, ingest
-from tests.engine_helpers import attempt
+from tests.conftest import MemoryChannel
+from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
 from tests.store_helpers import history_of, note_notified
 
@@ -159,6 +160,15 @@ async def test_what_postgresql_cannot_hold_is_replaced(services: Services) -> No
 async def payload_of(services: Services, run_id: str) -> dict[str, Any]:
     async with services.database.transaction() as tx:
         return await runs.get_payload(tx, run_id)
+
+
+@pytest.mark.parametrize("value", [1e20, -1.8446744073709552e19, 1.7e308, 2**64 - 1, 10**300, 5e-324])
+async def test_a_number_of_any_size_costs_no_page(services: Services, channel: MemoryChannel, value: float) -> None:
+    # A counter below zero, as Grafana sends it; PostgreSQL makes an integer of more than 64 bits of such a float.
+    (run_id,) = await accept(services, alert(value=value))
+
+    assert (await execute(services, run_id)).status is RunStatus.NOTIFIED
+    assert len(channel.messages) == 1
 
 
 async def test_values_that_only_python_knows_become_text(services: Services) -> None:

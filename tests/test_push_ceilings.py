@@ -12,8 +12,10 @@ import pytest
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
+from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
+from orchestration.store.records import RunRecord
 from service.api import body
 from tests.api_helpers import alert, all_runs, open_api, run_to_end, trigger
 from tests.auth_helpers import make_key, signed
@@ -50,6 +52,28 @@ async def test_a_storm_in_one_push_is_told_once(services: Services, channel: Mem
     (last,) = await accept_push(services, {"alerts": ended}, source="generic", environment="production")
     await run_to_end(services, last)
     assert len(channel.messages) == 2
+
+
+async def test_a_storm_swallows_neither_the_end_nor_the_rise_of_what_fired_before(
+    services: Services, channel: MemoryChannel
+) -> None:
+    def storm(status: str, **first: str) -> list[dict[str, object]]:
+        many = [alert("DiskFull", instance=f"db-{n}", severity="warning", status=status) for n in range(260)]
+        return [{**many[0], **first}, *many[1:]]
+
+    async def push(alerts: list[dict[str, object]]) -> list[RunRecord]:
+        ids = await accept_push(services, {"alerts": alerts}, source="generic", environment="production")
+        return [await run_to_end(services, run_id) for run_id in ids]
+
+    await push(storm("firing")[:3])
+    assert len(channel.messages) == 3
+    risen = await push(storm("firing", severity="critical"))
+    assert [run.title[:8] for run in risen] == ["DiskFull"] * 3 + ["257 inci"]
+    assert len(channel.messages) == 5  # the one that got worse, and the storm
+    ended = await push(storm("resolved"))
+    assert [message.status for message in channel.messages[5:]] == ["resolved"] * 4
+    assert {run.incident_id for run in ended} == {run.incident_id for run in risen}
+    assert [run.status for run in await push(storm("resolved"))] == [RunStatus.SKIPPED]
 
 
 async def test_as_many_incidents_as_allowed_are_told_one_by_one(services: Services) -> None:

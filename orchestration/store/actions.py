@@ -19,6 +19,7 @@ from orchestration.alert import Incident, IncidentStatus
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IllegalTransition
 from orchestration.reasons import Reason
+from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import members
@@ -219,6 +220,7 @@ async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -
     text = "".join(character for character in text if character.isprintable() or character in "\n\t").strip()
     if not 1 <= len(text) <= MAX_NOTE_CHARACTERS:
         raise BadInput(f"A note has 1 to {MAX_NOTE_CHARACTERS} characters, not {len(text)}")
+    text = redact_text(text)
     incident = await _locked(tx, incident_id)
     query = select(_H.details).where(_H.incident_id == int(incident.id), _H.event == NOTE).order_by(_H.id.desc())
     latest = (await tx.execute(query.limit(1))).scalar_one_or_none()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import TextClause, func, insert, select
+from sqlalchemy import TextClause, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
@@ -117,6 +117,20 @@ async def record_alerts(
         alerts_created=recording.count(News.CREATED),
         alerts_updated=len(fresh) - recording.count(News.CREATED),
     )
+
+
+_FIRING = text(
+    """
+    select fingerprint from alert
+    where source = :source and environment = :environment and fingerprint = any(:fingerprints) and status = 'firing'
+    """
+)
+
+
+async def list_firing(tx: AsyncConnection, source: str, environment: str, fingerprints: Collection[str]) -> set[str]:
+    """The fingerprints of those of these alerts of a source that are known to fire."""
+    known = {"source": source, "environment": environment, "fingerprints": list(fingerprints)}
+    return set((await tx.execute(_FIRING, known)).scalars())
 
 
 async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:

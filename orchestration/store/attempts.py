@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import orjson
 from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
 from orchestration.errors import BadInput
+from orchestration.json_text import to_json
 from orchestration.states import RunStatus, StageStatus, advance
 from orchestration.store.database import Database
 from orchestration.store.models import PipelineRunRow, StageExecutionRow
@@ -128,7 +128,7 @@ async def close_attempt(
         "ending": advance(StageStatus.RUNNING, ending).value,
         "idempotency_key": idempotency_key(run.run_id, node, attempt),
         "output_ref": output_ref(run.run_id, node.id, attempt) if snapshot is not None else None,
-        "output_snapshot": None if snapshot is None else orjson.dumps(snapshot).decode(),
+        "output_snapshot": None if snapshot is None else to_json(snapshot).decode(),
         "duration_ms": duration_ms,
         "due_in_seconds": due_in_seconds,
         **(error.model_dump() if error else dict.fromkeys(StageError.model_fields)),
@@ -246,7 +246,7 @@ async def skip(tx: AsyncConnection, run_id: str, node: Node, reason: str) -> Non
             "stage": node.stage.value,
             "status": advance(StageStatus.PENDING, StageStatus.SKIPPED).value,
             "idempotency_key": idempotency_key(run_id, node, 1),
-            "output_snapshot": orjson.dumps({"skipped": reason}).decode(),
+            "output_snapshot": to_json({"skipped": reason}).decode(),
         },
     )
 

@@ -17,7 +17,7 @@ from orchestration.states import RunStatus, advance
 from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, readable_run, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(
@@ -28,6 +28,10 @@ CLAIMABLE: ColumnElement[bool] = _T.status.in_(
 # `lost` is an owner that is known to be dead. If it is NULL, the comparison with it is NULL, which counts as false.
 _FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
 _LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
+
+
+UNREADABLE_SECONDS = 30.0
+"""After how long a run that could not be read is claimed again."""
 
 
 # Many runs, for a worker
@@ -62,6 +66,7 @@ async def claim_runs(
 
     Two workers that claim at the same time get different runs, and neither waits for the other. Each run gets an owner
     name of its own, `process` and a random part, so that a re-claim by the same process gets a new owner name.
+    A run that this version cannot read, because another has written it, is put off and not returned.
     `limit_of_all` is how many runs all workers together may execute at a time; None means no limit, and then this is
     a single statement, which needs no transaction.
     """
@@ -77,7 +82,23 @@ async def claim_runs(
         {"process": process, "limit": limit, "lease_seconds": lease_seconds, "deadline": deadline_seconds},
     )
     rows = sorted(claimed.mappings(), key=lambda row: (-row["priority"], row["id"]))
-    return [Claim(record=run_record(row), owner=row["lease_owner"], overdue=row["overdue"]) for row in rows]
+    runs = [
+        Claim(record=record, owner=row["lease_owner"], overdue=row["overdue"])
+        for row in rows
+        if (record := readable_run(row)) is not None
+    ]
+    if len(runs) < len(rows):
+        await _put_off(tx, {row["lease_owner"] for row in rows} - {claim.owner for claim in runs})
+    return runs
+
+
+async def _put_off(tx: AsyncConnection, owners: Collection[str]) -> None:
+    """Release runs that this version cannot read, for a worker that can. They take no other run's place meanwhile."""
+    await tx.execute(
+        update(_T)
+        .where(_T.lease_owner.in_(owners))
+        .values(lease_owner=None, lease_expires_at=None, due_at=in_seconds(UNREADABLE_SECONDS))
+    )
 
 
 # The wait counts from the last change of the run, so a run that was resumed by hand is not overdue at once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from orchestration.store.models import (
     PipelineRunRow,
 )
 from orchestration.store.records import HistoryRecord, RunRecord
-from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
 from orchestration.store.table import columns_of
 
 _A = AlertRow
@@ -79,6 +79,22 @@ async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
     """The keys of the open incidents whose key begins so, in any environment."""
     query = select(_I.incident_key).where(_I.status.in_(OPEN_STATUSES), _I.incident_key.startswith(start))
     return list((await tx.execute(query)).scalars())
+
+
+_LIVE_KEYS = text(
+    f"""
+    select incident_key from incident
+    where status in {OPEN_STATUSES!r} and environment = :environment and incident_key = any(:keys)
+    union
+    select incident_key from pipeline_run
+    where awaits_ingest and environment = :environment and incident_key = any(:keys)
+    """
+)
+
+
+async def live_keys(tx: AsyncConnection, environment: str, keys: Collection[str]) -> set[str]:
+    """Those of these keys under which an incident is open, or a push waits to be recorded."""
+    return set((await tx.execute(_LIVE_KEYS, {"environment": environment, "keys": list(keys)})).scalars())
 
 
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
@@ -196,7 +212,7 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
     latest = mine.where(~HAS_DUE_TIME).order_by(_R.id.desc())
     upcoming = mine.where(HAS_DUE_TIME).order_by(_R.due_at, _R.id)
     channels = select(*columns_of(_C, ChannelRecord)).where(_C.incident_id == incident_id).order_by(_C.channel)
-    runs = [run_record(one) for one in (await tx.execute(latest.limit(MOST))).mappings()]
+    runs = readable_runs((await tx.execute(latest.limit(MOST))).mappings())
     repeats = _repeats([incident_id], [run.run_id for run in runs])
     duplicates = select(*RUN_COLUMNS).where(repeats).order_by(_R.id.desc())
     return IncidentStory(
@@ -205,9 +221,9 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         alerts=await _alerts_of(tx, incident_id),
         channels=[ChannelRecord.model_validate(dict(one)) for one in (await tx.execute(channels)).mappings()],
         history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
-        upcoming=[run_record(one) for one in (await tx.execute(upcoming.limit(MOST))).mappings()],
+        upcoming=readable_runs((await tx.execute(upcoming.limit(MOST))).mappings()),
         runs=runs,
-        duplicates=[run_record(one) for one in (await tx.execute(duplicates.limit(MOST))).mappings()],
+        duplicates=readable_runs((await tx.execute(duplicates.limit(MOST))).mappings()),
     )
 
 

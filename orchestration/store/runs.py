@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, bindparam, column, func, insert, literal, or_, select, text, tuple_, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +18,8 @@ from sqlalchemy.sql.expression import Executable
 
 from orchestration.contracts import Contract, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
+from orchestration.redaction import one_line
+from orchestration.signals import logger
 from orchestration.states import RunReason, RunStatus, advance
 from orchestration.store.models import HistoryRow, PipelineRunRow
 from orchestration.store.records import RunRecord
@@ -48,6 +51,23 @@ def run_record(row: Mapping[Any, Any]) -> RunRecord:
     incident_id = values["incident_id"]
     values["incident_id"] = None if incident_id is None else str(incident_id)
     return RunRecord.model_validate(values)
+
+
+def readable_run(row: Mapping[Any, Any]) -> RunRecord | None:
+    """The record of a row; None if this version cannot read the row, which the log says.
+
+    For rows that are read together: another version may have written one of them, and the others do not wait for it.
+    """
+    try:
+        return run_record(row)
+    except ValidationError as error:
+        logger.error("Run %s cannot be read by this version: %s", row["run_id"], one_line(str(error), 500))
+        return None
+
+
+def readable_runs(rows: Iterable[Mapping[Any, Any]]) -> list[RunRecord]:
+    """The records of those rows that this version can read."""
+    return [run for run in map(readable_run, rows) if run is not None]
 
 
 async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> RunRecord:
@@ -250,7 +270,7 @@ def starts_with(column: InstrumentedAttribute[str], prefix: str) -> ColumnElemen
 async def find_runs(tx: AsyncConnection, id_prefix: str, *, limit: int = 10) -> list[RunRecord]:
     """The runs whose id starts with this."""
     query = select(*RUN_COLUMNS).where(starts_with(_T.run_id, id_prefix)).limit(limit)
-    return [run_record(row) for row in (await tx.execute(query)).mappings()]
+    return readable_runs((await tx.execute(query)).mappings())
 
 
 async def find_run(tx: AsyncConnection, id_prefix: str) -> RunRecord:
@@ -339,7 +359,7 @@ async def list_page(tx: AsyncConnection, wanted: RunFilter, *, limit: int, curso
         next_cursor = (
             base64.urlsafe_b64encode(f"{last['created_at'].isoformat()}/{last['id']}".encode()).decode().rstrip("=")
         )
-    return RunPage(runs=[run_record(row) for row in rows[:limit]], next_cursor=next_cursor)
+    return RunPage(runs=readable_runs(rows[:limit]), next_cursor=next_cursor)
 
 
 def _found_by(words: str) -> ColumnElement[bool]:

@@ -7,12 +7,13 @@ from datetime import datetime
 from functools import cache
 from typing import Annotated, Any
 
-import orjson
 from pydantic import BaseModel
 from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Text, TextClause, func, text
 from sqlalchemy.dialects.postgresql import JSONB, dialect
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.sql.elements import KeyedColumnElement
+
+from orchestration.json_text import to_json
 
 
 class Base(DeclarativeBase):
@@ -69,4 +70,4 @@ def insert_many(table: type[Base], names: tuple[str, ...], more: str = "") -> Te
 
 def as_json(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as one JSON value."""
-    return orjson.dumps(rows).decode()
+    return to_json(rows).decode()

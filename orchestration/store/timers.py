@@ -17,7 +17,7 @@ from orchestration.store.incidents import get_incident, lock_incident
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, IncidentRow, PipelineRunRow
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, run_record
+from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
 from orchestration.timing import FollowUp, Timing, next_follow_up
 
 OVERDUE_WAITS = timedelta(hours=1)
@@ -219,4 +219,4 @@ async def list_upcoming(tx: AsyncConnection, *, incident_id: str | None = None, 
     if incident_id is not None:
         query = query.where(_R.incident_id == int(incident_id))
     found = (await tx.execute(query.order_by(_R.due_at, _R.id).limit(limit))).mappings()
-    return [run_record({**row, "title": row["incident_title"]}) for row in found]
+    return readable_runs({**row, "title": row["incident_title"]} for row in found)

@@ -26,6 +26,9 @@ _OTHER_FILES = 128
 
 _FEWEST_CONNECTIONS = 16
 
+STALLED_SECONDS = 30.0
+"""How long a caller may leave an answer unread before its connection is closed."""
+
 
 class ApiConfig(uvicorn.Config):
     """uvicorn's configuration, with the limits of connections that `settings` set."""
@@ -56,7 +59,8 @@ def raise_open_files() -> None:
 
 
 class WaitingConnections:
-    """All connections, of which those that wait for a request are known by the order in which they began to wait.
+    """All connections, of which those that wait for a request, or leave an answer unread, are known by the order in
+    which they began to wait.
 
     At the limit, a new connection closes the one that has waited longest: whoever keeps connections open without
     a request keeps nobody out.
@@ -117,6 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """What has come since the last whole header, part of a body or end of a request."""
         self._in_header, self._in_body = False, False
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header."""
@@ -128,6 +133,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Forget the connection."""
         self._waiting.closed(self)
         self._unset_deadline()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -149,10 +156,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The request begins."""
+        """The request begins. Until its body has come, the connection still waits for it."""
         self._bytes, self._in_header, self._in_body = 0, False, True
         self._unset_deadline()
-        self._waiting.works(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -164,6 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request has come as a whole; what follows is the header of the next one."""
         self._bytes, self._in_body = 0, False
         self._unset_deadline()
+        self._works()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -175,6 +182,25 @@ class LimitedProtocol(HttpToolsProtocol):
         self._waiting.waits(self)
         if self._in_body:
             self._set_deadline(self.transport.close)
+
+    def pause_writing(self) -> None:
+        """The caller does not read its answer. It gets a while for it, and waits like one without a request."""
+        super().pause_writing()
+        self._waiting.waits(self)
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The caller reads on."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._works()
+
+    def _works(self) -> None:
+        """There is a request to be answered, unless it was answered already."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            self._waiting.works(self)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: who asks for a WebSocket is answered as if it did not, and must not fill the log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +19,8 @@ _MAX_RATE_LIMITED_CALLERS = 10_000
 _SITE_BITS = 64
 """Of an IPv6 address these belong to the customer's line; the others are the customer's choice."""
 
+_WITH_PORT = re.compile(r"(?:\[([^\]]+)\]|([\d.]+)):\d+")
+
 
 def caller_address(request: Request, settings: Settings) -> str:
     """The address by which callers without a key are told apart.
@@ -26,8 +29,10 @@ def caller_address(request: Request, settings: Settings) -> str:
     """
     address = request.client.host if request.client else "?"
     if settings.api_public_url is not None:
-        forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        address = forwarded[:64] or address
+        # Some proxies add a line of their own instead of adding to the caller's, and some add the port.
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+        with_port = _WITH_PORT.fullmatch(forwarded)
+        address = (with_port[1] or with_port[2] if with_port else forwarded[:64]) or address
     try:
         found = ip_address(address.strip("[]"))
     except ValueError:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from orchestration.errors import Unavailable
+from orchestration.json_text import to_json
 from orchestration.settings import Settings, load_settings
 from orchestration.states import parse_run_status
 from orchestration.store.database import AsyncConnection, Database, notifications
@@ -341,7 +341,7 @@ class LinesView:
 
     def _line(self, run: RunRecord) -> str:
         if self._as_json:
-            return orjson.dumps(run.model_dump(mode="json")).decode()
+            return to_json(run.model_dump(mode="json")).decode()
         cells = (f"{run.updated_at:%Y-%m-%d %H:%M:%S}", run.run_id[:SHORT], status_of(run), run.source)
         return "  ".join((*cells, duration(run.total_duration_ms), run.title)).rstrip()
 

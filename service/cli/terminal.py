@@ -19,6 +19,7 @@ from rich.status import Status
 from rich.text import Text
 
 from orchestration.errors import BadInput, PipelineError
+from orchestration.json_text import to_json
 from orchestration.redaction import redact_text
 from orchestration.signals import LOGGER_NAME, logger
 
@@ -179,9 +180,7 @@ def read_file(name: str, limit: int) -> bytes:
 
 def as_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    import orjson
-
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    sys.stdout.write(to_json(value, indent=True).decode() + "\n")
 
 
 def show_facts(facts: Mapping[str, object], *, indent: int = 2, width: int = 10) -> None:

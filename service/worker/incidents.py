@@ -36,5 +36,10 @@ async def start_timers(services: Services) -> None:
         without = await timers.list_without(tx)
     for incident_id in without:
         # One transaction each: each has the lock of its own key, and pushes do not wait for all of them.
-        async with services.database.transaction() as tx:
-            await timers.start(tx, incident_id, services.settings)
+        try:
+            async with services.database.transaction() as tx:
+                await timers.start(tx, incident_id, services.settings)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - an incident that cannot be read must not keep the others without a timer
+            logger.exception("Incident %s gets no timer", incident_id)

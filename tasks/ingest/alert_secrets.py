@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import cast
 
 from orchestration.alert import Alert
@@ -14,17 +16,19 @@ _NAME_CHARACTERS = 512
 def without_secrets(alert: Alert) -> Alert:
     """The alert without the secrets in its texts.
 
-    What identifies it stays as the sender made it: source, fingerprint and incident key were read before this. Values
-    under the name of a secret go, and the names of secrets stay (`secret_name`).
+    What identifies it was read before this, and identifies the same afterwards. Values under the name of a secret go,
+    and the names of secrets stay (`secret_name`).
     """
     return alert.model_copy(
         update={
+            "fingerprint": identity_without_secrets(alert.fingerprint),
+            "incident_key": stored_key(alert),
             "name": redact_text(alert.name)[:_NAME_CHARACTERS],
             "title": redact_text(alert.title)[:_NAME_CHARACTERS],
             "state_reason": redact_text(alert.state_reason)[:_NAME_CHARACTERS],
             "description": redact_text(alert.description),
-            "labels": _texts(alert.labels),
-            "annotations": _texts(alert.annotations),
+            "labels": texts_without_secrets(alert.labels),
+            "annotations": texts_without_secrets(alert.annotations),
             # Brackets would make an address of IPv6 of it.
             "links": {name: redact_text(url).replace(REDACTED, "redacted") for name, url in alert.links.items()},
             "raw_payload": cast("dict[str, object]", redact(alert.raw_payload)),
@@ -32,5 +36,22 @@ def without_secrets(alert: Alert) -> Alert:
     )
 
 
-def _texts(texts: Mapping[str, str]) -> dict[str, str]:
+def stored_key(alert: Alert) -> str:
+    """The incident key under which an alert is stored."""
+    return identity_without_secrets(alert.incident_key, keeps=f"{alert.source}:")
+
+
+@lru_cache(maxsize=4096)
+def identity_without_secrets(key: str, *, keeps: str = "") -> str:
+    """By what something is known. If that has a secret in it, this is its digest, which is as unique.
+
+    `keeps` is the beginning that stays in front of the digest.
+    """
+    if redact_text(key) == key:
+        return key
+    return f"{keeps if key.startswith(keeps) else ''}sha256:{hashlib.sha256(key.encode(errors='replace')).hexdigest()}"
+
+
+def texts_without_secrets(texts: Mapping[str, str]) -> dict[str, str]:
+    """Labels or annotations without secrets."""
     return {redact_text(name): REDACTED if is_secret(name, text) else redact_text(text) for name, text in texts.items()}

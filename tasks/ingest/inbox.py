@@ -31,8 +31,8 @@ from orchestration.store import incidents
 from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
-from tasks.ingest.alert_secrets import without_secrets
-from tasks.ingest.ceilings import too_many_incidents
+from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
+from tasks.ingest.ceilings import Storm
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
@@ -83,6 +83,7 @@ class PushMetadata:
 Write = Callable[[NewPush], Awaitable[WrittenPush]]
 
 _FROM_INSIDE = PushMetadata()
+_NO_OPTIONS = RunOptions()
 
 
 async def accept(
@@ -94,11 +95,11 @@ async def accept(
 ) -> WrittenPush:
     """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
-    A push with alerts becomes one run for each of its incidents, in the order of the push, or a single run that says
-    how many there are if they are more than `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`. A request without alerts
-    (a check of this host's health, a definition without an ingest node) becomes a single run. The runs share
-    the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in a
-    transaction of their own.
+    A push with alerts becomes one run for each of its incidents, in the order of the push. If they are more than
+    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not known become one run that says how many. A request
+    without alerts (a check of this host's health, a definition without an ingest node) becomes a single run. The runs
+    share the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in
+    a transaction of their own.
 
     Raises:
         BadInput: no alert can be read from the payload, it is too large, a name is wrong, or the definition is
@@ -118,6 +119,9 @@ async def accept(
         push = await asyncio.to_thread(_by_incident, request.payload, intake)
     else:
         push = _by_incident(request.payload, intake)
+    if isinstance(push, Storm):
+        groups = await push.split(services.database, intake.environment)
+        push = await asyncio.to_thread(_of_groups, request.payload, push.push, groups, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
     _signal_skipped(services.signals, written, push.runs)
     return written
@@ -146,17 +150,18 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) 
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
         environment=redact_text(checked_name("environment", request.environment)),
-        options=_storable(request.options),
+        options=_stored_options(request.options),
         metadata=metadata,
         settings=settings,
     )
 
 
-def _storable(options: RunOptions) -> RunOptions:
-    """The options without the characters that PostgreSQL refuses."""
-    given = options.model_dump()
-    cleaned = clean(given)
-    return options if cleaned == given else RunOptions.model_validate(cleaned)
+def _stored_options(options: RunOptions) -> RunOptions:
+    """The options without secrets in their labels, and without the characters that PostgreSQL refuses."""
+    if options == _NO_OPTIONS:
+        return options
+    cleaned = RunOptions.model_validate(clean(options.model_dump()))
+    return cleaned.model_copy(update={"labels": texts_without_secrets(cleaned.labels)})
 
 
 def _checked_size(request: RunRequest, metadata: PushMetadata, settings: Settings) -> int:
@@ -222,7 +227,7 @@ def _title_of_value(plan: Plan, payload: object) -> str:
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
 
 
-def _by_incident(payload: object, intake: _Intake) -> NewPush:
+def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     """The runs of a push with alerts: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
@@ -230,7 +235,11 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush:
     groups = split_by_incident(push.alerts)
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
-        groups = [[too_many_incidents(push, groups, ceiling)]]
+        return Storm.of(push, groups, ceiling)
+    return _of_groups(payload, push, groups, intake)
+
+
+def _of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:
     groups = [[without_secrets(alert) for alert in group] for group in groups]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
@@ -277,14 +286,9 @@ def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPu
         return push
     return replace(
         push,
-        idempotency_key=_stored_key(checked_name("idempotency key", key)),
+        idempotency_key=identity_without_secrets(checked_name("idempotency key", key)),
         body_hash=_digest([intake.source, intake.environment, intake.options_json.decode(), clean(payload)]),
     )
-
-
-def _stored_key(key: str) -> str:
-    """The idempotency key as it is stored: a key with a secret in it as its digest, which is as unique."""
-    return key if redact_text(key) == key else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-import orjson
 from pydantic import BeforeValidator, Field, JsonValue
 
 from orchestration.contracts import Stage, StageContext, TransformResult
@@ -14,6 +13,7 @@ from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.engine.values import dig, find
 from orchestration.errors import BadInput
 from orchestration.graph import PAYLOAD, NodeConfig
+from orchestration.json_text import to_json
 
 MAX_ITEMS = 1_000
 """Items of a list that a transform works on."""
@@ -81,7 +81,7 @@ async def transform(_context: StageContext, setup: TransformSetup) -> TransformR
         value = _filter(value, config.filter_priority)
     if config.mapping:
         value = _map(value, config.mapping)
-    if (size := len(orjson.dumps(value))) > MAX_BYTES:
+    if (size := len(to_json(value))) > MAX_BYTES:
         raise BadInput(f"what comes out has {size:,} bytes, more than {MAX_BYTES:,}: extract less of it")
     count = len(value) if isinstance(value, list) else int(value is not None)
     return TransformResult(output=value, count=count)
