@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestration.alert import Alert, IncidentStatus
+from orchestration.alert import Alert, IncidentStatus, Severity
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound
 from orchestration.requests import RunOptions, StoredPush
@@ -225,7 +225,9 @@ async def test_a_person_resolves_it_and_everybody_hears_it(services: Services, c
     assert again.message.startswith("Incident 1 (HighCPU on web-1) is resolved already, since 20")
 
 
-async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_again(services: Services) -> None:
+async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_again_unless_it_is_worse(
+    services: Services,
+) -> None:
     began = datetime.now(UTC) - HOUR
     firing = Alert(source="alertmanager", fingerprint="f", name="DiskFull", incident_key="k", episode_at=began)
 
@@ -238,6 +240,13 @@ async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_
         return (await run_to_end(services, run.run_id)).incident_id or ""
 
     incident_id = await push_again(firing)
+    await resolve(services, incident_id)
+    await push_again(firing)
+    assert (await incident_of(services.database, incident_id)).status is IncidentStatus.RESOLVED
+    await push_again(firing.model_copy(update={"severity": Severity.CRITICAL}))
+    worse = await incident_of(services.database, incident_id)
+    assert (worse.status, worse.severity) == (IncidentStatus.OPEN, Severity.CRITICAL)
+
     await resolve(services, incident_id)
     await push_again(firing)
     assert (await incident_of(services.database, incident_id)).status is IncidentStatus.RESOLVED
