@@ -313,6 +313,31 @@ async def test_a_snooze_can_be_ended(services: Services) -> None:
     assert await next_of(services.database, incident_id) == "reminder 60"
 
 
+async def test_what_came_during_a_snooze_is_said_when_a_person_ends_the_snooze(
+    services: Services, channel: MemoryChannel
+) -> None:
+    group = {"incident_key": "disks", "severity": "warning"}
+    incident_id = (await push(services, fingerprint="a", **group)).incident_id or ""
+    await snooze(services, incident_id, timedelta(hours=9))
+    hushed = await push(services, fingerprint="b", **group)
+    assert (hushed.status, hushed.skip_reason) == (RunStatus.SKIPPED, "snoozed")
+
+    await snooze(services, incident_id, timedelta())
+    said = await execute_follow_up(services, RunReason.ACTION)
+    assert said.status is RunStatus.NOTIFIED
+    assert fact(channel, "Why now") == "nothing new, but not every channel knew what is true"
+    assert len(channel.messages) == 2
+    assert await next_of(services.database, incident_id) == "reminder 240"
+
+
+async def test_a_repeat_does_not_say_what_the_run_for_a_persons_action_is_about_to_say(services: Services) -> None:
+    push_of = {"severity": "warning", "startsAt": (datetime.now(UTC) - HOUR).isoformat()}
+    incident_id = (await push(services, **push_of)).incident_id or ""
+    await resolve(services, incident_id)
+    repeat = await push(services, **push_of)
+    assert (repeat.status, repeat.skip_reason) == (RunStatus.SKIPPED, "repeat")
+
+
 async def test_what_nobody_hears_of_any_more_expires_and_fires_again_when_it_is_heard_of(
     services: Services, channel: MemoryChannel
 ) -> None:

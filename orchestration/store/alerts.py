@@ -388,7 +388,7 @@ async def _settle(
     if values:
         incident = await update_incident(tx, incident_id, **values)
     if settled.known and not settled.material:
-        notified = await is_notified(tx, incident_id, recording.run.id)
+        notified = await is_notified(tx, incident_id, recording.run.run_id)
         settled = replace(settled, notified_before=notified)
     return settled, incident
 
