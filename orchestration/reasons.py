@@ -48,7 +48,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.EXPIRED: "nobody has heard of it for long, so it counts as over; whether it is, is not known",
     Reason.REMINDER: "a reminder: it still fires, and nobody has acknowledged it",
     Reason.REDELIVERY: "an earlier message about this incident was not accepted",
-    Reason.UNTOLD: "nothing new, but no message about this incident has reached anybody",
+    Reason.UNTOLD: "nothing new, but not every channel knew what is true",
     Reason.REPEAT: "a repeat: nothing has changed",
     Reason.DUPLICATE: "the same was said shortly before",
     Reason.SEVERITY_LOWERED: "it is less severe than before, and still fires",

@@ -67,11 +67,11 @@ class Truth:
             left_out = self._left_out(incident, events)
             news |= dict.fromkeys(left_out, "said")
             fresh += left_out
-        firing = [event for event in fresh if event.firing]
-        members = incident.members if incident else {}
-        dismissed = {alert for alert, status in members.items() if status == "dismissed"}
-        # What a person has ended stays so while its sender only repeats it, and names when it began.
-        wanted = {e.alert for e in firing if e.alert not in dismissed or news[e] != "said" or e.start is None}
+        firing, members = [event for event in fresh if event.firing], incident.members if incident else {}
+        # What a person has ended stays so while its sender only repeats it, no worse, and names when it began.
+        ended = {a: self.alerts[a].severity.rank for a, status in members.items() if status == "dismissed"}
+        repeats = {e for e in firing if news[e] == "said" and e.start and e.severity.rank <= ended.get(e.alert, -1)}
+        wanted = {event.alert for event in firing if event not in repeats}
         for event in fresh:
             self._note(event, news[event], accepted)
         reopened = bool(wanted) and (incident is None or incident.status != "open")

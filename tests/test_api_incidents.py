@@ -55,7 +55,7 @@ async def test_an_incident_from_its_page_to_its_end(api: httpx.AsyncClient, serv
     assert [(one["channel"], one["is_current"]) for one in shown["channels"]] == [("memory", False)]
     said = [(line["event"], line["by"], line["via"], line["text"]) for line in shown["history"] if line["via"]]
     assert said == [
-        ("incident_closed", "somebody without a key", "http", None),
+        ("incident_closed", "somebody with the local key", "http", None),
         ("incident_resolved", "ada", "http", None),
         ("incident_note", "ada", "http", "a runaway job"),
         ("incident_acknowledged", "ada", "http", None),

@@ -73,6 +73,20 @@ async def test_a_revoked_key_is_no_silent_loss(api: httpx.AsyncClient, database:
     assert push.size_bytes == len(answer.request.content)
 
 
+@pytest.mark.parametrize("name", ["Ölstand niedrig", 'Disk "C:\\" full', "Füllstand 🛢 \\u00d6", "a/b\ttab"])
+@pytest.mark.parametrize("written", ["json", "ascii", "form"])
+async def test_a_refused_push_is_found_by_its_name_however_its_sender_wrote_it(
+    api: httpx.AsyncClient, database: Database, name: str, written: str
+) -> None:
+    body = json.dumps({"name": name}, ensure_ascii=written != "json")
+    form = {"payload": body} if written == "form" else None
+    await api.post(PATH, content=None if form else body, data=form, headers={"X-API-Key": "apk_none"})
+    await kept(database)
+    for words in (name, name.swapcase().replace("\\U00D6", "\\u00d6")):
+        assert len(await refused(database, words)) == 1, words
+    assert await refused(database, "another") == []
+
+
 async def test_every_refusal_of_a_push_is_kept(api: httpx.AsyncClient, settings: Settings, database: Database) -> None:
     key = await make_key(settings, database, Scope.TRIGGER, name="grafana")
     reader = await make_key(settings, database, Scope.READ, name="reader")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from orchestration.alert import Alert, IncidentStatus
+from orchestration.alert import Alert, IncidentStatus, Severity
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound
 from orchestration.requests import RunOptions, StoredPush
@@ -228,7 +228,9 @@ async def test_a_person_resolves_it_and_everybody_hears_it(services: Services, c
     assert again.message.startswith("Incident 1 (HighCPU on web-1) is resolved already, since 20")
 
 
-async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_again(services: Services) -> None:
+async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_again_unless_it_is_worse(
+    services: Services,
+) -> None:
     began = datetime.now(UTC) - HOUR
     firing = Alert(source="alertmanager", fingerprint="f", name="DiskFull", incident_key="k", episode_at=began)
 
@@ -241,6 +243,13 @@ async def test_a_repeat_of_a_firing_that_a_person_has_resolved_does_not_open_it_
         return (await run_to_end(services, run.run_id)).incident_id or ""
 
     incident_id = await push_again(firing)
+    await resolve(services, incident_id)
+    await push_again(firing)
+    assert (await incident_of(services.database, incident_id)).status is IncidentStatus.RESOLVED
+    await push_again(firing.model_copy(update={"severity": Severity.CRITICAL}))
+    worse = await incident_of(services.database, incident_id)
+    assert (worse.status, worse.severity) == (IncidentStatus.OPEN, Severity.CRITICAL)
+
     await resolve(services, incident_id)
     await push_again(firing)
     assert (await incident_of(services.database, incident_id)).status is IncidentStatus.RESOLVED
@@ -305,6 +314,31 @@ async def test_a_snooze_can_be_ended(services: Services) -> None:
     await snooze(services, incident_id, timedelta(hours=9))
     assert (await snooze(services, incident_id, timedelta())).message.endswith("is not snoozed any more")
     assert await next_of(services.database, incident_id) == "reminder 60"
+
+
+async def test_what_came_during_a_snooze_is_said_when_a_person_ends_the_snooze(
+    services: Services, channel: MemoryChannel
+) -> None:
+    group = {"incident_key": "disks", "severity": "warning"}
+    incident_id = (await push(services, fingerprint="a", **group)).incident_id or ""
+    await snooze(services, incident_id, timedelta(hours=9))
+    hushed = await push(services, fingerprint="b", **group)
+    assert (hushed.status, hushed.skip_reason) == (RunStatus.SKIPPED, "snoozed")
+
+    await snooze(services, incident_id, timedelta())
+    said = await execute_follow_up(services, RunReason.ACTION)
+    assert said.status is RunStatus.NOTIFIED
+    assert fact(channel, "Why now") == "nothing new, but not every channel knew what is true"
+    assert len(channel.messages) == 2
+    assert await next_of(services.database, incident_id) == "reminder 240"
+
+
+async def test_a_repeat_does_not_say_what_the_run_for_a_persons_action_is_about_to_say(services: Services) -> None:
+    push_of = {"severity": "warning", "startsAt": (datetime.now(UTC) - HOUR).isoformat()}
+    incident_id = (await push(services, **push_of)).incident_id or ""
+    await resolve(services, incident_id)
+    repeat = await push(services, **push_of)
+    assert (repeat.status, repeat.skip_reason) == (RunStatus.SKIPPED, "repeat")
 
 
 async def test_what_nobody_hears_of_any_more_expires_and_fires_again_when_it_is_heard_of(

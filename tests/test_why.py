@@ -14,6 +14,7 @@ from sqlalchemy import text
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
+from orchestration.store.incident_list import find_by_words
 from orchestration.store.keys import Scope
 from orchestration.store.why_facts import Why
 from service.cli.why import _show
@@ -118,6 +119,25 @@ async def test_what_never_came_is_said(api: httpx.AsyncClient, paged: Services, 
 
     assert found.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
     assert (found.incident, found.timeline) == (None, [])
+
+
+async def test_a_name_in_full_is_meant_before_a_longer_one(
+    api: httpx.AsyncClient, paged: Services, database: Database
+) -> None:
+    await send(api, paged)
+    await send(api, paged, status="resolved")
+    await send(api, paged, instance="db-10")
+    await send(api, None, alertname="DiskFullSoon")
+
+    for what in ("DiskFull on db-1", "diskfull on DB-1"):
+        found = await ask(api, what)
+        assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
+        assert [one.title for one in found.other_incidents] == ["DiskFull on db-10"]
+    assert (await ask(api, "DiskFull")).answer.startswith("slack was notified of DiskFull on db-10 at ")
+    assert (await ask(api, "DiskFullS")).answer.startswith("Nobody has been notified of DiskFullSoon on db-1 yet")
+    async with database.transaction() as tx:
+        acted_on = [(await find_by_words(tx, words)).title for words in ("DiskFull on db-1", "DiskFull on db")]
+    assert acted_on == ["DiskFull on db-1", "DiskFull on db-10"]
 
 
 async def test_duplicate(api: httpx.AsyncClient, paged: Services) -> None:

@@ -125,6 +125,14 @@ async def test_a_refused_push_that_is_named_shows_what_it_said(settings: Setting
     assert "hunter2" not in timeline(found)
 
 
+async def test_who_sent_a_refused_push_with_the_local_key_is_said(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/alerts/webhook/", json={"alerts": [], "about": "DiskFull"})).status_code == 422
+    await eventually(lambda: is_known(api))
+    found = await ask(api, "DiskFull")
+    assert found.answer.endswith(" It came from the local key at 127.0.0.1.")
+    assert "push to /alerts/webhook/ from the local key at 127.0.0.1" in timeline(found)
+
+
 async def test_many_repeats_are_one_line_and_hide_nothing(
     api: httpx.AsyncClient, paged: Services, database: Database
 ) -> None:

@@ -29,6 +29,7 @@ from orchestration.store.incidents import (
     UNACKNOWLEDGED,
     find_incident,
     get_incident,
+    is_notified,
     lock_incident,
     raise_version,
     update_incident,
@@ -207,6 +208,9 @@ async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, set
         return _unchanged(incident, "is not snoozed")
     incident = await _change(tx, incident, "incident_snooze_ended", actor, snoozed_until=None)
     await reschedule(tx, incident, settings)
+    # The reminder at the end of the snooze would have said what came during it.
+    if not await is_notified(tx, int(incident.id)):
+        await add_follow_up(tx, int(incident.id), RunReason.ACTION)
     return _changed(incident, "is not snoozed any more")
 
 

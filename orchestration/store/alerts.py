@@ -211,14 +211,28 @@ async def _find_or_open(
 async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> bool:
     """Whether firing alerts reopen a resolved incident.
 
-    A repeat of an alert whose incident a person has resolved does not, if the sender names its start: then a later
-    start says when it fires anew.
+    A repeat of an alert whose incident a person has resolved does not, see `_only_repeats`.
     """
     if any(recording.news[alert.fingerprint] in _JOINING for alert in firing):
         return True
     ids = [recording.known[alert.fingerprint][0] for alert in firing]
     dismissed = await members.dismissed(tx, incident_id, ids)
-    return any(recording.known[alert.fingerprint][0] not in dismissed or alert.episode_at is None for alert in firing)
+    return any(
+        recording.known[alert.fingerprint][0] not in dismissed or not _only_repeats(alert, recording)
+        for alert in firing
+    )
+
+
+def _only_repeats(alert: Alert, recording: _Recording) -> bool:
+    """Whether a firing alert says nothing that a person who has resolved its incident did not know.
+
+    Without its start nobody can tell whether it fires anew. What has become worse is news, as it is for whoever has
+    acknowledged an incident.
+    """
+    if recording.news[alert.fingerprint] is not News.REPEAT or alert.episode_at is None:
+        return False
+    known = recording.known[alert.fingerprint][1]
+    return recording.moments[alert.fingerprint].overtaken or alert.severity.rank <= known.severity.rank
 
 
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
@@ -333,11 +347,7 @@ async def _join(
 ) -> int:
     """Make the firing alerts members of the incident. Returns how many fire in it that did not before."""
     firing = [alert for alert in fresh if alert.firing]
-    repeats = [
-        ids[alert.fingerprint]
-        for alert in firing
-        if recording.news[alert.fingerprint] is News.REPEAT and alert.episode_at is not None
-    ]
+    repeats = [ids[alert.fingerprint] for alert in firing if _only_repeats(alert, recording)]
     joined = 0
     for start in range(0, len(firing), _CHUNK):
         chunk = [ids[alert.fingerprint] for alert in firing[start : start + _CHUNK]]
@@ -392,7 +402,7 @@ async def _settle(
     if values:
         incident = await update_incident(tx, incident_id, **values)
     if settled.known and not settled.material:
-        notified = await is_notified(tx, incident_id, recording.run.id)
+        notified = await is_notified(tx, incident_id, recording.run.run_id)
         settled = replace(settled, notified_before=notified)
     return settled, incident
 

@@ -153,7 +153,8 @@ def _decoded(cursor: str) -> int:
 async def find_by_words(tx: AsyncConnection, words: str) -> Incident:
     """The incident that a person means: its number, with or without `#`, or the start of its title in any case.
 
-    Incidents that have not ended come first. Of several with one key, the newest is meant.
+    A title that is typed in full comes first, then incidents that have not ended: somebody who acts on `DiskFull on
+    db-1` does not mean db-10. Of several with one key, the newest is meant.
 
     Raises:
         IncidentNotFound: there is none, or the title fits several; the message names the nearest titles.
@@ -170,8 +171,8 @@ async def find_by_words(tx: AsyncConnection, words: str) -> Incident:
     )
     known = (await tx.execute(query)).mappings().all()
     fitting = [row for row in known if typed and row["title"].casefold().startswith(typed.casefold())]
-    fitting = [row for row in fitting if row["open"]] or fitting
     fitting = [row for row in fitting if row["title"].casefold() == typed.casefold()] or fitting
+    fitting = [row for row in fitting if row["open"]] or fitting
     by_key = {(row["environment"], row["incident_key"]): row for row in reversed(fitting)}
     if len(by_key) == 1:
         return await find_incident(tx, str(next(iter(by_key.values()))["id"]))

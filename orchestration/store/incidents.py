@@ -108,8 +108,8 @@ _IS_NOTIFIED = text(
     select
         exists (
             select from pipeline_run as run
-            where run.incident_id = :incident_id and run.id <> :run and run.status in {CLAIMABLE_STATUSES!r}
-                and (run.reason = 'redelivery' or (run.ingest_result->>'tell')::boolean)
+            where run.incident_id = :incident_id and run.run_id <> :run_id and run.status in {CLAIMABLE_STATUSES!r}
+                and (run.reason in ('redelivery', 'action') or (run.ingest_result->>'tell')::boolean)
         )
         or (
             select count(*) > 0 and bool_and(known.version >= incident.version)
@@ -120,12 +120,12 @@ _IS_NOTIFIED = text(
 )
 
 
-async def is_notified(tx: AsyncConnection, incident_id: int, run: int) -> bool:
+async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str = "") -> bool:
     """Whether every channel knows what is true of the incident, or a run other than this one is about to say it.
 
-    False means that a message failed for good, or that there never was one: nobody may know of the incident.
+    False means that a message failed for good, that a snooze kept it back, or that there never was one.
     """
-    return (await tx.execute(_IS_NOTIFIED, {"incident_id": incident_id, "run": run})).scalar_one()
+    return (await tx.execute(_IS_NOTIFIED, {"incident_id": incident_id, "run_id": run_id})).scalar_one()
 
 
 async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) -> Incident:

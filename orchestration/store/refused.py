@@ -8,6 +8,7 @@ one row with a count, and so is what it sends beyond `MAX_BODIES_PER_MINUTE` dif
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,9 @@ KEPT_CHARACTERS = 2048
 
 READ_BYTES = 3 * KEPT_CHARACTERS
 """How much of a body is looked at: beyond what is kept, so that a secret at its end is found."""
+
+LOCAL_KEY = "local_key"
+"""The detail that the sender had the local key, which has no name."""
 
 MAX_ROWS_PER_MINUTE = 60
 """How many different refusals of a minute one process keeps. The others of that minute are counted in one row."""
@@ -94,6 +98,11 @@ class RefusedPush(Contract):
     def count(self) -> int:
         """How many pushes of this minute were refused like this."""
         return int(self.details.get("count", 1))
+
+    @property
+    def key(self) -> str:
+        """The key that its sender had, as a sentence names it; "" if it had none."""
+        return f"the key {self.sender!r}" if self.sender else "the local key" if self.details.get(LOCAL_KEY) else ""
 
 
 @dataclass(kw_only=True)
@@ -223,12 +232,14 @@ async def list_refused(
         tx: the transaction to read in.
         since: the beginning of the span.
         until: its end.
-        words: all of them stand in the body, in any case. A push without a body fits any words, because nobody knows
-            what it said.
+        words: all of them stand in the body, in any case, as they are or as JSON quotes them. A push without a body
+            fits any words, because nobody knows what it said.
         limit: how many at most.
     """
     query = select(*columns_of(_T, RefusedPush)).where(_T.at >= since, _T.at <= until)
     for word in words:
-        query = query.where(or_(_T.body == "", func.strpos(func.lower(_T.body), word.lower()) > 0))
+        quoted = json.dumps(word, ensure_ascii=False)[1:-1]
+        says = (func.strpos(func.lower(_T.body), func.lower(each)) > 0 for each in {word, quoted})
+        query = query.where(or_(_T.body == "", *says))
     rows = await tx.execute(query.order_by(_T.at.desc(), _T.id.desc()).limit(limit))
     return [RefusedPush.model_validate(dict(row)) for row in rows.mappings()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,6 +68,9 @@ _REFUSED_SHOWN = 10
 Matcher = tuple[str, str, str]
 """A label, an operator and a value."""
 
+FitsName = Callable[[Any, str], ColumnElement[bool]]
+"""Whether a name or a title, in a column, is the one that is asked about."""
+
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _REFUSED_ID = re.compile(r"refused-(\d{1,18})")
 _MATCHER = re.compile(r"""\s*([A-Za-z_][\w.\-]*)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|'([^']*)'|([^,"'{}]*))\s*""")
@@ -103,8 +106,9 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
         return explain(await _of_refused(tx, int(refused[1]), facts))
     if (by_run := await _of_run(tx, facts)) is not None:
         return explain(by_run)
-    incidents, matchers = await _matching(tx, asked, at)
-    loose = [] if _is_number(asked) else await _loose_runs(tx, asked, matchers, at)
+    matchers = [] if _is_number(asked) else _parse_matchers(asked)
+    await _check_expressions(tx, matchers)
+    incidents, loose = await _named(tx, asked, matchers, at)
     if loose and (not incidents or loose[-1].run.created_at > _order_of(incidents[0], at)):
         facts = facts.model_copy(update={"runs": loose, "subject": loose[-1].run.title or asked, "others": incidents})
     elif incidents:
@@ -164,28 +168,52 @@ def _is_number(asked: str) -> bool:
     return number.isascii() and number.isdecimal() and len(number) <= ID_DIGITS
 
 
-async def _matching(tx: AsyncConnection, asked: str, at: datetime | None) -> tuple[list[Incident], Sequence[Matcher]]:
-    """The incidents that are meant, the likeliest first, and the matchers of the question."""
+async def _named(
+    tx: AsyncConnection, asked: str, matchers: Sequence[Matcher], at: datetime | None
+) -> tuple[list[Incident], list[ExplainedRun]]:
+    """The incidents that are meant, the likeliest first, and the pushes that are meant and belong to none.
+
+    What has the asked name in full is meant before what only begins with it.
+    """
     if _is_number(asked):
         number = int(asked.removeprefix("#"))
         if found := await _incidents(tx, [number], None):
             return found, []
         raise IncidentNotFound(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
-    matchers = _parse_matchers(asked)
-    await _check_expressions(tx, matchers)
+    begun = await _matching(tx, asked, matchers, at, _begins)
+    if not matchers:
+        called = await _matching(tx, asked, matchers, at, _is_called)
+        loose = await _loose_runs(tx, asked, matchers, at, _is_called)
+        if called or loose:
+            return list({one.id: one for one in (*called, *begun)}.values())[:MOST_INCIDENTS], loose
+    return begun, await _loose_runs(tx, asked, matchers, at, _begins)
+
+
+async def _matching(
+    tx: AsyncConnection,
+    asked: str,
+    matchers: Sequence[Matcher],
+    at: datetime | None,
+    fits_name: FitsName,
+) -> list[Incident]:
+    """The incidents with such a title or with an alert that fits, the likeliest first."""
     latest = select(_A.id, _A.name, _A.labels).order_by(_A.heard_at.desc()).limit(NEWEST_ALERTS).subquery()
-    fits = _fit(latest.c.name, latest.c.labels, asked, matchers)
+    fits = _fit(latest.c.name, latest.c.labels, asked, matchers, fits_name)
     by_title: list[int] = []
     if not matchers:
-        title = select(_I.id).where(_begins(_I.title, asked)).order_by(_I.id.desc()).limit(50)
+        title = select(_I.id).where(fits_name(_I.title, asked)).order_by(_I.id.desc()).limit(50)
         by_title = list((await tx.execute(title)).scalars())
     members = select(MembershipRow.incident_id).where(MembershipRow.alert_id.in_(select(latest.c.id).where(fits)))
     ids = [*by_title, *(await tx.execute(members.order_by(MembershipRow.incident_id.desc()).limit(200))).scalars()]
-    return await _incidents(tx, ids, at), matchers
+    return await _incidents(tx, ids, at)
 
 
 async def _loose_runs(
-    tx: AsyncConnection, asked: str, matchers: Sequence[Matcher], at: datetime | None
+    tx: AsyncConnection,
+    asked: str,
+    matchers: Sequence[Matcher],
+    at: datetime | None,
+    fits_name: FitsName,
 ) -> list[ExplainedRun]:
     """The last pushes that fit and belong to no incident, of one incident key, oldest first.
 
@@ -198,8 +226,9 @@ async def _loose_runs(
     run = latest.subquery().c
     alert = func.jsonb_path_query(run.payload, cast("$.alerts[*]", JSONPATH)).table_valued("value").render_derived()
     value = type_coerce(alert.c.value, JSONB)
-    says = exists().select_from(alert).where(_fit(value.op("->>")("name"), value.op("->")("labels"), asked, matchers))
-    fits = says if matchers else or_(_begins(run.title, asked), says)
+    says = _fit(value.op("->>")("name"), value.op("->")("labels"), asked, matchers, fits_name)
+    says = exists().select_from(alert).where(says)
+    fits = says if matchers else or_(fits_name(run.title, asked), says)
     known = exists().where(_I.incident_key == run.incident_key, _I.environment == run.environment)
     query = select(run.id, run.incident_key, run.environment).where(
         run.incident_id.is_(None), run.reason == RunReason.PUSH, not_(known), fits
@@ -276,14 +305,17 @@ def _entire(value: str) -> str:
     return f"^(?:{value})$"
 
 
-def _fit(name: Any, labels: Any, asked: str, matchers: Sequence[Matcher]) -> ColumnElement[bool]:
-    """Whether an alert of the query has such labels or, without matchers, a name that begins like this."""
-    return and_(*(_fits(name, labels, *matcher) for matcher in matchers)) if matchers else _begins(name, asked)
+def _fit(name: Any, labels: Any, asked: str, matchers: Sequence[Matcher], fits_name: FitsName) -> ColumnElement[bool]:
+    """Whether an alert of the query has such labels or, without matchers, such a name."""
+    return and_(*(_fits(name, labels, *matcher) for matcher in matchers)) if matchers else fits_name(name, asked)
 
 
 def _begins(text: Any, asked: str) -> ColumnElement[bool]:
-    start = asked.lower()
-    return func.left(func.lower(text), len(start)) == start
+    return func.starts_with(func.lower(text), func.lower(asked))
+
+
+def _is_called(text: Any, asked: str) -> ColumnElement[bool]:
+    return func.lower(text) == func.lower(asked)
 
 
 def _fits(alert_name: Any, labels: Any, name: str, operator: str, value: str) -> ColumnElement[bool]:

@@ -109,8 +109,7 @@ def _refused_answer(facts: Facts, push: RefusedPush) -> str:
 
 def _sender(push: RefusedPush) -> str:
     without = "a sender without a valid key" if push.status == HTTP_UNAUTHORIZED else "a sender without a key"
-    who = f"the key {push.sender!r}" if push.sender else without
-    return f"{who} at {push.address or 'an unknown address'}"
+    return f"{push.key or without} at {push.address or 'an unknown address'}"
 
 
 def _nothing(facts: Facts) -> str:

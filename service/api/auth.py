@@ -40,6 +40,8 @@ class Caller:
     """The sender of a request. A caller without a key of its own has the local key, or no key is asked for."""
 
     key: ApiKey | None = None
+    is_local: bool = False
+    """Whether it has the local key."""
     signature: str | None = None
     """The hash under which a signed request is remembered, so that a replay is refused."""
 
@@ -106,7 +108,7 @@ class Guard:
             # Behind a proxy on this machine, too: whoever has the local key can read the files of its owner.
             if request.client is not None and not is_loopback(request.client.host):
                 raise unauthorized(f"The local key is good on its own machine only: {HOW}")
-            return Caller()
+            return Caller(is_local=True)
         key = await self.ring.find(token)
         if key is None:
             raise unauthorized(f"The API key is unknown or revoked: {HOW}")

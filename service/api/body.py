@@ -18,7 +18,7 @@ from encodings.aliases import aliases
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, NoReturn, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 import orjson
 from fastapi import Request
@@ -77,6 +77,9 @@ _UNNAMED = frozenset({"utf_8", "ascii"})
 _NO_CHARSETS = frozenset({"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec"})
 _CHARSETS = {**{name: name for name in aliases.values()}, **aliases}
 """Python's charsets by all of their names. Unknown names are not looked up: Python keeps each of them for ever."""
+
+_ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+|\\.")
+"""The escapes in a JSON text: characters by their numbers in a row, or any other one."""
 
 _EDGES = " \t\r\n\x00\ufeff"
 """What may stand around the JSON of a body. A program in C may send the zero byte that ends its text."""
@@ -193,14 +196,28 @@ async def read_object(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dic
 
 
 def readable(raw: bytes, headers: BodyHeaders, limit: int) -> str:
-    """The text at the beginning of a body, for people; `limit` in bytes. A body that cannot be read gives ""."""
+    """The text at the beginning of a body, for people; `limit` in bytes. A body that cannot be read gives "".
+
+    Letters stand in it as themselves, also where its sender has written `\\u00d6` or `%C3%96`: people search for them.
+    """
     body = raw[:limit]
     if "gzip" in headers.content_encoding.lower():
         try:
             body = zlib.decompressobj(wbits=_GZIP_WINDOW).decompress(raw, limit)
         except zlib.error:
             return ""
-    return next(_decoded(body, headers.charset)).strip(_EDGES)
+    text = next(_decoded(body, headers.charset)).strip(_EDGES)
+    if headers.is_form and not text.startswith(("{", "[")):
+        text = unquote_plus(text)
+    return _ESCAPES.sub(_unescaped, text)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """The characters of an escape, if they can be printed and do not end the text; else the escape."""
+    if not escape[0].startswith("\\u"):
+        return escape[0]
+    said = str(json.loads(f'"{escape[0]}"')).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return said if said.isprintable() and not set(said) & set('"\\') else escape[0]
 
 
 def _parse(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dict[str, Any], int]:

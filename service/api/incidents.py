@@ -307,7 +307,8 @@ async def add_note(request: ApiRequest, incident_id: Id, given: Note) -> DoneSha
 
 def _actor(request: ApiRequest, given: Action) -> Actor:
     key = request.caller.name
-    return Actor(by=given.by or key or "somebody without a key", via=Via.HTTP, key=key)
+    somebody = "somebody with the local key" if request.caller.is_local else "somebody without a key"
+    return Actor(by=given.by or key or somebody, via=Via.HTTP, key=key)
 
 
 async def _done(tx: AsyncConnection, done: Done) -> DoneShape:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from orchestration.errors import PipelineError
 from orchestration.store import keys
-from orchestration.store.refused import READ_BYTES, Refusal
+from orchestration.store.refused import LOCAL_KEY, READ_BYTES, Refusal
 from service.api.auth import CALLER, HOW, HOW_HERE, token_of
 from service.api.body import RAW_BODY, BodyHeaders, beginning_of, declared_size, readable
 from service.api.prefix import prefix_of
@@ -31,6 +31,7 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
         "user_agent": headers.get("user-agent", ""),
         "forwarded_for": headers.get("x-forwarded-for", ""),
         "key": "" if caller is not None else _key_in(request),
+        LOCAL_KEY: "yes" if caller is not None and caller.is_local else "",
     }
     refusal = Refusal(
         status=status,

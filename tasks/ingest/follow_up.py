@@ -14,7 +14,7 @@ from orchestration.states import RunReason
 from orchestration.store import members
 from orchestration.store.actions import clear_acknowledgement, note_event
 from orchestration.store.database import Transaction
-from orchestration.store.incidents import get_incident, raise_version, update_incident
+from orchestration.store.incidents import get_incident, is_notified, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
 from orchestration.timing import FollowUp, Timing, is_due, is_quiet
 from tasks.ingest.incidents import NotifyDecision
@@ -36,7 +36,7 @@ async def follow_up(
         settings: have the times of reminders and expiry.
     """
     if reason is RunReason.ACTION:
-        return _after_action(incident)
+        return await _after_action(tx, incident, run_id)
     if incident.status.ended:
         return NotifyDecision(False, Reason.ALREADY_RESOLVED)
     known = await read_known(tx, incident, run_id)
@@ -54,10 +54,13 @@ async def follow_up(
     return await _expire(tx, incident, run_id, known)
 
 
-def _after_action(incident: Incident) -> NotifyDecision:
-    if not incident.status.ended:
+async def _after_action(tx: Transaction, incident: Incident, run_id: str) -> NotifyDecision:
+    """What a person's action makes known: that it is over, or what happened during a snooze that has been ended."""
+    if incident.status.ended:
+        return NotifyDecision(True, Reason.RESOLVED_BY_HAND)
+    if incident.snoozed_until is not None or await is_notified(tx, int(incident.id), run_id):
         return NotifyDecision(False, Reason.HEARD_OF)
-    return NotifyDecision(True, Reason.RESOLVED_BY_HAND)
+    return NotifyDecision(True, Reason.UNTOLD)
 
 
 def _why_not(reason: RunReason, incident: Incident) -> Reason:
