@@ -85,6 +85,8 @@ _KEY = re.compile(
     |\\?["']?[\s,]{{1,12}}(?:\\?["'])?value(?:\\?["'])?\s{{0,3}}[:=]\s{{0,3}}|>)""",
     re.VERBOSE | re.IGNORECASE,
 )
+_ANNOUNCES = frozenset(":=>%")
+"""Each match of `_KEY` has one of these; most texts have none."""
 _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
 # In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
 _ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
@@ -132,6 +134,8 @@ def is_secret(name: str, value: object) -> bool:
 
 def _hide_pairs(text: str) -> str:
     """Hide the secrets that names announce: `key=value`, `key: value`, `"key": "value"`, `<key>value<`."""
+    if _ANNOUNCES.isdisjoint(text):
+        return text
     kept: list[str] = []
     done = 0
     for key in _KEY.finditer(text):
@@ -175,6 +179,10 @@ def _secret_said(match: re.Match[str]) -> str:
     return f"{name}{words}{REDACTED}" if looks_made(value) else match[0]
 
 
+def _after_the_word(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{REDACTED}"
+
+
 _RULES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     ("-----BEGIN", _PEM, REDACTED),
     ("@", _USERINFO, _secret_user),
@@ -206,7 +214,7 @@ def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
-    clean = _BASIC.sub(rf"\1\2{REDACTED}", _BEARER.sub(rf"\1\2{REDACTED}", clean))
+    clean = _BASIC.sub(_after_the_word, _BEARER.sub(_after_the_word, clean))
     clean = _TOKENS.sub(REDACTED, clean)
     if not encodings or not _ENCODED.search(clean):
         return clean

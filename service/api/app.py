@@ -60,6 +60,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         strict_content_type=False,
+        # Our signals are those of docs/signals.md. FastAPI's own look for a provider again at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app, refusals.note_refusal)
     for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router, why.router):

@@ -7,6 +7,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -33,6 +34,11 @@ def caller_address(request: Request, settings: Settings) -> str:
         forwarded = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
         with_port = _WITH_PORT.fullmatch(forwarded)
         address = (with_port[1] or with_port[2] if with_port else forwarded[:64]) or address
+    return _caller_at(address)
+
+
+@lru_cache(maxsize=1024)
+def _caller_at(address: str) -> str:
     try:
         found = ip_address(address.strip("[]"))
     except ValueError:

@@ -147,8 +147,7 @@ def parse_as(body: JsonObject, source: str) -> Push:
     name = _name_in(flat) or _last_name(flat)
     if not name:
         return Push(source=source)
-    alert = _alert(flat, {}, name, source)
-    return Push(source=source, alerts=(alert.model_copy(update={"raw_payload": body}),))
+    return Push(source=source, alerts=(_alert(flat, {}, name, source, body),))
 
 
 def _flat(body: JsonObject) -> JsonObject:
@@ -182,14 +181,15 @@ def _parse_list(body: JsonObject, source: str) -> Push:
         item = respelled(each, _SPELLINGS)
         name = _name_in(item, shared)
         if name:
-            alerts.append(_alert(item, shared, name, source).model_copy(update={"raw_payload": each}))
+            alerts.append(_alert(item, shared, name, source, each))
         else:
             errors.append(f"alerts[{index}] has no name, alertname or title")
     return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))
 
 
-def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Alert:
-    """One alert of the list. `shared` are the fields beside the list; they apply where the alert has none."""
+def _alert(item: JsonObject, shared: JsonObject, name: str, source: str, sent: JsonObject) -> Alert:
+    """One alert of the list, which its sender wrote as `sent`. The fields beside the list, `shared`, apply where the
+    alert has none."""
     fields = Fields(item, shared)
     labels, annotations = _described(item, shared)
     described = Fields(item, shared, annotations)
@@ -200,7 +200,7 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str) -> Aler
     fingerprint = _own_id(item, labels)
     return alert_of(
         source,
-        item,
+        sent,
         fingerprint=fingerprint,
         name=name,
         severity=severity or severity_of(*(shared.get(key) for key in SEVERITY)),
