@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from orchestration.alert import Severity
 from tests.incident_senders import Event, Key
 
-SAME_START = timedelta(minutes=2)  # the servers of a pair begin within so short a time
+SAME_START, SETTLED = timedelta(minutes=2), timedelta(minutes=4)  # of a pair's servers; after which an end was none
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Truth:
 
     def push(self, key: Key, events: list[Event], *, accepted: datetime, now: datetime, of_all: bool = False) -> None:
         """A push about one incident is recorded. `of_all` is whether its sender names all alerts of it that fire."""
-        news = {event: self._news(event) for event in events}
+        news = {event: self._news(event, accepted) for event in events}
         fresh = [event for event in events if news[event] != "old"]
         incident = self.incidents.get(key, [None])[-1]
         if of_all and incident is not None and fresh and not any(event.firing for event in events):
@@ -96,19 +96,19 @@ class Truth:
         known = {a: self.alerts[a] for a, status in incident.members.items() if status == "firing" and a not in said}
         return [Event(a, False, one.severity, None, at) for a, one in known.items() if one.start and one.start <= at]
 
-    def _news(self, event: Event) -> str:
+    def _news(self, event: Event, accepted: datetime) -> str:
         """old (changes nothing), anew (a new episode), perhaps (one that the rules leave open), or said."""
         if (known := self.alerts.get(event.alert)) is None:
             return "said"
         earlier = event.at is not None and known.at is not None and event.at < known.at
         if event.start is None or known.start is None:
             return "old" if earlier else "said"
-        same = event.start <= known.start + SAME_START
-        contradicts = event.firing or known.firing
+        same, contradicts = event.start <= known.start + SAME_START, event.firing or known.firing
         if event.start < known.start - SAME_START or (same and earlier and contradicts):
             return "old"
         if event.firing and not known.firing:
-            return "old" if same or (known.ended is not None and event.start <= known.ended) else "said"
+            over = same or (known.ended is not None and event.start <= known.ended)
+            return "old" if over and accepted < known.heard + SETTLED else "said"
         return "said" if same or not event.firing else "anew" if event.start > known.heard else "perhaps"
 
     def _note(self, event: Event, news: str, accepted: datetime) -> None:
@@ -119,8 +119,8 @@ class Truth:
         at = max((at for at in (known and known.at, event.at) if at is not None), default=None)
         start = (min if same else max)(starts, default=None)
         heard = max(known.heard, accepted) if known and same else accepted
-        noted = AlertTruth(event.firing, severity, start, at, None if event.firing else event.at, heard)
-        self.alerts[event.alert] = noted
+        end = None if event.firing else event.at
+        self.alerts[event.alert] = AlertTruth(event.firing, severity, start, at, end, heard)
         for incident in (one for each in self.incidents.values() for one in each if news == "anew"):
             if incident.members.get(event.alert) == "dismissed":
                 incident.members[event.alert] = "resolved"  # the firing that the person has ended is over

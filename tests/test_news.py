@@ -67,6 +67,7 @@ class Sender:
             episode_at=(min if alert.firing else max)(starts, default=None),
             occurred_at=max(latest, default=None),
             heard_at=moments.heard_at(known if same else None),
+            received_at=moments.received_at,
             started_at=None,
             ended_at=moments.ended_at,
             last_run=max(run, known.last_run or 0 if known else 0),
@@ -117,6 +118,21 @@ def test_a_firing_that_comes_after_its_own_end_is_stale() -> None:
     assert sender.push("resolved", "01:00", end="01:10", received="01:11") is News.CREATED
     assert sender.push("firing", "01:00", received="01:12") is News.STALE
     assert sender.push("firing", "01:15", received="01:16") is News.REFIRED
+
+
+def test_a_firing_that_goes_on_after_its_end_has_not_ended() -> None:
+    alertmanager = Sender()
+    alertmanager.push("firing", "01:00", received="01:01")
+    assert alertmanager.push("resolved", "01:00", end="02:00", received="02:00") is News.RESOLVED, (
+        "not heard of in time"
+    )
+    assert alertmanager.push("firing", "01:00", received="02:03") is News.STALE, "this one is late"
+    assert alertmanager.push("firing", "01:00", received="02:05") is News.REFIRED
+    assert alertmanager.push("resolved", "01:00", end="02:30", received="02:31") is News.RESOLVED
+
+    before = Sender()
+    before.push("resolved", "01:00", end="02:00", received="02:00")
+    assert before.push("firing", "00:50", received="03:00") is News.STALE, "the firing before this one"
 
 
 def test_a_sender_that_names_only_the_moment_of_the_event() -> None:

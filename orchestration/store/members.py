@@ -108,6 +108,7 @@ _RESOLVE_OTHERS = text(
     )
     update alert
     set status = 'resolved', ended_at = coalesce(cast(:latest as timestamptz), clock_timestamp()), last_run = :run,
+        received_at = (select run.created_at from pipeline_run as run where run.id = :run),
         updated_at = clock_timestamp()
     from others where others.id = alert.id
     returning alert.id
