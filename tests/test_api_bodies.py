@@ -42,6 +42,14 @@ def typed(content_type: str, **more: str) -> dict[str, str]:
     return {"Content-Type": content_type, **more}
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_a_number_that_json_does_not_have_costs_no_page(
+    api: httpx.AsyncClient, database: Database, number: str
+) -> None:
+    answer = await api.post(PATH, content=f'{{"name": "Temperature", "host": "rack-1", "reading": {number}}}')
+    assert (await alert_of(database, answer))["name"] == "Temperature"
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
