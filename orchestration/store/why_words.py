@@ -75,8 +75,9 @@ def _last_word(one: ExplainedRun, at: datetime | None) -> datetime:
 
 
 def _has_spoken(run: RunRecord) -> bool:
-    """Whether a follow-up said something. One that found every channel up to date adds nothing to who had told it."""
-    return run.status is not RunStatus.PENDING and run.skip_reason not in (*CLOSED_TIMERS, Reason.COALESCED)
+    """Whether a follow-up said something. One that had nothing to say adds nothing to who had told it."""
+    silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.GIVEN_UP)
+    return run.status is not RunStatus.PENDING and run.skip_reason not in silent
 
 
 def _deciding_refusal(facts: Facts, deciding: ExplainedRun | None) -> RefusedPush | None:
@@ -180,7 +181,7 @@ def _failed_sentence(facts: Facts, one: ExplainedRun) -> str:
         return f"{failed} Later, {_told(later, facts.now)[:-1]} of what was true by then."
     if (redelivery := _next(facts, RunReason.REDELIVERY)) is not None:
         return f"{failed} It is sent again {clock(redelivery, facts.now)}."
-    return f"{failed} Nothing tries it again. Resume it with: alert-pipeline resume {run.run_id}"
+    return f"{failed} Nothing tries it again. Resume it with `alert-pipeline resume {run.run_id}`."
 
 
 def _failing(facts: Facts) -> Iterator[ChannelHealth]:
@@ -232,7 +233,7 @@ def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:
             return f"No message of its own was needed for {facts.subject} {when}: {meaning(run.skip_reason)}.{told}"
         case Reason.IGNORED:
             return f"Nobody was notified {when}: {run.title} was ignored, because {meaning(run.skip_reason)}."
-        case Reason.NO_CHANNEL:
+        case Reason.NO_CHANNEL | Reason.NO_OTHER_CHANNEL:
             advice = "Set one up: docs/channels.md."
             return f"Nobody was notified of {facts.subject} {when}: {meaning(run.skip_reason)}. {advice}"
         case Reason.ACKNOWLEDGED | Reason.SNOOZED if run.reason is RunReason.REMINDER:
