@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
@@ -131,6 +132,18 @@ async def test_who_sent_a_refused_push_with_the_local_key_is_said(api: httpx.Asy
     found = await ask(api, "DiskFull")
     assert found.answer.endswith(" It came from the local key at 127.0.0.1.")
     assert "push to /alerts/webhook/ from the local key at 127.0.0.1" in timeline(found)
+
+
+async def test_history_is_told_in_its_order_although_a_transaction_waited_for_another_one(
+    api: httpx.AsyncClient, paged: Services, database: Database
+) -> None:
+    await send(api, paged)
+    await send(api, paged, status="resolved")
+    before = "select at - interval '1 microsecond' from history where event = 'incident_opened'"
+    async with database.transaction() as tx:
+        await tx.execute(text(f"update history set at = ({before}) where event = 'incident_resolved'"))
+    told = timeline(await ask(api))
+    assert told.index("incident 1 opened") < told.index("incident 1 resolved")
 
 
 async def test_many_repeats_are_one_line_and_hide_nothing(

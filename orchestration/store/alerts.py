@@ -29,6 +29,7 @@ from orchestration.store.incidents import (
 )
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
+from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
 from orchestration.store.table import as_json, columns_of, insert_many
 
 _A = AlertRow
@@ -382,7 +383,7 @@ async def _settle(
     settled = replace(change, **found)
     if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):
         values |= UNACKNOWLEDGED
-        recording.note("acknowledgement_ended", old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
+        recording.note(ACKNOWLEDGEMENT_ENDED, old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
     if settled.material and not settled.opened:
         values["version"] = _I.version + 1
     if values:

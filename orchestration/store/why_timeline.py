@@ -93,12 +93,15 @@ def _refused(facts: Facts) -> Iterator[Event]:
 
 
 def _history(facts: Facts) -> Iterator[Event]:
-    for line in facts.history:
+    at = None
+    for line in reversed(facts.history):
+        # A line has the beginning of its transaction, which may have waited for that of the line before it.
+        at = max(line.at, at or line.at)
         if line.event in _SAID_BY_RUNS:
             continue
         mark = "✗" if line.event == CHANNEL_GIVEN_UP else "·"
         text = f"incident {line.incident_id} {line.in_words}"
-        yield Event(at=line.at, mark=mark, text=text, run_id=line.run_id)
+        yield Event(at=at, mark=mark, text=text, run_id=line.run_id)
 
 
 def _refusal_line(push: RefusedPush) -> str:
