@@ -68,6 +68,8 @@ class Present(Contract):
     incident: Incident
     alerts: list[Alert] = Field(default_factory=list[Alert])
     """The alerts that fire in it; if none does, those that ended last. At most `MAX_MEMBERS`."""
+    unread: int = 0
+    """How many more alerts of the incident are as these are, and were not read."""
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None
@@ -89,9 +91,11 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
+    unread = (firing or members) - len(shown) if len(shown) == MAX_MEMBERS else 0
     return Present(
         incident=incident,
         alerts=shown,
+        unread=unread,
         firing=firing,
         resolved=members - firing,
         upcoming=None if found["reason"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),

@@ -31,6 +31,7 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         found,
         incident=present.incident,
         alerts=present.alerts or found.alerts,
+        unread=present.unread if present.alerts else 0,
         firing=present.firing,
         resolved=present.resolved,
         upcoming=present.upcoming,
