@@ -132,6 +132,11 @@ class DeliveryRecord(Contract):
     created_at: UtcDatetime
     settled_at: UtcDatetime | None = None
 
+    @property
+    def perhaps_accepted(self) -> bool:
+        """Whether the channel may have it, although its answer did not come."""
+        return self.response.get("perhaps_accepted") is True
+
 
 ACKNOWLEDGEMENT_ENDED = "acknowledgement_ended"
 """The event of a line of history: an acknowledgement is over, and nobody has undone it."""

@@ -180,6 +180,8 @@ def _delivery_event(delivery: DeliveryRecord, run: RunRecord) -> Event:
         SUPERSEDED: "not sent, a newer message overtook it (superseded)",
         GIVEN_UP: "given up",
     }.get(delivery.status, delivery.status)
+    if delivery.status == SUPERSEDED and delivery.perhaps_accepted:
+        said = "perhaps arrived, and is not sent again: a newer message overtook it (superseded)"
     mark = {SENT: "✓", SENDING: "·", SUPERSEDED: "-"}.get(delivery.status, "✗")
     tries = f", try {delivery.tries}" if delivery.tries > 1 else ""
     error = f": {delivery.error}" if delivery.error else ""

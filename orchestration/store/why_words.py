@@ -254,7 +254,9 @@ def _people(facts: Facts, one: ExplainedRun) -> Iterator[str]:
         yield f"It is snoozed until {incident.snoozed_until:%Y-%m-%d %H:%M}."
     if one.sent(SUPERSEDED):
         names = _listed([delivery.channel for delivery in one.sent(SUPERSEDED)])
-        yield f"An older message to {names} was not sent, because a newer one overtook it (superseded)."
+        perhaps = any(delivery.perhaps_accepted for delivery in one.sent(SUPERSEDED))
+        not_sent = "perhaps arrived, and is not sent again" if perhaps else "was not sent"
+        yield f"An older message to {names} {not_sent}, because a newer one overtook it (superseded)."
 
 
 def _given_up(facts: Facts) -> Iterator[str]:
