@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ from orchestration.store.keys import Scope
 from orchestration.store.refused import Refusal, RefusalLog
 from orchestration.store.workers import beat
 from tests.api_helpers import eventually, open_api, run_to_end
-from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
+from tests.auth_helpers import FAR, PUBLIC, bearer, make_key, signed
 from tests.conftest import MemoryChannels
 from tests.life_helpers import execute_timer, let_pass
 from tests.notify_helpers import FailingChannel, end_pauses, execute_follow_up, execute_redelivery, repair
@@ -132,6 +133,23 @@ async def test_who_sent_a_refused_push_with_the_local_key_is_said(api: httpx.Asy
     found = await ask(api, "DiskFull")
     assert found.answer.endswith(" It came from the local key at 127.0.0.1.")
     assert "push to /alerts/webhook/ from the local key at 127.0.0.1" in timeline(found)
+
+
+async def test_a_signed_push_that_is_too_large_names_a_key_that_nobody_has_checked(
+    settings: Settings, database: Database
+) -> None:
+    small = settings.model_copy(update={"max_payload_bytes": 4096})
+    key = await make_key(settings, database, Scope.TRIGGER, name="grafana")
+    reader = bearer(await make_key(settings, database, Scope.READ, name="me"))
+    async with open_api(small, database.url, host=PUBLIC, client=FAR, base_url="http://alerts.example.com") as api:
+        body = json.dumps(disk_full(text="x" * 5000)).encode()
+        answer = await api.post("/alerts/webhook/", content=body, headers=signed(key, body))
+        assert answer.status_code == 413
+        api.headers.update(reader)
+        await eventually(lambda: is_known(api))
+        found = await ask(api)
+    assert f"It came from a sender that names the key 'grafana', which was not checked, at {FAR[0]}" in found.answer
+    assert f"from unchecked key grafana at {FAR[0]}" in timeline(found)
 
 
 async def test_history_is_told_in_its_order_although_a_transaction_waited_for_another_one(

@@ -11,7 +11,7 @@ from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import FAILED, GIVEN_UP, SUPERSEDED
 from orchestration.store.records import DeliveryRecord, RunRecord
-from orchestration.store.refused import RefusedPush
+from orchestration.store.refused import HTTP_UNAUTHORIZED, RefusedPush
 from orchestration.store.why_facts import (
     CLOSED_TIMERS,
     NEAR,
@@ -27,7 +27,6 @@ from orchestration.store.why_facts import (
 )
 from orchestration.store.why_timeline import timeline, upcoming
 
-HTTP_UNAUTHORIZED = 401
 _ENDS = (Reason.RESOLVED, Reason.RESOLVED_BY_HAND, Reason.EXPIRED)
 _MINUTE = timedelta(minutes=1)
 """A moment that is asked about is all of its minute."""
@@ -110,6 +109,8 @@ def _refused_answer(facts: Facts, push: RefusedPush) -> str:
 
 def _sender(push: RefusedPush) -> str:
     without = "a sender without a valid key" if push.status == HTTP_UNAUTHORIZED else "a sender without a key"
+    if push.unchecked_key:
+        without = f"a sender that names the key {push.unchecked_key!r}, which was not checked,"
     return f"{push.key or without} at {push.address or 'an unknown address'}"
 
 
@@ -118,12 +119,20 @@ def _nothing(facts: Facts) -> str:
     none = (
         f"Nobody was notified of {facts.subject}: no push about it is on record{until}, neither accepted nor refused."
     )
-    return " ".join([none, *_unknown(facts)]) + " Look at the sender: did it send anything, and to this address?"
+    advice = "Look at the sender: did it send anything, and to this address?"
+    return " ".join([none, *(list(_unknown(facts)) or [advice])])
 
 
 def _unknown(facts: Facts) -> Iterator[str]:
-    """The refused push that may have been about it, because nobody knows what it said."""
+    """The pushes that may have been about it, because nobody knows what they said."""
     at = facts.at or facts.now
+    cut = [run for run in facts.cut if facts.at is None or abs(run.created_at - at) <= NEAR]
+    if cut:
+        run = min(cut, key=lambda run: abs(run.created_at - at))
+        yield (
+            f"It may have been in a push that came {clock(run.created_at, facts.now)}, of which only one message was "
+            f"made: {run.title} (alert-pipeline why {run.run_id[:8]})."
+        )
     found = [push for push in facts.refused if not push.body and (facts.at is None or abs(push.at - at) <= NEAR)]
     if found:
         push = min(found, key=lambda push: abs(push.at - at))

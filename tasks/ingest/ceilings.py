@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.alert import TOO_LARGE, TOO_MANY, Alert, AlertStatus, Severity
 from orchestration.redaction import one_line
 from tasks.ingest.sources import Push
 
@@ -19,8 +19,6 @@ _NAME = re.compile(
     r'''"(?:alert_?name|alert_title|condition_name|rule_?name|check_name|name|title)"\s*:\s*"((?:[^"\\]|\\.){1,200})"''',
     re.IGNORECASE,
 )
-TOO_MANY = "TooManyIncidents"
-TOO_LARGE = "PushTooLarge"
 
 
 def too_many_incidents(push: Push, groups: Sequence[Sequence[Alert]], ceiling: int) -> Alert:
