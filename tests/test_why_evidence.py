@@ -220,6 +220,22 @@ async def test_a_push_that_had_to_wait_is_the_answer_not_a_redelivery_that_faile
     assert "(resolved)" in found.answer
 
 
+async def test_a_repeat_of_a_push_whose_message_waits_for_its_channel_says_when_that_is_tried_again(
+    api: httpx.AsyncClient, services: Services, database: Database
+) -> None:
+    broken = replace(services, channels=MemoryChannels({"slack": FailingChannel(driver="slack")}))
+    await send(api, broken)
+    async with database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set status = 'skipped' where reason = 'redelivery'"))
+        waits = "update pipeline_run set status = 'retrying', due_at = now() + interval '25 s' where reason = 'push'"
+        await tx.execute(text(waits))
+    await send(api, broken)
+    found = await ask(api)
+
+    assert "Nobody was notified of DiskFull on db-1 at " in found.answer
+    assert "No message about it has been sent before. An earlier one is tried again at " in found.answer
+
+
 async def test_a_reminder_that_was_not_sent_is_called_a_reminder(
     api: httpx.AsyncClient, paged: Services, database: Database
 ) -> None:

@@ -188,8 +188,8 @@ def _failed_sentence(facts: Facts, one: ExplainedRun) -> str:
     )
     if (later := _first_sent(facts, after=one.moment)) is not None:
         return f"{failed} Later, {_told(later, facts.now)[:-1]} of what was true by then."
-    if (redelivery := _next(facts, RunReason.REDELIVERY)) is not None:
-        return f"{failed} It is sent again {clock(redelivery, facts.now)}."
+    if (again := _next_try(facts)) is not None:
+        return f"{failed} It is sent again {clock(again, facts.now)}."
     return f"{failed} Nothing tries it again. Resume it with `alert-pipeline resume {run.run_id}`."
 
 
@@ -213,7 +213,7 @@ def _sent_sentence(facts: Facts, one: ExplainedRun, sent: Sequence[DeliveryRecor
     missing = [*one.sent(FAILED), *one.sent(GIVEN_UP)]
     if missing:
         sentence += " " + " ".join(f"{delivery.channel} was not: {delivery.error}." for delivery in missing)
-        again = _next(facts, RunReason.REDELIVERY)
+        again = _next_try(facts)
         sentence += f" That is tried again {clock(again, facts.now)}." if again else ""
     return sentence
 
@@ -230,8 +230,8 @@ def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:
     run, when = one.run, clock(one.moment, facts.now)
     last = _last_sent(facts, before=one.moment)
     told = f" {_told(last, facts.now)}" if last is not None else " No message about it has been sent before."
-    if last is None and (redelivery := _next(facts, RunReason.REDELIVERY)) is not None:
-        told += f" An earlier one is tried again {clock(redelivery, facts.now)}."
+    if last is None and (again := _next_try(facts)) is not None:
+        told += f" An earlier one is tried again {clock(again, facts.now)}."
     match run.skip_reason:
         case Reason.DUPLICATE | Reason.REPEAT:
             again = " again" if last is not None else ""
@@ -292,9 +292,11 @@ def _told(delivery: DeliveryRecord, now: datetime) -> str:
     return f"{delivery.channel} was notified {clock(delivery.settled_at or delivery.created_at, now)}."
 
 
-def _next(facts: Facts, reason: RunReason) -> datetime | None:
-    due = [one.run.due_at for one in facts.runs if one.run.reason is reason and waits(one.run) and one.run.due_at]
-    return min(due, default=None)
+def _next_try(facts: Facts) -> datetime | None:
+    """When a message that was not accepted is tried again: by a redelivery, or by its own run, which waits."""
+    waiting = [one.run for one in facts.runs if waits(one.run)]
+    tries = [run for run in waiting if run.reason is RunReason.REDELIVERY or run.status is RunStatus.RETRYING]
+    return min((run.due_at for run in tries if run.due_at is not None), default=None)
 
 
 def _listed(names: Sequence[str]) -> str:
