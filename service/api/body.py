@@ -78,8 +78,8 @@ _NO_CHARSETS = frozenset({"base64_codec", "bz2_codec", "hex_codec", "quopri_code
 _CHARSETS = {**{name: name for name in aliases.values()}, **aliases}
 """Python's charsets by all of their names. Unknown names are not looked up: Python keeps each of them for ever."""
 
-_ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+|\\.")
-"""The escapes in a JSON text: characters by their numbers in a row, or any other one."""
+_ESCAPES = re.compile(r"(?P<numbers>(?:\\u[0-9A-Fa-f]{4})+)|\\.")
+"""The escapes in a JSON text: characters by their numbers in a row, or any other one, also one that was cut off."""
 
 _EDGES = " \t\r\n\x00\ufeff"
 """What may stand around the JSON of a body. A program in C may send the zero byte that ends its text."""
@@ -214,7 +214,7 @@ def readable(raw: bytes, headers: BodyHeaders, limit: int) -> str:
 
 def _unescaped(escape: re.Match[str]) -> str:
     """The characters of an escape, if they can be printed and do not end the text; else the escape."""
-    if not escape[0].startswith("\\u"):
+    if escape["numbers"] is None:
         return escape[0]
     said = str(json.loads(f'"{escape[0]}"')).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return said if said.isprintable() and not set(said) & set('"\\') else escape[0]
