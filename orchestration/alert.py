@@ -14,6 +14,12 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from orchestration.redaction import redact_text
 
+TOO_MANY = "TooManyIncidents"
+"""The name of the alert that stands for a push with too many incidents. Its fingerprint begins with it."""
+
+TOO_LARGE = "PushTooLarge"
+"""The same for a push that is too large to be read."""
+
 
 class Severity(StrEnum):
     """How bad an alert is. Compare by rank: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""

@@ -148,7 +148,9 @@ class NotifyResult(Contract):
     channels_attempted: int = 0
     channels_succeeded: int = 0
     channels_failed: int = 0
-    skip_reason: str | None = Field(default=None, description="Why nobody was notified: coalesced, or no_channel.")
+    skip_reason: str | None = Field(
+        default=None, description="Why nobody was notified, such as coalesced or no_channel."
+    )
     errors: list[str] = Field(default_factory=list[str])
     duration_ms: float = 0.0
 

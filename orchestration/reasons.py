@@ -33,7 +33,9 @@ class Reason(StrEnum):
     NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
+    GIVEN_UP = auto()
     NO_CHANNEL = auto()
+    NO_OTHER_CHANNEL = auto()
     PROCESS_LOST = auto()
 
 
@@ -62,7 +64,9 @@ _IN_WORDS: dict[str, str] = {
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
+    Reason.GIVEN_UP: "a channel that does not know it was given up, and nobody has spoken of it since",
     Reason.NO_CHANNEL: "no channel is set up",
+    Reason.NO_OTHER_CHANNEL: "no other channel is set up than the one that it is about",
     Reason.PROCESS_LOST: "processes ended during this run, so it does only what its message needs",
 }
 

@@ -14,6 +14,7 @@ from orchestration.engine.run import Services
 from orchestration.store import incidents
 from orchestration.store.actions import Actor, Via, resolve
 from orchestration.store.models import AlertRow
+from orchestration.store.present import MAX_MEMBERS, read_present
 from tests.engine_helpers import attempt
 from tests.inbox_helpers import accept_push
 from tests.store_helpers import waits_for_a_lock
@@ -163,3 +164,14 @@ async def test_a_firing_that_a_person_has_ended_begins_anew_in_both_groups(servi
 
     assert (await push(services, "by disk", alert("db-1", begins=20))).reason == "new_episode"
     assert (await push(services, "by team", alert("db-1", begins=20))).reason == "reopened"
+
+
+async def test_the_alerts_of_a_large_group_that_a_message_does_not_read_are_counted(services: Services) -> None:
+    names = [f"db-{number}" for number in range(MAX_MEMBERS + 3)]
+    found = await push(services, "everything", *(alert(name, begins=0) for name in names))
+    for ends, counts in ((None, (203, 0)), (30, (0, 203))):
+        await push(services, "everything", *(alert(name, 0, ends) for name in names))
+        async with services.database.transaction() as tx:
+            present = await read_present(tx, found.incident_id or "")
+        assert (len(present.alerts), present.unread) == (200, 3)
+        assert (present.firing, present.resolved) == counts

@@ -43,6 +43,27 @@ def typed(content_type: str, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (r'{"name": "\u00d6l", "x": "\ud83d\udee2"}', '{"name": "Öl", "x": "🛢"}'),
+        (r'{"a": "\u0022 \u005c \u0000 \n \\u00d6 \ud83d"}', r'{"a": "\u0022 \u005c \u0000 \n \\u00d6 ' "\ufffd" '"}'),
+        *((r'{"name": "\u00d6\u00d6'[:-cut], r'{"name": "Ö' + r"\u00d6"[:-cut]) for cut in range(1, 6)),
+        (r'{"name": "\uzzzz \u', r'{"name": "\uzzzz \u'),
+    ],
+)
+def test_a_refused_body_is_shown_with_its_letters_wherever_it_was_cut(body: str, shown: str) -> None:
+    assert readable(body.encode(), BodyHeaders(), 1000) == shown
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_a_number_that_json_does_not_have_costs_no_page(
+    api: httpx.AsyncClient, database: Database, number: str
+) -> None:
+    answer = await api.post(PATH, content=f'{{"name": "Temperature", "host": "rack-1", "reading": {number}}}')
+    assert (await alert_of(database, answer))["name"] == "Temperature"
+
+
+@pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("application/json", TEXT.encode()),

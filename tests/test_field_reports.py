@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from orchestration.store.runs import get_run
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.engine_helpers import execute
 from tests.inbox_helpers import accept_push
+from tests.life_helpers import execute_timer, let_pass
 from tests.notify_helpers import change
 
 Json = dict[str, Any]
@@ -248,10 +250,44 @@ async def test_what_fell_off_a_truncated_list_is_neither_firing_for_ever_nor_for
     await here.receive(alertmanager(one(a, start), one(b, start), omitted=1))
     assert "1 more" in channel.messages[-1].text
 
+    (repeat,) = await here.receive(alertmanager(one(a, start), one(b, start), omitted=1))
+    assert repeat.skip_reason == "repeat"
+    await here.receive(alertmanager(one(a, start), one(b, start), omitted=7))
+    assert "7 more" in channel.messages[-1].text
+    assert "more alerts joined the incident" in channel.messages[-1].text
+    for listed, omitted in (([a], 8), ([a, c], 7), ([a, b, c], 6)):
+        (as_many,) = await here.receive(alertmanager(*(one(each, start) for each in listed), omitted=omitted))
+        assert as_many.skip_reason == "repeat", "the list is another one, and as many fire"
+
     await here.receive(alertmanager(one(a, start, end), one(b, start, end), omitted=1))
     assert said(channel)[-1] == "resolved critical", "the group says that all of it is over"
     await here.receive(alertmanager(one(c, "2026-11-26T05:00:00Z")))
-    assert said(channel) == ["firing critical", "firing critical", "resolved critical", "firing critical"]
+    assert said(channel) == ["firing critical"] * 3 + ["resolved critical", "firing critical"]
+
+
+async def test_a_group_that_fires_is_not_over_because_all_of_its_list_is(
+    here: Installation, channel: MemoryChannel
+) -> None:
+    start, end, other = "2026-11-26T01:00:00Z", "2026-11-26T02:00:00Z", '{}/{team="shop"}:{}'
+    await here.receive(alertmanager(one("e1", start), omitted=3))
+    await here.receive(alertmanager(one("e1", start), group=other))
+    listed_is_over, *_ = await here.receive(alertmanager(one("e1", start, end), omitted=3, status="firing"))
+    assert listed_is_over.skip_reason == "some_resolved"
+    assert said(channel) == ["firing critical"] * 2 + ["resolved critical"], "the other group is over"
+
+    await here.receive(alertmanager(one("e1", start, end), omitted=3, status="resolved"))
+    assert said(channel)[3:] == ["resolved critical"]
+
+
+async def test_a_reminder_of_a_truncated_group_says_so_too(
+    here: Installation, channel: MemoryChannel, services: Services
+) -> None:
+    await here.receive(alertmanager(one("e1", "2026-11-26T01:00:00Z"), omitted=4))
+    await let_pass(services.database, timedelta(hours=1))
+    await execute_timer(services, "1")
+    assert "Alerts: 1 firing, 0 resolved, and 4 more that the sender left out" in channel.messages[-1].text
+    await here.receive(alertmanager(one("e1", "2026-11-26T01:00:00Z"), one("e2", "2026-11-26T01:00:00Z")))
+    assert "left out" not in channel.messages[-1].text
 
 
 async def test_a_late_end_of_all_does_not_end_what_has_begun_since(here: Installation, channel: MemoryChannel) -> None:

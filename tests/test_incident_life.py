@@ -142,6 +142,7 @@ async def test_an_acknowledgement_stops_reminders_survives_a_repeat_and_times_ou
         if line.event == "acknowledgement_ended"
     )
     assert ended.details == {"why": "it has timed out", "by": "ada"}
+    assert ended.in_words == "acknowledgement of ada ended: it has timed out"
 
 
 async def test_an_acknowledgement_ends_when_it_gets_worse(services: Services, channel: MemoryChannel) -> None:

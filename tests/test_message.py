@@ -190,6 +190,15 @@ def test_fifty_hosts_are_named_twenty_times_and_counted():
     assert "50 firing, 0 resolved" in message.text
 
 
+def test_alerts_that_were_not_read_are_counted_too():
+    hosts = [an_alert(n) for n in range(1, 201)]
+    message = render_message(a_subject(alerts=hosts, unread=700, firing=900))
+    assert message.title == "[CRITICAL] HighCPU on web-1, web-2 and 898 more (production)"
+    assert "web-20 and 880 more\n" in message.text
+    two = render_message(a_subject(alerts=[*hosts[:199], an_alert(200, name="DiskFull")], unread=700, firing=900))
+    assert "What: HighCPU ×199 or more, DiskFull ×1 or more\n" in two.text
+
+
 def test_alerts_of_several_names_are_all_named():
     alerts = [an_alert(1), an_alert(2, name="DiskFull"), an_alert(3, name="DiskFull")]
     message = render_message(a_subject(alerts=alerts, incident=an_incident(title="Cluster a")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import channels
 from orchestration.store.incidents import read_incident
+from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.why import read_why
 from service.worker.outages import look_after_channels
 from tasks.notify.redelivery import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, delay_seconds
@@ -331,6 +333,29 @@ async def test_an_outage_of_the_only_channel_is_an_error_in_the_log_once(
     await look_after_channels(services)
 
     assert caplog.text.count("there is no other channel to say so") == 1
+    async with services.database.transaction() as tx:
+        (page, *_) = (await list_page(tx, RunFilter(), limit=1)).runs
+        assert (await execute(services, page.run_id)).skip_reason == "no_other_channel"
+        answer = (await read_why(tx, "Channel slack")).answer
+    assert "no other channel is set up than the one that it is about (no_other_channel). Set one up: " in answer
+
+
+async def test_after_a_message_was_given_up_on_the_only_channel_nothing_claims_that_it_was_sent(
+    services: Services,
+) -> None:
+    services = with_channels(services, slack=FailingChannel())
+    await tell(services)
+    await change(services.database, "update incident_channel set failing_since = now() - interval '25 h'")
+    await end_pauses(services)
+    await execute_redelivery(services)
+    silent = await execute_redelivery(services)
+
+    assert (silent.status, silent.skip_reason) == (RunStatus.SKIPPED, "given_up")
+    async with services.database.transaction() as tx:
+        why = await read_why(tx, "1")
+    assert why.answer.startswith("Nobody was notified of HighCPU on web-1 at ")
+    assert re.search(r" Resume it with `alert-pipeline resume [0-9a-f]{32}`\. ", why.answer)
+    assert "another run has already said" not in "".join(line.text for line in why.timeline)
 
 
 # The deadline

@@ -16,6 +16,7 @@ from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
 from orchestration.store.records import RunRecord
+from orchestration.store.why import read_why
 from service.api import body
 from tests.api_helpers import alert, all_runs, open_api, run_to_end, trigger
 from tests.auth_helpers import make_key, signed
@@ -43,6 +44,12 @@ async def test_a_storm_in_one_push_is_told_once(services: Services, channel: Mem
     (message,) = channel.messages
     for part in ("301 alerts of 301 incidents, 301 of them firing", "DiskFull0 (100), DiskFull1 (100)", "OnlyOne (1)"):
         assert part in message.model_dump_json(), message.model_dump_json()
+
+    async with services.database.transaction() as tx:
+        why = await read_why(tx, "DiskFull1 on db-1")
+    one_for_all = f"made: 301 incidents in one push from generic (alert-pipeline why {run_id[:8]})."
+    assert "It may have been in a push that came at " in why.answer
+    assert one_for_all in why.answer
 
     (again,) = await accept_push(services, {"alerts": storm}, source="generic", environment="production")
     await run_to_end(services, again)
@@ -101,6 +108,11 @@ async def test_a_push_that_is_too_large_is_stored_cut_and_paged(
     assert (run.source, run.environment, run.severity) == (source, "test", "critical")
     (message,) = channel.messages
     assert "is too large to be read: DiskFull0" in message.model_dump_json()
+    async with services.database.transaction() as tx:
+        assert (
+            f"is too large to be read: DiskFull0 (alert-pipeline why {run.run_id[:8]})."
+            in (await read_why(tx, "DiskFull7")).answer
+        )
     assert f"from {source}" in message.model_dump_json()
     if not packed:
         assert f"{len(content):,} bytes" in message.model_dump_json()

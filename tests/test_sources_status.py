@@ -40,6 +40,11 @@ def test_a_word_for_an_end_in_every_spelling(word: str, written: str) -> None:
     [
         *("back to normal", "Back online", "all_clear", "auto-resolved", "AutoResolved", "Down ended (now: Up)"),
         *("is up", "now OK", "Not firing", "✅", "🟢", "✔️", "\uff4f\uff4b", ["resolved"]),
+        *("Problem resolved", "The issue has been fixed", "alarm cleared", "Alert closed", "Problem solved", "solved"),
+        *("Host is back online", "Service restored", "Check passed", "All systems operational", "server is up again"),
+        *("OK (was CRITICAL)", "Normal - was warning", "CRITICAL -> OK", "down → up", "changed from critical to ok"),
+        *("resolved (by timeout)", "Closed by user", "Recovered after 5m", "Resolved in 30m 5s", "Returned to normal"),
+        *("Status: OK", "state=UP", "Alert status: Resolved"),
     ],
 )
 def test_a_phrase_or_a_sign_for_an_end(phrase: Any) -> None:
@@ -55,6 +60,10 @@ def test_what_is_not_clearly_an_end_fires(word: str) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
+        *("Problem not resolved", "Service inactive", "host deactivated", "service closed", "monitor is not up"),
+        *("OK -> CRITICAL", "up → down", "changed from ok to critical", "failed to recover", "unable to resolve"),
+        *("ok was a lie" * 9, "resolved by", "alert is up", "problem available", "up 3 of 5", "Status: down", "status"),
+        *("was up", "service was ok", "all hosts but one up", "closed on 3 of 4 ports", "->", "ok ->"),
         *("not ok", "!ok", "ok?no", "partially resolved", "up 97 %", "", "🔴", "✅🔴", "ok " * 100, f"ok{' ' * 99}not"),
         *(None, True, False, 0, 1, {"state": "ok"}, []),
     ],

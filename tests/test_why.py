@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from orchestration.engine.run import Services
+from orchestration.errors import DeliveryFailed
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.incident_list import find_by_words
@@ -27,7 +28,15 @@ from tests.cli_helpers import json_of, side_by_side
 from tests.conftest import Command, MemoryChannel, MemoryChannels
 from tests.engine_helpers import with_kind
 from tests.life_helpers import execute_timer, let_pass
-from tests.notify_helpers import FailingChannel, NoChannels, WaitingChannel, execute_redelivery, refused
+from tests.notify_helpers import (
+    FailingChannel,
+    NoChannels,
+    WaitingChannel,
+    busy,
+    execute_redelivery,
+    refused,
+    unanswered,
+)
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -235,15 +244,23 @@ async def test_a_run_for_the_beginning_that_has_told_the_end(api: httpx.AsyncCli
     assert "a new incident (opened). The last message says that it is over." in found.answer
 
 
-async def test_superseded(api: httpx.AsyncClient, services: Services) -> None:
-    slow = FailingChannel(driver="slack")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (busy(), "not sent, a newer message overtook it"),
+        (unanswered(), "perhaps arrived, and is not sent again: a newer"),
+    ],
+)
+async def test_superseded(api: httpx.AsyncClient, services: Services, error: DeliveryFailed, said: str) -> None:
+    slow = FailingChannel(driver="slack", error=error)
     broken = replace(services, channels=MemoryChannels({"slack": slow}))
     await send(api, broken)
     slow.error = None
     await send(api, broken, status="resolved")
     found = await ask(api)
 
-    assert "superseded" in timeline(found)
+    assert f"message to slack {said}" in timeline(found)
+    assert "(superseded)" in timeline(found)
     assert "every alert of the incident is resolved (resolved)" in found.answer
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
@@ -16,7 +18,7 @@ from orchestration.store.keys import Scope
 from orchestration.store.refused import Refusal, RefusalLog
 from orchestration.store.workers import beat
 from tests.api_helpers import eventually, open_api, run_to_end
-from tests.auth_helpers import FAR, PUBLIC, bearer, make_key
+from tests.auth_helpers import FAR, PUBLIC, bearer, make_key, signed
 from tests.conftest import MemoryChannels
 from tests.life_helpers import execute_timer, let_pass
 from tests.notify_helpers import FailingChannel, end_pauses, execute_follow_up, execute_redelivery, repair
@@ -133,6 +135,35 @@ async def test_who_sent_a_refused_push_with_the_local_key_is_said(api: httpx.Asy
     assert "push to /alerts/webhook/ from the local key at 127.0.0.1" in timeline(found)
 
 
+async def test_a_signed_push_that_is_too_large_names_a_key_that_nobody_has_checked(
+    settings: Settings, database: Database
+) -> None:
+    small = settings.model_copy(update={"max_payload_bytes": 4096})
+    key = await make_key(settings, database, Scope.TRIGGER, name="grafana")
+    reader = bearer(await make_key(settings, database, Scope.READ, name="me"))
+    async with open_api(small, database.url, host=PUBLIC, client=FAR, base_url="http://alerts.example.com") as api:
+        body = json.dumps(disk_full(text="x" * 5000)).encode()
+        answer = await api.post("/alerts/webhook/", content=body, headers=signed(key, body))
+        assert answer.status_code == 413
+        api.headers.update(reader)
+        await eventually(lambda: is_known(api))
+        found = await ask(api)
+    assert f"It came from a sender that names the key 'grafana', which was not checked, at {FAR[0]}" in found.answer
+    assert f"from unchecked key grafana at {FAR[0]}" in timeline(found)
+
+
+async def test_history_is_told_in_its_order_although_a_transaction_waited_for_another_one(
+    api: httpx.AsyncClient, paged: Services, database: Database
+) -> None:
+    await send(api, paged)
+    await send(api, paged, status="resolved")
+    before = "select at - interval '1 microsecond' from history where event = 'incident_opened'"
+    async with database.transaction() as tx:
+        await tx.execute(text(f"update history set at = ({before}) where event = 'incident_resolved'"))
+    told = timeline(await ask(api))
+    assert told.index("incident 1 opened") < told.index("incident 1 resolved")
+
+
 async def test_many_repeats_are_one_line_and_hide_nothing(
     api: httpx.AsyncClient, paged: Services, database: Database
 ) -> None:
@@ -187,6 +218,22 @@ async def test_a_push_that_had_to_wait_is_the_answer_not_a_redelivery_that_faile
     assert found.run_id == ended
     assert "slack was notified of DiskFull on db-1 at " in found.answer
     assert "(resolved)" in found.answer
+
+
+async def test_a_repeat_of_a_push_whose_message_waits_for_its_channel_says_when_that_is_tried_again(
+    api: httpx.AsyncClient, services: Services, database: Database
+) -> None:
+    broken = replace(services, channels=MemoryChannels({"slack": FailingChannel(driver="slack")}))
+    await send(api, broken)
+    async with database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set status = 'skipped' where reason = 'redelivery'"))
+        waits = "update pipeline_run set status = 'retrying', due_at = now() + interval '25 s' where reason = 'push'"
+        await tx.execute(text(waits))
+    await send(api, broken)
+    found = await ask(api)
+
+    assert "Nobody was notified of DiskFull on db-1 at " in found.answer
+    assert "No message about it has been sent before. An earlier one is tried again at " in found.answer
 
 
 async def test_a_reminder_that_was_not_sent_is_called_a_reminder(

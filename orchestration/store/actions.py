@@ -35,6 +35,7 @@ from orchestration.store.incidents import (
     update_incident,
 )
 from orchestration.store.models import HistoryRow
+from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
 from orchestration.store.timers import cancel, reschedule
 from orchestration.timing import Timing
 
@@ -134,7 +135,7 @@ async def clear_acknowledgement(tx: AsyncConnection, incident_id: str, why: str)
     if incident.status is IncidentStatus.ACKNOWLEDGED:
         await update_incident(tx, int(incident_id), **UNACKNOWLEDGED)
         details = {"why": why, "by": incident.acknowledged_by}
-        await note_event(tx, incident, "acknowledgement_ended", details, new=IncidentStatus.OPEN)
+        await note_event(tx, incident, ACKNOWLEDGEMENT_ENDED, details, new=IncidentStatus.OPEN)
 
 
 async def resolve(tx: AsyncConnection, incident_id: str, actor: Actor) -> Done:

@@ -29,12 +29,15 @@ from orchestration.store.incidents import (
 )
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
+from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
 from orchestration.store.table import as_json, columns_of, insert_many
 
 _A = AlertRow
 _I = IncidentRow
 _CHUNK = 1000
 _STORED = {column.name for column in columns_of(AlertRow, Alert)}
+
+_OMITTED, _GROUP_SIZE = "omitted", "group_size"
 
 _JOINING = frozenset({News.CREATED, News.REFIRED, News.NEW_EPISODE})
 
@@ -64,6 +67,10 @@ class _Recording:
     news: Mapping[str, News]
     """By fingerprint, as the moments."""
     moments: Mapping[str, Moments]
+    omitted: int = 0
+    """How many alerts of the group its sender has left out, while it says that the group fires."""
+    group: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the incident keeps beside its columns: how many alerts the latest push left out, and how many it had."""
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def count(self, *wanted: News) -> int:
@@ -75,21 +82,25 @@ class _Recording:
 
 
 async def record_alerts(
-    tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun, *, all_resolved: bool = False
+    tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun, *, all_resolved: bool = False, omitted: int = 0
 ) -> RecordedAlerts:
     """Upsert the alerts of one run, and update their incident.
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open incident,
     reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
     ends in every incident that it is in. What is older than what is known changes nothing. `all_resolved` is whether
-    the sender says that every alert of the incident has ended, also those that it has left out.
+    the sender says that every alert of the incident has ended, also those that it has left out; `omitted` is how many
+    those are.
 
     Raises:
         RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
     """
     recording = await _compare(tx, alerts, run)
+    recording.omitted = 0 if all_resolved else omitted
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
     incident, opened, reopened = await _find_or_open(tx, fresh, recording)
+    if opened:
+        recording.group = {"source": alerts[0].source}
     incident_id = None if incident is None else int(incident.id)
     ids = await _upsert(tx, fresh, recording)
     _note_alerts(alerts, ids, recording)
@@ -109,7 +120,7 @@ async def record_alerts(
             known=not opened,
             stale=not fresh,
         )
-        change, incident = await _settle(tx, incident, recording, change)
+        change, incident = await _settle(tx, incident, recording, change, listed=len(fresh))
     await _write_history(tx, recording, incident_id)
     return RecordedAlerts(
         change=change,
@@ -135,7 +146,9 @@ async def list_firing(tx: AsyncConnection, source: str, environment: str, finger
 
 async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:
     """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
-    recording = _Recording(run=run, known={}, news={}, moments={})
+    group = (await tx.execute(select(_I.details).where(_I.id == incident_id))).scalar_one()
+    omitted = int(group.get(_OMITTED, 0))
+    recording = _Recording(run=run, known={}, news={}, moments={}, omitted=omitted, group=group)
     incident = await get_incident(tx, str(incident_id))
     change, incident = await _settle(tx, incident, recording, IncidentChange(known=True))
     await _write_history(tx, recording, incident_id)
@@ -192,13 +205,14 @@ async def _find_or_open(
     run = recording.run
     firing = [alert for alert in fresh if alert.firing]
     query = (
-        select(*INCIDENT_COLUMNS)
+        select(*INCIDENT_COLUMNS, _I.details.label("group"))
         .where(_I.incident_key == run.incident_key, _I.environment == run.environment)
         .order_by(_I.id.desc())
         .limit(1)
     )
     row = (await tx.execute(query)).mappings().one_or_none()
     latest = None if row is None else incident_of(row)
+    recording.group = row["group"] if row is not None else {}
     if latest is not None and not latest.status.ended:
         return latest, False, False
     if latest is not None and not (firing and await _fires_again(tx, int(latest.id), firing, recording)):
@@ -366,45 +380,77 @@ async def _resolve_others(
     return left_out
 
 
+def _grown(recording: _Recording, change: IncidentChange, listed: int, firing: int) -> int:
+    """How many alerts have begun that the sender does not list: there are more of them, on the list and left out.
+
+    `listed` is how many alerts the push has, `firing` how many fire in the incident with them.
+    """
+    if not recording.omitted or change.opened:
+        return 0
+    before = recording.group.get(_GROUP_SIZE) or firing - change.new_firing + change.newly_resolved
+    return max(listed + recording.omitted - int(before) - change.new_firing, 0)
+
+
+def _group_now(recording: _Recording, listed: int) -> dict[str, Any]:
+    """What the incident keeps of a group that is cut off; nothing of one that is complete again."""
+    kept = {name: value for name, value in recording.group.items() if name not in (_OMITTED, _GROUP_SIZE)}
+    size = listed + recording.omitted
+    return {**kept, _OMITTED: recording.omitted, _GROUP_SIZE: size} if recording.omitted else kept
+
+
 async def _settle(
-    tx: AsyncConnection, incident: Incident, recording: _Recording, change: IncidentChange
+    tx: AsyncConnection, incident: Incident, recording: _Recording, change: IncidentChange, *, listed: int = 0
 ) -> tuple[IncidentChange, Incident]:
-    """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires."""
+    """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires.
+
+    `listed` is how many alerts the push has.
+    """
     incident_id = int(incident.id)
     # Of an incident that is new nothing fires but what has just joined it.
     firing, worst = (
         (change.new_firing, incident.severity) if change.opened else await members.count_firing(tx, incident_id)
     )
-    is_open = not incident.status.ended
-    found: dict[str, Any] = {"still_firing": firing}
+    found: dict[str, Any] = {"still_firing": firing or recording.omitted}
+    found["new_firing"] = change.new_firing + _grown(recording, change, listed, firing)
     values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}
-    if is_open and not firing:
-        found["resolved"] = True
-        values |= {
-            "status": IncidentStatus.RESOLVED.value,
-            "resolved_at": func.clock_timestamp(),
-            "snoozed_until": None,
-        }
-        recording.note("incident_resolved", old=incident.status, new=IncidentStatus.RESOLVED)
-    elif is_open and worst is not incident.severity:
-        found["severity_raised"] = worst.rank > incident.severity.rank
-        found["severity_lowered"] = not found["severity_raised"]
-        event = "incident_severity_raised" if found["severity_raised"] else "incident_severity_lowered"
-        recording.note(event, old=incident.severity, new=worst)
-        values["severity"] = worst.value
+    if not incident.status.ended:
+        values |= _changed(incident, firing, worst, recording, found)
     found["snoozed"] = incident.snoozed_until is not None and incident.snoozed_until > datetime.now(UTC)
     settled = replace(change, **found)
     if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):
         values |= UNACKNOWLEDGED
-        recording.note("acknowledgement_ended", old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
+        recording.note(ACKNOWLEDGEMENT_ENDED, old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
     if settled.material and not settled.opened:
         values["version"] = _I.version + 1
+    if listed and (recording.omitted or _OMITTED in recording.group):
+        values["details"] = _group_now(recording, listed)
     if values:
         incident = await update_incident(tx, incident_id, **values)
     if settled.known and not settled.material:
         notified = await is_notified(tx, incident_id, recording.run.run_id)
         settled = replace(settled, notified_before=notified)
     return settled, incident
+
+
+def _changed(
+    incident: Incident, firing: int, worst: Severity, recording: _Recording, found: dict[str, Any]
+) -> dict[str, Any]:
+    """The new values of an open incident in which so many alerts fire. What has changed is added to `found`.
+
+    As long as its sender leaves out alerts, and does not say that all are over, it is open: one of those may fire.
+    """
+    if not firing and not recording.omitted:
+        found["resolved"] = True
+        recording.note("incident_resolved", old=incident.status, new=IncidentStatus.RESOLVED)
+        resolved = {"status": IncidentStatus.RESOLVED.value, "resolved_at": func.clock_timestamp()}
+        return {**resolved, "snoozed_until": None}
+    if not firing or worst is incident.severity:
+        return {}
+    found["severity_raised"] = worst.rank > incident.severity.rank
+    found["severity_lowered"] = not found["severity_raised"]
+    event = "incident_severity_raised" if found["severity_raised"] else "incident_severity_lowered"
+    recording.note(event, old=incident.severity, new=worst)
+    return {"severity": worst.value}
 
 
 async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:

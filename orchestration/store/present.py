@@ -44,7 +44,8 @@ _MEMBERS = text(
 
 _INCIDENT = text(
     f"""
-    select {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)}, timer.reason, timer.due_at, (
+    select {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)},
+        incident.metadata->>'omitted' as omitted, timer.reason, timer.due_at, (
             select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
             where known.incident_id = incident.id and known.given_up_at is not null
         ) as given_up, ended.event as ended, ended.details ->> 'by' as ended_by
@@ -68,6 +69,10 @@ class Present(Contract):
     incident: Incident
     alerts: list[Alert] = Field(default_factory=list[Alert])
     """The alerts that fire in it; if none does, those that ended last. At most `MAX_MEMBERS`."""
+    unread: int = 0
+    """How many more alerts of the incident are as these are, and were not read."""
+    omitted: int = 0
+    """How many alerts that fire its sender has left out of its latest push."""
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None
@@ -89,9 +94,12 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]
     shown = [alert for alert in alerts if alert.firing] or _latest_to_end(alerts)
+    unread = (firing or members) - len(shown) if len(shown) == MAX_MEMBERS else 0
     return Present(
         incident=incident,
         alerts=shown,
+        unread=unread,
+        omitted=0 if incident.status.ended else int(found["omitted"] or 0),
         firing=firing,
         resolved=members - firing,
         upcoming=None if found["reason"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),

@@ -132,6 +132,14 @@ class DeliveryRecord(Contract):
     created_at: UtcDatetime
     settled_at: UtcDatetime | None = None
 
+    @property
+    def perhaps_accepted(self) -> bool:
+        """Whether the channel may have it, although its answer did not come."""
+        return self.response.get("perhaps_accepted") is True
+
+
+ACKNOWLEDGEMENT_ENDED = "acknowledgement_ended"
+"""The event of a line of history: an acknowledgement is over, and nobody has undone it."""
 
 CHANNEL_GIVEN_UP = "channel_given_up"
 """The event of a line of history that names a channel which an incident could not be told on."""
@@ -163,6 +171,9 @@ class HistoryRecord(Contract):
         }
         if until := details.get("until"):
             details["until"] = until[:16].replace("T", " ")
-        given_up = self.event == CHANNEL_GIVEN_UP
-        name = "given up on" if given_up else self.event.removeprefix("incident_").replace("_", " ")
+        name = self.event.removeprefix("incident_").replace("_", " ")
+        if self.event == CHANNEL_GIVEN_UP:
+            name = "given up on"
+        elif self.event == ACKNOWLEDGEMENT_ENDED and (whose := details.pop("by", "")):
+            name = f"acknowledgement of {whose} ended"  # by itself: somebody else's end of it is another event
         return name + "".join(form.format(details[key]) for key, form in said.items() if key in details)

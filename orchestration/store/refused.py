@@ -35,6 +35,8 @@ KEPT_CHARACTERS = 2048
 READ_BYTES = 3 * KEPT_CHARACTERS
 """How much of a body is looked at: beyond what is kept, so that a secret at its end is found."""
 
+HTTP_UNAUTHORIZED = 401
+
 LOCAL_KEY = "local_key"
 """The detail that the sender had the local key, which has no name."""
 
@@ -103,6 +105,11 @@ class RefusedPush(Contract):
     def key(self) -> str:
         """The key that its sender had, as a sentence names it; "" if it had none."""
         return f"the key {self.sender!r}" if self.sender else "the local key" if self.details.get(LOCAL_KEY) else ""
+
+    @property
+    def unchecked_key(self) -> str:
+        """The key that its sender names, if the push was refused before that could be checked: it was signed."""
+        return "" if self.status == HTTP_UNAUTHORIZED else str(self.details.get("key", ""))
 
 
 @dataclass(kw_only=True)

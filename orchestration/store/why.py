@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Incident
+from orchestration.alert import TOO_LARGE, TOO_MANY, Incident
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.reasons import Reason
 from orchestration.states import RunReason
@@ -31,7 +31,7 @@ from orchestration.store.models import (
     RefusedPushRow,
     StageExecutionRow,
 )
-from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
 from orchestration.store.story import rows_by_run
@@ -134,7 +134,15 @@ async def _with_refused(tx: AsyncConnection, facts: Facts, matchers: Sequence[Ma
     found = await list_refused(tx, since=since, until=until, words=words, limit=_REFUSED_SHOWN)
     # What said nothing may be about anything, so it counts only near the moment, or where nothing else is known.
     near = [push for push in found if push.body or not facts.runs or (at is not None and abs(push.at - at) <= NEAR)]
-    return facts.model_copy(update={"refused": near})
+    return facts.model_copy(update={"refused": near, "cut": await _list_cut(tx, since, until)})
+
+
+async def _list_cut(tx: AsyncConnection, since: datetime, until: datetime) -> list[RunRecord]:
+    """The pushes of a time span of which only one message was made, because they were too large; newest first."""
+    one_for_all = or_(*(_R.alert_fingerprint.startswith(f"{name}/") for name in (TOO_LARGE, TOO_MANY)))
+    query = select(*RUN_COLUMNS).where(_R.created_at.between(since, until), _R.reason == RunReason.PUSH, one_for_all)
+    rows = await tx.execute(query.order_by(_R.created_at.desc()).limit(_REFUSED_SHOWN))
+    return [run_record(row) for row in rows.mappings()]
 
 
 # Which incidents are meant

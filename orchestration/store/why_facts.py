@@ -89,6 +89,8 @@ class Facts(Contract):
     history: list[HistoryRecord] = Field(default_factory=list[HistoryRecord])
     refused: list[RefusedPush] = Field(default_factory=list[RefusedPush])
     """Newest first. One without a body may have been about anything."""
+    cut: list[RunRecord] = Field(default_factory=list[RunRecord])
+    """Newest first: pushes of which only one message was made, whose alerts are not on record."""
     has_worker: bool = True
     """Whether a worker is alive."""
     refused_id: int | None = None

@@ -93,17 +93,21 @@ def _refused(facts: Facts) -> Iterator[Event]:
 
 
 def _history(facts: Facts) -> Iterator[Event]:
-    for line in facts.history:
+    at = None
+    for line in reversed(facts.history):
+        # A line has the beginning of its transaction, which may have waited for that of the line before it.
+        at = max(line.at, at or line.at)
         if line.event in _SAID_BY_RUNS:
             continue
         mark = "✗" if line.event == CHANNEL_GIVEN_UP else "·"
         text = f"incident {line.incident_id} {line.in_words}"
-        yield Event(at=line.at, mark=mark, text=text, run_id=line.run_id)
+        yield Event(at=at, mark=mark, text=text, run_id=line.run_id)
 
 
 def _refusal_line(push: RefusedPush) -> str:
     named = push.sender or ("the local key" if push.key else "")
-    who = named or (f"unknown key {push.details['key']}" if push.details.get("key") else "no key")
+    unknown_key = f"{'unchecked' if push.unchecked_key else 'unknown'} key {push.details.get('key')}"
+    who = named or (unknown_key if push.details.get("key") else "no key")
     size = f", {push.size_bytes:,} bytes" if push.size_bytes is not None else ""
     program = f", {push.details['user_agent']}" if push.details.get("user_agent") else ""
     times = f", {push.count} times" if push.count > 1 else ""
@@ -177,6 +181,8 @@ def _delivery_event(delivery: DeliveryRecord, run: RunRecord) -> Event:
         SUPERSEDED: "not sent, a newer message overtook it (superseded)",
         GIVEN_UP: "given up",
     }.get(delivery.status, delivery.status)
+    if delivery.status == SUPERSEDED and delivery.perhaps_accepted:
+        said = "perhaps arrived, and is not sent again: a newer message overtook it (superseded)"
     mark = {SENT: "✓", SENDING: "·", SUPERSEDED: "-"}.get(delivery.status, "✗")
     tries = f", try {delivery.tries}" if delivery.tries > 1 else ""
     error = f": {delivery.error}" if delivery.error else ""

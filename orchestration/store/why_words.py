@@ -11,7 +11,7 @@ from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import FAILED, GIVEN_UP, SUPERSEDED
 from orchestration.store.records import DeliveryRecord, RunRecord
-from orchestration.store.refused import RefusedPush
+from orchestration.store.refused import HTTP_UNAUTHORIZED, RefusedPush
 from orchestration.store.why_facts import (
     CLOSED_TIMERS,
     NEAR,
@@ -27,7 +27,6 @@ from orchestration.store.why_facts import (
 )
 from orchestration.store.why_timeline import timeline, upcoming
 
-HTTP_UNAUTHORIZED = 401
 _ENDS = (Reason.RESOLVED, Reason.RESOLVED_BY_HAND, Reason.EXPIRED)
 _MINUTE = timedelta(minutes=1)
 """A moment that is asked about is all of its minute."""
@@ -75,8 +74,9 @@ def _last_word(one: ExplainedRun, at: datetime | None) -> datetime:
 
 
 def _has_spoken(run: RunRecord) -> bool:
-    """Whether a follow-up said something. One that found every channel up to date adds nothing to who had told it."""
-    return run.status is not RunStatus.PENDING and run.skip_reason not in (*CLOSED_TIMERS, Reason.COALESCED)
+    """Whether a follow-up said something. One that had nothing to say adds nothing to who had told it."""
+    silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.GIVEN_UP)
+    return run.status is not RunStatus.PENDING and run.skip_reason not in silent
 
 
 def _deciding_refusal(facts: Facts, deciding: ExplainedRun | None) -> RefusedPush | None:
@@ -109,6 +109,8 @@ def _refused_answer(facts: Facts, push: RefusedPush) -> str:
 
 def _sender(push: RefusedPush) -> str:
     without = "a sender without a valid key" if push.status == HTTP_UNAUTHORIZED else "a sender without a key"
+    if push.unchecked_key:
+        without = f"a sender that names the key {push.unchecked_key!r}, which was not checked,"
     return f"{push.key or without} at {push.address or 'an unknown address'}"
 
 
@@ -117,12 +119,20 @@ def _nothing(facts: Facts) -> str:
     none = (
         f"Nobody was notified of {facts.subject}: no push about it is on record{until}, neither accepted nor refused."
     )
-    return " ".join([none, *_unknown(facts)]) + " Look at the sender: did it send anything, and to this address?"
+    advice = "Look at the sender: did it send anything, and to this address?"
+    return " ".join([none, *(list(_unknown(facts)) or [advice])])
 
 
 def _unknown(facts: Facts) -> Iterator[str]:
-    """The refused push that may have been about it, because nobody knows what it said."""
+    """The pushes that may have been about it, because nobody knows what they said."""
     at = facts.at or facts.now
+    cut = [run for run in facts.cut if facts.at is None or abs(run.created_at - at) <= NEAR]
+    if cut:
+        run = min(cut, key=lambda run: abs(run.created_at - at))
+        yield (
+            f"It may have been in a push that came {clock(run.created_at, facts.now)}, of which only one message was "
+            f"made: {run.title} (alert-pipeline why {run.run_id[:8]})."
+        )
     found = [push for push in facts.refused if not push.body and (facts.at is None or abs(push.at - at) <= NEAR)]
     if found:
         push = min(found, key=lambda push: abs(push.at - at))
@@ -178,9 +188,9 @@ def _failed_sentence(facts: Facts, one: ExplainedRun) -> str:
     )
     if (later := _first_sent(facts, after=one.moment)) is not None:
         return f"{failed} Later, {_told(later, facts.now)[:-1]} of what was true by then."
-    if (redelivery := _next(facts, RunReason.REDELIVERY)) is not None:
-        return f"{failed} It is sent again {clock(redelivery, facts.now)}."
-    return f"{failed} Nothing tries it again. Resume it with: alert-pipeline resume {run.run_id}"
+    if (again := _next_try(facts)) is not None:
+        return f"{failed} It is sent again {clock(again, facts.now)}."
+    return f"{failed} Nothing tries it again. Resume it with `alert-pipeline resume {run.run_id}`."
 
 
 def _failing(facts: Facts) -> Iterator[ChannelHealth]:
@@ -203,7 +213,7 @@ def _sent_sentence(facts: Facts, one: ExplainedRun, sent: Sequence[DeliveryRecor
     missing = [*one.sent(FAILED), *one.sent(GIVEN_UP)]
     if missing:
         sentence += " " + " ".join(f"{delivery.channel} was not: {delivery.error}." for delivery in missing)
-        again = _next(facts, RunReason.REDELIVERY)
+        again = _next_try(facts)
         sentence += f" That is tried again {clock(again, facts.now)}." if again else ""
     return sentence
 
@@ -220,8 +230,8 @@ def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:
     run, when = one.run, clock(one.moment, facts.now)
     last = _last_sent(facts, before=one.moment)
     told = f" {_told(last, facts.now)}" if last is not None else " No message about it has been sent before."
-    if last is None and (redelivery := _next(facts, RunReason.REDELIVERY)) is not None:
-        told += f" An earlier one is tried again {clock(redelivery, facts.now)}."
+    if last is None and (again := _next_try(facts)) is not None:
+        told += f" An earlier one is tried again {clock(again, facts.now)}."
     match run.skip_reason:
         case Reason.DUPLICATE | Reason.REPEAT:
             again = " again" if last is not None else ""
@@ -232,7 +242,7 @@ def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:
             return f"No message of its own was needed for {facts.subject} {when}: {meaning(run.skip_reason)}.{told}"
         case Reason.IGNORED:
             return f"Nobody was notified {when}: {run.title} was ignored, because {meaning(run.skip_reason)}."
-        case Reason.NO_CHANNEL:
+        case Reason.NO_CHANNEL | Reason.NO_OTHER_CHANNEL:
             advice = "Set one up: docs/channels.md."
             return f"Nobody was notified of {facts.subject} {when}: {meaning(run.skip_reason)}. {advice}"
         case Reason.ACKNOWLEDGED | Reason.SNOOZED if run.reason is RunReason.REMINDER:
@@ -253,7 +263,9 @@ def _people(facts: Facts, one: ExplainedRun) -> Iterator[str]:
         yield f"It is snoozed until {incident.snoozed_until:%Y-%m-%d %H:%M}."
     if one.sent(SUPERSEDED):
         names = _listed([delivery.channel for delivery in one.sent(SUPERSEDED)])
-        yield f"An older message to {names} was not sent, because a newer one overtook it (superseded)."
+        perhaps = any(delivery.perhaps_accepted for delivery in one.sent(SUPERSEDED))
+        not_sent = "perhaps arrived, and is not sent again" if perhaps else "was not sent"
+        yield f"An older message to {names} {not_sent}, because a newer one overtook it (superseded)."
 
 
 def _given_up(facts: Facts) -> Iterator[str]:
@@ -280,9 +292,11 @@ def _told(delivery: DeliveryRecord, now: datetime) -> str:
     return f"{delivery.channel} was notified {clock(delivery.settled_at or delivery.created_at, now)}."
 
 
-def _next(facts: Facts, reason: RunReason) -> datetime | None:
-    due = [one.run.due_at for one in facts.runs if one.run.reason is reason and waits(one.run) and one.run.due_at]
-    return min(due, default=None)
+def _next_try(facts: Facts) -> datetime | None:
+    """When a message that was not accepted is tried again: by a redelivery, or by its own run, which waits."""
+    waiting = [one.run for one in facts.runs if waits(one.run)]
+    tries = [run for run in waiting if run.reason is RunReason.REDELIVERY or run.status is RunStatus.RETRYING]
+    return min((run.due_at for run in tries if run.due_at is not None), default=None)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from encodings.aliases import aliases
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote_plus
 
 import orjson
@@ -78,8 +78,8 @@ _NO_CHARSETS = frozenset({"base64_codec", "bz2_codec", "hex_codec", "quopri_code
 _CHARSETS = {**{name: name for name in aliases.values()}, **aliases}
 """Python's charsets by all of their names. Unknown names are not looked up: Python keeps each of them for ever."""
 
-_ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+|\\.")
-"""The escapes in a JSON text: characters by their numbers in a row, or any other one."""
+_ESCAPES = re.compile(r"(?P<numbers>(?:\\u[0-9A-Fa-f]{4})+)|\\.")
+"""The escapes in a JSON text: characters by their numbers in a row, or any other one, also one that was cut off."""
 
 _EDGES = " \t\r\n\x00\ufeff"
 """What may stand around the JSON of a body. A program in C may send the zero byte that ends its text."""
@@ -214,7 +214,7 @@ def readable(raw: bytes, headers: BodyHeaders, limit: int) -> str:
 
 def _unescaped(escape: re.Match[str]) -> str:
     """The characters of an escape, if they can be printed and do not end the text; else the escape."""
-    if not escape[0].startswith("\\u"):
+    if escape["numbers"] is None:
         return escape[0]
     said = str(json.loads(f'"{escape[0]}"')).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return said if said.isprintable() and not set(said) & set('"\\') else escape[0]
@@ -293,20 +293,17 @@ def _decoded(body: bytes, charset: str | None) -> Iterator[str]:
 
 
 def _loads(text: str) -> object:
-    """A JSON value. Line breaks within strings, as templates make them, and half characters are accepted.
+    """A JSON value. Line breaks within strings, as templates make them, and half characters are accepted. NaN and
+    infinities, which Python and others write for a number that they do not have, become their names.
 
     Raises:
         ValueError: the text is not JSON.
         RecursionError: it is nested too deeply.
     """
-    value = json.loads(text, strict=False, parse_constant=_refuse_constant)
+    value = json.loads(text, strict=False, parse_constant=str)
     repaired = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     # As the fast way reads it, with the same numbers.
     return orjson.loads(repaired)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _form_value(body: bytes, charset: str | None) -> object:

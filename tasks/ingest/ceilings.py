@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.alert import TOO_LARGE, TOO_MANY, Alert, AlertStatus, Severity
 from orchestration.redaction import one_line
 from orchestration.store import alerts, incidents
 from orchestration.store.database import Database
@@ -24,8 +24,6 @@ _NAME = re.compile(
     r'''"(?:alert_?name|alert_title|condition_name|rule_?name|check_name|name|title)"\s*:\s*"((?:[^"\\]|\\.){1,200})"''',
     re.IGNORECASE,
 )
-TOO_MANY = "TooManyIncidents"
-TOO_LARGE = "PushTooLarge"
 
 
 @dataclass(frozen=True)

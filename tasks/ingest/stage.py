@@ -104,7 +104,9 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
     push = StoredPush.model_validate(payload)
-    recorded = await alert_store.record_alerts(tx, push.alerts, run, all_resolved=push.all_resolved)
+    recorded = await alert_store.record_alerts(
+        tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted
+    )
     if recorded.incident is not None and recorded.change.opened:
         await schedule_first(tx, recorded.incident, config.settings, run, source=push.alerts[0].source)
     elif recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):

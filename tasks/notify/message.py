@@ -79,6 +79,8 @@ class MessageSubject:
     """What was unusual about how the run was executed."""
     upcoming: Upcoming | None = None
     """What happens to the incident next, by itself."""
+    unread: int = 0
+    """How many more alerts of the incident are as those in `alerts` are."""
     omitted: int = 0
     """How many alerts of the incident the sender has left out of its push."""
     began_and_ended: bool = False
@@ -180,7 +182,7 @@ def _title(subject: MessageSubject) -> str:
         return f"[{worst.value.upper()}] Health of {one_line(socket.gethostname(), 80)}"
     environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
     if len(names) == 1:
-        where = _some(_places(subject.relevant), named=2, limit=60)
+        where = _where(subject, named=2, limit=60)
         return f"[{word}] {one_line(names[0], 120) or 'nameless alert'}{f' on {where}' if where else ''}{environment}"
     name = subject.incident.title if subject.incident else f"{names[0]} and {len(names) - 1} more"
     return f"[{word}] {one_line(name, 160)}{environment}"
@@ -191,7 +193,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
     total = subject.firing + subject.resolved
     facts = {
         "What": _what(subject),
-        "Where": _some(_places(subject.relevant)) if subject.alerts or subject.incident else host,
+        "Where": _where(subject) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
         "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
         "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
@@ -241,14 +243,16 @@ def _what(subject: MessageSubject) -> str:
         return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
     names = list(dict.fromkeys(alert.name for alert in alerts))
     if len(names) > 1:
-        return _some(
-            [f"{name} ×{sum(a.name == name for a in alerts)}" for name in names[:_MAX_NAMED]] + names[_MAX_NAMED:]
-        )
+        more = " or more" if subject.unread else ""
+        counts = [f"{name} ×{sum(a.name == name for a in alerts)}{more}" for name in names[:_MAX_NAMED]]
+        return _some([*counts, *names[_MAX_NAMED:]])
     first = alerts[0]
     says = one_line(first.description or first.annotations.get("summary", ""), 1000)
     alike = len({alert.description for alert in alerts}) == 1
     name = one_line(names[0], 120)
-    return f"{name}: {says if alike else f'{says} (the first of {len(alerts)} alerts)'}" if says else name
+    return (
+        f"{name}: {says if alike else f'{says} (the first of {len(alerts) + subject.unread} alerts)'}" if says else name
+    )
 
 
 def _health(check: CheckResult | None) -> str:
@@ -257,14 +261,16 @@ def _health(check: CheckResult | None) -> str:
     return f"look at {_some(bad)}" if bad else f"all {len(checks)} checks are ok"
 
 
-def _places(alerts: Sequence[Alert]) -> list[str]:
-    return list(dict.fromkeys(alert.place for alert in alerts if alert.place))
+def _where(subject: MessageSubject, *, named: int = _MAX_NAMED, limit: int = 80) -> str:
+    places = list(dict.fromkeys(alert.place for alert in subject.relevant if alert.place))
+    return _some(places, named=named, limit=limit, beyond=subject.unread)
 
 
-def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80) -> str:
-    """The first names, and the number of the others."""
+def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80, beyond: int = 0) -> str:
+    """The first names, and the number of the others. `beyond` are others whose names are not known."""
     shown = ", ".join(one_line(name, limit) for name in names[:named])
-    return f"{shown} and {len(names) - named} more" if len(names) > named else shown
+    others = max(len(names) - named, 0) + beyond
+    return f"{shown} and {others} more" if shown and others else shown
 
 
 def _since(subject: MessageSubject) -> str:

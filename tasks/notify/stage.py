@@ -24,6 +24,7 @@ from orchestration.states import RunReason
 from orchestration.store import deliveries
 from orchestration.store.channels import OUTAGE_SECONDS
 from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
+from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
 from tasks.notify.subject import read_subject
 
@@ -36,6 +37,8 @@ class NotifyConfig:
     channels: Sequence[NamedChannel]
     others: Callable[[Collection[str]], Awaitable[Sequence[NamedChannel]]]
     """The channels beside these, for what none of these accepts."""
+    excepted: Sequence[str] = ()
+    """The channels that are left out, because the message is about them."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -48,11 +51,12 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
     """
     if not config.channels:
         logger.warning(
-            "Run %s: nobody is notified, because no channel is set up. Set one up (docs/channels.md); "
+            "Run %s: nobody is notified, because no %schannel is set up. Set one up (docs/channels.md); "
             "`alert-pipeline doctor` shows what is missing",
             config.telling.subject.run_id,
+            "other " if config.excepted else "",
         )
-        return NotifyResult(skip_reason=Reason.NO_CHANNEL)
+        return NotifyResult(skip_reason=Reason.NO_OTHER_CHANNEL if config.excepted else Reason.NO_CHANNEL)
     outcomes = await _tell_all(config.telling, config.channels)
     elsewhere, failover_in = await _fail_over(config, outcomes)
     if any(outcome.failure for outcome in outcomes):
@@ -66,8 +70,13 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
         messages=list(dict.fromkeys(texts)),
         channels_attempted=len(sent),
         channels_succeeded=len(sent),
-        skip_reason=None if sent else Reason.COALESCED,
+        skip_reason=None if sent else _why_silent(outcomes),
     )
+
+
+def _why_silent(outcomes: Sequence[Outcome]) -> Reason:
+    given_up = any(outcome.delivery.status == Why.GIVEN_UP for outcome in outcomes)
+    return Reason.GIVEN_UP if given_up else Reason.COALESCED
 
 
 async def _tell_all(telling: Telling, channels: Sequence[NamedChannel], *, notes: Sequence[str] = ()) -> list[Outcome]:
@@ -165,6 +174,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         ),
         channels=list(channels.values()),
         others=partial(_others, run),
+        excepted=excepted,
     )
 
 

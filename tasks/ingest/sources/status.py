@@ -14,9 +14,10 @@ _END_WORDS = (
     "resolved, resolve, auto resolved, autoresolved, closed, close, auto closed, autoclosed, recovered, recovery, "
     "recover, restored, cleared, clear, all clear, allclear, inactive, deactivated, deactivate, dismissed, "
     "ok, okay, all ok, normal, normalized, normalised, nominal, stable, healthy, good, green, "
-    "pass, passed, passing, success, successful, succeeded, fixed, remediated, "
+    "pass, passed, passing, success, successful, succeeded, fixed, solved, remediated, "
     "up, online, operational, available, reachable, alive, responding, connected, ready, "
-    "back, back up, back online, back to normal, up again, no longer firing, not firing"
+    "back, back up, back online, back to normal, returned to normal, return to normal, up again, "
+    "no longer firing, not firing"
 )
 _END_WORDS_OF_OTHERS = (
     "behoben, gelöst, erledigt, wiederhergestellt, geschlossen, entwarnung, erreichbar, "
@@ -33,10 +34,28 @@ _ENDS = frozenset((*_END_WORDS.split(", "), *_END_WORDS_OF_OTHERS.split(", ")))
 A word that can also be said of something broken is not in the list: `completed` and `running` (of a job), `paused`,
 `expired`, `mitigated`, `unknown`. A page too many is noticed, a page too few is not.
 """
-_ENDING_PHRASE = re.compile(
-    r"(?:\w+ )?ended now (?:up|ok)|(?:is )?(?:now )?(?:back )?(?:up|ok|online|normal)(?: again)?"
+_IS = "(?:(?:is|are|has|have|been|now|back) )*"
+_OVER = "resolved|auto resolved|closed|cleared|recovered|fixed|solved|inactive|deactivated|ok|normal"
+_WELL = (
+    "up|ok|okay|online|operational|available|reachable|alive|responding|healthy|normal|good|green|stable|recovered|"
+    "restored|passed|passing|fixed|back|to normal|returned to normal"
 )
-"""Phrases such as PRTG's `Down ended (now: Up)`."""
+_ENDING_PHRASE = re.compile(
+    # PRTG: `Down ended (now: Up)`
+    r"(?:\w+ )?ended now (?:up|ok)|(?:is )?(?:now )?(?:back )?(?:up|ok|online|normal)(?: again)?"
+    # A problem that is over, and a thing that is well. The other way round it may be an outage: `Service inactive`.
+    rf"|(?:the )?(?:problem|issue|incident|alert|alarm|trigger|condition) {_IS}(?:{_OVER})(?: again| now)?"
+    rf"|(?:the |all )?(?:service|host|node|server|site|website|monitor|check|system|everything)s? {_IS}(?:{_WELL})"
+    r"(?: again| now)?"
+    # How it ended, or what was before: `Resolved by timeout`, `Recovered after 5 min`, `OK (was CRITICAL)`
+    r"|(?:resolved|closed|cleared|recovered|fixed|solved|restored) (?:by \w|(?:in|after) \d).*"
+    r"|(?:resolved|closed|cleared|recovered|ok|up|normal|green|healthy|online) was \w.*"
+    r"|(?:\w+ )?from \w+ to (?:ok|up|normal|green|healthy|online|resolved|cleared)"
+)
+"""Phrases for an end, as `_words_of` writes them."""
+_ARROW = re.compile("-+>|=+>|[→⇒➜➡]")
+"""Between what was and what is: `CRITICAL -> OK`."""
+_NAMED_STATE = re.compile("(?:alert |current |new )?(?:status|state) (?:is )?(?:now )?")
 _ENDING_SIGNS = frozenset("✅☑✔🟢🆗👍💚🟩")
 _DECORATION = frozenset("\ufe0e\ufe0f\u200d ")
 _NO_WORD = re.compile(r"[\W_]+")
@@ -75,9 +94,10 @@ def status_of(*values: JsonValue) -> AlertStatus:
 
 
 def _is_end(said: str) -> bool:
-    if not said or len(said) > _LONGEST or said.startswith(("!", "¬")):
+    if not said or len(said) > _LONGEST or said.startswith(("!", "¬", "{")):
         return False
-    words = _words_of(said)
+    words = _words_of(_ARROW.split(said)[-1])
+    words = words.removeprefix(named[0]) if (named := _NAMED_STATE.match(words)) else words
     if words:
         return words in _ENDS or _ENDING_PHRASE.fullmatch(words) is not None
     signs = set(said) - _DECORATION
