@@ -413,7 +413,7 @@ async def test_a_channel_that_no_worker_knows_is_refused(
     [
         ("", 400, "empty"),
         ("{", 400, "not JSON"),
-        ('{"payload": NaN}', 400, "not JSON"),
+        ('{"payload": NaN}', 422, "payload"),
         (b"\xff\xfe{}", 400, "not JSON"),
         ("[" * 5000, 400, "not JSON"),
         ("null", 422, "null"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from encodings.aliases import aliases
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -276,20 +276,17 @@ def _decoded(body: bytes, charset: str | None) -> Iterator[str]:
 
 
 def _loads(text: str) -> object:
-    """A JSON value. Line breaks within strings, as templates make them, and half characters are accepted.
+    """A JSON value. Line breaks within strings, as templates make them, and half characters are accepted; NaN and
+    Infinity, which Python's json writes, become their names.
 
     Raises:
         ValueError: the text is not JSON.
         RecursionError: it is nested too deeply.
     """
-    value = json.loads(text, strict=False, parse_constant=_refuse_constant)
+    value = json.loads(text, strict=False, parse_constant=str)
     repaired = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     # As the fast way reads it, with the same numbers.
     return orjson.loads(repaired)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _form_value(body: bytes, charset: str | None) -> object:
