@@ -49,7 +49,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.RESOLVED_BY_HAND: "somebody has resolved the incident",
     Reason.EXPIRED: "nobody has heard of it for long, so it counts as over; whether it is, is not known",
     Reason.REMINDER: "a reminder: it still fires, and nobody has acknowledged it",
-    Reason.REDELIVERY: "an earlier message about this incident was not accepted",
+    Reason.REDELIVERY: "an earlier message about this incident did not go out",
     Reason.UNTOLD: "nothing new, but not every channel knew what is true",
     Reason.REPEAT: "a repeat: nothing has changed",
     Reason.DUPLICATE: "the same was said shortly before",

@@ -62,7 +62,9 @@ _HOOK_PATH = re.compile(
     r"|events\.pagerduty\.com/integration)/|api\.telegram\.org/bot|jdbc:oracle:thin:[^\s/@]{1,64}/)[^\s\"'<>|)\\]+",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(bearer)([ \t]{1,3})(?!tokens?\b)[\w.~+/=:\-]+", re.IGNORECASE)
+_BEARER = re.compile(
+    r"\b(bearer)([ \t]{1,3})(?!(?:tokens?|of|or|and|is|was|for|from|in|not)\b)[\w.~+/=:\-]+", re.IGNORECASE
+)
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)([ \t]{1,3})(?=[A-Za-z0-9+/]*(?:[a-z][A-Z]|[0-9=]))[A-Za-z0-9+/]{4,}={0,2}")
 _COMMAND = re.compile(
     r"""(\b(?:curl\b[^\n]{0,200}?\ (?:-u|--user|--proxy-user)[ =]?["']?[^\s:"']{1,64}:"""
@@ -75,18 +77,22 @@ _FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w\-]{0,40})([ \t]{1,3})(?!-)(\S+)")
 _SAID = re.compile(
     r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|requirepass|token|secret|identified by"
     r"|(?:api|access|private|secret)[ _]?key)"
-    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:|[=:] ?null)? [\"']?)(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
+    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:| =|[=:] ?null)? [\"']?)(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
     re.IGNORECASE,
 )
 _GO_LOGIN = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}:)[^\s@\"']{1,128}(?=@(?:tcp|unix)\()")
 _KEY = re.compile(
-    rf"""(?:(?<![\w.\-])|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
-    (?:(?:\\?["'])?[ \t]{{0,8}}(?:[=\-]>|:=|[:=]|%(?:25)?3D)[ \t]{{0,8}}(?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
+    rf"""(?:(?<![\w.\-])(?<!/etc/)(?<!\d{{12}}:)|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
+    (?:(?:\\?["'])?(?:[ \t\xa0]|%20){{0,8}}(?:[=\-]>|:=|[:：]|[=＝]{{1,3}}|%(?:25)?3[AD])(?:[ \t\xa0]|%20){{0,8}}
+    (?:(?!\[redacted\])[\[({{]\s{{0,8}}){{0,8}}
     |\\?["']?[\s,]{{1,12}}(?:\\?["'])?value(?:\\?["'])?\s{{0,3}}[:=]\s{{0,3}}|>)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_ANNOUNCES = frozenset(":=>%")
+_ANNOUNCES = frozenset(":：=＝>%")
 """Each match of `_KEY` has one of these; most texts have none."""
+_SECOND_WORD = re.compile(r" ([^\s\"',;]{8,128})")
+_ARROW = re.compile(r"[=\-]>[^>]{0,32}$")
+_ENCODED_SIGN = re.compile(r"%(?:25)?3[AD]", re.IGNORECASE)
 _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
 # In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
 _ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
@@ -143,11 +149,11 @@ def _hide_pairs(text: str) -> str:
         if (
             meaning is Names.NOTHING
             or key.end() <= done
-            or (key[0][-1] == ">" and not text.startswith("<", key.start() - 1))
+            or (key[0][-1] == ">" and not _ARROW.search(key[0]) and not text.startswith("<", key.start() - 1))
         ):
             continue
         to_the_end = key[1].lower().endswith(_TO_THE_END)
-        encoded = key[0][-2:].upper() == "3D"
+        encoded = _ENCODED_SIGN.search(key[0]) is not None
         value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:
             continue
@@ -160,6 +166,8 @@ def _hide_pairs(text: str) -> str:
             continue
         kept += [text[done : key.end()], quote, REDACTED, quote]
         done = value.end()
+        if meaning is Names.PASSWORD and not quote and (more := _SECOND_WORD.match(text, done)) and looks_made(more[1]):
+            done = more.end()
     return "".join([*kept, text[done:]])
 
 

@@ -19,18 +19,19 @@ def _words(text: str) -> frozenset[str]:
 
 _PASSWORDS = _words("""
     password passwords passwd pwd passphrase userpass dbpass passwort kennwort contraseña contrasena senha
-    wachtwoord hasło parola lösenord пароль pw psk requirepass 密码 密碼 パスワード passe
+    wachtwoord hasło parola lösenord пароль pw psk requirepass masterauth bindpw rootpw dbpw userpw
+    adminpw 密码 密碼 パスワード passe
 """)
 _CREDENTIALS = _words("""
     pass passcode token authorization cookie apikey apisecret privatekey accesskey secretkey signingkey
-    integrationkey routingkey authkey masterkey sshkey clientsecret accesstoken authtoken refreshtoken bottoken
+    integrationkey authkey masterkey sshkey clientsecret accesstoken authtoken refreshtoken bottoken
     webhookurl connectionstring dsn jwt sessionid jsessionid phpsessid csrf xsrf bearer
 """)
 _NAMED_OBJECTS = _words("secret secrets credential credentials tokens cookies")
 _CODES = _words("otp pin totp cvv")
 _WEAK = _words("key auth sig signature hmac salt session")
 _KEY_OF = _words("""
-    api private access secret signing encryption integration routing service account master ssh license subscription
+    api private access secret signing encryption integration service account master ssh license subscription
     shared host auth tls
 """)
 _PAIRS = {(of, "key") for of in _KEY_OF} | {
@@ -56,7 +57,8 @@ _STATES = _words("""
     expires expiring invalid incorrect wrong missing required rejected denied failed failure failures changed change
     changes reset rotated rotation rotates mismatch policy for of in on from to by at with and or unknown unset
     empty set ok valid authentication login leaked revoked refreshed refresh blocked unavailable unauthorized
-    forbidden found about be been a an the this that enabled disabled optional present updated
+    forbidden found about be been a an the this that enabled disabled optional present updated unchanged modified weak
+    timeout user n/a -
 """)
 """Words with which a sentence goes on, or which say how a secret is: no one's password."""
 
@@ -69,7 +71,7 @@ _NAME = re.compile(rf"{_PART}(?:[-._:/@]{_PART}){{0,20}}")
 _NAME_OF_SECRET = re.compile(r"[a-z]+\d?(?:[-._/](?:[a-z]+\d{0,2}|v?\d{1,4})){1,12}(?:-(?=[a-z]*\d)[a-z0-9]{5})?")
 _MADE = re.compile(r"[\w\-+/=.~%!#*^$@:]{1,512}")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-_NUMBER = re.compile(r"\d[\d.,]*(?:%|[a-z]{1,3})?")
+_NUMBER = re.compile(r"\d[\d.,/]*(?:%|[a-z]{1,3})?")
 _WORD_OR_NUMBER = re.compile(r"[A-Za-z]{1,24}|\d{1,5}")
 _PLACEHOLDER = re.compile(r"\*+|x{3,}|\$\{[\w.:\-]+\}|\$[A-Z][A-Z0-9_]{3,}|\[redacted\]|\.{3}|…|%s|\{\}", re.IGNORECASE)
 
@@ -97,23 +99,29 @@ _MEANING: Final = {
     **dict.fromkeys(_CODES, Names.CODE),
     **dict.fromkeys(_WEAK, Names.WEAK),
 }
+_NO_SECRETS = {("routing", "key"): Names.WEAK, ("pull", "secrets"): Names.NOTHING}
+"""Names that look like those of secrets: RabbitMQ routes by one, and Kubernetes lists the names of secrets."""
+
+_ZERO = re.compile(r"(?<=[A-Za-z])0(?=[A-Za-z])")
 _STRONG = (Names.PASSWORD, Names.CREDENTIAL, Names.SECRET)
 
 
 @lru_cache(maxsize=4096)
 def meaning_of(name: str) -> Names:
     """What a name of a field, label, option or header says about its value."""
-    words = [word.lower() for word in _WORDS.findall(name)]
+    words = [word.lower() for word in _WORDS.findall(_ZERO.sub("o", name))]
     while len(words) > 1 and words[-1].isdigit():
         words.pop()
     if not words or words[0] in _AMOUNTS:
         return Names.NOTHING
+    if tuple(words[-2:]) in _NO_SECRETS:
+        return _NO_SECRETS[words[-2], words[-1]]
     if tuple(words[-2:]) in _PAIRS:
         return Names.SECRET if words[-2:] == ["secret", "key"] else Names.CREDENTIAL
     if words[-1] in _MEANING:
         # A `dedup_key` is none: other keys than those of _PAIRS identify something.
         return Names.NOTHING if words[-1] == "key" and len(words) > 1 else _MEANING[words[-1]]
-    if words[-1].endswith(("password", "passwd")):
+    if words[-1].endswith(("password", "passwd", "pwd")):
         return Names.PASSWORD
     if words[-1] in _ABOUT:
         return Names.NOTHING
@@ -135,8 +143,12 @@ def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
     `following` is how its line goes on, for a value that stands in a sentence.
     """
     first, _, rest = value.partition(" ")
-    if meaning is Names.NOTHING or not value or _PLACEHOLDER.fullmatch(value) or _is_state(first):
+    if meaning is Names.NOTHING or not value or _PLACEHOLDER.fullmatch(value):
         return False
+    if _is_state(first) and not (meaning is Names.PASSWORD and any(map(looks_made, rest.split()))):
+        return False
+    if value[0] == "/" and _NAME.fullmatch(value[1:]):
+        return False  # where a key lies, or a folder: PWD
     if meaning is Names.PASSWORD:
         return True
     if meaning is Names.WEAK:
@@ -145,8 +157,6 @@ def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
         return looks_made(value) or (value.isdigit() and 4 <= len(value) <= 8)
     if _NUMBER.fullmatch(value) and (len(value) < 6 or meaning is Names.SECRET):
         return False
-    if value[0] == "/" and _NAME.fullmatch(value[1:]):
-        return False  # where a key lies
     if _begins_sentence(first, (rest or following).lstrip()):
         return False
     return meaning is Names.CREDENTIAL or not _NAME_OF_SECRET.fullmatch(value)
@@ -159,6 +169,8 @@ def _is_state(word: str) -> bool:
 def _begins_sentence(first: str, following: str) -> bool:
     """Whether the words go on as a sentence does: `Authorization: 503 from auth-api`, `secret: shop-tls in shop`."""
     second, _, others = following.partition(" ")
+    if first.isalpha() and _is_state(second):
+        return True
     if not second.lstrip("\"'")[:1].isalnum() or looks_made(second.rstrip(",.")):
         return False
     if first.lower() in _SCHEMES and not (second.isalpha() and second.islower() and others[:1].isalpha()):

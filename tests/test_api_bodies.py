@@ -137,6 +137,14 @@ async def test_a_character_that_was_cut_costs_no_page(api: httpx.AsyncClient, da
     assert alert["description"] == "Gerät �"
 
 
+async def test_numbers_that_are_none_cost_no_page(api: httpx.AsyncClient, database: Database) -> None:
+    # So Python's json writes them.
+    body = b'{"name": "Latency", "value": NaN, "max": -Infinity, "labels": {"host": "db-1"}}'
+    alert = await alert_of(database, await api.post(PATH, content=body))
+
+    assert (alert["labels"]["host"], alert["raw_payload"]["value"]) == ("db-1", "NaN")
+
+
 async def test_bytes_of_no_charset_cost_no_page(api: httpx.AsyncClient, database: Database) -> None:
     body = b'{"name": "DiskFull", "message": "\x81\x8d\xff\xfe of \xf0\x9f", "host": "db-1"}'
     alert = await alert_of(database, await api.post(PATH, content=body))

@@ -114,7 +114,11 @@ async def test_bodies_that_do_not_come_keep_nobody_out(settings: Settings, datab
 
 @pytest.mark.parametrize("stalled_seconds", [60.0, 0.2])
 async def test_answers_that_nobody_reads_keep_nobody_out(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, stalled_seconds: float
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stalled_seconds: float,
 ) -> None:
     monkeypatch.setattr(connections, "STALLED_SECONDS", stalled_seconds)
     few = settings.model_copy(update={"api_max_connections": 20})
@@ -137,6 +141,8 @@ async def test_answers_that_nobody_reads_keep_nobody_out(
         await until(lambda: open_here() <= (0 if stalled_seconds < 1 else 19), "their end")
         for caller in callers:
             caller.close()
+
+    assert "Exception" not in caplog.text
 
 
 def test_there_are_never_more_connections_than_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from orchestration.alert import Alert
 from orchestration.contracts import Stage, StageError
 from orchestration.engine.lease import new_lease_owner
 from orchestration.engine.run import Services
 from orchestration.states import RunStatus, StageStatus
+from orchestration.store import alerts as alert_store
 from orchestration.store import attempts, runs
 from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord, Node
 from service.worker.executor import DEADLY, MAX_KILLED
 from service.worker.worker import Worker
+from tests.api_helpers import all_runs
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
 from tests.store_helpers import open_attempts
-from tests.worker_helpers import NOWHERE, over, worker_settings, working
+from tests.worker_helpers import NOWHERE, eventually, over, worker_settings, working
 
 
 @pytest.fixture
@@ -90,3 +94,40 @@ async def test_a_run_that_kills_every_process_of_its_own_is_given_up_and_that_is
     (told,) = await asyncio.to_thread(receiver.wait_for, 1)
     assert "Run given up: " in told.json["title"]
     assert f"alert-pipeline why {run_id[:8]}" in told.json["text"]
+
+
+async def test_an_alert_that_cannot_be_recorded_is_told_as_a_run_that_was_given_up(
+    worker: Worker, database: Database, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = alert_store.record_alerts
+
+    async def fails(tx: Any, alerts: Sequence[Alert], *given: Any, **more: Any) -> Any:
+        if alerts[0].name != "Fine":
+            raise ValueError("nobody expects this")
+        return await record(tx, alerts, *given, **more)
+
+    # Also the alert that says so: nothing reports itself for ever.
+    monkeypatch.setattr(alert_store, "record_alerts", fails)
+    (run_id,) = await accept_push(
+        worker.services, {"alertname": "Strange", "severity": "critical"}, source="generic", environment="test"
+    )
+    assert (await over(database, run_id)).status is RunStatus.FAILED
+
+    async def all_failed() -> bool:
+        found = await all_runs(database)
+        return len(found) == 2 and all(run.status is RunStatus.FAILED for run in found)
+
+    await eventually(all_failed, "the report to fail too")
+    monkeypatch.undo()
+    (report,) = [run for run in await all_runs(database) if run.run_id != run_id]
+    async with database.transaction() as tx:
+        await runs.request_resume(tx, report.run_id)
+    await eventually(lambda: _first_of(receiver), "the report")
+
+    assert "Run given up: Strange" in receiver.requests[0].json["title"]
+    assert "nobody expects this" in receiver.requests[0].json["text"]
+    assert receiver.requests[0].json["severity"] == "critical"
+
+
+async def _first_of(receiver: HttpReceiver) -> bool:
+    return bool(receiver.requests)

@@ -25,6 +25,7 @@ from tests.broken_definitions import BROKEN, node, nodes
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 from tests.engine_helpers import attempt, execute, execute_leased
 from tests.inbox_helpers import accept_push
+from tests.notify_helpers import execute_redelivery
 from tests.store_helpers import open_attempts
 from tests.worker_helpers import eventually
 
@@ -315,6 +316,20 @@ async def test_a_transform_that_cannot_says_why(services: Services, config: dict
 
 
 # Failures, retries, time limits
+
+
+async def test_a_node_that_fails_before_the_message_costs_no_page(services: Services, channel: MemoryChannel) -> None:
+    definition = nodes(
+        node("ingest", "ingest"), node("pick", "transform", config={"source_node": "ingest", "extract": "no.such"}),
+        node("page", "notify"),
+    )  # fmt: skip
+    run = await run_of(services, definition, {"alertname": "DiskFull", "severity": "critical"})
+    assert (run.status, len(channel.messages)) == (RunStatus.FAILED, 0)
+
+    assert (await execute_redelivery(services)).status is RunStatus.NOTIFIED
+    (message,) = channel.messages
+    assert "DiskFull" in message.title
+    assert "pick failed, and is left out: extract 'no.such' of ingest" in message.text
 
 
 async def test_a_required_node_that_fails_ends_the_run_when_those_beside_it_are_through(

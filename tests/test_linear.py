@@ -364,6 +364,11 @@ async def test_a_failed_check_stage_fails_the_run(services: Services, channel: M
     assert await rows_of(services, run) == ["ingest/1 succeeded", "check/1 failed"]
     assert channel.messages == []
 
+    # What failed is not needed for the message, which a later run sends.
+    assert (await execute_redelivery(services)).status is RunStatus.NOTIFIED
+    assert [message.status for message in channel.messages] == ["firing"]
+    assert "check failed, and is left out: unknown checker 'weather'" in channel.messages[0].text
+
 
 async def test_a_run_that_failed_in_notify_goes_on_there(
     services: Services, channel: MemoryChannel, signals: RecordedSignals

@@ -56,7 +56,7 @@ async def test_a_worker_with_a_channel_is_quiet(
             said = await eventually(lambda: with_worker(settings, database), "the worker's heartbeat")
 
     assert "NO CHANNEL" not in caplog.text
-    assert said["channels"] == {"ok": True, "detail": "by default generic"}
+    assert said["channels"] == {"ok": True, "detail": "1 by default"}
 
 
 async def test_a_channel_that_is_half_set_up_is_no_channel(

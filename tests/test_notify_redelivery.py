@@ -60,7 +60,7 @@ async def test_what_a_channel_refused_is_sent_by_a_later_run_with_the_results_of
     assert (record.status, record.reason) == (RunStatus.NOTIFIED, RunReason.REDELIVERY)
     (message,) = dead.messages
     assert message.checks
-    assert "an earlier message about this incident was not accepted" in message.text
+    assert "an earlier message about this incident did not go out" in message.text
     stages = await rows(
         services.database,
         "select node_id, output_snapshot->>'skipped' as skipped from stage_execution join pipeline_run as run "

@@ -14,13 +14,14 @@ from orchestration.engine.lease import lease_run
 from orchestration.engine.run import ActiveRun, Services, StageFailed
 from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message, NamedChannel
+from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store import deliveries
 from orchestration.store.deliveries import Place
 from orchestration.store.records import AttemptRecord, DeliveryRecord
 from orchestration.store.story import Story, read_story
 from tests.conftest import MemoryChannel, MemoryChannels
-from tests.engine_helpers import attempt
+from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_push
 
 SECRET = "hunter2xyzzy"
@@ -345,3 +346,41 @@ async def test_a_channel_that_does_not_exist_is_not_tried_again(services: Servic
     assert isinstance(failed, StageFailed)
     assert not failed.retryable
     assert await ledger_of(services, run_id) == {}
+
+
+@dataclass
+class OneIsGone:
+    """Two channels, and one whose block was deleted."""
+
+    right: MemoryChannel
+    spare: MemoryChannel
+
+    async def select(self, name: str | None) -> Sequence[NamedChannel]:
+        if name == "right":
+            return [NamedChannel(name="right", channel=self.right)]
+        raise BadInput(f"There is no channel or driver {name!r}")
+
+    async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
+        return [NamedChannel(name="spare", channel=self.spare)] if "spare" not in names else []
+
+
+@pytest.mark.parametrize("names", [["gone"], ["gone", "right"], None])
+async def test_a_channel_that_does_not_exist_costs_no_page(
+    services: Services, channel: MemoryChannel, names: list[str] | None
+) -> None:
+    channels = OneIsGone(channel, spare := MemoryChannel())
+    page: Any = {"id": "page", "type": "notify", "config": {"channels": names}}
+    nodes: Any = [{"id": "ingest", "type": "ingest", "next": "page"}, page]
+    options = RunOptions(definition_config={"nodes": nodes} if names else None)
+    (run_id,) = await accept_push(
+        services, {"name": "HighCPU", "severity": "warning"}, source="generic", environment="test", options=options
+    )
+    record = await execute(replace(services, channels=channels), run_id)
+
+    told = channel if names and "right" in names else spare
+    assert [len(one.messages) for one in (channel, spare)] == ([1, 0] if told is channel else [0, 1])
+    assert record.status is RunStatus.FAILED
+    assert "There is no channel or driver" in str(record.last_error_message)
+    if told is spare:
+        assert "told instead: spare" in str(record.last_error_message)
+        assert "There is no channel or driver" in spare.messages[0].text

@@ -78,14 +78,25 @@ async def finish(run: ActiveRun) -> None:
         logger.error(
             "Run %s failed in %s %s. Resume it with: alert-pipeline resume %s", run.run_id, where, failure, run.run_id
         )
-        after_failure = run.plan.steps[node.id].kind.after_failure
-        if after_failure is not None:
-            await after_failure(run, run.failure)
+        await _have_it_said(run, run.failure)
         await run.end(RunStatus.FAILED, error=run.failure.error)
     elif any(_has_notified(run, step) for step in run.plan.steps.values()):
         await run.end(RunStatus.NOTIFIED)
     else:
         await run.end(RunStatus.SKIPPED, skip_reason=_reason_nobody_was_notified(run))
+
+
+async def _have_it_said(run: ActiveRun, failure: StageFailed) -> None:
+    """Let a later run send the message, if this one has failed at it or before it.
+
+    A failed analysis is left alone: it fails a run only where the operator wants no message without one.
+    """
+    if failure.node.stage is Stage.ANALYZE:
+        return
+    for step in run.plan.steps.values():
+        if step.kind.after_failure is not None:
+            await step.kind.after_failure(run, failure)
+            return
 
 
 def _has_notified(run: ActiveRun, step: Step) -> bool:

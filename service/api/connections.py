@@ -87,7 +87,7 @@ class WaitingConnections:
             )
         oldest = next(iter(self._waiting))
         self.closed(oldest)
-        oldest.transport.abort()
+        oldest.abort()
 
     def closed(self, connection: LimitedProtocol) -> None:
         """Forget a connection."""
@@ -122,6 +122,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_header, self._in_body = False, False
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header."""
@@ -132,6 +133,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._waiting.closed(self)
+        self._stop_answering()
         self._unset_deadline()
         if self._stalled is not None:
             self._stalled.cancel()
@@ -187,7 +189,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The caller does not read its answer. It gets a while for it, and waits like one without a request."""
         super().pause_writing()
         self._waiting.waits(self)
-        self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self.abort)
 
     def resume_writing(self) -> None:
         """The caller reads on."""
@@ -196,10 +198,30 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stalled.cancel()
         self._works()
 
+    def abort(self) -> None:
+        """Close the connection at once. What is being answered on it stops."""
+        self._stop_answering()
+        self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _stop_answering(self) -> None:
+        """uvicorn only stops the answer to the newest request: an earlier one would write on, each time an error."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+        self.pipeline.clear()
+
     def _works(self) -> None:
-        """There is a request to be answered, unless it was answered already."""
+        """There is a request to be answered, unless it was answered already.
+
+        Who sends the next one before the answer, which no usual client does, is among those that wait.
+        """
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is not None and not cycle.response_complete:
+        if self.pipeline:
+            self._waiting.waits(self)
+        elif cycle is not None and not cycle.response_complete:
             self._waiting.works(self)
 
     def _unsupported_upgrade_warning(self) -> None:

@@ -141,7 +141,7 @@ def _channels(workers: Sequence[WorkerRecord], defaults: DefaultChannels | None)
     if defaults is None:
         return Part(ok=True, detail="not known yet")
     if defaults.problem:
-        return Part(ok=False, detail=f"nobody is notified: {defaults.problem}")
+        return Part(ok=False, detail="nobody is notified: the worker's log and `alert-pipeline doctor` say why")
     if not defaults.names:
         return Part(ok=False, detail="none is set up, so nobody is notified: see docs/channels.md")
-    return Part(ok=True, detail=f"by default {', '.join(defaults.names)}")
+    return Part(ok=True, detail=f"{len(defaults.names)} by default")

@@ -24,13 +24,15 @@ from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
 from orchestration.errors import PipelineError
 from orchestration.signals import logger
+from orchestration.states import RunReason, RunStatus
 from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.mirror.flow_runs import FlowRunMirror
 from service.worker.alone import execute_alone
 from service.worker.breaker import Breaker
-from service.worker.own_alerts import deadly_run, report
+from service.worker.own_alerts import given_up_run, report
+from tasks.ingest.sources.registry import OWN_SOURCE
 
 NON_CRITICAL_TIMEOUT_FACTOR = 5
 """How many times longer than a critical run any other run waits for Prefect."""
@@ -109,6 +111,7 @@ class RunExecutor:
                 except asyncio.CancelledError:
                     await self._stop(flow)
                     raise
+            await self._report_unrecorded(execution)
             if flow_run is not None and flow is not None:
                 await self._settle(flow_run, flow, execution)
 
@@ -154,7 +157,7 @@ class RunExecutor:
                 await attempts.close_lost(tx, run_id, attempts.LOST)
             if deadly:
                 await Execution(run).fail(DEADLY)
-                await report(services, deadly_run(run.record, DEADLY.message))
+                await report(services, given_up_run(run.record, DEADLY.message))
                 return
             async with run.waits.outside(_ALONE), self._places_alone:
                 logger.warning("Run %s is executed in a process of its own: others ended during it", run_id)
@@ -163,6 +166,15 @@ class RunExecutor:
                 logger.error("Run %s has killed the process that executed nothing else", run_id)
                 async with services.database.transaction() as tx:
                     await attempts.close_lost(tx, run_id, attempts.KILLED)
+
+    async def _report_unrecorded(self, execution: Execution) -> None:
+        """Tell people of a push that failed before its alerts were recorded: no other run speaks of them."""
+        record = execution.run.record
+        is_lost = record.status is RunStatus.FAILED and record.incident_id is None and not execution.cancelled
+        if not is_lost or record.reason is not RunReason.PUSH or not execution.run.alerts:
+            return
+        if record.source != OWN_SOURCE:  # or it would report itself for ever
+            await report(self._services, given_up_run(record, f"It failed: {record.last_error_message}"))
 
     def _start_flow(self, flow_run: FlowRun, execution: Execution) -> FlowTask:
         # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.

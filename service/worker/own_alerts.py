@@ -51,8 +51,8 @@ def own_incident_key(about: str) -> str:
     return f"{OWN_SOURCE}:{OWN_SOURCE}/{about}"
 
 
-def deadly_run(record: RunRecord, why: str) -> RunRequest:
-    """A run that was given up because it kills the processes that execute it: its message may not have gone out."""
+def given_up_run(record: RunRecord, why: str) -> RunRequest:
+    """A run that was given up before its message: it kills the processes that execute it, or cannot be recorded."""
     title = one_line(record.title or record.run_id, 120)
     return own_alert(
         f"run/{record.run_id}",

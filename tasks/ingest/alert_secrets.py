@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import cast
@@ -11,6 +12,8 @@ from orchestration.alert import Alert
 from orchestration.redaction import REDACTED, is_secret, redact, redact_text
 
 _NAME_CHARACTERS = 512
+_DIGEST = re.compile("[0-9a-f]{16,64}")
+"""Most fingerprints: those of Alertmanager, and those that are made here."""
 
 
 def without_secrets(alert: Alert) -> Alert:
@@ -47,7 +50,7 @@ def identity_without_secrets(key: str, *, keeps: str = "") -> str:
 
     `keeps` is the beginning that stays in front of the digest.
     """
-    if redact_text(key) == key:
+    if _DIGEST.fullmatch(key) or redact_text(key) == key:
         return key
     return f"{keeps if key.startswith(keeps) else ''}sha256:{hashlib.sha256(key.encode(errors='replace')).hexdigest()}"
 

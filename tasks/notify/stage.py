@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -39,6 +39,8 @@ class NotifyConfig:
     """The channels beside these, for what none of these accepts."""
     excepted: Sequence[str] = ()
     """The channels that are left out, because the message is about them."""
+    missing: Mapping[str, DeliveryFailed] = field(default_factory=dict[str, DeliveryFailed])
+    """Why names of the run are no channel that can be used."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -49,7 +51,7 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
-    if not config.channels:
+    if not config.channels and not config.missing:
         logger.warning(
             "Run %s: nobody is notified, because no %schannel is set up. Set one up (docs/channels.md); "
             "`alert-pipeline doctor` shows what is missing",
@@ -59,8 +61,8 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
         return NotifyResult(skip_reason=Reason.NO_OTHER_CHANNEL if config.excepted else Reason.NO_CHANNEL)
     outcomes = await _tell_all(config.telling, config.channels)
     elsewhere, failover_in = await _fail_over(config, outcomes)
-    if any(outcome.failure for outcome in outcomes):
-        raise _failed(outcomes, elsewhere, failover_in)
+    if config.missing or any(outcome.failure for outcome in outcomes):
+        raise _failed(config, outcomes, elsewhere, failover_in)
     told = [*outcomes, *elsewhere]
     sent = [outcome for outcome in told if outcome.told]
     texts = [text for outcome in told for text in outcome.texts]
@@ -90,11 +92,19 @@ async def _tell_all(telling: Telling, channels: Sequence[NamedChannel], *, notes
     return [ended for ended in endings if not isinstance(ended, BaseException)]
 
 
-def _failed(outcomes: Sequence[Outcome], elsewhere: Sequence[Outcome], failover_in: float | None) -> DeliveryFailed:
+def _failures(config: NotifyConfig, outcomes: Sequence[Outcome]) -> dict[str, DeliveryFailed]:
+    """Why the message is not on each of the run's channels."""
+    failed = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
+    return {**config.missing, **failed}
+
+
+def _failed(
+    config: NotifyConfig, outcomes: Sequence[Outcome], elsewhere: Sequence[Outcome], failover_in: float | None
+) -> DeliveryFailed:
     """What the attempt fails with: each channel that failed, and when the first of them may be tried again."""
-    failures = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
-    reached = len(outcomes) - len(failures)
-    others = f" ({reached} of {len(outcomes)} channels have it)" if len(outcomes) > 1 else ""
+    failures = _failures(config, outcomes)
+    wanted = len(outcomes) + len(config.missing)
+    others = f" ({wanted - len(failures)} of {wanted} channels have it)" if wanted > 1 else ""
     instead = [one.delivery.channel for one in elsewhere if one.reached]
     told = f" (told instead: {', '.join(instead)})" if instead else ""
     retryable = [failure for failure in failures.values() if failure.retryable]
@@ -113,12 +123,12 @@ def _failed(outcomes: Sequence[Outcome], elsewhere: Sequence[Outcome], failover_
 async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], float | None]:
     """Send the message on the other channels, if none of the run's own has accepted it.
 
-    This happens at once if all of them refuse it for good. Otherwise it happens only for a critical incident, after
-    `OUTAGE_SECONDS`.
+    This happens at once if all of them refuse it for good, or do not exist. Otherwise it happens only for a critical
+    incident, after `OUTAGE_SECONDS`.
 
     Returns the outcomes on the other channels, and the seconds until they are due, None if no wait is needed.
     """
-    failures = {one.delivery.channel: one.failure for one in outcomes if one.failure is not None}
+    failures = _failures(config, outcomes)
     if any(one.reached for one in outcomes):
         return [], None
     subject = config.telling.subject
@@ -130,7 +140,7 @@ async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple
         left = OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0)
         if left > 0:
             return [], left
-    names = {one.delivery.channel for one in outcomes}
+    names = {one.delivery.channel for one in outcomes} | config.missing.keys()
     notes = [f"{channel} did not accept it: {redact_text(str(failure))}" for channel, failure in failures.items()]
     elsewhere = await _tell_all(config.telling, await config.others(names), notes=notes)
     if not any(one.reached for one in elsewhere):
@@ -154,9 +164,9 @@ class NotifyNode(NodeConfig):
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     names = cast("NotifyNode", step.config).names or [run.record.options.notify_driver]
     excepted = run.record.options.except_channels
-    chosen = [named for name in names for named in await run.services.channels.select(name)]
+    chosen, missing = await _select(run, names)
     chosen = [named for named in chosen if named.name not in excepted]
-    if not chosen and excepted:
+    if not chosen and not missing and excepted:
         chosen = list(await run.services.channels.others(excepted))
     subject = await read_subject(run, step)
     # A channel that was told that the incident fires is told the end too, even if the run leaves it out.
@@ -175,7 +185,19 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         channels=list(channels.values()),
         others=partial(_others, run),
         excepted=excepted,
+        missing=missing,
     )
+
+
+async def _select(run: ActiveRun, names: Sequence[str | None]) -> tuple[list[NamedChannel], dict[str, DeliveryFailed]]:
+    """The channels of these names, and why the others are none: a wrong name must not silence the right ones."""
+    chosen, missing = list[NamedChannel](), dict[str, DeliveryFailed]()
+    for name in names:
+        try:
+            chosen += await run.services.channels.select(name)
+        except (BadInput, BadSetting) as error:
+            missing[name or "the default channels"] = DeliveryFailed(str(error), retryable=False)
+    return chosen, missing
 
 
 async def _told_before(run: ActiveRun, incident: Incident | None, names: Collection[str]) -> list[NamedChannel]:

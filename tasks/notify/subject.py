@@ -47,6 +47,14 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
 _SUSPECT = "processes ended during this run: its checks and its analysis are left out"
 
 
+def _failures(run: ActiveRun, step: Step) -> list[str]:
+    """Why the message comes late, and without what: the nodes with which the followed run has failed."""
+    if run.followed is None:
+        return []
+    failed = ((node_id, run.failed[node_id]) for node_id in step.before if node_id in run.failed)
+    return [f"{node_id} failed, and is left out: {error.message}" for node_id, error in failed]
+
+
 def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
     record = run.record
     ingested = run.found(IngestResult, step.before)
@@ -69,5 +77,5 @@ def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
         title=record.title if record.options.defined else "",
         test=record.options.test,
         omitted=run.push.omitted,
-        pipeline=[note for note in (run.plan.note, _SUSPECT if run.suspect else "") if note],
+        pipeline=[note for note in (run.plan.note, _SUSPECT if run.suspect else "", *_failures(run, step)) if note],
     )
