@@ -61,7 +61,7 @@ def test_a_moment_in_every_notation(written: Any) -> None:
     assert moment(written) == NEW_YEAR
 
 
-ABSURD_NUMBERS = [None, True, False, 0, -1, 5, 1e300, 10**19 * 9, "99999999999999999999"]
+ABSURD_NUMBERS = [None, True, False, 0, -1, 5, 1e300, 10**19 * 9, "99999999999999999999", "202611271300", 202611271300]
 ABSURD_DATES = ["", "soon", "2026-13-01", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"]
 ABSURD_SHAPES = [[], {}, ["2026-01-01"]]
 

@@ -208,19 +208,21 @@ def moment(value: JsonValue) -> datetime | None:
     Also `2026.03.14 02:11:09`, `2026/03/14 …`, `14.03.2026 …`, `… UTC`, and the dates of e-mail and HTTP. A date
     such as 03/04/2026 is none: its order is not known.
 
-    Returns None for a value that is no time, and for years outside of 1973 to 2200: Go's zero time, 0, "never".
+    Returns None for a value that is no time, and for years outside of 1973 (an epoch: 2001) to 2200: Go's zero time,
+    0, "never".
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str) and not _EPOCH.fullmatch(value.strip()):
         return _written_moment(value.strip())
     number = float(value)
-    # The ranges of the four units do not overlap: only one unit gives a year from 1973 to 2200.
-    if not 1e8 <= number < 1e20:
+    # The ranges of the four units do not overlap: only one unit gives a year from 2001 to 2200. A local time without
+    # separators, such as 202611271300, is in none of them.
+    if not number < 1e20:
         return None
     while number >= 1e11:
         number /= 1000
-    return _plausible(datetime.fromtimestamp(number, UTC))
+    return _plausible(datetime.fromtimestamp(number, UTC)) if number >= 1e9 else None
 
 
 def _written_moment(written: str) -> datetime | None:
