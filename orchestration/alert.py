@@ -15,10 +15,10 @@ from pydantic import AfterValidator, BaseModel, Field
 from orchestration.redaction import redact_text
 
 TOO_MANY = "TooManyIncidents"
-"""The name of the alert that stands for a push with too many incidents. Its fingerprint begins with it."""
+"""The name of the alert that stands for the incidents of a push that has too many. Its fingerprint begins with it."""
 
 TOO_LARGE = "PushTooLarge"
-"""The same for a push that is too large to be read."""
+"""The name of the alert that stands for a push that is too large to be read. Its fingerprint begins with it."""
 
 
 class Severity(StrEnum):

@@ -1,4 +1,4 @@
-"""JSON of any size of number: what every writer of JSON in this project uses for values from outside."""
+"""JSON with numbers of any size, for values that came from outside or from PostgreSQL."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ FAR_AHEAD = timedelta(hours=15)
 """A moment further in the future than this is ignored: no time zone explains it."""
 
 SETTLED = timedelta(minutes=4)
-"""A firing that is said again this long after its end was, has not ended. Alertmanager calls resolved what Prometheus
-did not repeat in time, and speaks of the group again after five minutes at the earliest; the other server of a pair and
-a push that was overtaken on its way are late by less."""
+"""A firing that is repeated this long after a push said that it has ended goes on. Alertmanager calls resolved what
+Prometheus did not repeat in time, and sends the group again after five minutes at the earliest. The other server of a
+pair, and a push that was overtaken on its way, come sooner."""
 
 LATE = timedelta(hours=2)
 """A push that arrives longer than this after the start that it names does not prove that the alert fired in between."""
@@ -57,7 +57,7 @@ class KnownAlert:
     heard_at: datetime
     """The latest moment at which a push proves that its latest episode lasted."""
     received_at: datetime
-    """When the last push about it was accepted, apart from stale ones."""
+    """When the latest push about it was accepted; a stale one does not count."""
     started_at: datetime | None
     ended_at: datetime | None
     last_run: int | None
@@ -182,8 +182,8 @@ def _begins_before(known: KnownAlert, moments: Moments) -> bool:
     if known.firing:
         # A sender that also names the moment of each event may deliver an old one late.
         return _starts_before(known, moments) or moments.is_before(moments.occurred_at, known.occurred_at)
-    # It is the episode that has ended, or one that began before that end: the other server of a pair sees it so for
-    # some time. If it goes on, the end was none.
+    # For some time the other server of a pair still repeats the episode that has ended. If that goes on for longer, the
+    # alert has not ended.
     same = start == known.episode_at
     ended = same or moments.is_before(start, known.episode_at) or moments.is_before(start, known.ended_at)
     is_old = _starts_before(known, moments) or moments.is_before(moments.occurred_at, known.occurred_at)

@@ -64,9 +64,9 @@ _IN_WORDS: dict[str, str] = {
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
-    Reason.GIVEN_UP: "a channel that does not know it was given up, and nobody has spoken of it since",
+    Reason.GIVEN_UP: "the attempts to tell a channel were given up, and nothing new has come since",
     Reason.NO_CHANNEL: "no channel is set up",
-    Reason.NO_OTHER_CHANNEL: "no other channel is set up than the one that it is about",
+    Reason.NO_OTHER_CHANNEL: "it is about a channel that does not work, and no other one is set up",
     Reason.PROCESS_LOST: "processes ended during this run, so it does only what its message needs",
 }
 

@@ -91,6 +91,7 @@ _KEY = re.compile(
 _ANNOUNCES = frozenset(":：=＝>%")
 """Each match of `_KEY` has one of these; most texts have none."""
 _SECOND_WORD = re.compile(r" ([^\s\"',;]{8,128})")
+# The `=>` of Ruby and PHP, and `->`, announce a value; any other `>` does so only at the end of a tag.
 _ARROW = re.compile(r"[=\-]>[^>]{0,32}$")
 _ENCODED_SIGN = re.compile(r"%(?:25)?3[AD]", re.IGNORECASE)
 _VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
@@ -157,16 +158,17 @@ def _hide_pairs(text: str) -> str:
         value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:
             continue
-        quote = next((mark for mark in ('\\"', '"', "'") if value[0].startswith(mark)), "")
-        if to_the_end and not quote:
+        mark = next((mark for mark in ('\\"', '"', "'") if value[0].startswith(mark)), "")
+        if to_the_end and not mark:
             value = _LINE.match(text, key.end()) or value
-        following = "" if quote or to_the_end else text[value.end() : value.end() + 80].partition("\n")[0]
-        inner = value[0].removeprefix("%22") if encoded else value[0].strip("\\\"' \t" if quote else None)
+        following = "" if mark or to_the_end else text[value.end() : value.end() + 80].partition("\n")[0]
+        inner = value[0].removeprefix("%22") if encoded else value[0].strip("\\\"' \t" if mark else None)
         if not is_secret_value(meaning, inner, following if following[:1] in " \t" else ""):
             continue
-        kept += [text[done : key.end()], quote, REDACTED, quote]
+        kept += [text[done : key.end()], mark, REDACTED, mark]
         done = value.end()
-        if meaning is Names.PASSWORD and not quote and (more := _SECOND_WORD.match(text, done)) and looks_made(more[1]):
+        # A password may have a space in it: `password=two s3cr3t-words`.
+        if meaning is Names.PASSWORD and not mark and (more := _SECOND_WORD.match(text, done)) and looks_made(more[1]):
             done = more.end()
     return "".join([*kept, text[done:]])
 
@@ -187,7 +189,7 @@ def _secret_said(match: re.Match[str]) -> str:
     return f"{name}{words}{REDACTED}" if looks_made(value) else match[0]
 
 
-def _after_the_word(match: re.Match[str]) -> str:
+def _hide_after_word(match: re.Match[str]) -> str:
     return f"{match[1]}{match[2]}{REDACTED}"
 
 
@@ -222,7 +224,7 @@ def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
-    clean = _BASIC.sub(_after_the_word, _BEARER.sub(_after_the_word, clean))
+    clean = _BASIC.sub(_hide_after_word, _BEARER.sub(_hide_after_word, clean))
     clean = _TOKENS.sub(REDACTED, clean)
     if not encodings or not _ENCODED.search(clean):
         return clean
@@ -230,7 +232,7 @@ def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
 
 
 def _without_encoded_secrets(part: str, encodings: int) -> str:
-    """A part of a URL without the secrets that show when it is decoded, such as those in the link to a silence."""
+    """A part of a URL without the secrets that its percent-encoding hides, such as those in the link to a silence."""
     decoded = unquote_plus(part).replace("\x00", "\ufffd")
     clean = decoded if decoded == part else _without_secrets(decoded, encodings)
     return part if clean == decoded else quote(clean, safe="[]/:=@")

@@ -102,6 +102,7 @@ _MEANING: Final = {
 _NO_SECRETS = {("routing", "key"): Names.WEAK, ("pull", "secrets"): Names.NOTHING}
 """Names that look like those of secrets: RabbitMQ routes by one, and Kubernetes lists the names of secrets."""
 
+# People write `passw0rd`.
 _ZERO = re.compile(r"(?<=[A-Za-z])0(?=[A-Za-z])")
 _STRONG = (Names.PASSWORD, Names.CREDENTIAL, Names.SECRET)
 
@@ -148,7 +149,7 @@ def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
     if _is_state(first) and not (meaning is Names.PASSWORD and any(map(looks_made, rest.split()))):
         return False
     if value[0] == "/" and _NAME.fullmatch(value[1:]):
-        return False  # where a key lies, or a folder: PWD
+        return False  # the path of a key file, or a folder as in PWD=/var/lib/app
     if meaning is Names.PASSWORD:
         return True
     if meaning is Names.WEAK:

@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(4 * 1024 * 1024, ge=1024, validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES")
     """The largest push that is read, in bytes of JSON. Of a larger one over HTTP, one message says that it came."""
     max_incidents_per_push: int = Field(200, ge=1, validation_alias="ORCHESTRATION_MAX_INCIDENTS_PER_PUSH")
-    """Of a push with more incidents, the unknown ones become one run, which says how many and which are frequent."""
+    """If a push has more incidents, those that are not open yet become one run, which counts them and names some."""
     page_deadline_seconds: float = Field(30.0, ge=0, le=3600, validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS")
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     api_rate_limit_per_second: float = Field(2000.0, ge=0, allow_inf_nan=False)
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_max_connections: int = Field(2000, ge=1)
-    """How many connections the API has at most; a new one closes the one that has waited longest for a request."""
+    """How many connections the API has at most; a new one closes the one that has waited longest for its caller."""
     api_max_header_bytes: int = Field(64 * 1024, ge=1024)
     """The largest header of a request, in bytes."""
     api_header_timeout_seconds: float = Field(10.0, gt=0, le=3600)

@@ -9,13 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from orchestration.store.incident_list import find_by_words
 from orchestration.store.keys import Scope
 from orchestration.store.why_facts import Why
 from service.cli.why import _show
@@ -128,25 +126,6 @@ async def test_what_never_came_is_said(api: httpx.AsyncClient, paged: Services, 
 
     assert found.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
     assert (found.incident, found.timeline) == (None, [])
-
-
-async def test_a_name_in_full_is_meant_before_a_longer_one(
-    api: httpx.AsyncClient, paged: Services, database: Database
-) -> None:
-    await send(api, paged)
-    await send(api, paged, status="resolved")
-    await send(api, paged, instance="db-10")
-    await send(api, None, alertname="DiskFullSoon")
-
-    for what in ("DiskFull on db-1", "diskfull on DB-1"):
-        found = await ask(api, what)
-        assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
-        assert [one.title for one in found.other_incidents] == ["DiskFull on db-10"]
-    assert (await ask(api, "DiskFull")).answer.startswith("slack was notified of DiskFull on db-10 at ")
-    assert (await ask(api, "DiskFullS")).answer.startswith("Nobody has been notified of DiskFullSoon on db-1 yet")
-    async with database.transaction() as tx:
-        acted_on = [(await find_by_words(tx, words)).title for words in ("DiskFull on db-1", "DiskFull on db")]
-    assert acted_on == ["DiskFull on db-1", "DiskFull on db-10"]
 
 
 async def test_duplicate(api: httpx.AsyncClient, paged: Services) -> None:
@@ -464,16 +443,3 @@ async def test_a_question_is_taken_literally_also_before_anything_arrived(api: h
     for one in (empty, found):
         assert one.answer.startswith(f"Nobody was notified of {what}: no push about it is on record, neither accepted")
         assert (one.timeline, one.upcoming, one.other_incidents) == ([], [], [])
-
-
-async def test_the_beginning_of_several_ids_is_no_answer(api: httpx.AsyncClient, database: Database) -> None:
-    run_ids = [await send(api, None), await send(api, None, instance="db-2")]
-    async with database.transaction() as tx:
-        for number, run_id in enumerate(run_ids):
-            values = {"new": f"abcd{number}" + run_id[5:], "old": run_id}
-            await tx.execute(text("update pipeline_run set run_id = :new where run_id = :old"), values)
-    several = await api.get("/why/", params={"what": "abcd"})
-
-    assert several.status_code == 422
-    assert "abcd0" in several.json()["error"]
-    assert (await ask(api, "abcd1")).run_id == "abcd1" + run_ids[1][5:]

@@ -1,4 +1,4 @@
-"""`why` where evidence is easily read wrong: what is not recorded yet, what nobody read, what happened often."""
+"""`why` where evidence is easily read wrong: equal beginnings, what is not recorded or read, what happened often."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store.database import Database
+from orchestration.store.incident_list import find_by_words
 from orchestration.store.keys import Scope
 from orchestration.store.refused import Refusal, RefusalLog
 from orchestration.store.workers import beat
@@ -32,6 +33,38 @@ async def refuse(database: Database, body: str, status: int = 413, at: datetime 
     log = RefusalLog(database)
     log.note(Refusal(status=status, reason="it is too large", path="/alerts/webhook/", body=body), at)
     await log.write()
+
+
+async def test_a_name_in_full_is_meant_before_a_longer_one(
+    api: httpx.AsyncClient, paged: Services, database: Database
+) -> None:
+    await send(api, paged)
+    await send(api, paged, status="resolved")
+    await send(api, paged, instance="db-10")
+    await send(api, None, alertname="DiskFullSoon")
+
+    for what in ("DiskFull on db-1", "diskfull on DB-1"):
+        found = await ask(api, what)
+        assert found.answer.startswith("slack was notified of DiskFull on db-1 at ")
+        assert [one.title for one in found.other_incidents] == ["DiskFull on db-10"]
+    assert (await ask(api, "DiskFull")).answer.startswith("slack was notified of DiskFull on db-10 at ")
+    assert (await ask(api, "DiskFullS")).answer.startswith("Nobody has been notified of DiskFullSoon on db-1 yet")
+    async with database.transaction() as tx:
+        acted_on = [(await find_by_words(tx, words)).title for words in ("DiskFull on db-1", "DiskFull on db")]
+    assert acted_on == ["DiskFull on db-1", "DiskFull on db-10"]
+
+
+async def test_the_beginning_of_several_ids_is_no_answer(api: httpx.AsyncClient, database: Database) -> None:
+    run_ids = [await send(api, None), await send(api, None, instance="db-2")]
+    async with database.transaction() as tx:
+        for number, run_id in enumerate(run_ids):
+            values = {"new": f"abcd{number}" + run_id[5:], "old": run_id}
+            await tx.execute(text("update pipeline_run set run_id = :new where run_id = :old"), values)
+    several = await api.get("/why/", params={"what": "abcd"})
+
+    assert several.status_code == 422
+    assert "abcd0" in several.json()["error"]
+    assert (await ask(api, "abcd1")).run_id == "abcd1" + run_ids[1][5:]
 
 
 @pytest.mark.parametrize("what", ["DiskFull", "diskf", 'instance="db-1"', '{alertname=~"Disk.*"}'])

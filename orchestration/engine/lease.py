@@ -186,7 +186,7 @@ async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:
         try:
             async with services.database.transaction() as tx:
                 held = await claims.renew(tx, run_id, owner=run.owner, seconds=seconds)
-                # A process of its own may have ended a suspect under the same lease.
+                # A suspect is executed in a process of its own, which ends it under this same lease.
                 ended = not held and (await runs.get_run(tx, run_id)).status.final
         except Unavailable as error:
             logger.warning("The lease of run %s could not be renewed: %s", run_id, error)

@@ -78,7 +78,7 @@ async def finish(run: ActiveRun) -> None:
         logger.error(
             "Run %s failed in %s %s. Resume it with: alert-pipeline resume %s", run.run_id, where, failure, run.run_id
         )
-        await _have_it_said(run, run.failure)
+        await _notify_later(run, run.failure)
         await run.end(RunStatus.FAILED, error=run.failure.error)
     elif any(_has_notified(run, step) for step in run.plan.steps.values()):
         await run.end(RunStatus.NOTIFIED)
@@ -86,10 +86,10 @@ async def finish(run: ActiveRun) -> None:
         await run.end(RunStatus.SKIPPED, skip_reason=_reason_nobody_was_notified(run))
 
 
-async def _have_it_said(run: ActiveRun, failure: StageFailed) -> None:
-    """Let a later run send the message, if this one has failed at it or before it.
+async def _notify_later(run: ActiveRun, failure: StageFailed) -> None:
+    """Let a later run send the message that this one has not sent.
 
-    A failed analysis is left alone: it fails a run only where the operator wants no message without one.
+    After a failed analysis none does: it fails a run only where the operator wants no message without one.
     """
     if failure.node.stage is Stage.ANALYZE:
         return

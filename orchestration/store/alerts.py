@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import TextClause, func, insert, select, text
+from sqlalchemy import TextClause, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
@@ -68,9 +68,9 @@ class _Recording:
     """By fingerprint, as the moments."""
     moments: Mapping[str, Moments]
     omitted: int = 0
-    """How many alerts of the group its sender has left out, while it says that the group fires."""
+    """How many alerts the sender has left out of a group of which it says that it fires."""
     group: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the incident keeps beside its columns: how many alerts the latest push left out, and how many it had."""
+    """The incident's `details`: its source, and the sizes of a group that its sender has cut off."""
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def count(self, *wanted: News) -> int:
@@ -88,9 +88,8 @@ async def record_alerts(
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open incident,
     reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
-    ends in every incident that it is in. What is older than what is known changes nothing. `all_resolved` is whether
-    the sender says that every alert of the incident has ended, also those that it has left out; `omitted` is how many
-    those are.
+    ends in every incident that it is in. What is older than what is known changes nothing. `omitted` is how many alerts
+    of the incident the sender has left out, and `all_resolved` is whether it says that they have ended too.
 
     Raises:
         RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
@@ -99,16 +98,10 @@ async def record_alerts(
     recording.omitted = 0 if all_resolved else omitted
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
     incident, opened, reopened = await _find_or_open(tx, fresh, recording)
-    if opened:
-        recording.group = {"source": alerts[0].source}
     incident_id = None if incident is None else int(incident.id)
     ids = await _upsert(tx, fresh, recording)
     _note_alerts(alerts, ids, recording)
-    over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
-    if all_resolved and incident_id is not None and over and len(over) == len(fresh):
-        over += await _resolve_others(tx, incident_id, over, recording)
-    begun = [ids[alert.fingerprint] for alert in fresh if recording.news[alert.fingerprint] is News.NEW_EPISODE]
-    ended = await members.end(tx, over, incident_id, begun=begun)
+    ended = await _end(tx, fresh, ids, incident_id, recording, all_resolved=all_resolved)
     change = IncidentChange(stale=not fresh)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
@@ -130,20 +123,6 @@ async def record_alerts(
     )
 
 
-_FIRING = text(
-    """
-    select fingerprint from alert
-    where source = :source and environment = :environment and fingerprint = any(:fingerprints) and status = 'firing'
-    """
-)
-
-
-async def list_firing(tx: AsyncConnection, source: str, environment: str, fingerprints: Collection[str]) -> set[str]:
-    """The fingerprints of those of these alerts of a source that are known to fire."""
-    known = {"source": source, "environment": environment, "fingerprints": list(fingerprints)}
-    return set((await tx.execute(_FIRING, known)).scalars())
-
-
 async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) -> RecordedAlerts:
     """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
     group = (await tx.execute(select(_I.details).where(_I.id == incident_id))).scalar_one()
@@ -161,16 +140,11 @@ async def _compare(tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun)
     moments: dict[str, Moments] = {}
     news: dict[str, News] = {}
     for alert in alerts:
-        before = _known(known, alert.fingerprint)
+        _, before = known.get(alert.fingerprint, (0, None))
         overtaken = before is not None and run.id < (before.last_run or 0)
         moments[alert.fingerprint] = Moments.of(alert, run.created_at, overtaken=overtaken)
         news[alert.fingerprint] = news_of(alert, before, moments[alert.fingerprint])
     return _Recording(run=run, known=known, news=news, moments=moments)
-
-
-def _known(known: Mapping[str, tuple[int, KnownAlert]], fingerprint: str) -> KnownAlert | None:
-    found = known.get(fingerprint)
-    return None if found is None else found[1]
 
 
 async def _known_alerts(
@@ -211,21 +185,19 @@ async def _find_or_open(
         .limit(1)
     )
     row = (await tx.execute(query)).mappings().one_or_none()
-    latest = None if row is None else incident_of(row)
-    recording.group = row["group"] if row is not None else {}
-    if latest is not None and not latest.status.ended:
-        return latest, False, False
-    if latest is not None and not (firing and await _fires_again(tx, int(latest.id), firing, recording)):
-        return latest, False, False
-    if latest is not None and latest.status is IncidentStatus.RESOLVED:
-        return await _reopen(tx, int(latest.id), firing, recording), False, True
+    latest, recording.group = (None, {}) if row is None else (incident_of(row), row["group"])
+    if latest is not None:
+        if not (latest.status.ended and firing and await _fires_again(tx, int(latest.id), firing, recording)):
+            return latest, False, False
+        if latest.status is IncidentStatus.RESOLVED:
+            return await _reopen(tx, int(latest.id), firing, recording), False, True
     return (await _open(tx, firing, recording), True, False) if firing else (None, False, False)
 
 
 async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> bool:
     """Whether firing alerts reopen a resolved incident.
 
-    A repeat of an alert whose incident a person has resolved does not, see `_only_repeats`.
+    A mere repeat of an alert whose incident a person has resolved does not.
     """
     if any(recording.news[alert.fingerprint] in _JOINING for alert in firing):
         return True
@@ -251,6 +223,7 @@ def _only_repeats(alert: Alert, recording: _Recording) -> bool:
 
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
     lead, run = firing[0], recording.run
+    recording.group = {"source": lead.source}
     opened = await tx.execute(
         insert(_I)
         .values(
@@ -259,7 +232,7 @@ async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Record
             title=lead.title or lead.name,
             severity=Severity.worst(*(alert.severity for alert in firing)).value,
             description=lead.description,
-            details={"source": lead.source},
+            details=recording.group,
             heard_at=run.created_at,
         )
         .returning(*INCIDENT_COLUMNS)
@@ -312,7 +285,7 @@ async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recor
 def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
     """The row of an alert, after this push."""
     moments = recording.moments[alert.fingerprint]
-    known = _known(recording.known, alert.fingerprint)
+    _, known = recording.known.get(alert.fingerprint, (0, None))
     news = recording.news[alert.fingerprint]
     same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
     episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
@@ -369,6 +342,23 @@ async def _join(
     return joined
 
 
+async def _end(
+    tx: AsyncConnection,
+    fresh: Sequence[Alert],
+    ids: Mapping[str, int],
+    incident_id: int | None,
+    recording: _Recording,
+    *,
+    all_resolved: bool,
+) -> int:
+    """End what the push ends, in every incident that it is in. Returns how many alerts ended in this one."""
+    over = [ids[alert.fingerprint] for alert in fresh if not alert.firing]
+    if all_resolved and incident_id is not None and over and len(over) == len(fresh):
+        over += await _resolve_others(tx, incident_id, over, recording)
+    begun = [ids[alert.fingerprint] for alert in fresh if recording.news[alert.fingerprint] is News.NEW_EPISODE]
+    return await members.end(tx, over, incident_id, begun=begun)
+
+
 async def _resolve_others(
     tx: AsyncConnection, incident_id: int, named: Collection[int], recording: _Recording
 ) -> list[int]:
@@ -380,8 +370,8 @@ async def _resolve_others(
     return left_out
 
 
-def _grown(recording: _Recording, change: IncidentChange, listed: int, firing: int) -> int:
-    """How many alerts have begun that the sender does not list: there are more of them, on the list and left out.
+def _count_new_omitted(recording: _Recording, change: IncidentChange, listed: int, firing: int) -> int:
+    """How many more alerts the group has than before, listed or left out, beside the new ones that are listed.
 
     `listed` is how many alerts the push has, `firing` how many fire in the incident with them.
     """
@@ -392,7 +382,7 @@ def _grown(recording: _Recording, change: IncidentChange, listed: int, firing: i
 
 
 def _group_now(recording: _Recording, listed: int) -> dict[str, Any]:
-    """What the incident keeps of a group that is cut off; nothing of one that is complete again."""
+    """The incident's `details` after this push; the sizes of a group are kept as long as it is cut off."""
     kept = {name: value for name, value in recording.group.items() if name not in (_OMITTED, _GROUP_SIZE)}
     size = listed + recording.omitted
     return {**kept, _OMITTED: recording.omitted, _GROUP_SIZE: size} if recording.omitted else kept
@@ -411,10 +401,10 @@ async def _settle(
         (change.new_firing, incident.severity) if change.opened else await members.count_firing(tx, incident_id)
     )
     found: dict[str, Any] = {"still_firing": firing or recording.omitted}
-    found["new_firing"] = change.new_firing + _grown(recording, change, listed, firing)
+    found["new_firing"] = change.new_firing + _count_new_omitted(recording, change, listed, firing)
     values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}
     if not incident.status.ended:
-        values |= _changed(incident, firing, worst, recording, found)
+        values |= _apply_firing(incident, firing, worst, recording, found)
     found["snoozed"] = incident.snoozed_until is not None and incident.snoozed_until > datetime.now(UTC)
     settled = replace(change, **found)
     if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):
@@ -432,12 +422,12 @@ async def _settle(
     return settled, incident
 
 
-def _changed(
+def _apply_firing(
     incident: Incident, firing: int, worst: Severity, recording: _Recording, found: dict[str, Any]
 ) -> dict[str, Any]:
-    """The new values of an open incident in which so many alerts fire. What has changed is added to `found`.
+    """The new values of an open incident in which `firing` alerts fire. What has changed is added to `found`.
 
-    As long as its sender leaves out alerts, and does not say that all are over, it is open: one of those may fire.
+    While the sender leaves out alerts, and does not say that all have ended, it stays open: one of those may fire.
     """
     if not firing and not recording.omitted:
         found["resolved"] = True

@@ -29,9 +29,8 @@ CLAIMABLE: ColumnElement[bool] = _T.status.in_(
 _FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
 _LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
 
-
 UNREADABLE_SECONDS = 30.0
-"""After how long a run that could not be read is claimed again."""
+"""How long a run waits, in seconds, after a worker has claimed it and cannot read its row."""
 
 
 # Many runs, for a worker
@@ -93,7 +92,7 @@ async def claim_runs(
 
 
 async def _put_off(tx: AsyncConnection, owners: Collection[str]) -> None:
-    """Release runs that this version cannot read, for a worker that can. They take no other run's place meanwhile."""
+    """Release runs that this version cannot read, for a worker that can. They wait, so that others are claimed."""
     await tx.execute(
         update(_T)
         .where(_T.lease_owner.in_(owners))

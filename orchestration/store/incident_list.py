@@ -151,7 +151,7 @@ def _decoded(cursor: str) -> int:
 
 
 async def find_by_words(tx: AsyncConnection, words: str) -> Incident:
-    """The incident that a person means: its number, with or without `#`, or the start of its title in any case.
+    """The incident that a person means: its number, with or without `#`, or its title or the start of it in any case.
 
     A title that is typed in full comes first, then incidents that have not ended: somebody who acts on `DiskFull on
     db-1` does not mean db-10. Of several with one key, the newest is meant.

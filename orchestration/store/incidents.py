@@ -97,6 +97,20 @@ async def live_keys(tx: AsyncConnection, environment: str, keys: Collection[str]
     return set((await tx.execute(_LIVE_KEYS, {"environment": environment, "keys": list(keys)})).scalars())
 
 
+_FIRING = text(
+    """
+    select fingerprint from alert
+    where source = :source and environment = :environment and fingerprint = any(:fingerprints) and status = 'firing'
+    """
+)
+
+
+async def list_firing(tx: AsyncConnection, source: str, environment: str, fingerprints: Collection[str]) -> set[str]:
+    """Those of these fingerprints of a source whose alerts fire."""
+    known = {"source": source, "environment": environment, "fingerprints": list(fingerprints)}
+    return set((await tx.execute(_FIRING, known)).scalars())
+
+
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
     """Lock the incidents of this key until the transaction ends; wait for another process that has the lock."""
     lock = {"key": f"{environment}\n{key}"}
@@ -123,7 +137,8 @@ _IS_NOTIFIED = text(
 async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str = "") -> bool:
     """Whether every channel knows what is true of the incident, or a run other than this one is about to say it.
 
-    False means that a message failed for good, that a snooze kept it back, or that there never was one.
+    `run_id` is this run; "" means that there is none. False means that a message failed for good, that a snooze kept it
+    back, or that there never was one.
     """
     return (await tx.execute(_IS_NOTIFIED, {"incident_id": incident_id, "run_id": run_id})).scalar_one()
 

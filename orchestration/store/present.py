@@ -70,9 +70,9 @@ class Present(Contract):
     alerts: list[Alert] = Field(default_factory=list[Alert])
     """The alerts that fire in it; if none does, those that ended last. At most `MAX_MEMBERS`."""
     unread: int = 0
-    """How many more alerts of the incident are as these are, and were not read."""
+    """How many more alerts of the incident are in the same state as `alerts`, and were not read."""
     omitted: int = 0
-    """How many alerts that fire its sender has left out of its latest push."""
+    """How many firing alerts its sender has left out of the latest push."""
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None

@@ -84,8 +84,8 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
 
     Args:
         tx: the transaction to read in.
-        what: a run's id or its beginning, an incident's number, the beginning of an alert's name or of an incident's
-            title, matchers of labels such as `instance="db-1"`, or a refused push such as `refused-12`.
+        what: a run's id or its beginning, an incident's number, an alert's name, an incident's title, or the beginning
+            of one, matchers of labels such as `instance="db-1"`, or a refused push such as `refused-12`.
         at: the moment that is asked about; None means the latest news.
 
     Raises:

@@ -60,8 +60,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         strict_content_type=False,
-        # Our signals are those of docs/signals.md. FastAPI's own look for a provider again at each request.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
     for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router, why.router):

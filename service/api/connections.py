@@ -1,7 +1,8 @@
-"""Limits of connections: how large and how slow a header may be, and how many connections there are at once.
+"""Limits of connections: how large and how slow a header may be, how long an answer may stay unread, and how many
+connections there are at once.
 
-uvicorn has none of these limits: a header without an end, or a thousand connections with half a header, would keep
-everybody else out, without any key.
+uvicorn has none of these limits: a header without an end, or a thousand connections with half a header or with answers
+that nobody reads, would keep everybody else out, without any key.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OTHER_FILES = 128
 _FEWEST_CONNECTIONS = 16
 
 STALLED_SECONDS = 30.0
-"""How long a caller may leave an answer unread before its connection is closed."""
+"""How long a caller may leave an answer unread before its connection is closed, in seconds."""
 
 
 class ApiConfig(uvicorn.Config):
@@ -59,11 +60,10 @@ def raise_open_files() -> None:
 
 
 class WaitingConnections:
-    """All connections, of which those that wait for a request, or leave an answer unread, are known by the order in
-    which they began to wait.
+    """All connections, and which of them wait for their callers, in the order in which they began to wait.
 
-    At the limit, a new connection closes the one that has waited longest: whoever keeps connections open without
-    a request keeps nobody out.
+    A connection waits until its request has come with its body, and while its answer is not read. At the limit, a new
+    connection closes the one that has waited longest: whoever only keeps connections open keeps nobody out.
     """
 
     def __init__(self, most: int) -> None:
@@ -82,7 +82,7 @@ class WaitingConnections:
             self._said = True
             logger.warning(
                 "%d connections are open, the most that API_MAX_CONNECTIONS and the limit of open files allow; "
-                "from now on the one that has waited longest for a request is closed for each new one",
+                "from now on each new one closes the one that has waited longest for its caller",
                 self.most,
             )
         oldest = next(iter(self._waiting))
@@ -95,17 +95,18 @@ class WaitingConnections:
         self._waiting.pop(connection, None)
 
     def waits(self, connection: LimitedProtocol) -> None:
-        """This connection begins to wait for a request."""
+        """This connection begins to wait for its caller."""
         if connection in self._open:
             self._waiting[connection] = None
 
     def works(self, connection: LimitedProtocol) -> None:
-        """This connection has a request."""
+        """This connection has a request to answer, and its caller reads the answer."""
         self._waiting.pop(connection, None)
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol for one connection, which ends it if a header is too long or comes too slowly."""
+    """uvicorn's protocol for one connection. It ends the connection if a header is too long or comes too slowly, or if
+    an answer is not read."""
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request has come as a whole; what follows is the header of the next one."""
         self._bytes, self._in_body = 0, False
         self._unset_deadline()
-        self._works()
+        self._note_work()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -186,7 +187,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._set_deadline(self.transport.close)
 
     def pause_writing(self) -> None:
-        """The caller does not read its answer. It gets a while for it, and waits like one without a request."""
+        """The caller does not read its answer. It has `STALLED_SECONDS` to go on, and the connection waits for it."""
         super().pause_writing()
         self._waiting.waits(self)
         self._stalled = self.loop.call_later(STALLED_SECONDS, self.abort)
@@ -196,7 +197,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
-        self._works()
+        self._note_work()
 
     def abort(self) -> None:
         """Close the connection at once. What is being answered on it stops."""
@@ -208,15 +209,18 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _stop_answering(self) -> None:
-        """uvicorn only stops the answer to the newest request: an earlier one would write on, each time an error."""
+        """Stop the answer to the request that is executed, and forget those behind it.
+
+        uvicorn stops only the answer to the newest request. An earlier one would write on, and log an error each time.
+        """
         if self._answering is not None:
             self._answering.disconnected = True
         self.pipeline.clear()
 
-    def _works(self) -> None:
-        """There is a request to be answered, unless it was answered already.
+    def _note_work(self) -> None:
+        """Note that there is a request to answer, unless it was answered already.
 
-        Who sends the next one before the answer, which no usual client does, is among those that wait.
+        A caller that sends its next request before the answer, which no usual client does, still counts as waiting.
         """
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if self.pipeline:

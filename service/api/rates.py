@@ -30,15 +30,16 @@ def caller_address(request: Request, settings: Settings) -> str:
     """
     address = request.client.host if request.client else "?"
     if settings.api_public_url is not None:
-        # Some proxies add a line of their own instead of adding to the caller's, and some add the port.
+        # Some proxies add a header line instead of extending the caller's, and some add the port.
         forwarded = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
         with_port = _WITH_PORT.fullmatch(forwarded)
         address = (with_port[1] or with_port[2] if with_port else forwarded[:64]) or address
-    return _caller_at(address)
+    return _group_address(address)
 
 
 @lru_cache(maxsize=1024)
-def _caller_at(address: str) -> str:
+def _group_address(address: str) -> str:
+    """The address that stands for all addresses of one caller."""
     try:
         found = ip_address(address.strip("[]"))
     except ValueError:

@@ -21,8 +21,8 @@ What = Annotated[
     Query(
         min_length=1,
         max_length=256,
-        description="A run's id or its start, an incident's number, the start of an alert's name or of an incident's "
-        'title, matchers of labels such as `instance="db-1"`, or a refused push such as refused-12.',
+        description="A run's id or its start, an incident's number, an alert's name, an incident's title, or the start "
+        'of one, matchers of labels such as `instance="db-1"`, or a refused push such as refused-12.',
         examples=["DiskFull"],
     ),
 ]

@@ -40,7 +40,7 @@ app = typer.Typer(
 
 Which = Annotated[
     str,
-    typer.Argument(metavar="INCIDENT", help="Its number, or the start of its title, if only one has it."),
+    typer.Argument(metavar="INCIDENT", help="Its number, its title, or the start of its title if only one has it."),
 ]
 Several = Annotated[
     list[str], typer.Argument(metavar="INCIDENTS…", help="Their numbers, or the starts of their titles.")

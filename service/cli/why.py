@@ -26,8 +26,8 @@ def why(
     what: Annotated[
         str,
         typer.Argument(
-            help="A run's id or its start, an incident's number, the start of an alert's name or of an incident's "
-            "title, matchers of labels such as 'instance=\"db-1\"', or a refused push such as refused-12."
+            help="A run's id or its start, an incident's number, an alert's name, an incident's title, or the start "
+            "of one, matchers of labels such as 'instance=\"db-1\"', or a refused push such as refused-12."
         ),
     ],
     at: Annotated[

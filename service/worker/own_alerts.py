@@ -52,7 +52,7 @@ def own_incident_key(about: str) -> str:
 
 
 def given_up_run(record: RunRecord, why: str) -> RunRequest:
-    """A run that was given up before its message: it kills the processes that execute it, or cannot be recorded."""
+    """The alert about a run that ended before its message: it kills its processes, or its alerts cannot be recorded."""
     title = one_line(record.title or record.run_id, 120)
     return own_alert(
         f"run/{record.run_id}",

@@ -141,7 +141,7 @@ class Worker:
             polls = time.monotonic() >= next_poll
             try:
                 if polls:
-                    await self._tidy_up()
+                    await self._free_runs()
                 await self._claim()
                 if polls:
                     await self._claim_overdue()
@@ -155,14 +155,14 @@ class Worker:
                 async with asyncio.timeout((next_run if next_run > now else next_poll) - now):
                     await self._wake.wait()
 
-    async def _tidy_up(self) -> None:
-        """What makes more runs claimable. A bug here, or a row that nobody expects, must not keep others waiting."""
+    async def _free_runs(self) -> None:
+        """Make more runs claimable. A bug here, or a row that nobody expects, must not keep the other runs waiting."""
         for duty in (self._release_lost, partial(look_after_channels, self._services)):
             try:
                 await duty()
             except Unavailable:
                 raise
-            except Exception:  # noqa: BLE001 - whatever it is
+            except Exception:  # noqa: BLE001 - whatever fails here, runs are claimed
                 logger.exception("A part of the worker failed; it is tried again in %g s", POLL_SECONDS)
 
     async def _seconds_until_due(self) -> float:

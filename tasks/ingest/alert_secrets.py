@@ -19,8 +19,8 @@ _DIGEST = re.compile("[0-9a-f]{16,64}")
 def without_secrets(alert: Alert) -> Alert:
     """The alert without the secrets in its texts.
 
-    What identifies it was read before this, and identifies the same afterwards. Values under the name of a secret go,
-    and the names of secrets stay (`secret_name`).
+    It is identified as before: a fingerprint or key with a secret in it becomes its digest. Values under the name of a
+    secret go, and the names of secrets stay (`secret_name`).
     """
     return alert.model_copy(
         update={
@@ -46,9 +46,9 @@ def stored_key(alert: Alert) -> str:
 
 @lru_cache(maxsize=4096)
 def identity_without_secrets(key: str, *, keeps: str = "") -> str:
-    """By what something is known. If that has a secret in it, this is its digest, which is as unique.
+    """A key or fingerprint, or its digest if it has a secret in it: equal ones stay equal, and others different.
 
-    `keeps` is the beginning that stays in front of the digest.
+    `keeps` is the beginning of the key that stays in front of the digest.
     """
     if _DIGEST.fullmatch(key) or redact_text(key) == key:
         return key

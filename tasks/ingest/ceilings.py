@@ -13,7 +13,7 @@ from typing import Self
 
 from orchestration.alert import TOO_LARGE, TOO_MANY, Alert, AlertStatus, Severity
 from orchestration.redaction import one_line
-from orchestration.store import alerts, incidents
+from orchestration.store import incidents
 from orchestration.store.database import Database
 from tasks.ingest.alert_secrets import identity_without_secrets, stored_key
 from tasks.ingest.sources import Push
@@ -28,48 +28,51 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Storm:
-    """A push with more incidents than `ceiling`: its alerts, one list for each incident."""
+    """A push with more incidents than `ceiling`."""
 
     push: Push
     groups: list[list[Alert]]
+    """Its alerts, one list for each incident."""
     ceiling: int
     keys: list[str]
-    """Of each group, the incident key under which it is stored."""
+    """The incident key under which each group is stored."""
     fingerprints: list[set[str]]
+    """The fingerprints under which the alerts of each group are stored."""
 
     @classmethod
     def of(cls, push: Push, groups: list[list[Alert]], ceiling: int) -> Self:
-        """Everything that takes time, so that it can be done in a thread."""
+        """The storm with the identities of its alerts. This takes time and no database, so a thread can do it."""
         fingerprints = [{identity_without_secrets(alert.fingerprint) for alert in group} for group in groups]
         return cls(push, groups, ceiling, [stored_key(group[0]) for group in groups], fingerprints)
 
     async def split(self, database: Database, environment: str) -> list[list[Alert]]:
-        """The groups that become a run each, and at the end the alert that stands for all others, if there are any.
+        """The groups that become a run each. The last one may be the alert that stands for all that are not open yet.
 
-        Whoever was told of an incident is told its end too, so what the push says of incidents and alerts that are
-        known to fire is a run of its own. They are no more than people have been told of one by one.
+        Whoever was told of an incident is told its end too, so what the push says of open incidents and firing alerts
+        is a run for each. There are never more of those than people were told of one by one.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        own, source = _key(self.push.source), self.push.source
+        source, own = self.push.source, _key_of_storm(self.push.source)
         async with database.transaction() as tx:
             live = await incidents.live_keys(tx, environment, {own, *self.keys})
-            firing = await alerts.list_firing(tx, source, environment, set[str]().union(*self.fingerprints))
+            firing = await incidents.list_firing(tx, source, environment, set[str]().union(*self.fingerprints))
         known, others = list[list[Alert]](), list[list[Alert]]()
         for group, key, fingerprints in zip(self.groups, self.keys, self.fingerprints, strict=True):
             (known if key in live or fingerprints & firing else others).append(group)
-        fires = any(alert.firing for group in others for alert in group)
-        if len(others) > self.ceiling or (others and not fires and own in live):
-            others = [[too_many_incidents(source, others, self.ceiling)]]
+        # However few ends are left, they may be those that the open storm waits for.
+        ends_storm = own in live and not any(alert.firing for group in others for alert in group)
+        if len(others) > self.ceiling or (others and ends_storm):
+            others = [[_too_many_incidents(source, others, self.ceiling)]]
         return [*known, *others]
 
 
-def _key(source: str) -> str:
+def _key_of_storm(source: str) -> str:
     return f"{TOO_MANY}/{source}"
 
 
-def too_many_incidents(source: str, groups: Sequence[Sequence[Alert]], ceiling: int) -> Alert:
+def _too_many_incidents(source: str, groups: Sequence[Sequence[Alert]], ceiling: int) -> Alert:
     """The one alert that stands for more than `ceiling` incidents. It fires as long as one of them does."""
     found = [alert for group in groups for alert in group]
     firing = [alert for alert in found if alert.firing]
@@ -78,8 +81,8 @@ def too_many_incidents(source: str, groups: Sequence[Sequence[Alert]], ceiling: 
     others = f" and {len(names) - _NAMES_SHOWN:,} other names" if len(names) > _NAMES_SHOWN else ""
     return Alert(
         source=source,
-        fingerprint=_key(source),
-        incident_key=_key(source),
+        fingerprint=_key_of_storm(source),
+        incident_key=_key_of_storm(source),
         name=TOO_MANY,
         title=f"{len(groups):,} incidents in one push from {source}",
         severity=Severity.worst(*(alert.severity for alert in firing or found)),

@@ -96,7 +96,7 @@ async def accept(
     """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
     A push with alerts becomes one run for each of its incidents, in the order of the push. If they are more than
-    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not known become one run that says how many. A request
+    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not open yet become one run that says how many. A request
     without alerts (a check of this host's health, a definition without an ingest node) becomes a single run. The runs
     share the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in
     a transaction of their own.
@@ -121,7 +121,7 @@ async def accept(
         push = _by_incident(request.payload, intake)
     if isinstance(push, Storm):
         groups = await push.split(services.database, intake.environment)
-        push = await asyncio.to_thread(_of_groups, request.payload, push.push, groups, intake)
+        push = await asyncio.to_thread(_runs_of_groups, request.payload, push.push, groups, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
     _signal_skipped(services.signals, written, push.runs)
     return written
@@ -228,7 +228,7 @@ def _title_of_value(plan: Plan, payload: object) -> str:
 
 
 def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
-    """The runs of a push with alerts: everything that takes time and no database."""
+    """The runs of a push with alerts, or the storm that it is: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
@@ -236,10 +236,10 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
         return Storm.of(push, groups, ceiling)
-    return _of_groups(payload, push, groups, intake)
+    return _runs_of_groups(payload, push, groups, intake)
 
 
-def _of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:
+def _runs_of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:
     groups = [[without_secrets(alert) for alert in group] for group in groups]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]

@@ -80,7 +80,7 @@ class MessageSubject:
     upcoming: Upcoming | None = None
     """What happens to the incident next, by itself."""
     unread: int = 0
-    """How many more alerts of the incident are as those in `alerts` are."""
+    """How many more alerts of the incident are in the same state as `alerts`."""
     omitted: int = 0
     """How many alerts of the incident the sender has left out of its push."""
     began_and_ended: bool = False

@@ -40,7 +40,7 @@ class NotifyConfig:
     excepted: Sequence[str] = ()
     """The channels that are left out, because the message is about them."""
     missing: Mapping[str, DeliveryFailed] = field(default_factory=dict[str, DeliveryFailed])
-    """Why names of the run are no channel that can be used."""
+    """The names in the run that no channel has, or that cannot be used, and why."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -190,7 +190,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
 
 
 async def _select(run: ActiveRun, names: Sequence[str | None]) -> tuple[list[NamedChannel], dict[str, DeliveryFailed]]:
-    """The channels of these names, and why the others are none: a wrong name must not silence the right ones."""
+    """The channels with these names, and why each other name has none: a wrong name must not silence the right ones."""
     chosen, missing = list[NamedChannel](), dict[str, DeliveryFailed]()
     for name in names:
         try:

@@ -48,7 +48,7 @@ _SUSPECT = "processes ended during this run: its checks and its analysis are lef
 
 
 def _failures(run: ActiveRun, step: Step) -> list[str]:
-    """Why the message comes late, and without what: the nodes with which the followed run has failed."""
+    """The nodes at which the followed run has failed, so that the message says what it lacks."""
     if run.followed is None:
         return []
     failed = ((node_id, run.failed[node_id]) for node_id in step.before if node_id in run.failed)
