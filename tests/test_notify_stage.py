@@ -16,7 +16,7 @@ from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message, NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
-from orchestration.store import deliveries
+from orchestration.store import deliveries, runs
 from orchestration.store.deliveries import Place
 from orchestration.store.records import AttemptRecord, DeliveryRecord
 from orchestration.store.story import Story, read_story
@@ -187,6 +187,23 @@ async def test_a_message_whose_sending_nobody_saw_end_is_sent_again_under_the_sa
     assert [message.idempotency_key for message in channel.messages] == [f"{run_id}/notify/memory"]
     row = (await ledger_of(services, run_id))["memory"]
     assert (row.status, row.tries) == ("sent", 2)
+
+
+async def test_a_process_that_slept_until_another_one_had_its_run_sends_nothing(
+    services: Services, run_id: str, channel: MemoryChannel
+) -> None:
+    class Overslept(MemoryChannels):
+        async def select(self, name: str | None) -> list[NamedChannel]:
+            async with services.database.transaction() as tx:
+                await runs.change(tx, run_id, values={"lease_owner": "elsewhere/1/2/3"})
+            return await super().select(name)
+
+    async with lease_run(replace(services, channels=Overslept({"memory": channel})), run_id, engine="test") as run:
+        with pytest.raises(StageFailed, match="taken over by elsewhere"):
+            await attempt(run, "notify")
+
+    assert not channel.messages
+    assert not await ledger_of(services, run_id), "the other process opens the try"
 
 
 async def test_the_ledger_keeps_failures_without_their_secrets(

@@ -19,6 +19,7 @@ from orchestration.errors import DeliveryFailed
 from orchestration.store import channels
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
+from orchestration.store.runs import ensure_leased, get_run
 from orchestration.store.table import columns_of
 
 _T = DeliveryRow
@@ -38,6 +39,8 @@ class Place:
     target: str
     incident_id: str | None = None
     """The incident whose present state the message says. None means that the message is about the run alone."""
+    owner: str | None = None
+    """The name under which this process has leased the run; None means that no lease is needed."""
 
 
 class Standing(Contract):
@@ -232,7 +235,7 @@ _OPEN = text(
         case when :status = '{SENDING}' then 1 else 0 end, :error, '{{}}',
         case when :status <> '{SENDING}' then clock_timestamp() end
     from pipeline_run
-    where run_id = :run_id
+    where run_id = :run_id and (lease_owner = :owner or cast(:owner as text) is null)
     on conflict (idempotency_key) do update
     set status = excluded.status, pipeline_run_id = excluded.pipeline_run_id, driver = excluded.driver,
         target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
@@ -251,7 +254,10 @@ async def open_try(tx: AsyncConnection, place: Place, *, version: int | None = N
     """Write the ledger's row before sending. None means that the message is sent already.
 
     A row with the status `sending` comes from a process that died or lost its lease: the message is sent again, under
-    the same key.
+    the same key. That process, if it only slept, opens no try: the other one may be sending.
+
+    Raises:
+        RunBusy: another process has the lease of the run.
     """
     key = run_key(place) if version is None else incident_key_of(place, version)
     row = await _open(tx, place, version, key, status=SENDING)
@@ -283,6 +289,7 @@ async def _open(
 ) -> RowMapping | None:
     values = {
         "run_id": place.run_id,
+        "owner": place.owner,
         "incident_id": int(place.incident_id) if place.incident_id and version is not None else None,
         "version": version,
         "node_id": place.node_id,
@@ -293,7 +300,10 @@ async def _open(
         "status": status,
         "error": error,
     }
-    return (await tx.execute(_OPEN, values)).mappings().one_or_none()
+    row = (await tx.execute(_OPEN, values)).mappings().one_or_none()
+    if row is None and place.owner is not None:
+        ensure_leased(await get_run(tx, place.run_id), place.owner)
+    return row
 
 
 # A channel that was given up and fails again has its full time once more.

@@ -80,6 +80,8 @@ class Telling:
     """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
+    owner: str | None = None
+    """The name under which this process has leased the run."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
@@ -91,6 +93,7 @@ class Telling:
             driver=channel.driver,
             target=channel.target,
             incident_id=subject.incident.id if subject.incident and subject.version is not None else None,
+            owner=self.owner,
         )
 
 
@@ -114,6 +117,7 @@ async def bring_up_to_date(telling: Telling, named: NamedChannel, *, notes: Sequ
     `notes` are said in the message: why it goes to this channel.
 
     Raises:
+        RunBusy: another process has the lease of the run.
         Unavailable: the ledger cannot be read or written.
     """
     return await _ChannelLedger(telling, named, notes).bring_up_to_date()

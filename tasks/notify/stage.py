@@ -181,6 +181,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
             outside=partial(run.waits.outside, step.node.id),
             asked_pauses=run.services.asked_pauses,
             redelivery=run.record.reason is RunReason.REDELIVERY,
+            owner=run.owner or None,
         ),
         channels=list(channels.values()),
         others=partial(_others, run),
