@@ -130,7 +130,7 @@ async def test_messages_to_one_channel_keep_its_pace_over_all_runs(services: Ser
     times: list[float] = []
 
     class Paced(MemoryChannel):
-        seconds_between_messages = 0.3
+        seconds_between_messages = 0.6
 
         async def send(self, message: Message) -> Delivery:
             times.append(asyncio.get_running_loop().time())
