@@ -33,7 +33,7 @@ from orchestration.store.models import (
 )
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
 from orchestration.store.refused import RefusedPush, list_refused
-from orchestration.store.runs import RUN_COLUMNS, find_run, run_record, starts_with
+from orchestration.store.runs import RUN_COLUMNS, find_run, readable_runs, run_record, starts_with
 from orchestration.store.story import rows_by_run
 from orchestration.store.table import columns_of
 from orchestration.store.why_facts import NEAR, ChannelHealth, ExplainedRun, Facts, Why
@@ -142,7 +142,7 @@ async def _list_cut(tx: AsyncConnection, since: datetime, until: datetime) -> li
     one_for_all = or_(*(_R.alert_fingerprint.startswith(f"{name}/") for name in (TOO_LARGE, TOO_MANY)))
     query = select(*RUN_COLUMNS).where(_R.created_at.between(since, until), _R.reason == RunReason.PUSH, one_for_all)
     rows = await tx.execute(query.order_by(_R.created_at.desc()).limit(_REFUSED_SHOWN))
-    return [run_record(row) for row in rows.mappings()]
+    return readable_runs(rows.mappings())
 
 
 # Which incidents are meant
