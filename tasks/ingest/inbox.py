@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, cast
 
-import orjson
-
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Stage
 from orchestration.engine.plan import plan_for
 from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.graph import DefinitionSource
+from orchestration.json_text import to_json
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest, StoredPush
@@ -326,7 +325,7 @@ def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool)
 
 def _digest(value: object) -> str:
     """The SHA-256 of a value as JSON with sorted keys: equal values have equal digests."""
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(to_json(value, sort_keys=True)).hexdigest()
 
 
 def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:
