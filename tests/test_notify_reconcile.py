@@ -351,7 +351,14 @@ async def test_runs_that_race_for_one_incident_tell_each_version_at_most_once(
 async def test_a_sent_row_stays_sent(services: Services) -> None:
     record = await tell(services)
     place = Place(
-        run_id=record.run_id, node_id="notify", channel="memory", driver="memory", target="memory", incident_id="1"
+        run_id=record.run_id,
+        node_id="notify",
+        channel="memory",
+        driver="memory",
+        target="memory",
+        owner="here/1/2/3",
+        incident_id="1",
     )
     async with services.database.transaction() as tx:
+        await tx.exec_driver_sql("update pipeline_run set lease_owner = 'here/1/2/3'")
         assert await deliveries.open_try(tx, place, version=1) is None

@@ -178,8 +178,10 @@ async def test_one_channel_that_may_come_back_is_worth_another_try(services: Ser
 async def test_a_message_whose_sending_nobody_saw_end_is_sent_again_under_the_same_key(
     services: Services, run_id: str, channel: MemoryChannel
 ) -> None:
-    async with services.database.transaction() as tx:
-        place = Place(run_id=run_id, node_id="notify", channel="memory", driver="memory", target="memory")
+    async with lease_run(services, run_id, engine="test") as run, services.database.transaction() as tx:
+        place = Place(
+            run_id=run_id, node_id="notify", channel="memory", driver="memory", target="memory", owner=run.owner
+        )
         await deliveries.open_try(tx, place)
 
     sent(await notify(services, run_id))
@@ -253,7 +255,7 @@ class OddChannel:
             channel="odd",
             status="sent",
             provider_id="id\x00\ud800",
-            response={"body": f"nul\x00 token={SECRET}"},
+            response={"body": f"nul\x00 token={SECRET}", "counter": 2**64},
         )
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-import orjson
 from sqlalchemy import RowMapping, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Contract, Delivery
 from orchestration.errors import DeliveryFailed
+from orchestration.json_text import to_json
 from orchestration.store import channels
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
@@ -37,10 +37,10 @@ class Place:
     channel: str
     driver: str
     target: str
+    owner: str
+    """The name under which this process has leased the run."""
     incident_id: str | None = None
     """The incident whose present state the message says. None means that the message is about the run alone."""
-    owner: str | None = None
-    """The name under which this process has leased the run; None means that no lease is needed."""
 
 
 class Standing(Contract):
@@ -235,7 +235,7 @@ _OPEN = text(
         case when :status = '{SENDING}' then 1 else 0 end, :error, '{{}}',
         case when :status <> '{SENDING}' then clock_timestamp() end
     from pipeline_run
-    where run_id = :run_id and (lease_owner = :owner or cast(:owner as text) is null)
+    where run_id = :run_id and lease_owner = :owner
     on conflict (idempotency_key) do update
     set status = excluded.status, pipeline_run_id = excluded.pipeline_run_id, driver = excluded.driver,
         target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
@@ -301,7 +301,7 @@ async def _open(
         "error": error,
     }
     row = (await tx.execute(_OPEN, values)).mappings().one_or_none()
-    if row is None and place.owner is not None:
+    if row is None:
         ensure_leased(await get_run(tx, place.run_id), place.owner)
     return row
 
@@ -405,7 +405,7 @@ async def settle_failed(
     """
     values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
     perhaps = failure.perhaps_accepted or tried.perhaps_accepted
-    values["response"] = orjson.dumps({"retryable": failure.retryable, "perhaps_accepted": perhaps}).decode()
+    values["response"] = to_json({"retryable": failure.retryable, "perhaps_accepted": perhaps}).decode()
     await tx.execute(_SETTLE_FAILED, {**values, **channels.refusal(failure, pause_seconds=pause_seconds)})
 
 
@@ -417,7 +417,7 @@ def _result_of(tried: Try, delivery: Delivery) -> dict[str, object]:
         "result": delivery.status,
         "provider_id": delivery.provider_id,
         "error": delivery.error,
-        "response": orjson.dumps(delivery.response).decode(),
+        "response": to_json(delivery.response).decode(),
     }
 
 

@@ -76,12 +76,12 @@ class Telling:
     """Reads what is true now."""
     backoff_factor: float
     asked_pauses: AskedPauses
+    owner: str
+    """The name under which this process has leased the run."""
     outside: Outside = nullcontext
     """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
-    owner: str | None = None
-    """The name under which this process has leased the run."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
