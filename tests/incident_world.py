@@ -313,7 +313,20 @@ def _move_all(seconds: float) -> str:
 
 
 async def let_pass(database: Database, passed: timedelta) -> None:
-    """Move all moments of the database back by so much, those in pushes that are not recorded yet included."""
+    """Move all moments of the database back by so much, those in pushes that are not recorded yet included.
+
+    Time takes no locks, but this does, in an order of its own, while workers record what a channel has answered. So it
+    is PostgreSQL's to find that they wait for each other, and this begins again.
+    """
+    while True:
+        try:
+            return await _move_back(database, passed)
+        except Unavailable as error:
+            if "deadlock" not in str(error):
+                raise
+
+
+async def _move_back(database: Database, passed: timedelta) -> None:
     async with database.transaction() as tx:
         await tx.exec_driver_sql(_move_all(passed.total_seconds()))
         waiting = (await tx.execute(text("select id, payload from pipeline_run where awaits_ingest"))).all()
