@@ -44,7 +44,11 @@ class Message(Contract):
     severity: Severity
     status: AlertStatus = Field(description="resolved means that this is the all-clear.")
     summary: str = Field(default="", description="The analysis in one or two sentences.")
-    facts: list[Fact] = Field(default_factory=list[Fact])
+    facts: list[Fact] = Field(
+        default_factory=list[Fact], description="What a person needs first: what, how much, where, since when, why now."
+    )
+    follow_ups: list[Fact] = Field(default_factory=list[Fact], description="Who has it, and what comes next by itself.")
+    details: list[Fact] = Field(default_factory=list[Fact], description="What helps once the reader has begun to look.")
     checks: list[str] = Field(
         default_factory=list[str], description="One line for each checker, such as 'cpu: ok, 12 %'."
     )

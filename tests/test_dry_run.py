@@ -34,7 +34,7 @@ async def test_everything_is_shown_and_nothing_happens(command: Command, databas
     assert "  Checks:    memory, disk\n" in shown
     assert "  Channels:  generic: generic to 127.0.0.1\n" in shown
     assert "│ [TEST] [CRITICAL] HighCPU" in shown
-    assert "│ Environment: staging" in shown
+    assert "│   Environment: staging" in shown
     pushed = json_of(three)
     assert (pushed["dry_run"], pushed["source"]) == (True, "generic")
     assert [run["incident_key"].split(":")[0] for run in pushed["runs"]] == ["generic"] * 3

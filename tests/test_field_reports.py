@@ -83,7 +83,9 @@ def said(channel: MemoryChannel) -> list[str]:
 
 
 def fact(message: Message, label: str) -> str:
-    return next((one.value for one in message.facts if one.label == label), "")
+    return next(
+        (one.value for one in (*message.facts, *message.follow_ups, *message.details) if one.label == label), ""
+    )
 
 
 def alertmanager(*alerts: Json, group: str = '{}:{alertname="X"}', status: str | None = None, omitted: int = 0) -> Json:

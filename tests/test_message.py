@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation
+from orchestration.message import Upcoming
 from orchestration.reasons import Reason
+from orchestration.states import RunReason
 from tasks.ingest.sources import parse_push
-from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.message import LINES_ABOVE_THE_FOLD, render_message
+from tasks.notify.subject import MessageSubject
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -74,13 +78,61 @@ def a_subject(**fields: Any) -> MessageSubject:
 def test_the_first_lines_say_severity_what_where_since_when_and_what_to_do():
     lines = render_message(a_subject()).text.splitlines()
     assert lines[0] == "[CRITICAL] HighCPU on web-1 (production)"
-    assert lines[2:5] == [
+    assert lines[2:8] == [
         "What: HighCPU: CPU above 95 % for ten minutes",
         "Where: web-1",
         "Since: 2026-01-02 03:04:05 UTC",
+        "Why now: a new incident",
+        "Do first: Follow the runbook. https://wiki.example.com/cpu",
+        "Then: Restart java",
     ]
-    assert lines.index("  1. Follow the runbook.") < lines.index("  2. Restart java") < 16
-    assert lines[-1] == "trace trace-1, run run-1"
+    assert lines[-1] == "  trace trace-1, run run-1"
+
+
+def test_a_message_says_how_much_how_long_who_has_it_and_what_comes_next_above_the_fold():
+    subject = a_subject(
+        alerts=[an_alert(annotations={"value": "97.1", "threshold": "95"})],
+        at=START + timedelta(minutes=14),
+        zone=ZoneInfo("Europe/Berlin"),
+        on_call="Ann until 18:00",
+        upcoming=Upcoming(reason=RunReason.REMINDER, due_at=START + timedelta(hours=1)),
+        pages={"incident": "https://alerts.example.com/incidents/7/"},
+    )
+    above, _, below = render_message(subject).text.partition("\nMore\n")
+    lines = [line for line in above.splitlines() if line]
+    assert "Value: 97.1, limit 95" in lines
+    assert "Since: 2026-01-02 03:04:05 UTC (04:04 CET), for 14 min" in lines
+    assert "On call: Ann until 18:00" in lines
+    assert lines[-3] == (
+        "Next: a reminder at 2026-01-02 04:04:05 UTC (05:04 CET), unless somebody acknowledges it: "
+        "alert-pipeline incidents ack 7"
+    )
+    assert lines[-1] == "Incident: https://alerts.example.com/incidents/7/"
+    assert len(lines) <= LINES_ABOVE_THE_FOLD
+    assert "Labels: team=infra" in below
+
+
+def test_the_top_of_a_message_never_has_more_lines_than_fit():
+    subject = a_subject(
+        alerts=[an_alert(annotations={"value": "1"}, links={f"l{n}": f"https://a.example/{n}" for n in range(8)})],
+        analysis=AnalyzeResult(summary="s", actions=[f"step {n}" for n in range(8)]),
+        test=True,
+        on_call="Ann",
+        notes=["mail did not accept it", "neither did chat", "nor the pager"],
+        reason="resolved_by_hand",
+    )
+    above, _, below = render_message(subject).text.partition("\nMore\n")
+    assert len([line for line in above.splitlines() if line]) <= LINES_ABOVE_THE_FOLD
+    for said in (*(f"step {n}" for n in range(8)), *(f"https://a.example/{n}" for n in range(8)), "nor the pager"):
+        assert said in above + below
+
+
+@pytest.mark.parametrize("name", ["Short", "KubernetesPersistentVolumeFillingUpOnTheClusterOfTheShop" * 3])
+def test_a_lock_screen_shows_severity_name_and_place(name: str):
+    place = "ip-10-12-3-4.eu-central-1.compute.internal:9100"
+    seen = render_message(a_subject(alerts=[an_alert(name=name, labels={"instance": place})])).title[:100]
+    assert seen.startswith(f"[CRITICAL] {name[:50]}")
+    assert f" on {place[:20]}" in seen
 
 
 def test_the_message_names_checks_analysis_labels_and_links():
@@ -91,7 +143,7 @@ def test_the_message_names_checks_analysis_labels_and_links():
         "✓ disk: ok, 12 % used",
     ]
     assert list(message.links) == ["runbook", "dashboard"]
-    facts = {fact.label: fact.value for fact in message.facts}
+    facts = {fact.label: fact.value for fact in [*message.facts, *message.details]}
     assert facts["Labels"] == "team=infra"
     assert facts["Why now"] == "a new incident"
     assert "Probable cause: java, pid 42" in message.text
@@ -183,7 +235,8 @@ def test_an_incident_that_still_fires_is_no_all_clear():
 
 def test_fifty_hosts_are_named_twenty_times_and_counted():
     message = render_message(a_subject(alerts=[an_alert(n) for n in range(1, 51)], firing=50))
-    where = next(fact.value for fact in message.facts if fact.label == "Where")
+    assert "Where: web-1, web-2, web-3, web-4, web-5 and 45 more\n" in message.text
+    where = next(fact.value for fact in message.details if fact.label == "All places")
     assert where.startswith("web-1, web-2, ")
     assert where.endswith("web-20 and 30 more")
     assert message.title == "[CRITICAL] HighCPU on web-1, web-2 and 48 more (production)"

@@ -270,7 +270,7 @@ async def test_a_message_shows_the_alerts_of_the_incident_not_only_those_of_the_
     await tell(services, name="DiskSlow", host="db-2", severity="warning", **shared)
 
     message = channel.messages[-1]
-    facts = {fact.label: fact.value for fact in message.facts}
+    facts = {fact.label: fact.value for fact in (*message.facts, *message.follow_ups, *message.details)}
     assert facts["Where"] == "db-1, db-2"
     assert message.severity is Severity.CRITICAL
     assert message.links["runbook"] == "https://wiki.example.com/disks"
@@ -281,7 +281,8 @@ async def test_a_message_says_what_comes_next(services: Services, channel: Memor
     record = await tell(services)
     (reminder,) = await rows(services.database, "select due_at from pipeline_run where reason = 'reminder'")
 
-    facts = {fact.label: fact.value for fact in channel.messages[0].facts}
+    message = channel.messages[0]
+    facts = {fact.label: fact.value for fact in (*message.facts, *message.follow_ups, *message.details)}
     moment = f"{reminder['due_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     assert facts["Next"] == (
         f"a reminder at {moment} UTC, unless somebody acknowledges it: alert-pipeline incidents ack 1"

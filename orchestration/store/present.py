@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Alert, AlertStatus, Incident
+from orchestration.alert import Alert, AlertStatus, Incident, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
@@ -44,7 +44,7 @@ _MEMBERS = text(
 
 _INCIDENT = text(
     f"""
-    select {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)},
+    select clock_timestamp() as now, {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)},
         incident.metadata->>'omitted' as omitted, timer.reason, timer.due_at, (
             select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
             where known.incident_id = incident.id and known.given_up_at is not null
@@ -67,6 +67,8 @@ class Present(Contract):
     """An incident as it is now."""
 
     incident: Incident
+    at: UtcDatetime
+    """The moment at which it is so."""
     alerts: list[Alert] = Field(default_factory=list[Alert])
     """The alerts that fire in it; if none does, those that ended last. At most `MAX_MEMBERS`."""
     unread: int = 0
@@ -97,6 +99,7 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     unread = (firing or members) - len(shown) if len(shown) == MAX_MEMBERS else 0
     return Present(
         incident=incident,
+        at=found["now"],
         alerts=shown,
         unread=unread,
         omitted=0 if incident.status.ended else int(found["omitted"] or 0),

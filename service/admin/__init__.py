@@ -5,7 +5,9 @@ The API imports only `mount.py` when it starts. The rest, and sqladmin, is impor
 
 from contextvars import ContextVar
 
-PATH = "/admin/orchestration"
+from orchestration.pages import ADMIN_PATH
+
+PATH = ADMIN_PATH
 """Where the API serves the admin."""
 
 _public: ContextVar[str] = ContextVar("admin_public_path", default=PATH)

@@ -22,6 +22,7 @@ from orchestration.contracts import (
 )
 from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound, PipelineError, RunBusy, RunNotFound
 from orchestration.moments import parse_moment
+from orchestration.pages import flow_run_page
 from orchestration.reasons import in_words
 from orchestration.redaction import one_line
 from orchestration.signals import logger
@@ -109,7 +110,6 @@ class Pages:
         is_over = run.status.final
         # Loading folds what the reader unfolded, so an idle run is loaded less often.
         is_idle = now - run.updated_at > timedelta(minutes=1)
-        ui, flow_run_id = self._api.settings.prefect_ui, run.prefect_flow_run_id
         context = {
             "story": story,
             "run": run,
@@ -119,7 +119,7 @@ class Pages:
             "steps": steps_of(story.attempts, resumes),
             "owners": owners_of(run, resumes),
             "findings": {one.idempotency_key: findings_of(one) for one in story.attempts},
-            "prefect": f"{ui}/runs/flow-run/{flow_run_id}" if ui and flow_run_id else None,
+            "prefect": flow_run_page(self._api.settings, run.prefect_flow_run_id),
             "resumable": run.status in (RunStatus.FAILED, RunStatus.RETRYING),
             "is_over": is_over,
             "resumed": "resumed" in request.query_params,

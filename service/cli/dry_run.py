@@ -28,8 +28,9 @@ from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.stage import IngestNode
 from tasks.kinds import KINDS
-from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.message import render_message
 from tasks.notify.stage import NotifyNode
+from tasks.notify.subject import MessageSubject
 from tasks.transform.stage import TransformConfig
 
 _MAX_ALERTS_SHOWN = 20

@@ -19,8 +19,9 @@ from orchestration.store import channels, deliveries
 from orchestration.store.channels import PATIENCE_SECONDS, Turn
 from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.deliveries import Place, Standing, Try
-from tasks.notify.message import MessageSubject, render_message
+from tasks.notify.message import render_message
 from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
+from tasks.notify.subject import MessageSubject
 
 _PROVIDER_ID_CHARACTERS = 512
 _SETTLE_RETRY_SECONDS = 0.2

@@ -24,9 +24,9 @@ from orchestration.states import RunReason
 from orchestration.store import deliveries
 from orchestration.store.channels import OUTAGE_SECONDS
 from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
+from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
-from tasks.notify.subject import read_subject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,81 +1,119 @@
-"""What a message says: the incident as it is now, and what the run has found."""
+"""What a message is about: a run, its incident as it is now, and what the run has found."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
-from orchestration.engine.run import ActiveRun, Step
-from orchestration.store.present import Present, read_present
-from orchestration.store.story import all_checks
-from tasks.notify.message import MessageSubject
+from pydantic import JsonValue
 
+from orchestration.alert import Alert, AlertStatus, Incident, Severity
+from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
+from orchestration.message import Upcoming
+from orchestration.reasons import Reason
 
-async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
-    """The subject of this node's message, from what is true at this moment.
+WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 
-    Raises:
-        Unavailable: the database does not answer.
-    """
-    found = _found_by(run, step)
-    incident_id = run.record.incident_id
-    if incident_id is None:
-        return found
-    async with run.services.database.statement() as tx:
-        present = await read_present(tx, incident_id)
-    return _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+_OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
 
 
-def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
-    return replace(
-        found,
-        incident=present.incident,
-        alerts=present.alerts or found.alerts,
-        unread=present.unread if present.alerts else 0,
-        omitted=max(present.omitted, found.omitted if present.incident.status.ended else 0),
-        firing=present.firing,
-        resolved=present.resolved,
-        upcoming=present.upcoming,
-        given_up=present.given_up,
-        ended=present.ended,
-        ended_by=present.ended_by,
-        # A node that no ingest comes before says something about an incident that nobody else says.
-        version=present.incident.version if reconciles else None,
-    )
+@dataclass(frozen=True, kw_only=True)
+class MessageSubject:
+    """The run that a message is about, with all that the message says of it."""
+
+    run_id: str
+    trace_id: str
+    source: str
+    environment: str
+    node_id: str
+    incident: Incident | None
+    alerts: Sequence[Alert]
+    """The alerts of this run."""
+    reason: str
+    """The reason of the notify decision, such as opened; "" if there was no decision."""
+    check: CheckResult | None
+    analysis: AnalyzeResult | None
+    firing: int
+    """How many alerts of the whole incident fire."""
+    resolved: int
+    """How many alerts of the whole incident are resolved."""
+    title: str = ""
+    """The title of a run that is neither about an alert nor about the health of this host."""
+    extracts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """The outputs of transforms, by node id."""
+    test: bool = False
+    """Whether the message says that it is a test."""
+    version: int | None = None
+    """The incident's version that is said. None: the message is about the run alone."""
+    pipeline: Sequence[str] = ()
+    """What was unusual about how the run was executed."""
+    upcoming: Upcoming | None = None
+    """What happens to the incident next, by itself."""
+    unread: int = 0
+    """How many more alerts of the incident are in the same state as `alerts`."""
+    omitted: int = 0
+    """How many alerts of the incident the sender has left out of its push."""
+    began_and_ended: bool = False
+    """Whether the channel hears of the beginning and the end at once."""
+    notes: Sequence[str] = ()
+    """Why the message goes to this channel."""
+    given_up: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The channels on which the incident could not be told, and was given up: name to error."""
+    ended: str = Reason.RESOLVED
+    """How the incident ended last: resolved, resolved_by_hand or expired."""
+    ended_by: str = ""
+    """The person who has resolved the incident, if one has."""
+    at: datetime | None = None
+    """The moment of the message, for how long it has lasted. None: the message does not say how long."""
+    zone: ZoneInfo | None = None
+    """The time zone of its readers, beside UTC."""
+    on_call: str = ""
+    """Who is on call, and until when."""
+    pages: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The pages about the incident and the run on our own sites: name to URL."""
+
+    @property
+    def delivery(self) -> list[str]:
+        """What the reader should know of the way of the message: whom it could not reach, and why it comes here."""
+        return [*self.notes, *(f"given up on {channel}: {error}" for channel, error in self.given_up.items())]
+
+    @property
+    def status(self) -> AlertStatus:
+        """Firing while the incident is open; without one, while an alert of the run fires. A healthy host is
+        resolved."""
+        if self.version is not None and self.incident:
+            over = self.incident.status.ended
+            return AlertStatus.RESOLVED if over else AlertStatus.FIRING
+        if any(alert.firing for alert in self.alerts):
+            return AlertStatus.FIRING
+        if self.alerts:
+            over = self.firing == 0 or self.reason == "resolved"
+        elif self.incident:
+            over = self.incident.status.ended
+        else:
+            over = worst_check(self.check) is CheckStatus.OK
+        return AlertStatus.RESOLVED if over else AlertStatus.FIRING
+
+    @property
+    def severity(self) -> Severity:
+        """The worst severity of the firing alerts; if none fires, of all alerts; without alerts, of the checks."""
+        if self.alerts:
+            return Severity.worst(*(alert.severity for alert in self.relevant))
+        if self.incident:
+            return self.incident.severity
+        if self.check is None and self.title:
+            return Severity.INFO
+        return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
+
+    @property
+    def relevant(self) -> Sequence[Alert]:
+        """The firing alerts of the run; all of them, if none fires."""
+        return [alert for alert in self.alerts if alert.firing] or self.alerts
 
 
-_SUSPECT = "processes ended during this run: its checks and its analysis are left out"
-
-
-def _failures(run: ActiveRun, step: Step) -> list[str]:
-    """The nodes at which the followed run has failed, so that the message says what it lacks."""
-    if run.followed is None:
-        return []
-    failed = ((node_id, run.failed[node_id]) for node_id in step.before if node_id in run.failed)
-    return [f"{node_id} failed, and is left out: {error.message}" for node_id, error in failed]
-
-
-def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
-    record = run.record
-    ingested = run.found(IngestResult, step.before)
-    analyses = run.found(AnalyzeResult, step.before)
-    results = {node_id: run.results.get(node_id) for node_id in step.before}
-    return MessageSubject(
-        run_id=record.run_id,
-        trace_id=record.trace_id,
-        source=record.source,
-        environment=record.environment,
-        node_id=step.node.id,
-        incident=None,
-        alerts=run.alerts,
-        reason=ingested[-1].reason if ingested else "",
-        check=all_checks(run.found(CheckResult, step.before)),
-        analysis=analyses[-1] if analyses else None,
-        extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
-        firing=0,
-        resolved=0,
-        title=record.title if record.options.defined else "",
-        test=record.options.test,
-        omitted=run.push.omitted,
-        pipeline=[note for note in (run.plan.note, _SUSPECT if run.suspect else "", *_failures(run, step)) if note],
-    )
+def worst_check(check: CheckResult | None) -> CheckStatus:
+    """The worst result of the checks; unknown if there are none."""
+    found = {one.status for one in check.checks} if check else set[CheckStatus]()
+    return next((status for status in WORST_FIRST if status in found), CheckStatus.UNKNOWN)

@@ -1,0 +1,244 @@
+"""The rows of a message: what, how much, where, since when, why now, what comes next, and what helps after that.
+
+All text from outside is cleaned, redacted and bounded here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from pydantic import JsonValue
+
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus
+from orchestration.contracts import CheckResult, CheckStatus
+from orchestration.message import Fact
+from orchestration.reasons import Reason, meaning_of
+from orchestration.redaction import REDACTED, is_secret, one_line, redact
+from orchestration.states import RunReason
+from tasks.notify.subject import MessageSubject
+
+_MAX_NAMED = 20  # hosts and alerts that are named; the others are counted
+_FEW = 5
+_MAX_LABELS = 12
+_MAX_EXTRACTS = 10
+_MAX_EXTRACT_ITEMS = 10
+_MAX_EXTRACT_CHARACTERS = 500
+_MAX_DELIVERY = 2
+_SHORT, _LONG = 160, 1000  # characters of a description: at the top, and as a whole
+_WORTH_SAYING_SECONDS = 60.0
+
+_TEST = "This message is a test, started by hand. Nobody has to act on it."
+_BEGAN_AND_ENDED = "it began and ended before this message could be sent"
+
+_VALUES = ("value", "current_value", "values", "current", "item_value", "usage", "measured")
+_LIMITS = ("threshold", "limit", "critical_threshold", "warning_threshold", "max")
+"""The annotations and labels in which senders say what was measured, and what was allowed."""
+
+_SHOWN_ELSEWHERE = frozenset({"alertname", "severity", "status", "priority", "level", "environment", "env"})
+_LABELS_FIRST = ("team", "service", "job", "cluster", "namespace", "region", "device", "mountpoint")
+
+
+def facts_of(subject: MessageSubject) -> Iterator[Fact]:
+    """What a person needs in half a minute, before what to do: what, how much, where, since when and why now."""
+    since = _since(subject)
+    rows = {
+        "Test": _TEST if subject.test else "",
+        "What": _what(subject),
+        "Value": _value(subject.relevant),
+        "Where": _where(subject),
+        "Since": since,
+        "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
+        "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
+    }
+    yield from _rows(rows)
+    yield from (Fact(label="Delivery", value=one_line(note, 300)) for note in subject.delivery[:_MAX_DELIVERY])
+
+
+def follow_ups_of(subject: MessageSubject) -> Iterator[Fact]:
+    """Who has it, and what comes next by itself."""
+    if subject.status is AlertStatus.FIRING:
+        yield from _rows({"On call": one_line(subject.on_call, 200), "Next": _upcoming(subject)})
+
+
+def details_of(subject: MessageSubject) -> Iterator[Fact]:
+    """What helps once the reader has begun to look."""
+    total = subject.firing + subject.resolved
+    places = _where(subject, _MAX_NAMED)
+    rows = {
+        "Description": _description(subject.relevant, _LONG) if _is_cut(subject.relevant) else "",
+        "All places": places if places != _where(subject) else "",
+        "The sender says": _some(_state_reasons(subject.relevant), named=3, limit=200),
+        "Alerts": _counted(subject) if total > 1 or subject.omitted else "",
+        "Labels": _labels(subject.relevant),
+        "Environment": one_line(subject.environment, 80),
+        "Source": one_line(subject.source, 80),
+    }
+    yield from (Fact(label="Pipeline", value=one_line(note, 500)) for note in subject.pipeline)
+    yield from (Fact(label="Delivery", value=one_line(note, 500)) for note in subject.delivery[_MAX_DELIVERY:])
+    yield from _rows(rows)
+    yield from _extracts(subject.extracts)
+
+
+def _rows(rows: Mapping[str, str]) -> Iterator[Fact]:
+    return (Fact(label=label, value=value) for label, value in rows.items() if value)
+
+
+def _counted(subject: MessageSubject) -> str:
+    counts = f"{subject.firing} firing, {subject.resolved} resolved"
+    return f"{counts}, and {subject.omitted} more that the sender left out" if subject.omitted else counts
+
+
+def _state_reasons(alerts: Sequence[Alert]) -> list[str]:
+    """Why the alerts fire or have ended, in the sender's words, such as NoData."""
+    return list(dict.fromkeys(alert.state_reason for alert in alerts if alert.state_reason))
+
+
+def _upcoming(subject: MessageSubject) -> str:
+    """What happens next by itself, and how to prevent it."""
+    upcoming, incident = subject.upcoming, subject.incident
+    if upcoming is None or upcoming.due_at is None or incident is None:
+        return ""
+    moment = _moment(upcoming.due_at, subject.zone)
+    if upcoming.reason is RunReason.EXPIRY:
+        return f"at {moment} it counts as over, unless somebody hears of it before"
+    return f"a reminder at {moment}, unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
+
+
+def _what(subject: MessageSubject) -> str:
+    alerts = subject.relevant
+    if not alerts and subject.incident is None and subject.check is None and subject.title:
+        return one_line(subject.title, 300)
+    if not alerts:
+        return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
+    names = list(dict.fromkeys(alert.name for alert in alerts))
+    if len(names) > 1:
+        more = " or more" if subject.unread else ""
+        counts = [f"{name} ×{sum(a.name == name for a in alerts)}{more}" for name in names[:_MAX_NAMED]]
+        return _some([*counts, *names[_MAX_NAMED:]])
+    says = _description(alerts, _SHORT)
+    alike = len({alert.description for alert in alerts}) == 1
+    name = one_line(names[0], 120)
+    return (
+        f"{name}: {says if alike else f'{says} (the first of {len(alerts) + subject.unread} alerts)'}" if says else name
+    )
+
+
+def _description(alerts: Sequence[Alert], limit: int) -> str:
+    """What the first alert says of itself."""
+    return one_line(alerts[0].description or alerts[0].annotations.get("summary", ""), limit) if alerts else ""
+
+
+def _is_cut(alerts: Sequence[Alert]) -> bool:
+    """Whether the description says more than there is room for at the top."""
+    one_name = len({alert.name for alert in alerts}) == 1
+    return not one_name or _description(alerts, _SHORT) != _description(alerts, _LONG)
+
+
+def _value(alerts: Sequence[Alert]) -> str:
+    """What was measured, against its limit, of the first alert that says it."""
+    for alert in alerts:
+        value = _first_of(alert.annotations, _VALUES) or _first_of(alert.labels, _VALUES)
+        if value:
+            limit = _first_of(alert.annotations, _LIMITS) or _first_of(alert.labels, _LIMITS)
+            return f"{one_line(value, 120)}{f', limit {one_line(limit, 60)}' if limit else ''}"
+    return ""
+
+
+def _first_of(said: Mapping[str, str], names: Sequence[str]) -> str:
+    return next((value for name in names if (value := said.get(name, "").strip())), "")
+
+
+def _health(check: CheckResult | None) -> str:
+    checks = check.checks if check else []
+    bad = [found.name for found in checks if found.status is not CheckStatus.OK]
+    return f"look at {_some(bad)}" if bad else f"all {len(checks)} checks are ok"
+
+
+def place_of(subject: MessageSubject, *, named: int = _MAX_NAMED, limit: int = 80) -> str:
+    """The places of the alerts, of which so many are named; "" if they name none."""
+    places = list(dict.fromkeys(alert.place for alert in subject.relevant if alert.place))
+    return _some(places, named=named, limit=limit, beyond=subject.unread)
+
+
+def _where(subject: MessageSubject, named: int = _FEW) -> str:
+    if not subject.alerts and subject.incident is None:
+        return one_line(socket.gethostname(), 80)
+    return place_of(subject, named=named)
+
+
+def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80, beyond: int = 0) -> str:
+    """The first names, and the number of the others. `beyond` are others whose names are not known."""
+    shown = ", ".join(one_line(name, limit) for name in names[:named])
+    others = max(len(names) - named, 0) + beyond
+    return f"{shown} and {others} more" if shown and others else shown
+
+
+def _since(subject: MessageSubject) -> str:
+    starts = [alert.started_at for alert in subject.relevant if alert.started_at]
+    start = min(starts) if starts else subject.incident.opened_at if subject.incident else None
+    if start is None:
+        return ""
+    began = _moment(start, subject.zone)
+    if subject.status is AlertStatus.FIRING:
+        lasts = (subject.at - start).total_seconds() if subject.at else 0.0
+        return f"{began}, for {_duration(lasts)}" if lasts >= _WORTH_SAYING_SECONDS else began
+    ends = [alert.ended_at for alert in subject.relevant if alert.ended_at]
+    end = max(ends) if ends else subject.incident.resolved_at if subject.incident else None
+    if end is None or end < start:
+        return began
+    return f"{began}, until {_moment(end, subject.zone)} ({_duration((end - start).total_seconds())})"
+
+
+def _moment(moment: datetime, zone: ZoneInfo | None = None) -> str:
+    """The moment in UTC, and on the reader's clock if that shows another time."""
+    utc = f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    local = moment.astimezone(zone) if zone is not None else moment
+    return utc if local.utcoffset() == moment.utcoffset() else f"{utc} ({local:%H:%M} {local.tzname()})"
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min" if minutes else f"{int(seconds)} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def _labels(alerts: Sequence[Alert]) -> str:
+    """The labels that all alerts share, without those that the message shows elsewhere."""
+    if not alerts:
+        return ""
+    shared = dict(alerts[0].labels)
+    for alert in alerts[1:]:
+        shared = {key: value for key, value in shared.items() if alert.labels.get(key) == value}
+    hidden = _SHOWN_ELSEWHERE | {
+        key for key, value in shared.items() if key in PLACE_LABELS and value == alerts[0].place
+    }
+    keys = [key for key in _LABELS_FIRST if key in shared] + sorted(key for key in shared if key not in _LABELS_FIRST)
+    shown = [key for key in keys if key not in hidden][:_MAX_LABELS]
+    return ", ".join(
+        f"{one_line(key, 60)}={REDACTED if is_secret(key, shared[key]) else one_line(shared[key], 120)}"
+        for key in shown
+    )
+
+
+def _extracts(extracts: Mapping[str, JsonValue]) -> Iterator[Fact]:
+    """The output of each transform as one line, under the id of its node. Null and empty values are left out."""
+    for node_id, value in list(extracts.items())[:_MAX_EXTRACTS]:
+        text = one_line(_in_words(redact(value)), _MAX_EXTRACT_CHARACTERS)
+        if text:
+            yield Fact(label=one_line(node_id, 80), value=text)
+
+
+def _in_words(value: JsonValue) -> str:
+    if isinstance(value, list):
+        shown = value[:_MAX_EXTRACT_ITEMS]
+        more = [f"and {len(value) - len(shown)} more"] if len(value) > len(shown) else []
+        return "; ".join([*map(_in_words, shown), *more])
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_in_words(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+    return "" if value is None else str(value)

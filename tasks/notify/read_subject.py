@@ -1,0 +1,84 @@
+"""What a message says: the incident as it is now, and what the run has found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
+from orchestration.engine.run import ActiveRun, Step
+from orchestration.pages import pages_of
+from orchestration.store.present import Present, read_present
+from orchestration.store.story import all_checks
+from tasks.notify.subject import MessageSubject
+
+
+async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
+    """The subject of this node's message, from what is true at this moment.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    found = _found_by(run, step)
+    incident_id = run.record.incident_id
+    if incident_id is None:
+        return found
+    async with run.services.database.statement() as tx:
+        present = await read_present(tx, incident_id)
+    return _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+
+
+def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
+    return replace(
+        found,
+        incident=present.incident,
+        alerts=present.alerts or found.alerts,
+        unread=present.unread if present.alerts else 0,
+        omitted=max(present.omitted, found.omitted if present.incident.status.ended else 0),
+        firing=present.firing,
+        resolved=present.resolved,
+        upcoming=present.upcoming,
+        given_up=present.given_up,
+        ended=present.ended,
+        ended_by=present.ended_by,
+        at=present.at,
+        # A node that no ingest comes before says something about an incident that nobody else says.
+        version=present.incident.version if reconciles else None,
+    )
+
+
+_SUSPECT = "processes ended during this run: its checks and its analysis are left out"
+
+
+def _failures(run: ActiveRun, step: Step) -> list[str]:
+    """The nodes at which the followed run has failed, so that the message says what it lacks."""
+    if run.followed is None:
+        return []
+    failed = ((node_id, run.failed[node_id]) for node_id in step.before if node_id in run.failed)
+    return [f"{node_id} failed, and is left out: {error.message}" for node_id, error in failed]
+
+
+def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
+    record = run.record
+    ingested = run.found(IngestResult, step.before)
+    analyses = run.found(AnalyzeResult, step.before)
+    results = {node_id: run.results.get(node_id) for node_id in step.before}
+    return MessageSubject(
+        run_id=record.run_id,
+        trace_id=record.trace_id,
+        source=record.source,
+        environment=record.environment,
+        node_id=step.node.id,
+        incident=None,
+        alerts=run.alerts,
+        reason=ingested[-1].reason if ingested else "",
+        check=all_checks(run.found(CheckResult, step.before)),
+        analysis=analyses[-1] if analyses else None,
+        extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
+        firing=0,
+        resolved=0,
+        title=record.title if record.options.defined else "",
+        test=record.options.test,
+        pages=pages_of(run.services.settings, incident_id=record.incident_id, flow_run_id=record.prefect_flow_run_id),
+        omitted=run.push.omitted,
+        pipeline=[note for note in (run.plan.note, _SUSPECT if run.suspect else "", *_failures(run, step)) if note],
+    )
