@@ -358,6 +358,7 @@ async def test_a_sent_row_stays_sent(services: Services) -> None:
         driver="memory",
         target="memory",
         owner="here/1/2/3",
+        lease_seconds=30.0,
         incident_id="1",
     )
     async with services.database.transaction() as tx:

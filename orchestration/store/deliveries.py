@@ -16,11 +16,14 @@ from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Contract, Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.json_text import to_json
-from orchestration.store import channels
+from orchestration.store import channels, claims
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
 from orchestration.store.runs import ensure_leased, get_run
 from orchestration.store.table import columns_of
+
+TRY_SECONDS = 12.0
+"""How much of the run's lease is left at least when a try begins. Longer than any channel's own time limit."""
 
 _T = DeliveryRow
 _COLUMNS = columns_of(_T, DeliveryRecord)
@@ -39,6 +42,8 @@ class Place:
     target: str
     owner: str
     """The name under which this process has leased the run."""
+    lease_seconds: float
+    """How long a lease lasts from its renewal."""
     incident_id: str | None = None
     """The incident whose present state the message says. None means that the message is about the run alone."""
 
@@ -236,6 +241,8 @@ _OPEN = text(
         case when :status <> '{SENDING}' then clock_timestamp() end
     from pipeline_run
     where run_id = :run_id and lease_owner = :owner
+        and (cast(:left_seconds as float) is null
+            or lease_expires_at > clock_timestamp() + make_interval(secs => :left_seconds))
     on conflict (idempotency_key) do update
     set status = excluded.status, pipeline_run_id = excluded.pipeline_run_id, driver = excluded.driver,
         target = excluded.target, tries = delivery.tries + excluded.tries, settled_at = excluded.settled_at,
@@ -254,13 +261,15 @@ async def open_try(tx: AsyncConnection, place: Place, *, version: int | None = N
     """Write the ledger's row before sending. None means that the message is sent already.
 
     A row with the status `sending` comes from a process that died or lost its lease: the message is sent again, under
-    the same key. That process, if it only slept, opens no try: the other one may be sending.
+    the same key. So a process that slept opens no try under a lease that another one has, or may take meanwhile.
 
     Raises:
         RunBusy: another process has the lease of the run.
     """
     key = run_key(place) if version is None else incident_key_of(place, version)
-    row = await _open(tx, place, version, key, status=SENDING)
+    row = await _open(tx, place, version, key, status=SENDING, left_seconds=TRY_SECONDS)
+    if row is None and await claims.renew(tx, place.run_id, owner=place.owner, seconds=place.lease_seconds):
+        row = await _open(tx, place, version, key, status=SENDING)
     if row is None:
         return None
     perhaps = row["perhaps_accepted"]
@@ -285,11 +294,19 @@ async def note_wait(tx: AsyncConnection, place: Place, why: str, *, version: int
 
 
 async def _open(
-    tx: AsyncConnection, place: Place, version: int | None, key: str, *, status: str, error: str | None = None
+    tx: AsyncConnection,
+    place: Place,
+    version: int | None,
+    key: str,
+    *,
+    status: str,
+    error: str | None = None,
+    left_seconds: float | None = None,
 ) -> RowMapping | None:
     values = {
         "run_id": place.run_id,
         "owner": place.owner,
+        "left_seconds": left_seconds,
         "incident_id": int(place.incident_id) if place.incident_id and version is not None else None,
         "version": version,
         "node_id": place.node_id,

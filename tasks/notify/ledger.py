@@ -79,6 +79,8 @@ class Telling:
     asked_pauses: AskedPauses
     owner: str
     """The name under which this process has leased the run."""
+    lease_seconds: float
+    """How long a lease lasts from its renewal."""
     outside: Outside = nullcontext
     """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
     redelivery: bool = False
@@ -95,6 +97,7 @@ class Telling:
             target=channel.target,
             incident_id=subject.incident.id if subject.incident and subject.version is not None else None,
             owner=self.owner,
+            lease_seconds=self.lease_seconds,
         )
 
 

@@ -181,6 +181,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
             outside=partial(run.waits.outside, step.node.id),
             asked_pauses=run.services.asked_pauses,
             owner=run.owner,
+            lease_seconds=run.services.settings.lease_seconds,
             redelivery=run.record.reason is RunReason.REDELIVERY,
         ),
         channels=list(channels.values()),
