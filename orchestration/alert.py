@@ -183,6 +183,8 @@ class Incident(BaseModel, frozen=True):
     acknowledged_at: UtcDatetime | None = None
     acknowledged_by: str | None = None
     snoozed_until: UtcDatetime | None = None
+    escalation: dict[str, Any] | None = None
+    """How far its escalation is: an `EscalationProgress`. None means that it has none."""
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None
 

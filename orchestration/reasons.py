@@ -17,6 +17,8 @@ class Reason(StrEnum):
     RESOLVED_BY_HAND = auto()
     EXPIRED = auto()
     REMINDER = auto()
+    ESCALATED = auto()
+    ESCALATION_ENDED = auto()
     REDELIVERY = auto()
     UNTOLD = auto()
 
@@ -35,6 +37,7 @@ class Reason(StrEnum):
     COALESCED = auto()
     GIVEN_UP = auto()
     NO_CHANNEL = auto()
+    NOBODY = auto()
     NO_OTHER_CHANNEL = auto()
     PROCESS_LOST = auto()
 
@@ -49,6 +52,8 @@ _IN_WORDS: dict[str, str] = {
     Reason.RESOLVED_BY_HAND: "somebody has resolved the incident",
     Reason.EXPIRED: "nobody has heard of it for long, so it counts as over; whether it is, is not known",
     Reason.REMINDER: "a reminder: it still fires, and nobody has acknowledged it",
+    Reason.ESCALATED: "nobody has acknowledged it so far, so it goes on to you",
+    Reason.ESCALATION_ENDED: "everybody of its escalation was notified, and nobody has acknowledged it",
     Reason.REDELIVERY: "an earlier message about this incident did not go out",
     Reason.UNTOLD: "nothing new, but not every channel knew what is true",
     Reason.REPEAT: "a repeat: nothing has changed",
@@ -65,6 +70,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
     Reason.GIVEN_UP: "the attempts to tell a channel were given up, and nothing new has come since",
+    Reason.NOBODY: "the policy says that nobody is notified of it",
     Reason.NO_CHANNEL: "no channel is set up",
     Reason.NO_OTHER_CHANNEL: "it is about a channel that does not work, and no other one is set up",
     Reason.PROCESS_LOST: "processes ended during this run, so it does only what its message needs",

@@ -47,12 +47,18 @@ class RunReason(StrEnum):
     """The incident still fires, and nobody has acknowledged it."""
     EXPIRY = "expiry"
     """Nobody has heard of the incident for long."""
+    ESCALATION = "escalation"
+    """Nobody has acknowledged the incident: the next ones are notified."""
     REDELIVERY = "redelivery"
     """A channel has not accepted a message."""
     MEMBER_ENDED = "member_ended"
     """An alert of the incident has ended in a push about another incident."""
     ACTION = "action"
     """A person has resolved the incident."""
+
+
+TIMER_REASONS = tuple(reason.value for reason in (RunReason.REMINDER, RunReason.EXPIRY, RunReason.ESCALATION))
+"""Why an incident has a run that waits for its time: of these at most one waits."""
 
 
 class StageStatus(StrEnum):

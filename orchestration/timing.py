@@ -1,4 +1,4 @@
-"""What happens to an incident without a push, and when: reminders, and expiry. Pure: no store."""
+"""What happens to an incident without a push, and when: escalation, reminders, and expiry. Pure: no store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from orchestration.alert import Incident, IncidentStatus, Severity
+from orchestration.escalation import progress_of
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 
@@ -53,7 +54,7 @@ class FollowUp:
     """What happens next to an incident without a push, and when."""
 
     reason: RunReason
-    """REMINDER or EXPIRY."""
+    """ESCALATION, REMINDER or EXPIRY."""
     due_at: datetime
 
 
@@ -77,11 +78,13 @@ def next_follow_up(
     if incident.status.ended:
         return None
     expiry = _expiry(incident, timing, repeat_seconds)
-    reminder = _reminder(incident, timing, notified_at or incident.opened_at)
-    # The message of the expiry takes the reminder's place: it says more.
-    if expiry is not None and (reminder is None or expiry <= max(reminder, now)):
+    message = _escalation(incident)
+    if message is None and (reminder := _reminder(incident, timing, notified_at or incident.opened_at)) is not None:
+        message = FollowUp(reason=RunReason.REMINDER, due_at=reminder)
+    # The message of the expiry takes the place of the other one: it says more.
+    if expiry is not None and (message is None or expiry <= max(message.due_at, now)):
         return FollowUp(reason=RunReason.EXPIRY, due_at=expiry)
-    return FollowUp(reason=RunReason.REMINDER, due_at=reminder) if reminder is not None else None
+    return message
 
 
 def is_due(follow_up: FollowUp | None, incident: Incident, timing: Timing, now: datetime) -> bool:
@@ -98,6 +101,14 @@ def is_due(follow_up: FollowUp | None, incident: Incident, timing: Timing, now: 
 def is_quiet(incident: Incident) -> bool:
     """Whether somebody has acknowledged or snoozed the incident."""
     return incident.status is IncidentStatus.ACKNOWLEDGED or incident.snoozed_until is not None
+
+
+def _escalation(incident: Incident) -> FollowUp | None:
+    """The next step of the escalation. Until its end nobody is reminded: the steps are the reminders."""
+    progress = None if is_quiet(incident) else progress_of(incident)
+    if progress is None or progress.due_at is None:
+        return None
+    return FollowUp(reason=RunReason.ESCALATION, due_at=progress.due_at)
 
 
 def _reminder(incident: Incident, timing: Timing, notified_at: datetime) -> datetime | None:

@@ -25,6 +25,7 @@ from orchestration.graph import (
     NodeType,
 )
 from orchestration.message import AskedPauses, ChannelSource
+from orchestration.policy.active import ActivePolicy, PolicySource
 from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
@@ -156,7 +157,13 @@ class Services:
     kinds: NodeKinds
     definitions: DefinitionSource | None = None
     """Finds stored definitions. None means that only the linear pipeline is executed here."""
+    policies: PolicySource | None = None
+    """Finds the policy. None means that the default channels are notified here."""
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
+
+    async def active_policy(self) -> ActivePolicy | None:
+        """The policy that counts now. None means that there is none."""
+        return None if self.policies is None else await self.policies.active()
 
 
 class ActiveRun:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Incident, IncidentStatus
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IllegalTransition
+from orchestration.escalation import progress_of
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
@@ -121,7 +122,8 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
     _ensure_open(incident, "unacknowledged")
     if incident.status is IncidentStatus.OPEN:
         return _unchanged(incident, "is not acknowledged")
-    incident = await _change(tx, incident, "incident_unacknowledged", actor, **UNACKNOWLEDGED)
+    values = UNACKNOWLEDGED | await _from_the_beginning(tx, incident)
+    incident = await _change(tx, incident, "incident_unacknowledged", actor, **values)
     await reschedule(tx, incident, settings)
     return _changed(incident, "is not acknowledged any more: reminders go on")
 
@@ -207,12 +209,19 @@ async def snooze(
 async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, settings: Settings) -> Done:
     if incident.snoozed_until is None:
         return _unchanged(incident, "is not snoozed")
-    incident = await _change(tx, incident, "incident_snooze_ended", actor, snoozed_until=None)
+    values = {"snoozed_until": None} | await _from_the_beginning(tx, incident)
+    incident = await _change(tx, incident, "incident_snooze_ended", actor, **values)
     await reschedule(tx, incident, settings)
     # The reminder at the end of the snooze would have said what came during it.
     if not await is_notified(tx, int(incident.id)):
         await add_follow_up(tx, int(incident.id), RunReason.ACTION)
     return _changed(incident, "is not snoozed any more")
+
+
+async def _from_the_beginning(tx: AsyncConnection, incident: Incident) -> dict[str, Any]:
+    """The columns of an incident whose escalation begins again, if it has one."""
+    progress = progress_of(incident)
+    return {} if progress is None else {"escalation": progress.restarted(await read_clock(tx)).model_dump(mode="json")}
 
 
 async def note(tx: AsyncConnection, incident_id: str, actor: Actor, text: str) -> Done:

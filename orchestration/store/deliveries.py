@@ -56,6 +56,8 @@ class Standing(Contract):
     over: bool
     """Whether the incident is resolved or closed."""
     severity: Severity
+    quiet: bool = False
+    """Whether somebody has acknowledged or snoozed the incident."""
     known_version: int = 0
     """The version that the channel was told last; 0 means that it was told nothing."""
     known_status: AlertStatus | None = None
@@ -119,6 +121,7 @@ _ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp
 _LOOK = text(
     f"""
     select incident.version, incident.status, incident.severity,
+        coalesce(incident.snoozed_until > clock_timestamp(), false) as snoozed,
         (
             select run.run_id
             from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
@@ -158,6 +161,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
         version=now["version"],
         over=IncidentStatus(now["status"]).ended,
         severity=now["severity"],
+        quiet=now["status"] == IncidentStatus.ACKNOWLEDGED or now["snoozed"],
         known_version=known["version"],
         known_status=known["status"],
         known_severity=known["severity"],

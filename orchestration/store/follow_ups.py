@@ -8,14 +8,14 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.states import RunReason
+from orchestration.states import TIMER_REASONS, RunReason
 from orchestration.store.records import new_id
 from orchestration.store.runs import INBOX_CHANNEL
 
 # A timer is no news about an alert, so it does not have the incident's title: who looks for the runs of an alert by its
 # title finds only what has happened.
 _TITLE = f"""
-    case when :reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}') then 'Incident ' || incident.id
+    case when :reason in {TIMER_REASONS!r} then 'Incident ' || incident.id
         else incident.title end
 """
 

@@ -154,6 +154,24 @@ async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
     await update_incident(tx, int(incident_id), version=_I.version + 1)
 
 
+_RAISE_FOR = text(
+    """
+    with raised as (
+        update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id
+        returning id, version
+    )
+    update incident_channel as known set version = raised.version
+    from raised
+    where known.incident_id = raised.id and known.version = raised.version - 1 and known.channel <> all(:channels)
+    """
+)
+
+
+async def raise_version_for(tx: AsyncConnection, incident_id: str, channels: Sequence[str]) -> None:
+    """Note that these channels should hear of an incident again. Those that knew everything still do."""
+    await tx.execute(_RAISE_FOR, {"incident_id": int(incident_id), "channels": list(channels)})
+
+
 def incident_of(row: Mapping[Any, Any]) -> Incident:
     """The incident of a row that has at least its columns."""
     return Incident.model_validate({**row, "id": str(row["id"])})

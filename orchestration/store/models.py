@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestration.alert import IncidentStatus
-from orchestration.states import RunStatus
+from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.table import Base, Now, RowId
 
 OPEN_STATUSES = tuple(status.value for status in IncidentStatus if not status.ended)
@@ -51,6 +51,8 @@ class IncidentRow(Base):
     acknowledged_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
     snoozed_until: Mapped[datetime | None]
+    escalation: Mapped[dict[str, Any] | None]
+    """An `EscalationProgress`."""
     resolved_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
     updated_at: Mapped[Now]
@@ -214,7 +216,7 @@ class PipelineRunRow(Base):
             "uq_pipeline_run_timer",
             "incident_id",
             unique=True,
-            postgresql_where=text("reason in ('reminder', 'expiry') and status = 'pending' and due_at is not null"),
+            postgresql_where=text(f"reason in {TIMER_REASONS!r} and status = 'pending' and due_at is not null"),
         ),
         Index(
             "uq_pipeline_run_redelivery",

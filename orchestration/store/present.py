@@ -14,7 +14,7 @@ from orchestration.alert import Alert, AlertStatus, Incident, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
-from orchestration.states import RunReason, RunStatus
+from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
 from orchestration.store.models import OPEN_STATUSES, AlertRow
@@ -50,7 +50,7 @@ _INCIDENT = text(
             where known.incident_id = incident.id and known.given_up_at is not null
         ) as given_up, ended.event as ended, ended.details ->> 'by' as ended_by
     from incident left join pipeline_run as timer on timer.incident_id = incident.id
-        and timer.reason in ('{RunReason.REMINDER}', '{RunReason.EXPIRY}')
+        and timer.reason in {TIMER_REASONS!r}
         and timer.status = '{RunStatus.PENDING}' and timer.due_at is not null
     left join lateral (
         select history.event, history.details from history

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Incident
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
-from orchestration.states import RunStatus
+from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.incidents import get_incident, lock_incident
 from orchestration.store.ingest_order import QueuedRun
@@ -24,7 +24,7 @@ OVERDUE_WAITS = timedelta(hours=1)
 """How long what is overdue waits, if its incident had no timer."""
 
 _R = PipelineRunRow
-_TIMER = "incident_id = :incident_id and reason in ('reminder', 'expiry') and status = 'pending' and due_at is not null"
+_TIMER = f"incident_id = :incident_id and reason in {TIMER_REASONS!r} and status = 'pending' and due_at is not null"
 
 # What a run that is about to be claimed is due for is looked at again when it is executed, so it may be moved.
 _MOVE = text(
@@ -171,7 +171,7 @@ _WITHOUT = text(
     select id from incident
     where status in {OPEN_STATUSES!r} and not exists (
         select from pipeline_run as run
-        where run.incident_id = incident.id and run.reason in ('reminder', 'expiry')
+        where run.incident_id = incident.id and run.reason in {TIMER_REASONS!r}
             and run.status in {CLAIMABLE_STATUSES!r}
     )
     order by id

@@ -28,6 +28,7 @@ _KINDS = {
     RunReason.PUSH: "push",
     RunReason.REMINDER: "reminder",
     RunReason.EXPIRY: "expiry",
+    RunReason.ESCALATION: "step of the escalation",
     RunReason.REDELIVERY: "redelivery",
     RunReason.MEMBER_ENDED: "end of an alert in another push",
     RunReason.ACTION: "action of a person",
@@ -217,6 +218,7 @@ def _due(facts: Facts) -> Iterator[Event]:
         else:
             text = {
                 RunReason.REMINDER: _next_reminder(facts.incident, run.due_at),
+                RunReason.ESCALATION: "the next step of the escalation, if nobody has acknowledged it until then",
                 RunReason.EXPIRY: "expiry, if nobody has heard of it until then",
                 RunReason.REDELIVERY: "the message that was not accepted is sent again, if no newer one replaced it",
             }.get(run.reason, f"{_KINDS[run.reason]} is executed")

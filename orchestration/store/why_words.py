@@ -245,7 +245,7 @@ def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:
         case Reason.NO_CHANNEL | Reason.NO_OTHER_CHANNEL:
             advice = "Set one up: docs/channels.md."
             return f"Nobody was notified of {facts.subject} {when}: {meaning(run.skip_reason)}. {advice}"
-        case Reason.ACKNOWLEDGED | Reason.SNOOZED if run.reason is RunReason.REMINDER:
+        case Reason.ACKNOWLEDGED | Reason.SNOOZED if run.reason in (RunReason.REMINDER, RunReason.ESCALATION):
             return f"Nobody was reminded of {facts.subject} {when}: {meaning(run.skip_reason)}.{told}"
         case reason:
             return f"Nobody was notified of {facts.subject} {when}: {meaning(reason)}.{told}"

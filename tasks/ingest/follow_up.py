@@ -1,4 +1,4 @@
-"""What ingest does in a run that no push has started: a reminder, an expiry, or the action of a person.
+"""What ingest does in a run that no push has started: a step of an escalation, a reminder, an expiry, an action.
 
 The incident may have changed since the run was queued. So the state of now decides, read under the lock of its key.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestration.alert import Incident, IncidentStatus
+from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import RunReason
@@ -17,6 +18,7 @@ from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, is_notified, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
 from orchestration.timing import FollowUp, Timing, is_due, is_quiet
+from tasks.ingest.escalate import escalate, restart_escalation
 from tasks.ingest.incidents import NotifyDecision
 
 LOOK_AGAIN = timedelta(minutes=5)
@@ -24,7 +26,12 @@ LOOK_AGAIN = timedelta(minutes=5)
 
 
 async def follow_up(
-    tx: Transaction, incident: Incident, run_id: str, reason: RunReason, settings: Settings
+    tx: Transaction,
+    incident: Incident,
+    run_id: str,
+    reason: RunReason,
+    settings: Settings,
+    active: ActivePolicy | None = None,
 ) -> NotifyDecision:
     """Do what a run is for, if it is still due, and schedule what comes next. The caller has the lock of the key.
 
@@ -32,8 +39,9 @@ async def follow_up(
         tx: the transaction of the lock.
         incident: as it is now, read under that lock.
         run_id: the run.
-        reason: that of the run: reminder, expiry or action.
+        reason: that of the run: escalation, reminder, expiry or action.
         settings: have the times of reminders and expiry.
+        active: the present policy. None means that there is none.
     """
     if reason is RunReason.ACTION:
         return await _after_action(tx, incident, run_id)
@@ -45,8 +53,12 @@ async def follow_up(
     if due is None or not is_due(due, incident, timing, known.now):
         await schedule(tx, incident, due, follows=run_id)
         return NotifyDecision(False, _why_not(reason, incident))
+    if due.reason is RunReason.ESCALATION:
+        decision = await escalate(tx, incident, active, run_id)
+        await reschedule(tx, await get_incident(tx, incident.id), settings, run_id=run_id)
+        return decision
     if due.reason is RunReason.REMINDER:
-        return await _remind(tx, incident, run_id, settings)
+        return await _remind(tx, incident, run_id, settings, active)
     if await awaits_ingest(tx, incident):
         later = FollowUp(reason=RunReason.EXPIRY, due_at=known.now + LOOK_AGAIN)
         await schedule(tx, incident, later, follows=run_id)
@@ -71,8 +83,12 @@ def _why_not(reason: RunReason, incident: Incident) -> Reason:
     return Reason.SNOOZED if is_quiet(incident) else Reason.NOT_DUE
 
 
-async def _remind(tx: Transaction, incident: Incident, run_id: str, settings: Settings) -> NotifyDecision:
+async def _remind(
+    tx: Transaction, incident: Incident, run_id: str, settings: Settings, active: ActivePolicy | None
+) -> NotifyDecision:
     """Send the incident again, because it still fires, and end its acknowledgement and its snooze."""
+    if is_quiet(incident):
+        await restart_escalation(tx, incident, active, run_id)
     await clear_acknowledgement(tx, incident.id, "it has timed out")
     await update_incident(tx, int(incident.id), snoozed_until=None)
     await raise_version(tx, incident.id)

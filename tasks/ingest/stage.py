@@ -4,7 +4,7 @@ notified. One transaction, which also keeps the result: a second attempt finds i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestration.alert import Severity
@@ -13,6 +13,7 @@ from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, is_retryable
 from orchestration.graph import NodeConfig
 from orchestration.news import IncidentChange
+from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
@@ -26,6 +27,7 @@ from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.timers import reschedule, schedule_first
+from tasks.ingest.escalate import begin_escalation
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.incidents import NotifyDecision, decide
 
@@ -42,6 +44,7 @@ class IngestConfig:
 
     database: Database
     settings: Settings
+    policy: ActivePolicy | None = None
     incident_key: str = ""
     reason: RunReason = RunReason.PUSH
 
@@ -107,6 +110,9 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
     recorded = await alert_store.record_alerts(
         tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted
     )
+    if recorded.incident is not None and recorded.change.material:
+        incident = await begin_escalation(tx, recorded.incident, recorded.change, config.policy, run.run_id)
+        recorded = replace(recorded, incident=incident)
     if recorded.incident is not None and recorded.change.opened:
         await schedule_first(tx, recorded.incident, config.settings, run, source=push.alerts[0].source)
     elif recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
@@ -134,7 +140,7 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
             case RunReason.REDELIVERY:
                 decision = NotifyDecision(True, Reason.REDELIVERY)
             case _:
-                decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings)
+                decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
         result = _result(run, StoredPush(), recorded, decision)
         await ingest_order.save_ingest_result(tx, run.run_id, result, title=incident.title)
     return result
@@ -164,6 +170,7 @@ async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
     return IngestConfig(
         database=run.services.database,
         settings=run.services.settings,
+        policy=await run.services.active_policy(),
         incident_key=run.record.incident_key or "",
         reason=run.record.reason,
     )

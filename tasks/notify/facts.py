@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident
 from orchestration.contracts import CheckResult, CheckStatus
+from orchestration.escalation import progress_of
 from orchestration.message import Fact
 from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
@@ -103,9 +104,22 @@ def _upcoming(subject: MessageSubject) -> str:
     if upcoming is None or upcoming.due_at is None or incident is None:
         return ""
     moment = _moment(upcoming.due_at, subject.zone)
+    unless = f"unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
     if upcoming.reason is RunReason.EXPIRY:
         return f"at {moment} it counts as over, unless somebody hears of it before"
-    return f"a reminder at {moment}, unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
+    if upcoming.reason is RunReason.ESCALATION:
+        return f"{_next_in_line(incident)} at {moment}, {unless}"
+    return f"a reminder at {moment}, {unless}"
+
+
+def _next_in_line(incident: Incident) -> str:
+    """Who is notified in the next step of the escalation."""
+    progress = progress_of(incident)
+    step = progress.next_step if progress is not None else None
+    if progress is None or step is None:
+        return "everybody hears that nobody has acknowledged it"
+    names = [*step.people, *(f"whoever is on call by {schedule}" for schedule in step.schedules), *step.channels]
+    return f"{_some(names, named=_FEW)} is notified (step {progress.taken + 1} of {progress.count})"
 
 
 def _what(subject: MessageSubject) -> str:

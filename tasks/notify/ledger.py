@@ -85,6 +85,8 @@ class Telling:
     """Surrounds each wait for a channel, so that a channel that hangs does not keep the run's slot."""
     redelivery: bool = False
     """Whether the run only repeats what was refused."""
+    escalation: bool = False
+    """Whether it is a step of an escalation: nothing is sent once somebody has the incident."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
@@ -181,7 +183,7 @@ class _ChannelLedger:
                 needs_turn = await channels.needs_turn(tx, self._named.name)
                 return await self._open(tx, _Look(), None, reserved, needs_turn=needs_turn)
             standing = await deliveries.lock_and_look(tx, place)
-            decision = decide(standing, redelivery=self._telling.redelivery)
+            decision = decide(standing, redelivery=self._telling.redelivery, escalation=self._telling.escalation)
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
             if standing.unfinished:
                 overtaken = standing.version if decision.sends else standing.known_version + 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestration.alert import Incident
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
 from orchestration.engine.run import ActiveRun, Step
+from orchestration.escalation import progress_of
 from orchestration.pages import pages_of
 from orchestration.store.present import Present, read_present
 from orchestration.store.story import all_checks
@@ -41,9 +43,15 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         ended=present.ended,
         ended_by=present.ended_by,
         at=present.at,
+        on_call=_on_call(present.incident),
         # A node that no ingest comes before says something about an incident that nobody else says.
         version=present.incident.version if reconciles else None,
     )
+
+
+def _on_call(incident: Incident) -> str:
+    progress = progress_of(incident)
+    return ", ".join(progress.people) if progress is not None else ""
 
 
 _SUSPECT = "processes ended during this run: its checks and its analysis are left out"

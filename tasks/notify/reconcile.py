@@ -16,6 +16,7 @@ class Why(StrEnum):
     UP_TO_DATE = auto()
     SECOND_NODE = auto()
     GIVEN_UP = auto()
+    SOMEBODY_HAS_IT = auto()
     LEFT_TO_ANOTHER = auto()
     ENDED = auto()
     BEGAN_AND_ENDED = auto()
@@ -32,12 +33,13 @@ class Decision:
     why: Why
 
 
-def decide(standing: Standing, *, redelivery: bool = False) -> Decision:
+def decide(standing: Standing, *, redelivery: bool = False, escalation: bool = False) -> Decision:
     """Decide whether a channel is told. The first rule that applies decides:
 
     up_to_date: it knows the present version.
     second_node: another node of the same run has said so there; each node of a definition has its own message.
     given_up: nobody has spoken of the incident since the attempts were given up.
+    somebody_has_it: a step of an escalation, of an incident that was acknowledged, snoozed or resolved meanwhile.
     left_to_another: another run is sending there now. It looks again afterwards, so nothing is lost.
     ended: the channel was told that it fires, and it is over.
     began_and_ended: it is over, and the channel was never told that it fires: one message says both.
@@ -51,6 +53,7 @@ def decide(standing: Standing, *, redelivery: bool = False) -> Decision:
         (known and not again_by_node, Decision(False, Why.UP_TO_DATE)),
         (again_by_node, Decision(True, Why.SECOND_NODE)),
         (standing.given_up and redelivery, Decision(False, Why.GIVEN_UP)),
+        (escalation and (standing.quiet or standing.over), Decision(False, Why.SOMEBODY_HAS_IT)),
         (standing.other_run is not None, Decision(False, Why.LEFT_TO_ANOTHER)),
         (standing.over and standing.known_status is AlertStatus.FIRING, Decision(True, Why.ENDED)),
         (standing.over, Decision(True, Why.BEGAN_AND_ENDED)),

@@ -27,6 +27,7 @@ from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
+from tasks.notify.route import Route, is_escalation, route_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class NotifyConfig:
     """The channels that are left out, because the message is about them."""
     missing: Mapping[str, DeliveryFailed] = field(default_factory=dict[str, DeliveryFailed])
     """The names in the run that no channel has, or that cannot be used, and why."""
+    nobody: bool = False
+    """Whether the policy says that nobody is notified."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -51,6 +54,8 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
+    if not config.channels and config.nobody:
+        return NotifyResult(skip_reason=Reason.NOBODY)
     if not config.channels and not config.missing:
         logger.warning(
             "Run %s: nobody is notified, because no %schannel is set up. Set one up (docs/channels.md); "
@@ -162,15 +167,16 @@ class NotifyNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
-    names = cast("NotifyNode", step.config).names or [run.record.options.notify_driver]
+    subject = await read_subject(run, step)
+    asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
+    route = Route(names=tuple(asked)) if asked else route_of(run, subject, await run.services.active_policy())
     excepted = run.record.options.except_channels
-    chosen, missing = await _select(run, names)
+    chosen, missing = await _select(run, route.names)
     chosen = [named for named in chosen if named.name not in excepted]
     if not chosen and not missing and excepted:
         chosen = list(await run.services.channels.others(excepted))
-    subject = await read_subject(run, step)
     # A channel that was told that the incident fires is told the end too, even if the run leaves it out.
-    told = await _told_before(run, subject.incident, [named.name for named in chosen]) if names == [None] else []
+    told = [] if asked else await _told_before(run, subject.incident, [named.name for named in chosen])
     channels = {named.name: named for named in (*chosen, *told)}
     return NotifyConfig(
         telling=Telling(
@@ -183,11 +189,13 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
             owner=run.owner,
             lease_seconds=run.services.settings.lease_seconds,
             redelivery=run.record.reason is RunReason.REDELIVERY,
+            escalation=is_escalation(run),
         ),
         channels=list(channels.values()),
         others=partial(_others, run),
         excepted=excepted,
         missing=missing,
+        nobody=not route.names,
     )
 
 
