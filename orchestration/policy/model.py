@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
 from orchestration.policy.matchers import Matcher, parse_matchers
+from orchestration.policy.schedules import Schedule
 from orchestration.policy.windows import Period
 from orchestration.redaction import shown
 
@@ -181,10 +182,6 @@ class Timing(Contract, strict=True):
     expire_after: Duration | None = None
     flapping: Flapping | None = None
     storm: Storm | None = None
-
-
-Schedule = dict[str, JsonValue]
-"""Who is on call when. So far only its name counts: escalations refer to it."""
 
 
 class Policy(Contract, strict=True):
