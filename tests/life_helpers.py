@@ -62,6 +62,9 @@ async def let_pass(database: Database, passed: timedelta) -> None:
         for table, columns in moments.items():
             changes = ", ".join(f"{column} = {column} - :passed" for column in columns)
             await tx.execute(text(f"update {table} set {changes}"), {"passed": passed})
+        began = "to_jsonb(cast(escalation->>'began_at' as timestamptz) - :passed)"
+        query = f"update incident set escalation = jsonb_set(escalation, '{{began_at}}', {began})"
+        await tx.execute(text(query), {"passed": passed})
 
 
 async def upcoming(database: Database, incident_id: str | None = None) -> list[RunRecord]:

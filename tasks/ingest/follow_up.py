@@ -5,6 +5,7 @@ The incident may have changed since the run was queued. So the state of now deci
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from orchestration.alert import Incident, IncidentStatus
@@ -55,7 +56,8 @@ async def follow_up(
         return NotifyDecision(False, _why_not(reason, incident))
     if due.reason is RunReason.ESCALATION:
         decision = await escalate(tx, incident, active, run_id)
-        await reschedule(tx, await get_incident(tx, incident.id), settings, run_id=run_id)
+        incident = await get_incident(tx, incident.id)
+        await schedule(tx, incident, following(incident, timing, replace(known, notified_at=known.now)), follows=run_id)
         return decision
     if due.reason is RunReason.REMINDER:
         return await _remind(tx, incident, run_id, settings, active)

@@ -50,8 +50,11 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
 
 
 def _on_call(incident: Incident) -> str:
+    """Who was notified by the escalation last, and what went wrong with that."""
     progress = progress_of(incident)
-    return ", ".join(progress.people) if progress is not None else ""
+    if progress is None:
+        return ""
+    return "; ".join([", ".join(progress.people), *(step.note for step in progress.last)]).strip("; ")
 
 
 _SUSPECT = "processes ended during this run: its checks and its analysis are left out"

@@ -1,0 +1,230 @@
+"""An incident goes from one person to the next, until somebody has it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from orchestration.engine.run import Services
+from orchestration.policy.active import ActivePolicy
+from orchestration.policy.oncall import roster_of
+from orchestration.policy.parse import read_policy
+from orchestration.states import RunReason, RunStatus
+from orchestration.store import actions
+from tests.conftest import MemoryChannel, MemoryChannels
+from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of, upcoming
+from tests.notify_helpers import WaitingChannel, busy, titles
+
+MINUTE = timedelta(minutes=1)
+
+POLICY = """
+catch_all: fallback
+routes:
+  - matchers: severity="critical"
+    channels: chat
+    escalation: database
+escalations:
+  database:
+    steps:
+      - {schedule: primary, wait: 5m}
+      - {people: bob, wait: 10m}
+people:
+  ann: {contacts: ann-phone}
+  bob: {contacts: [bob-phone, bob-mail]}
+schedules:
+  primary:
+    time_zone: Europe/Berlin
+    layers:
+      - {people: [ann], rotate: weekly, start: 2026-01-05}
+"""
+
+
+@dataclass
+class OnePolicy:
+    """The policy of a test, which may be edited."""
+
+    text: str = POLICY
+
+    async def active(self) -> ActivePolicy:
+        policy = read_policy(self.text).policy
+        return ActivePolicy(policy=policy, rosters={name: roster_of(policy, name) for name in policy.schedules})
+
+
+NAMES = ("chat", "ann-phone", "bob-phone", "bob-mail", "fallback")
+
+
+@pytest.fixture
+def channels() -> dict[str, MemoryChannel]:
+    return {name: MemoryChannel() for name in NAMES}
+
+
+@pytest.fixture
+def services(services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel) -> Services:
+    return replace(services, channels=MemoryChannels({"memory": channel}, channels), policies=OnePolicy())
+
+
+def told(channels: dict[str, MemoryChannel]) -> dict[str, list[str]]:
+    """What each channel was told; those that were told nothing are left out."""
+    return {name: titles(channel) for name, channel in channels.items() if channel.messages}
+
+
+async def open_incident(services: Services) -> str:
+    run = await push(services)
+    assert run.incident_id is not None
+    return run.incident_id
+
+
+async def next_step(services: Services, incident_id: str, passed: timedelta) -> RunStatus:
+    await let_pass(services.database, passed)
+    return (await execute_timer(services, incident_id)).status
+
+
+async def acknowledge(services: Services, incident_id: str) -> None:
+    async with services.database.transaction() as tx:
+        await actions.acknowledge(tx, incident_id, ADA, services.settings)
+
+
+async def test_an_incident_goes_to_the_next_person_until_somebody_acknowledges_it(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    incident_id = await open_incident(services)
+    assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"]}
+    assert channel.messages == []  # a route that says who is notified replaces the default channels
+    facts = {fact.label: fact.value for fact in channels["chat"].messages[0].follow_ups}
+    assert facts["On call"] == "ann"
+    assert facts["Next"].startswith("bob is notified (step 2 of 2) at ")
+    assert await next_of(services.database, incident_id) == "escalation 5"
+
+    assert await next_step(services, incident_id, 5 * MINUTE) is RunStatus.NOTIFIED
+    assert told(channels) == {
+        "chat": ["CRITICAL"], "ann-phone": ["CRITICAL"], "bob-phone": ["CRITICAL"], "bob-mail": ["CRITICAL"]
+    }  # fmt: skip
+    assert await next_of(services.database, incident_id) == "escalation 10"
+    why_now = {fact.label: fact.value for fact in channels["bob-phone"].messages[0].facts}["Why now"]
+    assert why_now == "nobody has acknowledged it so far, so it goes on to you"
+
+    await acknowledge(services, incident_id)
+    assert await next_of(services.database, incident_id) == "reminder 480"
+    await push(services, status="resolved")
+    everybody = ("chat", "ann-phone", "bob-phone", "bob-mail")
+    assert told(channels) == {name: ["CRITICAL", "RESOLVED"] for name in everybody}
+
+
+async def test_a_repeat_of_the_alert_tells_nobody_again_and_delays_no_step(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 5 * MINUTE)
+    before = told(channels)
+    assert (await push(services)).skip_reason == "repeat"
+    assert told(channels) == before
+    assert await next_of(services.database, incident_id) == "escalation 10"
+
+
+async def test_the_end_of_the_chain_is_told_to_the_catch_all_channel_and_then_everybody_is_reminded(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 5 * MINUTE)
+    await next_step(services, incident_id, 10 * MINUTE)
+    assert told(channels)["fallback"] == ["CRITICAL"]
+    said = {fact.label: fact.value for fact in channels["fallback"].messages[0].facts}["Why now"]
+    assert said == "everybody of its escalation was notified, and nobody has acknowledged it"
+    assert await next_of(services.database, incident_id) == "reminder 60"
+    await next_step(services, incident_id, 60 * MINUTE)
+    assert all(count == ["CRITICAL"] * 2 for count in told(channels).values())
+
+
+async def test_a_rise_in_severity_begins_the_escalation(services: Services, channels: dict[str, MemoryChannel]) -> None:
+    run = await push(services, severity="warning")
+    assert run.incident_id is not None
+    assert told(channels) == {}
+    await push(services, severity="critical")
+    assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"]}
+    assert await next_of(services.database, run.incident_id) == "escalation 5"
+
+
+async def test_an_acknowledgement_that_ends_begins_the_escalation_again(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 5 * MINUTE)
+    await acknowledge(services, incident_id)
+    async with services.database.transaction() as tx:
+        await actions.unacknowledge(tx, incident_id, ADA, services.settings)
+    assert await next_of(services.database, incident_id) == "escalation 0"
+    assert await next_step(services, incident_id, MINUTE) is RunStatus.NOTIFIED
+    assert told(channels)["ann-phone"] == ["CRITICAL", "CRITICAL"]
+    assert len(told(channels)["bob-phone"]) == 1
+    assert await next_of(services.database, incident_id) == "escalation 5"
+
+
+async def test_a_worker_that_was_away_does_not_send_the_steps_all_at_once(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 60 * MINUTE)
+    assert "fallback" not in told(channels)
+    assert await next_of(services.database, incident_id) == "escalation 10"
+
+
+async def test_a_step_that_waits_for_its_channel_is_not_sent_once_somebody_has_the_incident(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    channels["bob-phone"] = slow = WaitingChannel()
+    channels["bob-mail"].failures = [busy(retry_after_seconds=0.5)] * 2
+    services = replace(services, channels=MemoryChannels({}, channels))
+    incident_id = await open_incident(services)
+    await let_pass(services.database, 5 * MINUTE)
+    step = asyncio.create_task(execute_timer(services, incident_id))
+    await slow.asked.wait()
+    await acknowledge(services, incident_id)
+    slow.let_go.set()
+    await step
+    assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"], "bob-phone": ["CRITICAL"]}
+    assert channels["bob-mail"].messages == []
+
+
+async def test_what_the_step_says_of_its_people_is_in_the_history(services: Services) -> None:
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 5 * MINUTE)
+    history = (await story_of(services.database, incident_id)).history
+    steps = [line for line in reversed(history) if line.event == "incident_escalated"]
+    assert [(line.details["number"], line.details["people"]) for line in steps] == [(1, ["ann"]), (2, ["bob"])]
+
+
+@pytest.mark.parametrize(
+    ("edit", "note"),
+    [
+        (("people: [ann]", "people: [carl]"), "the policy does not say how to reach carl"),
+        (("start: 2026-01-05", "start: 2099-01-05"), "nobody is on call by the schedule primary"),
+    ],
+)
+async def test_a_step_that_reaches_nobody_is_told_to_the_catch_all_channel(
+    services: Services, channels: dict[str, MemoryChannel], edit: tuple[str, str], note: str
+) -> None:
+    await open_incident(replace(services, policies=OnePolicy(POLICY.replace(*edit))))
+    assert told(channels) == {"chat": ["CRITICAL"], "fallback": ["CRITICAL"]}
+    said = {fact.label: fact.value for fact in channels["fallback"].messages[0].follow_ups}
+    assert note in said["On call"]
+
+
+async def test_an_edit_of_the_policy_moves_no_step_of_an_escalation_that_has_begun(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    incident_id = await open_incident(services)
+    services = replace(services, policies=OnePolicy("routes: []"))
+    assert await next_step(services, incident_id, 5 * MINUTE) is RunStatus.NOTIFIED
+    # Nobody can say any more how to reach bob.
+    assert told(channels)["fallback"] == ["CRITICAL"]
+
+
+async def test_resolving_ends_the_escalation(services: Services) -> None:
+    incident_id = await open_incident(services)
+    async with services.database.transaction() as tx:
+        await actions.resolve(tx, incident_id, ADA)
+    assert RunReason.ESCALATION not in [run.reason for run in await upcoming(services.database, incident_id)]
+    assert (await incident_of(services.database, incident_id)).status.ended
