@@ -185,8 +185,16 @@ class Incident(BaseModel, frozen=True):
     snoozed_until: UtcDatetime | None = None
     escalation: dict[str, Any] | None = None
     """How far its escalation is: an `EscalationProgress`. None means that it has none."""
+    held: dict[str, Any] | None = None
+    """Why nobody is notified of it for now: a `Hold`. None means that nothing keeps it back."""
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None
+
+    @property
+    def held_until(self) -> datetime | None:
+        """Until when it is kept back at least."""
+        until = (self.held or {}).get("until")
+        return _aware(datetime.fromisoformat(until)) if isinstance(until, str) else None
 
     @property
     def shown_key(self) -> str:

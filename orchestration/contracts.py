@@ -108,6 +108,7 @@ class IngestResult(Contract):
     duration_ms: float = 0.0
     tell: bool = True
     reason: str = Field(default="", description="Why a human is told or not: the name of the decision's rule.")
+    note: str = Field(default="", description="What else the message says of it, such as what kept it back until now.")
 
 
 class CheckResult(Contract):

@@ -238,6 +238,11 @@ class IncidentChange:
     """Somebody was notified of the incident, or is about to be."""
 
     @property
+    def begins(self) -> bool:
+        """Whether somebody should look at the incident who need not have before."""
+        return self.opened or self.reopened or self.new_episode or self.severity_raised
+
+    @property
     def material(self) -> bool:
         """Whether the incident has changed in a way that somebody should hear of."""
         grown = self.opened or self.reopened or self.new_episode or self.severity_raised or self.new_firing > 0

@@ -31,6 +31,10 @@ class Reason(StrEnum):
     IGNORED = auto()
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
+    SILENCED = auto()
+    MUTED = auto()
+    INHIBITED = auto()
+    HELD_BACK = auto()
     HEARD_OF = auto()
     NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
@@ -65,6 +69,10 @@ _IN_WORDS: dict[str, str] = {
     Reason.IGNORED: "the event says nothing about the state of an alert",
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",
+    Reason.SILENCED: "somebody has silenced its alerts",
+    Reason.MUTED: "the policy notifies nobody of it at this time",
+    Reason.INHIBITED: "another alert fires that explains it",
+    Reason.HELD_BACK: "it was kept back until now, and still fires",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",

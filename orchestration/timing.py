@@ -99,8 +99,9 @@ def is_due(follow_up: FollowUp | None, incident: Incident, timing: Timing, now: 
 
 
 def is_quiet(incident: Incident) -> bool:
-    """Whether somebody has acknowledged or snoozed the incident."""
-    return incident.status is IncidentStatus.ACKNOWLEDGED or incident.snoozed_until is not None
+    """Whether nobody is to hear of the incident for now: it is acknowledged, snoozed or kept back."""
+    quiet = incident.snoozed_until is not None or incident.held is not None
+    return quiet or incident.status is IncidentStatus.ACKNOWLEDGED
 
 
 def _escalation(incident: Incident) -> FollowUp | None:
@@ -114,7 +115,7 @@ def _escalation(incident: Incident) -> FollowUp | None:
 def _reminder(incident: Incident, timing: Timing, notified_at: datetime) -> datetime | None:
     if is_quiet(incident):
         # The end of a snooze or an acknowledgement is a reminder, also where the settings switch reminders off.
-        ends = [incident.snoozed_until] if incident.snoozed_until is not None else []
+        ends = [until for until in (incident.snoozed_until, incident.held_until) if until is not None]
         if incident.status is IncidentStatus.ACKNOWLEDGED:
             acknowledged_until = timing.acknowledged_until(incident)
             if acknowledged_until is None:

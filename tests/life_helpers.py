@@ -62,9 +62,10 @@ async def let_pass(database: Database, passed: timedelta) -> None:
         for table, columns in moments.items():
             changes = ", ".join(f"{column} = {column} - :passed" for column in columns)
             await tx.execute(text(f"update {table} set {changes}"), {"passed": passed})
-        began = "to_jsonb(cast(escalation->>'began_at' as timestamptz) - :passed)"
-        query = f"update incident set escalation = jsonb_set(escalation, '{{began_at}}', {began})"
-        await tx.execute(text(query), {"passed": passed})
+        for column, moment in (("escalation", "began_at"), ("held", "until")):
+            moved = f"to_jsonb(cast({column}->>'{moment}' as timestamptz) - :passed)"
+            query = f"update incident set {column} = jsonb_set({column}, '{{{moment}}}', {moved})"
+            await tx.execute(text(query), {"passed": passed})
 
 
 async def upcoming(database: Database, incident_id: str | None = None) -> list[RunRecord]:

@@ -111,6 +111,24 @@ async def list_firing(tx: AsyncConnection, source: str, environment: str, finger
     return set((await tx.execute(_FIRING, known)).scalars())
 
 
+_FIRING_LABELS = text(
+    """
+    select jsonb_build_object('severity', severity, 'source', source, 'environment', environment, 'alertname', name)
+        || labels
+    from alert where status = 'firing' and environment = :environment order by id desc limit :limit
+    """
+)
+
+MOST_FIRING = 10_000
+"""How many firing alerts are looked at for one that explains another."""
+
+
+async def firing_labels(tx: AsyncConnection, environment: str) -> list[dict[str, str]]:
+    """The labels of the alerts that fire in an environment, as matchers see them; the newest, `MOST_FIRING` at most."""
+    found = await tx.execute(_FIRING_LABELS, {"environment": environment, "limit": MOST_FIRING})
+    return list(found.scalars())
+
+
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
     """Lock the incidents of this key until the transaction ends; wait for another process that has the lock."""
     lock = {"key": f"{environment}\n{key}"}

@@ -53,6 +53,8 @@ class IncidentRow(Base):
     snoozed_until: Mapped[datetime | None]
     escalation: Mapped[dict[str, Any] | None]
     """An `EscalationProgress`."""
+    held: Mapped[dict[str, Any] | None]
+    """A `Hold`: why nobody is notified for now."""
     resolved_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
     updated_at: Mapped[Now]
@@ -434,6 +436,20 @@ class DefinitionRow(Base):
         Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
     )
+
+
+class SilenceRow(Base):
+    """Alerts that a person does not want to hear of for some time."""
+
+    __tablename__ = "silence"
+
+    id: Mapped[RowId]
+    matchers: Mapped[list[str]] = mapped_column(JSONB())
+    starts_at: Mapped[Now]
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+    by: Mapped[str]
+    via: Mapped[str] = mapped_column(server_default="")
+    comment: Mapped[str] = mapped_column(server_default="")
 
 
 class EndedSessionRow(Base):

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from orchestration.alert import Incident
 from orchestration.escalation import EscalationProgress, progress_of
-from orchestration.news import IncidentChange
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.escalating import notified_by, plan
 from orchestration.reasons import Reason
@@ -17,15 +16,12 @@ from orchestration.store.present import read_present
 from tasks.ingest.incidents import NotifyDecision
 
 
-async def begin_escalation(
-    tx: Transaction, incident: Incident, change: IncidentChange, active: ActivePolicy | None, run_id: str
-) -> Incident:
-    """Begin the escalation that the policy's route names, if the incident has just begun, begun anew, or got worse.
+async def begin_escalation(tx: Transaction, incident: Incident, active: ActivePolicy | None, run_id: str) -> Incident:
+    """Begin the escalation that the policy's route names. Its first step is told with what has changed.
 
-    Returns the incident after that. Its first step is told with the message about what has changed.
+    Returns the incident after that.
     """
-    begins = change.opened or change.reopened or change.new_episode or change.severity_raised
-    if not begins or (active is None and incident.escalation is None):
+    if active is None and incident.escalation is None:
         return incident
     present = await read_present(tx, incident.id)
     progress = None

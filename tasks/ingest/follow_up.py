@@ -19,7 +19,8 @@ from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, is_notified, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
 from orchestration.timing import FollowUp, Timing, is_due, is_quiet
-from tasks.ingest.escalate import escalate, restart_escalation
+from tasks.ingest.escalate import begin_escalation, escalate, restart_escalation
+from tasks.ingest.hold import find_hold, hold_incident, keep_back, release
 from tasks.ingest.incidents import NotifyDecision
 
 LOOK_AGAIN = timedelta(minutes=5)
@@ -54,6 +55,10 @@ async def follow_up(
     if due is None or not is_due(due, incident, timing, known.now):
         await schedule(tx, incident, due, follows=run_id)
         return NotifyDecision(False, _why_not(reason, incident))
+    if due.reason is not RunReason.EXPIRY and (hold := await find_hold(tx, incident, active)) is not None:
+        incident = await hold_incident(tx, incident, hold, run_id)
+        await reschedule(tx, incident, settings, run_id=run_id)
+        return NotifyDecision(False, Reason(hold.by))
     if due.reason is RunReason.ESCALATION:
         decision = await escalate(tx, incident, active, run_id)
         incident = await get_incident(tx, incident.id)
@@ -65,7 +70,9 @@ async def follow_up(
         later = FollowUp(reason=RunReason.EXPIRY, due_at=known.now + LOOK_AGAIN)
         await schedule(tx, incident, later, follows=run_id)
         return NotifyDecision(False, Reason.HEARD_OF)
-    return await _expire(tx, incident, run_id, known)
+    decision = await _expire(tx, incident, run_id, known)
+    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id)
+    return decision
 
 
 async def _after_action(tx: Transaction, incident: Incident, run_id: str) -> NotifyDecision:
@@ -88,15 +95,22 @@ def _why_not(reason: RunReason, incident: Incident) -> Reason:
 async def _remind(
     tx: Transaction, incident: Incident, run_id: str, settings: Settings, active: ActivePolicy | None
 ) -> NotifyDecision:
-    """Send the incident again, because it still fires, and end its acknowledgement and its snooze."""
-    if is_quiet(incident):
+    """Send the incident again, because it still fires, and end its acknowledgement and its snooze.
+
+    One that was kept back begins now, for whoever is notified.
+    """
+    decision = NotifyDecision(True, Reason.REMINDER)
+    if incident.held is not None:
+        decision, incident = await release(tx, incident, replace(decision, reason=Reason.HELD_BACK))
+        await begin_escalation(tx, incident, active, run_id)
+    elif is_quiet(incident):
         await restart_escalation(tx, incident, active, run_id)
     await clear_acknowledgement(tx, incident.id, "it has timed out")
     await update_incident(tx, int(incident.id), snoozed_until=None)
     await raise_version(tx, incident.id)
     await note_event(tx, incident, "incident_reminded", {}, run_id=run_id)
     await reschedule(tx, await get_incident(tx, incident.id), settings, run_id=run_id)
-    return NotifyDecision(True, Reason.REMINDER)
+    return decision
 
 
 async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known) -> NotifyDecision:

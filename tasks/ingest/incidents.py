@@ -16,6 +16,8 @@ class NotifyDecision:
 
     notify: bool
     reason: Reason
+    note: str = ""
+    """What else the message says of the decision."""
 
 
 def decide(change: IncidentChange) -> NotifyDecision:

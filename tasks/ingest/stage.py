@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestration.alert import Severity
+from orchestration.alert import Incident, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, is_retryable
@@ -29,6 +29,7 @@ from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.timers import reschedule, schedule_first
 from tasks.ingest.escalate import begin_escalation
 from tasks.ingest.follow_up import follow_up
+from tasks.ingest.hold import keep_back
 from tasks.ingest.incidents import NotifyDecision, decide
 
 MAX_LATER_RUNS = 50
@@ -110,16 +111,32 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
     recorded = await alert_store.record_alerts(
         tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted
     )
-    if recorded.incident is not None and recorded.change.material:
-        incident = await begin_escalation(tx, recorded.incident, recorded.change, config.policy, run.run_id)
+    decision = decide(recorded.change)
+    if recorded.incident is not None:
+        decision, incident = await _bring_to_somebody(tx, recorded.incident, recorded.change, decision, config, run)
         recorded = replace(recorded, incident=incident)
-    if recorded.incident is not None and recorded.change.opened:
-        await schedule_first(tx, recorded.incident, config.settings, run, source=push.alerts[0].source)
-    elif recorded.incident is not None and (recorded.change.material or recorded.change.severity_lowered):
-        await reschedule(tx, recorded.incident, config.settings, run_id=run.run_id)
-    result = _result(run, push, recorded, decide(recorded.change))
+        if recorded.change.opened:
+            await schedule_first(tx, incident, config.settings, run, source=push.alerts[0].source)
+        elif recorded.change.material or recorded.change.severity_lowered or incident.held is not None:
+            await reschedule(tx, incident, config.settings, run_id=run.run_id)
+    result = _result(run, push, recorded, decision)
     await ingest_order.save_ingest_result(tx, run.run_id, result)
     return result
+
+
+async def _bring_to_somebody(
+    tx: Transaction,
+    incident: Incident,
+    change: IncidentChange,
+    decision: NotifyDecision,
+    config: IngestConfig,
+    run: QueuedRun,
+) -> tuple[NotifyDecision, Incident]:
+    """Keep the incident back if something does, else begin its escalation if it has just begun, or got worse."""
+    decision, incident = await keep_back(tx, incident, decision, config.policy, run.run_id)
+    if decision.notify and change.begins and not incident.status.ended:
+        incident = await begin_escalation(tx, incident, config.policy, run.run_id)
+    return decision, incident
 
 
 async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResult:
@@ -163,6 +180,7 @@ def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision
         errors=push.errors,
         tell=decision.notify,
         reason=decision.reason.value,
+        note=decision.note,
     )
 
 

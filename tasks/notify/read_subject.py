@@ -82,6 +82,7 @@ def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
         incident=None,
         alerts=run.alerts,
         reason=ingested[-1].reason if ingested else "",
+        kept_back=ingested[-1].note if ingested else "",
         check=all_checks(run.found(CheckResult, step.before)),
         analysis=analyses[-1] if analyses else None,
         extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},

@@ -71,6 +71,8 @@ class MessageSubject:
     """The time zone of its readers, beside UTC."""
     on_call: str = ""
     """Who is on call, and until when."""
+    kept_back: str = ""
+    """What kept the incident back before this message."""
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     """The pages about the incident and the run on our own sites: name to URL."""
 

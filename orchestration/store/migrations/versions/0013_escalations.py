@@ -1,4 +1,4 @@
-"""The escalation of an incident, and the timer of its next step"""
+"""The escalation of an incident with the timer of its next step; silences, and why an incident is kept back"""
 
 from __future__ import annotations
 
@@ -16,13 +16,26 @@ _TIMER = "uq_pipeline_run_timer"
 
 def upgrade() -> None:
     op.add_column("incident", sa.Column("escalation", JSONB(), nullable=True))
+    op.add_column("incident", sa.Column("held", JSONB(), nullable=True))
     _index_timers("'reminder', 'expiry', 'escalation'")
+    op.create_table(
+        "silence",
+        sa.Column("id", sa.BigInteger(), sa.Identity(), primary_key=True),
+        sa.Column("matchers", JSONB(), nullable=False),
+        sa.Column("starts_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.Column("ends_at", sa.DateTime(timezone=True), nullable=False, index=True),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("via", sa.Text(), server_default="", nullable=False),
+        sa.Column("comment", sa.Text(), server_default="", nullable=False),
+    )
 
 
 def downgrade() -> None:
     # Whoever is left without a timer gets one from a worker.
     op.execute("delete from pipeline_run where reason = 'escalation' and status = 'pending'")
     _index_timers("'reminder', 'expiry'")
+    op.drop_table("silence")
+    op.drop_column("incident", "held")
     op.drop_column("incident", "escalation")
 
 

@@ -1,0 +1,115 @@
+"""Silences: rows with matchers, an end, an author and a comment. What they keep back is decided elsewhere."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.errors import BadInput
+from orchestration.policy.holding import HeldBy, Silence
+from orchestration.policy.matchers import Matcher
+from orchestration.redaction import redact_text
+from orchestration.states import TIMER_REASONS, RunStatus
+from orchestration.store.actions import MAX_NOTE_CHARACTERS, Actor
+from orchestration.store.database import read_clock
+from orchestration.store.models import OPEN_STATUSES, SilenceRow
+from orchestration.store.runs import INBOX_CHANNEL
+from orchestration.store.table import columns_of
+
+_T = SilenceRow
+_COLUMNS = columns_of(_T, Silence)
+
+LONGEST = timedelta(days=366)
+"""The longest time for which alerts can be silenced."""
+
+MOST = 10_000
+"""How many silences that have not ended there are at most."""
+
+
+async def add_silence(
+    tx: AsyncConnection, matchers: tuple[Matcher, ...], actor: Actor, *, until: datetime | timedelta, comment: str = ""
+) -> Silence:
+    """Silence the alerts that meet these matchers, from now on.
+
+    Args:
+        tx: the transaction.
+        matchers: at least one, of which one does not match every alert.
+        actor: who does it, and from where.
+        until: a moment, or a time from now.
+        comment: why.
+
+    Raises:
+        BadInput: there are no matchers, the end is not in the future or more than a year away, or there are too many.
+    """
+    if not matchers or all(matcher.matches({}) for matcher in matchers):
+        raise BadInput("A silence needs a matcher that does not hold for every alert, such as alertname=DiskFull")
+    now = await read_clock(tx)
+    ends_at = until if isinstance(until, datetime) else now + until
+    if not now < ends_at <= now + LONGEST:
+        raise BadInput(
+            f"A silence ends in the future, after {LONGEST.days} days at most, not at {ends_at:%Y-%m-%d %H:%M}"
+        )
+    if len(comment) > MAX_NOTE_CHARACTERS:
+        raise BadInput(f"A comment has at most {MAX_NOTE_CHARACTERS} characters, not {len(comment)}")
+    if (await tx.execute(select(func.count()).where(_ACTIVE))).scalar_one() >= MOST:
+        raise BadInput(f"There are {MOST:,} silences already: let some end first")
+    row = {
+        "matchers": [str(matcher) for matcher in matchers],
+        "starts_at": now,
+        "ends_at": ends_at,
+        "by": redact_text(actor.by),
+        "via": actor.via.value,
+        "comment": redact_text(comment.strip()),
+    }
+    return _silence((await tx.execute(insert(_T).values(row).returning(*_COLUMNS))).mappings().one())
+
+
+async def end_silence(tx: AsyncConnection, silence_id: int) -> Silence:
+    """End a silence now. What it keeps back is told, unless something else keeps it back.
+
+    Raises:
+        BadInput: there is no such silence, or it has ended.
+    """
+    change = update(_T).where(_T.id == silence_id, _ACTIVE).values(ends_at=func.clock_timestamp())
+    row = (await tx.execute(change.returning(*_COLUMNS))).mappings().one_or_none()
+    if row is None:
+        raise BadInput(
+            f"There is no silence {silence_id} that has not ended; `alert-pipeline silences list` shows them"
+        )
+    await tx.execute(_LOOK_AGAIN)
+    return _silence(row)
+
+
+async def list_silences(tx: AsyncConnection, *, ended: bool = False, limit: int = MOST) -> list[Silence]:
+    """The silences, the newest first: those that have not ended, or all of them."""
+    query = select(*_COLUMNS).order_by(_T.id.desc()).limit(limit)
+    found = (await tx.execute(query if ended else query.where(_ACTIVE))).mappings()
+    return [_silence(row) for row in found]
+
+
+_ACTIVE: ColumnElement[bool] = _T.ends_at > func.clock_timestamp()
+
+# What is kept back is looked at again now, by the run that waits for the end of what keeps it back.
+_LOOK_AGAIN = text(
+    f"""
+    with held as (
+        update incident set held = jsonb_set(held, '{{until}}', to_jsonb(clock_timestamp()))
+        where held ->> 'by' = '{HeldBy.SILENCED}' and status in {OPEN_STATUSES!r}
+        returning id
+    ),
+    due as (
+        update pipeline_run as run set due_at = clock_timestamp()
+        from held
+        where run.incident_id = held.id and run.reason in {TIMER_REASONS!r} and run.status = '{RunStatus.PENDING}'
+            and run.due_at is not null
+        returning run.id
+    )
+    select pg_notify('{INBOX_CHANNEL}', '') from due limit 1
+    """
+)
+
+
+def _silence(row: object) -> Silence:
+    return Silence.model_validate(row, from_attributes=False)
