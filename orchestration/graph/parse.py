@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from orchestration.bounds import out_of_bounds
 from orchestration.graph.model import Definition, NodeDefinition, NodeTypes, as_names
-from orchestration.graph.problems import BadDefinition, DefinitionProblem, explain, path_of
+from orchestration.graph.problems import BadDefinition, DefinitionProblem
 from orchestration.graph.references import find_problems
+from orchestration.problems import explain, path_of
 from orchestration.redaction import shown
 
 MAX_NODES = 200
@@ -22,8 +22,6 @@ MAX_BYTES = 256 * 1024
 
 MAX_DEPTH = 16
 """Levels of lists and objects in each other."""
-
-_MAX_BITS = 1024
 
 
 def decode_definition(text: str | bytes) -> object:
@@ -108,38 +106,8 @@ def _no_constant(name: str) -> object:
 
 def _bounded(raw: object) -> None:
     """Refuse what is too large or too deep before anything looks at all of it."""
-    size = 0
-    level: list[object] = [raw]
-    for _ in range(MAX_DEPTH + 1):
-        inner: list[object] = []
-        for value in level:
-            size += len(value) if isinstance(value, str | bytes) else 1
-            if (wrong := _unstorable(value)) is not None:
-                raise _broken("definition", f"has {wrong}")
-            if size > MAX_BYTES:
-                raise _broken("definition", f"is too large: a definition has at most {MAX_BYTES:,} bytes")
-            inner.extend(_parts(value))
-        if not inner:
-            return
-        level = inner
-    raise _broken("definition", f"is nested deeper than {MAX_DEPTH} levels")
-
-
-def _unstorable(value: object) -> str | None:
-    """What is wrong with a value that the database cannot store; None means that it can."""
-    if isinstance(value, str) and ("\0" in value or value != value.encode(errors="ignore").decode()):
-        return f"the text {shown(value)}, with a character that cannot be kept"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"the number {value}, which JSON does not have"
-    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-        return f"a number of {value.bit_length()} bits"
-    return None
-
-
-def _parts(value: object) -> Iterable[object]:
-    if isinstance(value, Mapping):
-        return chain.from_iterable(cast("Mapping[object, object]", value).items())
-    return cast("Sequence[object]", value) if isinstance(value, list | tuple | set | frozenset) else ()
+    if (wrong := out_of_bounds(raw, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH)) is not None:
+        raise _broken("definition", wrong)
 
 
 def _problem(error: ErrorDetails, nodes: Sequence[object]) -> DefinitionProblem:

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from orchestration.graph.expression import FACTS, BadExpression, Expression, Reference
 from orchestration.graph.model import ConditionConfig, Definition, NodeConfig, NodeDefinition, NodeTypes
-from orchestration.graph.problems import DefinitionProblem, explain, path_of
+from orchestration.graph.problems import DefinitionProblem
 from orchestration.graph.shape import Graph
+from orchestration.problems import explain, path_of
 from orchestration.redaction import shown
 
 RUN_FACTS = ("environment", "labels", "severity", "source", "title")

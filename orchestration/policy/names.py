@@ -1,0 +1,104 @@
+"""Names that a policy refers to and does not have, and routes that no alert can reach.
+
+The names are looked up in the document as it was written, so that they are told together with all other mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from orchestration.policy.document import Path
+from orchestration.policy.model import Policy, Route
+from orchestration.redaction import shown
+
+_OF_ROUTES = {"during": "windows", "active": "windows", "mute": "windows", "escalation": "escalations"}
+_OF_STEPS = {"schedule": "schedules", "people": "people"}
+_ONE = {"windows": "window", "escalations": "escalation", "schedules": "schedule", "people": "person"}
+_SHOWN_NAMES = 30
+
+
+def unknown_names(raw: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The path and the message of each name that refers to nothing."""
+    known = {section: _names_in(raw.get(section)) for section in _ONE}
+    yield from _unknown_in_routes(raw.get("routes"), ("routes",), known)
+    for name, escalation in _members(raw.get("escalations")):
+        for at, step in enumerate(_items(_field(escalation, "steps"))):
+            yield from _unknown_in(step, ("escalations", name, "steps", at), _OF_STEPS, known)
+
+
+def unreachable_routes(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """The path of each route that an earlier one of its list always comes before, and a message that names that one."""
+    yield from _unreachable(policy.routes, ("routes",))
+
+
+def _unreachable(routes: Sequence[Route], path: Path) -> Iterator[tuple[Path, str]]:
+    for at, route in enumerate(routes):
+        for before, earlier in enumerate(routes[:at]):
+            if not earlier.continue_ and _covers(earlier, route):
+                yield (*path, at), f"no alert reaches this route: all that match it match {_called(earlier, before)}"
+                break
+        yield from _unreachable(route.routes, (*path, at, "routes"))
+
+
+def _called(route: Route, at: int) -> str:
+    return f"the route {shown(route.name)} before it" if route.name else f"route {at} before it"
+
+
+def _covers(earlier: Route, later: Route) -> bool:
+    """Whether each alert that matches the later route matches the earlier one, as far as their texts show it."""
+    return (
+        set(earlier.matchers) <= set(later.matchers)
+        and _allows(earlier.severity, later.severity)
+        and _allows(earlier.source, later.source)
+        and _allows(earlier.environment, later.environment)
+        and _allows(earlier.during, later.during)
+    )
+
+
+def _allows(earlier: Sequence[str], later: Sequence[str]) -> bool:
+    """Whether a condition that one of these must be met lets through what another such condition lets through."""
+    return not earlier or (bool(later) and set(later) <= set(earlier))
+
+
+def _unknown_in_routes(raw: object, path: Path, known: Mapping[str, list[str]]) -> Iterator[tuple[Path, str]]:
+    for at, route in enumerate(_items(raw)):
+        yield from _unknown_in(route, (*path, at), _OF_ROUTES, known)
+        yield from _unknown_in_routes(_field(route, "routes"), (*path, at, "routes"), known)
+
+
+def _unknown_in(
+    raw: object, path: Path, fields: Mapping[str, str], known: Mapping[str, list[str]]
+) -> Iterator[tuple[Path, str]]:
+    """The names in these fields of an object that the section of their kind does not have."""
+    for field, section in fields.items():
+        value = _field(raw, field)
+        for at, name in enumerate([value] if isinstance(value, str) else _items(value)):
+            if isinstance(name, str) and name not in known[section]:
+                place = (*path, field) if isinstance(value, str) else (*path, field, at)
+                yield place, f"there is no {_ONE[section]} {shown(name)} ({_listed(known[section], section)})"
+
+
+def _listed(names: Sequence[str], section: str) -> str:
+    if not names:
+        return f"the policy has no {section}"
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return f"known: {', '.join(names[:_SHOWN_NAMES])}{more}"
+
+
+def _names_in(section: object) -> list[str]:
+    return [name for name, _ in _members(section)]
+
+
+def _members(raw: object) -> list[tuple[str, object]]:
+    if not isinstance(raw, Mapping):
+        return []
+    return [(key, value) for key, value in cast("Mapping[object, object]", raw).items() if isinstance(key, str)]
+
+
+def _items(raw: object) -> list[object]:
+    return list(cast("Sequence[object]", raw)) if isinstance(raw, list | tuple) else []
+
+
+def _field(raw: object, name: str) -> object:
+    return cast("Mapping[str, object]", raw).get(name) if isinstance(raw, Mapping) else None
