@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from orchestration.contracts import Contract
 from orchestration.policy.model import Policy
-from orchestration.policy.schedules import Entry, Override, Roster, Shift, clock_at, gaps, shifts
+from orchestration.policy.schedules import Entry, OnCall, Override, Roster, Shift, clock_at, gaps, on_call, shifts
 from orchestration.redaction import shown
 
 LOOK_AHEAD = timedelta(days=14)
@@ -40,6 +40,24 @@ def roster_of(
     """
     schedule = policy.schedules[name]
     return Roster(schedule, tuple(overrides), entries if schedule.ical else None, frozenset(policy.people))
+
+
+class ScheduleState(OnCall):
+    """Who is on call by a schedule at a moment, and the shifts that follow."""
+
+    schedule: str
+    time_zone: str
+    shifts: tuple[Shift, ...] = ()
+
+
+def state_of(name: str, roster: Roster, at: datetime, ahead: timedelta) -> ScheduleState:
+    """Who is on call by a schedule at a moment, and the shifts from then on for the time `ahead`."""
+    return ScheduleState(
+        schedule=name,
+        time_zone=roster.schedule.time_zone,
+        shifts=tuple(shifts(roster, at, at + ahead)) if ahead else (),
+        **on_call(roster, at).model_dump(),
+    )
 
 
 def schedule_warnings(
