@@ -73,7 +73,7 @@ def schedule_warnings(
 
 def _messages(policy: Policy, roster: Roster, now: datetime, channels: Collection[str] | None) -> Iterator[str]:
     if roster.schedule.ical and roster.entries is None:
-        yield "its calendar has not been read yet: until a worker has read it, only overrides say who is on call"
+        yield "nobody is on call, but for overrides, until a worker has read its calendar"
     elif nobody := gaps(roster, now, now + LOOK_AHEAD):
         yield _gap_message(nobody, roster.schedule.time_zone)
     for person in _people_of(roster, now):

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.policy.schedules import Entry, Schedule
+from orchestration.store.database import read_clock
 from orchestration.store.models import SealedCopyRow
 
 OLD_AFTER = timedelta(hours=6)
@@ -55,6 +56,21 @@ async def read_calendars(tx: AsyncConnection, schedules: Iterable[Schedule]) -> 
     query = select(_T.name, _T.content).where(_T.name.in_(keys))
     # They are stored as plain text: who is on call is as little a secret here as the names of channels are.
     return {name: StoredCalendar.model_validate_json(content) for name, content in await tx.execute(query)}
+
+
+async def start_reading(tx: AsyncConnection, schedule: Schedule, every: timedelta) -> StoredCalendar | None:
+    """Note that the caller reads the calendar of a schedule now. Returns what is known of it.
+
+    None means that somebody has done so within the time `every`: there is nothing to do.
+    """
+    key = calendar_key(schedule)
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    known, now = (await read_calendars(tx, [schedule])).get(key), await read_clock(tx)
+    if known is not None and now - known.tried_at < every:
+        return None
+    before = known.model_copy(update={"tried_at": now}) if known is not None else StoredCalendar(tried_at=now)
+    await write_calendar(tx, schedule, before)
+    return before
 
 
 async def write_calendar(tx: AsyncConnection, schedule: Schedule, calendar: StoredCalendar) -> None:

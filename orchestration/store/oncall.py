@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.errors import ScheduleNotFound
 from orchestration.policy.model import Policy
-from orchestration.policy.oncall import roster_of
+from orchestration.policy.oncall import ScheduleWarning, roster_of, schedule_warnings
 from orchestration.policy.parse import parse_policy
 from orchestration.policy.schedules import HORIZON, Roster
 from orchestration.redaction import shown
-from orchestration.store.calendars import StoredCalendar, calendar_key, read_calendars
+from orchestration.store.calendars import OLD_AFTER, StoredCalendar, calendar_key, calendar_name, read_calendars
 from orchestration.store.definitions import find_definition
 from orchestration.store.overrides import list_overrides
 
@@ -66,3 +66,32 @@ async def read_schedules(tx: AsyncConnection, start: datetime, policy: Policy | 
         entries = calendar.entries if calendar is not None else None
         rosters[name] = roster_of(policy, name, overrides=own, entries=entries)
     return Schedules(policy, rosters, calendars)
+
+
+def warnings_of(
+    found: Schedules, now: datetime, *, schedule: str | None = None, channels: Collection[str] | None = None
+) -> list[ScheduleWarning]:
+    """What leaves somebody without a page, in one schedule or in all of them, and calendars that are not up to date.
+
+    `channels` are the names of all channels. None means that they are not known, and contacts are not looked at.
+
+    Raises:
+        ScheduleNotFound: the policy has no such schedule.
+    """
+    warnings = list[ScheduleWarning]()
+    for name in found.rosters if schedule is None else [schedule]:
+        warnings += schedule_warnings(found.policy, name, found.get(name), now, channels=channels)
+        if (calendar := found.calendars.get(name)) is not None:
+            source = calendar_name(found.policy.schedules[name])
+            messages = _calendar_messages(calendar, source, now)
+            warnings += [ScheduleWarning(schedule=name, message=message) for message in messages]
+    return warnings
+
+
+def _calendar_messages(calendar: StoredCalendar, source: str, now: datetime) -> Iterator[str]:
+    failure = f": it {calendar.failure}" if calendar.failure else ""
+    if calendar.read_at is None:
+        yield f"the calendar at {source} could not be read{failure}"
+    elif now - calendar.read_at > OLD_AFTER:
+        yield f"the calendar at {source} was read last at {calendar.read_at:%Y-%m-%d %H:%M} UTC{failure}"
+    yield from calendar.problems

@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 
 from orchestration.alert import UtcDatetime
 from orchestration.moments import parse_moment
-from orchestration.policy.oncall import schedule_warnings, state_of
+from orchestration.policy.oncall import state_of
 from orchestration.store.database import read_clock
 from orchestration.store.keys import Scope
-from orchestration.store.oncall import read_schedules
+from orchestration.store.oncall import read_schedules, warnings_of
 from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 
@@ -71,7 +71,7 @@ async def show(
     shapes = list[ScheduleShape]()
     for name in found.rosters if schedule is None else [schedule]:
         roster = found.get(name)
-        warnings = [warning.message for warning in schedule_warnings(found.policy, name, roster, moment)]
+        warnings = [warning.message for warning in warnings_of(found, moment, schedule=name)]
         state = state_of(name, roster, moment, timedelta(days=days))
         shapes.append(ScheduleShape(**state.model_dump(), warnings=warnings))
     return OnCallShape(at=moment, count=len(shapes), schedules=shapes)

@@ -14,12 +14,12 @@ from typer.core import TyperGroup
 
 from orchestration.errors import BadInput
 from orchestration.moments import parse_moment
-from orchestration.policy.oncall import ScheduleState, ScheduleWarning, schedule_warnings, state_of
+from orchestration.policy.oncall import ScheduleState, ScheduleWarning, state_of
 from orchestration.policy.schedules import Override, Shift, clock_at
 from orchestration.redaction import shown
 from orchestration.settings import load_settings
 from orchestration.store.database import AsyncConnection, read_clock
-from orchestration.store.oncall import Schedules, read_schedules
+from orchestration.store.oncall import Schedules, read_schedules, warnings_of
 from orchestration.store.overrides import OverrideRecord, add_override, list_overrides, remove_override
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, errors, output
@@ -68,7 +68,7 @@ def show(
     moment, found = read(load_settings(), query)
     names = list(found.rosters) if schedule is None else [schedule]
     states = [state_of(name, found.get(name), moment, timedelta(days=days)) for name in names]
-    warnings = [warning for name in names for warning in schedule_warnings(found.policy, name, found.get(name), moment)]
+    warnings = warnings_of(found, moment, schedule=schedule)
     if json:
         as_json(_as_json(moment, states, warnings))
     elif states:
