@@ -66,6 +66,14 @@ class DefinitionNotFound(BadInput):
     """No pipeline definition has this name, or the definition does not have this version."""
 
 
+class ScheduleNotFound(BadInput):
+    """The policy has no schedule of this name."""
+
+
+class OverrideNotFound(BadInput):
+    """No override of a schedule has this number."""
+
+
 class DefinitionDisabled(BadInput):
     """An operator disabled this pipeline definition: no run can start with it."""
 

@@ -7,20 +7,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from orchestration.errors import BadInput
+from orchestration.policy.schedules import clock_at, moment_of
 
 _CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY = timedelta(days=1)
 _FIRST_YEAR, _END_YEAR = 1970, 3000
 
 
-def parse_moment(text: str, now: datetime, *, clock_time: Literal["last", "next"], name: str) -> datetime:
+def parse_moment(
+    text: str, now: datetime, *, clock_time: Literal["last", "next"], name: str, time_zone: str = "UTC"
+) -> datetime:
     """The moment that a person types: `03:12`, `2026-11-26 03:12`, or ISO 8601.
 
     Args:
-        text: what is typed; in UTC, unless it names a zone.
+        text: what is typed; in `time_zone`, unless it names an offset.
         now: the present moment, in UTC.
         clock_time: whether a time of the day is the last one, until now, or the next one, after now.
         name: the parameter or option, for the error.
+        time_zone: the time zone in which people type.
+
+    Returns:
+        The moment in UTC. Where a clock shows the time twice, the first of the two.
 
     Raises:
         BadInput: it is no moment.
@@ -29,14 +36,17 @@ def parse_moment(text: str, now: datetime, *, clock_time: Literal["last", "next"
     try:
         if (found := _CLOCK_TIME.fullmatch(typed)) is not None:
             hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
-            today = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            clock = clock_at(now, time_zone)
+            today = clock.replace(hour=hour, minute=minute, second=second, microsecond=0)
             if clock_time == "last":
-                return today if today <= now else today - _DAY
-            return today if today > now else today + _DAY
+                return moment_of(today if today <= clock else today - _DAY, time_zone)
+            return moment_of(today if today > clock else today + _DAY, time_zone)
         moment = datetime.fromisoformat(typed)
-        in_utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        in_utc = moment_of(moment, time_zone) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise BadInput(f"{name}: {typed[:40]!r} is no moment; expected 03:12, or 2026-11-26 03:12, in UTC") from None
+        raise BadInput(
+            f"{name}: {typed[:40]!r} is no moment; expected 03:12, or 2026-11-26 03:12, in {time_zone}"
+        ) from None
     # Nothing is on record at the ends of the calendar, and a minute before or after them cannot be computed.
     if not _FIRST_YEAR <= in_utc.year < _END_YEAR:
         raise BadInput(f"{name}: {typed[:40]!r} is too far away; expected a year from {_FIRST_YEAR} to {_END_YEAR - 1}")

@@ -350,6 +350,5 @@ def test_warnings_say_when_nobody_is_on_call_and_whom_nothing_reaches() -> None:
         "other time in the next 14 days",
         "schedule 'office': 'ada' is on call, and there is no channel that is one of the contacts: 'ada-mail'",
         "schedule 'office': 'eve' is on call, and `people` does not say how to reach a person of this name",
-        "schedule 'outside': its calendar has not been read yet: until a worker has read it, only overrides say who is "
-        "on call",
+        "schedule 'outside': nobody is on call, but for overrides, until a worker has read its calendar",
     ]

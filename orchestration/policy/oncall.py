@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from orchestration.contracts import Contract
 from orchestration.policy.model import Policy
-from orchestration.policy.schedules import Entry, Override, Roster, Shift, clock_at, gaps, shifts
+from orchestration.policy.schedules import Entry, OnCall, Override, Roster, Shift, clock_at, gaps, on_call, shifts
 from orchestration.redaction import shown
 
 LOOK_AHEAD = timedelta(days=14)
@@ -42,6 +42,24 @@ def roster_of(
     return Roster(schedule, tuple(overrides), entries if schedule.ical else None, frozenset(policy.people))
 
 
+class ScheduleState(OnCall):
+    """Who is on call by a schedule at a moment, and the shifts that follow."""
+
+    schedule: str
+    time_zone: str
+    shifts: tuple[Shift, ...] = ()
+
+
+def state_of(name: str, roster: Roster, at: datetime, ahead: timedelta) -> ScheduleState:
+    """Who is on call by a schedule at a moment, and the shifts from then on for the time `ahead`."""
+    return ScheduleState(
+        schedule=name,
+        time_zone=roster.schedule.time_zone,
+        shifts=tuple(shifts(roster, at, at + ahead)) if ahead else (),
+        **on_call(roster, at).model_dump(),
+    )
+
+
 def schedule_warnings(
     policy: Policy, name: str, roster: Roster, now: datetime, *, channels: Collection[str] | None = None
 ) -> list[ScheduleWarning]:
@@ -55,7 +73,7 @@ def schedule_warnings(
 
 def _messages(policy: Policy, roster: Roster, now: datetime, channels: Collection[str] | None) -> Iterator[str]:
     if roster.schedule.ical and roster.entries is None:
-        yield "its calendar has not been read yet: until a worker has read it, only overrides say who is on call"
+        yield "nobody is on call, but for overrides, until a worker has read its calendar"
     elif nobody := gaps(roster, now, now + LOOK_AHEAD):
         yield _gap_message(nobody, roster.schedule.time_zone)
     for person in _people_of(roster, now):

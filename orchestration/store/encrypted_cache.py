@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -61,3 +61,9 @@ async def read_default_channels(tx: AsyncConnection) -> DefaultChannels | None:
     """The default channels, as a worker found them last. None means that no worker has looked yet."""
     content = (await tx.execute(select(_T.content).where(_T.name == DEFAULT_CHANNELS))).scalar_one_or_none()
     return None if content is None else DefaultChannels.model_validate_json(content)
+
+
+async def read_channel_names(tx: AsyncConnection) -> list[str] | None:
+    """The names of all channels, as a worker found them last. None means that no worker has looked yet."""
+    content = (await tx.execute(select(_T.content).where(_T.name == CHANNEL_NAMES))).scalar_one_or_none()
+    return None if content is None else TypeAdapter(list[str]).validate_json(content)

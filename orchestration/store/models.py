@@ -453,6 +453,26 @@ class SilenceRow(Base):
     comment: Mapped[str] = mapped_column(server_default="")
 
 
+class OverrideRow(Base):
+    """A person who is on call instead of the one that a schedule of the policy says, for a time."""
+
+    __tablename__ = "oncall_override"
+
+    id: Mapped[RowId]
+    schedule: Mapped[str]
+    """The name of the schedule. The policy may have none of this name any more."""
+    person: Mapped[str]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    created_by: Mapped[str]
+    created_at: Mapped[Now]
+
+    __table_args__ = (
+        Index(None, "schedule", "ends_at"),
+        CheckConstraint("starts_at < ends_at", name="ck_oncall_override_span"),
+    )
+
+
 class EndedSessionRow(Base):
     """A session of the admin that was signed out. Without this row its cookie would still be valid."""
 

@@ -16,7 +16,7 @@ from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
-from service.api import definitions, documentation, health, incidents, problems, pushes, refusals, runs, why
+from service.api import definitions, documentation, health, incidents, oncall, problems, pushes, refusals, runs, why
 from service.api.auth import Guard, is_loopback
 from service.api.prefix import PublicPrefix, first_parts
 from service.api.state import ApiState, RunWaiter
@@ -63,7 +63,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    for router in (pushes.router, runs.router, incidents.router, definitions.router, health.router, why.router):
+    rooms = (pushes, runs, incidents, oncall, definitions, health, why)
+    for router in (room.router for room in rooms):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(router.routes)
     for extend in extensions:

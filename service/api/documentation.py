@@ -28,6 +28,7 @@ ENTRY_POINTS = {
     "webhooks": "/alerts/webhook/",
     "pipelines": "/orchestration/pipelines/",
     "incidents": "/incidents/",
+    "oncall": "/oncall/",
     "why": "/why/",
     "health": "/health/",
     "ready": "/ready/",

@@ -26,6 +26,7 @@ from orchestration.errors import (
     PipelineError,
     RunBusy,
     RunNotFound,
+    ScheduleNotFound,
     Unavailable,
 )
 from orchestration.signals import logger
@@ -41,6 +42,7 @@ STATUS_OF: tuple[tuple[type[PipelineError], int], ...] = (
     (RunNotFound, HTTPStatus.NOT_FOUND),
     (DefinitionNotFound, HTTPStatus.NOT_FOUND),
     (IncidentNotFound, HTTPStatus.NOT_FOUND),
+    (ScheduleNotFound, HTTPStatus.NOT_FOUND),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (BadInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BadSetting, HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -51,7 +53,7 @@ _MEANING = {
     400: "The body is not JSON, or its gzip is broken.",
     401: "The request has no valid key.",
     403: "The key lacks the scope.",
-    404: "There is no such run, definition or incident.",
+    404: "There is no such run, definition, incident or schedule.",
     408: "The body did not arrive in time.",
     409: "The state of the run, the definition, the incident or the idempotency key does not allow this.",
     413: "The body is too large.",

@@ -6,10 +6,13 @@ import asyncio
 from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
+from orchestration.policy.schedules import people_at
 from orchestration.settings import Settings
 from orchestration.store import overview
 from orchestration.store.claims import count_waiting, oldest_waiting_seconds
 from orchestration.store.database import Database, head_revision, read_clock
+from orchestration.store.encrypted_cache import read_channel_names
+from orchestration.store.oncall import read_schedules, warnings_of
 from orchestration.store.workers import list_workers
 from service.doctor import Finding, Level, broken, ok, run_check, skipped, warning
 from service.doctor.host import clock_is_synchronized
@@ -17,7 +20,7 @@ from service.doctor.host import clock_is_synchronized
 OLDEST_MAJOR = 14
 CLOCK_WARNING_SECONDS, CLOCK_BROKEN_SECONDS = 1.0, 10.0
 
-_LATER = ("migrations", "clock", "workers", "inbox", "runs")
+_LATER = ("migrations", "clock", "workers", "inbox", "runs", "oncall")
 _START = "Start it with `alert-pipeline up`. Other commands start it for their own duration"
 _RESTARTS = "The stack restarts it by itself. If it does not, see logs/postgres.log in ALERT_PIPELINE_HOME"
 
@@ -41,6 +44,7 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
             run_check("workers", lambda: _workers(database), fix=fix),
             run_check("inbox", lambda: _inbox(database, settings), fix=fix),
             run_check("runs", lambda: _runs(database), fix=fix),
+            run_check("oncall", lambda: _on_call(database), fix=fix),
         )
         return [first, schema, *await asyncio.gather(clock, *later)]
     finally:
@@ -133,3 +137,21 @@ async def _runs(database: Database) -> Finding:
         fix = "List them with `monitor_pipeline --status failed`, and resume them with `alert-pipeline resume`"
         return warning("runs", failed, fix)
     return ok("runs", failed)
+
+
+async def _on_call(database: Database) -> Finding:
+    async with database.transaction() as tx:
+        now = await read_clock(tx)
+        found = await read_schedules(tx, now)
+        channels = await read_channel_names(tx)
+    if not found.rosters:
+        return ok("oncall", "the policy has no schedules")
+    people = "; ".join(
+        f"{name}: {', '.join(people_at(roster, now)) or 'nobody'}" for name, roster in found.rosters.items()
+    )
+    warnings = warnings_of(found, now, channels=channels)
+    if not warnings:
+        return ok("oncall", people)
+    more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
+    fix = "See all of it with `alert-pipeline oncall`, and change the policy, or add an override (docs/oncall.md)"
+    return warning("oncall", f"{people}; {warnings[0]}{more}", fix)

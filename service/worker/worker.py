@@ -21,6 +21,7 @@ from orchestration.store.database import notifications
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
+from service.worker.calendars import look_after_calendars
 from service.worker.executor import RunExecutor
 from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
@@ -101,6 +102,7 @@ class Worker:
             duties.create_task(_keep_up(self._beat))
             duties.create_task(_keep_up(self._watch.run))
             duties.create_task(_keep_up(partial(look_after_incidents, self._services)))
+            duties.create_task(_keep_up(partial(look_after_calendars, self._services)))
             duties.create_task(_keep_up(self._keep_claiming))
 
     async def end(self, grace_seconds: float) -> None:

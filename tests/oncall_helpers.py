@@ -1,0 +1,30 @@
+"""A policy with people and schedules, for tests of who is on call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestration.definitions import NewDefinition
+from orchestration.store.database import Database
+from orchestration.store.definitions import store_definition
+
+POLICY: dict[str, Any] = {
+    "people": {name: {"contacts": [f"{name}-phone"]} for name in ("ada", "grace", "linus")},
+    "schedules": {
+        "backend": {
+            "time_zone": "Europe/Berlin",
+            "layers": [{"people": ["ada", "grace"], "rotate": "weekly", "handoff": "09:00", "start": "2026-11-02"}],
+        },
+        "office": {
+            "time_zone": "America/New_York",
+            "layers": [{"people": "linus", "hours": [{"weekdays": ["monday:friday"], "times": ["09:00-17:00"]}]}],
+        },
+    },
+}
+
+
+async def store_policy(database: Database, policy: dict[str, Any]) -> None:
+    """Make this the policy that counts."""
+    new = NewDefinition(name="policy", description="", tags=[], config=policy, content_hash=str(hash(str(policy))))
+    async with database.transaction() as tx:
+        await store_definition(tx, new, created_by="test")
