@@ -115,12 +115,16 @@ def _limit_answers_of(client: Any) -> None:
     is_async = isinstance(client, httpx.AsyncClient)
     client.headers["Accept-Encoding"] = "identity"
     client.event_hooks["response"].append(read_limited if is_async else read_limited_now)
+    limited = LimitedNetwork if is_async else LimitedNetworkNow
     for transport in (client._transport, *client._mounts.values()):
         # Others have no network: an application in this process, or the addresses that need no proxy.
         if isinstance(transport, httpx.AsyncHTTPTransport | httpx.HTTPTransport):
-            pool: Any = transport._pool
-            network = pool._network_backend
-            pool._network_backend = LimitedNetwork(network) if is_async else LimitedNetworkNow(network)
+            _replace_network(transport, limited)
+
+
+def _replace_network(transport: Any, limited: Any) -> None:
+    pool = transport._pool
+    pool._network_backend = limited(pool._network_backend)
 
 
 async def send_what_is_queued(seconds: float) -> None:
