@@ -17,6 +17,7 @@ Span = tuple[int, int]
 """The begin and the end of a part of a text."""
 
 _MOST_ITEMS = 1_000
+_MOST_INDENT = 128
 
 _NEWLINE = r"(?:\r?\n|(?:\\r)?\\n)"
 """A line break, or how JSON and logs write one."""
@@ -120,7 +121,10 @@ def _indented(text: str, at: int, *, more_than: int) -> Iterator[re.Match[str]]:
 
 def _indent_of(text: str, key_start: int) -> int:
     """How far the key is indented, also as the first one of an item."""
-    begin = max(text.rfind("\n", 0, key_start) + 1, text.rfind("\\n", 0, key_start) + 2 if "\\n" in text else 0)
+    far = max(0, key_start - _MOST_INDENT)
+    begin = max(far, text.rfind("\n", far, key_start) + 1)
+    if (written := text.rfind("\\n", begin, key_start)) >= 0:
+        begin = written + 2
     before = _INDENT.match(text, begin, key_start)
     if before is None:
         return 0
