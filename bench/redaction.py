@@ -33,6 +33,15 @@ ALERT: JsonValue = {
 
 _ALERTS = 100
 _HOSTILE = ("a", "password=", "a:", "-u ", "token ", "://a:", "eyJaaaa.", "curl ", '\\"', "?a=", "secret: a ", "a=(")
+_HOSTILE += (
+    "secrets:\n- a-b\n",
+    "secrets:\n",
+    "tokens: [1, ",
+    "secrets: (a-b, ",
+    "secret: |\n a-b\n",
+    "passwords: 1, ",
+    "token: {a ",
+)
 
 
 def missed(corpus: Iterable[Planted]) -> list[Planted]:

@@ -13,10 +13,10 @@ from orchestration.reasons import Reason
 from orchestration.signals import logger
 from orchestration.store.actions import note_event
 from orchestration.store.database import Transaction
-from orchestration.store.deliveries import channels_told_firing
 from orchestration.store.incidents import firing_labels, update_incident
 from orchestration.store.present import read_present
 from orchestration.store.silences import list_silences
+from orchestration.store.standings import channels_told_firing
 from tasks.ingest.incidents import NotifyDecision
 
 
