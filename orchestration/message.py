@@ -50,10 +50,22 @@ class Message(Contract):
     )
     actions: list[str] = Field(default_factory=list[str], description="What to do, the most useful action first.")
     links: dict[str, str] = Field(default_factory=dict[str, str], description="Name to http(s) URL.")
+    thread: str | None = Field(
+        default=None,
+        description="The `thread` of the channel's last delivery about this episode of the incident, as the channel "
+        "returned it. None means that it was sent nothing about the episode.",
+    )
+    acknowledged_by: str | None = Field(
+        default=None, description="Who has acknowledged the incident. None means that nobody has."
+    )
     trace_id: str
     run_id: str
     source: str
     environment: str
+
+    def fact(self, label: str) -> str:
+        """The value of the line with this label; "" if there is none."""
+        return next((fact.value for fact in self.facts if fact.label == label), "")
 
 
 class Channel(Protocol):

@@ -7,6 +7,7 @@ from blocks.channels import base
 from blocks.channels.base import ConsoleChannel
 from blocks.channels.email import EmailChannel
 from blocks.channels.generic import GenericChannel
+from blocks.channels.pagerduty import PagerDutyChannel
 from blocks.channels.slack import SlackChannel
 
 CHANNELS: dict[str, type[base.ChannelBlock]] = {
@@ -14,7 +15,8 @@ CHANNELS: dict[str, type[base.ChannelBlock]] = {
     "slack": SlackChannel,
     "email": EmailChannel,
     "generic": GenericChannel,
+    "pagerduty": PagerDutyChannel,
 }
 """The registry: driver to block. A new channel is a file in this folder and a line here."""
 
-__all__ = ["CHANNELS", "ConsoleChannel", "EmailChannel", "GenericChannel", "SlackChannel"]
+__all__ = ["CHANNELS", "ConsoleChannel", "EmailChannel", "GenericChannel", "PagerDutyChannel", "SlackChannel"]

@@ -72,6 +72,14 @@ class ChannelBlock(Block):
         return self.get_block_type_slug().removesuffix("-channel")
 
     @property
+    def shows_state(self) -> bool:
+        """Whether the channel can bring its message about an incident up to date without a new message.
+
+        Such a channel is sent what nobody has to be disturbed for, such as an acknowledgement, too.
+        """
+        return False
+
+    @property
     @abstractmethod
     def target(self) -> str:
         """Where messages go, without a secret: "#oncall", "ops@example.com", "hooks.example.com"."""
@@ -109,13 +117,16 @@ class ChannelBlock(Block):
             problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             raise BadSetting(f"{cls.configured_by}: {problems}") from None
 
-    def _sent(self, provider: str, *, provider_id: str | None = None, **response: JsonValue) -> Delivery:
+    def _sent(
+        self, provider: str, *, provider_id: str | None = None, thread: str | None = None, **response: JsonValue
+    ) -> Delivery:
         return Delivery(
             driver=self.driver,
             provider=provider,
             channel=self.target,
             status="sent",
             provider_id=provider_id,
+            thread=thread,
             response={name: redact(value) for name, value in response.items()},
         )
 

@@ -18,7 +18,10 @@ from service.doctor import Finding, broken, ok, run_check, warning
 TIMEOUT_SECONDS = 15.0
 
 _EDIT = "Edit the block in Prefect's UI under Blocks, or its variables (docs/channels.md)"
-_SET_UP = "Set SLACK_WEBHOOK_URL, SMTP_HOST and EMAIL_TO, or NOTIFY_WEBHOOK_URL, or save a block: docs/channels.md"
+_SET_UP = (
+    "Set SLACK_WEBHOOK_URL, SMTP_HOST and EMAIL_TO, PAGERDUTY_ROUTING_KEY, or NOTIFY_WEBHOOK_URL, or save a block: "
+    "docs/channels.md"
+)
 _NO_PREFECT = "blocks that are saved in Prefect are not known while it does not run"
 _OUTAGE = "blocks that are saved in Prefect are not known while it does not answer"
 
