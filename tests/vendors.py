@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 from tests.receivers import Answer, HttpReceiver, Received, http_receiver
 
@@ -140,6 +141,134 @@ def _payload_problems(payload: Any) -> list[str]:
 
 def _is_link(link: Any) -> bool:
     return isinstance(link, dict) and str(cast("dict[str, Any]", link).get("href", "")).startswith(("http:", "https:"))
+
+
+SLACK_TOKEN = "xoxb-1"
+SLACK_CHANNELS = {"#oncall": "C0ONCALL", "C0ONCALL": "C0ONCALL", "#other": "C0OTHER"}
+
+
+@dataclass
+class SlackMessage:
+    """One message as Slack shows it."""
+
+    channel: str
+    ts: str
+    text: str
+    blocks: list[dict[str, Any]]
+    thread_ts: str | None = None
+    broadcast: bool = False
+    edits: int = 0
+
+    @property
+    def words(self) -> str:
+        return json.dumps(self.blocks, ensure_ascii=False)
+
+
+@dataclass
+class Slack:
+    """Slack's Web API, as far as a bot uses it here: chat.postMessage, chat.update, chat.getPermalink, auth.test."""
+
+    receiver: HttpReceiver = field(init=False)
+    messages: list[SlackMessage] = field(default_factory=list[SlackMessage])
+    deleted: set[str] = field(default_factory=set[str])
+
+    @property
+    def url(self) -> str:
+        return f"{self.receiver.url}/api/"
+
+    @property
+    def posts(self) -> list[SlackMessage]:
+        """The messages that are no replies."""
+        return [message for message in self.messages if message.thread_ts is None]
+
+    def replies_to(self, post: SlackMessage) -> list[SlackMessage]:
+        return [message for message in self.messages if message.thread_ts == post.ts]
+
+    def delete(self, post: SlackMessage) -> None:
+        self.deleted.add(post.ts)
+
+    def judge(self, request: Received) -> Answer:
+        method, _, query = request.path.removeprefix("/api/").partition("?")
+        if request.headers.get("authorization") != f"Bearer {SLACK_TOKEN}":
+            return _not_ok("invalid_auth")
+        if method == "auth.test":
+            return Answer.json({"ok": True, "user": "alerts", "team": "Acme"})
+        said = {name: values[0] for name, values in parse_qs(query or request.body.decode()).items()}
+        if request.headers.get("content-type", "").startswith("application/json"):
+            said = request.json
+        if method == "chat.getPermalink":
+            return self._permalink(said)
+        if method not in ("chat.postMessage", "chat.update"):
+            return _not_ok("unknown_method")
+        if problem := _slack_problem(said):
+            return _not_ok(problem)
+        return self._update(said) if method == "chat.update" else self._post(said)
+
+    def _post(self, said: dict[str, Any]) -> Answer:
+        channel = SLACK_CHANNELS.get(said["channel"])
+        if channel is None:
+            return _not_ok("channel_not_found")
+        thread = said.get("thread_ts")
+        if thread is not None and self._find(channel, thread) is None:
+            return _not_ok("thread_not_found")
+        ts = f"17357870{len(self.messages):02}.000100"
+        loud = bool(said.get("reply_broadcast"))
+        self.messages.append(SlackMessage(channel, ts, said["text"], said["blocks"], thread, loud))
+        return Answer.json({"ok": True, "channel": channel, "ts": ts})
+
+    def _update(self, said: dict[str, Any]) -> Answer:
+        if said["channel"] not in SLACK_CHANNELS.values():  # a name is none here, unlike in chat.postMessage
+            return _not_ok("channel_not_found")
+        message = self._find(said["channel"], said["ts"])
+        if message is None:
+            return _not_ok("message_not_found")
+        message.text, message.blocks, message.edits = said["text"], said["blocks"], message.edits + 1
+        return Answer.json({"ok": True, "channel": message.channel, "ts": message.ts})
+
+    def _permalink(self, said: dict[str, Any]) -> Answer:
+        message = self._find(said["channel"], said["message_ts"])
+        if message is None:
+            return _not_ok("message_not_found")
+        link = f"https://acme.slack.com/archives/{message.channel}/p{message.ts.replace('.', '')}"
+        return Answer.json({"ok": True, "channel": message.channel, "permalink": link})
+
+    def _find(self, channel: str, ts: str) -> SlackMessage | None:
+        found = (one for one in self.messages if (one.channel, one.ts) == (channel, ts) and ts not in self.deleted)
+        return next(found, None)
+
+
+def _not_ok(word: str) -> Answer:
+    return Answer.json({"ok": False, "error": word})
+
+
+def _slack_problem(said: dict[str, Any]) -> str:
+    blocks = said.get("blocks", [])
+    if not said.get("text"):
+        return "no_text"
+    if len(said["text"]) > 40_000 or len(blocks) > 50:
+        return "msg_too_long"
+    return "" if all(_is_block(block) for block in blocks) else "invalid_blocks"
+
+
+def _is_block(block: dict[str, Any]) -> bool:
+    texts = [block["text"]] if "text" in block else []
+    limit = {"header": 150, "section": 3000}.get(block["type"], 0)
+    small = [*block.get("fields", []), *block.get("elements", [])]
+    return (
+        block["type"] in ("header", "section", "context", "divider", "actions")
+        and all(1 <= len(text["text"]) <= limit for text in texts)
+        and len(block.get("fields", [])) <= 10
+        and all(1 <= len(text["text"]) <= 2000 for text in small if text["type"] in ("mrkdwn", "plain_text"))
+    )
+
+
+@contextmanager
+def slack(*answers: int | Answer) -> Iterator[Slack]:
+    """Slack, with the channels #oncall and #other; the first requests get these answers."""
+    vendor = Slack()
+    with http_receiver(*answers, judge=vendor.judge) as receiver:
+        vendor.receiver = receiver
+        yield vendor
 
 
 @contextmanager

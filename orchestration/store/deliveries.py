@@ -59,6 +59,8 @@ class Standing(Contract):
     """Whether the attempts to tell this channel have been given up."""
     provider_id: str | None = None
     """The vendor's id of the last message that was sent there."""
+    thread: str | None = None
+    """What the channel needs to add to that message."""
     told_by_run: bool = False
     """Whether this run was the last one that told the channel something."""
     sent_by_node: bool = False
@@ -101,10 +103,11 @@ def incident_key_of(place: Place, version: int) -> str:
 
 _LOCK = text(
     """
-    insert into incident_channel (incident_id, channel, driver)
+    insert into incident_channel as known (incident_id, channel, driver)
     values (:incident_id, :channel, :driver)
-    on conflict (incident_id, channel) do update set driver = excluded.driver
-    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id
+    on conflict (incident_id, channel) do update
+    set driver = excluded.driver, thread_id = case when known.driver = excluded.driver then known.thread_id end
+    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id, thread_id
     """
 )
 
@@ -158,6 +161,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
         known_severity=known["severity"],
         given_up=known["given_up"],
         provider_id=known["provider_id"],
+        thread=known["thread_id"],
         told_by_run=known["run_id"] == place.run_id,
         **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "needs_turn")},
     )
@@ -351,7 +355,7 @@ _SETTLE_SENT = text(
     known as (
         update incident_channel as known
         set version = :version, status = :told, severity = :severity, provider_id = :provider_id, run_id = :run_id,
-            sent_at = clock_timestamp(), failing_since = null, given_up_at = null
+            thread_id = :thread, sent_at = clock_timestamp(), failing_since = null, given_up_at = null
         from settled
         where known.incident_id = settled.incident_id and known.channel = :channel and known.version <= settled.version
     ),
@@ -385,7 +389,8 @@ async def settle_sent(
 ) -> None:
     """Write that the channel has accepted the message, and what it knows now. `sent` is final, whoever reports it."""
     told_now = {"told": told.value, "severity": severity.value, "run_id": tried.place.run_id, "version": tried.version}
-    values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
+    thread = delivery.thread and delivery.thread.replace("\x00", "")
+    values = {**_result_of(tried, delivery), "thread": thread, "reserved_until": reserved_until}
     await tx.execute(_SETTLE_SENT, {**values, **told_now})
 
 

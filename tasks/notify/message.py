@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, Severity, web_address
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, Severity, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Fact, Message, Upcoming
 from orchestration.reasons import Reason, meaning_of
@@ -158,11 +158,19 @@ def render_message(subject: MessageSubject) -> Message:
         html=render("message.html.j2", shown),
         severity=subject.severity,
         status=subject.status,
+        acknowledged_by=_acknowledged_by(subject),
         summary="\n".join(analysis),
         source=one_line(subject.source, 80),
         environment=one_line(subject.environment, 80),
         **view,
     )
+
+
+def _acknowledged_by(subject: MessageSubject) -> str | None:
+    incident = subject.incident
+    if incident is None or incident.status is not IncidentStatus.ACKNOWLEDGED:
+        return None
+    return one_line(incident.acknowledged_by or "somebody", 80)
 
 
 def _dedup_key(subject: MessageSubject) -> str:
@@ -196,6 +204,7 @@ def _facts(subject: MessageSubject) -> Iterable[Fact]:
         "Where": _where(subject) if subject.alerts or subject.incident else host,
         "Since": _since(subject),
         "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "Acknowledged by": _acknowledged_by(subject) or "",
         "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
         "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
         "The sender says": _some(_state_reasons(subject.relevant), named=3, limit=200),
