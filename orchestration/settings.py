@@ -226,6 +226,12 @@ class Settings(BaseSettings):
     """Integration key of the pagerduty driver: that of an Events API v2 integration."""
     pagerduty_api_url: str = "https://events.pagerduty.com/v2/enqueue"
     """PagerDuty's Events API v2, such as https://events.eu.pagerduty.com/v2/enqueue."""
+    ntfy_topic: SecretStr | None = None
+    """Topic of the ntfy driver."""
+    ntfy_url: str = "https://ntfy.sh"
+    """Server of the ntfy driver."""
+    ntfy_token: SecretStr | None = None
+    """Access token of the ntfy driver, if the topic is protected."""
     smtp_host: str | None = None
     """Mail server of the email driver."""
     smtp_port: int = Field(587, ge=1, le=65535)

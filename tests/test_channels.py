@@ -14,7 +14,15 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.channels import CHANNELS, ConsoleChannel, EmailChannel, GenericChannel, PagerDutyChannel, SlackChannel
+from blocks.channels import (
+    CHANNELS,
+    ConsoleChannel,
+    EmailChannel,
+    GenericChannel,
+    NtfyChannel,
+    PagerDutyChannel,
+    SlackChannel,
+)
 from blocks.channels.base import ChannelBlock, retry_after_seconds
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadSetting, DeliveryFailed
@@ -25,7 +33,7 @@ from tests.receivers import Answer, HttpReceiver, http_receiver, smtp_receiver
 from tests.vendors import ROUTING_KEY
 
 SECRET = "T000-s3cr3t"
-ACCEPTED = {"ok": True, "status": "success"}
+ACCEPTED = {"ok": True, "status": "success", "id": "m1"}
 """An answer with which every vendor accepts a message."""
 
 
@@ -68,7 +76,11 @@ def pagerduty_for(receiver: HttpReceiver) -> ChannelBlock:
     return PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY), url=f"{receiver.url}/v2/enqueue")
 
 
-HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for, pagerduty_for]
+def ntfy_for(receiver: HttpReceiver) -> ChannelBlock:
+    return NtfyChannel(topic=SecretStr(SECRET), url=receiver.url)
+
+
+HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for, pagerduty_for, ntfy_for]
 
 
 @pytest.mark.parametrize("make", HTTP_CHANNELS)
@@ -92,7 +104,7 @@ async def test_the_status_says_whether_a_retry_can_help(make: Any, status: int, 
     ("make", "status"),
     # Slack's Web API says 200 whatever it thinks of the message.
     [(make, status) for make in (generic_for, slack_webhook_for) for status in (200, 201, 202)]
-    + [(slack_bot_for, 200), (pagerduty_for, 202)],
+    + [(slack_bot_for, 200), (pagerduty_for, 202), (ntfy_for, 200)],
 )
 async def test_two_hundred_and_something_is_sent(make: Any, status: int):
     with http_receiver(Answer.json(ACCEPTED, status)) as receiver:
@@ -239,6 +251,7 @@ CONFIGURED = {
     "email": lambda: EmailChannel(smtp_host="smtp.example.com", to_addresses=["ops@example.com"]),
     "generic": lambda: GenericChannel(endpoint=SecretStr(f"https://hooks.example.com/{SECRET}")),
     "pagerduty": lambda: PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY)),
+    "ntfy": lambda: NtfyChannel(topic=SecretStr(SECRET)),
 }
 
 
@@ -267,6 +280,9 @@ def test_every_channel_names_its_driver_and_a_target_without_a_secret(driver: st
         (GenericChannel, {"endpoint": "https://x.example", "headers": {"A b": SECRET}}, "header 'A b'"),
         (GenericChannel, {"endpoint": "https://x.example", "template": "{% if"}, "template: "),
         (EmailChannel, {"smtp_host": "h", "to_addresses": []}, "at least 1 item"),
+        (NtfyChannel, {"topic": f"{SECRET}/x"}, "topic must be 1 to 64 letters"),
+        (NtfyChannel, {"topic": "x", "token": f"{SECRET} x"}, "token must be one word"),
+        (NtfyChannel, {"topic": "x", "url": f"ftp://{SECRET}"}, "url must be a http"),
         (PagerDutyChannel, {"routing_key": SECRET}, "routing_key must be the 32 letters and digits"),
         (PagerDutyChannel, {"routing_key": ROUTING_KEY, "url": f"ftp://{SECRET}"}, "url must be a http"),
         (EmailChannel, {"smtp_host": "h", "to_addresses": ["a@b.example\nBcc: c@d.example"]}, "is not an e-mail"),
@@ -302,6 +318,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
     monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://hooks.example.com/{SECRET}")
     monkeypatch.setenv("NOTIFY_WEBHOOK_AUTHORIZATION", "Bearer x")
     monkeypatch.setenv("PAGERDUTY_ROUTING_KEY", ROUTING_KEY)
+    monkeypatch.setenv("NTFY_TOPIC", SECRET)
     everything = load_settings()
     targets = {
         driver: cast("ChannelBlock", block.from_settings(everything)).target for driver, block in CHANNELS.items()
@@ -312,6 +329,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         "email": "a@example.com, b@example.com",
         "generic": "hooks.example.com",
         "pagerduty": "events.pagerduty.com",
+        "ntfy": "ntfy.sh",
     }
 
 
@@ -322,6 +340,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         ("email", {"smtp_host": "smtp.example.com"}, "EMAIL_TO: the email driver needs SMTP_HOST and EMAIL_TO"),
         ("email", {"email_to": ["a@example.com"]}, "SMTP_HOST: the email driver needs"),
         ("pagerduty", {"pagerduty_routing_key": SECRET}, "PAGERDUTY_ROUTING_KEY: routing_key must be"),
+        ("ntfy", {"ntfy_topic": f"{SECRET}/"}, "NTFY_TOPIC: topic must be"),
         ("generic", {"webhook_url": SECRET}, "NOTIFY_WEBHOOK_URL: endpoint must be a http:// or https:// URL"),
     ],
 )

@@ -127,6 +127,8 @@ def test_settings_never_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> N
         "NOTIFY_WEBHOOK_URL",
         "NOTIFY_WEBHOOK_AUTHORIZATION",
         "PAGERDUTY_ROUTING_KEY",
+        "NTFY_TOPIC",
+        "NTFY_TOKEN",
     ):
         monkeypatch.setenv(variable, SECRET)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}@db/alerts")

@@ -278,3 +278,52 @@ def pagerduty(*answers: int | Answer) -> Iterator[PagerDuty]:
     with http_receiver(*answers, judge=vendor.judge) as receiver:
         vendor.receiver = receiver
         yield vendor
+
+
+NTFY_TOPIC = "oncall-9x2f"
+NTFY_TOKEN = "tk_ntfy"
+
+
+@dataclass
+class Ntfy:
+    """A server of ntfy: `server/server.go`, `server/actions.go` and the page "Publishing" of binwiederhier/ntfy."""
+
+    receiver: HttpReceiver = field(init=False)
+    token: str | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def url(self) -> str:
+        return self.receiver.url
+
+    def judge(self, request: Received) -> Answer:
+        if self.token is not None and request.headers.get("authorization") != f"Bearer {self.token}":
+            return _ntfy_error(403, 40301, "forbidden")
+        try:
+            said = json.loads(request.body)
+        except ValueError:
+            return _ntfy_error(400, 40017, "invalid request: request body must be message JSON")
+        if (request.method, request.path, said.get("topic")) != ("POST", "/", NTFY_TOPIC):
+            return _ntfy_error(400, 40009, f"invalid request: topic {said.get('topic')} invalid")
+        if not isinstance(said.get("priority", 3), int) or not 1 <= said.get("priority", 3) <= 5:
+            return _ntfy_error(400, 40007, "invalid priority parameter")
+        actions = said.get("actions", [])
+        if len(actions) > 3 or not all(one["action"] == "view" and one["label"] and one["url"] for one in actions):
+            return _ntfy_error(400, 40018, "invalid request: actions invalid")
+        if len(said.get("message", "").encode()) > 4096:
+            return _ntfy_error(413, 41303, "JSON body too large")
+        self.messages.append(said)
+        return Answer.json({"id": f"ntfy{len(self.messages)}", "event": "message", **said})
+
+
+def _ntfy_error(status: int, code: int, error: str) -> Answer:
+    return Answer.json({"code": code, "http": status, "error": error}, status)
+
+
+@contextmanager
+def ntfy(*answers: int | Answer, token: str | None = None) -> Iterator[Ntfy]:
+    """ntfy; the first requests get these answers. `token` is the one that may write."""
+    vendor = Ntfy(token=token)
+    with http_receiver(*answers, judge=vendor.judge) as receiver:
+        vendor.receiver = receiver
+        yield vendor

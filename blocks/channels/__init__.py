@@ -7,6 +7,7 @@ from blocks.channels import base
 from blocks.channels.base import ConsoleChannel
 from blocks.channels.email import EmailChannel
 from blocks.channels.generic import GenericChannel
+from blocks.channels.ntfy import NtfyChannel
 from blocks.channels.pagerduty import PagerDutyChannel
 from blocks.channels.slack import SlackChannel
 
@@ -16,7 +17,16 @@ CHANNELS: dict[str, type[base.ChannelBlock]] = {
     "email": EmailChannel,
     "generic": GenericChannel,
     "pagerduty": PagerDutyChannel,
+    "ntfy": NtfyChannel,
 }
 """The registry: driver to block. A new channel is a file in this folder and a line here."""
 
-__all__ = ["CHANNELS", "ConsoleChannel", "EmailChannel", "GenericChannel", "PagerDutyChannel", "SlackChannel"]
+__all__ = [
+    "CHANNELS",
+    "ConsoleChannel",
+    "EmailChannel",
+    "GenericChannel",
+    "NtfyChannel",
+    "PagerDutyChannel",
+    "SlackChannel",
+]
