@@ -232,6 +232,8 @@ class Settings(BaseSettings):
     """Server of the ntfy driver."""
     ntfy_token: SecretStr | None = None
     """Access token of the ntfy driver, if the topic is protected."""
+    apprise_url: SecretStr | None = None
+    """Apprise URL of the apprise driver, such as discord://webhook_id/webhook_token."""
     smtp_host: str | None = None
     """Mail server of the email driver."""
     smtp_port: int = Field(587, ge=1, le=65535)

@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks.channels import (
     CHANNELS,
+    AppriseChannel,
     ConsoleChannel,
     EmailChannel,
     GenericChannel,
@@ -80,10 +81,14 @@ def ntfy_for(receiver: HttpReceiver) -> ChannelBlock:
     return NtfyChannel(topic=SecretStr(SECRET), url=receiver.url)
 
 
+def apprise_for(receiver: HttpReceiver) -> ChannelBlock:
+    return AppriseChannel(url=SecretStr(f"{receiver.url.replace('http', 'json')}/{SECRET}"))
+
+
 HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for, pagerduty_for, ntfy_for]
 
 
-@pytest.mark.parametrize("make", HTTP_CHANNELS)
+@pytest.mark.parametrize("make", [*HTTP_CHANNELS, apprise_for])
 @pytest.mark.parametrize(
     ("status", "retryable"),
     [(status, True) for status in (408, 425, 429, 500, 502, 503, 504, 507)]
@@ -226,7 +231,7 @@ async def test_messages_that_hang_keep_no_other_channel_and_no_file_work_waiting
             await asyncio.gather(*hanging, return_exceptions=True)
 
 
-@pytest.mark.parametrize("make", HTTP_CHANNELS)
+@pytest.mark.parametrize("make", [*HTTP_CHANNELS, apprise_for])
 async def test_no_log_line_has_the_secret(make: Any, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.DEBUG), http_receiver(Answer.json(ACCEPTED), 500) as receiver:
         await make(receiver).send(a_message())
@@ -252,6 +257,7 @@ CONFIGURED = {
     "generic": lambda: GenericChannel(endpoint=SecretStr(f"https://hooks.example.com/{SECRET}")),
     "pagerduty": lambda: PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY)),
     "ntfy": lambda: NtfyChannel(topic=SecretStr(SECRET)),
+    "apprise": lambda: AppriseChannel(url=SecretStr(f"discord://4174216298/{SECRET}")),
 }
 
 
@@ -280,6 +286,7 @@ def test_every_channel_names_its_driver_and_a_target_without_a_secret(driver: st
         (GenericChannel, {"endpoint": "https://x.example", "headers": {"A b": SECRET}}, "header 'A b'"),
         (GenericChannel, {"endpoint": "https://x.example", "template": "{% if"}, "template: "),
         (EmailChannel, {"smtp_host": "h", "to_addresses": []}, "at least 1 item"),
+        (AppriseChannel, {"url": f"nothing://{SECRET}"}, "url is no Apprise URL"),
         (NtfyChannel, {"topic": f"{SECRET}/x"}, "topic must be 1 to 64 letters"),
         (NtfyChannel, {"topic": "x", "token": f"{SECRET} x"}, "token must be one word"),
         (NtfyChannel, {"topic": "x", "url": f"ftp://{SECRET}"}, "url must be a http"),
@@ -319,6 +326,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
     monkeypatch.setenv("NOTIFY_WEBHOOK_AUTHORIZATION", "Bearer x")
     monkeypatch.setenv("PAGERDUTY_ROUTING_KEY", ROUTING_KEY)
     monkeypatch.setenv("NTFY_TOPIC", SECRET)
+    monkeypatch.setenv("APPRISE_URL", f"discord://4174216298/{SECRET}")
     everything = load_settings()
     targets = {
         driver: cast("ChannelBlock", block.from_settings(everything)).target for driver, block in CHANNELS.items()
@@ -330,6 +338,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         "generic": "hooks.example.com",
         "pagerduty": "events.pagerduty.com",
         "ntfy": "ntfy.sh",
+        "apprise": "discord",
     }
 
 
@@ -340,6 +349,7 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         ("email", {"smtp_host": "smtp.example.com"}, "EMAIL_TO: the email driver needs SMTP_HOST and EMAIL_TO"),
         ("email", {"email_to": ["a@example.com"]}, "SMTP_HOST: the email driver needs"),
         ("pagerduty", {"pagerduty_routing_key": SECRET}, "PAGERDUTY_ROUTING_KEY: routing_key must be"),
+        ("apprise", {"apprise_url": f"nothing://{SECRET}"}, "APPRISE_URL: url is no Apprise URL"),
         ("ntfy", {"ntfy_topic": f"{SECRET}/"}, "NTFY_TOPIC: topic must be"),
         ("generic", {"webhook_url": SECRET}, "NOTIFY_WEBHOOK_URL: endpoint must be a http:// or https:// URL"),
     ],

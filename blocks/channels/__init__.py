@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # ChannelBlock is no member of this package: `prefect block register -m blocks.channels` would offer it in the UI.
 from blocks.channels import base
+from blocks.channels.apprise import AppriseChannel
 from blocks.channels.base import ConsoleChannel
 from blocks.channels.email import EmailChannel
 from blocks.channels.generic import GenericChannel
@@ -18,6 +19,7 @@ CHANNELS: dict[str, type[base.ChannelBlock]] = {
     "generic": GenericChannel,
     "pagerduty": PagerDutyChannel,
     "ntfy": NtfyChannel,
+    "apprise": AppriseChannel,
 }
 """The registry: driver to block. A new channel is a file in this folder and a line here."""
 

@@ -192,6 +192,11 @@ class EmailChannel(ChannelBlock):
                 server.close()
 
 
+def is_address(text: str) -> bool:
+    """Whether the text is one e-mail address and nothing else."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
 def _thread_of(mail: EmailMessage) -> str:
     return f"{mail['Message-ID']} {mail['Subject']}"
 
