@@ -75,6 +75,8 @@ class SavedBlock(Contract):
     name: str
     slug: str
     data: dict[str, Any]
+    type_name: str = ""
+    """The name of its type, as people read it."""
 
 
 async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) -> list[SavedBlock]:
@@ -83,9 +85,23 @@ async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) 
     Raises:
         PrefectUnavailable: Prefect's API does not answer.
     """
-    wanted: dict[str, Any] = {"block_types": {"slug": {"any_": list(slugs)}}, "include_secrets": True}
+    wanted: dict[str, Any] = {"block_types": {"slug": {"any_": list(slugs)}}}
     if name is not None:
         wanted["block_documents"] = {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}}
+    return [saved for saved in await _read(wanted) if saved.slug in slugs]
+
+
+async def read_blocks_with(capability: str) -> list[SavedBlock]:
+    """The blocks saved in Prefect whose type has this capability, such as `notify`, with their secrets.
+
+    Raises:
+        PrefectUnavailable: Prefect's API does not answer.
+    """
+    return await _read({"block_schemas": {"block_capabilities": {"all_": [capability]}}})
+
+
+async def _read(wanted: dict[str, Any]) -> list[SavedBlock]:
+    wanted = {**wanted, "include_secrets": True}
     with prefect_errors():
         async with prefect_client() as client:
 
@@ -96,9 +112,14 @@ async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) 
 
             found = await read_pages(read, size=BLOCKS_PAGE_SIZE)
     return [
-        SavedBlock(name=document.name, slug=document.block_type.slug, data=document.data)
+        SavedBlock(
+            name=document.name,
+            slug=document.block_type.slug,
+            data=document.data,
+            type_name=document.block_type.name,
+        )
         for document in found
-        if document.name and document.block_type and document.block_type.slug in slugs
+        if document.name and document.block_type
     ]
 
 

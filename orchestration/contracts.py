@@ -87,6 +87,11 @@ class Delivery(Contract):
         "what is true now), left_to_another (another run is saying it), or given_up."
     )
     provider_id: str | None = Field(default=None, description="The vendor's own id of the message, where it has one.")
+    thread: str | None = Field(
+        default=None,
+        description="What the channel needs to add to this message later: it gets it back as `Message.thread`. "
+        "None means that it cannot.",
+    )
     response: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     error: str | None = None
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from html import escape
 from typing import Protocol
+from uuid import uuid4
 
 from pydantic import Field, SkipValidation
 
 from orchestration.alert import AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract, Delivery
+from orchestration.redaction import one_line, redact_text
 from orchestration.states import RunReason
 
 
@@ -54,10 +57,45 @@ class Message(Contract):
     )
     actions: list[str] = Field(default_factory=list[str], description="What to do, the most useful action first.")
     links: dict[str, str] = Field(default_factory=dict[str, str], description="Name to http(s) URL.")
+    thread: str | None = Field(
+        default=None,
+        description="The `thread` of the channel's last delivery about this episode of the incident, as the channel "
+        "returned it. None means that it was sent nothing about the episode.",
+    )
+    acknowledged_by: str | None = Field(
+        default=None, description="Who has acknowledged the incident. None means that nobody has."
+    )
     trace_id: str
     run_id: str
     source: str
     environment: str
+
+    def fact(self, label: str) -> str:
+        """The value of the line with this label; "" if there is none."""
+        everything = (*self.facts, *self.follow_ups, *self.details)
+        return next((fact.value for fact in everything if fact.label == label), "")
+
+
+def plain_message(body: str, subject: str | None = None, *, source: str = "prefect") -> Message:
+    """A message that is about no run and no incident. No other message has its keys."""
+    text = redact_text(body)
+    title = one_line(subject or text.strip().partition("\n")[0], 300) or "a message without a subject"
+    key = uuid4().hex
+    return Message(
+        idempotency_key=key,
+        dedup_key=key,
+        title=title,
+        text=f"{title}\n\n{text}\n",
+        markdown=f"## {title}\n\n{text}\n",
+        html=f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>",
+        severity=Severity.INFO,
+        status=AlertStatus.FIRING,
+        summary=text,
+        trace_id=key,
+        run_id=key,
+        source=source,
+        environment="",
+    )
 
 
 class Channel(Protocol):

@@ -222,6 +222,18 @@ class Settings(BaseSettings):
     """Channel of the slack driver's bot, such as #oncall."""
     slack_api_url: str = "https://slack.com/api/"
     """Slack's Web API, or a proxy of it."""
+    pagerduty_routing_key: SecretStr | None = None
+    """Integration key of the pagerduty driver: that of an Events API v2 integration."""
+    pagerduty_api_url: str = "https://events.pagerduty.com/v2/enqueue"
+    """PagerDuty's Events API v2, such as https://events.eu.pagerduty.com/v2/enqueue."""
+    ntfy_topic: SecretStr | None = None
+    """Topic of the ntfy driver."""
+    ntfy_url: str = "https://ntfy.sh"
+    """Server of the ntfy driver."""
+    ntfy_token: SecretStr | None = None
+    """Access token of the ntfy driver, if the topic is protected."""
+    apprise_url: SecretStr | None = None
+    """Apprise URL of the apprise driver, such as discord://webhook_id/webhook_token."""
     smtp_host: str | None = None
     """Mail server of the email driver."""
     smtp_port: int = Field(587, ge=1, le=65535)

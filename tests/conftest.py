@@ -27,9 +27,11 @@ from tests.receivers import HttpReceiver, http_receiver
 from tests.stack_fixtures import new_home, settings_for
 
 # Prefect reads these when it is imported, and a developer's own must not leak into the tests.
-for _name in [name for name in os.environ if name.startswith(("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_"))]:
+CHANNEL_VARIABLES = ("NOTIFY_", "SLACK_", "SMTP_", "EMAIL_", "PAGERDUTY_", "NTFY_", "APPRISE_")
+OUR_VARIABLES = ("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", *CHANNEL_VARIABLES)
+for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
     del os.environ[_name]
-for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME", "SLACK_WEBHOOK_URL", "SMTP_HOST", "NOTIFY_WEBHOOK_URL"):
+for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME"):
     os.environ.pop(_name, None)
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 
@@ -204,10 +206,4 @@ def command(home: Path, stack: StackAddresses) -> Command:
 
 def clean_environment() -> dict[str, str]:
     """The environment for a command, without what concerns Prefect or us."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(
-            ("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", "NOTIFY_", "SLACK_", "SMTP_", "EMAIL_")
-        )
-    }
+    return {name: value for name, value in os.environ.items() if not name.startswith(OUR_VARIABLES)}

@@ -12,8 +12,9 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,12 +84,17 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-class HttpReceiver:
-    """Answers with what it was told to, in order, then with `default`."""
+Judge = Callable[[Received], Answer]
+"""Answers a request as a vendor does, from what it says."""
 
-    def __init__(self, answers: list[Answer], default: Answer) -> None:
+
+class HttpReceiver:
+    """Answers with what it was told to, in order, then with `default`, or as `judge` says."""
+
+    def __init__(self, answers: list[Answer], default: Answer, judge: Judge | None = None) -> None:
         self._answers = answers
         self._default = default
+        self._judge = judge
         self._log: _Log[Received] = _Log()
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -141,8 +147,12 @@ class HttpReceiver:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in request.headers.items()}
         with self._lock:
-            answer = self._answers.pop(0) if self._answers else self._default
-        self._log.add(Received(request.command, request.path, headers, body, answer.status, time.monotonic()))
+            received = Received(request.command, request.path, headers, body)
+            if self._answers or self._judge is None:
+                answer = self._answers.pop(0) if self._answers else self._default
+            else:
+                answer = self._judge(received)
+        self._log.add(replace(received, answered=answer.status, at=time.monotonic()))
         if answer.hang:
             request.close_connection = True
             self._ended.wait(WAIT_SECONDS)
@@ -160,9 +170,11 @@ def _answer(answer: int | Answer) -> Answer:
     return answer if isinstance(answer, Answer) else Answer(status=answer)
 
 
-def http_receiver(*answers: int | Answer, default: int | Answer = 200) -> closing[HttpReceiver]:
+def http_receiver(
+    *answers: int | Answer, default: int | Answer = 200, judge: Judge | None = None
+) -> closing[HttpReceiver]:
     """An HTTP server that records requests."""
-    return closing(HttpReceiver([_answer(one) for one in answers], _answer(default)))
+    return closing(HttpReceiver([_answer(one) for one in answers], _answer(default), judge))
 
 
 SLACK_TS = "1735787045.000100"

@@ -44,15 +44,15 @@ class Saved:
     def __init__(self, stack: StackAddresses) -> None:
         self._stack = stack
         self._mark = uuid4().hex[:6]
-        self._ids: list[Any] = []
+        self.ids: list[Any] = []
 
-    async def save(self, name: str, block: ChannelBlock) -> str:
+    async def save(self, name: str, block: Block) -> str:
         """Save a block under a name that no other test has; that name."""
         return await self.save_as(f"{name}-{self._mark}", block)
 
-    async def save_as(self, name: str, block: ChannelBlock) -> str:
+    async def save_as(self, name: str, block: Block) -> str:
         async with prefect_of(self._stack) as client:
-            self._ids.append(await block.save(name, client=client))
+            self.ids.append(await block.save(name, client=client))
         return name
 
     async def spoil(self, name: str, **data: Any) -> None:
@@ -66,11 +66,11 @@ class Saved:
     async def claim(self, name: str, driver: type[ChannelBlock]) -> None:
         """Delete this block too, which somebody else has saved."""
         async with prefect_of(self._stack) as client:
-            self._ids.append((await client.read_block_document_by_name(name, driver.get_block_type_slug())).id)
+            self.ids.append((await client.read_block_document_by_name(name, driver.get_block_type_slug())).id)
 
     async def clear(self) -> None:
         async with prefect_of(self._stack) as client:
-            for one in self._ids:
+            for one in self.ids:
                 await client.delete_block_document(one)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,15 +14,28 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.channels import CHANNELS, ConsoleChannel, EmailChannel, GenericChannel, SlackChannel
+from blocks.channels import (
+    CHANNELS,
+    AppriseChannel,
+    ConsoleChannel,
+    EmailChannel,
+    GenericChannel,
+    NtfyChannel,
+    PagerDutyChannel,
+    SlackChannel,
+)
 from blocks.channels.base import ChannelBlock, retry_after_seconds
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Channel, Fact, Message
 from orchestration.settings import load_settings
+from tests.conftest import CHANNEL_VARIABLES
 from tests.receivers import Answer, HttpReceiver, http_receiver, smtp_receiver
+from tests.vendors import ROUTING_KEY
 
 SECRET = "T000-s3cr3t"
+ACCEPTED = {"ok": True, "status": "success", "id": "m1"}
+"""An answer with which every vendor accepts a message."""
 
 
 def a_message(**fields: Any) -> Message:
@@ -59,10 +73,22 @@ def slack_bot_for(receiver: HttpReceiver) -> ChannelBlock:
     return SlackChannel(bot_token=SecretStr(f"xoxb-{SECRET}"), channel="#oncall", base_url=receiver.url)
 
 
-HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for]
+def pagerduty_for(receiver: HttpReceiver) -> ChannelBlock:
+    return PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY), url=f"{receiver.url}/v2/enqueue")
 
 
-@pytest.mark.parametrize("make", HTTP_CHANNELS)
+def ntfy_for(receiver: HttpReceiver) -> ChannelBlock:
+    return NtfyChannel(topic=SecretStr(SECRET), url=receiver.url)
+
+
+def apprise_for(receiver: HttpReceiver) -> ChannelBlock:
+    return AppriseChannel(url=SecretStr(f"{receiver.url.replace('http', 'json')}/{SECRET}"))
+
+
+HTTP_CHANNELS = [generic_for, slack_webhook_for, slack_bot_for, pagerduty_for, ntfy_for]
+
+
+@pytest.mark.parametrize("make", [*HTTP_CHANNELS, apprise_for])
 @pytest.mark.parametrize(
     ("status", "retryable"),
     [(status, True) for status in (408, 425, 429, 500, 502, 503, 504, 507)]
@@ -83,10 +109,10 @@ async def test_the_status_says_whether_a_retry_can_help(make: Any, status: int, 
     ("make", "status"),
     # Slack's Web API says 200 whatever it thinks of the message.
     [(make, status) for make in (generic_for, slack_webhook_for) for status in (200, 201, 202)]
-    + [(slack_bot_for, 200)],
+    + [(slack_bot_for, 200), (pagerduty_for, 202), (ntfy_for, 200)],
 )
 async def test_two_hundred_and_something_is_sent(make: Any, status: int):
-    with http_receiver(Answer.json({"ok": True}, status)) as receiver:
+    with http_receiver(Answer.json(ACCEPTED, status)) as receiver:
         delivery = await make(receiver).send(a_message())
         assert delivery.status == "sent"
         assert delivery.response["status"] == status
@@ -205,9 +231,9 @@ async def test_messages_that_hang_keep_no_other_channel_and_no_file_work_waiting
             await asyncio.gather(*hanging, return_exceptions=True)
 
 
-@pytest.mark.parametrize("make", HTTP_CHANNELS)
+@pytest.mark.parametrize("make", [*HTTP_CHANNELS, apprise_for])
 async def test_no_log_line_has_the_secret(make: Any, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.DEBUG), http_receiver(Answer.json({"ok": True}), 500) as receiver:
+    with caplog.at_level(logging.DEBUG), http_receiver(Answer.json(ACCEPTED), 500) as receiver:
         await make(receiver).send(a_message())
         with pytest.raises(DeliveryFailed):
             await make(receiver).send(a_message())
@@ -229,6 +255,9 @@ CONFIGURED = {
     "slack": lambda: SlackChannel(webhook_url=SecretStr(f"https://hooks.slack.com/services/{SECRET}")),
     "email": lambda: EmailChannel(smtp_host="smtp.example.com", to_addresses=["ops@example.com"]),
     "generic": lambda: GenericChannel(endpoint=SecretStr(f"https://hooks.example.com/{SECRET}")),
+    "pagerduty": lambda: PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY)),
+    "ntfy": lambda: NtfyChannel(topic=SecretStr(SECRET)),
+    "apprise": lambda: AppriseChannel(url=SecretStr(f"discord://4174216298/{SECRET}")),
 }
 
 
@@ -257,6 +286,12 @@ def test_every_channel_names_its_driver_and_a_target_without_a_secret(driver: st
         (GenericChannel, {"endpoint": "https://x.example", "headers": {"A b": SECRET}}, "header 'A b'"),
         (GenericChannel, {"endpoint": "https://x.example", "template": "{% if"}, "template: "),
         (EmailChannel, {"smtp_host": "h", "to_addresses": []}, "at least 1 item"),
+        (AppriseChannel, {"url": f"nothing://{SECRET}"}, "url is no Apprise URL"),
+        (NtfyChannel, {"topic": f"{SECRET}/x"}, "topic must be 1 to 64 letters"),
+        (NtfyChannel, {"topic": "x", "token": f"{SECRET} x"}, "token must be one word"),
+        (NtfyChannel, {"topic": "x", "url": f"ftp://{SECRET}"}, "url must be a http"),
+        (PagerDutyChannel, {"routing_key": SECRET}, "routing_key must be the 32 letters and digits"),
+        (PagerDutyChannel, {"routing_key": ROUTING_KEY, "url": f"ftp://{SECRET}"}, "url must be a http"),
         (EmailChannel, {"smtp_host": "h", "to_addresses": ["a@b.example\nBcc: c@d.example"]}, "is not an e-mail"),
         (EmailChannel, {"smtp_host": "h", "to_addresses": ["a@b.example"], "from_address": "nobody"}, "from_address"),
     ],
@@ -279,8 +314,8 @@ def test_a_block_document_gives_the_same_channel_again(driver: str):
 
 
 def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.MonkeyPatch):
-    for name in ("SLACK_WEBHOOK_URL", "SLACK_BOT_TOKEN", "SMTP_HOST", "EMAIL_TO", "NOTIFY_WEBHOOK_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(CHANNEL_VARIABLES)]:
+        monkeypatch.delenv(name)
     nothing = load_settings()
     assert {driver for driver, block in CHANNELS.items() if block.from_settings(nothing)} == {"console"}
     monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-1")
@@ -289,6 +324,9 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
     monkeypatch.setenv("EMAIL_TO", "a@example.com, b@example.com")
     monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://hooks.example.com/{SECRET}")
     monkeypatch.setenv("NOTIFY_WEBHOOK_AUTHORIZATION", "Bearer x")
+    monkeypatch.setenv("PAGERDUTY_ROUTING_KEY", ROUTING_KEY)
+    monkeypatch.setenv("NTFY_TOPIC", SECRET)
+    monkeypatch.setenv("APPRISE_URL", f"discord://4174216298/{SECRET}")
     everything = load_settings()
     targets = {
         driver: cast("ChannelBlock", block.from_settings(everything)).target for driver, block in CHANNELS.items()
@@ -298,6 +336,9 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         "slack": "#oncall",
         "email": "a@example.com, b@example.com",
         "generic": "hooks.example.com",
+        "pagerduty": "events.pagerduty.com",
+        "ntfy": "ntfy.sh",
+        "apprise": "discord",
     }
 
 
@@ -307,6 +348,9 @@ def test_the_environment_describes_each_driver_or_none(monkeypatch: pytest.Monke
         ("slack", {"slack_bot_token": SECRET}, "SLACK_BOT_TOKEN and SLACK_CHANNEL: bot_token needs a channel"),
         ("email", {"smtp_host": "smtp.example.com"}, "EMAIL_TO: the email driver needs SMTP_HOST and EMAIL_TO"),
         ("email", {"email_to": ["a@example.com"]}, "SMTP_HOST: the email driver needs"),
+        ("pagerduty", {"pagerduty_routing_key": SECRET}, "PAGERDUTY_ROUTING_KEY: routing_key must be"),
+        ("apprise", {"apprise_url": f"nothing://{SECRET}"}, "APPRISE_URL: url is no Apprise URL"),
+        ("ntfy", {"ntfy_topic": f"{SECRET}/"}, "NTFY_TOPIC: topic must be"),
         ("generic", {"webhook_url": SECRET}, "NOTIFY_WEBHOOK_URL: endpoint must be a http:// or https:// URL"),
     ],
 )

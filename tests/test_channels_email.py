@@ -52,7 +52,7 @@ async def test_the_mail_has_text_and_html_and_everyone_gets_it():
     assert delivery.response == {"accepted": ["ops@example.com", "oncall@example.com"], "refused": {}}
 
 
-async def test_a_retry_has_the_same_message_id_and_an_incident_is_one_thread():
+async def test_a_retry_has_the_same_message_id_and_another_incident_another_thread():
     with smtp_receiver() as server:
         channel = a_channel(server)
         for key in ("run-1/notify/x", "run-1/notify/x", "run-2/notify/x"):
@@ -61,8 +61,34 @@ async def test_a_retry_has_the_same_message_id_and_an_incident_is_one_thread():
         mails = [mail.message for mail in server.mails]
     ids, threads = [mail["Message-ID"] for mail in mails], [mail["References"] for mail in mails]
     assert ids[0] == ids[1] != ids[2]
-    assert threads[0] == threads[2] == mails[2]["In-Reply-To"]
-    assert threads[3] != threads[0]
+    assert threads[0] == threads[2] != threads[3]
+    assert not any(mail["In-Reply-To"] for mail in mails)
+
+
+async def test_later_mails_about_an_episode_answer_its_first_one_under_its_subject():
+    with smtp_receiver() as server:
+        channel = a_channel(server)
+        first = await channel.send(a_message(title="[WARNING] Höhe on web-1"))
+        worse = a_message(idempotency_key="2", title="[CRITICAL] Höhe on web-1", thread=first.thread)
+        second = await channel.send(worse)
+        over = a_message(idempotency_key="3", title="[RESOLVED] Höhe on web-1", thread=second.thread)
+        await channel.send(over)
+        one, two, three = (mail.message for mail in server.mails)
+    assert [mail["Subject"] for mail in (one, two, three)] == [
+        "[WARNING] Höhe on web-1",
+        "Re: [WARNING] Höhe on web-1",
+        "Re: [WARNING] Höhe on web-1",
+    ]
+    assert two["In-Reply-To"] == three["In-Reply-To"] == one["Message-ID"]
+    assert two["References"] == f"{one['References']} {one['Message-ID']}"
+
+
+async def test_the_thread_of_another_driver_is_none_of_mail():
+    with smtp_receiver() as server:
+        sent = await a_channel(server).send(a_message(thread="C0ONCALL 1735787045.000100 #oncall"))
+        [mail] = server.mails
+    assert mail.message["In-Reply-To"] is None
+    assert sent.thread == f"{mail.message['Message-ID']} {mail.message['Subject']}"
 
 
 async def test_a_title_cannot_add_headers_or_recipients():

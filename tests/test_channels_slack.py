@@ -14,8 +14,10 @@ from blocks.channels.slack import SlackChannel, blocks_of, fallback_of
 from orchestration.alert import AlertStatus
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Fact
+from tests import vendors
 from tests.receivers import SLACK_TS, Answer, HttpReceiver, http_receiver, slack_receiver
 from tests.test_channels import a_message
+from tests.vendors import SLACK_TOKEN, Slack
 
 
 def a_bot(receiver: HttpReceiver) -> SlackChannel:
@@ -127,6 +129,79 @@ async def test_an_error_of_the_api_that_is_no_word_of_slacks_is_not_kept():
         await a_bot(slack).send(a_message())
     assert "xoxb" not in str(failure.value)
     assert "not Slack's" in str(failure.value)
+
+
+def on_call(vendor: Slack, channel: str = "#oncall") -> SlackChannel:
+    return SlackChannel(bot_token=SecretStr(SLACK_TOKEN), channel=channel, base_url=vendor.url)
+
+
+async def test_a_bot_keeps_one_message_up_to_date_and_says_what_is_new_in_its_thread():
+    with vendors.slack() as vendor:
+        channel = on_call(vendor)
+        first = await channel.send(a_message(title="[WARNING] HighCPU"))
+        second = await channel.send(a_message(title="[CRITICAL] HighCPU", thread=first.thread))
+        acknowledged = a_message(title="[CRITICAL] HighCPU", thread=second.thread, acknowledged_by="ann")
+        await channel.send(acknowledged)
+        over = a_message(title="[RESOLVED] HighCPU", thread=second.thread, status=AlertStatus.RESOLVED)
+        await channel.send(over)
+        [post] = vendor.posts
+        rise, quiet, end = vendor.replies_to(post)
+    assert first.thread == second.thread == f"C0ONCALL {post.ts} #oncall"
+    assert second.provider_id == rise.ts
+    assert (post.text, post.edits) == ("🟢 [RESOLVED] HighCPU", 3)
+    assert [reply.text for reply in (rise, quiet, end)] == [
+        "🔴 [CRITICAL] HighCPU",
+        "🔴 [CRITICAL] HighCPU",
+        "🟢 [RESOLVED] HighCPU",
+    ]
+    assert "Restart java" not in rise.words
+    # A reply notifies nobody: while nobody has acknowledged the incident, the channel shows it too.
+    assert [reply.broadcast for reply in (rise, quiet, end)] == [True, False, False]
+
+
+async def test_a_first_message_that_somebody_deleted_is_followed_by_a_new_one():
+    with vendors.slack() as vendor:
+        channel = on_call(vendor)
+        first = await channel.send(a_message())
+        vendor.delete(vendor.posts[0])
+        second = await channel.send(a_message(thread=first.thread))
+        assert [post.edits for post in vendor.posts] == [0, 0]
+        assert second.thread == f"C0ONCALL {vendor.posts[1].ts} #oncall"
+
+
+async def test_a_block_that_leads_to_another_channel_now_says_everything_there():
+    with vendors.slack() as vendor:
+        first = await on_call(vendor).send(a_message())
+        await on_call(vendor, "#other").send(a_message(thread=first.thread))
+        assert [(post.channel, post.edits) for post in vendor.posts] == [("C0ONCALL", 0), ("C0OTHER", 0)]
+
+
+@pytest.mark.parametrize("word", ["cant_update_message", "edit_window_closed", "channel_not_found"])
+async def test_a_message_that_cannot_be_edited_any_more_is_followed_by_a_new_one(word: str):
+    with vendors.slack() as vendor:
+        first = await on_call(vendor).send(a_message())
+        vendor.receiver.answer_next(Answer.json({"ok": False, "error": word}))
+        assert (await on_call(vendor).send(a_message(thread=first.thread))).status == "sent"
+        assert len(vendor.posts) == 2
+
+
+@pytest.mark.parametrize(("word", "retryable"), [("ratelimited", True), ("invalid_auth", False)])
+async def test_an_edit_that_fails_otherwise_fails_the_message(word: str, retryable: bool):
+    with vendors.slack() as vendor:
+        first = await on_call(vendor).send(a_message())
+        vendor.receiver.answer_next(Answer.json({"ok": False, "error": word}))
+        with pytest.raises(DeliveryFailed, match=word) as failure:
+            await on_call(vendor).send(a_message(thread=first.thread))
+        assert failure.value.retryable is retryable
+        assert len(vendor.messages) == 1
+
+
+async def test_a_webhook_cannot_edit_and_posts_a_new_message():
+    with http_receiver() as hook:
+        channel = SlackChannel(webhook_url=SecretStr(f"{hook.url}/services/T/B/x"))
+        assert not channel.shows_state
+        sent = await channel.send(a_message(thread="C0ONCALL 1735787045.000100 #oncall"))
+        assert (sent.thread, [request.path for request in hook.requests]) == (None, ["/services/T/B/x"])
 
 
 def test_an_alert_cannot_mention_anyone_or_forge_a_link():

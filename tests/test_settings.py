@@ -126,6 +126,10 @@ def test_settings_never_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> N
         "SMTP_PASSWORD",
         "NOTIFY_WEBHOOK_URL",
         "NOTIFY_WEBHOOK_AUTHORIZATION",
+        "PAGERDUTY_ROUTING_KEY",
+        "NTFY_TOPIC",
+        "NTFY_TOKEN",
+        "APPRISE_URL",
     ):
         monkeypatch.setenv(variable, SECRET)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}@db/alerts")

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import httpx
-from prefect.blocks.core import Block
+from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
 from orchestration.contracts import Delivery
 from orchestration.errors import BadSetting, DeliveryFailed
-from orchestration.message import Message
+from orchestration.message import Message, plain_message
 from orchestration.redaction import redact, redact_text
 from orchestration.settings import Settings
 from orchestration.threads import in_own_thread
@@ -45,10 +45,11 @@ _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, ConnectionRefusedErr
 _CONSOLE_WIDTH = 78
 
 
-class ChannelBlock(Block):
+class ChannelBlock(NotificationBlock):
     """A channel as a Prefect block: the fields that an operator sets, and how a message is sent with them.
 
-    A new channel is a subclass in a file of its own, and a line in `CHANNELS`.
+    It is a notification block, so that Prefect's automations can send through it. A new channel is a subclass in a file
+    of its own, and a line in `CHANNELS`.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -56,7 +57,7 @@ class ChannelBlock(Block):
     configured_by: ClassVar[str] = ""
     """The environment variables that configure the driver, as an error message names them."""
 
-    enabled: bool = Field(default=True, description="Whether the channel sends anything at all.")
+    enabled: bool = Field(default=True, description="Whether the channel gets alerts.")
     default: bool = Field(
         default=False, description="Whether this channel gets the messages of runs that name no channel."
     )
@@ -72,6 +73,14 @@ class ChannelBlock(Block):
         return self.get_block_type_slug().removesuffix("-channel")
 
     @property
+    def shows_state(self) -> bool:
+        """Whether the channel can bring its message about an incident up to date without a new message.
+
+        Such a channel is sent what nobody has to be disturbed for, such as an acknowledgement, too.
+        """
+        return False
+
+    @property
     @abstractmethod
     def target(self) -> str:
         """Where messages go, without a secret: "#oncall", "ops@example.com", "hooks.example.com"."""
@@ -83,6 +92,18 @@ class ChannelBlock(Block):
         Raises:
             DeliveryFailed: the channel did not accept it. `retryable` says whether a retry can help.
         """
+
+    # Prefect declares it as a plain function and awaits it.
+    async def notify(self, body: str, subject: str | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Send a text that is no alert, as an automation of Prefect does.
+
+        Raises:
+            NotificationError: the channel did not accept it.
+        """
+        try:
+            await self.send(plain_message(body, subject))
+        except DeliveryFailed as error:
+            raise NotificationError(str(error)) from None
 
     async def probe(self) -> str:
         """Test the connection and the credentials without sending a message; the result as a sentence.
@@ -109,13 +130,16 @@ class ChannelBlock(Block):
             problems = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             raise BadSetting(f"{cls.configured_by}: {problems}") from None
 
-    def _sent(self, provider: str, *, provider_id: str | None = None, **response: JsonValue) -> Delivery:
+    def _sent(
+        self, provider: str, *, provider_id: str | None = None, thread: str | None = None, **response: JsonValue
+    ) -> Delivery:
         return Delivery(
             driver=self.driver,
             provider=provider,
             channel=self.target,
             status="sent",
             provider_id=provider_id,
+            thread=thread,
             response={name: redact(value) for name, value in response.items()},
         )
 

@@ -26,6 +26,8 @@ from orchestration.threads import in_own_thread
 
 _ADDRESS = re.compile(r"[^@\s<>\"(),:;\\\[\]]{1,64}@[A-Za-z0-9.\-]{1,255}")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+_THREAD = re.compile(r"(?P<first><[^\s<>]{1,400}>) (?P<subject>.*)", re.DOTALL)
+_SUBJECT_LIMIT = 300
 _PRIORITY = {Severity.CRITICAL: "1", Severity.WARNING: "2", Severity.INFO: "3"}
 
 _STYLE = "font-family:sans-serif;font-size:15px;line-height:1.45"
@@ -107,6 +109,7 @@ class EmailChannel(ChannelBlock):
         return self._sent(
             "smtp",
             provider_id=str(mail["Message-ID"]),
+            thread=message.thread if _THREAD.fullmatch(message.thread or "") else _thread_of(mail),
             accepted=[address for address in self.to_addresses if address not in not_accepted],
             refused={address: _reply(*answer) for address, answer in not_accepted.items()},
         )
@@ -122,17 +125,22 @@ class EmailChannel(ChannelBlock):
         return f"{self.smtp_host}:{self.smtp_port} answers ({self.security}){login}"
 
     def mail(self, message: Message) -> EmailMessage:
-        """The message as a mail: each attempt has the same Message-ID, and each incident has one thread."""
+        """The message as a mail: each attempt has the same Message-ID, and each incident has one thread.
+
+        Mail programs make a thread of mails that refer to each other and have the same subject. So a later mail about
+        an episode answers its first one, and has its subject; the present title is the first line of its text.
+        """
         domain = parseaddr(self.from_address)[1].rpartition("@")[2]
-        thread = f"<incident-{_digest(message.dedup_key)}@{domain}>"
+        root = f"<incident-{_digest(message.dedup_key)}@{domain}>"
+        first = _THREAD.fullmatch(message.thread or "")
         headers = {
-            "Subject": message.title[:300],
+            "Subject": f"Re: {first['subject']}" if first else message.title[:_SUBJECT_LIMIT],
             "From": self.from_address,
             "To": self.target,
             "Date": formatdate(usegmt=True),
             "Message-ID": f"<{_digest(message.idempotency_key)}@{domain}>",
-            "In-Reply-To": thread,
-            "References": thread,
+            **({"In-Reply-To": first["first"]} if first else {}),
+            "References": f"{root} {first['first']}" if first else root,
             "Auto-Submitted": "auto-generated",
             "X-Priority": "3" if message.status is AlertStatus.RESOLVED else _PRIORITY[message.severity],
             "X-Alert-Pipeline-Run": message.run_id,
@@ -182,6 +190,15 @@ class EmailChannel(ChannelBlock):
                 server.quit()  # The mail is sent, or an error is raised: an error here changes neither.
             except (smtplib.SMTPException, OSError):
                 server.close()
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is one e-mail address and nothing else."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def _thread_of(mail: EmailMessage) -> str:
+    return f"{mail['Message-ID']} {mail['Subject']}"
 
 
 def _digest(key: str) -> str:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from functools import cache
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self
 from urllib.parse import quote
 
-import httpx
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefect.types import SecretDict
 from pydantic import Field, SecretStr, field_validator
 
-from blocks.channels.base import (
-    USER_AGENT,
-    ChannelBlock,
-    checked_url,
-    host_of,
-    reach,
-    refused,
-    tls_context,
-    unreachable,
-)
+from blocks.channels.base import ChannelBlock, checked_url, host_of, reach, refused
+from blocks.channels.http import Answer, exchange
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Message
 from orchestration.settings import Settings
-from orchestration.timeouts import awake_timeout
 
-_MAX_ANSWER = 64 * 1024
-_BODY_SECONDS = 2.0
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")
 _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "idempotency-key", "content-type"})
 
@@ -110,17 +97,16 @@ class GenericChannel(ChannelBlock):
         Raises:
             DeliveryFailed: retryable for 408, 425, 429, 5xx and a broken connection; final for any other answer.
         """
-        request = self._request(message)
-        try:
-            async with httpx.AsyncClient(verify=tls_context(), follow_redirects=False) as client:
-                async with awake_timeout(self.timeout_seconds):
-                    response = await client.send(request, stream=True)
-                body = await _beginning(response)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            raise unreachable(self.target, error) from None
-        if not response.is_success:
-            raise refused(self.target, response.status_code, headers=response.headers)
-        return self._sent(self.target, provider_id=_id_in(body), status=response.status_code)
+        answer = await exchange(
+            self.method,
+            self.endpoint.get_secret_value(),
+            content=self._body(message),
+            headers=self._headers(message),
+            timeout_seconds=self.timeout_seconds,
+        )
+        if not answer.success:
+            raise refused(self.target, answer.status, headers=answer.headers)
+        return self._sent(self.target, provider_id=_id_in(answer), status=answer.status)
 
     async def probe(self) -> str:
         """Ask the endpoint's host only, because each request to the endpoint itself is a message.
@@ -130,24 +116,12 @@ class GenericChannel(ChannelBlock):
         """
         return await reach(self.endpoint, self.timeout_seconds)
 
-    def _request(self, message: Message) -> httpx.Request:
-        headers = {
-            "User-Agent": USER_AGENT,
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
+    def _headers(self, message: Message) -> dict[str, str]:
+        return {
             **self.headers.get_secret_value(),
             "Content-Type": self.content_type,
             "Idempotency-Key": quote(message.idempotency_key, safe="/:@ "),
         }
-        request = httpx.Request(
-            self.method,
-            self.endpoint.get_secret_value(),
-            headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-            content=self._body(message),
-            extensions={"timeout": httpx.Timeout(None).as_dict()},  # send() limits the time of it all
-        )
-        request.url = _QuietUrl(request.url)
-        return request
 
     def _body(self, message: Message) -> bytes:
         fields = message.model_dump(mode="json")
@@ -165,38 +139,12 @@ class GenericChannel(ChannelBlock):
         return body.encode()
 
 
-class _QuietUrl(httpx.URL):
-    """A URL that shows only its host: httpx logs the URL of every request, and ours may contain a token."""
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}/…"
-
-
 @cache
 def _sandbox() -> ImmutableSandboxedEnvironment:
     # The output is JSON or text for a machine: HTML escapes damage it.
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
-async def _beginning(response: httpx.Response) -> bytes:
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > _MAX_ANSWER:
-                    return b""
-    except (httpx.HTTPError, TimeoutError):
-        return b""  # The status says already whether the message was accepted.
-    finally:
-        await response.aclose()
-    return body
-
-
-def _id_in(body: bytes) -> str | None:
-    try:
-        answer: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    found = cast("dict[str, Any]", answer).get("id") if isinstance(answer, dict) else None
+def _id_in(answer: Answer) -> str | None:
+    found = answer.json.get("id")
     return str(found)[:200] if isinstance(found, str | int) and not isinstance(found, bool) else None

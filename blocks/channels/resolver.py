@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
-from blocks.prefect_api import SavedBlock, read_saved_blocks
+from blocks.channels.prefects import CAPABILITY, SLUGS, AnyChannel, prefects_channel
+from blocks.prefect_api import SavedBlock, read_blocks_with, read_saved_blocks
 from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
@@ -40,12 +41,14 @@ _SAVED_BLOCKS = TypeAdapter(list[SavedBlock])
 
 
 async def read_channel_blocks() -> list[SavedBlock]:
-    """The channel blocks that are saved in Prefect, sorted by name.
+    """The blocks saved in Prefect that can be channels, sorted by name: ours first, then those of Prefect itself.
 
     Raises:
         PrefectUnavailable: Prefect's API does not answer.
     """
-    return await read_saved_blocks(_BY_SLUG)
+    ours, others = await asyncio.gather(read_saved_blocks([*_BY_SLUG, *SLUGS]), read_blocks_with(CAPABILITY))
+    found = {(saved.slug, saved.name): saved for saved in (*ours, *others)}
+    return sorted(found.values(), key=lambda saved: (saved.slug not in _BY_SLUG, saved.name))
 
 
 def configured_drivers(settings: Settings) -> list[str]:
@@ -106,18 +109,19 @@ class ChannelResolver:
             Unavailable: Prefect's API does not answer.
         """
         try:
-            blocks = await self._load()
+            saved = await self._saved()
         except Unavailable as error:
             return self._without_blocks(name, error)
-        return self._requested(name, blocks) or _named(self._defaults(blocks))
+        return self._requested(name, saved) or _named(self._defaults(_ours(saved)))
 
     async def others(self, names: Collection[str]) -> Sequence[NamedChannel]:
         """Every usable channel but the console and these: enabled blocks, and drivers that the environment sets up.
 
-        While Prefect does not answer, its blocks are left out.
+        Prefect's own blocks are left out: they are saved for other purposes, and get only what names them. While
+        Prefect does not answer, all blocks are left out.
         """
         try:
-            blocks = await self._load()
+            blocks = _ours(await self._saved())
         except Unavailable as error:
             logger.warning("The saved channels are not known: %s", error)
             blocks = Blocks()
@@ -126,22 +130,24 @@ class ChannelResolver:
             {name: channel for name, channel in found.items() if channel.driver != "console" and name not in names}
         )
 
-    async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
+    async def survey(self) -> dict[str, AnyChannel | PipelineError]:
         """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
 
         Raises:
             Unavailable: Prefect's API does not answer.
         """
-        return self._drivers() | await self._load()
+        saved = await self._saved()
+        prefects = {block.name: self._prefects_own(block, "") for block in saved if block.slug not in _BY_SLUG}
+        return prefects | self._drivers() | _ours(saved)
 
-    def _requested(self, name: str | None, blocks: Blocks) -> list[NamedChannel]:
+    def _requested(self, name: str | None, saved: Sequence[SavedBlock]) -> list[NamedChannel]:
         names = [name] if name else self._settings.notify_channels
-        return [channel for each in names for channel in _named(self._find(each, blocks))]
+        return [channel for each in names for channel in _named(self._find(each, saved))]
 
     def _without_blocks(self, name: str | None, missing: Unavailable) -> list[NamedChannel]:
         """The drivers of the environment: a page there is better than none. The console would reach nobody."""
         try:
-            found = self._requested(name, {}) or _named(self._from_environment())
+            found = self._requested(name, ()) or _named(self._from_environment())
         except BadInput:
             raise missing from None
         if not found:
@@ -159,7 +165,8 @@ class ChannelResolver:
             logger.error("%s", error)
         return found or ({"console": ConsoleChannel()} if self._console else {})
 
-    def _find(self, name: str, blocks: Blocks) -> dict[str, ChannelBlock]:
+    def _find(self, name: str, saved: Sequence[SavedBlock]) -> Mapping[str, AnyChannel]:
+        blocks = _ours(saved)
         if (block := blocks.get(name)) is not None:
             if isinstance(block, BrokenBlock):
                 raise block
@@ -167,17 +174,34 @@ class ChannelResolver:
                 raise BadInput(f"The channel {name!r} is switched off: enable its block in Prefect, or name another")
             return {name: block}
         driver = CHANNELS.get(name.lower())
+        if driver is not None:
+            if (channel := driver.from_settings(self._settings)) is not None:
+                return {name.lower(): channel}
+            if of_driver := {n: block for n, block in blocks.items() if isinstance(block, driver) and block.enabled}:
+                return of_driver
+        if (found := self._find_prefects_own(name, saved)) is not None:
+            return {name: found}
         if driver is None:
-            known = ", ".join(dict.fromkeys([*blocks, *CHANNELS]))
+            known = ", ".join(dict.fromkeys([*(block.name for block in saved), *CHANNELS]))
             raise BadInput(f"There is no channel or driver {name!r}. Known: {known}")
-        if (channel := driver.from_settings(self._settings)) is not None:
-            return {name.lower(): channel}
-        if of_driver := {n: block for n, block in blocks.items() if isinstance(block, driver) and block.enabled}:
-            return of_driver
         raise BadInput(
             f"The driver {name!r} is not set up: set {driver.configured_by}, "
             f"or save a {driver.get_block_type_slug()} block in Prefect"
         )
+
+    def _find_prefects_own(self, name: str, saved: Sequence[SavedBlock]) -> AnyChannel | None:
+        """The channel of one of Prefect's own blocks: NAME, or NAME/WHERE for credentials."""
+        block_name, _, where = name.partition("/")
+        for block in saved:
+            if block.name == block_name and block.slug not in _BY_SLUG:
+                return prefects_channel(block, where, self._settings)
+        return None
+
+    def _prefects_own(self, block: SavedBlock, where: str) -> AnyChannel | PipelineError:
+        try:
+            return prefects_channel(block, where, self._settings)
+        except BadInput as error:
+            return error
 
     def _from_environment(self) -> dict[str, ChannelBlock]:
         drivers = {name: driver for name, driver in CHANNELS.items() if name != "console"}
@@ -196,8 +220,8 @@ class ChannelResolver:
                 found |= {name: channel} if channel is not None else {}
         return found
 
-    async def _load(self) -> Blocks:
-        return {saved.name: _built(saved) for saved in await self._source()} if self._blocks_known else {}
+    async def _saved(self) -> Sequence[SavedBlock]:
+        return await self._source() if self._blocks_known else ()
 
 
 class ChannelCache:
@@ -291,6 +315,10 @@ def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
     return list(dict.fromkeys([*(saved.name for saved in found), *drivers, *with_block]))
 
 
+def _ours(saved: Sequence[SavedBlock]) -> Blocks:
+    return {block.name: _built(block) for block in saved if block.slug in _BY_SLUG}
+
+
 def _built(saved: SavedBlock) -> ChannelBlock | BrokenBlock:
     try:
         return _BY_SLUG[saved.slug].model_validate(saved.data)
@@ -309,5 +337,5 @@ def _usable(channels: Mapping[str, ChannelBlock | PipelineError]) -> dict[str, C
     return {name: one for name, one in channels.items() if isinstance(one, ChannelBlock) and one.enabled}
 
 
-def _named(channels: Mapping[str, ChannelBlock]) -> list[NamedChannel]:
+def _named(channels: Mapping[str, AnyChannel]) -> list[NamedChannel]:
     return [NamedChannel(name=name, channel=channel) for name, channel in channels.items()]

@@ -69,6 +69,24 @@ _TEMPORARY = frozenset(
 )
 """Temporary errors, of the common errors on Slack's page of the method chat.postMessage."""
 
+_GONE = frozenset(
+    {
+        "message_not_found",
+        "cant_update_message",
+        "edit_window_closed",
+        "channel_not_found",
+        "is_archived",
+        "is_inactive",
+        "not_in_channel",
+        "thread_not_found",
+        "restricted_action_thread_locked",
+        "cannot_reply_to_message",
+    }
+)
+"""Errors, of chat.update and of replies in a thread, after which a new message has to say what is new."""
+
+_THREAD = re.compile(r"(?P<channel>[A-Z0-9]{1,32}) (?P<ts>[0-9]{1,16}\.[0-9]{1,9}) (?P<named>.*)", re.DOTALL)
+
 _SLACKS_WORD = re.compile(r"[a-z_]{2,48}")
 """What Slack's errors look like, such as `channel_not_found`. Any other text may repeat what we sent."""
 
@@ -125,6 +143,11 @@ class SlackChannel(ChannelBlock):
         return 1.0
 
     @property
+    def shows_state(self) -> bool:
+        """Whether a bot posts: a webhook cannot edit what it has posted."""
+        return self.bot_token is not None
+
+    @property
     def target(self) -> str:
         """The channel, or the webhook's host."""
         if self.bot_token and self.channel:
@@ -145,6 +168,10 @@ class SlackChannel(ChannelBlock):
 
     async def send(self, message: Message) -> Delivery:
         """Post the message. The bot's `ts` is the delivery's id; a webhook returns none.
+
+        A bot edits the first message about the incident, so that it shows the present state, and posts what is new into
+        its thread. Nobody is notified of a reply in a thread, so while the incident fires and nobody has acknowledged
+        it, the reply is shown in the channel too. If the first message is gone, a new one is posted.
 
         Raises:
             DeliveryFailed: retryable for rate limits, Slack's own errors, 5xx and a broken connection; final for a
@@ -180,16 +207,42 @@ class SlackChannel(ChannelBlock):
         return client
 
     def _by_bot(self, message: Message) -> Delivery:
-        keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
-        metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
-        content = _content(message)
         client = self._client(_Api, self.bot_token, base_url=self.base_url)
+        first = _THREAD.fullmatch(message.thread or "")
+        if first is not None and first["named"] == self.channel:
+            try:
+                client.chat_update(channel=first["channel"], ts=first["ts"], **_content(message))
+                return self._posted(client, message, channel=first["channel"], thread_ts=first["ts"])
+            except SlackApiError as error:
+                if _word_of(error) not in _GONE:
+                    raise _api_error(error) from None
         try:
-            response = client.chat_postMessage(channel=self.channel or "", metadata=metadata, **content)
+            return self._posted(client, message, channel=self.channel or "")
         except SlackApiError as error:
             raise _api_error(error) from None
+
+    def _posted(self, client: Any, message: Message, *, channel: str, thread_ts: str | None = None) -> Delivery:
+        """Post a new message, or a reply in the thread of an earlier one.
+
+        Raises:
+            SlackApiError: Slack refuses it.
+        """
+        keys = message.model_dump(include={"run_id", "idempotency_key", "dedup_key"})
+        content = _content(message)
+        if thread_ts is not None:
+            loud = message.status is AlertStatus.FIRING and message.acknowledged_by is None
+            content |= {"blocks": reply_of(message), "thread_ts": thread_ts, "reply_broadcast": loud}
+        metadata = {"event_type": "alert_pipeline_message", "event_payload": keys}
+        response = client.chat_postMessage(channel=channel, metadata=metadata, **content)
         data: dict[str, Any] = response.data
-        return self._sent("slack", provider_id=data.get("ts"), status=response.status_code, channel=data.get("channel"))
+        thread = f"{data.get('channel')} {thread_ts or data.get('ts')} {self.channel}"
+        return self._sent(
+            "slack",
+            provider_id=data.get("ts"),
+            thread=thread if _THREAD.fullmatch(thread) else None,
+            status=response.status_code,
+            channel=data.get("channel"),
+        )
 
     def _by_webhook(self, message: Message) -> Delivery:
         response = self._client(_Hook, self.webhook_url).send_dict(_content(message))
@@ -258,7 +311,7 @@ def _accepted(body: str) -> bool:
 def _api_error(error: SlackApiError, refusal: str = "refused the message") -> DeliveryFailed:
     failure: Any = error
     status, headers = int(failure.response.status_code), failure.response.headers
-    word = _slacks_word(str(failure.response.get("error", "")))
+    word = _word_of(error)
     if not 200 <= status < 300:
         return refused("Slack", status, detail=word, headers=headers)
     if not word:
@@ -266,6 +319,11 @@ def _api_error(error: SlackApiError, refusal: str = "refused the message") -> De
     temporary = word in _TEMPORARY
     wait = retry_after_seconds(headers) if temporary else None
     return DeliveryFailed(f"Slack {refusal}: {word}", retryable=temporary, retry_after_seconds=wait)
+
+
+def _word_of(error: SlackApiError) -> str:
+    failure: Any = error
+    return _slacks_word(str(failure.response.get("error", "")))
 
 
 def _slacks_word(said: str) -> str:
@@ -291,6 +349,11 @@ def blocks_of(message: Message) -> list[Json]:
     context = f"trace {message.trace_id}  ·  run {message.run_id}  ·  {message.source}  ·  {message.environment}"
     context_text = _mrkdwn(escape(context), CONTEXT_LIMIT)
     return [*blocks[: BLOCKS_LIMIT - 1], {"type": "context", "elements": [context_text]}]
+
+
+def reply_of(message: Message) -> list[Json]:
+    """What is new, for the thread: the evidence stands in the message above it."""
+    return [_header(message), *_facts(message), *([] if message.facts else [_section(escape(message.title) or "–")])]
 
 
 def fallback_of(message: Message) -> str:

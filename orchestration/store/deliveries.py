@@ -215,7 +215,7 @@ _SETTLE_SENT = text(
     known as (
         update incident_channel as known
         set version = :version, status = :told, severity = :severity, provider_id = :provider_id, run_id = :run_id,
-            sent_at = clock_timestamp(), failing_since = null, given_up_at = null
+            thread_id = :thread, sent_at = clock_timestamp(), failing_since = null, given_up_at = null
         from settled
         where known.incident_id = settled.incident_id and known.channel = :channel and known.version <= settled.version
     ),
@@ -249,7 +249,8 @@ async def settle_sent(
 ) -> None:
     """Write that the channel has accepted the message, and what it knows now. `sent` is final, whoever reports it."""
     told_now = {"told": told.value, "severity": severity.value, "run_id": tried.place.run_id, "version": tried.version}
-    values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
+    thread = delivery.thread and delivery.thread.replace("\x00", "")
+    values = {**_result_of(tried, delivery), "thread": thread, "reserved_until": reserved_until}
     await tx.execute(_SETTLE_SENT, {**values, **told_now})
 
 

@@ -300,6 +300,8 @@ class IncidentChannelRow(Base):
     status: Mapped[str | None]
     severity: Mapped[str | None]
     provider_id: Mapped[str | None]
+    thread_id: Mapped[str | None]
+    """What the channel needs to add to its messages about this episode: `Delivery.thread` of the last one."""
     run_id: Mapped[str | None]
     sent_at: Mapped[datetime | None]
     failing_since: Mapped[datetime | None]

@@ -33,6 +33,8 @@ class Standing(Contract):
     """Whether the attempts to tell this channel have been given up."""
     provider_id: str | None = None
     """The vendor's id of the last message that was sent there."""
+    thread: str | None = None
+    """What the channel needs to add to that message."""
     told_by_run: bool = False
     """Whether this run was the last one that told the channel something."""
     sent_by_node: bool = False
@@ -49,10 +51,11 @@ class Standing(Contract):
 
 _LOCK = text(
     """
-    insert into incident_channel (incident_id, channel, driver)
+    insert into incident_channel as known (incident_id, channel, driver)
     values (:incident_id, :channel, :driver)
-    on conflict (incident_id, channel) do update set driver = excluded.driver
-    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id
+    on conflict (incident_id, channel) do update
+    set driver = excluded.driver, thread_id = case when known.driver = excluded.driver then known.thread_id end
+    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id, thread_id
     """
 )
 
@@ -106,6 +109,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
         known_severity=known["severity"],
         given_up=known["given_up"],
         provider_id=known["provider_id"],
+        thread=known["thread_id"],
         told_by_run=known["run_id"] == place.run_id,
         **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "needs_turn")},
     )

@@ -206,7 +206,8 @@ async def _check_names(request: ApiRequest, options: RunOptions) -> None:
     if channel is None or (content := await EncryptedCache(api.database).read(CHANNEL_NAMES)) is None:
         return
     known: list[str] = orjson.loads(content)
-    if channel not in known and channel.lower() not in known:
+    # Credentials that are saved in Prefect are named with a destination: NAME/#channel.
+    if not {channel, channel.lower(), channel.partition("/")[0]} & set(known):
         raise BadInput(
             f"notify_channel: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
             "A new block is known after half a minute"

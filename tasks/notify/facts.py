@@ -52,6 +52,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
         "Where": _where(subject),
         "Since": since,
         "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "Acknowledged by": subject.acknowledged_by,
         "Kept back": one_line(subject.kept_back, 200),
         "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
         "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",

@@ -21,7 +21,7 @@ from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.deliveries import Place, Try
 from orchestration.store.standings import Standing
 from tasks.notify.message import render_message
-from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
+from tasks.notify.reconcile import BEGINNINGS, Decision, Why, decide, reason_to_say
 from tasks.notify.subject import MessageSubject
 
 _PROVIDER_ID_CHARACTERS = 512
@@ -219,7 +219,8 @@ class _ChannelLedger:
         message: Message | None = None
         failure: DeliveryFailed | None = None
         try:
-            message = self._render(subject, look).model_copy(update={"idempotency_key": tried.key})
+            known = {"idempotency_key": tried.key, "thread": _thread(look)}
+            message = self._render(subject, look).model_copy(update=known)
             async with self._telling.outside():
                 self._obey_pause()
                 delivery = _storable(await self._named.channel.send(message), self._named)
@@ -311,6 +312,13 @@ def _is_overtaken(look: _Look, subject: MessageSubject) -> bool:
     """Whether the incident has changed since it was read, so that there is something else to say."""
     standing, decision = look.standing, look.decision
     return standing is not None and decision is not None and decision.sends and standing.version != subject.version
+
+
+def _thread(look: _Look) -> str | None:
+    """What the channel needs to add to its messages about this episode. None means that it was sent none."""
+    if look.standing is None or look.decision is None or look.decision.why in BEGINNINGS:
+        return None
+    return look.standing.thread
 
 
 def _not_yet(turn: Turn) -> DeliveryFailed:

@@ -65,6 +65,7 @@ def render_message(subject: MessageSubject) -> Message:
         html=render("message.html.j2", shown),
         severity=subject.severity,
         status=subject.status,
+        acknowledged_by=subject.acknowledged_by or None,
         summary="\n".join(analysis),
         source=one_line(subject.source, 80),
         environment=one_line(subject.environment, 80),

@@ -25,6 +25,10 @@ class Why(StrEnum):
     BEHIND = auto()
 
 
+BEGINNINGS = frozenset({Why.FIRST, Why.BEGAN_AGAIN, Why.BEGAN_AND_ENDED})
+"""The rules with which the channel hears of an episode for the first time."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether a message is sent, and the rule that decided it."""

@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Incident, Severity
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
 from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
+from orchestration.redaction import one_line
 
 WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 
@@ -108,6 +109,14 @@ class MessageSubject:
         if self.check is None and self.title:
             return Severity.INFO
         return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
+
+    @property
+    def acknowledged_by(self) -> str:
+        """Who has acknowledged the incident; "" if nobody has."""
+        incident = self.incident
+        if incident is None or incident.status is not IncidentStatus.ACKNOWLEDGED:
+            return ""
+        return one_line(incident.acknowledged_by or "somebody", 80)
 
     @property
     def relevant(self) -> Sequence[Alert]:
