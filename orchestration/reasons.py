@@ -30,6 +30,8 @@ class Reason(StrEnum):
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
     HEARD_OF = auto()
+    BEATS = auto()
+    DOOR_CLOSED = auto()
     NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
@@ -61,6 +63,8 @@ _IN_WORDS: dict[str, str] = {
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
+    Reason.BEATS: "the heartbeat is not missing: a beat has come, or may still come in time",
+    Reason.DOOR_CLOSED: "nothing can be said of the heartbeat, because no beat could be accepted meanwhile",
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",

@@ -210,6 +210,9 @@ class Settings(BaseSettings):
         "never. A source can have its own: 86400,pagerduty=604800.",
     )
 
+    heartbeats_max: int = Field(1000, ge=1, le=100_000)
+    """How many heartbeats there may be at the same time."""
+
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
     notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
