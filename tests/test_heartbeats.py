@@ -45,7 +45,7 @@ async def api(services: Services) -> AsyncIterator[httpx.AsyncClient]:
 async def until_open(database: Database) -> None:
     """The door has noted that it is open."""
     async with asyncio.timeout(20):
-        while not await rows(database, "select 1 from door"):
+        while not await rows(database, "select 1 from door"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -113,7 +113,7 @@ async def test_a_heartbeat_that_stays_out_pages_once_and_its_return_ends_it(
     assert story.incident.description.startswith("No beat since 20")
     assert "every 5 min, with 1 min of grace" in story.incident.description
     (message,) = channel.messages
-    assert "backup" in message.title
+    assert message.title == "[CRITICAL] HeartbeatMissing on backup (production)"
     assert await waiting(services.database) == []
     assert (await api.get("/heartbeats/")).json()["heartbeats"][0]["missing_since"] is not None
 

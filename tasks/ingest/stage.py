@@ -19,8 +19,8 @@ from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
+from orchestration.store import actions, incidents, ingest_order, runs
 from orchestration.store import alerts as alert_store
-from orchestration.store import incidents, ingest_order, runs
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
@@ -120,7 +120,11 @@ async def _look(tx: Transaction, run: QueuedRun, config: IngestConfig) -> Ingest
     payload = found.model_dump(mode="json")
     await runs.change_payload(tx, run.run_id, payload, title=found.alerts[0].title)
     config.restate(payload)
-    return await _record(tx, run, payload, config)
+    result = await _record(tx, run, payload, config)
+    incident = await incidents.get_incident(tx, str(result.incident_id))
+    details = {"text": found.alerts[0].description}
+    await actions.note_event(tx, incident, "heartbeat_missing", details, run_id=run.run_id)
+    return result
 
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
