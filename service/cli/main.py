@@ -16,6 +16,7 @@ from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
 from service.cli import definitions, heartbeats, incidents, keys
 from service.cli.api import api
+from service.cli.canary import canary
 from service.cli.doctor import doctor
 from service.cli.env import env
 from service.cli.run_views import show_results
@@ -108,6 +109,7 @@ app.command()(api)
 app.command()(trace)
 app.command()(why)
 app.command()(doctor)
+app.command()(canary)
 app.command()(env)
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(heartbeats.app, name="heartbeats")
