@@ -62,6 +62,10 @@ class IncidentNotFound(BadInput):
     """No incident has this id or title, or several have this title."""
 
 
+class HeartbeatNotFound(BadInput):
+    """No heartbeat has this name in this environment."""
+
+
 class DefinitionNotFound(BadInput):
     """No pipeline definition has this name, or the definition does not have this version."""
 

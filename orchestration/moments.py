@@ -1,4 +1,4 @@
-"""A moment as a person types it."""
+"""Moments and times as a person types them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from orchestration.policy.schedules import clock_at, moment_of
 _CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY = timedelta(days=1)
 _FIRST_YEAR, _END_YEAR = 1970, 3000
+_LENGTH = re.compile(r"([0-9]{1,9})\s*([a-z]*)")
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse_moment(
@@ -51,3 +53,30 @@ def parse_moment(
     if not _FIRST_YEAR <= in_utc.year < _END_YEAR:
         raise BadInput(f"{name}: {typed[:40]!r} is too far away; expected a year from {_FIRST_YEAR} to {_END_YEAR - 1}")
     return in_utc
+
+
+def parse_length(text: str, *, name: str) -> timedelta:
+    """A length of time such as 90s, 30m, 2h, 1d, or 90 (seconds).
+
+    Args:
+        text: what is typed.
+        name: the parameter or option, for the error.
+
+    Raises:
+        BadInput: the text is no length of time.
+    """
+    found = _LENGTH.fullmatch(text.strip().lower())
+    unit = _UNITS.get(found[2] or "s") if found else None
+    if found is None or unit is None:
+        raise BadInput(f"{name}={text[:40]!r}: expected a time such as 90s, 30m, 2h or 1d")
+    return timedelta(seconds=int(found[1]) * unit)
+
+
+def length_in_words(seconds: float) -> str:
+    """A length of time for people, such as `90 s`, `5 min`, `1 h 30 min` or `1 d`: its two largest units."""
+    left, words = round(seconds), list[str]()
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2]) or "0 s"

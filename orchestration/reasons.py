@@ -36,6 +36,8 @@ class Reason(StrEnum):
     INHIBITED = auto()
     HELD_BACK = auto()
     HEARD_OF = auto()
+    BEATS = auto()
+    DOOR_CLOSED = auto()
     NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
@@ -74,6 +76,8 @@ _IN_WORDS: dict[str, str] = {
     Reason.INHIBITED: "another alert fires that explains it",
     Reason.HELD_BACK: "it was kept back until now, and still fires",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
+    Reason.BEATS: "the heartbeat is not missing: a beat has come, or may still come in time",
+    Reason.DOOR_CLOSED: "nothing can be said of the heartbeat, because no beat could be accepted meanwhile",
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",

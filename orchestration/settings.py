@@ -210,6 +210,19 @@ class Settings(BaseSettings):
         "never. A source can have its own: 86400,pagerduty=604800.",
     )
 
+    heartbeats_max: int = Field(1000, ge=1, le=100_000)
+    """How many heartbeats there may be at the same time."""
+    canary_channel: str | None = None
+    """The channel that the canary goes through. None means that its schedule in Prefect stays off."""
+    canary_within_seconds: float = Field(30.0, gt=0, le=3600)
+    """How long the canary may take until its channel has accepted it, in seconds."""
+    canary_ping_url: SecretStr | None = None
+    """What is requested when the canary arrived in time: the address of a dead man's switch outside."""
+    canary_api_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    """The API that the canary goes through. None means http://127.0.0.1:8000, or the queue if none is there."""
+    canary_api_key: SecretStr | None = None
+    """The API key of the canary, with the scope trigger. None means the local key, on the machine of the API."""
+
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
     notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)

@@ -55,6 +55,8 @@ class RunReason(StrEnum):
     """An alert of the incident has ended in a push about another incident."""
     ACTION = "action"
     """A person has resolved the incident."""
+    HEARTBEAT = "heartbeat"
+    """A heartbeat is expected until then."""
 
 
 TIMER_REASONS = tuple(reason.value for reason in (RunReason.REMINDER, RunReason.EXPIRY, RunReason.ESCALATION))

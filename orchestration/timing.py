@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from orchestration import heartbeat
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.escalation import progress_of
 from orchestration.settings import Settings
@@ -30,12 +31,17 @@ class Timing:
 
     @classmethod
     def of(cls, settings: Settings, source: str) -> Timing:
-        """The times for an incident of this source."""
+        """The times for an incident of this source.
+
+        Nobody repeats that a heartbeat is missing: it stays missing until it beats, so its incident does not expire.
+        """
+        expires = settings.incident_expire_after_seconds
+        stays = source == heartbeat.SOURCE and source not in expires.by_source
         return cls(
             remind=settings.notify_remind_after_seconds,
             remind_critical=settings.notify_remind_critical_after_seconds,
             acknowledge=settings.incident_acknowledge_seconds,
-            expire=settings.incident_expire_after_seconds.of(source),
+            expire=0.0 if stays else expires.of(source),
         )
 
     def remind_after(self, incident: Incident) -> float:

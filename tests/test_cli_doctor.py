@@ -61,12 +61,13 @@ async def test_a_healthy_installation(
     shown = json_of(result)
     findings = {finding["check"]: finding for finding in shown["findings"]}
     assert shown["ok"]
-    assert list(findings)[:13] == [
+    assert list(findings)[:15] == [
         *("settings", "data folder", "temporary folder"),
-        *("database", "migrations", "clock", "workers", "inbox", "runs", "oncall"),
+        *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall"),
         *("prefect", "work pool", "deployments", "channels"),
     ]
-    for check in ("settings", "database", "migrations", "workers", "inbox", "runs", "oncall", "prefect", "work pool"):
+    served = ("database", "migrations", "workers", "inbox", "runs", "heartbeats", "oncall", "prefect", "work pool")
+    for check in ("settings", *served):
         assert findings[check]["level"] == "ok", findings[check]
     assert findings["workers"]["detail"] == "w/1 with 2 runs"
     assert findings["database"]["detail"].endswith(f"; DATABASE_URL='{stack.database_url}'")
@@ -111,7 +112,8 @@ async def test_servers_that_do_not_answer(settings: Settings) -> None:
     for check, about in (("database", "DATABASE_URL"), ("prefect", "PREFECT_API_URL")):
         assert findings[check].level is Level.BROKEN
         assert about in str(findings[check].fix) or "PREFECT_API_URL" in str(findings[check].fix)
-    for check in ("migrations", "clock", "workers", "inbox", "runs", "oncall", "work pool", "deployments"):
+    later = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall")
+    for check in (*later, "work pool", "deployments"):
         assert findings[check].level is Level.SKIPPED
     assert findings["prefect"].detail.startswith("http://127.0.0.1:1/api (PREFECT_API_URL) does not answer")
     # `alert-pipeline up` may be running: to run it is no advice.

@@ -17,6 +17,7 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from sqlalchemy import text
@@ -28,7 +29,7 @@ from orchestration.settings import Settings
 from orchestration.store import runs
 from orchestration.store.database import Database
 from service.mirror import deployments
-from service.mirror.deployments import POOL_NAME, register, wanted_deployments
+from service.mirror.deployments import CANARY, POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from tests.conftest import clean_environment
@@ -41,12 +42,15 @@ AUTOMATION = "alert-pipeline: alert received"
 
 def test_prefect_yaml_is_what_the_worker_registers() -> None:
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    pipeline, upkeep = wanted_deployments()
+    wanted = pipeline, upkeep, canary = wanted_deployments()
 
-    assert [one["work_pool"]["name"] for one in declared] == [POOL_NAME, POOL_NAME]
-    assert [one["entrypoint"] for one in declared] == [pipeline.entrypoint, upkeep.entrypoint]
-    assert [f"{one.flow.name}/{one.name}" for one in (pipeline, upkeep)] == ["alert-pipeline/default", "upkeep/default"]
-    assert [one["description"] for one in declared] == [pipeline.description, upkeep.description]
+    assert [one["work_pool"]["name"] for one in declared] == [POOL_NAME] * 3
+    assert [one["entrypoint"] for one in declared] == [one.entrypoint for one in wanted]
+    assert [f"{one.flow.name}/{one.name}" for one in wanted] == [
+        *("alert-pipeline/default", "upkeep/default", "canary/default")
+    ]
+    assert [one["description"] for one in declared] == [one.description for one in wanted]
+    assert [one.active for one in canary.schedules] == [False]
     [schedule], [trigger] = upkeep.schedules, pipeline.triggers
     assert isinstance(schedule.schedule, IntervalSchedule)
     assert schedule.schedule.interval == timedelta(seconds=declared[1]["schedules"][0]["interval"])
@@ -102,6 +106,32 @@ async def test_prefect_schedules_the_upkeep(stack: StackAddresses) -> None:
             return any(one.auto_scheduled for one in await client.read_flow_runs(deployment_filter=of_upkeep))
 
         await eventually(scheduled, "Prefect's scheduler to plan a run", 150)
+
+
+async def test_the_canary_flies_once_it_has_a_channel_and_as_long_as_nobody_switches_it_off(
+    stack: StackAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with prefect_at(stack) as client:
+
+        async def schedule() -> DeploymentSchedule:
+            [one] = (await client.read_deployment_by_name(CANARY)).schedules
+            return one
+
+        await register(client)
+        assert not (await schedule()).active
+        await register(client, canary=True)
+        assert (await schedule()).active
+        deployment = await client.read_deployment_by_name(CANARY)
+        await client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+        switched_off = await schedule()
+        assert switched_off.created is not None
+        assert switched_off.updated is not None
+        # An operator switches it off later than a test does.
+        monkeypatch.setattr(deployments, "_UNTOUCHED", switched_off.updated - switched_off.created)
+        await register(client, canary=True)
+        assert not (await schedule()).active
+        await client.delete_deployment(deployment.id)
+        await register(client)
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
 
 from orchestration.errors import BadInput
-from orchestration.moments import parse_moment
+from orchestration.moments import length_in_words, parse_length, parse_moment
 
 NOW = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
 
@@ -40,3 +40,18 @@ def test_a_time_of_the_day_is_the_last_or_the_next_and_a_date_is_itself(
 def test_what_is_no_moment_is_refused_by_its_name(typed: str, clock_time: Literal["last", "next"]) -> None:
     with pytest.raises(BadInput, match=f"--until: '{typed}' is no moment"):
         parse_moment(typed, NOW, clock_time=clock_time, name="--until")
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds", "words"),
+    [("90", 90, "1 min 30 s"), ("5m", 300, "5 min"), (" 2 H ", 7200, "2 h"), ("1d", 86400, "1 d"), ("0s", 0, "0 s")],
+)
+def test_a_length_of_time_is_a_number_with_a_unit(typed: str, seconds: int, words: str) -> None:
+    assert parse_length(typed, name="every") == timedelta(seconds=seconds)
+    assert length_in_words(seconds) == words
+
+
+@pytest.mark.parametrize("typed", ["", "m", "5 weeks", "-5m", "1.5h", "٥m", "9" * 30])
+def test_what_is_no_length_of_time_is_refused_by_its_name(typed: str) -> None:
+    with pytest.raises(BadInput, match="every="):
+        parse_length(typed, name="every")

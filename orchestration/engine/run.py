@@ -216,7 +216,11 @@ class ActiveRun:
     def follow(self, followed: ActiveRun) -> None:
         """Work on what another run was started with, and with what its nodes have found."""
         self.followed = followed
-        self.payload = followed.payload
+        self.restate(followed.payload)
+
+    def restate(self, payload: dict[str, Any]) -> None:
+        """Let the run be about this, from now on."""
+        self.payload = payload
         self.__dict__.pop("push", None)
 
     def recall_followed(self, node: Node) -> str | None:

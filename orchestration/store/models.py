@@ -227,6 +227,13 @@ class PipelineRunRow(Base):
             postgresql_where=text("reason = 'redelivery' and status = 'pending'"),
         ),
         Index(
+            "uq_pipeline_run_heartbeat",
+            "incident_key",
+            "environment",
+            unique=True,
+            postgresql_where=text("reason = 'heartbeat' and status = 'pending' and due_at is not null"),
+        ),
+        Index(
             "ix_pipeline_run_latest",
             "incident_key",
             "environment",
@@ -307,6 +314,36 @@ class IncidentChannelRow(Base):
     failing_since: Mapped[datetime | None]
     """Since when messages about this incident have been refused."""
     given_up_at: Mapped[datetime | None]
+
+
+class HeartbeatRow(Base):
+    """A sender that is expected to say regularly that it lives. One run waits for the moment at which it is missing."""
+
+    __tablename__ = "heartbeat"
+
+    id: Mapped[RowId]
+    name: Mapped[str]
+    environment: Mapped[str]
+    every_seconds: Mapped[float]
+    grace_seconds: Mapped[float]
+    severity: Mapped[str]
+    last_beat_at: Mapped[Now]
+    missing_since: Mapped[datetime | None]
+    """When it was found to be missing. None means that it is not."""
+    created_at: Mapped[Now]
+
+    __table_args__ = (UniqueConstraint("name", "environment"),)
+
+
+class DoorRow(Base):
+    """Since when heartbeats can be accepted without a gap, in the only row of this table."""
+
+    __tablename__ = "door"
+
+    id: Mapped[int] = mapped_column(SmallInteger(), primary_key=True, autoincrement=False)
+    open_since: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    """When a process that accepts heartbeats last said so."""
 
 
 class ChannelHealthRow(Base):

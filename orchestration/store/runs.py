@@ -98,6 +98,11 @@ async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
     return (await _row(tx, _BY_ID.with_only_columns(_T.payload), run_id))["payload"]
 
 
+async def change_payload(tx: AsyncConnection, run_id: str, payload: Mapping[str, Any], *, title: str) -> None:
+    """Give a run that began without knowing what it is about its payload and its title."""
+    await tx.execute(update(_T).where(_T.run_id == run_id).values(payload=dict(payload), title=title))
+
+
 async def _row(tx: AsyncConnection, query: Executable, run_id: str) -> RowMapping:
     row = (await tx.execute(query, {"wanted": run_id})).mappings().one_or_none()
     if row is None:

@@ -18,7 +18,7 @@ from orchestration.store.refused import RefusedPush
 NEAR = timedelta(minutes=5)
 """How far from the moment that is asked about a push may lie and still be the one that is meant."""
 
-CLOSED_TIMERS = frozenset({Reason.HEARD_OF, Reason.NOT_DUE, Reason.ALREADY_RESOLVED})
+CLOSED_TIMERS = frozenset({Reason.HEARD_OF, Reason.NOT_DUE, Reason.ALREADY_RESOLVED, Reason.BEATS, Reason.DOOR_CLOSED})
 """Why a timer did nothing when it was due: nobody asks about those."""
 
 

@@ -16,9 +16,22 @@ from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
-from service.api import definitions, documentation, health, incidents, oncall, problems, pushes, refusals, runs, why
+from service.api import (
+    definitions,
+    documentation,
+    health,
+    heartbeats,
+    incidents,
+    oncall,
+    problems,
+    pushes,
+    refusals,
+    runs,
+    why,
+)
 from service.api.auth import Guard, is_loopback
 from service.api.prefix import PublicPrefix, first_parts
+from service.api.presence import Presence
 from service.api.state import ApiState, RunWaiter
 from tasks.check.stage import CheckConfig
 
@@ -63,10 +76,9 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    rooms = (pushes, runs, incidents, oncall, definitions, health, why)
-    for router in (room.router for room in rooms):
+    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why):
         # include_router() would wrap each route, which costs time per request and hides its methods.
-        app.router.routes.extend(router.routes)
+        app.router.routes.extend(part.router.routes)
     for extend in extensions:
         extend(app)
     documentation.install(app, is_public=not is_loopback(host) or settings.api_public_url is not None)
@@ -107,11 +119,12 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
             guard=Guard(settings, database),
             waiter=RunWaiter(database),
             refusals=RefusalLog(database),
+            presence=Presence(database),
         )
         opening.push_async_callback(api.waiter.close)
         await _migrate(api)
         opening.push_async_callback(_write_last_refusals, api)
-        duties = (_migrate_until_done(api), _write_uses(api), api.refusals.run())
+        duties = (_migrate_until_done(api), _write_uses(api), api.refusals.run(), api.presence.keep())
         opening.push_async_callback(_cancel, [asyncio.create_task(duty) for duty in duties])
         yield api
 

@@ -74,6 +74,8 @@ class RunRequestBody(BaseModel):
         default=None, description="A channel block's name. It overrules the driver."
     )
 
+    test: bool = Field(default=False, description="The message says that this is a test, and nobody is reminded.")
+
     def _request(
         self,
         payload: dict[str, Any] | None,
@@ -88,6 +90,7 @@ class RunRequestBody(BaseModel):
             labels=self.labels or {},
             provider=self.provider,
             notify_driver=self.notify_channel or self.notify_driver,
+            test=self.test,
             definition=definition,
             incident_id=incident_id,
         )

@@ -22,6 +22,7 @@ from orchestration.store.refused import RefusalLog
 from orchestration.store.runs import list_final
 from service.api.auth import Guard
 from service.api.body import UnverifiedBytes
+from service.api.presence import Presence
 from tasks.kinds import KINDS
 
 _LISTEN_AGAIN_SECONDS = 1.0
@@ -101,6 +102,7 @@ class ApiState:
     kinds: NodeKinds = KINDS
     waiter: RunWaiter
     refusals: RefusalLog
+    presence: Presence
     unverified: UnverifiedBytes = field(default_factory=UnverifiedBytes)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""

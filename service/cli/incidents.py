@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import getpass
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.errors import BadInput, PipelineError, Unavailable
-from orchestration.moments import parse_moment
+from orchestration.moments import parse_length, parse_moment
 from orchestration.settings import Settings, load_settings
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via
@@ -54,7 +53,6 @@ STYLES = {
     IncidentStatus.CLOSED: "dim",
 }
 _SEVERITY_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _SHOWN_ALERTS = 20
 _SHOWN_HISTORY = 30
 
@@ -151,7 +149,7 @@ def snooze(
     if (lasts is None) == (until is None):
         fail("Say how long: --for TIME or --until MOMENT, one of them", code=USAGE)
     ends = (
-        _time(lasts)
+        parse_length(lasts, name="--for")
         if lasts is not None
         else parse_moment(until or "", datetime.now(UTC), clock_time="next", name="--until")
     )
@@ -176,19 +174,6 @@ def note(
 
 def _actor(by: str | None) -> Actor:
     return Actor(by=by if by is not None else getpass.getuser(), via=Via.CLI)
-
-
-def _time(text: str) -> timedelta:
-    """A time such as 30m, 2h, 1d, or 90 (seconds).
-
-    Raises:
-        BadInput: the text is no such time.
-    """
-    found = re.fullmatch(r"(\d{1,9})\s*([a-z]*)", text.strip().lower())
-    unit = _UNITS.get(found[2] or "s") if found else None
-    if found is None or unit is None:
-        raise BadInput(f"--for={text!r}: expected a time such as 90s, 30m, 2h or 1d")
-    return timedelta(seconds=int(found[1]) * unit)
 
 
 def _act(

@@ -14,8 +14,9 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, incidents, keys, oncall, policy
+from service.cli import definitions, heartbeats, incidents, keys, oncall, policy
 from service.cli.api import api
+from service.cli.canary import canary
 from service.cli.doctor import doctor
 from service.cli.env import env
 from service.cli.run_views import show_results
@@ -108,9 +109,11 @@ app.command()(api)
 app.command()(trace)
 app.command()(why)
 app.command()(doctor)
+app.command()(canary)
 app.command()(env)
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(oncall.app, name="oncall")
+app.add_typer(heartbeats.app, name="heartbeats")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
 app.add_typer(policy.app, name="policy")

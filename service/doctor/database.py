@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from flows.upkeep import STUCK_SECONDS
 from orchestration.policy.schedules import people_at
 from orchestration.settings import Settings
-from orchestration.store import overview
+from orchestration.store import heartbeats, overview
 from orchestration.store.claims import count_waiting, oldest_waiting_seconds
 from orchestration.store.database import Database, head_revision, read_clock
 from orchestration.store.encrypted_cache import read_channel_names
@@ -20,7 +20,7 @@ from service.doctor.host import clock_is_synchronized
 OLDEST_MAJOR = 14
 CLOCK_WARNING_SECONDS, CLOCK_BROKEN_SECONDS = 1.0, 10.0
 
-_LATER = ("migrations", "clock", "workers", "inbox", "runs", "oncall")
+_LATER = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall")
 _START = "Start it with `alert-pipeline up`. Other commands start it for their own duration"
 _RESTARTS = "The stack restarts it by itself. If it does not, see logs/postgres.log in ALERT_PIPELINE_HOME"
 
@@ -45,6 +45,7 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
             run_check("inbox", lambda: _inbox(database, settings), fix=fix),
             run_check("runs", lambda: _runs(database), fix=fix),
             run_check("oncall", lambda: _on_call(database), fix=fix),
+            run_check("heartbeats", lambda: _heartbeats(database), fix=fix),
         )
         return [first, schema, *await asyncio.gather(clock, *later)]
     finally:
@@ -155,3 +156,20 @@ async def _on_call(database: Database) -> Finding:
     more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
     fix = "See all of it with `alert-pipeline oncall`, and change the policy, or add an override (docs/oncall.md)"
     return warning("oncall", f"{people}; {warnings[0]}{more}", fix)
+
+
+async def _heartbeats(database: Database) -> Finding:
+    async with database.transaction() as tx:
+        found, door = await heartbeats.list_heartbeats(tx), await heartbeats.read_door(tx)
+    missing = [one.name for one in found if one.missing_since is not None]
+    if not found:
+        return ok("heartbeats", "none is expected")
+    if door is None or not door.is_open:
+        since = "" if door is None else f" since {door.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+        fix = "Start the API (`alert-pipeline api` or `up`): until then no heartbeat is found to be missing"
+        return broken("heartbeats", f"{len(found)} are expected, and no API has accepted beats{since}", fix)
+    detail = f"{len(found)} expected, {len(missing)} missing"
+    if missing:
+        names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        return warning("heartbeats", f"{detail}: {names}", "`alert-pipeline heartbeats list` shows since when")
+    return ok("heartbeats", detail)

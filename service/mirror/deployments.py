@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -40,6 +41,10 @@ POOL_TYPE = "warm"
 TAGS = ("alert-pipeline",)
 """The tags of a new deployment. `service/mirror/definitions.py` deletes no deployment without them."""
 
+CANARY = "canary/default"
+"""The deployment whose schedule is off until it is configured."""
+
+_UNTOUCHED = timedelta(seconds=1)
 _OF_SCHEDULE = ("active", "slug", "parameters", "max_scheduled_runs")
 
 
@@ -86,17 +91,32 @@ def prefect_yaml() -> Path:
     return installed if installed.exists() else Path(__file__).parents[2] / "prefect.yaml"
 
 
-async def register(client: PrefectClient) -> None:
+async def register(client: PrefectClient, *, canary: bool = False) -> None:
     """Create the work pool, the deployments and the types of the blocks in Prefect, or update them.
+
+    `canary` is whether the canary has a channel, so that its schedule may run.
 
     Raises:
         BadSetting: prefect.yaml is missing or broken.
     """
     await ensure_pool(client)
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
+    if canary:
+        await _switch_on(client, CANARY)
     for driver in CHANNELS.values():
         await driver.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
+
+
+async def _switch_on(client: PrefectClient, name: str) -> None:
+    """Switch on the schedules of a deployment that nobody has changed since they were made."""
+    deployment = await client.read_deployment_by_name(name)
+    for schedule in deployment.schedules:
+        made, changed = schedule.created, schedule.updated
+        untouched = made is not None and changed is not None and changed - made < _UNTOUCHED
+        if untouched and not schedule.active:
+            await client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+            logger.info("The schedule of the deployment %s is on, because CANARY_CHANNEL is set", name)
 
 
 async def is_registered(client: PrefectClient) -> bool:

@@ -168,10 +168,12 @@ class RunExecutor:
                     await attempts.close_lost(tx, run_id, attempts.KILLED)
 
     async def _report_unrecorded(self, execution: Execution) -> None:
-        """Tell people of a push that failed before its alerts were recorded: no other run speaks of them."""
+        """Tell people of a push, or of a heartbeat, that failed before its alerts were recorded: no other run speaks of
+        them."""
         record = execution.run.record
         is_lost = record.status is RunStatus.FAILED and record.incident_id is None and not execution.cancelled
-        if not is_lost or record.reason is not RunReason.PUSH or not execution.run.alerts:
+        speaks = record.reason is RunReason.HEARTBEAT or (record.reason is RunReason.PUSH and execution.run.alerts)
+        if not is_lost or not speaks:
             return
         if record.source != OWN_SOURCE:  # or it would report itself for ever
             await report(self._services, given_up_run(record, f"It failed: {record.last_error_message}"))

@@ -1,4 +1,5 @@
-"""A worker's duty for open incidents without a timer: it schedules their next reminder or their expiry."""
+"""A worker's duty for open incidents without a timer, and
+for heartbeats without a run that looks for them: both get one."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import asyncio
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
-from orchestration.store import timers
+from orchestration.store import heartbeats, timers
 
 EVERY_SECONDS = 600.0
 """How often a worker looks for such incidents. They were opened before there were timers, or before a setting asked for
@@ -19,6 +20,8 @@ async def look_after_incidents(services: Services) -> None:
     while True:
         try:
             await start_timers(services)
+            async with services.database.transaction() as tx:
+                await heartbeats.resume_waiting(tx)
         except Unavailable as error:
             logger.warning("Incidents without a timer cannot be looked for: %s", error)
         except Exception:  # noqa: BLE001 - a bug here must not end the worker

@@ -174,7 +174,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
                 with prefect_errors():
                     registered = registered and await is_registered(client)
                     if not registered:
-                        await register(client)
+                        await register(client, canary=self._ours.canary_channel is not None)
                         registered = True
                     broken = await sync(client, database)
                 async with flow_services() as services:

@@ -3,7 +3,7 @@ notified. One transaction, which also keeps the result: a second attempt finds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +20,14 @@ from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
+from orchestration.store import actions, incidents, ingest_order, runs
 from orchestration.store import alerts as alert_store
-from orchestration.store import incidents, ingest_order, runs
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.timers import reschedule, schedule_first
+from tasks.ingest import heartbeats
 from tasks.ingest.escalate import begin_escalation
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.hold import keep_back
@@ -34,6 +35,9 @@ from tasks.ingest.incidents import NotifyDecision, decide
 
 MAX_LATER_RUNS = 50
 """How many runs that were accepted after this one it records, if they wait for their own turn."""
+
+_BY_KEY = (RunReason.PUSH, RunReason.HEARTBEAT)
+"""Runs with alerts of their own, which take part in the order of their incident's key. Others follow an incident."""
 
 CHECKS_ONLY = "checks_only"
 """The reason to skip ingest in a run that is about this host's health: there are no alerts."""
@@ -48,6 +52,8 @@ class IngestConfig:
     policy: ActivePolicy | None = None
     incident_key: str = ""
     reason: RunReason = RunReason.PUSH
+    restate: Callable[[dict[str, Any]], None] = lambda _: None
+    """Gets what the run is about, if only ingest finds that out."""
 
 
 async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
@@ -60,9 +66,9 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
         BadInput: there are none: the run was started for a definition that ingested no alerts then.
         Unavailable: the database does not answer.
     """
-    if config.reason is not RunReason.PUSH:
+    if config.reason not in _BY_KEY:
         return await _follow_up(context, config)
-    if not context.payload.get("alerts"):
+    if config.reason is RunReason.PUSH and not context.payload.get("alerts"):
         raise BadInput(f"Run {context.run_id} was started without an alert: there is nothing to ingest")
     result, follow = None, True
     while result is None:
@@ -92,6 +98,8 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             result = None if own.ingest_result is None else IngestResult.model_validate(own.ingest_result)
             if run.id != own.id:
                 await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
+            elif result is None and config.reason is RunReason.HEARTBEAT:
+                result = await _look(tx, own, config)
             elif result is None:
                 result = await _record(tx, own, context.payload, config)
             return result, follow
@@ -104,6 +112,23 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
     async with config.database.transaction() as tx:
         await ingest_order.leave_order(tx, run)
     return None, True
+
+
+async def _look(tx: Transaction, run: QueuedRun, config: IngestConfig) -> IngestResult:
+    """Record that a heartbeat is missing, if it is, as if somebody had pushed it."""
+    found = await heartbeats.look(tx, run)
+    if isinstance(found, Reason):
+        result = _result(run, StoredPush(), RecordedAlerts(change=IncidentChange()), NotifyDecision(False, found))
+        await ingest_order.save_ingest_result(tx, run.run_id, result)
+        return result
+    payload = found.model_dump(mode="json")
+    await runs.change_payload(tx, run.run_id, payload, title=found.alerts[0].title)
+    config.restate(payload)
+    result = await _record(tx, run, payload, config)
+    incident = await incidents.get_incident(tx, str(result.incident_id))
+    details = {"text": found.alerts[0].description}
+    await actions.note_event(tx, incident, "heartbeat_missing", details, run_id=run.run_id)
+    return result
 
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
@@ -191,6 +216,7 @@ async def _set_up(run: ActiveRun, _step: Step) -> IngestConfig:
         policy=await run.services.active_policy(),
         incident_key=run.record.incident_key or "",
         reason=run.record.reason,
+        restate=run.restate,
     )
 
 
