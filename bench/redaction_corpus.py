@@ -161,6 +161,27 @@ _LATER: dict[str, tuple[str, ...]] = {
     "quoted after a word": ("password is '{<A10>}'", "password \"{<A12>}\" was rejected", "create user x identified by '{<A12>}'"),
     "odd separators": ("password -> {<A10>}", "the password is: {<A10>}", "password=null {<A12>}"),
     "names of few letters": ("pw={<A10>}", "wifi psk={<A12>}", "requirepass {<A24>}"),
+    "with a sign in it": ("password=p@{<A9>}", "DB_PASSWORD: p@ss{<A6>}!x", "postgresql://h/x?user=u&password=p@{<A9>}&a=1"),
+    "words in quotation marks": (
+        "password=\"two words and {<A9>}\"", "password: 'it''s {<A9>} and more'", "password: “two words {<A9>}”, host db-1"),
+    "words in quotation marks, escaped": (
+        "body {{\\\"password\\\": \\\"two words {<A9>}\\\"}}", "passphrase: `correct horse {<A9>}`", "PASSWORD='a \"b\" {<A9>}'"),
+    "YAML block": (
+        "password: |\n  first line\n  {<A12>}\nuser: app", "smtp:\n  token: >-\n    aaa bbb\n    {<A12>} c\n  user: app",
+        "- password: |2-  # of the vault\n    a\n\n    {<A9>} b\n  user: app"),
+    "YAML block within JSON": ("{{\"m\": \"password: |\\n  ab\\n  {<A12>}\\nuser: bob\"}}", "api_key: |\r\n  {<A24>}\r\nx: 1", "private_key: >\n  {<A30>}"),
+    "value below its name": ("password:\n  {<A9>}", "db:\n  password:\n    \"two {<A9>}\"\n  user: app", "token:   # of ci\n  {<A20>}"),
+    "item of a YAML list": (
+        "secrets:\n  - a1b2c3d4e5\n  - {<A12>}\nnext: 1", "api_keys:\n- {<A20>}\n- x\nhost: web-1",
+        "passwords:\n  - \"two words\"\n  - sunshine\n  - {<A9>}"),
+    "item of a list": ("passwords: [hunter, {<A9>}]", "tokens=[\"abcdef12\", \"{<A20>}\", \"x\"]", "passwords: (hunter, sunshine, {<A9>})"),
+    "item of a JSON array": (
+        "{{\"passwords\": [\"alpha\", \"{<A9>}\"], \"host\": \"x\"}}", "{{\\\"api_keys\\\": [\\\"abcd1234\\\", \\\"{<A20>}\\\"]}}",
+        "{{\"secrets\": [\n  \"abcd1234\",\n  \"{<A12>}\"\n]}}"),
+    "list without brackets": ("passwords: hunter, {<A9>}", "db_passwords=hunter,{<A9>},x", "passwords: hunter, sunshine, {<A9>} on db-1"),
+    "mapping": ("password: {{\"new\": \"{<A9>}\"}}", "\"api_key\": {{\"old\": \"a\", \"new\": \"{<A20>}\"}}", "password={{value: {<A9>} }}"),
+    "header in brackets": (
+        "Authorization: (Digest username=\"x\", response=\"{<H32>}\")", "headers: Cookie: [a=b; sid={<A24>}]", "Authorization: [Bearer {<A24>}]"),
     "login of Go's drivers": ("root:{<A12>}@tcp(db:3306)/x", "app:{<A9>}@unix(/run/x.sock)/y", "tls.key: {<B60>}"),
 }
 """Found by a second look, after the rules: none of them is held out."""
@@ -247,6 +268,15 @@ _HARMLESS_LINES = (
 _HARMLESS_LATER = (
     "tokens: 100%", "Authorization: Basic auth failing for 30 % of users", "bearer: alice is on call",
     "private key: /etc/ssl/private/x.pem is missing", "secretsmanager:GetSecretValue denied", "pin: A13", "auth=sha256",
+    "To reset the password:\n  - open the portal\n  - click on reset", "secrets:\n- shop-tls\n- db-credentials\nnamespace: shop",
+    "imagePullSecrets:\n- name: registry-credentials", "secrets: [shop-tls, db-credentials]", "tokens: [512, 640, 1024]",
+    "{\"secrets\": [\"shop-tls\", \"web-cert\"]}", "passwords: 3 expired, 2 locked", "passwords: expired, changed",
+    "password:\n  required", "Who knows the password:\nask alice on the bridge", "description: |\n  p99 of checkout is 3 s\nseverity: critical",
+    "summary: >-\n  Disk is full\n  on db-1", "password policy:\n  - 12 characters\n  - no words", "hosts: [web-1, web-2], tokens: 3",
+    "keys: [alertname, instance]", "key: [user, order]", "api_keys: 3 about to expire", "api_keys: none", "auth: [ldap, oauth2]",
+    "sessions: [open, closed]", "secret:\n  name: shop-tls\n  namespace: shop", "credentials:\n  user: bob\n  host: db-1",
+    "{\"by\": [\"alertname\", \"secret\"]}", "group_by: ['alertname', 'token']", "the token: see the runbook `rotate-token`",
+    "password: {}", "tokens: []", "passwords: [[redacted], [redacted]]", "tokens (input, output): 512, 128",
 )
 """Found by the second look: none of them is held out."""
 

@@ -23,6 +23,9 @@ from orchestration.settings import Settings
 PAGE_SIZE = 200
 """How many objects Prefect's API lists in one answer."""
 
+BLOCKS_PAGE_SIZE = 10
+"""How many blocks are asked for at once: each may have a definition of hundreds of nodes."""
+
 ObjectT = TypeVar("ObjectT")
 
 _DOCUMENTS = TypeAdapter(list[BlockDocument])
@@ -87,11 +90,11 @@ async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) 
         async with prefect_client() as client:
 
             async def read(offset: int) -> list[BlockDocument]:
-                page = {"limit": PAGE_SIZE, "offset": offset}
+                page = {"limit": BLOCKS_PAGE_SIZE, "offset": offset}
                 answer = await client.request("POST", "/block_documents/filter", json={**wanted, **page})
                 return _DOCUMENTS.validate_json(answer.content)
 
-            found = await read_pages(read)
+            found = await read_pages(read, size=BLOCKS_PAGE_SIZE)
     return [
         SavedBlock(name=document.name, slug=document.block_type.slug, data=document.data)
         for document in found
@@ -99,13 +102,19 @@ async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) 
     ]
 
 
-async def read_pages(read: Callable[[int], Awaitable[list[ObjectT]]]) -> list[ObjectT]:
-    """All objects of a list of Prefect's API. `read` returns up to `PAGE_SIZE` of them, from this offset on."""
+async def read_pages(read: Callable[[int], Awaitable[list[ObjectT]]], *, size: int = PAGE_SIZE) -> list[ObjectT]:
+    """All objects of a list of Prefect's API. `read` returns up to `size` of them, from this offset on.
+
+    Raises:
+        PrefectUnavailable: a page has more objects than were asked for.
+    """
     found: list[ObjectT] = []
     while True:
         page = await read(len(found))
+        if len(page) > size:
+            raise PrefectUnavailable(f"Prefect's API lists {len(page)} objects, and was asked for {size}")
         found += page
-        if len(page) < PAGE_SIZE:
+        if len(page) < size:
             return found
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_plus
 
 from pydantic import JsonValue
 
+from orchestration.secret_values import QUOTED, several_values
 from orchestration.secret_words import Names, is_secret_value, looks_made, meaning_of
 
 REDACTED = "[redacted]"
@@ -37,7 +38,6 @@ _SHORT = 200
 _OVERLAP = 4_096  # read beyond the limit, so that a secret that crosses it is found
 
 
-_QUOTED = r"""\\"[^"\\\n]*\\?"?|"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?"""
 _PLAIN = r"""[^\s,;&"'<>(){}\[\]]"""
 _NAME = r"(?:(?:api|private|access|secret|signing|integration|routing|webhook)\ )?[^\W\d][\w.\-]{0,63}"
 
@@ -94,7 +94,7 @@ _SECOND_WORD = re.compile(r" ([^\s\"',;]{8,128})")
 # The `=>` of Ruby and PHP, and `->`, announce a value; any other `>` does so only at the end of a tag.
 _ARROW = re.compile(r"[=\-]>[^>]{0,32}$")
 _ENCODED_SIGN = re.compile(r"%(?:25)?3[AD]", re.IGNORECASE)
-_VALUE = re.compile(rf"{_QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
+_VALUE = re.compile(rf"{QUOTED}|(?:{_PLAIN}|[,;&()](?={_PLAIN})(?![\w.\-]{{1,64}}[=:]))+")
 # In a percent-encoded text quotes, commas and the like end a value: `{secret="shop-tls", …}` in the link of a silence.
 _ENCODED_VALUE = re.compile(r"(?:%22)?(?:[^%\s&\"'<>]|%(?!2[0267C]|3B|7D)[0-9A-F]{2})+", re.IGNORECASE)
 _LINE = re.compile(r"""(?:=\\?"[^\n"]{0,512}"|[^\n"'])+""")
@@ -154,6 +154,12 @@ def _hide_pairs(text: str) -> str:
         ):
             continue
         to_the_end = key[1].lower().endswith(_TO_THE_END)
+        is_line = to_the_end and key[0].rstrip()[-1] in "([{"
+        if not is_line and (parts := several_values(text, key, meaning)) is not None:
+            for begin, end in parts:
+                kept += [text[done:begin], REDACTED]
+                done = end
+            continue
         encoded = _ENCODED_SIGN.search(key[0]) is not None
         value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:
@@ -309,9 +315,15 @@ class _Redactor:
                 kept["[truncated]"] = len(value) - index
                 break
             name = redact_text(key if isinstance(key, str) else str(key), limit=_MAX_KEY)
-            kept[name] = REDACTED if is_secret(name, item) else self.value(item, depth=depth + 1)
+            kept[name] = REDACTED if _is_secret_in(value, name, item) else self._under(name, item, depth)
             self.budget -= len(name)
         return kept
+
+    def _under(self, name: str, item: object, depth: int) -> JsonValue:
+        kept = self.value(item, depth=depth + 1)
+        if not isinstance(kept, list):
+            return kept
+        return [REDACTED if isinstance(one, str | int) and is_secret(name, one) else one for one in kept]
 
     def _other(self, value: object, depth: int) -> JsonValue:
         if isinstance(value, bytes | bytearray):
@@ -323,6 +335,14 @@ class _Redactor:
             return self._text(str(value))
         except Exception:  # noqa: BLE001  the code of a foreign object may raise anything; its type is enough
             return f"[{type(value).__name__}]"
+
+
+def _is_secret_in(value: Mapping[object, object], name: str, item: object) -> bool:
+    """Whether the item under this name is a secret; `{"name": "DB_PASSWORD", "value": …}` has its name beside it."""
+    if is_secret(name, item):
+        return True
+    beside = value.get("name", value.get("key")) if name == "value" else None
+    return isinstance(beside, str) and is_secret(beside, item)
 
 
 def _number(value: int | float) -> JsonValue:

@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _PASSWORDS = _words("""
-    password passwords passwd pwd passphrase userpass dbpass passwort kennwort contraseña contrasena senha
+    password passwords passwd pwd passphrase passphrases userpass dbpass passwort kennwort contraseña contrasena senha
     wachtwoord hasło parola lösenord пароль pw psk requirepass masterauth bindpw rootpw dbpw userpw
     adminpw 密码 密碼 パスワード passe
 """)
@@ -119,6 +119,8 @@ def meaning_of(name: str) -> Names:
         return _NO_SECRETS[words[-2], words[-1]]
     if tuple(words[-2:]) in _PAIRS:
         return Names.SECRET if words[-2:] == ["secret", "key"] else Names.CREDENTIAL
+    if words[-1] == "keys" and (*words[-2:-1], "key") in _PAIRS:
+        return Names.CREDENTIAL
     if words[-1] in _MEANING:
         # A `dedup_key` is none: other keys than those of _PAIRS identify something.
         return Names.NOTHING if words[-1] == "key" and len(words) > 1 else _MEANING[words[-1]]
@@ -151,7 +153,7 @@ def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:
     if value[0] == "/" and _NAME.fullmatch(value[1:]):
         return False  # the path of a key file, or a folder as in PWD=/var/lib/app
     if meaning is Names.PASSWORD:
-        return True
+        return not (value.isdigit() and len(value) <= 2)  # `passwords: 3 expired`
     if meaning is Names.WEAK:
         return looks_made(value)
     if meaning is Names.CODE:

@@ -99,7 +99,9 @@ class DefinitionService:
 
         from blocks.prefect_api import address_settings
         from service.mirror.definitions import show, store_edit
+        from service.prefect_patches import limit_answers
 
+        limit_answers()
         try:
             with temporary_settings(address_settings(self.settings, self.prefect_api_url)):
                 if step == "store_edit":

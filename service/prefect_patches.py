@@ -81,27 +81,50 @@ def limit_end_of_services() -> None:
 
 
 def limit_answers() -> None:
-    """Patch Prefect so that its clients read only so much of an answer as `service/answer_limit.py` says.
+    """Patch Prefect so that its clients read only so much of an answer, for so long, as `service/answer_limit.py` says.
 
     Raises:
         AttributeError: this version of Prefect has no such clients.
     """
-    from service.answer_limit import limit_later, limit_now
-
     # Upstream: httpx reads an answer into memory until it ends, and an address that is not Prefect's may never end it.
     # The worker's timeouts end the request after seconds, in which a server on the same machine sends gigabytes.
-    for name, hook in (("PrefectHttpxAsyncClient", limit_later), ("PrefectHttpxSyncClient", limit_now)):
+    for name in ("PrefectHttpxAsyncClient", "PrefectHttpxSyncClient"):
         client = getattr(_import_with("prefect.client.base", name), name)
         if client.__init__.__module__ != __name__:
-            client.__init__ = _with_hook(client.__init__, hook)
+            client.__init__ = _with_limits(client.__init__)
 
 
-def _with_hook(original: Any, hook: Any) -> Any:
+def _with_limits(original: Any) -> Any:
     def __init__(client: Any, *args: Any, **kwargs: Any) -> None:
         original(client, *args, **kwargs)
-        client.event_hooks["response"].append(hook)
+        _limit_answers_of(client)
 
     return __init__
+
+
+def _limit_answers_of(client: Any) -> None:
+    """Limit the answers that one client of httpx reads.
+
+    Raises:
+        AttributeError: this version of httpx has its network elsewhere.
+    """
+    import httpx
+
+    from service.answer_limit import LimitedNetwork, LimitedNetworkNow, read_limited, read_limited_now
+
+    is_async = isinstance(client, httpx.AsyncClient)
+    client.headers["Accept-Encoding"] = "identity"
+    client.event_hooks["response"].append(read_limited if is_async else read_limited_now)
+    limited = LimitedNetwork if is_async else LimitedNetworkNow
+    for transport in (client._transport, *client._mounts.values()):
+        # Others have no network: an application in this process, or the addresses that need no proxy.
+        if isinstance(transport, httpx.AsyncHTTPTransport | httpx.HTTPTransport):
+            _replace_network(transport, limited)
+
+
+def _replace_network(transport: Any, limited: Any) -> None:
+    pool = transport._pool
+    pool._network_backend = limited(pool._network_backend)
 
 
 async def send_what_is_queued(seconds: float) -> None:

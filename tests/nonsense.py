@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,12 +31,56 @@ def raw(content: bytes) -> Nonsense:
     return write_it
 
 
-async def endless(write: Write) -> None:
-    """An answer that never ends."""
-    await write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
-    while True:
-        await write(b" " * 65536)
+def compressed(status: str, parts: bytes, times: int) -> Nonsense:
+    """`parts`, so many times, as a small body in gzip."""
+    return answer(status, gzip.compress(parts * times, 9), "Content-Type: application/json", "Content-Encoding: gzip")
 
+
+def without_end(head: bytes, part: bytes) -> Nonsense:
+    """`part` follows `head` again and again, as fast as it is read."""
+
+    async def write_it(write: Write) -> None:
+        await write(head)
+        while True:
+            await write(part)
+
+    return write_it
+
+
+def slow(head: bytes, part: bytes, every_seconds: float) -> Nonsense:
+    """`part` follows `head` again and again, with a pause after each."""
+
+    async def write_it(write: Write) -> None:
+        await write(head)
+        while True:
+            await write(part)
+            await asyncio.sleep(every_seconds)
+
+    return write_it
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+endless = without_end(HEAD + b"\r\n[", b" " * 65536)
+slow_body = slow(HEAD + b"\r\n[", b" ", 0.02)
+
+LARGE: dict[str, Nonsense] = {
+    "huge": without_end(HEAD + b"Content-Length: 300000000\r\n\r\n[", b" " * 65536),
+    "huge, compressed": compressed("200 OK", b" " * 1_000_000, 300),
+    "endless": endless,
+    "endless, slow": slow_body,
+    "endless header": without_end(HEAD, b"X-Nonsense: " + b"a" * 1000 + b"\r\n"),
+    "endless line of a header": without_end(HEAD + b"X-Nonsense: ", b"a" * 65536),
+    "continues for ever": without_end(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000),
+    "chunks of one byte": without_end(CHUNKS, b"1\r\n \r\n" * 8000),
+    "millions of objects": answer("200 OK", b"[" + b"{}," * 2_000_000 + b"{}]"),
+    "millions of numbers": answer("200 OK", b"[" + b"1," * 2_000_000 + b"1]"),
+    "asks to wait for a year": answer(
+        "503 Service Unavailable", b"", "Retry-After: 31536000", "Prefect-Maintenance: true"
+    ),
+    "millions of lists": answer("200 OK", b'{"results": ' + b"[[]," * 1_000_000),
+}
+"""Answers that cost their reader memory or time, by name."""
 
 FLOW = b'{"id": "00000000-0000-0000-0000-000000000007", "name": "alert-pipeline"}'
 NULLS = b'{"id": null, "name": 7, "paused": "perhaps", "state": [], "flow_id": {}, "results": "none"}'
@@ -58,7 +103,6 @@ ANSWERS: dict[str, Nonsense] = {
     "half an answer": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nContent-Type: application/json\r\n\r\n{"),
     "empty": answer("200 OK", b""),
     "no content": raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
-    "endless": endless,
     "redirect to itself": answer("307 Temporary Redirect", b"", "Location: /api/health"),
     "redirect to elsewhere": answer("302 Found", b"", "Location: http://127.0.0.1:9/login"),
     "redirect to nonsense": answer("302 Found", b"", "Location: ht!tp://["),
@@ -73,6 +117,7 @@ ANSWERS: dict[str, Nonsense] = {
     "binary, called gzip": answer("200 OK", bytes(range(256)), "Content-Encoding: gzip"),
     "another protocol": raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
     "nothing": raw(b""),
+    **LARGE,
 }
 """What an address that is not Prefect's may answer, by name."""
 
@@ -87,6 +132,8 @@ class Proxy:
         self._open: set[asyncio.StreamWriter] = set()
         self.answered = 0
         """How many requests got nonsense."""
+        self.written_bytes = 0
+        """How much nonsense was sent."""
         self.url = ""
 
     def answer_with(self, nonsense: Nonsense | None) -> None:
@@ -106,7 +153,7 @@ class Proxy:
                 await (self._pass_on(reader, writer) if self.nonsense is None else self._answer(reader, writer))
         finally:
             self._open.discard(writer)
-            writer.transport.abort() if self.nonsense is endless else writer.close()
+            writer.transport.abort() if self.nonsense in LARGE.values() else writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -117,6 +164,7 @@ class Proxy:
         async def write(content: bytes) -> None:
             writer.write(content)
             await writer.drain()
+            self.written_bytes += len(content)
 
         self.answered += 1
         assert self.nonsense is not None

@@ -185,6 +185,23 @@ async def test_who_did_what_and_from_where_is_in_the_history(services: Services)
     assert changes[-1] == ("resolved", "closed")
 
 
+async def test_a_name_with_a_secret_in_it_is_stored_and_sent_without(
+    services: Services, channel: MemoryChannel
+) -> None:
+    incident_id = await opened(services)
+    bot = Actor(by="bot password=Tr0ub4dor&3x", via=Via.HTTP, key="pager")
+    await acknowledge(services, incident_id, bot)
+    assert (await note(services, incident_id, "restarted", bot)).changed
+    assert not (await note(services, incident_id, "restarted", bot)).changed
+    await resolve(services, incident_id, bot)
+    await execute_follow_up(services, RunReason.ACTION)
+
+    story = await story_of(services.database, incident_id)
+    assert {line.details["by"] for line in story.history if "by" in line.details} == {"bot password=[redacted]"}
+    assert story.incident.acknowledged_by == "bot password=[redacted]"
+    assert fact(channel, "Resolved by") == "bot password=[redacted]"
+
+
 async def test_what_makes_no_sense_is_refused_and_says_why(services: Services) -> None:
     incident_id = await opened(services)
     with pytest.raises(IllegalTransition, match=r"\(HighCPU on web-1\) is open: resolve it before you close it"):

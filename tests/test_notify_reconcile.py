@@ -16,7 +16,8 @@ from orchestration.message import Message
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store import deliveries
-from orchestration.store.deliveries import Place, Standing
+from orchestration.store.deliveries import Place
+from orchestration.store.standings import Standing
 from tasks.notify.reconcile import Why, decide, reason_to_say
 from tasks.notify.stage import NOTIFY
 from tests.conftest import MemoryChannel

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestration.store import deliveries
+from orchestration.store import deliveries, standings
 from orchestration.store.database import Database
 from tests.notify_helpers import push, rows
 from tests.receivers import Answer, Received, http_receiver
@@ -100,9 +100,8 @@ class Tries:
         self._looked: dict[asyncio.Task[Any] | None, float] = {}
         self._begun: dict[str, list[float]] = {}
         self._recorded: dict[str, list[float]] = {}
-        for function in (deliveries.lock_and_look, deliveries.open_try, deliveries.settle_failed):
-            noted = getattr(self, function.__name__)
-            monkeypatch.setattr(deliveries, function.__name__, partial(noted, function))
+        for module, name in ((standings, "lock_and_look"), (deliveries, "open_try"), (deliveries, "settle_failed")):
+            monkeypatch.setattr(module, name, partial(getattr(self, name), getattr(module, name)))
 
     async def lock_and_look(self, look: Any, *args: Any) -> Any:
         self._looked[asyncio.current_task()] = time.monotonic()

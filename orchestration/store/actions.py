@@ -19,7 +19,7 @@ from orchestration.alert import Incident, IncidentStatus
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IllegalTransition
 from orchestration.reasons import Reason
-from orchestration.redaction import redact_text
+from orchestration.redaction import one_line, redact_text
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import members
@@ -73,6 +73,8 @@ class Actor:
     def __post_init__(self) -> None:
         if not self.by.strip() or len(self.by) > MAX_NAME_CHARACTERS or not self.by.isprintable():
             raise BadInput(f"by: expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
+        # A script may fill it from a variable that has a credential in it. It is stored, shown, and sent to channels.
+        object.__setattr__(self, "by", one_line(self.by, MAX_NAME_CHARACTERS))
 
     @property
     def details(self) -> dict[str, Any]:

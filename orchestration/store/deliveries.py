@@ -1,7 +1,7 @@
-"""The delivery ledger, and what each channel was told of an incident last.
+"""The delivery ledger: each message with its tries to send it, and how they ended.
 
-A message has one row, however many runs and attempts try to send it. `sent` is final. Before a message about an
-incident is sent, the row of (incident, channel) is locked for a moment, so that one run at a time sends there.
+A message has one row, however many runs and attempts try to send it. `sent` is final. How a try ends is also written
+to the row of the pair of incident and channel, of which `standings.py` reads what the channel knows.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from datetime import datetime
 from sqlalchemy import RowMapping, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, IncidentStatus, Severity
-from orchestration.contracts import Contract, Delivery
+from orchestration.alert import AlertStatus, Severity
+from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.json_text import to_json
 from orchestration.store import channels, claims
-from orchestration.store.models import OPEN_STATUSES, DeliveryRow, PipelineRunRow
+from orchestration.store.models import OPEN_STATUSES, DeliveryRow
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
 from orchestration.store.runs import ensure_leased, get_run
 from orchestration.store.table import columns_of
@@ -48,36 +48,6 @@ class Place:
     """The incident whose present state the message says. None means that the message is about the run alone."""
 
 
-class Standing(Contract):
-    """What a channel knows of an incident, beside what is true now."""
-
-    version: int
-    """The incident's present version."""
-    over: bool
-    """Whether the incident is resolved or closed."""
-    severity: Severity
-    known_version: int = 0
-    """The version that the channel was told last; 0 means that it was told nothing."""
-    known_status: AlertStatus | None = None
-    known_severity: Severity | None = None
-    given_up: bool = False
-    """Whether the attempts to tell this channel have been given up."""
-    provider_id: str | None = None
-    """The vendor's id of the last message that was sent there."""
-    told_by_run: bool = False
-    """Whether this run was the last one that told the channel something."""
-    sent_by_node: bool = False
-    """Whether this node's message about the present version is out."""
-    sent_by_run: bool = False
-    """Whether this node of this run has sent the channel a message about the incident."""
-    other_run: str | None = None
-    """Another run that is sending to the channel now, and whose lease is alive."""
-    unfinished: bool = False
-    """Whether the ledger has messages that were not sent."""
-    needs_turn: bool = False
-    """Whether the channel fails, or has asked for a pause: a message has to wait for its turn."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Try:
     """One try to send a message. Its number says later whether the row is still its own."""
@@ -101,134 +71,11 @@ def incident_key_of(place: Place, version: int) -> str:
     return f"incident-{place.incident_id}/{version}/{place.node_id}/{place.channel}"
 
 
-# What a channel knows
+ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp()"
+"""A condition on `run`, a row of `pipeline_run`: the process that executes it is alive."""
 
-
-_LOCK = text(
-    """
-    insert into incident_channel (incident_id, channel, driver)
-    values (:incident_id, :channel, :driver)
-    on conflict (incident_id, channel) do update set driver = excluded.driver
-    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id
-    """
-)
-
-_ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp()"
-
-# A separate statement, after the lock, so that it sees what the previous owner of the lock has committed.
-_LOOK = text(
-    f"""
-    select incident.version, incident.status, incident.severity,
-        (
-            select run.run_id
-            from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
-            where delivery.incident_id = incident.id and delivery.channel = :channel
-                and delivery.status = '{SENDING}' and run.run_id <> :run_id and {_ALIVE}
-            limit 1
-        ) as other_run,
-        exists (
-            select from delivery
-            where delivery.incident_id = incident.id and delivery.channel = :channel
-                and delivery.node_id = :node_id and delivery.version = incident.version and delivery.status = '{SENT}'
-        ) as sent_by_node,
-        exists (
-            select from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
-            where run.run_id = :run_id and delivery.channel = :channel and delivery.node_id = :node_id
-                and delivery.status = '{SENT}' and delivery.version is not null
-        ) as sent_by_run,
-        exists (
-            select from delivery
-            where delivery.incident_id = incident.id and delivery.channel = :channel
-                and delivery.status in ('{SENDING}', '{FAILED}')
-        ) as unfinished,
-        exists (select from channel_health where name = :channel and {channels.NEEDS_TURN}) as needs_turn
-    from incident
-    where incident.id = :incident_id
-    """
-)
-
-
-async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
-    """What the channel knows of the incident, and what is true now. The pair is locked until the transaction ends."""
-    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
-    known = (await tx.execute(_LOCK, {**keys, "driver": place.driver})).mappings().one()
-    mine = {"run_id": place.run_id, "node_id": place.node_id}
-    now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
-    return Standing(
-        version=now["version"],
-        over=IncidentStatus(now["status"]).ended,
-        severity=now["severity"],
-        known_version=known["version"],
-        known_status=known["status"],
-        known_severity=known["severity"],
-        given_up=known["given_up"],
-        provider_id=known["provider_id"],
-        told_by_run=known["run_id"] == place.run_id,
-        **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "needs_turn")},
-    )
-
-
-_PERHAPS_ACCEPTED = "delivery.response->>'perhaps_accepted' is distinct from 'false'"
+PERHAPS_ACCEPTED = "delivery.response->>'perhaps_accepted' is distinct from 'false'"
 """A condition on a row of `delivery` that is not `sent`: the channel has not surely refused each try."""
-
-_IS_BEHIND = text(
-    """
-    select incident.version > known.version
-    from incident join incident_channel as known on known.incident_id = incident.id and known.channel = :channel
-    where incident.id = :incident_id
-    """
-)
-
-
-async def is_behind(tx: AsyncConnection, place: Place) -> bool:
-    """Whether the incident has changed since the channel was told of it last."""
-    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
-    return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
-
-
-# The ledger counts a try whose process died as perhaps accepted: no answer to it is on record.
-_FIRING_ON = text(
-    f"""
-    select known.channel
-    from incident_channel as known join incident on incident.id = known.incident_id
-    where incident.id = :incident_id and (
-        known.status = '{AlertStatus.FIRING}'
-        or exists (
-            select from delivery
-            where delivery.incident_id = incident.id and delivery.channel = known.channel
-                and delivery.version > known.version and delivery.version < incident.version
-                and delivery.tries > 0 and {_PERHAPS_ACCEPTED}
-        )
-    )
-    """
-)
-
-
-async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[str]:
-    """The channels that may still show that an incident fires, although it is over now.
-
-    The last message that they accepted said that it fires, or they may have accepted such a message without an answer.
-    """
-    return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
-
-
-_WAITING = text(
-    """
-    select channel, extract(epoch from clock_timestamp() - failing_since) as seconds
-    from incident_channel
-    where incident_id = :incident_id and failing_since is not null and given_up_at is null
-    """
-)
-
-
-async def failing_channels(tx: AsyncConnection, incident_id: str) -> dict[str, float]:
-    """The channels that refuse the messages about an incident, each with the seconds since the first refusal."""
-    rows = (await tx.execute(_WAITING, {"incident_id": int(incident_id)})).all()
-    return {row[0]: float(row[1]) for row in rows}
-
-
-# The ledger
-
 
 _OPEN = text(
     f"""
@@ -249,7 +96,7 @@ _OPEN = text(
         -- What the channel answered stays while the message only waits.
         error = case when excluded.tries = 0 then coalesce(delivery.error, excluded.error) end,
         response = case when excluded.tries = 0 then delivery.response
-            when delivery.tries > 0 and {_PERHAPS_ACCEPTED} then '{{"perhaps_accepted": true}}'
+            when delivery.tries > 0 and {PERHAPS_ACCEPTED} then '{{"perhaps_accepted": true}}'
             else excluded.response end
     where delivery.status <> '{SENT}'
     returning id, tries, response ? 'perhaps_accepted' as perhaps_accepted
@@ -340,7 +187,7 @@ _SUPERSEDE = text(
         and delivery.version < :version and (
             delivery.status = '{FAILED}'
             or delivery.status = '{SENDING}'
-                and (run.run_id = :run_id and delivery.node_id = :node_id or not coalesce({_ALIVE}, false))
+                and (run.run_id = :run_id and delivery.node_id = :node_id or not coalesce({ALIVE}, false))
         )
     """
 )
@@ -484,14 +331,3 @@ async def give_up(tx: AsyncConnection, incident_id: str, channels: list[str], *,
     """
     values = {"incident_id": int(incident_id), "channels": channels, "run_id": run_id}
     return (await tx.execute(_GIVE_UP, values)).rowcount > 0
-
-
-async def list_deliveries(tx: AsyncConnection, run_id: str) -> list[DeliveryRecord]:
-    """The deliveries of a run, in the order in which they were opened."""
-    query = (
-        select(*_COLUMNS)
-        .join(PipelineRunRow, PipelineRunRow.id == _T.pipeline_run_id)
-        .where(PipelineRunRow.run_id == run_id)
-        .order_by(_T.id)
-    )
-    return [DeliveryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]

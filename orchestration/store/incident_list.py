@@ -13,7 +13,7 @@ from orchestration.alert import Incident, IncidentStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.states import RunReason
-from orchestration.store.incidents import ID_DIGITS, find_incident, incident_of
+from orchestration.store.incidents import ID_DIGITS, find_incident, readable_incidents
 from orchestration.store.models import OPEN_STATUSES, IncidentRow
 from orchestration.store.table import columns_of
 
@@ -133,14 +133,14 @@ async def _summaries(tx: AsyncConnection, rows: Sequence[Mapping[Any, Any]]) -> 
     facts = {row["id"]: row for row in found.mappings()}
     return [
         IncidentSummary(
-            incident=incident_of(row),
-            source=facts[int(row["id"])]["source"] or "",
-            firing=facts[int(row["id"])]["firing"],
-            alerts=facts[int(row["id"])]["alerts"],
-            next_reason=facts[int(row["id"])]["reason"],
-            next_due_at=facts[int(row["id"])]["due_at"],
+            incident=incident,
+            source=facts[int(incident.id)]["source"] or "",
+            firing=facts[int(incident.id)]["firing"],
+            alerts=facts[int(incident.id)]["alerts"],
+            next_reason=facts[int(incident.id)]["reason"],
+            next_due_at=facts[int(incident.id)]["due_at"],
         )
-        for row in rows
+        for incident in readable_incidents(rows)
     ]
 
 

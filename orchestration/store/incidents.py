@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from orchestration.store.models import (
     MembershipRow,
     PipelineRunRow,
 )
-from orchestration.store.records import HistoryRecord, RunRecord
+from orchestration.store.records import HistoryRecord, RunRecord, readable
 from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
 from orchestration.store.table import columns_of
 
@@ -159,6 +159,11 @@ def incident_of(row: Mapping[Any, Any]) -> Incident:
     return Incident.model_validate({**row, "id": str(row["id"])})
 
 
+def readable_incidents(rows: Iterable[Mapping[Any, Any]]) -> list[Incident]:
+    """The incidents of those rows that this version can read."""
+    return readable(Incident, ({**row, "id": str(row["id"])} for row in rows))
+
+
 # An incident with everything that belongs to it
 
 
@@ -234,8 +239,8 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         incident=incident_of(row),
         source=row["source"] or "",
         alerts=await _alerts_of(tx, incident_id),
-        channels=[ChannelRecord.model_validate(dict(one)) for one in (await tx.execute(channels)).mappings()],
-        history=[HistoryRecord.model_validate(dict(one)) for one in (await tx.execute(history.limit(MOST))).mappings()],
+        channels=readable(ChannelRecord, (await tx.execute(channels)).mappings()),
+        history=readable(HistoryRecord, (await tx.execute(history.limit(MOST))).mappings()),
         upcoming=readable_runs((await tx.execute(upcoming.limit(MOST))).mappings()),
         runs=runs,
         duplicates=readable_runs((await tx.execute(duplicates.limit(MOST))).mappings()),
@@ -252,7 +257,7 @@ async def _alerts_of(tx: AsyncConnection, incident_id: int) -> list[AlertRecord]
         .order_by(_A.id.desc())
         .limit(MOST)
     )
-    return [AlertRecord.model_validate(dict(one)) for one in (await tx.execute(query)).mappings()]
+    return readable(AlertRecord, (await tx.execute(query)).mappings())
 
 
 async def read_alert_times(tx: AsyncConnection, alert: AlertRecord) -> tuple[datetime | None, datetime]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from orchestration.alert import Severity, UtcDatetime
 from orchestration.contracts import Contract, Stage
-from orchestration.redaction import redact_text
+from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions
 from orchestration.signals import logger
 from orchestration.states import RunReason, RunStatus, StageStatus
 
 ResultT = TypeVar("ResultT", bound=Contract)
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def new_id() -> str:
@@ -82,6 +84,20 @@ class RunRecord(Contract):
     def chosen_definition(self) -> str | None:
         """The definition that the run executes, also before it has begun. None means the linear pipeline."""
         return self.definition_name or self.options.definition
+
+
+def readable(record: type[RecordT], rows: Iterable[Mapping[Any, Any]]) -> list[RecordT]:
+    """The records of those rows that this version can read; the log says what it cannot read.
+
+    For rows that are read together: another version may have written one of them, and the others do not wait for it.
+    """
+    found: list[RecordT] = []
+    for row in rows:
+        try:
+            found.append(record.model_validate(dict(row)))
+        except ValidationError as error:
+            logger.error("A row cannot be read by this version: %s", one_line(str(error), 500))
+    return found
 
 
 class AttemptRecord(Contract):

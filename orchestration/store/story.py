@@ -27,8 +27,8 @@ from orchestration.contracts import (
 )
 from orchestration.errors import BadInput, RunNotFound
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store import attempts, deliveries, runs
-from orchestration.store.incidents import incident_of
+from orchestration.store import runs
+from orchestration.store.incidents import readable_incidents
 from orchestration.store.models import (
     DeliveryRow,
     HistoryRow,
@@ -36,8 +36,8 @@ from orchestration.store.models import (
     PipelineRunRow,
     StageExecutionRow,
 )
-from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
-from orchestration.store.runs import IS_UPCOMING, RESUMED, RUN_COLUMNS, run_record, starts_with
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord, readable
+from orchestration.store.runs import IS_UPCOMING, RESUMED, RUN_COLUMNS, readable_run, starts_with
 from orchestration.store.table import columns_of
 
 ResultT = TypeVar("ResultT", bound=Contract)
@@ -169,10 +169,12 @@ async def read_story(tx: AsyncConnection, run_id: str) -> Story:
     Raises:
         RunNotFound: there is no such run.
     """
+    run = await runs.get_run(tx, run_id)
+    key = (await tx.execute(select(_R.id).where(_R.run_id == run_id))).scalar_one()
     return Story(
-        run=await runs.get_run(tx, run_id),
-        attempts=await attempts.list_attempts(tx, run_id),
-        deliveries=await deliveries.list_deliveries(tx, run_id),
+        run=run,
+        attempts=(await rows_by_run(tx, AttemptRecord, StageExecutionRow, [key]))[key],
+        deliveries=(await rows_by_run(tx, DeliveryRecord, DeliveryRow, [key]))[key],
     )
 
 
@@ -261,8 +263,8 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
     keys = [row["row_id"] for row in rows]
     attempts = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys)
     deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
-    found = [run_record(row) for row in rows]
-    resumes = await read_resumes(tx, found)
+    found = {row["row_id"]: run for row in rows if (run := readable_run(row)) is not None}
+    resumes = await read_resumes(tx, list(found.values()))
     runs = [
         TracedRun(
             run=run,
@@ -272,7 +274,8 @@ async def read_trace(tx: AsyncConnection, trace_id: str) -> Trace:
             reason=row["rule"],
             resumes=resumes[run.run_id],
         )
-        for run, row in zip(found, rows, strict=True)
+        for row in rows
+        if (run := found.get(row["row_id"])) is not None
     ]
     count = select(func.count()).select_from(_R).where(_R.trace_id == trace_id, ~IS_UPCOMING)
     incident_ids = {int(one.run.incident_id) for one in runs if one.run.incident_id}
@@ -294,7 +297,8 @@ async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[s
     query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
     found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}
     for run_id, at, details in await tx.execute(query):
-        found[run_id].append(Resume(at=at, **details))
+        if isinstance(details, dict):  # another version may have written anything
+            found[run_id] += readable(Resume, [{**details, "at": at}])
     return found
 
 
@@ -314,17 +318,17 @@ async def rows_by_run(
     found: dict[int, list[RecordT]] = defaultdict(list)
     for row in (await tx.execute(query)).mappings():
         values: dict[str, Any] = dict(row)
-        found[values.pop("pipeline_run_id")].append(record.model_validate(values))
+        found[values.pop("pipeline_run_id")] += readable(record, [values])
     return found
 
 
 async def _incidents(tx: AsyncConnection, ids: set[int]) -> list[Incident]:
     query = select(*columns_of(IncidentRow, Incident)).where(IncidentRow.id.in_(ids)).order_by(IncidentRow.id)
-    return [incident_of(row) for row in (await tx.execute(query)).mappings()]
+    return readable_incidents((await tx.execute(query)).mappings())
 
 
 async def _history(tx: AsyncConnection, incident_ids: set[int], run_ids: set[str]) -> list[HistoryRecord]:
     # Also by incident, because the history has an index of incidents and none of runs.
     mine = (HistoryRow.incident_id.in_(incident_ids), HistoryRow.run_id.in_(run_ids))
     query = select(*columns_of(HistoryRow, HistoryRecord)).where(*mine).order_by(HistoryRow.id)
-    return [HistoryRecord.model_validate(dict(row)) for row in (await tx.execute(query)).mappings()]
+    return readable(HistoryRecord, (await tx.execute(query)).mappings())

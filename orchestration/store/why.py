@@ -18,7 +18,7 @@ from orchestration.reasons import Reason
 from orchestration.states import RunReason
 from orchestration.store.database import read_clock
 from orchestration.store.deliveries import SENT
-from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, incident_of
+from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, readable_incidents
 from orchestration.store.models import (
     AlertRow,
     ChannelHealthRow,
@@ -31,9 +31,9 @@ from orchestration.store.models import (
     RefusedPushRow,
     StageExecutionRow,
 )
-from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord
+from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord, readable
 from orchestration.store.refused import RefusedPush, list_refused
-from orchestration.store.runs import RUN_COLUMNS, find_run, readable_runs, run_record, starts_with
+from orchestration.store.runs import RUN_COLUMNS, find_run, readable_run, readable_runs, starts_with
 from orchestration.store.story import rows_by_run
 from orchestration.store.table import columns_of
 from orchestration.store.why_facts import NEAR, ChannelHealth, ExplainedRun, Facts, Why
@@ -254,7 +254,7 @@ async def _incidents(tx: AsyncConnection, ids: Sequence[int], at: datetime | Non
     if at is not None:
         query = query.where(_I.opened_at <= at + timedelta(minutes=1))
     newest = query.order_by((_I.opened_at if at else _I.heard_at).desc(), _I.id.desc()).limit(MOST_INCIDENTS)
-    return [incident_of(row) for row in (await tx.execute(newest)).mappings()]
+    return readable_incidents((await tx.execute(newest)).mappings())
 
 
 def _order_of(incident: Incident, at: datetime | None) -> datetime:
@@ -358,7 +358,7 @@ async def _of_incident(tx: AsyncConnection, incident: Incident, facts: Facts) ->
     if facts.at is not None:
         sent = sent.where(DeliveryRow.created_at <= facts.at + FOLLOWS_WITHIN)
     channels = select(*columns_of(IncidentChannelRow, ChannelRecord)).where(IncidentChannelRow.incident_id == number)
-    told = [ChannelRecord.model_validate(dict(row)) for row in (await tx.execute(channels)).mappings()]
+    told = readable(ChannelRecord, (await tx.execute(channels)).mappings())
     names = {channel.channel for channel in told}
     failing = select(*columns_of(ChannelHealthRow, ChannelHealth)).where(
         ChannelHealthRow.name.in_(names), ChannelHealthRow.failures > 0
@@ -368,16 +368,14 @@ async def _of_incident(tx: AsyncConnection, incident: Incident, facts: Facts) ->
             "incident": incident,
             "subject": incident.title,
             "runs": runs,
-            "sent": [
-                DeliveryRecord.model_validate(dict(row))
-                for row in (await tx.execute(sent.order_by(DeliveryRow.id.desc()).limit(MOST_RUNS))).mappings()
-            ],
+            "sent": readable(
+                DeliveryRecord, (await tx.execute(sent.order_by(DeliveryRow.id.desc()).limit(MOST_RUNS))).mappings()
+            ),
             "channels": told,
-            "failing": [ChannelHealth.model_validate(dict(row)) for row in (await tx.execute(failing)).mappings()],
-            "history": [
-                HistoryRecord.model_validate(dict(row))
-                for row in (await tx.execute(history.order_by(_H.id.desc()).limit(MOST_RUNS))).mappings()
-            ],
+            "failing": readable(ChannelHealth, (await tx.execute(failing)).mappings()),
+            "history": readable(
+                HistoryRecord, (await tx.execute(history.order_by(_H.id.desc()).limit(MOST_RUNS))).mappings()
+            ),
         }
     )
 
@@ -400,7 +398,7 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     failures = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys, failed)
     return [
         ExplainedRun(
-            run=run_record(row),
+            run=run,
             alerts=row["alerts"] or [],
             tell=row["tell"],
             reason=row["decided"],
@@ -409,4 +407,5 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
             failures=failures[row["row_id"]],
         )
         for row in rows
+        if (run := readable_run(row)) is not None
     ]

@@ -74,26 +74,41 @@ def monitor_pipeline(
     wrong usage.
     """
     settings = load_settings()
+    if watch and (run_id is not None or upcoming):
+        fail(
+            f"--watch shows the latest runs: leave out {'--run-id' if run_id is not None else '--upcoming'}", code=USAGE
+        )
     if run_id is not None:
+        _one(settings, run_id, json=json)
+    elif upcoming:
+        _upcoming(settings, limit, json=json)
+    else:
+        only = parse_run_status(status) if status is not None else None
+        wanted = RunFilter(status=only, source=source, environment=environment)
         if watch:
-            fail("--watch shows the latest runs: leave out --run-id", code=USAGE)
+            return _watch(settings, wanted, limit, as_json_lines=json)
+        _latest(settings, wanted, limit, json=json)
+    return 0
 
-        async def query(tx: AsyncConnection) -> Story:
-            return await read_story(tx, (await find_run(tx, run_id)).run_id)
 
-        story = read(settings, query)
-        as_json(story.model_dump(mode="json")) if json else _show_run(story)
-        return 0
-    if upcoming:
-        if watch:
-            fail("--watch shows the latest runs: leave out --upcoming", code=USAGE)
-        waiting = read(settings, lambda tx: list_upcoming(tx, limit=limit))
-        as_json([run.model_dump(mode="json") for run in waiting]) if json else show_upcoming(waiting)
-        return 0
-    only = parse_run_status(status) if status is not None else None
-    wanted = RunFilter(status=only, source=source, environment=environment)
-    if watch:
-        return _watch(settings, wanted, limit, as_json_lines=json)
+def _one(settings: Settings, run_id: str, *, json: bool) -> None:
+    """Show the run with this id, or with this start of an id."""
+
+    async def query(tx: AsyncConnection) -> Story:
+        return await read_story(tx, (await find_run(tx, run_id)).run_id)
+
+    story = read(settings, query)
+    as_json(story.model_dump(mode="json")) if json else _show_run(story)
+
+
+def _upcoming(settings: Settings, limit: int, *, json: bool) -> None:
+    """List what waits for its time."""
+    waiting = read(settings, lambda tx: list_upcoming(tx, limit=limit))
+    as_json([run.model_dump(mode="json") for run in waiting]) if json else show_upcoming(waiting)
+
+
+def _latest(settings: Settings, wanted: RunFilter, limit: int, *, json: bool) -> None:
+    """List the latest runs."""
     found = read(settings, lambda tx: list_page(tx, wanted, limit=limit)).runs
     if json:
         as_json([run.model_dump(mode="json") for run in found])
@@ -101,7 +116,6 @@ def monitor_pipeline(
         output.print(run_table(found))
     else:
         output.print("No pipeline runs")
-    return 0
 
 
 def _show_run(story: Story) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 from codecs import BOM_UTF8
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Annotated, Any, cast
 
 import orjson
 import typer
 
-from orchestration.contracts import PipelineOutcome
+from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from service.cli.run_views import show_results
 from service.cli.terminal import USAGE, Json, as_json, fail, progress, read_file, resumable, run_app
 from tasks.ingest.sources import SOURCES, parse_push, source_named
@@ -75,11 +76,7 @@ def run_pipeline(
     Exit code: 0 if all runs succeeded, 1 if a run failed or the input is wrong, 2 after wrong usage.
     """
     settings = load_settings()
-    if definition is not None and config is not None:
-        fail("--definition and --config both name a definition: give one of them", code=USAGE)
-    defined = definition is not None or config is not None
-    if defined and checks_only:
-        fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
+    defined = _names_definition(definition, config, checks_only=checks_only)
     given = _read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
     if given is None and not checks_only and not defined:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
@@ -95,33 +92,62 @@ def run_pipeline(
             definition=definition,
         ),
     )
-    if config is not None:
-        from service.cli.definition_input import check_payload, read_definition
-
-        parsed, written = read_definition(config)
-        check_payload(request, parsed)
-        options = request.options.with_given(definition=parsed.name, definition_config=written)
-        request = request.model_copy(update={"options": options})
-    elif definition is None and not checks_only:
-        parse_push(request.payload, source=source)  # a wrong payload is refused before a stack is started for it
+    request = _with_definition(request, config)
     if dry_run:
         # It imports Prefect, which a real run does while the stack starts.
         from service.cli.dry_run import show_dry_run
 
         show_dry_run(settings, request, json=json)
         return 0
+    results = _run(settings, request)
+    _show(results, json=json)
+    return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
+
+
+def _names_definition(definition: str | None, config: str | None, *, checks_only: bool) -> bool:
+    """Whether the flags name a definition. Ends the command if they name two, or one that cannot be run."""
+    if definition is not None and config is not None:
+        fail("--definition and --config both name a definition: give one of them", code=USAGE)
+    defined = definition is not None or config is not None
+    if defined and checks_only:
+        fail("--checks-only runs no definition: leave one of them out (local-monitor is a sample like it)", code=USAGE)
+    return defined
+
+
+def _with_definition(request: RunRequest, config: str | None) -> RunRequest:
+    """The request, checked before a stack is started for it, with the definition of the file `config`, if any.
+
+    Raises:
+        BadInput: the file, or the payload, is wrong.
+    """
+    if config is None:
+        if request.options.definition is None and not request.options.checks_only:
+            parse_push(request.payload, source=request.source)
+        return request
+    from service.cli.definition_input import check_payload, read_definition
+
+    parsed, written = read_definition(config)
+    check_payload(request, parsed)
+    options = request.options.with_given(definition=parsed.name, definition_config=written)
+    return request.model_copy(update={"options": options})
+
+
+def _run(settings: Settings, request: RunRequest) -> list[PipelineResult]:
+    """Execute the runs of a request on the stack; their results, in the order of its alerts."""
     from service.orchestrator import PipelineOrchestrator
 
     with progress() as show, PipelineOrchestrator(settings, progress=show, console=True) as orchestrator:
         started = orchestrator.start(request)
         with resumable(started.run_ids):
-            results = started.wait()
-    if json:
-        shown = [result.model_dump(mode="json") for result in results]
-        as_json(shown[0] if len(shown) == 1 else shown)
-    else:
+            return started.wait()
+
+
+def _show(results: Sequence[PipelineResult], *, json: bool) -> None:
+    if not json:
         show_results(results)
-    return 1 if any(result.status is PipelineOutcome.FAILED for result in results) else 0
+        return
+    shown = [result.model_dump(mode="json") for result in results]
+    as_json(shown[0] if len(shown) == 1 else shown)
 
 
 def _read_payload(

@@ -14,6 +14,7 @@ from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from service.doctor import Finding, broken, ok, run_check, warning
+from service.prefect_patches import limit_answers
 
 TIMEOUT_SECONDS = 15.0
 
@@ -25,6 +26,7 @@ _OUTAGE = "blocks that are saved in Prefect are not known while it does not answ
 
 async def channel_findings(settings: Settings, api_url: str | None) -> list[Finding]:
     """The default channels first, then each channel. `api_url` None means that no Prefect server runs."""
+    limit_answers()
     with temporary_settings({**address_settings(settings, api_url), PREFECT_CLIENT_MAX_RETRIES: 0}):
         channels, unknown = await _read_channels(settings, api_url)
         resolver = ChannelResolver(settings, blocks_known=not unknown)

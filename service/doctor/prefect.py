@@ -21,6 +21,7 @@ from blocks.prefect_api import address_settings
 from orchestration.settings import Settings
 from service.doctor import Finding, Level, broken, ok, run_check, skipped, warning
 from service.mirror.deployments import POOL_NAME, POOL_TYPE, wanted_deployments
+from service.prefect_patches import limit_answers
 
 TIMEOUT_SECONDS = 20.0
 """Prefect's server is one busy process: slow does not mean down."""
@@ -53,6 +54,7 @@ async def prefect_findings(
             else warning("prefect", "the embedded server does not run", _START)
         )
         return [stopped, *skipped(_LATER, "no Prefect server runs")]
+    limit_answers()
     fix = _RESTARTS if embedded else _START_OR_UNSET
     check = partial(run_check, fix=fix, timeout_seconds=TIMEOUT_SECONDS)
     own: dict[Any, Any] = {

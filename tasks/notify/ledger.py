@@ -15,10 +15,11 @@ from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
 from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.signals import logger
-from orchestration.store import channels, deliveries
+from orchestration.store import channels, deliveries, standings
 from orchestration.store.channels import PATIENCE_SECONDS, Turn
 from orchestration.store.database import AsyncConnection, Database
-from orchestration.store.deliveries import Place, Standing, Try
+from orchestration.store.deliveries import Place, Try
+from orchestration.store.standings import Standing
 from tasks.notify.message import MessageSubject, render_message
 from tasks.notify.reconcile import Decision, Why, decide, reason_to_say
 
@@ -179,7 +180,7 @@ class _ChannelLedger:
                     return _Look(sent_as=sent.provider_id)
                 needs_turn = await channels.needs_turn(tx, self._named.name)
                 return await self._open(tx, _Look(), None, reserved, needs_turn=needs_turn)
-            standing = await deliveries.lock_and_look(tx, place)
+            standing = await standings.lock_and_look(tx, place)
             decision = decide(standing, redelivery=self._telling.redelivery)
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
             if standing.unfinished:
@@ -282,7 +283,7 @@ class _ChannelLedger:
     async def _is_behind(self) -> bool:
         """Whether the incident has changed while the message was sent. Meanwhile other runs left that to this one."""
         async with self._database.statement() as tx:
-            return await deliveries.is_behind(tx, self._place)
+            return await standings.is_behind(tx, self._place)
 
     def _nothing_to_send(self, look: _Look) -> Outcome:
         sent_by_run = look.standing is None or look.standing.sent_by_run

@@ -7,7 +7,7 @@ from enum import StrEnum, auto
 
 from orchestration.alert import AlertStatus
 from orchestration.reasons import Reason
-from orchestration.store.deliveries import Standing
+from orchestration.store.standings import Standing
 
 
 class Why(StrEnum):

@@ -11,7 +11,7 @@ from orchestration.errors import RunNotFound
 from orchestration.redaction import redact_text
 from orchestration.signals import logger
 from orchestration.states import RunReason
-from orchestration.store import channels, deliveries, runs
+from orchestration.store import channels, deliveries, runs, standings
 from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.follow_ups import add_follow_up
 
@@ -34,7 +34,7 @@ async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
         return
     limit = run.services.settings.notify_give_up_after_seconds
     async with run.services.database.transaction() as tx:
-        failing = await deliveries.failing_channels(tx, record.incident_id)
+        failing = await standings.failing_channels(tx, record.incident_id)
         failing_for = await _failing_for(tx, run, failing)
         given_up = sorted(channel for channel, seconds in failing.items() if seconds >= limit)
         waits = {channel: seconds for channel, seconds in failing.items() if seconds < limit}

@@ -21,7 +21,7 @@ from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions
 from orchestration.signals import logger
 from orchestration.states import RunReason
-from orchestration.store import deliveries
+from orchestration.store import standings
 from orchestration.store.channels import OUTAGE_SECONDS
 from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
 from tasks.notify.reconcile import Why
@@ -136,7 +136,7 @@ async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple
         if subject.severity is not Severity.CRITICAL or subject.version is None or subject.incident is None:
             return [], None
         async with config.telling.database.statement() as tx:
-            failing = await deliveries.failing_channels(tx, subject.incident.id)
+            failing = await standings.failing_channels(tx, subject.incident.id)
         left = OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0)
         if left > 0:
             return [], left
@@ -210,7 +210,7 @@ async def _told_before(run: ActiveRun, incident: Incident | None, names: Collect
     if incident is None or run.record.options.defined or not incident.status.ended:
         return []
     async with run.services.database.statement() as tx:
-        told = await deliveries.channels_told_firing(tx, incident.id)
+        told = await standings.channels_told_firing(tx, incident.id)
     found: list[NamedChannel] = []
     for name in (one for one in told if one not in names):
         try:

@@ -1,0 +1,163 @@
+"""What each channel knows of an incident, beside what is true now.
+
+A pair of incident and channel has one row, which is locked for a moment before a message about the incident is sent
+there, so that one run at a time sends.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import AlertStatus, IncidentStatus, Severity
+from orchestration.contracts import Contract
+from orchestration.store import channels
+from orchestration.store.deliveries import ALIVE, FAILED, PERHAPS_ACCEPTED, SENDING, SENT, Place
+
+
+class Standing(Contract):
+    """What a channel knows of an incident, beside what is true now."""
+
+    version: int
+    """The incident's present version."""
+    over: bool
+    """Whether the incident is resolved or closed."""
+    severity: Severity
+    known_version: int = 0
+    """The version that the channel was told last; 0 means that it was told nothing."""
+    known_status: AlertStatus | None = None
+    known_severity: Severity | None = None
+    given_up: bool = False
+    """Whether the attempts to tell this channel have been given up."""
+    provider_id: str | None = None
+    """The vendor's id of the last message that was sent there."""
+    told_by_run: bool = False
+    """Whether this run was the last one that told the channel something."""
+    sent_by_node: bool = False
+    """Whether this node's message about the present version is out."""
+    sent_by_run: bool = False
+    """Whether this node of this run has sent the channel a message about the incident."""
+    other_run: str | None = None
+    """Another run that is sending to the channel now, and whose lease is alive."""
+    unfinished: bool = False
+    """Whether the ledger has messages that were not sent."""
+    needs_turn: bool = False
+    """Whether the channel fails, or has asked for a pause: a message has to wait for its turn."""
+
+
+_LOCK = text(
+    """
+    insert into incident_channel (incident_id, channel, driver)
+    values (:incident_id, :channel, :driver)
+    on conflict (incident_id, channel) do update set driver = excluded.driver
+    returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id
+    """
+)
+
+# A separate statement, after the lock, so that it sees what the previous owner of the lock has committed.
+_LOOK = text(
+    f"""
+    select incident.version, incident.status, incident.severity,
+        (
+            select run.run_id
+            from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.status = '{SENDING}' and run.run_id <> :run_id and {ALIVE}
+            limit 1
+        ) as other_run,
+        exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.node_id = :node_id and delivery.version = incident.version and delivery.status = '{SENT}'
+        ) as sent_by_node,
+        exists (
+            select from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
+            where run.run_id = :run_id and delivery.channel = :channel and delivery.node_id = :node_id
+                and delivery.status = '{SENT}' and delivery.version is not null
+        ) as sent_by_run,
+        exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = :channel
+                and delivery.status in ('{SENDING}', '{FAILED}')
+        ) as unfinished,
+        exists (select from channel_health where name = :channel and {channels.NEEDS_TURN}) as needs_turn
+    from incident
+    where incident.id = :incident_id
+    """
+)
+
+
+async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
+    """What the channel knows of the incident, and what is true now. The pair is locked until the transaction ends."""
+    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
+    known = (await tx.execute(_LOCK, {**keys, "driver": place.driver})).mappings().one()
+    mine = {"run_id": place.run_id, "node_id": place.node_id}
+    now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
+    return Standing(
+        version=now["version"],
+        over=IncidentStatus(now["status"]).ended,
+        severity=now["severity"],
+        known_version=known["version"],
+        known_status=known["status"],
+        known_severity=known["severity"],
+        given_up=known["given_up"],
+        provider_id=known["provider_id"],
+        told_by_run=known["run_id"] == place.run_id,
+        **{name: now[name] for name in ("other_run", "sent_by_node", "sent_by_run", "unfinished", "needs_turn")},
+    )
+
+
+_IS_BEHIND = text(
+    """
+    select incident.version > known.version
+    from incident join incident_channel as known on known.incident_id = incident.id and known.channel = :channel
+    where incident.id = :incident_id
+    """
+)
+
+
+async def is_behind(tx: AsyncConnection, place: Place) -> bool:
+    """Whether the incident has changed since the channel was told of it last."""
+    keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
+    return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
+
+
+# The ledger counts a try whose process died as perhaps accepted: no answer to it is on record.
+_FIRING_ON = text(
+    f"""
+    select known.channel
+    from incident_channel as known join incident on incident.id = known.incident_id
+    where incident.id = :incident_id and (
+        known.status = '{AlertStatus.FIRING}'
+        or exists (
+            select from delivery
+            where delivery.incident_id = incident.id and delivery.channel = known.channel
+                and delivery.version > known.version and delivery.version < incident.version
+                and delivery.tries > 0 and {PERHAPS_ACCEPTED}
+        )
+    )
+    """
+)
+
+
+async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[str]:
+    """The channels that may still show that an incident fires, although it is over now.
+
+    The last message that they accepted said that it fires, or they may have accepted such a message without an answer.
+    """
+    return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
+
+
+_WAITING = text(
+    """
+    select channel, extract(epoch from clock_timestamp() - failing_since) as seconds
+    from incident_channel
+    where incident_id = :incident_id and failing_since is not null and given_up_at is null
+    """
+)
+
+
+async def failing_channels(tx: AsyncConnection, incident_id: str) -> dict[str, float]:
+    """The channels that refuse the messages about an incident, each with the seconds since the first refusal."""
+    rows = (await tx.execute(_WAITING, {"incident_id": int(incident_id)})).all()
+    return {row[0]: float(row[1]) for row in rows}
