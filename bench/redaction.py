@@ -32,15 +32,17 @@ ALERT: JsonValue = {
 """A typical alert, for its cost."""
 
 _ALERTS = 100
-_HOSTILE = ("a", "password=", "a:", "-u ", "token ", "://a:", "eyJaaaa.", "curl ", '\\"', "?a=", "secret: a ", "a=(")
-_HOSTILE += (
-    "secrets:\n- a-b\n",
-    "secrets:\n",
-    "tokens: [1, ",
-    "secrets: (a-b, ",
-    "secret: |\n a-b\n",
-    "passwords: 1, ",
-    "token: {a ",
+_HOSTILE = (
+    *("a", "password=", "a:", "-u ", "token ", "://a:", "eyJaaaa.", "curl ", '\\"', "?a=", "secret: a ", "a=("),
+    *(
+        "secrets:\n- a-b\n",
+        "secrets:\n",
+        "tokens: [1, ",
+        "secrets: (a-b, ",
+        "secret: |\n a-b\n",
+        "passwords: 1, ",
+        "token: {a ",
+    ),
 )
 
 

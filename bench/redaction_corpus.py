@@ -180,6 +180,8 @@ _LATER: dict[str, tuple[str, ...]] = {
         "{{\"secrets\": [\n  \"abcd1234\",\n  \"{<A12>}\"\n]}}"),
     "list without brackets": ("passwords: hunter, {<A9>}", "db_passwords=hunter,{<A9>},x", "passwords: hunter, sunshine, {<A9>} on db-1"),
     "mapping": ("password: {{\"new\": \"{<A9>}\"}}", "\"api_key\": {{\"old\": \"a\", \"new\": \"{<A20>}\"}}", "password={{value: {<A9>} }}"),
+    "header in brackets": (
+        "Authorization: (Digest username=\"x\", response=\"{<H32>}\")", "headers: Cookie: [a=b; sid={<A24>}]", "Authorization: [Bearer {<A24>}]"),
     "login of Go's drivers": ("root:{<A12>}@tcp(db:3306)/x", "app:{<A9>}@unix(/run/x.sock)/y", "tls.key: {<B60>}"),
 }
 """Found by a second look, after the rules: none of them is held out."""

@@ -153,12 +153,13 @@ def _hide_pairs(text: str) -> str:
             or (key[0][-1] == ">" and not _ARROW.search(key[0]) and not text.startswith("<", key.start() - 1))
         ):
             continue
-        if (parts := several_values(text, key, meaning)) is not None:
+        to_the_end = key[1].lower().endswith(_TO_THE_END)
+        is_line = to_the_end and key[0].rstrip()[-1] in "([{"
+        if not is_line and (parts := several_values(text, key, meaning)) is not None:
             for begin, end in parts:
                 kept += [text[done:begin], REDACTED]
                 done = end
             continue
-        to_the_end = key[1].lower().endswith(_TO_THE_END)
         encoded = _ENCODED_SIGN.search(key[0]) is not None
         value = (_ENCODED_VALUE if encoded else _VALUE).match(text, key.end())
         if value is None:

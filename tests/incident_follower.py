@@ -69,6 +69,8 @@ class Follower:
         self._accepted: dict[str, tuple[Push, datetime]] = {}
         """The accepted pushes that the model has not recorded yet, by run."""
         self._keys: dict[tuple[str, str], Key] = {}
+        self._opened: dict[Key, list[int]] = {}
+        """The ids of the incidents of each key, in the order in which they were opened."""
         self._gave_up: set[str] = set()
         self._over: dict[str, tuple[str, int]] = {}
         """The runs that are over, with the number of their attempts."""
@@ -128,9 +130,16 @@ class Follower:
 
     def _follow_line(self, line: Mapping[Any, Any]) -> None:  # noqa: C901 - a table of events
         key = self._keys.get((line["environment"], line["incident_key"]))
-        if key is None or not self._truth.incidents.get(key):
+        if key is None:
             return
-        incident, details, now = self._truth.incidents[key][-1], line["details"], self._product.now
+        # An incident that is closed may be spoken of after the next one of its key was opened.
+        opened = self._opened.setdefault(key, [])
+        if line["event"] == "incident_opened":
+            opened.append(line["incident_id"])
+        number = opened.index(line["incident_id"])
+        if number >= len(self._truth.incidents.get(key, [])):
+            return  # its run follows
+        incident, details, now = self._truth.incidents[key][number], line["details"], self._product.now
         self._tell(f"{line['incident_id']} {key} {line['event']} {details}")
         match line["event"]:  # what people do, and what happens by itself
             case "incident_resolved" if "via" in details:

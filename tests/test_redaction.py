@@ -49,6 +49,15 @@ def test_a_key_that_only_looks_like_one_is_not(key: str):
     assert redact({key: "value", "n": {key: 7}}) == {key: "value", "n": {key: 7}}
 
 
+def test_the_values_of_a_list_and_the_value_beside_a_name_are_judged_by_that_name():
+    assert redact({"secrets": [SECRET, "shop-tls"], "tokens": [512, SECRET]}) == {
+        "secrets": [REDACTED, "shop-tls"],
+        "tokens": [512, REDACTED],
+    }
+    env = [{"name": "DB_PASSWORD", "value": "hunter"}, {"name": "LOG_LEVEL", "value": "debug"}]
+    assert redact({"env": env}) == {"env": [{"name": "DB_PASSWORD", "value": REDACTED}, env[1]]}
+
+
 @pytest.mark.parametrize(
     "text",
     [

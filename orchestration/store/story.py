@@ -297,7 +297,8 @@ async def read_resumes(tx: AsyncConnection, runs: Sequence[RunRecord]) -> dict[s
     query = select(HistoryRow.run_id, HistoryRow.at, HistoryRow.details).where(*mine).order_by(HistoryRow.id)
     found: dict[str, list[Resume]] = {run.run_id: [] for run in runs}
     for run_id, at, details in await tx.execute(query):
-        found[run_id] += readable(Resume, [{**details, "at": at}])
+        if isinstance(details, dict):  # another version may have written anything
+            found[run_id] += readable(Resume, [{**details, "at": at}])
     return found
 
 
