@@ -13,6 +13,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
 from orchestration.store.database import Database, open_database
+from orchestration.store.policies import StoredPolicies
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
 
@@ -46,6 +47,7 @@ def make_services(
         analysis=LocalAnalysis(),
         kinds=KINDS,
         definitions=DefinitionResolver(database),
+        policies=StoredPolicies(database),
     )
 
 

@@ -1,0 +1,50 @@
+"""The policy as runs use it: the stored version that counts now, with its overrides and calendars."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from orchestration.errors import PipelineError
+from orchestration.policy.active import ActivePolicy
+from orchestration.signals import logger
+from orchestration.store.database import Database, read_clock
+from orchestration.store.definitions import find_policy
+from orchestration.store.oncall import read_schedules
+
+FRESH_SECONDS = 2.0
+"""How long what was read counts: an edit, or an override, counts in every process after that at the latest."""
+
+
+class StoredPolicies:
+    """Finds the policy, as `orchestration.policy.active.PolicySource` requires."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: ActivePolicy | None = None
+        self._read_at: float | None = None
+        self._reading = asyncio.Lock()
+
+    async def active(self) -> ActivePolicy | None:
+        """The policy that counts now. None means that there is none: the default channels are notified.
+
+        Never raises: nothing about a policy may stop a page. Where it cannot be read, the last one that could counts.
+        """
+        async with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at >= FRESH_SECONDS:
+                try:
+                    self._known = await self._read()
+                except PipelineError as error:
+                    logger.error("The policy cannot be read, the last one that could counts: %s", error)
+                except Exception:  # noqa: BLE001 - a bug here must not stop a page
+                    logger.exception("The policy cannot be read, the last one that could counts")
+                self._read_at = time.monotonic()
+            return self._known
+
+    async def _read(self) -> ActivePolicy | None:
+        async with self._database.transaction() as tx:
+            record = await find_policy(tx)
+            if record is None:
+                return None
+            found = await read_schedules(tx, await read_clock(tx))
+        return ActivePolicy(policy=found.policy, version=record.version, rosters=found.rosters)
