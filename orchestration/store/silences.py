@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.alert import Severity, UtcDatetime
+from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.policy.holding import HeldBy, Silence
-from orchestration.policy.matchers import Matcher
+from orchestration.policy.matchers import Matcher, all_match
 from orchestration.redaction import redact_text
 from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.actions import MAX_NOTE_CHARACTERS, Actor
@@ -23,6 +25,9 @@ _COLUMNS = columns_of(_T, Silence)
 
 LONGEST = timedelta(days=366)
 """The longest time for which alerts can be silenced."""
+
+PREVIEW = timedelta(days=7)
+"""How far back a preview looks."""
 
 MOST = 10_000
 """How many silences that have not ended there are at most."""
@@ -80,6 +85,49 @@ async def end_silence(tx: AsyncConnection, silence_id: int) -> Silence:
         )
     await tx.execute(_LOOK_AGAIN)
     return _silence(row)
+
+
+class SilencedIncident(Contract):
+    """An incident all of whose alerts meet the matchers of a silence."""
+
+    id: int
+    title: str
+    severity: Severity
+    opened_at: UtcDatetime
+    fires: bool
+    """Whether it is open."""
+
+
+_MEMBERS = text(
+    f"""
+    select incident.id, incident.title, incident.severity, incident.opened_at,
+        incident.status in {OPEN_STATUSES!r} as fires,
+        jsonb_agg(
+            jsonb_build_object(
+                'severity', alert.severity, 'source', alert.source, 'environment', alert.environment,
+                'alertname', alert.name
+            ) || alert.labels
+        ) as labels
+    from incident
+    join membership on membership.incident_id = incident.id
+    join alert on alert.id = membership.alert_id
+        and (membership.status = 'firing' or incident.status not in {OPEN_STATUSES!r})
+    where incident.status in {OPEN_STATUSES!r} or incident.heard_at > clock_timestamp() - cast(:since as interval)
+    group by incident.id order by incident.id desc limit :limit
+    """
+)
+
+
+async def silenced_incidents(
+    tx: AsyncConnection, matchers: tuple[Matcher, ...], *, since: timedelta
+) -> list[SilencedIncident]:
+    """The open incidents, and those that were heard of since then, that a silence with these matchers keeps back."""
+    rows = (await tx.execute(_MEMBERS, {"since": since, "limit": MOST})).mappings()
+    return [
+        SilencedIncident.model_validate({name: row[name] for name in SilencedIncident.model_fields})
+        for row in rows
+        if all(all_match(matchers, labels) for labels in row["labels"])
+    ]
 
 
 async def list_silences(tx: AsyncConnection, *, ended: bool = False, limit: int = MOST) -> list[Silence]:

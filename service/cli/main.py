@@ -14,7 +14,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, heartbeats, incidents, keys, oncall, policy
+from service.cli import definitions, heartbeats, incidents, keys, oncall, policy, silences
 from service.cli.api import api
 from service.cli.canary import canary
 from service.cli.doctor import doctor
@@ -112,6 +112,7 @@ app.command()(doctor)
 app.command()(canary)
 app.command()(env)
 app.add_typer(incidents.app, name="incidents")
+app.add_typer(silences.app, name="silences")
 app.add_typer(oncall.app, name="oncall")
 app.add_typer(heartbeats.app, name="heartbeats")
 app.add_typer(keys.app, name="keys")
