@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.engine.run import Services
 from orchestration.errors import DefinitionNotFound, PipelineError
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
 from orchestration.store.database import Database
 from service.cli import main
+from tests.life_helpers import opened, push
 
 Run = Callable[..., str]
 
@@ -171,3 +173,40 @@ def test_an_imported_configuration_is_printed_as_a_policy(run: Run, capsys: pyte
     data = json.loads(run("import", "alertmanager", path, "--json"))
     assert data["receivers"]["db"] == ["db-slack", "db-webhook"]
     assert any("global is not taken over" in note for note in data["notes"])
+
+
+@pytest.fixture
+async def two_pages(services: Services) -> None:
+    """Two incidents that somebody was notified of, and a repeat that told nobody."""
+    for name in ("HighCPU", "DiskFull"):
+        await opened(services, name)
+    await push(services, "HighCPU")
+
+
+def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, file: Callable[..., Path]) -> None:
+    del two_pages
+    path = file(
+        'routes:\n  - {name: quiet, matchers: [alertname="DiskFull"], channels: []}\n'
+        '  - {name: cpu, matchers: [alertname="HighCPU"], channels: [phone]}\n'
+    )
+    lines = run("simulate", path, "--since", "1h").splitlines()
+    assert lines[0].startswith(f"{path} against no policy, since ")
+    assert lines[1:4] == [
+        "  2 pages: 0 unchanged, 0 added, 1 removed, 1 changed",
+        "  default channels: 2 pages → 0",
+        "  phone: 0 pages → 1",
+    ]
+    assert sorted(" ".join(line.split()[:2]) for line in lines[5:]) == ["changed 1", "removed 1"]
+    assert any("quiet  default channels  nobody" in line and "DiskFull" in line for line in lines)
+
+    run("apply", path)
+    data = json.loads(run("simulate", file("routes: [{channels: [phone]}]\n", "other.yml"), "--json"))
+    assert (data["pages"], data["unchanged"], data["added"], data["removed"]) == (2, 1, 1, 0)
+    ((group,), (hour,)) = data["changes"], data["changes"][0]["hours"].values()
+    assert (group["route"], group["before"], group["after"], hour) == ("routes[0]", [], ["phone"], 1)
+    with pytest.raises(PipelineError, match="--since: expected a duration such as 30s"):
+        run("simulate", path, "--since", "soon")
+
+    said = run("test", "--incident", "1")
+    assert "By the policy, version 1, at " in said
+    assert "  Notified:  channel phone" in said
