@@ -13,7 +13,7 @@ from orchestration.errors import DefinitionNotFound, PipelineError
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
 from orchestration.store.database import Database
-from service.cli import main
+from service.cli import main, policy
 from tests.life_helpers import opened, push
 
 Run = Callable[..., str]
@@ -43,11 +43,11 @@ def run(database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Runs `alert-pipeline policy …` in this process, without Prefect; what it printed."""
     monkeypatch.setenv("DATABASE_URL", database.url)
 
-    def policy(*words: object, code: int = 0) -> str:
+    def run_policy(*words: object, code: int = 0) -> str:
         assert main.app(["policy", *map(str, words)], standalone_mode=False) == code
         return capsys.readouterr().out
 
-    return policy
+    return run_policy
 
 
 @pytest.fixture
@@ -210,3 +210,9 @@ def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, fil
     said = run("test", "--incident", "1")
     assert "By the policy, version 1, at " in said
     assert "  Notified:  channel phone" in said
+
+
+def test_the_example_of_the_help_is_a_policy():
+    example = str(policy.app.info.epilog).replace("\\[", "[")
+    text = example[example.index("windows:") : example.index("Try it:")]
+    assert read_policy(text).policy.routes[0].routes[1].mute == ("night",)

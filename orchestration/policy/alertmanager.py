@@ -84,7 +84,7 @@ class _Import:
         }
         if self.problems:
             raise BadPolicy(sorted(self.problems, key=lambda problem: problem.line or 0))
-        policy = parse_policy({name: value for name, value in raw.items() if value})
+        policy = parse_policy({name: value for name, value in raw.items() if value}, warn=True)
         self.notes += [f"{warning.field}: {warning.message}" for warning in policy.warnings]
         return Imported(policy=policy, receivers=self._receivers, notes=tuple(dict.fromkeys(self.notes)))
 

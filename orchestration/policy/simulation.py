@@ -71,7 +71,10 @@ def simulate(pages: Iterable[PastPage], present: Policy, other: Policy) -> Simul
     before, after = Counter[str](), Counter[str]()
     count = unchanged = 0
     for page in pages:
-        old, new = (union([decide(policy, each, page.at) for each in page.subjects]) for policy in (present, other))
+        old, new = (
+            union([decide(policy, each, page.at, explain=False) for each in page.subjects])
+            for policy in (present, other)
+        )
         was, now = notified(old), notified(new)
         before.update(was)
         after.update(now)
