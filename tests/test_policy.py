@@ -452,3 +452,14 @@ def test_every_json_text_is_read_as_json(value: Any, ascii_only: bool, indent: A
 def test_whatever_comes_is_a_policy_or_says_what_is_wrong(raw: object) -> None:
     with suppress(BadPolicy):
         assert parse_policy(raw).written == raw
+
+
+@given(ROUTES, LABELS)
+def test_a_decision_is_the_same_with_and_without_its_reasons(
+    routes: list[dict[str, Any]], labels: dict[str, str]
+) -> None:
+    policy = parse_policy({"routes": named(routes)}).policy
+    which = Subject(labels=labels, severity=Severity.INFO, source="s", environment="e")
+    explained, bare = decide(policy, which, NOON), decide(policy, which, NOON, explain=False)
+    assert (explained.targets, bare.path) == (bare.targets, ())
+    assert len(explained.targets) == sum(step.verdict == "chosen" for step in explained.path)

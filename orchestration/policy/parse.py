@@ -37,19 +37,21 @@ def read_policy(text: str | bytes) -> ReadPolicy:
     Raises:
         BadPolicy: all that is wrong, each problem with its line and field.
     """
-    return _parsed(read_document(text))
+    return _parsed(read_document(text), warn=True)
 
 
-def parse_policy(raw: object) -> ReadPolicy:
+def parse_policy(raw: object, *, warn: bool = False) -> ReadPolicy:
     """The policy in a value, such as the store or a block in Prefect has. Its problems have no lines.
+
+    Warnings are for authors: only with `warn` they are looked for.
 
     Raises:
         BadPolicy: all that is wrong, each problem with its field.
     """
-    return _parsed(Document(value=raw, lines={}))
+    return _parsed(Document(value=raw, lines={}), warn=warn)
 
 
-def _parsed(document: Document) -> ReadPolicy:
+def _parsed(document: Document, *, warn: bool) -> ReadPolicy:
     raw = document.value
     if (wrong := out_of_bounds(raw, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH)) is not None:
         raise BadPolicy([_problem(document, (), wrong)])
@@ -68,7 +70,8 @@ def _parsed(document: Document) -> ReadPolicy:
         found.append(_problem(document, ("routes",), f"has {count:,} routes: a policy has at most {MAX_ROUTES:,}"))
     if found:
         raise BadPolicy(_in_order(found))
-    warnings = _in_order([_problem(document, path, message) for path, message in unreachable_routes(policy)])
+    unreachable = unreachable_routes(policy) if warn else ()
+    warnings = _in_order([_problem(document, path, message) for path, message in unreachable])
     return ReadPolicy(policy=policy, written=given, warnings=tuple(warnings))
 
 

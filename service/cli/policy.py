@@ -30,6 +30,7 @@ from service.cli.policy_input import (
     subjects_of_file,
     subjects_of_incident,
 )
+from service.cli.policy_simulate import simulate
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
 from service.definitions import DefinitionService, Outcome
@@ -38,23 +39,15 @@ _EXAMPLE = """\
 A policy is a YAML or JSON file. In this one a critical alert of a database goes to two channels, a quiet one is \
 kept back at night, and everything else goes to the default channels:
 
-windows:
+windows: {night: [{times: ["22:00-24:00", "00:00-07:00"], location: Europe/Lisbon}]}
 
-\u00a0 night: [{times: ["22:00-24:00", "00:00-07:00"], location: Europe/Lisbon}]
+routes: [
 
-routes:
+{name: databases, matchers: [team="db"], channels: [slack-db], routes: [
 
-\u00a0 - name: databases
+{severity: critical, channels: [slack-db, phone]},
 
-\u00a0 \u00a0 matchers: [team="db"]
-
-\u00a0 \u00a0 channels: [slack-db]
-
-\u00a0 \u00a0 routes:
-
-\u00a0 \u00a0 \u00a0 - {severity: critical, channels: [slack-db, phone]}
-
-\u00a0 \u00a0 \u00a0 - {severity: info, mute: night}
+{severity: info, mute: night}]}]
 
 Try it:
 
@@ -204,6 +197,9 @@ def show_way(
             output.print("Together, as one incident", style="bold")
             show_facts({"Notified": said_of(union(decisions))})
     return 0
+
+
+app.command()(simulate)
 
 
 def said_of(decision: Decision) -> str:
