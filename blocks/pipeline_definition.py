@@ -1,4 +1,4 @@
-"""A pipeline definition as a Prefect block, which operators see and edit in Prefect's UI.
+"""A pipeline definition, and the policy, as a Prefect block, which operators see and edit in Prefect's UI.
 
 The database has every version and is the truth; each definition has one block. This module reads, writes and
 deletes the block. `flows/definitions.py` decides what an edit of it means.
@@ -7,6 +7,7 @@ deletes the block. `flows/definitions.py` decides what an edit of it means.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from blocks.prefect_api import SavedBlock, prefect_client, prefect_errors, read_saved_blocks
 from orchestration.contracts import Contract
+from orchestration.definitions import Kind
 
 
 class PipelineDefinition(Block):
@@ -34,6 +36,30 @@ class PipelineDefinition(Block):
     )
 
 
+class AlertPolicy(Block):
+    """The policy of alert-pipeline. The one that counts is called `policy`."""
+
+    _block_type_name = "Alert Policy"
+    _block_type_slug = "alert-policy"
+    _description = "The policy of alert-pipeline: who is notified of which alerts, how and when."
+
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The policy, as in a file: routes, windows, escalations, people and more.",
+    )
+    stored_version: int | None = Field(
+        default=None,
+        description="The version that this block was last written from; alert-pipeline keeps it, leave it as it is.",
+    )
+
+
+BLOCK_TYPES: dict[Kind, type[PipelineDefinition] | type[AlertPolicy]] = {
+    Kind.PIPELINE: PipelineDefinition,
+    Kind.POLICY: AlertPolicy,
+}
+"""The type of the blocks of each kind of definition."""
+
+
 class DefinitionBlock(Contract):
     """The fields of a saved block, valid or not: an operator may have edited it."""
 
@@ -42,34 +68,39 @@ class DefinitionBlock(Contract):
     stored_version: int | None = None
 
 
-_SLUG = PipelineDefinition.get_block_type_slug()
-
-
+@dataclass
 class PrefectBlocks:
-    """The blocks of definitions in Prefect, at the API that Prefect's own settings name.
+    """The blocks of definitions of one kind in Prefect, at the API that Prefect's own settings name.
 
     Each method raises `PrefectUnavailable` if that API does not answer.
     """
 
+    kind: Kind = Kind.PIPELINE
+
+    @property
+    def slug(self) -> str:
+        """How Prefect addresses the type of the blocks."""
+        return BLOCK_TYPES[self.kind].get_block_type_slug()
+
     async def read(self, name: str) -> DefinitionBlock | None:
         """The block of this definition; None if it has none."""
-        found = await read_saved_blocks([_SLUG], name=name)
+        found = await read_saved_blocks([self.slug], name=name)
         return _block(found[0]) if found else None
 
     async def read_all(self) -> list[DefinitionBlock]:
         """The blocks of all definitions."""
-        return [_block(saved) for saved in await read_saved_blocks([_SLUG])]
+        return [_block(saved) for saved in await read_saved_blocks([self.slug])]
 
     async def write(self, name: str, config: dict[str, Any], version: int) -> None:
         """Write this version into the block of the definition, and create the block if it is missing."""
         with prefect_errors():
-            await PipelineDefinition(config=config, stored_version=version).asave(name, overwrite=True)
+            await BLOCK_TYPES[self.kind](config=config, stored_version=version).asave(name, overwrite=True)
 
     async def delete(self, name: str) -> None:
         """Delete the block, if it exists."""
         with prefect_errors(), suppress(ObjectNotFound):
             async with prefect_client() as client:
-                document = await client.read_block_document_by_name(name, _SLUG)
+                document = await client.read_block_document_by_name(name, self.slug)
                 await client.delete_block_document(document.id)
 
 

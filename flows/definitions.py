@@ -1,4 +1,4 @@
-"""The definitions as a run uses them: the stored version, after an edit of the block in Prefect has been stored.
+"""The definitions and the policy as a run uses them: the stored version, after an edit of its block was stored.
 
 The block says which stored version it was written from. If its content is still that version's, nobody edited it; if
 the store has a newer version, the block is written again. Otherwise an operator edited the block: a valid edit becomes
@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from blocks.pipeline_definition import DefinitionBlock, PrefectBlocks
-from orchestration.definitions import NewDefinition
+from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.errors import Unavailable
 from orchestration.graph import BadDefinition, DefinitionProblem, StoredDefinition
+from orchestration.policy.parse import parse_policy
+from orchestration.policy.problems import BadPolicy, PolicyProblem
 from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
@@ -40,18 +42,38 @@ class BrokenBlock(BadDefinition):
         super().__init__(problems)
 
     def __str__(self) -> str:
-        return (
-            f"The block pipeline-definition/{self.name} was edited in Prefect and cannot be used: "
-            f"{'; '.join(self.lines)}. Fix it there, or overwrite it with `alert-pipeline definitions apply`"
-        )
+        return _unusable("pipeline-definition", self.name, self.lines, "definitions apply")
+
+
+class BrokenPolicy(BadPolicy):
+    """The policy's block, which was edited in Prefect into a policy that cannot be used."""
+
+    def __init__(self, problems: Sequence[PolicyProblem]) -> None:
+        self.name = POLICY_NAME
+        super().__init__(problems)
+
+    def __str__(self) -> str:
+        return _unusable("alert-policy", self.name, self.lines, "policy apply")
+
+
+def _unusable(slug: str, name: str, lines: Sequence[str], command: str) -> str:
+    return (
+        f"The block {slug}/{name} was edited in Prefect and cannot be used: {'; '.join(lines)}. "
+        f"Fix it there, or overwrite it with `alert-pipeline {command}`"
+    )
 
 
 class DefinitionResolver:
-    """Finds a definition by name, as `orchestration.graph.DefinitionSource` requires."""
+    """Finds a definition by name, as `orchestration.graph.DefinitionSource` requires; and the policy."""
 
-    def __init__(self, database: Database, *, blocks: PrefectBlocks | None = None) -> None:
+    def __init__(
+        self, database: Database, *, blocks: PrefectBlocks | None = None, policy_blocks: PrefectBlocks | None = None
+    ) -> None:
         self._database = database
-        self._blocks = blocks or PrefectBlocks()
+        self._blocks = {
+            Kind.PIPELINE: blocks or PrefectBlocks(),
+            Kind.POLICY: policy_blocks or PrefectBlocks(Kind.POLICY),
+        }
         self._not_before = 0.0
 
     async def load(self, name: str, version: int | None = None) -> StoredDefinition:
@@ -70,7 +92,7 @@ class DefinitionResolver:
             known = await definitions.find_definition(tx, name)
         try:
             if known is None or known.is_active:
-                await self._store_edit(name, known)
+                await self._store_edit(Kind.PIPELINE, name, known)
         except BrokenBlock as error:
             if known is None:
                 raise
@@ -79,18 +101,39 @@ class DefinitionResolver:
         async with self._database.transaction() as tx:
             return stored(await definitions.get_active(tx, name), note=note)
 
-    async def _store_edit(self, name: str, known: DefinitionRecord | None) -> None:
+    async def load_policy(self) -> StoredDefinition | None:
+        """The version of the policy that counts now. None means that there is none: the default channels.
+
+        A broken block never stops a page: the stored version counts, and its `note` says what is wrong.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        note = ""
+        async with self._database.transaction() as tx:
+            known = await definitions.find_policy(tx)
+        try:
+            await self._store_edit(Kind.POLICY, POLICY_NAME, known)
+        except BrokenPolicy as error:
+            counts = f"version {known.version} of the policy" if known else "no policy"
+            note = f"{counts} counts, as stored. {error}"
+            logger.error("%s", note)
+        async with self._database.transaction() as tx:
+            found = await definitions.find_policy(tx)
+        return stored(found, note=note) if found else None
+
+    async def _store_edit(self, kind: Kind, name: str, known: DefinitionRecord | None) -> None:
         """Store an edit of the block. While Prefect does not answer, the stored version runs."""
         if time.monotonic() < self._not_before:
             return
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-                block = await self._blocks.read(name)
+                block = await self._blocks[kind].read(name)
                 if block is not None:
-                    await sync_block(self._database, self._blocks, block)
+                    await sync_block(self._database, self._blocks[kind], block)
         except (Unavailable, TimeoutError) as error:
             self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
-            version = f"version {known.version}" if known else "nothing"
+            version = f"version {known.version}" if known else "nothing" if kind is Kind.PIPELINE else "no policy"
             why = str(error) or f"Prefect did not show it within {READ_TIMEOUT_SECONDS:g} s"
             logger.warning("The block of %s could not be read (%s): %s runs, as stored", name, why, version)
 
@@ -106,16 +149,16 @@ async def sync_block(database: Database, blocks: PrefectBlocks, block: Definitio
     Returns the current version of the definition; None if the definition does not exist.
 
     Raises:
-        BadDefinition: the block was edited into a definition that cannot run; the store does not change.
+        BrokenBlock, BrokenPolicy: the block was edited into what cannot be used; the store does not change.
         Unavailable: the database or Prefect does not answer.
     """
     async with database.transaction() as tx:
-        current = await definitions.find_definition(tx, block.name)
-        versions = await definitions.list_versions(tx, block.name)
+        current = await definitions.find_definition(tx, block.name, kind=blocks.kind)
+        versions = await definitions.list_versions(tx, block.name, kind=blocks.kind)
     if current is None and block.stored_version is not None:
         return None  # the block of a definition that was deleted
     base = next((version for version in versions if version.version == block.stored_version), None)
-    edited = None if base is not None and block.config == base.config else _read(block)
+    edited = None if base is not None and block.config == base.config else _read(blocks.kind, block)
     if edited is not None and (base is None or base.content_hash != edited.content_hash):
         async with database.transaction() as tx:
             done = await definitions.store_definition(tx, edited, created_by=EDITOR)
@@ -137,7 +180,12 @@ async def write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: De
         await blocks.write(record.name, dict(record.config), record.version)
 
 
-def _read(block: DefinitionBlock) -> NewDefinition:
+def _read(kind: Kind, block: DefinitionBlock) -> NewDefinition:
+    if kind is Kind.POLICY:
+        try:
+            return NewDefinition.of_policy(parse_policy(block.config))
+        except BadPolicy as error:
+            raise BrokenPolicy(error.problems) from None
     try:
         definition = validate_definition(block.config)
         return NewDefinition.of(definition, cast("dict[str, Any]", block.config), name=block.name)

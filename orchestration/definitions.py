@@ -1,9 +1,10 @@
-"""A definition on its way into the store: its name, and by what a changed one is told from the same one."""
+"""What people define, a pipeline or the policy, on its way into the store: its kind, its name, its content's hash."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from enum import StrEnum
 from typing import cast
 
 from pydantic import JsonValue
@@ -12,9 +13,14 @@ from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.graph import Definition
 from orchestration.json_text import to_json
+from orchestration.policy.model import Policy, Route
+from orchestration.policy.parse import ReadPolicy
 from orchestration.redaction import one_line
 
 NAME_CHARACTERS = 64
+
+POLICY_NAME = "policy"
+"""The name of the policy: there is one."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 
@@ -25,9 +31,22 @@ _NODE_IN_ORDER = (
 )
 
 
+class Kind(StrEnum):
+    """What a definition defines. Names are unique within a kind."""
+
+    PIPELINE = "pipeline"
+    POLICY = "policy"
+
+    @property
+    def word(self) -> str:
+        """How a sentence calls one of this kind."""
+        return "definition" if self is Kind.PIPELINE else "policy"
+
+
 class NewDefinition(Contract):
     """A valid definition under the name that it gets."""
 
+    kind: Kind = Kind.PIPELINE
     name: str
     description: str
     tags: list[str]
@@ -52,6 +71,19 @@ class NewDefinition(Contract):
             content_hash=content_hash(definition),
         )
 
+    @classmethod
+    def of_policy(cls, read: ReadPolicy) -> NewDefinition:
+        """A policy that was read from what its author wrote."""
+        said = read.policy.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return cls(
+            kind=Kind.POLICY,
+            name=POLICY_NAME,
+            description=read.policy.description,
+            tags=[],
+            config=dict(read.written),
+            content_hash=_hash_of(said),
+        )
+
 
 def checked_name(name: str | None) -> str:
     """The name, if a definition can have it.
@@ -71,7 +103,10 @@ def checked_name(name: str | None) -> str:
 
 def content_hash(definition: Definition) -> str:
     """By what two definitions that say the same are known, however they are written and whatever they are called."""
-    said = definition.model_dump(mode="json", exclude={"name"})
+    return _hash_of(definition.model_dump(mode="json", exclude={"name"}))
+
+
+def _hash_of(said: object) -> str:
     return hashlib.sha256(to_json(said, sort_keys=True)).hexdigest()
 
 
@@ -82,6 +117,25 @@ def in_order(config: dict[str, JsonValue], *, name: str | None = None) -> dict[s
     if isinstance(nodes, list):
         ordered["nodes"] = [_ordered(node, _NODE_IN_ORDER) if isinstance(node, dict) else node for node in nodes]
     return ordered
+
+
+def policy_in_order(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """A policy's config with the fields of it and of its routes in the order in which people read them."""
+    ordered = _ordered(config, tuple(Policy.model_fields))
+    return {**ordered, "routes": _routes_in_order(ordered["routes"])} if "routes" in ordered else ordered
+
+
+def _routes_in_order(routes: JsonValue) -> JsonValue:
+    if not isinstance(routes, list):
+        return routes
+    order = tuple(field.alias or name for name, field in Route.model_fields.items())
+    ordered = [_ordered(route, order) if isinstance(route, dict) else route for route in routes]
+    return [
+        {**route, "routes": _routes_in_order(route["routes"])}
+        if isinstance(route, dict) and "routes" in route
+        else route
+        for route in ordered
+    ]
 
 
 def _ordered(values: dict[str, JsonValue], order: tuple[str, ...]) -> dict[str, JsonValue]:

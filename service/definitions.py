@@ -1,4 +1,5 @@
-"""What people do with definitions: apply, enable, disable, roll back, delete. The store first, then Prefect.
+"""What people do with definitions and the policy: apply, enable, disable, roll back, delete. First the store, then
+Prefect.
 
 Everything works without Prefect too: a worker brings Prefect up to date when it starts, and once a minute.
 """
@@ -9,14 +10,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.contracts import Contract
-from orchestration.definitions import NewDefinition
+from orchestration.definitions import Kind, NewDefinition
 from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 
-LATER = "a worker writes its block and its deployment when Prefect answers"
+_LATER = {
+    Kind.PIPELINE: "a worker writes its block and its deployment when Prefect answers",
+    Kind.POLICY: "a worker writes its block when Prefect answers",
+}
 
 
 class Outcome(Contract):
@@ -33,14 +37,16 @@ class Outcome(Contract):
 
 @dataclass(frozen=True, kw_only=True)
 class DefinitionService:
-    """Changes definitions, and shows them in Prefect. `prefect_api_url` None means that no Prefect can be reached.
+    """Changes definitions of one kind, and shows them in Prefect.
 
+    `prefect_api_url` None means that no Prefect can be reached.
     Each method raises `Unavailable` if the database does not answer.
     """
 
     database: Database
     settings: Settings
     prefect_api_url: str | None = None
+    kind: Kind = Kind.PIPELINE
 
     async def apply(self, new: NewDefinition, *, created_by: str) -> Outcome:
         """Store this as the version that runs. Applied again it changes nothing.
@@ -56,7 +62,7 @@ class DefinitionService:
         return await self._outcome(stored.change.value, stored.definition, notes)
 
     async def set_active(self, name: str, *, active: bool) -> Outcome:
-        """Enable or disable a definition.
+        """Enable or disable a pipeline definition.
 
         Raises:
             DefinitionNotFound: there is none.
@@ -72,7 +78,7 @@ class DefinitionService:
             DefinitionNotFound: there is no such definition, or no such version.
         """
         async with self.database.transaction() as tx:
-            record = await definitions.activate_version(tx, name, version)
+            record = await definitions.activate_version(tx, name, version, kind=self.kind)
         return await self._outcome("rolled_back", record, [])
 
     async def delete(self, name: str) -> Outcome:
@@ -82,7 +88,7 @@ class DefinitionService:
             DefinitionNotFound: there is none.
         """
         async with self.database.transaction() as tx:
-            record = await definitions.delete_definition(tx, name)
+            record = await definitions.delete_definition(tx, name, kind=self.kind)
         return await self._outcome("deleted", record, [])
 
     async def _outcome(self, change: str, record: DefinitionRecord, notes: list[str]) -> Outcome:
@@ -92,7 +98,7 @@ class DefinitionService:
     async def _in_prefect(self, step: Literal["store_edit", "show"], name: str, notes: list[str]) -> bool:
         """Do this step at our Prefect. Returns whether Prefect answered; a note says why not."""
         if self.prefect_api_url is None:
-            notes.append(f"Prefect does not run here: {LATER}")
+            notes.append(f"Prefect does not run here: {_LATER[self.kind]}")
             return False
         # Prefect takes 1.5 s to import. A command without Prefect must not wait for that.
         from prefect.settings import temporary_settings
@@ -103,10 +109,10 @@ class DefinitionService:
         try:
             with temporary_settings(address_settings(self.settings, self.prefect_api_url)):
                 if step == "store_edit":
-                    notes += await store_edit(self.database, name)
+                    notes += await store_edit(self.database, self.kind, name)
                 else:
-                    await show(self.database, name)
+                    await show(self.database, self.kind, name)
         except Unavailable as error:
-            notes.append(f"{error}: {LATER}")
+            notes.append(f"{error}: {_LATER[self.kind]}")
             return False
         return True

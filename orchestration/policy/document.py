@@ -75,6 +75,7 @@ def read_document(text: str | bytes, *, plain_text: bool = False) -> Document:
 
 # The stubs of PyYAML say little of what it takes and gives.
 _parse: Any = cast("Any", yaml).parse
+_dump: Any = cast("Any", yaml).dump
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -156,6 +157,32 @@ def _scalar(text: str, *, plain_text: bool) -> object:
     if _BASED.fullmatch(text):
         return int(text, 0)
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts in quotes where this module would read them as something else."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        """Repeat a value that is there twice: nobody wants to read aliases that a program has made."""
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        """Indent the items of a list below its key."""
+        return super().increase_indent(flow, False)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = isinstance(_scalar(text, plain_text=False), str)
+    return cast("Any", dumper).represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def write_document(value: object) -> str:
+    """A value as a YAML text that `read_document()` reads as the same value. Objects keep the order of their fields."""
+    text: str = _dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 class _Reader:

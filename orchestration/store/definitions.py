@@ -1,4 +1,5 @@
-"""Pipeline definitions: all versions are kept, one version of a name is current, and it is active unless disabled."""
+"""Pipeline definitions and the policy: all versions are kept, one version of a name is current, and it is active
+unless disabled."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.definitions import NewDefinition
+from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.errors import DefinitionDisabled, DefinitionNotFound
 from orchestration.graph import StoredDefinition
 from orchestration.redaction import one_line
@@ -25,6 +26,7 @@ _T = DefinitionRow
 class DefinitionRecord(Contract):
     """A row of `definition`: one version of one definition."""
 
+    kind: Kind = Kind.PIPELINE
     name: str
     version: int
     description: str = ""
@@ -67,14 +69,16 @@ async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, cr
 
     A definition that an operator disabled stays disabled: its new version is stored, and no run executes it.
     """
-    await _lock(tx, definition.name)
-    current = await find_definition(tx, definition.name)
+    kind, name = definition.kind, definition.name
+    await _lock(tx, kind, name)
+    current = await find_definition(tx, name, kind=kind)
     if current is not None and current.content_hash == definition.content_hash:
         return Stored(change=Change.UNCHANGED, definition=current)
-    await _retire(tx, definition.name)
-    known = select(func.coalesce(func.max(_T.version), 0) + 1).where(_T.name == definition.name)
+    await _retire(tx, kind, name)
+    known = select(func.coalesce(func.max(_T.version), 0) + 1).where(_T.kind == kind, _T.name == name)
     row = insert(_T).values(
-        name=definition.name,
+        kind=kind,
+        name=name,
         version=(await tx.execute(known)).scalar_one(),
         description=definition.description,
         config=definition.config,
@@ -88,15 +92,17 @@ async def store_definition(tx: AsyncConnection, definition: NewDefinition, *, cr
     return Stored(change=Change.CREATED if current is None else Change.CHANGED, definition=stored)
 
 
-async def get_definition(tx: AsyncConnection, name: str, version: int | None = None) -> DefinitionRecord:
+async def get_definition(
+    tx: AsyncConnection, name: str, version: int | None = None, *, kind: Kind = Kind.PIPELINE
+) -> DefinitionRecord:
     """A version of a definition; None means the current version. Old versions are never deleted.
 
     Raises:
         DefinitionNotFound: there is no such version, or the definition was deleted and `version` is None.
     """
-    found = await find_definition(tx, name, version)
+    found = await find_definition(tx, name, version, kind=kind)
     if found is None:
-        raise await _missing(tx, name, version)
+        raise await _missing(tx, kind, name, version)
     return found
 
 
@@ -121,63 +127,69 @@ def disabled(name: str) -> DefinitionDisabled:
     )
 
 
-async def find_definition(tx: AsyncConnection, name: str, version: int | None = None) -> DefinitionRecord | None:
+async def find_definition(
+    tx: AsyncConnection, name: str, version: int | None = None, *, kind: Kind = Kind.PIPELINE
+) -> DefinitionRecord | None:
     """A version of a definition; without a number the current version. None means that there is no such version."""
-    found = await _versions(tx, name, _T.is_current if version is None else _T.version == version)
+    found = await _versions(tx, kind, name, _T.is_current if version is None else _T.version == version)
     return found[0] if found else None
 
 
-async def list_definitions(tx: AsyncConnection, *, include_inactive: bool = False) -> list[DefinitionRecord]:
+async def list_definitions(
+    tx: AsyncConnection, *, include_inactive: bool = False, kind: Kind = Kind.PIPELINE
+) -> list[DefinitionRecord]:
     """The current version of each definition, by name; with or without disabled definitions."""
-    query = select(*_COLUMNS).where(_T.is_current if include_inactive else _T.is_active).order_by(_T.name)
-    return await _read(tx, query)
+    shown = _T.is_current if include_inactive else _T.is_active
+    return await _read(tx, select(*_COLUMNS).where(_T.kind == kind, shown).order_by(_T.name))
 
 
-async def list_versions(tx: AsyncConnection, name: str) -> list[DefinitionRecord]:
+async def list_versions(tx: AsyncConnection, name: str, *, kind: Kind = Kind.PIPELINE) -> list[DefinitionRecord]:
     """All versions of a definition, newest first, also of a deleted definition."""
-    return await _versions(tx, name)
+    return await _versions(tx, kind, name)
 
 
 async def set_active(tx: AsyncConnection, name: str, *, active: bool) -> DefinitionRecord:
-    """Enable or disable a definition. Returns its current version after that.
+    """Enable or disable a pipeline definition. Returns its current version after that.
 
     Raises:
         DefinitionNotFound: there is no such definition, or it was deleted.
     """
-    await _lock(tx, name)
+    await _lock(tx, Kind.PIPELINE, name)
     found = await get_definition(tx, name)
     if found.is_active is active:
         return found
     return await _mark(tx, found, is_active=active)
 
 
-async def activate_version(tx: AsyncConnection, name: str, version: int) -> DefinitionRecord:
+async def activate_version(
+    tx: AsyncConnection, name: str, version: int, *, kind: Kind = Kind.PIPELINE
+) -> DefinitionRecord:
     """Make this version current and active again. This also restores a disabled or deleted definition.
 
     Raises:
         DefinitionNotFound: there is no such version.
     """
-    await _lock(tx, name)
-    found = await get_definition(tx, name, version)
-    await _retire(tx, name)
+    await _lock(tx, kind, name)
+    found = await get_definition(tx, name, version, kind=kind)
+    await _retire(tx, kind, name)
     return await _mark(tx, found, is_current=True, is_active=True)
 
 
-async def delete_definition(tx: AsyncConnection, name: str) -> DefinitionRecord:
+async def delete_definition(tx: AsyncConnection, name: str, *, kind: Kind = Kind.PIPELINE) -> DefinitionRecord:
     """Delete a definition. Returns the version that was current. Its old runs can still be resumed.
 
     Raises:
         DefinitionNotFound: there is no such definition, or it was deleted before.
     """
-    await _lock(tx, name)
-    found = await get_definition(tx, name)
-    await _retire(tx, name)
+    await _lock(tx, kind, name)
+    found = await get_definition(tx, name, kind=kind)
+    await _retire(tx, kind, name)
     return found
 
 
-async def _lock(tx: AsyncConnection, name: str) -> None:
+async def _lock(tx: AsyncConnection, kind: Kind, name: str) -> None:
     """Lock the definition until the transaction ends; wait for another process that has the lock."""
-    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"definition/{name}"})
+    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"{kind.word}/{name}"})
 
 
 async def _read(tx: AsyncConnection, query: Executable) -> list[DefinitionRecord]:
@@ -185,30 +197,33 @@ async def _read(tx: AsyncConnection, query: Executable) -> list[DefinitionRecord
 
 
 async def _versions(
-    tx: AsyncConnection, name: str, *conditions: ColumnElement[bool] | InstrumentedAttribute[bool]
+    tx: AsyncConnection, kind: Kind, name: str, *conditions: ColumnElement[bool] | InstrumentedAttribute[bool]
 ) -> list[DefinitionRecord]:
     """The versions of a definition that meet these conditions, newest first."""
     if "\x00" in name:  # PostgreSQL does not accept it in a parameter, and the name may come from any user
         return []
-    return await _read(tx, select(*_COLUMNS).where(_T.name == name, *conditions).order_by(_T.version.desc()))
+    query = select(*_COLUMNS).where(_T.kind == kind, _T.name == name, *conditions)
+    return await _read(tx, query.order_by(_T.version.desc()))
 
 
-async def _retire(tx: AsyncConnection, name: str) -> None:
+async def _retire(tx: AsyncConnection, kind: Kind, name: str) -> None:
     await tx.execute(
         update(_T)
-        .where(_T.name == name, _T.is_current)
+        .where(_T.kind == kind, _T.name == name, _T.is_current)
         .values(is_current=False, is_active=False, updated_at=func.clock_timestamp())
     )
 
 
 async def _mark(tx: AsyncConnection, found: DefinitionRecord, **marks: bool) -> DefinitionRecord:
-    change = update(_T).where(_T.name == found.name, _T.version == found.version)
+    change = update(_T).where(_T.kind == found.kind, _T.name == found.name, _T.version == found.version)
     query = change.values(**marks, updated_at=func.clock_timestamp()).returning(*_COLUMNS)
     return (await _read(tx, query))[0]
 
 
-async def _missing(tx: AsyncConnection, name: str, version: int | None) -> DefinitionNotFound:
-    kept = [stored.version for stored in await list_versions(tx, name)]
+async def _missing(tx: AsyncConnection, kind: Kind, name: str, version: int | None) -> DefinitionNotFound:
+    kept = [stored.version for stored in await list_versions(tx, name, kind=kind)]
+    if kind is Kind.POLICY:
+        return _no_policy(kept, version)
     if not kept:
         known = ", ".join(stored.name for stored in await list_definitions(tx, include_inactive=True)) or "none"
         return DefinitionNotFound(f"There is no definition {one_line(name, 80)!r}; stored are: {known}")
@@ -219,6 +234,23 @@ async def _missing(tx: AsyncConnection, name: str, version: int | None) -> Defin
         )
     versions = ", ".join(str(number) for number in reversed(kept))
     return DefinitionNotFound(f"The definition {name!r} has no version {version}; it has: {versions}")
+
+
+def _no_policy(kept: list[int], version: int | None) -> DefinitionNotFound:
+    if not kept:
+        return DefinitionNotFound(
+            "There is no policy: everybody is notified on the default channels. Store one with "
+            "`alert-pipeline policy apply FILE`"
+        )
+    if version is None:
+        return DefinitionNotFound(f"The policy was deleted: `alert-pipeline policy rollback {kept[0]}` brings it back")
+    versions = ", ".join(str(number) for number in reversed(kept))
+    return DefinitionNotFound(f"The policy has no version {version}; it has: {versions}")
+
+
+async def find_policy(tx: AsyncConnection) -> DefinitionRecord | None:
+    """The current version of the policy. None means that there is none: the default channels."""
+    return await find_definition(tx, POLICY_NAME, kind=Kind.POLICY)
 
 
 class StoredDefinitions:

@@ -408,11 +408,12 @@ class UsedSignatureRow(Base):
 
 
 class DefinitionRow(Base):
-    """One version of a pipeline definition. A version is never changed, because runs refer to it."""
+    """One version of a pipeline definition or of the policy. A version is never changed, because runs refer to it."""
 
     __tablename__ = "definition"
 
     id: Mapped[RowId]
+    kind: Mapped[str] = mapped_column(server_default="pipeline")
     name: Mapped[str]
     version: Mapped[int]
     description: Mapped[str] = mapped_column(server_default="")
@@ -426,10 +427,10 @@ class DefinitionRow(Base):
     updated_at: Mapped[Now]
 
     __table_args__ = (
-        UniqueConstraint("name", "version"),
+        UniqueConstraint("kind", "name", "version"),
         # Runs execute the current version, unless the definition is disabled. A definition without a current version
         # was deleted.
-        Index("uq_definition_current", "name", unique=True, postgresql_where=text("is_current")),
+        Index("uq_definition_current", "kind", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
     )
 

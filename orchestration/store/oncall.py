@@ -15,7 +15,7 @@ from orchestration.policy.parse import parse_policy
 from orchestration.policy.schedules import HORIZON, Roster
 from orchestration.redaction import shown
 from orchestration.store.calendars import OLD_AFTER, StoredCalendar, calendar_key, calendar_name, read_calendars
-from orchestration.store.definitions import find_definition
+from orchestration.store.definitions import find_policy
 from orchestration.store.overrides import list_overrides
 
 
@@ -45,7 +45,7 @@ class Schedules:
 
 async def read_policy(tx: AsyncConnection) -> Policy:
     """The policy that counts now. It is empty if none is stored."""
-    record = await find_definition(tx, "policy")
+    record = await find_policy(tx)
     return Policy() if record is None else parse_policy(record.config).policy
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Stage
+from orchestration.definitions import Kind
 from orchestration.graph import BadDefinition, parse_definition
 from orchestration.graph.drawing import draw
 from orchestration.reasons import in_words
@@ -232,6 +233,8 @@ def _definition_state(row: Any) -> Markup:
 
 
 def _definition_graph(row: Any) -> Markup:
+    if row.kind == Kind.POLICY:
+        return formatting.block("A policy has no graph: alert-pipeline policy show")
     try:
         return formatting.block("\n".join(draw(parse_definition(row.config, KINDS.by_type))))
     except BadDefinition as error:
@@ -239,11 +242,14 @@ def _definition_graph(row: Any) -> Markup:
 
 
 class DefinitionView(RecordView, model=DefinitionRow):
-    """Every version of every pipeline definition."""
+    """Every version of every pipeline definition and of the policy."""
 
     address = "definitions"
     name = "Definition"
-    about = "Every version of every pipeline definition. They are changed with the command alert-pipeline definitions."
+    about = (
+        "Every version of every pipeline definition and of the policy. They are changed with the commands "
+        "alert-pipeline definitions and alert-pipeline policy."
+    )
     search_hint = search_column = "name"
     extra_columns = ("is_active", "is_current", "config")
     columns = (
@@ -251,6 +257,7 @@ class DefinitionView(RecordView, model=DefinitionRow):
         Column("name", "Definition", show_row=lambda row: formatting.link(f"/definitions/{row.id}/", row.name)),
         Column("version", "Version"),
         Column("description", "Description"),
+        Column("kind", "Kind"),
         Column("node_count", "Nodes", show_row=lambda row: len(row.config.get("nodes") or ())),
         Column("created_by", "By"),
         Column("created_at", "Created", formatting.ago),
@@ -260,6 +267,7 @@ class DefinitionView(RecordView, model=DefinitionRow):
         Column("name", "Definition"),
         Column("version", "Version"),
         Column("description", "Description"),
+        Column("kind", "Kind"),
         Column("tags", "Tags", ", ".join),
         Column("created_by", "By"),
         Column("created_at", "Created", formatting.moment),

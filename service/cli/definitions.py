@@ -90,7 +90,7 @@ def apply(
     new = read_new_definitions(given, samples=samples, name=name)
 
     async def work(service: DefinitionService) -> list[Outcome]:
-        return [await service.apply(each, created_by=_user_name()) for each in new]
+        return [await service.apply(each, created_by=user_name()) for each in new]
 
     outcomes = _with_service(work)
     if json:
@@ -250,7 +250,7 @@ def _with_service(work: Callable[[DefinitionService], Awaitable[T]]) -> T:
     return read_at(settings, with_service)
 
 
-def _user_name() -> str:
+def user_name() -> str:
     """The name of the user at the command line, for the record of who applied a version."""
     try:
         return getpass.getuser()
@@ -259,7 +259,7 @@ def _user_name() -> str:
 
 
 def _as_data(record: DefinitionRecord) -> dict[str, Any]:
-    data = record.model_dump(mode="json", exclude={"config", "content_hash", "is_current"})
+    data = record.model_dump(mode="json", exclude={"kind", "config", "content_hash", "is_current"})
     return {**data, "node_count": record.node_count}
 
 
@@ -293,7 +293,7 @@ def _table(records: Sequence[DefinitionRecord]) -> Table:
         table.add_row(
             record.name,
             str(record.version),
-            Text(_state_of(record), style="green" if record.is_active else "yellow"),
+            Text(state_of(record), style="green" if record.is_active else "yellow"),
             str(record.node_count),
             ", ".join(record.tags),
             f"{record.updated_at:%Y-%m-%d %H:%M}",
@@ -303,14 +303,15 @@ def _table(records: Sequence[DefinitionRecord]) -> Table:
     return table
 
 
-def _state_of(record: DefinitionRecord) -> str:
+def state_of(record: DefinitionRecord) -> str:
+    """Whether a version is used: active, disabled, or kept for what refers to it."""
     if record.is_active:
         return "active"
     return "disabled" if record.is_current else "kept"
 
 
 def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionRecord]) -> None:
-    output.print(f"{record.name}, version {record.version}: {_state_of(record)}", style="bold")
+    output.print(f"{record.name}, version {record.version}: {state_of(record)}", style="bold")
     facts = {
         "What": record.description or None,
         "Tags": ", ".join(record.tags) or None,
@@ -322,7 +323,7 @@ def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionReco
     output.print("  Versions", style="bold")
     for each in versions:
         when = f"{each.created_at:%Y-%m-%d %H:%M}"
-        output.print(f"    {each.version:>3}  {_state_of(each):<8}  {when}  {each.created_by}")
+        output.print(f"    {each.version:>3}  {state_of(each):<8}  {when}  {each.created_by}")
 
 
 def _show_graph(definition: Definition, *, indent: str = "") -> None:

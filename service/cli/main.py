@@ -14,7 +14,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, incidents, keys, oncall
+from service.cli import definitions, incidents, keys, oncall, policy
 from service.cli.api import api
 from service.cli.doctor import doctor
 from service.cli.env import env
@@ -113,6 +113,7 @@ app.add_typer(incidents.app, name="incidents")
 app.add_typer(oncall.app, name="oncall")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
+app.add_typer(policy.app, name="policy")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The definitions in Prefect: each has a block, and a deployment `definition-pipeline/NAME`.
+"""The definitions in Prefect: each has a block, and a deployment `definition-pipeline/NAME`. The policy has a block.
 
 The store is the truth. This module writes it to Prefect, and stores what operators edited there.
 """
@@ -14,19 +14,21 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
+from blocks.pipeline_definition import BLOCK_TYPES, DefinitionBlock, PrefectBlocks
 from blocks.prefect_api import prefect_errors
 from flows.definition_pipeline import definition_pipeline
-from flows.definitions import BrokenBlock, sync_block, write_block
-from orchestration.definitions import checked_name
+from flows.definitions import BrokenBlock, BrokenPolicy, sync_block, write_block
+from orchestration.definitions import POLICY_NAME, Kind, checked_name
 from orchestration.errors import BadInput
-from orchestration.graph import BadDefinition
 from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current, wanted_deployments
 from service.mirror.flow_runs import DEFINITION_FLOW_NAME, definition_deployments
+
+POLICY_BLOCK = f"{BLOCK_TYPES[Kind.POLICY].get_block_type_slug()}/{POLICY_NAME}"
+"""The address of the policy's block. No definition can have this name."""
 
 DISABLED = "disabled"
 """The tag of a deployment that we paused because its definition is disabled. An operator's pause has no tag."""
@@ -45,79 +47,108 @@ def own_flows() -> dict[str, Flow[..., Any]]:
     return {**flows, DEFINITION_ENTRYPOINT: definition_pipeline}
 
 
-async def store_edit(database: Database, name: str) -> list[str]:
+async def store_edit(database: Database, kind: Kind, name: str) -> list[str]:
     """Store an edit of the block before the block is overwritten. Returns a sentence if the edit is unusable.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
     """
-    blocks = PrefectBlocks()
+    blocks = PrefectBlocks(kind)
     try:
         if (block := await blocks.read(name)) is not None:
             await sync_block(database, blocks, block)
-    except BadDefinition as error:
+    except (BrokenBlock, BrokenPolicy) as error:
         return [f"its block had an edit that could not be used ({'; '.join(error.lines)}): the edit was overwritten"]
     return []
 
 
-async def show(database: Database, name: str) -> None:
+async def show(database: Database, kind: Kind, name: str) -> None:
     """Write a definition to Prefect as it is stored now. Delete its block and deployment if it was deleted.
+
+    The policy has no deployment.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
     """
     async with database.transaction() as tx:
-        record = await definitions.find_definition(tx, name)
-    blocks = PrefectBlocks()
+        record = await definitions.find_definition(tx, name, kind=kind)
+    blocks = PrefectBlocks(kind)
     with prefect_errors():
         async with get_client() as client:
             if record is None:
                 await blocks.delete(name)
-                await _forget_deployment(client, name)
             else:
                 await write_block(blocks, record, await blocks.read(name))
+            if kind is Kind.POLICY:
+                return
+            if record is None:
+                await _forget_deployment(client, name)
+            else:
                 await ensure_pool(client)  # if no worker was ever started on this Prefect
                 await _show_deployment(client, record)
 
 
 async def sync(client: PrefectClient, database: Database) -> dict[str, str]:
-    """Write every definition to Prefect, and store the blocks that were edited or created there.
+    """Write every definition and the policy to Prefect, and store the blocks that were edited or created there.
 
     Returns:
-        What is wrong with the blocks that were edited into something that cannot run, by the definition's name.
+        What is wrong with the blocks that were edited into something that cannot be used, by the definition's name;
+        the policy's is `POLICY_BLOCK`.
 
     Raises:
         Unavailable: the database does not answer.
         Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
-    await PipelineDefinition.aregister_type_and_schema(client=client)
-    blocks = PrefectBlocks()
+    _, broken_policy = await _sync_blocks(client, database, Kind.POLICY)
+    stored, broken = await _sync_blocks(client, database, Kind.PIPELINE)
+    deployed = {deployment.name: deployment for deployment in await definition_deployments(client)}
+    for record in stored:
+        # Usually nothing has changed: one request for all deployments is enough to know that.
+        if not _is_shown(deployed.get(record.name), record):
+            await _show_deployment(client, record)
+    for name in deployed.keys() - {record.name for record in stored}:
+        await _forget_deployment(client, name)
+    return broken | ({POLICY_BLOCK: broken_policy[POLICY_NAME]} if broken_policy else {})
+
+
+async def _sync_blocks(
+    client: PrefectClient, database: Database, kind: Kind
+) -> tuple[list[DefinitionRecord], dict[str, str]]:
+    """Bring the store and the blocks of one kind in step. Returns what is stored then, and which blocks are broken."""
+    await BLOCK_TYPES[kind].aregister_type_and_schema(client=client)
+    blocks = PrefectBlocks(kind)
     found = {block.name: block for block in await blocks.read_all()}
     broken: dict[str, str] = {}
     for block in found.values():
         try:
-            checked_name(block.name)
+            _check_name(kind, block)
             await sync_block(database, blocks, block)
-        except BrokenBlock as error:
+        except (BrokenBlock, BrokenPolicy) as error:
             broken[block.name] = str(error)
         except BadInput as error:
             logger.warning("%s", error)
     async with database.transaction() as tx:
-        stored = await definitions.list_definitions(tx, include_inactive=True)
-    deployed = {deployment.name: deployment for deployment in await definition_deployments(client)}
+        stored = await definitions.list_definitions(tx, include_inactive=True, kind=kind)
     for record in stored:
         if record.name not in found:
             await write_block(blocks, record, None)
-        # Usually nothing has changed: one request for all deployments is enough to know that.
-        if not _is_shown(deployed.get(record.name), record):
-            await _show_deployment(client, record)
     names = {record.name for record in stored}
     for name, block in found.items():
         if name not in names and block.stored_version is not None:
             await blocks.delete(name)
-    for name in deployed.keys() - names:
-        await _forget_deployment(client, name)
-    return broken
+    return stored, broken
+
+
+def _check_name(kind: Kind, block: DefinitionBlock) -> None:
+    """Check that a block can be one of ours.
+
+    Raises:
+        BadInput: a definition cannot have its name, or it is a second policy.
+    """
+    if kind is Kind.PIPELINE:
+        checked_name(block.name)
+    elif block.name != POLICY_NAME:
+        raise BadInput(f"The block alert-policy/{block.name} counts for nothing: the policy is {POLICY_BLOCK}")
 
 
 async def _show_deployment(client: PrefectClient, record: DefinitionRecord) -> None:

@@ -32,11 +32,16 @@ class BrokenBlocks:
             over = name not in broken
             alert = own_alert(
                 f"{_ABOUT}{name}",
-                f"Pipeline definition {name} was edited into something that cannot run",
-                "It can run again." if over else f"The version before the edit runs meanwhile. {broken[name]}",
+                f"{_called(name)} was edited into something that cannot be used",
+                "It can be used again." if over else f"The version before the edit counts meanwhile. {broken[name]}",
                 over=over,
                 severity=Severity.WARNING,
                 labels={"definition": name},
             )
             await report(services, alert)
             self._reported ^= {name}
+
+
+def _called(name: str) -> str:
+    # Only the policy's name is the address of its block: `service.mirror.definitions.POLICY_BLOCK`.
+    return "The policy" if "/" in name else f"Pipeline definition {name}"

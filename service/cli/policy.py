@@ -1,0 +1,338 @@
+"""The commands `alert-pipeline policy …`: store, show, test and roll back the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.definitions import POLICY_NAME, Kind, NewDefinition, policy_in_order
+from orchestration.policy.document import write_document
+from orchestration.policy.model import Route
+from orchestration.policy.parse import parse_policy
+from orchestration.policy.problems import PolicyProblem
+from orchestration.policy.routing import Decision, Verdict, decide, union
+from orchestration.settings import load_settings
+from orchestration.store import definitions as store
+from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.definitions import DefinitionRecord
+from service.cli import policy_import
+from service.cli.definitions import Version, state_of, user_name
+from service.cli.policy_input import (
+    BadPolicyFile,
+    NamedSubject,
+    PolicyInUse,
+    moment_of,
+    read_policy_file,
+    stored_policy,
+    subjects_of_alert,
+    subjects_of_file,
+    subjects_of_incident,
+)
+from service.cli.reader import read, read_at
+from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
+from service.definitions import DefinitionService, Outcome
+
+_EXAMPLE = """\
+A policy is a YAML or JSON file. In this one a critical alert of a database goes to two channels, a quiet one is \
+kept back at night, and everything else goes to the default channels:
+
+windows:
+
+\u00a0 night: [{times: ["22:00-24:00", "00:00-07:00"], location: Europe/Lisbon}]
+
+routes:
+
+\u00a0 - name: databases
+
+\u00a0 \u00a0 matchers: [team="db"]
+
+\u00a0 \u00a0 channels: [slack-db]
+
+\u00a0 \u00a0 routes:
+
+\u00a0 \u00a0 \u00a0 - {severity: critical, channels: [slack-db, phone]}
+
+\u00a0 \u00a0 \u00a0 - {severity: info, mute: night}
+
+Try it:
+
+alert-pipeline policy validate policy.yml
+
+alert-pipeline policy test --policy policy.yml --alert '{"alertname": "DiskFull", "severity": "critical", "team": "db"}'
+
+alert-pipeline policy apply policy.yml
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="The policy: who is notified of which alerts, how and when. Apply, show, test and roll back.",
+    epilog=_EXAMPLE.replace("[", "\\["),  # rich reads brackets as markup
+)
+app.add_typer(policy_import.app, name="import")
+
+PolicyFile = Annotated[str, typer.Argument(metavar="FILE", help="A YAML or JSON file with a policy; - is stdin.")]
+
+_MARKS = {Verdict.CHOSEN: "✓", Verdict.MUTED: "-", Verdict.PASSED_ON: "↓", Verdict.NOT_MATCHED: "·"}
+
+
+@app.command()
+def apply(file: PolicyFile, json: Json = False) -> int:
+    """Store a policy and use it from now on. A changed policy becomes the next version.
+
+    A policy with a problem is not stored. Where Prefect runs, the block alert-policy/policy is updated as well.
+    """
+    found = read_policy_file(file)
+    outcome = _with_service(lambda service: service.apply(NewDefinition.of_policy(found), created_by=user_name()))
+    warnings = [f"warning: {warning}" for warning in found.warnings]
+    _show_outcome(outcome.model_copy(update={"notes": [*warnings, *outcome.notes]}), json=json)
+    return 0
+
+
+@app.command()
+def show(version: Version = None, json: Json = False) -> int:
+    """Show the policy with its routes and its versions."""
+
+    async def query(tx: AsyncConnection) -> tuple[DefinitionRecord, list[DefinitionRecord]]:
+        found = await store.get_definition(tx, POLICY_NAME, version, kind=Kind.POLICY)
+        return found, await store.list_versions(tx, POLICY_NAME, kind=Kind.POLICY)
+
+    record, versions = read(load_settings(), query)
+    if json:
+        data = {**_as_data(record), "config": policy_in_order(record.config)}
+        as_json({**data, "versions": [_as_data(each) for each in versions]})
+    else:
+        _show_policy(record, versions)
+    return 0
+
+
+@app.command()
+def validate(file: PolicyFile, json: Json = False) -> int:
+    """List all problems of a policy, by line and field. Exit code: 0, or 1 if there is a problem."""
+    try:
+        found = read_policy_file(file)
+    except BadPolicyFile as error:
+        if json:
+            as_json({"file": file, "valid": False, "errors": _problems_as_data(error.problems), "warnings": []})
+        else:
+            count = len(error.problems) + error.more
+            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
+            for line in error.lines:
+                output.print(f"    {line}")
+        return 1
+    if json:
+        as_json({"file": file, "valid": True, "errors": [], "warnings": _problems_as_data(found.warnings)})
+    else:
+        output.print(f"✓ {file}: valid, {_count(found.policy.routes)} routes")
+        for warning in found.warnings:
+            output.print(f"    warning: {warning}", style="yellow")
+    return 0
+
+
+@app.command()
+def export(version: Version = None) -> int:
+    """Print the policy as YAML. To change it: `… export > policy.yml`, edit the file, and apply it."""
+    record = read(load_settings(), lambda tx: store.get_definition(tx, POLICY_NAME, version, kind=Kind.POLICY))
+    output.print(write_document(policy_in_order(record.config)).rstrip())
+    return 0
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(min=1, max=2_000_000_000, help="The version to use from now on.")],
+    json: Json = False,
+) -> int:
+    """Use an earlier version of the policy again. This also restores a deleted policy."""
+    _show_outcome(_with_service(lambda service: service.rollback(POLICY_NAME, version)), json=json)
+    return 0
+
+
+@app.command()
+def delete(json: Json = False) -> int:
+    """Delete the policy: everything goes to the default channels, as if there had never been one."""
+    _show_outcome(_with_service(lambda service: service.delete(POLICY_NAME)), json=json)
+    return 0
+
+
+@app.command("test")
+def show_way(
+    alert: Annotated[
+        str | None, typer.Option(metavar="JSON", help="An alert: its labels, or a push as its sender sends it.")
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="A JSON file with an alert or a push; - is stdin.")] = None,
+    incident: Annotated[
+        str | None, typer.Option(help="An incident: its number, or the start of its title. Its firing alerts count.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="The moment, in UTC unless it names a zone: 03:12 is the next one. Default: now.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file with a policy, instead of the stored one; - is stdin.")
+    ] = None,
+    environment: Annotated[
+        str, typer.Option(help="The environment of an alert that does not name its own.")
+    ] = "production",
+    json: Json = False,
+) -> int:
+    """Show the way of an alert through the policy, why each route matches or not, and who would be notified.
+
+    Nothing is written and nothing is sent.
+    """
+    if sum(given is not None for given in (alert, file, incident)) != 1:
+        fail("Give one of --alert, --file and --incident", code=USAGE)
+    settings, moment = load_settings(), moment_of(at, "--at")
+    if policy is not None:
+        in_use = PolicyInUse(policy=read_policy_file(policy).policy, called=policy)
+    else:
+        in_use = stored_policy(settings)
+    if incident is not None:
+        subjects = subjects_of_incident(settings, incident)
+    elif file is not None:
+        subjects = subjects_of_file(file, environment=environment)
+    else:
+        subjects = subjects_of_alert(alert or "", environment=environment)
+    decisions = [decide(in_use.policy, each.subject, moment) for each in subjects]
+    if json:
+        as_json(_test_as_data(in_use, moment.isoformat(), subjects, decisions))
+    else:
+        output.print(f"By {in_use.called}, at {moment:%Y-%m-%d %H:%M} UTC", style="dim")
+        for each, decision in zip(subjects, decisions, strict=True):
+            _show_decision(each.name, decision)
+        if len(decisions) > 1:
+            output.print("Together, as one incident", style="bold")
+            show_facts({"Notified": said_of(union(decisions))})
+    return 0
+
+
+def said_of(decision: Decision) -> str:
+    """Who is notified by a decision, in words."""
+    if decision.muted_by:
+        return f"nobody now ({decision.muted_by})"
+    parts = ["the default channels"] if decision.is_default else []
+    parts += [f"channel {name}" for name in decision.channels]
+    parts += [f"escalation {name}" for name in decision.escalations]
+    return ", ".join(parts) or "nobody"
+
+
+def _show_decision(name: str, decision: Decision) -> None:
+    output.print(name, style="bold")
+    for step in decision.path:
+        called = step.name or step.route
+        output.print(
+            f"  {'  ' * step.depth}{_MARKS[step.verdict]} {called}: {step.verdict.replace('_', ' ')}, {step.reason}"
+        )
+    if not decision.targets:
+        output.print(f"  no route matches{'' if decision.path else ': there is none'}")
+    show_facts({"Notified": said_of(decision), "Pipeline": decision.definition})
+
+
+def _test_as_data(
+    in_use: PolicyInUse, moment: str, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]
+) -> dict[str, Any]:
+    alerts = [
+        {"alert": each.name, "labels": dict(each.subject.labels), **_decision_as_data(decision)}
+        for each, decision in zip(subjects, decisions, strict=True)
+    ]
+    together = _decision_as_data(union(decisions))
+    del together["path"]
+    return {"policy_version": in_use.version, "at": moment, "alerts": alerts, "together": together}
+
+
+def _decision_as_data(decision: Decision) -> dict[str, Any]:
+    said = {"default_channels": decision.is_default, "channels": decision.channels, "escalations": decision.escalations}
+    return {
+        **decision.model_dump(mode="json"),
+        **said,
+        "muted_by": decision.muted_by,
+        "definition": decision.definition,
+    }
+
+
+def _with_service(change: Callable[[DefinitionService], Awaitable[Outcome]]) -> Outcome:
+    settings = load_settings()
+
+    async def with_service(database: Database, api_url: str | None) -> Outcome:
+        service = DefinitionService(database=database, settings=settings, prefect_api_url=api_url, kind=Kind.POLICY)
+        return await change(service)
+
+    return read_at(settings, with_service)
+
+
+def _show_outcome(outcome: Outcome, *, json: bool) -> None:
+    if json:
+        facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
+        as_json({**facts, **_as_data(outcome.definition)})
+        return
+    match outcome.change:
+        case "rolled_back":
+            output.print(f"✓ policy: rolled back to version {outcome.definition.version}")
+        case "deleted":
+            output.print("- policy: deleted, everything goes to the default channels")
+        case change:
+            output.print(
+                f"{'=' if change == 'unchanged' else '✓'} policy: {change}, version {outcome.definition.version}"
+            )
+    for note in outcome.notes:
+        output.print(f"    {note}", style="dim")
+
+
+def _as_data(record: DefinitionRecord) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"kind", "name", "tags", "config", "content_hash", "is_current"})
+
+
+def _problems_as_data(problems: Sequence[PolicyProblem]) -> list[dict[str, Any]]:
+    return [problem.model_dump(mode="json") for problem in problems]
+
+
+def _show_policy(record: DefinitionRecord, versions: Sequence[DefinitionRecord]) -> None:
+    policy = parse_policy(record.config).policy
+    output.print(f"policy, version {record.version}: {state_of(record)}", style="bold")
+    sections = {
+        "Windows": policy.windows,
+        "Escalations": policy.escalations,
+        "Schedules": policy.schedules,
+        "People": policy.people,
+    }
+    show_facts(
+        {
+            "What": record.description or None,
+            "Created": f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC by {record.created_by or 'unknown'}",
+            "Catch-all": ", ".join(policy.catch_all) or None,
+            **{label: ", ".join(names) or None for label, names in sections.items()},
+            "Inhibitions": len(policy.inhibitions) or None,
+        },
+        width=13,
+    )
+    output.print("  Routes", style="bold")
+    _show_routes(policy.routes, "    ")
+    output.print("    otherwise → the default channels")
+    output.print("  Versions", style="bold")
+    for each in versions:
+        output.print(f"    {each.version:>3}  {state_of(each):<8}  {each.created_at:%Y-%m-%d %H:%M}  {each.created_by}")
+
+
+def _show_routes(routes: Sequence[Route], indent: str) -> None:
+    for route in routes:
+        output.print(f"{indent}{_line_of(route)}")
+        _show_routes(route.routes, f"{indent}  ")
+
+
+def _line_of(route: Route) -> str:
+    """A route on one line: its conditions, and who is notified."""
+    conditions = [*route.severity, *route.source, *route.environment, *map(str, route.matchers)]
+    conditions += [f"during {name}" for name in route.during]
+    silent = [f"not during {name}" for name in route.mute] + [f"only during {name}" for name in route.active]
+    targets = list(route.channels or ()) + ([f"escalation {route.escalation}"] if route.escalation else [])
+    if route.channels == () and not targets:
+        targets = ["nobody"]
+    if route.definition:
+        targets.append(f"pipeline {route.definition}")
+    target = f" → {', '.join([*targets, *silent])}" if targets or silent else ""
+    name = f"{route.name}: " if route.name else ""
+    return f"{name}{', '.join(conditions) or 'everything'}{target}{', and goes on' if route.continue_ else ''}"
+
+
+def _count(routes: Sequence[Route]) -> int:
+    return sum(1 + _count(route.routes) for route in routes)
