@@ -61,7 +61,7 @@ async def test_a_healthy_installation(
     shown = json_of(result)
     findings = {finding["check"]: finding for finding in shown["findings"]}
     assert shown["ok"]
-    assert list(findings)[:13] == [
+    assert list(findings)[:14] == [
         *("settings", "data folder", "temporary folder"),
         *("database", "migrations", "clock", "workers", "inbox", "runs", "oncall"),
         *("prefect", "work pool", "deployments", "channels"),

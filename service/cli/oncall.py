@@ -194,7 +194,7 @@ def _shift_line(shift: Shift, zone: str) -> Text:
 
 def _override_table(found: Sequence[OverrideRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("ID", "SCHEDULE", "PERSON", "FROM", "UNTIL", "ADDED BY"):
+    for title in ("ID", "SCHEDULE", "PERSON", "FROM (UTC)", "UNTIL (UTC)", "ADDED BY"):
         table.add_column(title, no_wrap=True)
     for one in found:
         span = (f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}" for moment in (one.starts_at, one.ends_at))
