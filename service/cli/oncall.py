@@ -139,11 +139,11 @@ def show_overrides(
 
 @app.command("remove-override")
 def remove(
-    number: Annotated[int, typer.Argument(metavar="ID", help="Its number, as `oncall overrides` lists it.")],
+    id: Annotated[int, typer.Argument(metavar="ID", help="Its number, as `oncall overrides` lists it.")],
     json: Json = False,
 ) -> int:
     """Remove an override. One that has begun ends now; what was true until now stays on record."""
-    removed = read(load_settings(), lambda tx: remove_override(tx, number))
+    removed = read(load_settings(), lambda tx: remove_override(tx, id))
     if json:
         as_json(removed.model_dump(mode="json"))
     else:
