@@ -6,45 +6,17 @@ The blocks are in memory here; `test_definition_prefect.py` has real ones.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from blocks.pipeline_definition import DefinitionBlock, PrefectBlocks
+from blocks.pipeline_definition import DefinitionBlock
 from flows.definitions import EDITOR, BrokenBlock, DefinitionResolver
-from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound, Unavailable
+from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from tests.broken_definitions import BROKEN
-from tests.definition_helpers import current, look, put, versions
-
-
-@dataclass
-class MemoryBlocks(PrefectBlocks):
-    """Blocks that are kept in memory; `away` is a Prefect that does not answer."""
-
-    kept: dict[str, DefinitionBlock] = field(default_factory=dict[str, DefinitionBlock])
-    away: bool = False
-    reads: int = 0
-
-    async def read(self, name: str) -> DefinitionBlock | None:
-        self.reads += 1
-        if self.away:
-            raise Unavailable("Prefect's API does not answer: ConnectError")
-        return self.kept.get(name)
-
-    async def write(self, name: str, config: dict[str, Any], version: int) -> None:
-        self.kept[name] = DefinitionBlock(name=name, config=config, stored_version=version)
-
-    async def delete(self, name: str) -> None:
-        self.kept.pop(name, None)
-
-    def edit(self, config: object, name: str = "look") -> None:
-        """What an operator does in Prefect's UI: the version that the block has is left as it is."""
-        block = self.kept.get(name)
-        version = block.stored_version if block else None
-        self.kept[name] = DefinitionBlock(name=name, config=config, stored_version=version)
+from tests.definition_helpers import MemoryBlocks, current, look, put, versions
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,22 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate, DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
-from blocks.pipeline_definition import PipelineDefinition, PrefectBlocks
+from blocks.pipeline_definition import PrefectBlocks
 from flows.samples import sample_names, sample_text
 from flows.services import open_services
-from orchestration.definitions import NewDefinition
+from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
 from orchestration.graph import decode_definition
+from orchestration.policy.parse import parse_policy
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
-from orchestration.store import workers
+from orchestration.store import definitions, workers
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord, new_id
 from orchestration.store.runs import RunFilter, list_page
 from service.definitions import DefinitionService
-from service.mirror.definitions import DISABLED, sync
+from service.mirror.definitions import DISABLED, POLICY_BLOCK, sync
 from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
 from service.worker.broken_blocks import BrokenBlocks
@@ -60,9 +62,11 @@ def service(database: Database, settings: Settings, stack: StackAddresses) -> De
     return DefinitionService(database=database, settings=settings, prefect_api_url=stack.prefect_api_url)
 
 
-async def edit(client: PrefectClient, config: dict[str, Any], name: str = "look") -> None:
+async def edit(
+    client: PrefectClient, config: dict[str, Any], name: str = "look", *, kind: Kind = Kind.PIPELINE
+) -> None:
     """What an operator does in Prefect's UI: the block's document is sent back with another config."""
-    slug = PipelineDefinition.get_block_type_slug()
+    slug = PrefectBlocks(kind).slug
     document = await client.read_block_document_by_name(name, slug)
     update = BlockDocumentUpdate(block_schema_id=document.block_schema_id, data={**document.data, "config": config})
     await client.update_block_document(document.id, update)
@@ -311,3 +315,33 @@ async def test_the_python_api_takes_a_definition(
     assert [node.id for node in inline.nodes] == ["checks", "notify"]
     with pytest.raises(BadInput, match="There is no definition 'nowhere'"):
         orchestrator.run_pipeline(None, definition="nowhere")
+
+
+async def test_the_policy_is_a_block_and_an_edit_of_it_counts(
+    client: PrefectClient, service: DefinitionService, database: Database
+) -> None:
+    blocks = PrefectBlocks(Kind.POLICY)
+    policies = replace(service, kind=Kind.POLICY)
+    done = await policies.apply(
+        NewDefinition.of_policy(parse_policy({"routes": [{"channels": ["a"]}]})), created_by="test"
+    )
+    assert (done.change, done.in_prefect, done.notes) == ("created", True, [])
+    assert await sync(client, database) == {}
+    edited = {"routes": [{"channels": ["b"]}]}
+    await edit(client, edited, POLICY_NAME, kind=Kind.POLICY)
+    assert await sync(client, database) == {}
+    async with database.transaction() as tx:
+        found = await definitions.find_policy(tx)
+    assert found is not None
+    assert (found.version, found.config) == (2, edited)
+
+    await edit(client, {"routes": 5}, POLICY_NAME, kind=Kind.POLICY)
+    broken = await sync(client, database)
+    assert list(broken) == [POLICY_BLOCK] == ["alert-policy/policy"]
+    assert "field 'routes': expected a list, got 5" in broken[POLICY_BLOCK]
+    assert (await policies.rollback(POLICY_NAME, 1)).in_prefect
+    block = await blocks.read(POLICY_NAME)
+    assert block is not None
+    assert (block.config, block.stored_version) == ({"routes": [{"channels": ["a"]}]}, 1)
+    await policies.delete(POLICY_NAME)
+    assert await blocks.read_all() == []

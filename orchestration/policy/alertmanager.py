@@ -69,7 +69,7 @@ class _Import:
         self.problems += self.document.problems
         if "route" not in config:
             self._wrong((), "has no route: expected Alertmanager's configuration")
-        for name in config.keys() - _TAKEN:
+        for name in (name for name in config if name not in _TAKEN):
             self._note((name,), f"{name} is not taken over: {_NOT_TAKEN.get(name, 'there is nothing like it')}")
         self._read_receivers(config.get("receivers"))
         windows = {name: periods for name, periods in self._windows(config)}
@@ -128,7 +128,7 @@ class _Import:
 
     def _route(self, raw: object, path: Path, above: list[str], group_by: list[str] | None) -> dict[str, Any]:
         route = self._object(raw, path)
-        for name in route.keys() - _ROUTE_FIELDS:
+        for name in (name for name in route if name not in _ROUTE_FIELDS):
             self._note((*path, name), f"{name} of a route is not taken over: {_NOT_OF_ROUTES.get(name, 'unknown')}")
         own = self._matchers(route, path, {"match": Operator.EQUAL, "match_re": Operator.MATCHES}, "matchers")
         if route.get("group_by") is not None:

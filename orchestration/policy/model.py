@@ -65,7 +65,12 @@ _SECONDS = (7 * 86_400, 86_400, 3_600, 60, 1)
 _LONGEST = timedelta(days=366)
 
 
-def _as_duration(value: object) -> timedelta:
+def as_duration(value: object) -> timedelta:
+    """A time span such as 1h30m, as a policy writes it.
+
+    Raises:
+        ValueError: it is none, or longer than a year.
+    """
     if isinstance(value, timedelta):
         return value
     if value == 0 and not isinstance(value, bool):
@@ -89,7 +94,7 @@ def written_duration(duration: timedelta) -> str:
     return text or "0s"
 
 
-Duration = Annotated[timedelta, BeforeValidator(_as_duration), PlainSerializer(written_duration, return_type=str)]
+Duration = Annotated[timedelta, BeforeValidator(as_duration), PlainSerializer(written_duration, return_type=str)]
 """A time span in whole seconds: 30s, 5m, 1h30m, 2d, 1w, or 0."""
 
 

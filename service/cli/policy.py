@@ -30,6 +30,7 @@ from service.cli.policy_input import (
     subjects_of_file,
     subjects_of_incident,
 )
+from service.cli.policy_simulate import simulate
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
 from service.definitions import DefinitionService, Outcome
@@ -72,6 +73,7 @@ app = typer.Typer(
     epilog=_EXAMPLE.replace("[", "\\["),  # rich reads brackets as markup
 )
 app.add_typer(policy_import.app, name="import")
+app.command()(simulate)
 
 PolicyFile = Annotated[str, typer.Argument(metavar="FILE", help="A YAML or JSON file with a policy; - is stdin.")]
 
