@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestration.definitions import NewDefinition
+from orchestration.policy.parse import parse_policy
 from orchestration.store.database import Database
 from orchestration.store.definitions import store_definition
 
@@ -25,6 +26,6 @@ POLICY: dict[str, Any] = {
 
 async def store_policy(database: Database, policy: dict[str, Any]) -> None:
     """Make this the policy that counts."""
-    new = NewDefinition(name="policy", description="", tags=[], config=policy, content_hash=str(hash(str(policy))))
+    new = NewDefinition.of_policy(parse_policy(policy))
     async with database.transaction() as tx:
         await store_definition(tx, new, created_by="test")

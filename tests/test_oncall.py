@@ -136,9 +136,9 @@ async def test_an_engineer_swaps_a_night_and_sees_it(database: Database, command
         "backend: linus",
         "  Thu 2030-01-10 18:30 in Europe/Berlin, 17:30 UTC",
         "  Since Thu 2030-01-10 18:00, until Fri 2030-01-11 08:00, by an override",
-        "  Next: grace, from Fri 2030-01-11 08:00",
+        "  Next: ada, from Fri 2030-01-11 08:00",
         "    Thu 2030-01-10 18:30 – Fri 2030-01-11 08:00  linus (override)",
-        "    Fri 2030-01-11 08:00 – Fri 2030-01-11 18:30  grace",
+        "    Fri 2030-01-11 08:00 – Fri 2030-01-11 18:30  ada",
     ]
     row = rf"1 +backend +linus +2030-01-10 17:00 +2030-01-11 07:00 +{re.escape(getpass.getuser())}"
     assert re.search(row, listed.stdout)

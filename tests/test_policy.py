@@ -63,7 +63,7 @@ inhibitions:
 escalations:
   databases: {steps: [{schedule: dba, wait: 5m}, {channels: [phone], people: [ana]}], repeat: 1}
 people: {ana: {contacts: [ana-sms]}}
-schedules: {dba: {}}
+schedules: {dba: {time_zone: Europe/Lisbon, layers: [{people: ana}]}}
 timing: {remind_after: 2h, flapping: {changes: 4, within: 10m}}
 """
 

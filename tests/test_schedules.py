@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 
 from orchestration.policy.model import Policy
 from orchestration.policy.oncall import roster_of, schedule_warnings
+from orchestration.policy.parse import read_policy
 from orchestration.policy.schedules import (
     Entry,
     Override,
@@ -352,3 +355,14 @@ def test_warnings_say_when_nobody_is_on_call_and_whom_nothing_reaches() -> None:
         "schedule 'office': 'eve' is on call, and `people` does not say how to reach a person of this name",
         "schedule 'outside': nobody is on call, but for overrides, until a worker has read its calendar",
     ]
+
+
+# Its page
+
+
+def test_the_examples_of_the_page_are_policies() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "oncall.md").read_text()
+    examples = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 4
+    for example in examples:
+        assert read_policy(example).policy.schedules, example

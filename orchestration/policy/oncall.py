@@ -71,6 +71,16 @@ def schedule_warnings(
     return [ScheduleWarning(schedule=name, message=message) for message in found]
 
 
+def policy_warnings(policy: Policy, now: datetime) -> list[ScheduleWarning]:
+    """The warnings of all schedules of a policy that is not in use yet: without overrides, calendars and channels."""
+    return [
+        warning
+        for name, schedule in policy.schedules.items()
+        if not schedule.ical
+        for warning in schedule_warnings(policy, name, roster_of(policy, name), now)
+    ]
+
+
 def _messages(policy: Policy, roster: Roster, now: datetime, channels: Collection[str] | None) -> Iterator[str]:
     if roster.schedule.ical and roster.entries is None:
         yield "nobody is on call, but for overrides, until a worker has read its calendar"

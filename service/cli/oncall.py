@@ -139,11 +139,11 @@ def show_overrides(
 
 @app.command("remove-override")
 def remove(
-    number: Annotated[int, typer.Argument(metavar="ID", help="Its number, as `oncall overrides` lists it.")],
+    id: Annotated[int, typer.Argument(metavar="ID", help="Its number, as `oncall overrides` lists it.")],
     json: Json = False,
 ) -> int:
     """Remove an override. One that has begun ends now; what was true until now stays on record."""
-    removed = read(load_settings(), lambda tx: remove_override(tx, number))
+    removed = read(load_settings(), lambda tx: remove_override(tx, id))
     if json:
         as_json(removed.model_dump(mode="json"))
     else:
@@ -194,7 +194,7 @@ def _shift_line(shift: Shift, zone: str) -> Text:
 
 def _override_table(found: Sequence[OverrideRecord]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("ID", "SCHEDULE", "PERSON", "FROM", "UNTIL", "ADDED BY"):
+    for title in ("ID", "SCHEDULE", "PERSON", "FROM (UTC)", "UNTIL (UTC)", "ADDED BY"):
         table.add_column(title, no_wrap=True)
     for one in found:
         span = (f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}" for moment in (one.starts_at, one.ends_at))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -13,9 +13,11 @@ from orchestration.errors import BadInput
 from orchestration.moments import parse_moment
 from orchestration.policy.document import MAX_BYTES
 from orchestration.policy.model import Policy
+from orchestration.policy.oncall import policy_warnings
 from orchestration.policy.parse import ReadPolicy, parse_policy, read_policy
-from orchestration.policy.problems import BadPolicy
+from orchestration.policy.problems import BadPolicy, PolicyProblem
 from orchestration.policy.routing import Subject
+from orchestration.problems import path_of
 from orchestration.settings import Settings
 from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import find_policy
@@ -60,9 +62,14 @@ def read_policy_file(file: str) -> ReadPolicy:
     """
     text = read_file(file, MAX_BYTES)
     try:
-        return read_policy(text)
+        found = read_policy(text)
     except BadPolicy as error:
         raise BadPolicyFile(file, error) from None
+    of_schedules = [
+        PolicyProblem(line=None, field=path_of(("schedules", warning.schedule)), message=warning.message)
+        for warning in policy_warnings(found.policy, datetime.now(UTC))
+    ]
+    return replace(found, warnings=(*found.warnings, *of_schedules))
 
 
 def stored_policy(settings: Settings) -> PolicyInUse:
