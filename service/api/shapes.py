@@ -69,7 +69,7 @@ class RunRequestBody(BaseModel):
         default=None, max_length=64, description="Labels that are kept with the runs."
     )
     provider: Short | None = Field(default=None, description="Who analyzes: local.")
-    notify_driver: ChannelName | None = Field(default=None, description="A driver: slack, email, generic, console.")
+    notify_driver: ChannelName | None = Field(default=None, description="A driver, such as slack, email or pagerduty.")
     notify_channel: ChannelName | None = Field(
         default=None, description="A channel block's name. It overrules the driver."
     )

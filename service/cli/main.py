@@ -14,7 +14,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, incidents, keys
+from service.cli import channels, definitions, incidents, keys
 from service.cli.api import api
 from service.cli.doctor import doctor
 from service.cli.env import env
@@ -110,6 +110,7 @@ app.command()(why)
 app.command()(doctor)
 app.command()(env)
 app.add_typer(incidents.app, name="incidents")
+app.add_typer(channels.app, name="channels")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
 
