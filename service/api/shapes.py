@@ -27,8 +27,12 @@ Short = Annotated[str, Field(max_length=256)]
 
 
 def _channel_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 128:
+    # Credentials that are saved in Prefect have a destination behind a slash: ops-bot/#oncall.
+    block, _, where = name.partition("/")
+    if not block.replace("-", "").replace("_", "").isalnum() or len(name) > 128:
         raise ValueError("expected the name of a channel: letters, digits, dashes")
+    if not where.isprintable() or " " in where:
+        raise ValueError("expected a destination without spaces behind the name of a channel")
     return name
 
 
