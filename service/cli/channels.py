@@ -32,14 +32,19 @@ _STYLES = {"works": "green", "failing": "red", "unusable": "red", "paused": "yel
 
 @app.command("list")
 def show_list(json: Json = False) -> int:
-    """List the channels: name, kind, target, whether each works, and when it accepted a message last.
+    """List the channels: name, kind, target, whether each works, and its last message.
 
-    A channel is set up by the environment (SLACK_WEBHOOK_URL …), or by a block saved in Prefect. A * marks the channels
-    that get what names no channel. STATE is from the latest messages: works, failing, paused (the channel has asked for
-    that), unused (no message yet), off, or unusable (its settings are wrong). `alert-pipeline doctor` asks each channel
-    now, without a message; `alert-pipeline channels test NAME` sends one.
+    A channel is set up by the environment (SLACK_WEBHOOK_URL …), or by a block
+    that is saved in Prefect. A * marks those that get what names no channel.
 
-    Blocks of Prefect's own (Teams, Discord, SlackCredentials …) get only what names them, such as NOTIFY_CHANNELS=NAME.
+    STATE is from the latest messages: works, failing, paused (the channel has
+    asked for that), unused (no message yet), off, or unusable (wrong settings).
+
+    Blocks of Prefect's own (Teams, Discord, SlackCredentials …) get only what
+    names them, such as NOTIFY_CHANNELS=NAME.
+
+    See also `alert-pipeline doctor`, which asks each channel now and sends
+    nothing, and `alert-pipeline channels test NAME`, which sends a message.
     """
     settings = load_settings()
 
@@ -70,13 +75,16 @@ def send_test(
     ],
     json: Json = False,
 ) -> int:
-    """Send a real message, marked as a test, to a channel, and say what its vendor says of it.
+    """Send a real message, marked as a test, and say what the vendor says of it.
 
-    Slack, asked with a bot, names the address of the message; a mail server names the recipients that it accepted;
-    others say only that they accepted it. On channels that show a state (Slack with a bot, PagerDuty) the test is ended
-    at once, so that no incident stays open there: PagerDuty may notify somebody all the same.
+    Slack with a bot names the address of the message; a mail server names the
+    recipients that it accepted; others say only that they accepted it.
 
-    Nothing is recorded, and nothing is tried twice. Exit code: 0, or 1 if a message was not accepted.
+    On channels that show a state (Slack with a bot, PagerDuty) the test is
+    ended at once. PagerDuty may notify somebody all the same.
+
+    Nothing is recorded, and nothing is tried twice. Exit code: 0, or 1 if a
+    message was not accepted.
     """
     settings = load_settings()
     with progress() as show:
