@@ -103,7 +103,7 @@ class Channel(Protocol):
 
     @property
     def driver(self) -> str:
-        """The kind of channel: slack, email, generic, console."""
+        """The kind of channel, such as slack, email or pagerduty."""
         ...
 
     @property

@@ -375,7 +375,10 @@ async def know_channels(database: Database, settings: Settings) -> None:
     """What a worker does when it has read the channel blocks from Prefect."""
 
     async def blocks() -> list[SavedBlock]:
-        return [SavedBlock(name="oncall", slug=SlackChannel.get_block_type_slug(), data={})]
+        return [
+            SavedBlock(name="oncall", slug=SlackChannel.get_block_type_slug(), data={}),
+            SavedBlock(name="ops-bot", slug="slack-credentials", data={}),
+        ]
 
     drivers = configured_drivers(settings)
     await ChannelCache(EncryptedCache(database), load_key(settings), source=blocks, drivers=drivers).refresh()
@@ -397,15 +400,18 @@ async def test_a_channel_that_no_worker_knows_is_refused(
     for path, asked in calls.items():
         answer = await api.post(f"/orchestration/{path}", json=asked)
         assert answer.status_code == 422, path
-        assert "there is no channel or driver 'nosuch'; there are: oncall, console, slack." in answer.json()["error"]
+        assert (
+            "there is no channel or driver 'nosuch'; there are: oncall, ops-bot, console, slack."
+            in answer.json()["error"]
+        )
     # The generic and email drivers are not set up; slack is, by its block.
     for name in ("generic", "email"):
         answer = await api.post("/orchestration/pipeline/", json=trigger(notify_driver=name))
         assert answer.status_code == 422, name
-    for name in ("oncall", "console", "slack", "Slack"):
+    for name in ("oncall", "ops-bot/#oncall", "console", "slack", "Slack"):
         answer = await api.post("/orchestration/pipeline/", json=trigger(alert(name), notify_driver=name))
         assert answer.status_code == 202, answer.text
-    assert len(await all_runs(database)) == 5
+    assert len(await all_runs(database)) == 6
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ async def test_saved_blocks_are_found_by_what_they_can_do(saved: Saved, stack: S
         ours = await saved.save("ours", GenericChannel(endpoint=SecretStr(receiver.url)))
         async with prefect_of(stack):
             resolver = ChannelResolver(settings_for(NOWHERE))
-            found = await resolver.survey()
+            found = {**await resolver.survey(), **await resolver.survey_prefects_own()}
             [to_teams], [to_slack] = await resolver.select(teams), await resolver.select(slack)
             assert [named.name for named in await resolver.others([])] == [ours]
             with pytest.raises(BadInput, match="The driver 'slack' is not set up"):

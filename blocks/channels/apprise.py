@@ -29,6 +29,10 @@ _SCHEMA = re.compile(r"\s*([a-z0-9]{2,20}):/", re.IGNORECASE)
 _heard: ContextVar[list[str] | None] = ContextVar("apprise_log", default=None)
 
 
+_LOGGERS = ("apprise", "urllib3.connectionpool")
+"""Apprise's own logger, and that of its HTTP client, which logs the path of each request at DEBUG."""
+
+
 class _Listener(logging.Filter):
     """Gives Apprise's log lines to whoever sends a message. Others do not see those lines: they can have a URL."""
 
@@ -36,7 +40,8 @@ class _Listener(logging.Filter):
         lines = _heard.get()
         if lines is None:
             return True
-        lines.append(record.getMessage())
+        if record.name == _LOGGERS[0]:
+            lines.append(record.getMessage())
         return False
 
 
@@ -46,8 +51,9 @@ _listener = _Listener()
 @contextmanager
 def apprise_log() -> Generator[list[str]]:
     """The lines that Apprise logs in this thread, which it uses instead of errors."""
-    log = logging.getLogger("apprise")
-    log.addFilter(_listener)  # the same filter is added once
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_listener)  # the same filter is added once
+    log = logging.getLogger(_LOGGERS[0])
     if log.level == logging.NOTSET:
         log.setLevel(logging.WARNING)
     lines: list[str] = []

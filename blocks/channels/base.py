@@ -113,6 +113,14 @@ class ChannelBlock(NotificationBlock):
         """
         return "set up; whether it works shows with the first message"
 
+    async def read_back(self, delivery: Delivery) -> str:
+        """What the vendor says of a message that it has accepted, as a sentence, for the report of a test.
+
+        Raises:
+            DeliveryFailed: the vendor does not answer, or does not know the message.
+        """
+        return f"{delivery.provider} accepted it"
+
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Settings) -> Self | None:

@@ -11,7 +11,7 @@ from email import policy
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from functools import partial
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, cast
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -113,6 +113,13 @@ class EmailChannel(ChannelBlock):
             accepted=[address for address in self.to_addresses if address not in not_accepted],
             refused={address: _reply(*answer) for address, answer in not_accepted.items()},
         )
+
+    async def read_back(self, delivery: Delivery) -> str:
+        """For whom the mail server accepted the mail: what happens to it later, it does not say."""
+        refused = cast("dict[str, str]", delivery.response.get("refused") or {})
+        accepted = [address for address in self.to_addresses if address not in refused]
+        said = f"the mail server accepted it for {', '.join(accepted)}"
+        return "; ".join([said, *(f"it refused {address}: {why}" for address, why in refused.items())])
 
     async def probe(self) -> str:
         """Connect, encrypt the connection, log in, and disconnect without sending a mail.

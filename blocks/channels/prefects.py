@@ -86,6 +86,11 @@ class NotificationChannel:
             raise unreachable(self.target, error) from None
         return Delivery(driver=self.driver, provider=self.driver, channel=self.target, status="sent")
 
+    async def read_back(self, delivery: Delivery) -> str:
+        """The block reports nothing but an error."""
+        del delivery
+        return f"the block of Prefect ({self.target}) reported no error"
+
     async def probe(self) -> str:
         """Load the block, which sends nothing; the result as a sentence.
 

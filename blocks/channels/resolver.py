@@ -130,15 +130,29 @@ class ChannelResolver:
             {name: channel for name, channel in found.items() if channel.driver != "console" and name not in names}
         )
 
-    async def survey(self) -> dict[str, AnyChannel | PipelineError]:
-        """Every channel by name, saved or set up by the environment. An unusable channel has its error as value.
+    async def survey(self) -> dict[str, ChannelBlock | PipelineError]:
+        """Every channel of ours by name, saved or set up by the environment. An unusable one has its error as value.
 
         Raises:
             Unavailable: Prefect's API does not answer.
         """
-        saved = await self._saved()
-        prefects = {block.name: self._prefects_own(block, "") for block in saved if block.slug not in _BY_SLUG}
-        return prefects | self._drivers() | _ours(saved)
+        return self._drivers() | _ours(await self._saved())
+
+    async def saved_names(self) -> set[str]:
+        """The names of our channel blocks.
+
+        Raises:
+            Unavailable: Prefect's API does not answer.
+        """
+        return set(_ours(await self._saved()))
+
+    async def survey_prefects_own(self) -> dict[str, AnyChannel | PipelineError]:
+        """Prefect's own blocks by name, which are channels for what names them. An unusable one has its error as value.
+
+        Raises:
+            Unavailable: Prefect's API does not answer.
+        """
+        return {block.name: self._prefects_own(block) for block in await self._saved() if block.slug not in _BY_SLUG}
 
     def _requested(self, name: str | None, saved: Sequence[SavedBlock]) -> list[NamedChannel]:
         names = [name] if name else self._settings.notify_channels
@@ -197,9 +211,9 @@ class ChannelResolver:
                 return prefects_channel(block, where, self._settings)
         return None
 
-    def _prefects_own(self, block: SavedBlock, where: str) -> AnyChannel | PipelineError:
+    def _prefects_own(self, block: SavedBlock) -> AnyChannel | PipelineError:
         try:
-            return prefects_channel(block, where, self._settings)
+            return prefects_channel(block, "", self._settings)
         except BadInput as error:
             return error
 

@@ -191,6 +191,24 @@ class SlackChannel(ChannelBlock):
             return await _call(self._who_am_i)
         return await reach(self.webhook_url or "", self.timeout_seconds)
 
+    async def read_back(self, delivery: Delivery) -> str:
+        """The address of the message in Slack, which only a bot can ask for.
+
+        Raises:
+            DeliveryFailed: Slack does not answer, or does not know the message.
+        """
+        if not self.bot_token or delivery.provider_id is None:
+            return "Slack accepted it; a webhook cannot ask where it is"
+        return await _call(self._permalink, str(delivery.response.get("channel")), delivery.provider_id)
+
+    def _permalink(self, channel: str, ts: str) -> str:
+        client = self._client(_Api, self.bot_token, base_url=self.base_url)
+        try:
+            said: dict[str, Any] = client.chat_getPermalink(channel=channel, message_ts=ts).data
+        except SlackApiError as error:
+            raise _api_error(error, "does not know the message") from None
+        return f"Slack shows it at {redact_text(str(said.get('permalink')), limit=300)}"
+
     def _who_am_i(self) -> str:
         try:
             said: dict[str, Any] = self._client(_Api, self.bot_token, base_url=self.base_url).auth_test().data

@@ -229,6 +229,34 @@ async def free_in_seconds(tx: AsyncConnection, names: list[str]) -> float:
     return max(float(found or 0.0), 0.0)
 
 
+class Health(Contract):
+    """How a channel has answered lately."""
+
+    name: str
+    failures: int
+    """In a row."""
+    failing_since: UtcDatetime | None
+    not_before: UtcDatetime | None
+    """Nothing is sent before."""
+    last_error: str | None
+    sent_at: UtcDatetime | None
+
+
+_HEALTH = text(
+    """
+    select name, failures, failing_since, case when not_before > clock_timestamp() then not_before end as not_before,
+        last_error, sent_at
+    from channel_health
+    """
+)
+
+
+async def read_health(tx: AsyncConnection) -> dict[str, Health]:
+    """How each channel that was ever sent a message has answered lately, by name."""
+    rows = (await tx.execute(_HEALTH)).mappings()
+    return {row["name"]: Health.model_validate(dict(row)) for row in rows}
+
+
 # What waits
 
 

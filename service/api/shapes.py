@@ -27,8 +27,12 @@ Short = Annotated[str, Field(max_length=256)]
 
 
 def _channel_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 128:
+    # Credentials that are saved in Prefect have a destination behind a slash: ops-bot/#oncall.
+    block, _, where = name.partition("/")
+    if not block.replace("-", "").replace("_", "").isalnum() or len(name) > 128:
         raise ValueError("expected the name of a channel: letters, digits, dashes")
+    if not where.isprintable() or " " in where:
+        raise ValueError("expected a destination without spaces behind the name of a channel")
     return name
 
 
@@ -69,7 +73,7 @@ class RunRequestBody(BaseModel):
         default=None, max_length=64, description="Labels that are kept with the runs."
     )
     provider: Short | None = Field(default=None, description="Who analyzes: local.")
-    notify_driver: ChannelName | None = Field(default=None, description="A driver: slack, email, generic, console.")
+    notify_driver: ChannelName | None = Field(default=None, description="A driver, such as slack, email or pagerduty.")
     notify_channel: ChannelName | None = Field(
         default=None, description="A channel block's name. It overrules the driver."
     )

@@ -14,7 +14,7 @@ import typer
 
 from orchestration.contracts import PipelineOutcome
 from orchestration.settings import Settings, load_settings
-from service.cli import definitions, heartbeats, incidents, keys, oncall, policy, silences
+from service.cli import channels, definitions, heartbeats, incidents, keys, oncall, policy, silences
 from service.cli.api import api
 from service.cli.canary import canary
 from service.cli.doctor import doctor
@@ -115,6 +115,7 @@ app.add_typer(incidents.app, name="incidents")
 app.add_typer(silences.app, name="silences")
 app.add_typer(oncall.app, name="oncall")
 app.add_typer(heartbeats.app, name="heartbeats")
+app.add_typer(channels.app, name="channels")
 app.add_typer(keys.app, name="keys")
 app.add_typer(definitions.app, name="definitions")
 app.add_typer(policy.app, name="policy")

@@ -57,7 +57,8 @@ def run_pipeline(
         bool, typer.Option("--dry-run", help="Show what a run would do; write nothing, send nothing.")
     ] = False,
     notify_driver: Annotated[
-        str | None, typer.Option(help="slack, email, generic, console, or the name of a channel block.")
+        str | None,
+        typer.Option(help="A channel, such as slack, email or pagerduty: see `alert-pipeline channels list`."),
     ] = None,
     json: Json = False,
     definition: Annotated[

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from blocks.channels.prefects import AnyChannel
+from blocks.channels.base import ChannelBlock
 from blocks.channels.resolver import ChannelResolver
 from blocks.prefect_api import address_settings
 from orchestration.errors import BadInput, PipelineError, Unavailable
@@ -37,7 +37,9 @@ async def channel_findings(settings: Settings, api_url: str | None) -> list[Find
         return [defaults, *await asyncio.gather(*(_channel(name, found) for name, found in channels.items()))]
 
 
-async def _read_channels(settings: Settings, api_url: str | None) -> tuple[dict[str, AnyChannel | PipelineError], str]:
+async def _read_channels(
+    settings: Settings, api_url: str | None
+) -> tuple[dict[str, ChannelBlock | PipelineError], str]:
     """The channels, or why one cannot be used, and the reason why saved ones are missing (empty if they are not)."""
     if api_url is not None:
         with suppress(Unavailable, TimeoutError):
@@ -63,7 +65,7 @@ async def _defaults(resolver: ChannelResolver, unknown: str) -> Finding:
     return say("channels", f"none is set up: a worker notifies nobody{note}", _SET_UP)
 
 
-async def _channel(name: str, channel: AnyChannel | PipelineError) -> Finding:
+async def _channel(name: str, channel: ChannelBlock | PipelineError) -> Finding:
     check = f"channel {name}"
     if isinstance(channel, PipelineError):
         return broken(check, str(channel), _EDIT)
