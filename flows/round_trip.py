@@ -23,6 +23,7 @@ from orchestration.contracts import Contract, Stage
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import BadInput, BadSetting, PipelineError, RunNotFound, Unavailable
 from orchestration.graph import DefinitionSource
+from orchestration.local_key import load_local_key
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
@@ -74,11 +75,10 @@ class CanaryOrder:
         api_url: str | None = None,
         ping_url: str | None = None,
         severity: Severity = Severity.INFO,
-        local_key: str | None = None,
     ) -> CanaryOrder:
         """The order of the settings, with what is given in its place.
 
-        `local_key` is this machine's own key, for a door on this machine.
+        For a door on this machine, this machine's own key is good.
 
         Raises:
             BadInput: no channel is named, and the default channels are not asked for; or an address is none.
@@ -95,7 +95,7 @@ class CanaryOrder:
             channel=named,
             within_seconds=settings.canary_within_seconds if within_seconds is None else within_seconds,
             api_url=url,
-            api_key=key.get_secret_value() if key is not None else local_key if _is_here(url) else None,
+            api_key=key.get_secret_value() if key is not None else _local_key(settings, url),
             ping_url=ping_url or (ping.get_secret_value() if ping is not None else None),
             severity=severity,
         )
@@ -105,9 +105,14 @@ class CanaryOrder:
         return order
 
 
-def _is_here(url: str | None) -> bool:
-    """Whether a door is on this machine. The local key is for no other one."""
-    return url is None or urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+def _local_key(settings: Settings, url: str | None) -> str | None:
+    """This machine's own key, for a door on this machine: it is for no other one."""
+    if url is not None and urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    try:
+        return load_local_key(settings)
+    except BadSetting:
+        return None  # perhaps the door needs none
 
 
 class Step(Contract):

@@ -12,6 +12,7 @@ import httpx
 from orchestration.engine.execution import DIRECT, Execution
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
+from orchestration.local_key import load_local_key
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import runs
@@ -21,7 +22,6 @@ from orchestration.store.runs import RunFilter, list_page
 from service.admin import mount
 from service.api import create_app
 from service.api.server import ApiServer, listen
-from service.local_key import load_local_key
 
 LOCAL = ("127.0.0.1", 50_000)
 

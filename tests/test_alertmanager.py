@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from orchestration.local_key import KEY_FILE
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
-from service.local_key import KEY_FILE
 from service.stack import StackAddresses
 from tests.api_helpers import all_runs
 from tests.receivers import HttpReceiver

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from orchestration.local_key import HEADER_FILE, KEY_FILE, load_local_key
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from service.local_key import HEADER_FILE, KEY_FILE, load_local_key
 from tests.api_helpers import alert, all_runs, local_key, open_api, serve_api
 from tests.stack_fixtures import until
 

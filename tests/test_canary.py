@@ -17,9 +17,9 @@ from flows.round_trip import CanaryOrder, CanaryResult, send_canary
 from flows.services import use_services
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
+from orchestration.local_key import load_local_key
 from orchestration.settings import Settings
 from orchestration.store.claims import claim_runs
-from service.local_key import load_local_key
 from tests.api_helpers import eventually, run_to_end, serve_api
 from tests.conftest import MemoryChannel
 from tests.notify_helpers import FailingChannel, refused, rows, with_channels, with_settings
@@ -53,7 +53,7 @@ async def working(services: Services) -> AsyncGenerator[None]:
 
 def order(settings: Settings, **given: Any) -> CanaryOrder:
     given = {"channel": "memory", "within_seconds": 30.0, **given}
-    return CanaryOrder.of(settings, **given, local_key=load_local_key(settings))
+    return CanaryOrder.of(settings, **given)
 
 
 async def send(services: Services, **given: Any) -> CanaryResult:
@@ -161,8 +161,8 @@ def test_a_canary_needs_a_channel_by_name(settings: Settings) -> None:
     assert CanaryOrder.of(configured).channel == "slack"
     assert CanaryOrder.of(configured).ping_url == "https://x.test/1"
     # The local key is for this machine alone.
-    assert CanaryOrder.of(configured, api_url="https://alerts.example.com", local_key="k").api_key is None
-    assert CanaryOrder.of(configured, local_key="k").api_key == "k"
+    assert CanaryOrder.of(configured, api_url="https://alerts.example.com").api_key is None
+    assert CanaryOrder.of(configured).api_key == load_local_key(settings)
 
 
 async def test_the_flow_ends_as_its_canary_did(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

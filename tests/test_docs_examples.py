@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from orchestration.encryption import load_cipher
+from orchestration.local_key import header_path, load_local_key
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
-from service.local_key import header_path, load_local_key
 from service.stack import StackAddresses
 from tests.api_helpers import serve_api
 from tests.receivers import http_receiver

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from sqlalchemy import text
 
 from orchestration.alert import IncidentStatus
 from orchestration.engine.run import Services
-from orchestration.errors import Unavailable
+from orchestration.errors import HeartbeatNotFound, Unavailable
 from orchestration.heartbeat import BeatRequest, parse_beat
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import heartbeats
@@ -23,6 +25,8 @@ from orchestration.store.records import RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.why import read_why
 from service.api.presence import Presence
+from service.cli import heartbeats as cli
+from service.doctor.database import database_findings
 from service.worker.incidents import start_timers
 from tests.api_helpers import open_api, run_of, run_to_end
 from tests.conftest import MemoryChannel
@@ -386,3 +390,53 @@ async def test_waiting_heartbeats_are_no_work_that_is_late(services: Services, a
         everything = (await list_page(tx, RunFilter(upcoming=True), limit=10)).runs
     assert listed == []
     assert [run.reason for run in everything] == [RunReason.HEARTBEAT]
+
+
+async def test_the_commands_list_show_and_remove(
+    services: Services, api: httpx.AsyncClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", services.database.url)
+    monkeypatch.setenv("ALERT_PIPELINE_HOME", str(services.settings.home))
+
+    async def said(call: Callable[[], int]) -> str:
+        assert await asyncio.to_thread(call) == 0
+        return capsys.readouterr().out
+
+    assert "No heartbeats" in await said(cli.show_list)
+    await api.get(FIVE)
+    await api.get("/heartbeats/job/?every=1d")
+    await pass_time(services.database, 7 * MINUTE)
+    await work(services)
+
+    lines = (await said(cli.show_list)).splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["backup", "production", "missing"],
+        ["job", "production", "beating"],
+    ]
+    (only,) = json.loads(await said(partial(cli.show_list, missing=True, json=True)))
+    assert (only["name"], only["state"], only["every_seconds"]) == ("backup", "missing", 300)
+    shown = await said(partial(cli.show, "backup"))
+    assert shown.startswith("backup: missing")
+    assert "every 5 min, with 1 min of grace" in shown
+    assert "alert-pipeline why 'heartbeat=\"backup\"'" in shown
+    assert await said(partial(cli.remove, "backup")) == (
+        "Heartbeat backup (production) is not expected any more, and its alert ends\n"
+    )
+    with pytest.raises(HeartbeatNotFound, match="There is no heartbeat 'backup'"):
+        await asyncio.to_thread(cli.show, "backup")
+
+
+async def test_doctor_says_which_are_missing_and_when_nobody_hears_them(services: Services) -> None:
+    async def finding() -> str:
+        found = await database_findings(services.settings, services.database.url, embedded=False)
+        (one,) = [finding for finding in found if finding.check == "heartbeats"]
+        return f"{one.level}: {one.detail}"
+
+    assert await finding() == "ok: none is expected"
+    await beat(services.database)
+    assert await finding() == "broken: 1 are expected, and no API has accepted beats"
+    await Presence(services.database).note()
+    assert await finding() == "ok: 1 expected, 0 missing"
+    await pass_time(services.database, 10 * MINUTE)
+    await work(services)
+    assert await finding() == "warning: 1 expected, 1 missing: backup"

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, ip_address
 from starlette.requests import Request
 
 from orchestration.errors import BadSetting
+from orchestration.local_key import CURL, load_local_key
 from orchestration.redaction import one_line
 from orchestration.settings import Settings
 from orchestration.signals import logger
@@ -23,7 +24,6 @@ from service.api.keyring import KeyRing
 from service.api.problems import HttpProblem
 from service.api.rates import RateLimit, caller_address
 from service.api.signatures import is_signed, read_signature, unauthorized, unfit
-from service.local_key import CURL, load_local_key
 
 CALLER = "alert_pipeline.caller"
 """The key under which the scope of a request has its `Caller`, once it is authenticated."""

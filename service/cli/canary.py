@@ -9,13 +9,11 @@ from rich.text import Text
 
 from flows.round_trip import CanaryOrder, CanaryResult, send_canary
 from orchestration.alert import Severity
-from orchestration.errors import BadSetting
-from orchestration.settings import Settings, load_settings
+from orchestration.settings import load_settings
 from orchestration.signals import make_signals
 from orchestration.store.database import Database
 from service.cli.reader import read_at
 from service.cli.terminal import Json, as_json, errors, output
-from service.local_key import load_local_key
 
 
 def canary(
@@ -54,7 +52,6 @@ def canary(
         api_url=api,
         ping_url=ping,
         severity=severity,
-        local_key=_local_key(settings),
     )
 
     async def work(database: Database, _: object) -> CanaryResult:
@@ -66,13 +63,6 @@ def canary(
     else:
         _show(result)
     return 0 if result.arrived and not result.ping_problem else 1
-
-
-def _local_key(settings: Settings) -> str | None:
-    try:
-        return load_local_key(settings)
-    except BadSetting:
-        return None  # it may have a key of its own, or need none
 
 
 def _show(result: CanaryResult) -> None:

@@ -8,12 +8,12 @@ import typer
 from rich.table import Table
 
 from orchestration.encryption import load_cipher
+from orchestration.local_key import header_path, load_local_key
 from orchestration.settings import load_settings
 from orchestration.store import keys
 from orchestration.store.keys import ApiKey, Scope
 from service.cli.reader import read
 from service.cli.terminal import Json, as_json, errors, output
-from service.local_key import header_path, load_local_key
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Create, list and revoke keys of the HTTP API.")
 

@@ -20,11 +20,11 @@ import typer
 
 from orchestration.embedded_stack import StackAddresses
 from orchestration.errors import BadSetting, Unavailable
+from orchestration.local_key import header_path
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from service.cli.terminal import output, progress
-from service.local_key import header_path
 from service.stack import PersistentStack
 from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
