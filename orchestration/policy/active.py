@@ -26,7 +26,7 @@ class ActivePolicy:
     def route(self, alerts: Iterable[Alert], *, environment: str, at: datetime) -> Decision:
         """Who is notified of an incident with these alerts at a moment: all whom one of its alerts goes to."""
         subjects = (Subject.of(alert, environment=environment) for alert in alerts)
-        return union([decide(self.policy, subject, at) for subject in subjects])
+        return union([decide(self.policy, subject, at, explain=False) for subject in subjects])
 
     def people_of(self, schedule: str, at: datetime) -> tuple[str, ...]:
         """Who is on call at a moment; nobody if the policy has no such schedule."""

@@ -7,6 +7,7 @@ import time
 
 from orchestration.errors import PipelineError
 from orchestration.policy.active import ActivePolicy
+from orchestration.policy.parse import parse_policy
 from orchestration.signals import logger
 from orchestration.store.database import Database, read_clock
 from orchestration.store.definitions import find_policy
@@ -46,5 +47,9 @@ class StoredPolicies:
             record = await find_policy(tx)
             if record is None:
                 return None
-            found = await read_schedules(tx, await read_clock(tx))
-        return ActivePolicy(policy=found.policy, version=record.version, rosters=found.rosters)
+            known = self._known
+            # To read a policy with thousands of routes takes a second.
+            same = known is not None and known.version == record.version
+            policy = known.policy if known is not None and same else parse_policy(record.config).policy
+            found = await read_schedules(tx, await read_clock(tx), policy)
+        return ActivePolicy(policy=policy, version=record.version, rosters=found.rosters)
