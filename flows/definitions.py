@@ -1,4 +1,4 @@
-"""The definitions and the policy as a run uses them: the stored version, after an edit of its block was stored.
+"""The definitions as a run uses them: the stored version, after an edit of its block was stored.
 
 The block says which stored version it was written from. If its content is still that version's, nobody edited it; if
 the store has a newer version, the block is written again. Otherwise an operator edited the block: a valid edit becomes
@@ -64,16 +64,11 @@ def _unusable(slug: str, name: str, lines: Sequence[str], command: str) -> str:
 
 
 class DefinitionResolver:
-    """Finds a definition by name, as `orchestration.graph.DefinitionSource` requires; and the policy."""
+    """Finds a definition by name, as `orchestration.graph.DefinitionSource` requires."""
 
-    def __init__(
-        self, database: Database, *, blocks: PrefectBlocks | None = None, policy_blocks: PrefectBlocks | None = None
-    ) -> None:
+    def __init__(self, database: Database, *, blocks: PrefectBlocks | None = None) -> None:
         self._database = database
-        self._blocks = {
-            Kind.PIPELINE: blocks or PrefectBlocks(),
-            Kind.POLICY: policy_blocks or PrefectBlocks(Kind.POLICY),
-        }
+        self._blocks = blocks or PrefectBlocks()
         self._not_before = 0.0
 
     async def load(self, name: str, version: int | None = None) -> StoredDefinition:
@@ -92,7 +87,7 @@ class DefinitionResolver:
             known = await definitions.find_definition(tx, name)
         try:
             if known is None or known.is_active:
-                await self._store_edit(Kind.PIPELINE, name, known)
+                await self._store_edit(name, known)
         except BrokenBlock as error:
             if known is None:
                 raise
@@ -101,39 +96,18 @@ class DefinitionResolver:
         async with self._database.transaction() as tx:
             return stored(await definitions.get_active(tx, name), note=note)
 
-    async def load_policy(self) -> StoredDefinition | None:
-        """The version of the policy that counts now. None means that there is none: the default channels.
-
-        A broken block never stops a page: the stored version counts, and its `note` says what is wrong.
-
-        Raises:
-            Unavailable: the database does not answer.
-        """
-        note = ""
-        async with self._database.transaction() as tx:
-            known = await definitions.find_policy(tx)
-        try:
-            await self._store_edit(Kind.POLICY, POLICY_NAME, known)
-        except BrokenPolicy as error:
-            counts = f"version {known.version} of the policy" if known else "no policy"
-            note = f"{counts} counts, as stored. {error}"
-            logger.error("%s", note)
-        async with self._database.transaction() as tx:
-            found = await definitions.find_policy(tx)
-        return stored(found, note=note) if found else None
-
-    async def _store_edit(self, kind: Kind, name: str, known: DefinitionRecord | None) -> None:
+    async def _store_edit(self, name: str, known: DefinitionRecord | None) -> None:
         """Store an edit of the block. While Prefect does not answer, the stored version runs."""
         if time.monotonic() < self._not_before:
             return
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-                block = await self._blocks[kind].read(name)
+                block = await self._blocks.read(name)
                 if block is not None:
-                    await sync_block(self._database, self._blocks[kind], block)
+                    await sync_block(self._database, self._blocks, block)
         except (Unavailable, TimeoutError) as error:
             self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
-            version = f"version {known.version}" if known else "nothing" if kind is Kind.PIPELINE else "no policy"
+            version = f"version {known.version}" if known else "nothing"
             why = str(error) or f"Prefect did not show it within {READ_TIMEOUT_SECONDS:g} s"
             logger.warning("The block of %s could not be read (%s): %s runs, as stored", name, why, version)
 

@@ -48,7 +48,7 @@ async def test_a_silence_keeps_an_incident_back_and_it_is_told_when_the_silence_
     assert await next_of(services.database, run.incident_id) == "reminder 60"
     assert (await push(services)).skip_reason == "silenced"
     assert channel.messages == []
-    assert "incident_held" in await events_of(services.database, run.incident_id)
+    assert "incident_held_back" in await events_of(services.database, run.incident_id)
 
     async with services.database.transaction() as tx:
         await end_silence(tx, made.id)

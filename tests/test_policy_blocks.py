@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from flows.definitions import EDITOR, DefinitionResolver
+from flows.definitions import EDITOR, BrokenPolicy, sync_block
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.policy.parse import parse_policy
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import Change, Stored
+from orchestration.store.policies import StoredPolicies
 from tests.definition_helpers import MemoryBlocks, look, put
 
 ONE: dict[str, Any] = {"description": "one", "routes": [{"channels": ["a"]}]}
@@ -22,11 +23,6 @@ TWO: dict[str, Any] = {"description": "two", "routes": [{"channels": ["b"]}]}
 @pytest.fixture
 def blocks() -> MemoryBlocks:
     return MemoryBlocks(Kind.POLICY)
-
-
-@pytest.fixture
-def resolver(database: Database, blocks: MemoryBlocks) -> DefinitionResolver:
-    return DefinitionResolver(database, blocks=MemoryBlocks(), policy_blocks=blocks)
 
 
 async def stored(database: Database, written: dict[str, Any]) -> Stored:
@@ -60,48 +56,50 @@ async def test_policies_that_are_applied_at_the_same_time_are_versions(database:
     assert await versions(database) == [5, 4, 3, 2, 1]
 
 
-async def test_an_edit_of_the_block_is_the_next_version(
-    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
-) -> None:
-    assert await resolver.load_policy() is None
+async def test_an_edit_of_the_block_is_the_next_version(database: Database, blocks: MemoryBlocks) -> None:
+    policies = StoredPolicies(database)
+    assert await policies.active() is None
     await stored(database, ONE)
     await blocks.write(POLICY_NAME, ONE, 1)
     blocks.edit(TWO, POLICY_NAME)
 
-    loaded = await resolver.load_policy()
-    assert loaded is not None
-    assert (loaded.version, loaded.config, loaded.note) == (2, TWO, "")
-    async with database.transaction() as tx:
-        found = await definitions.find_policy(tx)
-    assert found is not None
-    assert found.created_by == EDITOR
+    # A worker does this each minute.
+    record = await sync_block(database, blocks, blocks.kept[POLICY_NAME])
+    assert record is not None
+    assert (record.version, record.config, record.created_by) == (2, TWO, EDITOR)
     assert blocks.kept[POLICY_NAME].stored_version == 2
+    counts = await StoredPolicies(database).active()
+    assert counts is not None
+    assert (counts.version, counts.policy.description) == (2, "two")
 
 
-async def test_of_a_broken_edit_the_version_before_counts_and_says_what_is_wrong(
-    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
-) -> None:
+async def test_of_a_broken_edit_the_version_before_counts(database: Database, blocks: MemoryBlocks) -> None:
     await stored(database, ONE)
     await blocks.write(POLICY_NAME, ONE, 1)
     for broken in (None, 5, {"routes": [{"mute": "night"}]}, {"routes": {}}, {"description": "\0"}):
         blocks.edit(broken, POLICY_NAME)
-        loaded = await resolver.load_policy()
-        assert loaded is not None
-        assert (loaded.version, loaded.config) == (1, ONE)
-        assert loaded.note.startswith(
-            "version 1 of the policy counts, as stored. The block alert-policy/policy was edited in Prefect and cannot "
-            "be used: "
-        )
+        with pytest.raises(
+            BrokenPolicy, match="alert-policy/policy was edited in Prefect and cannot be used"
+        ):
+            await sync_block(database, blocks, blocks.kept[POLICY_NAME])
+        counts = await StoredPolicies(database).active()
+        assert counts is not None
+        assert counts.version == 1
     assert await versions(database) == [1]
 
 
-async def test_while_prefect_is_away_the_stored_version_counts(
-    database: Database, blocks: MemoryBlocks, resolver: DefinitionResolver
+async def test_a_stored_policy_that_cannot_be_read_stops_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestration.store.policies.FRESH_SECONDS", 0.0)
+    policies = StoredPolicies(database)
     await stored(database, ONE)
-    blocks.away = True
-    for _ in range(3):
-        loaded = await resolver.load_policy()
-        assert loaded is not None
-        assert loaded.config == ONE
-    assert blocks.reads == 1
+    first = await policies.active()
+    assert first is not None
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql("update definition set version = 2, config = '{\"routes\": 5}' where kind = 'policy'")
+    assert await policies.active() is first
+    assert await StoredPolicies(database).active() is None
+    async with database.transaction() as tx:
+        await definitions.delete_definition(tx, POLICY_NAME, kind=Kind.POLICY)
+    assert await policies.active() is None

@@ -179,6 +179,8 @@ class HistoryRecord(Contract):
         details = {name: " ".join(str(value).split()) for name, value in self.details.items() if value}
         said = {
             "channel": " {}",
+            "to": " to {}",
+            "number": " (step {})",
             "by": " by {}",
             "via": " ({})",
             "until": " until {}",

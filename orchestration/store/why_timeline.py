@@ -230,6 +230,8 @@ def _next_reminder(incident: Incident | None, due_at: datetime) -> str:
     """What the next reminder depends on: the end of a snooze or of an acknowledgement is a reminder too."""
     if incident is not None and incident.snoozed_until is not None and incident.snoozed_until >= due_at - _SAME_MOMENT:
         return "the snooze ends: a reminder, if it still fires"
+    if incident is not None and incident.held_until is not None and incident.held_until >= due_at - _SAME_MOMENT:
+        return "what keeps it back ends: it is told, if it still fires and nothing else does"
     if incident is not None and incident.status is IncidentStatus.ACKNOWLEDGED:
         return "the acknowledgement ends: a reminder, if it still fires"
     return "reminder, if it still fires and nobody has acknowledged it"

@@ -61,8 +61,8 @@ async def hold_incident(tx: Transaction, incident: Incident, hold: Hold, run_id:
     """Keep an incident back. The history has a line for each thing that does."""
     before = held_of(incident)
     if before is None or before.why != hold.why:
-        details = {"by": hold.by.value, "why": hold.why, "until": hold.until.isoformat()}
-        await note_event(tx, incident, "incident_held", details, run_id=run_id)
+        details = {"held_by": hold.by.value, "why": hold.why}
+        await note_event(tx, incident, "incident_held_back", details, run_id=run_id)
     return await update_incident(tx, int(incident.id), held=hold.model_dump(mode="json"))
 
 
