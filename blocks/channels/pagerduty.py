@@ -173,7 +173,8 @@ def _trigger_within(message: Message, limit: int) -> Json:
 
 
 def _details(message: Message, limit: int) -> Json:
-    facts = {_clip(fact.label, FIELD_LIMIT): _clip(fact.value, limit) for fact in message.facts[:100]}
+    everything = (*message.facts, *message.follow_ups, *message.details)
+    facts = {_clip(fact.label, FIELD_LIMIT): _clip(fact.value, limit) for fact in everything[:100]}
     lists = {
         "What to do": [f"{number}. {action}" for number, action in enumerate(message.actions, 1)],
         "Analysis": [message.summary],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
@@ -32,7 +32,7 @@ from blocks.channels.base import (
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
-from orchestration.message import Message
+from orchestration.message import Fact, Message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.threads import in_own_thread
@@ -351,12 +351,14 @@ def _slacks_word(said: str) -> str:
 
 
 def blocks_of(message: Message) -> list[Json]:
-    """The message as blocks, the most urgent first: title, where and since when, what to do, links; then evidence."""
+    """The message as blocks, the most urgent first: title, where and since when, what to do, who has it, links; then
+    evidence."""
     blocks = [_header(message)]
-    blocks += _facts(message)
+    blocks += _fields(message.facts)
     if message.actions:
         steps = "\n".join(f"{number}. {escape(action)}" for number, action in enumerate(message.actions, 1))
         blocks.append(_section(f"*What to do*\n{steps}"))
+    blocks += _fields(message.follow_ups)
     if message.links:
         # Links in text: a button, even one with a URL, shows a warning sign unless the app takes interactions.
         blocks.append(_section(_links(message.links)))
@@ -364,6 +366,7 @@ def blocks_of(message: Message) -> list[Json]:
         blocks.append(_section(f"*Analysis*\n{escape(message.summary)}"))
     if message.checks:
         blocks.append(_section("*Checked*\n" + "\n".join(escape(line) for line in message.checks)))
+    blocks += _fields(message.details)
     context = f"trace {message.trace_id}  ·  run {message.run_id}  ·  {message.source}  ·  {message.environment}"
     context_text = _mrkdwn(escape(context), CONTEXT_LIMIT)
     return [*blocks[: BLOCKS_LIMIT - 1], {"type": "context", "elements": [context_text]}]
@@ -371,7 +374,8 @@ def blocks_of(message: Message) -> list[Json]:
 
 def reply_of(message: Message) -> list[Json]:
     """What is new, for the thread: the evidence stands in the message above it."""
-    return [_header(message), *_facts(message), *([] if message.facts else [_section(escape(message.title) or "–")])]
+    facts = [*message.facts, *message.follow_ups]
+    return [_header(message), *_fields(facts), *([] if facts else [_section(escape(message.title) or "–")])]
 
 
 def fallback_of(message: Message) -> str:
@@ -397,10 +401,8 @@ def _header(message: Message) -> Json:
     return {"type": "header", "text": {"type": "plain_text", "text": text, "emoji": True}}
 
 
-def _facts(message: Message) -> list[Json]:
-    fields = [
-        _mrkdwn(f"*{escape(fact.label)}*\n{escape(fact.value) or '–'}", FIELD_LIMIT) for fact in message.facts[:20]
-    ]
+def _fields(facts: Sequence[Fact]) -> list[Json]:
+    fields = [_mrkdwn(f"*{escape(fact.label)}*\n{escape(fact.value) or '–'}", FIELD_LIMIT) for fact in facts[:20]]
     rows = (fields[start : start + FIELDS_LIMIT] for start in range(0, len(fields), FIELDS_LIMIT))
     return [{"type": "section", "fields": row} for row in rows]
 
