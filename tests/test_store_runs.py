@@ -54,6 +54,27 @@ async def test_whoever_lost_the_lease_writes_no_more(database: Database) -> None
             await runs.change(tx, run_id, owner="old/1/2/3", values={"title": "other"})
 
 
+async def test_an_attempt_that_is_opened_while_another_one_is_has_the_next_number(database: Database) -> None:
+    run_id = await stored(database)
+    async with database.transaction() as tx:
+        await claims.claim(tx, run_id, owner=OWNER, seconds=30)
+        run = await runs.get_run(tx, run_id)
+    async with database.transaction() as tx:
+        query = "update pipeline_run set updated_at = clock_timestamp() where run_id = %s returning id"
+        (number,) = (await tx.exec_driver_sql(query, (run_id,))).one()
+        opening = asyncio.create_task(
+            open_attempt(database, run, CHECK, owner=OWNER, status=run.status, input_ref=None)
+        )
+        await eventually(lambda: waits_for_a_lock(database), "the second one waits for the row")
+        query = """
+            insert into stage_execution (pipeline_run_id, node_id, stage, attempt, status, idempotency_key)
+            values (%s, 'check', 'check', 1, 'running', %s)
+        """
+        await tx.exec_driver_sql(query, (number, f"{run_id}/check/1"))
+    _, attempt = await opening
+    assert attempt == 2
+
+
 async def test_an_unknown_run_is_named(database: Database) -> None:
     with pytest.raises(RunNotFound, match="'nobody'"):
         async with database.transaction() as tx:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -152,10 +153,16 @@ async def _change(
         new = changes(run.status, status, values)
         condition = {"owner": owner, "known": run.status.value}
         parameters = {**attempt, **condition, **{_RUN + name: value for name, value in new.items()}}
+        try:
+            async with database.statement() as connection:
+                found = await connection.execute(_statement(of_attempt, tuple(new)), parameters)
+                if (row := found.mappings().one_or_none()) is not None:
+                    return row
+        except IntegrityError as error:
+            # A statement that had to wait for the run's row does not see the attempt that was opened meanwhile.
+            if "uq_stage_execution" not in str(error):
+                raise
         async with database.statement() as connection:
-            found = await connection.execute(_statement(of_attempt, tuple(new)), parameters)
-            if (row := found.mappings().one_or_none()) is not None:
-                return row
             run = await get_run(connection, run.run_id)
         ensure_leased(run, owner)
 
