@@ -175,17 +175,15 @@ async def test_one_channel_that_may_come_back_is_worth_another_try(services: Ser
     assert len(await attempts_of(services, run_id)) == 2
 
 
+def place_of(run_id: str, owner: str) -> Place:
+    """Where the message of a run goes, as its notify node has it."""
+    to = {"channel": "memory", "driver": "memory", "target": "memory"}
+    return Place(run_id=run_id, node_id="notify", owner=owner, lease_seconds=30.0, **to)
+
+
 async def test_a_process_that_overslept_its_lease_has_it_again_before_it_sends(services: Services, run_id: str) -> None:
     async with lease_run(services, run_id, engine="test") as run, services.database.transaction() as tx:
-        place = Place(
-            run_id=run_id,
-            node_id="notify",
-            channel="memory",
-            driver="memory",
-            target="memory",
-            owner=run.owner,
-            lease_seconds=30.0,
-        )
+        place = place_of(run_id, run.owner)
         await tx.exec_driver_sql("update pipeline_run set lease_expires_at = clock_timestamp() - interval '1 s'")
         assert await deliveries.open_try(tx, place) is not None
         claimed = await claims.claim_runs(tx, process="other/1/2", limit=1, lease_seconds=30.0, deadline_seconds=30.0)
@@ -196,15 +194,7 @@ async def test_a_message_whose_sending_nobody_saw_end_is_sent_again_under_the_sa
     services: Services, run_id: str, channel: MemoryChannel
 ) -> None:
     async with lease_run(services, run_id, engine="test") as run, services.database.transaction() as tx:
-        place = Place(
-            run_id=run_id,
-            node_id="notify",
-            channel="memory",
-            driver="memory",
-            target="memory",
-            owner=run.owner,
-            lease_seconds=30.0,
-        )
+        place = place_of(run_id, run.owner)
         await deliveries.open_try(tx, place)
 
     sent(await notify(services, run_id))
