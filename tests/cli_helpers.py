@@ -78,10 +78,10 @@ def without_log(stderr: str) -> list[str]:
 
 
 async def row_counts(database: Database) -> dict[str, int]:
-    """How many rows each of our tables has, without the empty ones."""
+    """How many rows each of our tables has, without the empty ones, and without what an API notes of itself."""
     counts: dict[str, int] = {}
     async with database.transaction() as tx:
-        for table in Base.metadata.sorted_tables:
+        for table in (one for one in Base.metadata.sorted_tables if one.name != "door"):
             counts[table.name] = (await tx.execute(text(f"select count(*) from {table.name}"))).scalar_one()
     return {name: count for name, count in counts.items() if count}
 

@@ -103,11 +103,11 @@ def show_list(
 
 @app.command()
 def end(
-    silence: Annotated[int, typer.Argument(metavar="NUMBER", help="Its number.", min=1)],
+    number: Annotated[int, typer.Argument(metavar="NUMBER", help="Its number.", min=1)],
     json: Json = False,
 ) -> int:
     """End a silence now. What it keeps back, and still fires, is told."""
-    ended = read(load_settings(), lambda tx: silences.end_silence(tx, silence))
+    ended = read(load_settings(), lambda tx: silences.end_silence(tx, number))
     if json:
         as_json(_flat(ended))
     else:

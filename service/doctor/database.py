@@ -44,8 +44,8 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
             run_check("workers", lambda: _workers(database), fix=fix),
             run_check("inbox", lambda: _inbox(database, settings), fix=fix),
             run_check("runs", lambda: _runs(database), fix=fix),
-            run_check("oncall", lambda: _on_call(database), fix=fix),
             run_check("heartbeats", lambda: _heartbeats(database), fix=fix),
+            run_check("oncall", lambda: _on_call(database), fix=fix),
         )
         return [first, schema, *await asyncio.gather(clock, *later)]
     finally:
