@@ -13,12 +13,12 @@ from orchestration.policy.active import ActivePolicy
 from orchestration.policy.holding import Silence
 from orchestration.policy.matchers import parse_matchers
 from orchestration.policy.parse import read_policy
-from orchestration.states import RunStatus
+from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.silences import add_silence, end_silence, list_silences
 from tests.conftest import MemoryChannel
 from tests.life_helpers import ADA, events_of, execute_timer, incident_of, let_pass, next_of, push
-from tests.notify_helpers import titles
+from tests.notify_helpers import execute_follow_up, refused, titles
 
 HOUR = timedelta(hours=1)
 
@@ -69,6 +69,31 @@ async def test_an_incident_that_ends_during_its_silence_is_told_to_nobody(
     await push(services)
     assert (await push(services, status="resolved")).skip_reason == "silenced"
     assert channel.messages == []
+
+
+async def test_an_incident_that_a_person_resolves_during_its_silence_is_told_to_nobody(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await silence(services)
+    run = await push(services)
+    assert run.incident_id is not None
+    async with services.database.transaction() as tx:
+        await actions.resolve(tx, run.incident_id, ADA)
+    assert (await execute_follow_up(services, RunReason.ACTION)).skip_reason == "silenced"
+    assert channel.messages == []
+
+
+async def test_what_a_channel_refused_is_not_sent_again_during_a_silence(
+    services: Services, channel: MemoryChannel
+) -> None:
+    channel.failures = [refused()]
+    run = await push(services)
+    assert run.status is RunStatus.FAILED
+    await silence(services)
+    assert (await execute_follow_up(services, RunReason.REDELIVERY)).skip_reason == "silenced"
+    assert channel.messages == []
+    assert run.incident_id is not None
+    assert await next_of(services.database, run.incident_id) == "reminder 60"
 
 
 async def test_the_all_clear_of_what_was_told_is_never_kept_back(services: Services, channel: MemoryChannel) -> None:

@@ -39,6 +39,9 @@ MAX_LATER_RUNS = 50
 _BY_KEY = (RunReason.PUSH, RunReason.HEARTBEAT)
 """Runs with alerts of their own, which take part in the order of their incident's key. Others follow an incident."""
 
+_HELD_BACK_TOO = (RunReason.MEMBER_ENDED, RunReason.REDELIVERY, RunReason.ACTION)
+"""The reasons of runs about which only then is it asked whether something keeps the incident back."""
+
 CHECKS_ONLY = "checks_only"
 """The reason to skip ingest in a run that is about this host's health: there are no alerts."""
 
@@ -183,6 +186,11 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
                 decision = NotifyDecision(True, Reason.REDELIVERY)
             case _:
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
+        if decision.notify and config.reason in _HELD_BACK_TOO:
+            before = await incidents.get_incident(tx, incident.id)
+            decision, after = await keep_back(tx, before, decision, config.policy, run.run_id)
+            if after.held != before.held:
+                await reschedule(tx, after, config.settings, run_id=run.run_id)
         result = _result(run, StoredPush(), recorded, decision)
         await ingest_order.save_ingest_result(tx, run.run_id, result, title=incident.title)
     return result
