@@ -16,7 +16,7 @@ from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of, upcoming
-from tests.notify_helpers import WaitingChannel, busy, titles
+from tests.notify_helpers import WaitingChannel, busy, execute_follow_up, refused, titles
 
 MINUTE = timedelta(minutes=1)
 
@@ -186,6 +186,22 @@ async def test_a_step_that_waits_for_its_channel_is_not_sent_once_somebody_has_t
     await step
     assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"], "bob-phone": ["CRITICAL"]}
     assert channels["bob-mail"].messages == []
+
+
+async def test_a_step_that_was_refused_is_sent_again_although_a_later_one_has_been_taken(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    channels["bob-phone"].failures = [refused()]
+    incident_id = await open_incident(services)
+    assert await next_step(services, incident_id, 5 * MINUTE) is RunStatus.FAILED
+    assert "bob-phone" not in told(channels)
+    await let_pass(services.database, 10 * MINUTE)
+    assert (await execute_follow_up(services, RunReason.ESCALATION)).status is RunStatus.NOTIFIED
+    assert "fallback" in told(channels)
+
+    assert (await execute_follow_up(services, RunReason.REDELIVERY)).status is RunStatus.NOTIFIED
+    assert set(told(channels)) == set(NAMES)
+    assert all(count == ["CRITICAL"] for count in told(channels).values())
 
 
 async def test_what_the_step_says_of_its_people_is_in_the_history(services: Services) -> None:

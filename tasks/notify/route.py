@@ -17,8 +17,6 @@ class Route:
 
     names: tuple[str | None, ...]
     """Names of channels or drivers. None stands for the default channels."""
-    is_step: bool = False
-    """Whether these are the channels of one step of an escalation."""
 
 
 def is_escalation(run: ActiveRun) -> bool:
@@ -31,8 +29,11 @@ def route_of(run: ActiveRun, subject: MessageSubject, active: ActivePolicy | Non
     """Where the message goes if neither its node nor the run names a channel."""
     incident = subject.incident
     progress = progress_of(incident) if incident else None
+    if progress is not None and run.record.reason is RunReason.ESCALATION:
+        return Route(names=tuple(dict.fromkeys(name for step in progress.last for name in step.channels)))
     if progress is not None and is_escalation(run):
-        return Route(names=tuple(dict.fromkeys(name for step in progress.last for name in step.channels)), is_step=True)
+        # A later step may have been taken since. Whoever knows of the incident is not told again.
+        return Route(names=progress.told)
     told = progress.told if progress is not None else ()
     if active is None or incident is None or subject.at is None:
         return Route(names=(None, *told))
