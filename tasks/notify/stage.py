@@ -27,7 +27,7 @@ from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
-from tasks.notify.route import Route, is_escalation, route_of
+from tasks.notify.route import is_escalation, route_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +169,9 @@ class NotifyNode(NodeConfig):
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     subject = await read_subject(run, step)
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
-    route = Route(names=tuple(asked)) if asked else route_of(run, subject, await run.services.active_policy())
+    names = tuple(asked) or route_of(run, subject, await run.services.active_policy())
     excepted = run.record.options.except_channels
-    chosen, missing = await _select(run, route.names)
+    chosen, missing = await _select(run, names)
     chosen = [named for named in chosen if named.name not in excepted]
     if not chosen and not missing and excepted:
         chosen = list(await run.services.channels.others(excepted))
@@ -195,7 +195,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         others=partial(_others, run),
         excepted=excepted,
         missing=missing,
-        nobody=not route.names,
+        nobody=not names,
     )
 
 
