@@ -104,6 +104,7 @@ _NO_SECRETS = {("routing", "key"): Names.WEAK, ("pull", "secrets"): Names.NOTHIN
 
 # People write `passw0rd`.
 _ZERO = re.compile(r"(?<=[A-Za-z])0(?=[A-Za-z])")
+_PASSWORD_ENDINGS = ("password", "passwd", "pwd")
 _STRONG = (Names.PASSWORD, Names.CREDENTIAL, Names.SECRET)
 
 
@@ -115,6 +116,14 @@ def meaning_of(name: str) -> Names:
         words.pop()
     if not words or words[0] in _AMOUNTS:
         return Names.NOTHING
+    return _meaning_of_word(words[0]) if len(words) == 1 else _meaning_of_words(words)
+
+
+def _meaning_of_word(word: str) -> Names:
+    return Names.PASSWORD if word.endswith(_PASSWORD_ENDINGS) else _MEANING.get(word, Names.NOTHING)
+
+
+def _meaning_of_words(words: list[str]) -> Names:
     if tuple(words[-2:]) in _NO_SECRETS:
         return _NO_SECRETS[words[-2], words[-1]]
     if tuple(words[-2:]) in _PAIRS:
@@ -123,8 +132,8 @@ def meaning_of(name: str) -> Names:
         return Names.CREDENTIAL
     if words[-1] in _MEANING:
         # A `dedup_key` is none: other keys than those of _PAIRS identify something.
-        return Names.NOTHING if words[-1] == "key" and len(words) > 1 else _MEANING[words[-1]]
-    if words[-1].endswith(("password", "passwd", "pwd")):
+        return Names.NOTHING if words[-1] == "key" else _MEANING[words[-1]]
+    if words[-1].endswith(_PASSWORD_ENDINGS):
         return Names.PASSWORD
     if words[-1] in _ABOUT:
         return Names.NOTHING

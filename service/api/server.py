@@ -17,6 +17,7 @@ from orchestration.signals import logger
 from service.api.app import Extension, create_app
 from service.api.auth import is_loopback
 from service.api.connections import ApiConfig, raise_open_files
+from service.stack.process import collect_garbage_rarely
 
 GRACE_SECONDS = 10
 """How long requests in progress may take after a signal to stop."""
@@ -87,6 +88,7 @@ class ApiServer(uvicorn.Server):
         """Start, and report it."""
         await super().startup(sockets)
         if self.started:
+            collect_garbage_rarely()
             self._ready()
 
 

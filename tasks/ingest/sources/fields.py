@@ -31,6 +31,7 @@ PAGE = ("url", "link", "source_url", "generatorURL")
 _BREAKS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"  # they change the order in which a text is displayed
 _UNPRINTABLE = re.compile(f"[{_BREAKS}{_DIRECTIONS}]")
+_ONE_WORD = re.compile("[!-~]*")
 _UNPRINTABLE_IN_PROSE = re.compile(f"(?![\n\t])[{_BREAKS}{_DIRECTIONS}]")
 _SAYS_SOMETHING = re.compile(f"[^\\s{_BREAKS}{_DIRECTIONS}]")
 _EPOCH = re.compile(r"[0-9]{9,20}(\.[0-9]+)?")
@@ -60,7 +61,10 @@ def text(value: JsonValue) -> str:
 
 def one_line_text(value: JsonValue, limit: int | None = NAME_LIMIT) -> str:
     """Text on one line, without control characters, at most `limit` characters; None means no limit."""
-    return _cut(" ".join(_UNPRINTABLE.sub(" ", text(value)).split()), limit)
+    written = text(value)
+    if not _ONE_WORD.fullmatch(written):  # most names and labels are one
+        written = " ".join(_UNPRINTABLE.sub(" ", written).split())
+    return _cut(written, limit)
 
 
 def long_text(value: JsonValue, limit: int = PROSE_LIMIT) -> str:
