@@ -176,7 +176,9 @@ class Incident(BaseModel, frozen=True):
     summary: str = ""
     environment: str = "production"
     version: int = 1
-    """Grows with each change that somebody should hear of."""
+    """Grows with each change that a channel can show."""
+    news_version: int = 1
+    """The latest version that somebody should hear of."""
     opened_at: UtcDatetime
     heard_at: UtcDatetime | None = None
     """When a push spoke of it last."""

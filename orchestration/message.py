@@ -62,6 +62,11 @@ class Message(Contract):
         description="The `thread` of the channel's last delivery about this episode of the incident, as the channel "
         "returned it. None means that it was sent nothing about the episode.",
     )
+    silent: bool = Field(
+        default=False,
+        description="Nobody is to be disturbed: the message in `thread` is only brought up to date. Sent to channels "
+        "that show the state.",
+    )
     acknowledged_by: str | None = Field(
         default=None, description="Who has acknowledged the incident. None means that nobody has."
     )
@@ -109,6 +114,11 @@ class Channel(Protocol):
     @property
     def target(self) -> str:
         """The destination, without secrets: "#oncall", "ops@example.com", "hooks.example.com"."""
+        ...
+
+    @property
+    def shows_state(self) -> bool:
+        """Whether it can bring a message up to date without a new one. Only then it is sent `silent` messages."""
         ...
 
     async def send(self, message: Message) -> Delivery:

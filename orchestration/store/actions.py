@@ -1,7 +1,8 @@
 """What people do with an incident: acknowledge, unacknowledge, resolve, close, snooze, note.
 
 Each action is one transaction under the lock of the incident's key. Doing it again changes nothing, and the answer says
-so. Who did it, and from where, is in the history.
+so. Who did it, and from where, is in the history. Channels that can bring their message up to date without a new one
+show it at once, by a run of the queue.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import members
 from orchestration.store.database import read_clock
-from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.follow_ups import add_follow_up, show_state
 from orchestration.store.incidents import (
     UNACKNOWLEDGED,
     find_incident,
@@ -108,6 +109,7 @@ async def acknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, setti
     values = {"status": IncidentStatus.ACKNOWLEDGED.value, "acknowledged_at": func.clock_timestamp()}
     incident = await _change(tx, incident, "incident_acknowledged", actor, acknowledged_by=actor.by, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     until = Timing.of(settings, "").acknowledged_until(incident)
     good_for = f"until {_moment(until)}" if until else "until it ends"
     return _changed(incident, f"is acknowledged by {actor.by}: no reminders {good_for}")
@@ -127,6 +129,7 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
     values = UNACKNOWLEDGED | await _from_the_beginning(tx, incident)
     incident = await _change(tx, incident, "incident_unacknowledged", actor, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     return _changed(incident, "is not acknowledged any more: reminders go on")
 
 
@@ -205,6 +208,7 @@ async def snooze(
     details = {"until": ends_at.isoformat()}
     incident = await _change(tx, incident, "incident_snoozed", actor, details, snoozed_until=ends_at)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     return _changed(incident, f"is snoozed by {actor.by} until {_moment(ends_at)}")
 
 
@@ -214,6 +218,7 @@ async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, set
     values = {"snoozed_until": None} | await _from_the_beginning(tx, incident)
     incident = await _change(tx, incident, "incident_snooze_ended", actor, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     # The reminder at the end of the snooze would have said what came during it.
     if not await is_notified(tx, int(incident.id)):
         await add_follow_up(tx, int(incident.id), RunReason.ACTION)

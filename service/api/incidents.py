@@ -137,9 +137,10 @@ class IncidentDetail(IncidentShape):
     @classmethod
     def of_story(cls, summary: IncidentSummary, story: IncidentStory) -> IncidentDetail:
         """The shape of an incident with all that belongs to it."""
-        version = story.incident.version
         channels = [
-            ChannelShape(**one.model_dump(include=set(ChannelShape.model_fields)), is_current=one.version >= version)
+            ChannelShape(
+                **one.model_dump(include=set(ChannelShape.model_fields)), is_current=one.is_current(story.incident)
+            )
             for one in story.channels
         ]
         return cls(
