@@ -193,6 +193,13 @@ class Incident(BaseModel, frozen=True):
     closed_at: UtcDatetime | None = None
 
     @property
+    def public_key(self) -> str:
+        """Names the incident to vendors, who give it back: its number, and a hash that no incident of another
+        installation has."""
+        identity = f"{self.id}\n{self.incident_key}"
+        return f"{self.id}-{hashlib.sha256(identity.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+    @property
     def held_until(self) -> datetime | None:
         """Until when it is kept back at least."""
         until = (self.held or {}).get("until")

@@ -13,6 +13,7 @@ from pydantic import Field, SkipValidation
 from orchestration.alert import AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract, Delivery
 from orchestration.redaction import one_line, redact_text
+from orchestration.responses import Response
 from orchestration.states import RunReason
 
 
@@ -69,6 +70,10 @@ class Message(Contract):
     )
     acknowledged_by: str | None = Field(
         default=None, description="Who has acknowledged the incident. None means that nobody has."
+    )
+    buttons: list[Response] = Field(
+        default_factory=list[Response],
+        description="What a person can do with a button. Empty unless its press comes back: SLACK_SIGNING_SECRET.",
     )
     trace_id: str
     run_id: str

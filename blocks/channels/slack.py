@@ -29,6 +29,7 @@ from blocks.channels.base import (
     tls_context,
     unreachable,
 )
+from blocks.channels.slack_buttons import buttons_of
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
@@ -371,6 +372,7 @@ def blocks_of(message: Message) -> list[Json]:
     if message.links:
         # Links in text: a button, even one with a URL, shows a warning sign unless the app takes interactions.
         blocks.append(_section(_links(message.links)))
+    blocks += buttons_of(message)
     if message.summary:
         blocks.append(_section(f"*Analysis*\n{escape(message.summary)}"))
     if message.checks:

@@ -22,6 +22,7 @@ from orchestration.errors import BadInput, IllegalTransition
 from orchestration.escalation import progress_of
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
+from orchestration.responses import SNOOZE_FOR, Response
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import members
@@ -57,6 +58,9 @@ class Via(StrEnum):
     CLI = "cli"
     HTTP = "http"
     ADMIN = "admin"
+    SLACK = "slack"
+    LINK = "link"
+    PAGERDUTY = "pagerduty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Actor:
     via: Via
     key: str = ""
     """The name of the API key. Empty means that none was needed."""
+    account: str = ""
+    """The person's account where they acted, such as a Slack user id; or the channel whose link they opened."""
 
     def __post_init__(self) -> None:
         if not self.by.strip() or len(self.by) > MAX_NAME_CHARACTERS or not self.by.isprintable():
@@ -81,7 +87,8 @@ class Actor:
     @property
     def details(self) -> dict[str, Any]:
         """The actor as the history names it."""
-        return {"by": self.by, "via": self.via.value, **({"key": self.key} if self.key else {})}
+        more = {"key": self.key, "account": self.account}
+        return {"by": self.by, "via": self.via.value, **{name: value for name, value in more.items() if value}}
 
 
 class Done(Contract):
@@ -210,6 +217,22 @@ async def snooze(
     await reschedule(tx, incident, settings)
     await show_state(tx, int(incident.id))
     return _changed(incident, f"is snoozed by {actor.by} until {_moment(ends_at)}")
+
+
+async def respond(tx: AsyncConnection, incident_id: str, response: Response, actor: Actor, settings: Settings) -> Done:
+    """Do what a message offers.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has ended.
+    """
+    match response:
+        case Response.ACKNOWLEDGE:
+            return await acknowledge(tx, incident_id, actor, settings)
+        case Response.SNOOZE:
+            return await snooze(tx, incident_id, actor, settings, until=SNOOZE_FOR)
+        case Response.RESOLVE:
+            return await resolve(tx, incident_id, actor)
 
 
 async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, settings: Settings) -> Done:

@@ -78,6 +78,18 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     return incident_of(row)
 
 
+async def find_incident_of(tx: AsyncConnection, public_key: str) -> Incident:
+    """The incident that a vendor names by the key that it was given (`Incident.public_key`).
+
+    Raises:
+        IncidentNotFound: there is no such incident, or it is one of another installation.
+    """
+    incident = await find_incident(tx, public_key.partition("-")[0])
+    if incident.public_key != public_key:
+        raise IncidentNotFound(f"Incident {incident.id} is not the one that is meant")
+    return incident
+
+
 async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
     """The keys of the open incidents whose key begins so, in any environment."""
     query = select(_I.incident_key).where(_I.status.in_(OPEN_STATUSES), _I.incident_key.startswith(start))
