@@ -109,7 +109,7 @@ class EventShape(BaseModel):
     at: UtcDatetime
     event: str
     by: str | None = Field(description="Who did it. Null means that it happened by itself.")
-    via: str | None = Field(description="From where: cli, http or admin.")
+    via: str | None = Field(description="From where: cli, http, admin, slack, link or pagerduty.")
     text: str | None = Field(description="The text of a note.")
     run_id: str | None
     old_status: str | None
