@@ -225,6 +225,8 @@ class Settings(BaseSettings):
 
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
+    respond_link_hours: float = Field(24.0, gt=0, le=720)
+    """How long the link in a message, on whose page a person can acknowledge, snooze or resolve, is good, in hours."""
     notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
     """How long a message that a channel refuses is tried again, in seconds. Then it is given up, which is said."""
     slack_webhook_url: SecretStr | None = None
