@@ -243,6 +243,8 @@ class Settings(BaseSettings):
     """Integration key of the pagerduty driver: that of an Events API v2 integration."""
     pagerduty_api_url: str = "https://events.pagerduty.com/v2/enqueue"
     """PagerDuty's Events API v2, such as https://events.eu.pagerduty.com/v2/enqueue."""
+    pagerduty_webhook_secret: SecretStr | None = None
+    """Secret of PagerDuty's webhook subscription for /pagerduty/webhook/, with which PagerDuty signs its events."""
     ntfy_topic: SecretStr | None = None
     """Topic of the ntfy driver."""
     ntfy_url: str = "https://ntfy.sh"
