@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from orchestration.alert import Alert
 from orchestration.policy.model import Policy
 from orchestration.policy.routing import Decision, Subject, decide, union
-from orchestration.policy.schedules import OnCall, Roster, on_call, people_at
+from orchestration.policy.schedules import OnCall, Roster, on_call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,6 @@ class ActivePolicy:
         """Who is notified of an incident with these alerts at a moment: all whom one of its alerts goes to."""
         subjects = (Subject.of(alert, environment=environment) for alert in alerts)
         return union([decide(self.policy, subject, at, explain=False) for subject in subjects])
-
-    def people_of(self, schedule: str, at: datetime) -> tuple[str, ...]:
-        """Who is on call at a moment; nobody if the policy has no such schedule."""
-        roster = self.rosters.get(schedule)
-        return () if roster is None else people_at(roster, at)
 
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
         """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""

@@ -64,7 +64,12 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
 def follow_ups_of(subject: MessageSubject) -> Iterator[Fact]:
     """Who has it, and what comes next by itself."""
     if subject.status is AlertStatus.FIRING:
-        yield from _rows({"On call": one_line(subject.on_call, 200), "Next": _upcoming(subject)})
+        yield from _rows({"On call": _on_call(subject), "Next": _upcoming(subject)})
+
+
+def _on_call(subject: MessageSubject) -> str:
+    until = subject.on_call_until
+    return f"{one_line(subject.on_call, 200)}{f', until {_moment(until, subject.zone)}' if until else ''}"
 
 
 def details_of(subject: MessageSubject) -> Iterator[Fact]:
