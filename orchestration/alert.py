@@ -69,7 +69,7 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(_bounded_key)]
 HOST_LABELS = ("instance", "host", "hostname", "node")
 """The labels that name the host of an alert, in the order in which they are read."""
 
-PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat")
+PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat", "entity")
 """The labels that say where an alert happens, in the order in which they are read: the host first."""
 
 
