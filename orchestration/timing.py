@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from orchestration import heartbeat
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.escalation import progress_of
+from orchestration.policy import model as policy
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 
@@ -16,6 +17,9 @@ MISSED_REPEATS = 3
 
 EARLY = 0.1
 """The part of its interval by which a reminder may come early: sending the previous message took some seconds."""
+
+
+_NOTHING_SAID = policy.Timing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +34,16 @@ class Timing:
     """How long no push may name the incident before it expires."""
 
     @classmethod
-    def of(cls, settings: Settings, source: str) -> Timing:
-        """The times for an incident of this source.
+    def of(cls, settings: Settings, source: str, said: policy.Timing = _NOTHING_SAID) -> Timing:
+        """The times for an incident of this source. What the policy has said of them replaces the settings.
 
         Nobody repeats that a heartbeat is missing: it stays missing until it beats, so its incident does not expire.
         """
-        expires = settings.incident_expire_after_seconds
-        stays = source == heartbeat.SOURCE and source not in expires.by_source
         return cls(
-            remind=settings.notify_remind_after_seconds,
-            remind_critical=settings.notify_remind_critical_after_seconds,
+            remind=_first(said.remind_after, settings.notify_remind_after_seconds),
+            remind_critical=_first(said.remind_critical_after, settings.notify_remind_critical_after_seconds),
             acknowledge=settings.incident_acknowledge_seconds,
-            expire=0.0 if stays else expires.of(source),
+            expire=_expires_after(settings, source, said),
         )
 
     def remind_after(self, incident: Incident) -> float:
@@ -53,6 +55,18 @@ class Timing:
         if incident.acknowledged_at is None or not self.acknowledge:
             return None
         return incident.acknowledged_at + timedelta(seconds=self.acknowledge)
+
+
+def _first(said: timedelta | None, otherwise: float) -> float:
+    return otherwise if said is None else said.total_seconds()
+
+
+def _expires_after(settings: Settings, source: str, said: policy.Timing) -> float:
+    """A source that the settings name keeps its own time."""
+    expires = settings.incident_expire_after_seconds
+    if source in expires.by_source:
+        return expires.of(source)
+    return 0.0 if source == heartbeat.SOURCE else _first(said.expire_after, expires.of(source))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from orchestration.store.actions import clear_acknowledgement, note_event
 from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, is_notified, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
-from orchestration.timing import FollowUp, Timing, is_due, is_quiet
+from orchestration.timing import FollowUp, is_due, is_quiet
 from tasks.ingest.escalate import begin_escalation, escalate, restart_escalation
 from tasks.ingest.hold import find_hold, hold_incident, keep_back, release
 from tasks.ingest.incidents import NotifyDecision
@@ -50,7 +50,7 @@ async def follow_up(
     if incident.status.ended:
         return NotifyDecision(False, Reason.ALREADY_RESOLVED)
     known = await read_known(tx, incident, run_id)
-    timing = Timing.of(settings, known.source)
+    timing = known.timing(settings)
     due = following(incident, timing, known)
     if due is None or not is_due(due, incident, timing, known.now):
         await schedule(tx, incident, due, follows=run_id)

@@ -14,6 +14,7 @@ from orchestration.errors import BadInput, is_retryable
 from orchestration.graph import NodeConfig
 from orchestration.news import IncidentChange
 from orchestration.policy.active import ActivePolicy
+from orchestration.policy.model import Timing
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
@@ -144,7 +145,8 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
         decision, incident = await _bring_to_somebody(tx, recorded.incident, recorded.change, decision, config, run)
         recorded = replace(recorded, incident=incident)
         if recorded.change.opened:
-            await schedule_first(tx, incident, config.settings, run, source=push.alerts[0].source)
+            said = Timing() if config.policy is None else config.policy.policy.timing
+            await schedule_first(tx, incident, config.settings, run, source=push.alerts[0].source, said=said)
         elif recorded.change.material or recorded.change.severity_lowered or incident.held is not None:
             await reschedule(tx, incident, config.settings, run_id=run.run_id)
     result = _result(run, push, recorded, decision)
