@@ -14,6 +14,9 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from orchestration.redaction import redact_text
 
+OWN_SOURCE = "alert-pipeline"
+"""The source of what this installation reports about itself, such as a channel that does not work."""
+
 TOO_MANY = "TooManyIncidents"
 """The name of the alert that stands for the incidents of a push that has too many. Its fingerprint begins with it."""
 
@@ -55,7 +58,7 @@ UtcDatetime = Annotated[datetime, AfterValidator(_aware)]
 """A timezone-aware moment in UTC."""
 
 
-def _bounded_key(key: str) -> str:
+def bounded_key(key: str) -> str:
     """A key that fits a database index: a long key is its first 100 characters and its hash."""
     if len(key.encode(errors="replace")) <= _KEY_BYTES:
         return key
@@ -63,7 +66,7 @@ def _bounded_key(key: str) -> str:
 
 
 _KEY_BYTES = 512
-Key = Annotated[str, Field(min_length=1), AfterValidator(_bounded_key)]
+Key = Annotated[str, Field(min_length=1), AfterValidator(bounded_key)]
 """A stable name that is compared for equality, at most 512 bytes long."""
 
 HOST_LABELS = ("instance", "host", "hostname", "node")

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     SOME_RESOLVED = auto()
     NOTHING_OPEN = auto()
     STALE = auto()
+    KEPT_ELSEWHERE = auto()
     IGNORED = auto()
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
@@ -68,6 +69,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.SOME_RESOLVED: "some alerts of the incident are resolved, others still fire",
     Reason.NOTHING_OPEN: "alerts are resolved that belong to no open incident",
     Reason.STALE: "it is older than what is known about its alerts, and changes nothing",
+    Reason.KEPT_ELSEWHERE: "it fires in an incident of the grouping before, which keeps it until it ends",
     Reason.IGNORED: "the event says nothing about the state of an alert",
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",

@@ -202,7 +202,7 @@ def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision
     change, incident = recorded.change, recorded.incident
     severities = [alert.severity for alert in push.alerts] or ([incident.severity] if incident else [])
     return IngestResult(
-        incident_id=incident.id if incident else None,
+        incident_id=incident.id if incident else recorded.kept_by,
         alert_fingerprint=push.alerts[0].fingerprint if push.alerts else None,
         severity=Severity.worst(*severities),
         source=push.alerts[0].source if push.alerts else "unknown",
