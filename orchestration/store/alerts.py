@@ -162,9 +162,7 @@ async def _kept_elsewhere(
     """
     run = recording.run
     repeats = {
-        alert.fingerprint: alert
-        for alert in fresh
-        if alert.firing and recording.news[alert.fingerprint] is News.REPEAT
+        alert.fingerprint: alert for alert in fresh if alert.firing and recording.news[alert.fingerprint] is News.REPEAT
     }
     if not repeats:
         return {}

@@ -150,9 +150,7 @@ class _Intake:
         return self.options.model_dump_json().encode()
 
 
-def _intake_of(
-    request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None
-) -> _Intake:
+def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None) -> _Intake:
     return _Intake(
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
