@@ -35,6 +35,8 @@ class Reason(StrEnum):
     SILENCED = auto()
     MUTED = auto()
     INHIBITED = auto()
+    FLAPPING = auto()
+    QUIET_AGAIN = auto()
     HELD_BACK = auto()
     HEARD_OF = auto()
     BEATS = auto()
@@ -76,6 +78,8 @@ _IN_WORDS: dict[str, str] = {
     Reason.SILENCED: "somebody has silenced its alerts",
     Reason.MUTED: "the policy notifies nobody of it at this time",
     Reason.INHIBITED: "another alert fires that explains it",
+    Reason.FLAPPING: "it begins and ends again and again, so it is told when it is quiet",
+    Reason.QUIET_AGAIN: "it was flapping, and is quiet now",
     Reason.HELD_BACK: "it was kept back until now, and still fires",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
     Reason.BEATS: "the heartbeat is not missing: a beat has come, or may still come in time",

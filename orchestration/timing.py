@@ -86,7 +86,7 @@ def next_follow_up(
     repeat_seconds: float | None,
     now: datetime,
 ) -> FollowUp | None:
-    """What happens next to an incident without a push. None means nothing: it has ended, or the settings say never.
+    """What happens next to an incident without a push. None means nothing: it has ended, or its times say never.
 
     Args:
         incident: as it is now.
@@ -96,10 +96,11 @@ def next_follow_up(
         now: of a reminder and an expiry that are both overdue, only the expiry counts.
     """
     if incident.status.ended:
-        return None
+        return _end_of_flapping(incident)
     expiry = _expiry(incident, timing, repeat_seconds)
     message = _escalation(incident)
-    if message is None and (reminder := _reminder(incident, timing, notified_at or incident.opened_at)) is not None:
+    reminder = _reminder(incident, timing, notified_at or incident.opened_at)
+    if reminder is not None and (message is None or (incident.is_flapping and reminder < message.due_at)):
         message = FollowUp(reason=RunReason.REMINDER, due_at=reminder)
     # The message of the expiry takes the place of the other one: it says more.
     if expiry is not None and (message is None or expiry <= max(message.due_at, now)):
@@ -124,9 +125,20 @@ def is_quiet(incident: Incident) -> bool:
     return quiet or incident.status is IncidentStatus.ACKNOWLEDGED
 
 
+def _end_of_flapping(incident: Incident) -> FollowUp | None:
+    """An incident that has ended while it was flapping is told when it has been quiet."""
+    until = incident.held_until if incident.is_flapping else None
+    return None if until is None else FollowUp(reason=RunReason.REMINDER, due_at=until)
+
+
 def _escalation(incident: Incident) -> FollowUp | None:
-    """The next step of the escalation. Until its end nobody is reminded: the steps are the reminders."""
-    progress = None if is_quiet(incident) else progress_of(incident)
+    """The next step of the escalation. Until its end nobody is reminded: the steps are the reminders.
+
+    It goes on while the incident is flapping: nobody has acknowledged it.
+    """
+    held = incident.held is not None and not incident.is_flapping
+    quiet = held or incident.snoozed_until is not None or incident.status is IncidentStatus.ACKNOWLEDGED
+    progress = None if quiet else progress_of(incident)
     if progress is None or progress.due_at is None:
         return None
     return FollowUp(reason=RunReason.ESCALATION, due_at=progress.due_at)

@@ -6,8 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from orchestration import heartbeat
-from orchestration.alert import OWN_SOURCE, TOO_LARGE, TOO_MANY, Alert, bounded_key
+from orchestration.alert import HEARTBEAT_SOURCE, OWN_SOURCE, TOO_LARGE, TOO_MANY, Alert, bounded_key
 from orchestration.policy.matchers import all_match
 from orchestration.policy.model import ALL_LABELS, Grouping, Policy
 from orchestration.policy.routing import Subject
@@ -17,7 +16,7 @@ KEY_START = "policy:"
 """How the incident keys begin that are made of a policy's grouping. No source makes such keys."""
 
 _OWN_NAMES = frozenset({TOO_MANY, TOO_LARGE})
-_OWN_SOURCES = frozenset({OWN_SOURCE, heartbeat.SOURCE})
+_OWN_SOURCES = frozenset({OWN_SOURCE, HEARTBEAT_SOURCE})
 
 
 def grouping_of(policy: Policy, labels: Mapping[str, str]) -> Grouping | None:

@@ -236,6 +236,8 @@ def _next_reminder(facts: Facts, due_at: datetime) -> str:
     incident = facts.incident
     if incident is not None and incident.snoozed_until is not None and incident.snoozed_until >= due_at - _SAME_MOMENT:
         return "the snooze ends: a reminder, if it still fires"
+    if incident is not None and incident.is_flapping:
+        return "it is told as it is then, if it has been quiet until then"
     if incident is not None and incident.held_until is not None and incident.held_until >= due_at - _SAME_MOMENT:
         return "what keeps it back ends: it is told, if it still fires and nothing else does"
     if incident is not None and incident.status is IncidentStatus.ACKNOWLEDGED:

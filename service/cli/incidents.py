@@ -262,7 +262,7 @@ def _show(summary: IncidentSummary, story: IncidentStory) -> None:
         "Heard of": _utc(incident.heard_at),
         "Acknowledged": _done_at(incident.acknowledged_at, incident.acknowledged_by),
         "Snoozed": f"until {_utc(incident.snoozed_until)}" if incident.snoozed_until else None,
-        "Kept back": (incident.held or {}).get("why"),
+        "Kept back": (incident.held or {}).get("why") if incident.is_flapping or not incident.status.ended else None,
         "Resolved": _utc(incident.resolved_at),
         "Closed": _utc(incident.closed_at),
         "Description": incident.description or None,

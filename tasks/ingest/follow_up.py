@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from orchestration.alert import Incident, IncidentStatus
+from orchestration.escalation import progress_of
 from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
@@ -47,7 +48,7 @@ async def follow_up(
     """
     if reason is RunReason.ACTION:
         return await _after_action(tx, incident, run_id)
-    if incident.status.ended:
+    if incident.status.ended and not incident.is_flapping:
         return NotifyDecision(False, Reason.ALREADY_RESOLVED)
     known = await read_known(tx, incident, run_id)
     timing = known.timing(settings)
@@ -71,7 +72,7 @@ async def follow_up(
         await schedule(tx, incident, later, follows=run_id)
         return NotifyDecision(False, Reason.HEARD_OF)
     decision = await _expire(tx, incident, run_id, known)
-    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id)
+    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id, flapping=None)
     return decision
 
 
@@ -89,6 +90,8 @@ def _why_not(reason: RunReason, incident: Incident) -> Reason:
         return Reason.HEARD_OF
     if incident.status is IncidentStatus.ACKNOWLEDGED:
         return Reason.ACKNOWLEDGED
+    if incident.is_flapping:
+        return Reason.FLAPPING
     return Reason.SNOOZED if is_quiet(incident) else Reason.NOT_DUE
 
 
@@ -97,10 +100,15 @@ async def _remind(
 ) -> NotifyDecision:
     """Send the incident again, because it still fires, and end its acknowledgement and its snooze.
 
-    One that was kept back begins now, for whoever is notified.
+    One that was kept back begins now, for whoever is notified. One that was flapping is told as it is now, be it over.
     """
     decision = NotifyDecision(True, Reason.REMINDER)
-    if incident.held is not None:
+    if incident.is_flapping:
+        progress = progress_of(incident)
+        decision, incident = await release(tx, incident, replace(decision, reason=Reason.QUIET_AGAIN))
+        if not incident.status.ended and (progress is None or progress.is_over):
+            await begin_escalation(tx, incident, active, run_id)
+    elif incident.held is not None:
         decision, incident = await release(tx, incident, replace(decision, reason=Reason.HELD_BACK))
         await begin_escalation(tx, incident, active, run_id)
     elif is_quiet(incident):

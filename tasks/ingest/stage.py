@@ -163,7 +163,7 @@ async def _bring_to_somebody(
     run: QueuedRun,
 ) -> tuple[NotifyDecision, Incident]:
     """Keep the incident back if something does, else begin its escalation if it has just begun, or got worse."""
-    decision, incident = await keep_back(tx, incident, decision, config.policy, run.run_id)
+    decision, incident = await keep_back(tx, incident, decision, config.policy, run.run_id, flapping=config.settings)
     if decision.notify and change.begins and not incident.status.ended:
         incident = await begin_escalation(tx, incident, config.policy, run.run_id)
     return decision, incident
@@ -190,12 +190,20 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
         if decision.notify and config.reason in _HELD_BACK_TOO:
             before = await incidents.get_incident(tx, incident.id)
-            decision, after = await keep_back(tx, before, decision, config.policy, run.run_id)
+            flapping = config.settings if _waits_for_quiet(config.reason, before) else None
+            decision, after = await keep_back(tx, before, decision, config.policy, run.run_id, flapping=flapping)
             if after.held != before.held:
                 await reschedule(tx, after, config.settings, run_id=run.run_id)
         result = _result(run, StoredPush(), recorded, decision)
         await ingest_order.save_ingest_result(tx, run.run_id, result, title=incident.title)
     return result
+
+
+def _waits_for_quiet(reason: RunReason, incident: Incident) -> bool:
+    """Whether what a run says waits while the incident is flapping. What a person has done does not."""
+    return reason is RunReason.MEMBER_ENDED or (
+        reason is RunReason.REDELIVERY and incident.severity is not Severity.CRITICAL
+    )
 
 
 def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision: NotifyDecision) -> IngestResult:
