@@ -9,6 +9,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from orchestration.alert import Alert
+from orchestration.policy.grouping import key_of
 from orchestration.policy.model import Policy
 from orchestration.policy.routing import Decision, Subject, decide, union
 from orchestration.policy.schedules import OnCall, Roster, on_call
@@ -27,6 +28,11 @@ class ActivePolicy:
         """Who is notified of an incident with these alerts at a moment: all whom one of its alerts goes to."""
         subjects = (Subject.of(alert, environment=environment) for alert in alerts)
         return union([decide(self.policy, subject, at, explain=False) for subject in subjects])
+
+    def with_own_key(self, alert: Alert, *, environment: str) -> Alert:
+        """The alert under the incident key that the policy's grouping gives it; the same if none concerns it."""
+        key = key_of(self.policy, alert, environment=environment)
+        return alert if key is None else alert.model_copy(update={"incident_key": key})
 
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
         """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""

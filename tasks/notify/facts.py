@@ -111,6 +111,8 @@ def _upcoming(subject: MessageSubject) -> str:
     if upcoming is None or upcoming.due_at is None or incident is None:
         return ""
     moment = _moment(upcoming.due_at, subject.zone)
+    if incident.is_flapping and upcoming.reason is RunReason.REMINDER:
+        return f"nothing before {moment}, unless it gets critical: it is flapping"
     unless = f"unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
     if upcoming.reason is RunReason.EXPIRY:
         return f"at {moment} it counts as over, unless somebody hears of it before"
