@@ -186,7 +186,9 @@ class Incident(BaseModel, frozen=True):
     summary: str = ""
     environment: str = "production"
     version: int = 1
-    """Grows with each change that somebody should hear of."""
+    """Grows with each change that a channel can show."""
+    news_version: int = 1
+    """The latest version that somebody should hear of."""
     opened_at: UtcDatetime
     heard_at: UtcDatetime | None = None
     """When a push spoke of it last."""
@@ -199,6 +201,13 @@ class Incident(BaseModel, frozen=True):
     """Why nobody is notified of it for now: a `Hold`. None means that nothing keeps it back."""
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None
+
+    @property
+    def public_key(self) -> str:
+        """Names the incident to vendors, who give it back: its number, and a hash that no incident of another
+        installation has."""
+        identity = f"{self.id}\n{self.incident_key}"
+        return f"{self.id}-{hashlib.sha256(identity.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
     @property
     def held_until(self) -> datetime | None:

@@ -9,6 +9,7 @@ from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, Tr
 from orchestration.engine.run import ActiveRun, Step
 from orchestration.escalation import EscalationProgress, progress_of
 from orchestration.pages import pages_of
+from orchestration.responses import offered_for
 from orchestration.store.present import Present, read_present
 from orchestration.store.story import all_checks
 from tasks.notify.subject import MessageSubject
@@ -26,7 +27,10 @@ async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
         return found
     async with run.services.database.statement() as tx:
         present = await read_present(tx, incident_id)
-    return _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+    subject = _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+    if subject.version is None or run.services.settings.slack_signing_secret is None:
+        return subject
+    return replace(subject, buttons=offered_for(present.incident))
 
 
 def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
