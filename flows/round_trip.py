@@ -183,6 +183,9 @@ class _Intake:
     kinds: NodeKinds = KINDS
     definitions: DefinitionSource | None = None
 
+    async def active_policy(self) -> None:
+        """A canary is about no incident of somebody else, so no grouping concerns it."""
+
 
 class _Canary:
     def __init__(

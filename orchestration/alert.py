@@ -14,6 +14,12 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from orchestration.redaction import redact_text
 
+OWN_SOURCE = "alert-pipeline"
+"""The source of what this installation reports about itself, such as a channel that does not work."""
+
+HEARTBEAT_SOURCE = "heartbeat"
+"""The source of the alert that a heartbeat is missing."""
+
 TOO_MANY = "TooManyIncidents"
 """The name of the alert that stands for the incidents of a push that has too many. Its fingerprint begins with it."""
 
@@ -55,7 +61,7 @@ UtcDatetime = Annotated[datetime, AfterValidator(_aware)]
 """A timezone-aware moment in UTC."""
 
 
-def _bounded_key(key: str) -> str:
+def bounded_key(key: str) -> str:
     """A key that fits a database index: a long key is its first 100 characters and its hash."""
     if len(key.encode(errors="replace")) <= _KEY_BYTES:
         return key
@@ -63,13 +69,13 @@ def _bounded_key(key: str) -> str:
 
 
 _KEY_BYTES = 512
-Key = Annotated[str, Field(min_length=1), AfterValidator(_bounded_key)]
+Key = Annotated[str, Field(min_length=1), AfterValidator(bounded_key)]
 """A stable name that is compared for equality, at most 512 bytes long."""
 
 HOST_LABELS = ("instance", "host", "hostname", "node")
 """The labels that name the host of an alert, in the order in which they are read."""
 
-PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat")
+PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat", "entity")
 """The labels that say where an alert happens, in the order in which they are read: the host first."""
 
 
@@ -150,6 +156,10 @@ class Alert(BaseModel, frozen=True):
         return next((place for name in PLACE_LABELS if (place := self.labels.get(name))), "")
 
 
+FLAPPING = "flapping"
+"""What keeps an incident back that begins and ends again and again, in `Incident.held`."""
+
+
 class IncidentStatus(StrEnum):
     """The life of an incident. New alerts join open and acknowledged incidents."""
 
@@ -204,6 +214,11 @@ class Incident(BaseModel, frozen=True):
         """Until when it is kept back at least."""
         until = (self.held or {}).get("until")
         return _aware(datetime.fromisoformat(until)) if isinstance(until, str) else None
+
+    @property
+    def is_flapping(self) -> bool:
+        """Whether it begins and ends so often that only its last state is told."""
+        return (self.held or {}).get("by") == FLAPPING
 
     @property
     def shown_key(self) -> str:

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from orchestration.alert import Alert, AlertStatus, Severity, UtcDatetime
+from orchestration.alert import HEARTBEAT_SOURCE, Alert, AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.moments import length_in_words, parse_length
 from orchestration.redaction import redact_text
 
-SOURCE = "heartbeat"
+SOURCE = HEARTBEAT_SOURCE
 """The source of the alerts about missing heartbeats."""
 
 ALERT_NAME = "HeartbeatMissing"

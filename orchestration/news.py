@@ -232,6 +232,8 @@ class IncidentChange:
     """The alerts belong to an incident."""
     stale: bool = False
     """All that the run says is older than what is known."""
+    elsewhere: bool = False
+    """All that the run says is about alerts that another incident keeps until they end."""
     snoozed: bool = False
     """A person has asked not to hear of the incident for now."""
     notified_before: bool = False

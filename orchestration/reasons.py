@@ -29,12 +29,15 @@ class Reason(StrEnum):
     SOME_RESOLVED = auto()
     NOTHING_OPEN = auto()
     STALE = auto()
+    KEPT_ELSEWHERE = auto()
     IGNORED = auto()
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
     SILENCED = auto()
     MUTED = auto()
     INHIBITED = auto()
+    FLAPPING = auto()
+    QUIET_AGAIN = auto()
     HELD_BACK = auto()
     HEARD_OF = auto()
     BEATS = auto()
@@ -70,12 +73,15 @@ _IN_WORDS: dict[str, str] = {
     Reason.SOME_RESOLVED: "some alerts of the incident are resolved, others still fire",
     Reason.NOTHING_OPEN: "alerts are resolved that belong to no open incident",
     Reason.STALE: "it is older than what is known about its alerts, and changes nothing",
+    Reason.KEPT_ELSEWHERE: "it fires in an incident of the grouping before, which keeps it until it ends",
     Reason.IGNORED: "the event says nothing about the state of an alert",
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",
     Reason.SILENCED: "somebody has silenced its alerts",
     Reason.MUTED: "the policy notifies nobody of it at this time",
     Reason.INHIBITED: "another alert fires that explains it",
+    Reason.FLAPPING: "it begins and ends again and again, so it is told when it is quiet",
+    Reason.QUIET_AGAIN: "it was flapping, and is quiet now",
     Reason.HELD_BACK: "it was kept back until now, and still fires",
     Reason.HEARD_OF: "the incident was heard of in the meantime",
     Reason.BEATS: "the heartbeat is not missing: a beat has come, or may still come in time",

@@ -52,7 +52,7 @@ class RunReason(StrEnum):
     REDELIVERY = "redelivery"
     """A channel has not accepted a message."""
     MEMBER_ENDED = "member_ended"
-    """An alert of the incident has ended in a push about another incident."""
+    """An alert of the incident has ended, or changed, in a push about another incident."""
     ACTION = "action"
     """A person has resolved the incident."""
     STATE = "state"

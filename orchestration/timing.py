@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from orchestration import heartbeat
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.escalation import progress_of
+from orchestration.policy import model as policy
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 
@@ -16,6 +17,9 @@ MISSED_REPEATS = 3
 
 EARLY = 0.1
 """The part of its interval by which a reminder may come early: sending the previous message took some seconds."""
+
+
+_NOTHING_SAID = policy.Timing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +34,16 @@ class Timing:
     """How long no push may name the incident before it expires."""
 
     @classmethod
-    def of(cls, settings: Settings, source: str) -> Timing:
-        """The times for an incident of this source.
+    def of(cls, settings: Settings, source: str, said: policy.Timing = _NOTHING_SAID) -> Timing:
+        """The times for an incident of this source. What the policy has said of them replaces the settings.
 
         Nobody repeats that a heartbeat is missing: it stays missing until it beats, so its incident does not expire.
         """
-        expires = settings.incident_expire_after_seconds
-        stays = source == heartbeat.SOURCE and source not in expires.by_source
         return cls(
-            remind=settings.notify_remind_after_seconds,
-            remind_critical=settings.notify_remind_critical_after_seconds,
+            remind=_first(said.remind_after, settings.notify_remind_after_seconds),
+            remind_critical=_first(said.remind_critical_after, settings.notify_remind_critical_after_seconds),
             acknowledge=settings.incident_acknowledge_seconds,
-            expire=0.0 if stays else expires.of(source),
+            expire=_expires_after(settings, source, said),
         )
 
     def remind_after(self, incident: Incident) -> float:
@@ -53,6 +55,18 @@ class Timing:
         if incident.acknowledged_at is None or not self.acknowledge:
             return None
         return incident.acknowledged_at + timedelta(seconds=self.acknowledge)
+
+
+def _first(said: timedelta | None, otherwise: float) -> float:
+    return otherwise if said is None else said.total_seconds()
+
+
+def _expires_after(settings: Settings, source: str, said: policy.Timing) -> float:
+    """A source that the settings name keeps its own time."""
+    expires = settings.incident_expire_after_seconds
+    if source in expires.by_source:
+        return expires.of(source)
+    return 0.0 if source == heartbeat.SOURCE else _first(said.expire_after, expires.of(source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +86,7 @@ def next_follow_up(
     repeat_seconds: float | None,
     now: datetime,
 ) -> FollowUp | None:
-    """What happens next to an incident without a push. None means nothing: it has ended, or the settings say never.
+    """What happens next to an incident without a push. None means nothing: it has ended, or its times say never.
 
     Args:
         incident: as it is now.
@@ -82,10 +96,11 @@ def next_follow_up(
         now: of a reminder and an expiry that are both overdue, only the expiry counts.
     """
     if incident.status.ended:
-        return None
+        return _end_of_flapping(incident)
     expiry = _expiry(incident, timing, repeat_seconds)
     message = _escalation(incident)
-    if message is None and (reminder := _reminder(incident, timing, notified_at or incident.opened_at)) is not None:
+    reminder = _reminder(incident, timing, notified_at or incident.opened_at)
+    if reminder is not None and (message is None or (incident.is_flapping and reminder < message.due_at)):
         message = FollowUp(reason=RunReason.REMINDER, due_at=reminder)
     # The message of the expiry takes the place of the other one: it says more.
     if expiry is not None and (message is None or expiry <= max(message.due_at, now)):
@@ -110,9 +125,20 @@ def is_quiet(incident: Incident) -> bool:
     return quiet or incident.status is IncidentStatus.ACKNOWLEDGED
 
 
+def _end_of_flapping(incident: Incident) -> FollowUp | None:
+    """An incident that has ended while it was flapping is told when it has been quiet."""
+    until = incident.held_until if incident.is_flapping else None
+    return None if until is None else FollowUp(reason=RunReason.REMINDER, due_at=until)
+
+
 def _escalation(incident: Incident) -> FollowUp | None:
-    """The next step of the escalation. Until its end nobody is reminded: the steps are the reminders."""
-    progress = None if is_quiet(incident) else progress_of(incident)
+    """The next step of the escalation. Until its end nobody is reminded: the steps are the reminders.
+
+    It goes on while the incident is flapping: nobody has acknowledged it.
+    """
+    held = incident.held is not None and not incident.is_flapping
+    quiet = held or incident.snoozed_until is not None or incident.status is IncidentStatus.ACKNOWLEDGED
+    progress = None if quiet else progress_of(incident)
     if progress is None or progress.due_at is None:
         return None
     return FollowUp(reason=RunReason.ESCALATION, due_at=progress.due_at)

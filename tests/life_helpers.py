@@ -57,14 +57,15 @@ async def let_pass(database: Database, passed: timedelta) -> None:
         "incident": ("opened_at", "heard_at", "acknowledged_at", "snoozed_until", "resolved_at"),
         "incident_channel": ("sent_at",),
         "pipeline_run": ("due_at", "created_at"),
+        "history": ("at",),
     }
     async with database.transaction() as tx:
         for table, columns in moments.items():
             changes = ", ".join(f"{column} = {column} - :passed" for column in columns)
             await tx.execute(text(f"update {table} set {changes}"), {"passed": passed})
-        for column, moment in (("escalation", "began_at"), ("held", "until")):
+        for column, moment in (("escalation", "began_at"), ("held", "until"), ("held", "said_at")):
             moved = f"to_jsonb(cast({column}->>'{moment}' as timestamptz) - :passed)"
-            query = f"update incident set {column} = jsonb_set({column}, '{{{moment}}}', {moved})"
+            query = f"update incident set {column} = coalesce(jsonb_set({column}, '{{{moment}}}', {moved}), {column})"
             await tx.execute(text(query), {"passed": passed})
 
 

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.pipeline_definition import PrefectBlocks
 from flows.samples import sample_names, sample_text
 from flows.services import open_services
+from orchestration.alert import OWN_SOURCE
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
@@ -33,7 +34,6 @@ from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
 from service.worker.broken_blocks import BrokenBlocks
 from service.worker.warm import WarmWorker
-from tasks.ingest.sources.registry import OWN_SOURCE
 from tasks.kinds import validate_definition
 from tests.api_helpers import alert
 from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, task_runs_of, worker_with

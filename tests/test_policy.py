@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Severity
 from orchestration.policy.document import MAX_BYTES, read_document
+from orchestration.policy.grouping import grouped_by
 from orchestration.policy.inhibition import inhibited_by
 from orchestration.policy.model import Policy
 from orchestration.policy.parse import parse_policy, read_policy
 from orchestration.policy.problems import BadPolicy
-from orchestration.policy.routing import Decision, Subject, decide, grouped_by, union
+from orchestration.policy.routing import Decision, Subject, decide, union
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 

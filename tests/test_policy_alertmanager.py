@@ -13,9 +13,10 @@ import pytest
 from orchestration.alert import Severity
 from orchestration.policy.alertmanager import Imported, import_alertmanager
 from orchestration.policy.document import read_document, write_document
+from orchestration.policy.grouping import grouped_by
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
-from orchestration.policy.routing import Subject, decide, grouped_by
+from orchestration.policy.routing import Subject, decide
 
 AMTOOL = shutil.which("amtool")
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

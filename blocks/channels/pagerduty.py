@@ -177,15 +177,15 @@ def _trigger_within(message: Message, limit: int) -> Json:
 
 
 def _details(message: Message, limit: int) -> Json:
-    everything = (*message.facts, *message.follow_ups, *message.details)
-    facts = {_clip(fact.label, FIELD_LIMIT): _clip(fact.value, limit) for fact in everything[:100]}
-    lists = {
-        "What to do": [f"{number}. {action}" for number, action in enumerate(message.actions, 1)],
-        "Analysis": [message.summary],
-        "Checked": message.checks,
-    }
-    said = {name: _clip("\n".join(lines), limit) for name, lines in lists.items()}
-    return {name: value for name, value in {**facts, **said}.items() if value} | {
+    """What the message says, the most urgent first: PagerDuty shows it in this order."""
+    said = [
+        *((fact.label, fact.value) for fact in message.facts[:100]),
+        ("What to do", "\n".join(f"{number}. {action}" for number, action in enumerate(message.actions, 1))),
+        *((fact.label, fact.value) for fact in (*message.follow_ups, *message.details)[:100]),
+        ("Analysis", message.summary),
+        ("Checked", "\n".join(message.checks)),
+    ]
+    return {_clip(label, FIELD_LIMIT): _clip(value, limit) for label, value in said if value} | {
         "Trace": _clip(message.trace_id, FIELD_LIMIT),
         "Run": message.run_id,
     }

@@ -9,9 +9,10 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from orchestration.alert import Alert
+from orchestration.policy.grouping import key_of
 from orchestration.policy.model import Policy
 from orchestration.policy.routing import Decision, Subject, decide, union
-from orchestration.policy.schedules import OnCall, Roster, on_call, people_at
+from orchestration.policy.schedules import OnCall, Roster, on_call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,10 @@ class ActivePolicy:
         subjects = (Subject.of(alert, environment=environment) for alert in alerts)
         return union([decide(self.policy, subject, at, explain=False) for subject in subjects])
 
-    def people_of(self, schedule: str, at: datetime) -> tuple[str, ...]:
-        """Who is on call at a moment; nobody if the policy has no such schedule."""
-        roster = self.rosters.get(schedule)
-        return () if roster is None else people_at(roster, at)
+    def with_own_key(self, alert: Alert, *, environment: str) -> Alert:
+        """The alert under the incident key that the policy's grouping gives it; the same if none concerns it."""
+        key = key_of(self.policy, alert, environment=environment)
+        return alert if key is None else alert.model_copy(update={"incident_key": key})
 
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
         """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""

@@ -1,4 +1,4 @@
-"""Why nobody is notified of an incident for now: it is silenced, muted, or explained by another alert. Pure."""
+"""Why nobody is notified of an incident for now: it is silenced, muted, flapping, or explained by another one. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from orchestration.alert import Alert, UtcDatetime
+from orchestration.alert import FLAPPING, Alert, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.inhibition import inhibited_by
@@ -27,6 +27,7 @@ class HeldBy(StrEnum):
     SILENCED = "silenced"
     MUTED = "muted"
     INHIBITED = "inhibited"
+    FLAPPING = FLAPPING
 
 
 class Silence(Contract):
@@ -55,6 +56,8 @@ class Hold(Contract):
     by: HeldBy
     why: str
     until: UtcDatetime
+    said_at: UtcDatetime | None = None
+    """When it was told last that the incident is flapping. None means that it was not, or that it is not flapping."""
 
 
 def hold_of(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
@@ -18,6 +18,8 @@ from orchestration.policy.matchers import Matcher, parse_matchers
 from orchestration.policy.schedules import Schedule
 from orchestration.policy.windows import Period
 from orchestration.redaction import shown
+from orchestration.signals import logger
+from orchestration.states import RunReason
 
 ALL_LABELS = "..."
 """In a grouping: every label. Alerts are in one incident only if all their labels are equal."""
@@ -180,13 +182,30 @@ class Storm(Contract, strict=True):
 
 
 class Timing(Contract, strict=True):
-    """When incidents are told of again and when they expire. None means that the settings say it; 0 means never."""
+    """When incidents are told of again, expire, or flap. None means that the settings say it; 0 means never."""
 
     remind_after: Duration | None = None
     remind_critical_after: Duration | None = None
     expire_after: Duration | None = None
     flapping: Flapping | None = None
     storm: Storm | None = None
+
+    def note_on(self, reason: RunReason, severity: Severity) -> str:
+        """What the policy says of a reminder or an expiry, in words; "" if it says nothing."""
+        if reason is RunReason.EXPIRY:
+            return "" if self.expire_after is None else f"after {written_duration(self.expire_after)}, by the policy"
+        every = self.remind_critical_after if severity is Severity.CRITICAL else self.remind_after
+        is_said = reason is RunReason.REMINDER and every
+        return f"every {written_duration(every)}, by the policy" if is_said and every else ""
+
+
+def timing_of(raw: object) -> Timing:
+    """The `timing` of a stored policy. None means that there is no policy, or that it says nothing of it."""
+    try:
+        return Timing() if raw is None else Timing.model_validate(raw)
+    except ValidationError as error:
+        logger.error("The timing of the policy cannot be read, the settings count: %d problems", error.error_count())
+        return Timing()
 
 
 class Policy(Contract, strict=True):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Contract
 from orchestration.policy.matchers import all_match
-from orchestration.policy.model import ALL_LABELS, Policy, Route
+from orchestration.policy.model import Policy, Route
 from orchestration.policy.windows import is_within
 from orchestration.redaction import shown
 
@@ -145,15 +145,6 @@ def union(decisions: Sequence[Decision]) -> Decision:
     if targets and any(not decision.targets for decision in decisions):
         targets[()] = Target(route="")
     return Decision(path=tuple(path), targets=tuple(targets.values()))
-
-
-def grouped_by(policy: Policy, subject: Subject) -> dict[str, str] | None:
-    """The labels that alerts of one incident have in common. None means that the policy does not say it."""
-    for grouping in policy.grouping:
-        if all(matcher.matches(subject.labels) for matcher in grouping.matchers):
-            names = sorted(subject.labels) if ALL_LABELS in grouping.by else grouping.by
-            return {name: subject.labels.get(name, "") for name in names}
-    return None
 
 
 class _Walk:

@@ -50,6 +50,8 @@ class RecordedAlerts:
     change: IncidentChange
     incident: Incident | None = None
     """The incident as it is now. None means that the alerts belong to none."""
+    kept_by: str | None = None
+    """Another incident that keeps all of the alerts until they end."""
     alerts_created: int = 0
     alerts_updated: int = 0
 
@@ -98,18 +100,21 @@ async def record_alerts(
     recording = await _compare(tx, alerts, run)
     recording.omitted = 0 if all_resolved else omitted
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
-    incident, opened, reopened = await _find_or_open(tx, fresh, recording)
+    elsewhere = await _kept_elsewhere(tx, fresh, recording)
+    here = [alert for alert in fresh if alert.fingerprint not in elsewhere]
+    nowhere = (None, False, False)
+    incident, opened, reopened = nowhere if elsewhere and not here else await _find_or_open(tx, here, recording)
     incident_id = None if incident is None else int(incident.id)
     ids = await _upsert(tx, fresh, recording)
     _note_alerts(alerts, ids, recording)
     ended = await _end(tx, fresh, ids, incident_id, recording, all_resolved=all_resolved)
-    change = IncidentChange(stale=not fresh)
+    change = IncidentChange(stale=not fresh, elsewhere=bool(elsewhere) and not here)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
             opened=opened,
             reopened=reopened,
             new_episode=recording.count(News.NEW_EPISODE) > 0,
-            new_firing=await _join(tx, fresh, ids, incident_id, recording),
+            new_firing=await _join(tx, here, ids, incident_id, recording),
             newly_resolved=ended,
             known=not opened,
             stale=not fresh,
@@ -119,6 +124,7 @@ async def record_alerts(
     return RecordedAlerts(
         change=change,
         incident=incident,
+        kept_by=str(min(set[int]().union(*elsewhere.values()))) if change.elsewhere else None,
         alerts_created=recording.count(News.CREATED),
         alerts_updated=len(fresh) - recording.count(News.CREATED),
     )
@@ -146,6 +152,32 @@ async def _compare(tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun)
         moments[alert.fingerprint] = Moments.of(alert, run.created_at, overtaken=overtaken)
         news[alert.fingerprint] = news_of(alert, before, moments[alert.fingerprint])
     return _Recording(run=run, known=known, news=news, moments=moments)
+
+
+async def _kept_elsewhere(
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording
+) -> Mapping[str, Collection[int]]:
+    """The alerts that go on firing in an incident with another key, because the policy's grouping has changed.
+
+    That incident has them until they end. It hears of them here, and learns of a change of their severity.
+    """
+    run = recording.run
+    repeats = {
+        alert.fingerprint: alert for alert in fresh if alert.firing and recording.news[alert.fingerprint] is News.REPEAT
+    }
+    if not repeats:
+        return {}
+    ids = [recording.known[fingerprint][0] for fingerprint in repeats]
+    found = await members.kept_elsewhere(tx, ids, environment=run.environment, key=run.incident_key)
+    if found:
+        changed = [
+            incident_ids
+            for fingerprint, incident_ids in found.items()
+            if repeats[fingerprint].severity is not recording.known[fingerprint][1].severity
+        ]
+        all_of = set[int]().union(*found.values())
+        await members.heard_elsewhere(tx, all_of, run.created_at, changed=set[int]().union(*changed))
+    return found
 
 
 async def _known_alerts(

@@ -15,6 +15,7 @@ from orchestration.contracts import Contract
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.errors import DefinitionDisabled, DefinitionNotFound
 from orchestration.graph import StoredDefinition
+from orchestration.policy.model import Timing, timing_of
 from orchestration.redaction import one_line
 from orchestration.store.database import Database
 from orchestration.store.models import DefinitionRow
@@ -251,6 +252,17 @@ def _no_policy(kept: list[int], version: int | None) -> DefinitionNotFound:
 async def find_policy(tx: AsyncConnection) -> DefinitionRecord | None:
     """The current version of the policy. None means that there is none: the default channels."""
     return await find_definition(tx, POLICY_NAME, kind=Kind.POLICY)
+
+
+POLICY_TIMING = f"""
+    (select config -> 'timing' from definition where kind = '{Kind.POLICY}' and name = '{POLICY_NAME}' and is_current)
+"""
+"""The `timing` of the current policy, for a query; null if there is none. `timing_of()` reads it."""
+
+
+async def read_policy_timing(tx: AsyncConnection) -> Timing:
+    """What the current policy says of reminders and expiry."""
+    return timing_of((await tx.execute(text(f"select {POLICY_TIMING}"))).scalar_one())
 
 
 class StoredDefinitions:

@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestration.alert import Incident, IncidentStatus, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import IncidentNotFound
+from orchestration.policy.model import Timing
+from orchestration.store.definitions import read_policy_timing
 from orchestration.store.models import (
     CLAIMABLE_STATUSES,
     OPEN_STATUSES,
@@ -270,6 +272,8 @@ class IncidentStory(Contract):
     history: list[HistoryRecord]
     upcoming: list[RunRecord] = Field(default_factory=list[RunRecord])
     """The runs that wait for their time, the next one first: a reminder, an expiry, another try to deliver."""
+    timing: Timing = Timing()
+    """What the policy says of reminders and expiry."""
     runs: list[RunRecord]
     duplicates: list[RunRecord]
     """The pushes that repeated one of `runs`, and were skipped."""
@@ -301,6 +305,7 @@ async def read_incident(tx: AsyncConnection, incident_id: int) -> IncidentStory 
         channels=readable(ChannelRecord, (await tx.execute(channels)).mappings()),
         history=readable(HistoryRecord, (await tx.execute(history.limit(MOST))).mappings()),
         upcoming=readable_runs((await tx.execute(upcoming.limit(MOST))).mappings()),
+        timing=await read_policy_timing(tx),
         runs=runs,
         duplicates=readable_runs((await tx.execute(duplicates.limit(MOST))).mappings()),
     )

@@ -9,9 +9,10 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Severity
+from orchestration.policy.grouping import KEY_START
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
-from orchestration.store.models import AlertRow, MembershipRow
+from orchestration.store.models import OPEN_STATUSES, AlertRow, MembershipRow
 
 _A = AlertRow
 _M = MembershipRow
@@ -21,6 +22,51 @@ EXPIRED = "expired"
 
 DISMISSED = "dismissed"
 """The status of a member whose incident a person has resolved while the sender still says that it fires."""
+
+
+_KEPT_ELSEWHERE = text(
+    f"""
+    select alert.fingerprint, membership.incident_id
+    from membership
+    join incident on incident.id = membership.incident_id
+    join alert on alert.id = membership.alert_id
+    where membership.alert_id = any(:alert_ids) and membership.status = '{AlertStatus.FIRING}'
+        and incident.status in {OPEN_STATUSES!r} and incident.environment = :environment
+        and incident.incident_key <> :key
+        and (starts_with(incident.incident_key, '{KEY_START}') or starts_with(:key, '{KEY_START}'))
+    """
+)
+
+
+async def kept_elsewhere(
+    tx: AsyncConnection, alert_ids: Collection[int], *, environment: str, key: str
+) -> dict[str, set[int]]:
+    """Which of these alerts fire in open incidents that the policy's grouping has made, or would not make any more.
+
+    Returns the numbers of those incidents by the alert's fingerprint. Two keys of senders are no such case: they say
+    themselves that an alert is in two incidents. `key` is the present incident key of the alerts.
+    """
+    values = {"alert_ids": list(alert_ids), "environment": environment, "key": key}
+    found = dict[str, set[int]]()
+    for fingerprint, incident_id in (await tx.execute(_KEPT_ELSEWHERE, values)).tuples():
+        found.setdefault(fingerprint, set()).add(incident_id)
+    return found
+
+
+_HEARD = text(
+    """
+    update incident set heard_at = greatest(heard_at, :at), updated_at = clock_timestamp() where id = any(:incident_ids)
+    """
+)
+
+
+async def heard_elsewhere(
+    tx: AsyncConnection, incident_ids: Collection[int], at: datetime, *, changed: Collection[int]
+) -> None:
+    """Note that a push spoke of other incidents. Those in which its alerts have `changed` get a run of their own."""
+    await tx.execute(_HEARD, {"incident_ids": sorted(incident_ids), "at": at})
+    for incident_id in sorted(changed):
+        await add_follow_up(tx, incident_id, RunReason.MEMBER_ENDED)
 
 
 _JOIN = text(

@@ -22,7 +22,8 @@ class StoredPolicies:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: ActivePolicy | None = None
+        self.latest: ActivePolicy | None = None
+        """The policy as it was read last."""
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
 
@@ -33,21 +34,25 @@ class StoredPolicies:
         """
         async with self._reading:
             if self._read_at is None or time.monotonic() - self._read_at >= FRESH_SECONDS:
-                try:
-                    self._known = await self._read()
-                except PipelineError as error:
-                    logger.error("The policy cannot be read, the last one that could counts: %s", error)
-                except Exception:  # noqa: BLE001 - a bug here must not stop a page
-                    logger.exception("The policy cannot be read, the last one that could counts")
-                self._read_at = time.monotonic()
-            return self._known
+                await self.read()
+            return self.latest
+
+    async def read(self) -> None:
+        """Read the policy now. Never raises: where it cannot be read, the last one that could stays."""
+        try:
+            self.latest = await self._read()
+        except PipelineError as error:
+            logger.error("The policy cannot be read, the last one that could counts: %s", error)
+        except Exception:  # noqa: BLE001 - a bug here must not stop a page
+            logger.exception("The policy cannot be read, the last one that could counts")
+        self._read_at = time.monotonic()
 
     async def _read(self) -> ActivePolicy | None:
         async with self._database.transaction() as tx:
             record = await find_policy(tx)
             if record is None:
                 return None
-            known = self._known
+            known = self.latest
             # To read a policy with thousands of routes takes a second.
             same = known is not None and known.version == record.version
             policy = known.policy if known is not None and same else parse_policy(record.config).policy

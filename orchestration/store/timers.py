@@ -9,9 +9,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident
+from orchestration.policy import model as policy
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.states import TIMER_REASONS, RunStatus
+from orchestration.store.definitions import POLICY_TIMING
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.incidents import get_incident, lock_incident
 from orchestration.store.ingest_order import QueuedRun
@@ -54,6 +56,7 @@ _CANCEL = text(
 _FACTS = text(
     f"""
     select clock_timestamp() as now, known.sent_at, known.version, coalesce(incident.metadata->>'source', '') as source,
+        {POLICY_TIMING} as said,
         (
             select cast(options->>'test' as boolean) from pipeline_run as run
             where run.incident_id = incident.id or run.run_id = :run_id
@@ -96,6 +99,12 @@ class Known:
     """The source of the alerts that opened it."""
     is_test: bool
     """Whether it comes from a test: nobody has to act on it, so nobody is reminded of it."""
+    said: policy.Timing
+    """What the policy says of the times."""
+
+    def timing(self, settings: Settings) -> Timing:
+        """The times that concern the incident."""
+        return Timing.of(settings, self.source, self.said)
 
 
 async def read_known(tx: AsyncConnection, incident: Incident, run_id: str | None = None) -> Known:
@@ -108,21 +117,26 @@ async def read_known(tx: AsyncConnection, incident: Incident, run_id: str | None
         repeat_seconds=None if row.repeat_seconds is None else float(row.repeat_seconds),
         source=row.source,
         is_test=bool(row.is_test),
+        said=policy.timing_of(row.said),
     )
 
 
 async def schedule_first(
-    tx: AsyncConnection, incident: Incident, settings: Settings, run: QueuedRun, *, source: str
+    tx: AsyncConnection, incident: Incident, settings: Settings, run: QueuedRun, *, source: str, said: policy.Timing
 ) -> None:
-    """Schedule what comes next for an incident that this run has opened, for alerts of this source."""
+    """Schedule what comes next for an incident that this run has opened, for alerts of this source.
+
+    `said` is what the policy says of the times.
+    """
     known = Known(
         now=incident.opened_at,
         notified_at=None,
         repeat_seconds=None,
         source=source,
         is_test=bool(run.options.get("test")),
+        said=said,
     )
-    if (follow_up := following(incident, Timing.of(settings, source), known)) is not None:
+    if (follow_up := following(incident, known.timing(settings), known)) is not None:
         await add_follow_up(tx, int(incident.id), follow_up.reason, follows=run.run_id, due_at=follow_up.due_at)
 
 
@@ -134,7 +148,7 @@ async def reschedule(
     `run_id` is the run that has changed it, whose channels and trace the timer shares. None means its latest run.
     """
     known = await read_known(tx, incident, run_id)
-    follow_up = following(incident, Timing.of(settings, known.source), known)
+    follow_up = following(incident, known.timing(settings), known)
     await schedule(tx, incident, follow_up, follows=run_id)
     return follow_up
 
@@ -193,7 +207,7 @@ async def start(tx: AsyncConnection, incident_id: str, settings: Settings) -> No
     await lock_incident(tx, incident.environment, incident.incident_key)
     known = await read_known(tx, incident)
     incident = (await get_incident(tx, incident_id)).model_copy(update={"heard_at": known.now})
-    follow_up = following(incident, Timing.of(settings, known.source), replace(known, notified_at=known.now))
+    follow_up = following(incident, known.timing(settings), replace(known, notified_at=known.now))
     if follow_up is not None:
         due_at = max(follow_up.due_at, known.now + OVERDUE_WAITS)
         await schedule(tx, incident, FollowUp(reason=follow_up.reason, due_at=due_at))

@@ -17,6 +17,7 @@ from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.reasons import Reason
 from orchestration.states import RunReason
 from orchestration.store.database import read_clock
+from orchestration.store.definitions import read_policy_timing
 from orchestration.store.deliveries import SENT
 from orchestration.store.incidents import ID_DIGITS, ChannelRecord, get_incident, readable_incidents
 from orchestration.store.models import (
@@ -101,7 +102,8 @@ async def read_why(tx: AsyncConnection, what: str, at: datetime | None = None) -
     now = await read_clock(tx)
     if at is not None and at > now + NEAR:
         raise BadInput(f"at: {at:%Y-%m-%d %H:%M} UTC has not come yet: it is {now:%Y-%m-%d %H:%M} UTC")
-    facts = Facts(what=asked, now=now, at=at, subject=asked, has_worker=bool(await list_workers(tx)))
+    has_worker, timing = bool(await list_workers(tx)), await read_policy_timing(tx)
+    facts = Facts(what=asked, now=now, at=at, subject=asked, has_worker=has_worker, timing=timing)
     if (refused := _REFUSED_ID.fullmatch(asked)) is not None:
         return explain(await _of_refused(tx, int(refused[1]), facts))
     if (by_run := await _of_run(tx, facts)) is not None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestration.alert import Incident, UtcDatetime
 from orchestration.contracts import Contract
+from orchestration.policy.model import Timing
 from orchestration.reasons import Reason, meaning_of
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import SENT
@@ -91,6 +92,8 @@ class Facts(Contract):
     """Newest first. One without a body may have been about anything."""
     cut: list[RunRecord] = Field(default_factory=list[RunRecord])
     """Newest first: pushes of which only one message was made, whose alerts are not on record."""
+    timing: Timing = Timing()
+    """What the policy says of reminders and expiry."""
     has_worker: bool = True
     """Whether a worker is alive."""
     refused_id: int | None = None

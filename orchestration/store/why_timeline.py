@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from orchestration.alert import Incident, IncidentStatus
+from orchestration.alert import IncidentStatus
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.states import RunReason, RunStatus
@@ -219,20 +219,28 @@ def _due(facts: Facts) -> Iterator[Event]:
             text = f"the {_KINDS[run.reason]} goes on at {run.current_stage}"
         else:
             text = {
-                RunReason.REMINDER: _next_reminder(facts.incident, run.due_at),
+                RunReason.REMINDER: _next_reminder(facts, run.due_at),
                 RunReason.ESCALATION: "the next step of the escalation, if nobody has acknowledged it until then",
-                RunReason.EXPIRY: "expiry, if nobody has heard of it until then",
+                RunReason.EXPIRY: f"expiry{_by_policy(facts, run.reason)}, if nobody has heard of it until then",
                 RunReason.REDELIVERY: "the message that was not accepted is sent again, if no newer one replaced it",
             }.get(run.reason, f"{_KINDS[run.reason]} is executed")
         yield Event(at=run.due_at, mark="→", text=text, run_id=run.run_id)
 
 
-def _next_reminder(incident: Incident | None, due_at: datetime) -> str:
+def _by_policy(facts: Facts, reason: RunReason) -> str:
+    said = facts.incident and facts.timing.note_on(reason, facts.incident.severity)
+    return f" ({said})" if said else ""
+
+
+def _next_reminder(facts: Facts, due_at: datetime) -> str:
     """What the next reminder depends on: the end of a snooze or of an acknowledgement is a reminder too."""
+    incident = facts.incident
     if incident is not None and incident.snoozed_until is not None and incident.snoozed_until >= due_at - _SAME_MOMENT:
         return "the snooze ends: a reminder, if it still fires"
+    if incident is not None and incident.is_flapping:
+        return "it is told as it is then, if it has been quiet until then"
     if incident is not None and incident.held_until is not None and incident.held_until >= due_at - _SAME_MOMENT:
         return "what keeps it back ends: it is told, if it still fires and nothing else does"
     if incident is not None and incident.status is IncidentStatus.ACKNOWLEDGED:
         return "the acknowledgement ends: a reminder, if it still fires"
-    return "reminder, if it still fires and nobody has acknowledged it"
+    return f"reminder{_by_policy(facts, RunReason.REMINDER)}, if it still fires and nobody has acknowledged it"

@@ -14,6 +14,7 @@ from orchestration.settings import Settings
 from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
+from orchestration.store.policies import FRESH_SECONDS, StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from service.api import (
@@ -119,6 +120,7 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
             signals=make_signals(settings),
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
+            policies=StoredPolicies(database),
             guard=Guard(settings, database),
             waiter=RunWaiter(database),
             refusals=RefusalLog(database),
@@ -127,7 +129,13 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
         opening.push_async_callback(api.waiter.close)
         await _migrate(api)
         opening.push_async_callback(_write_last_refusals, api)
-        duties = (_migrate_until_done(api), _write_uses(api), api.refusals.run(), api.presence.keep())
+        duties = (
+            _migrate_until_done(api),
+            _write_uses(api),
+            _follow_policy(api),
+            api.refusals.run(),
+            api.presence.keep(),
+        )
         opening.push_async_callback(_cancel, [asyncio.create_task(duty) for duty in duties])
         yield api
 
@@ -136,6 +144,7 @@ async def _migrate(api: ApiState) -> None:
     try:
         await asyncio.to_thread(migrate, api.database.url)
         api.schema_problem = None
+        await api.policies.read()
     except Unavailable as error:
         if api.schema_problem != str(error):
             logger.error("Cannot accept alerts yet: %s", error)
@@ -152,6 +161,13 @@ async def _write_uses(api: ApiState) -> None:
     while True:
         await asyncio.sleep(WRITE_USES_SECONDS)
         await api.guard.ring.write_uses()
+
+
+async def _follow_policy(api: ApiState) -> None:
+    while True:
+        await asyncio.sleep(FRESH_SECONDS)
+        if api.schema_problem is None:
+            await api.policies.read()
 
 
 async def _write_last_refusals(api: ApiState) -> None:

@@ -12,11 +12,13 @@ from starlette.requests import Request
 
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import Unavailable
+from orchestration.policy.active import ActivePolicy
 from orchestration.settings import Settings
 from orchestration.signals import Signals, logger
 from orchestration.store import runs
 from orchestration.store.database import Database, notifications
 from orchestration.store.definitions import StoredDefinitions
+from orchestration.store.policies import StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from orchestration.store.runs import list_final
@@ -98,6 +100,7 @@ class ApiState:
     signals: Signals
     writer: PushWriter
     definitions: StoredDefinitions
+    policies: StoredPolicies
     guard: Guard
     kinds: NodeKinds = KINDS
     waiter: RunWaiter
@@ -106,6 +109,10 @@ class ApiState:
     unverified: UnverifiedBytes = field(default_factory=UnverifiedBytes)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
+
+    async def active_policy(self) -> ActivePolicy | None:
+        """The policy that counts now, as it was read last: no push waits for it to be read."""
+        return self.policies.latest
 
 
 def state_of(request: Request) -> ApiState:

@@ -262,12 +262,13 @@ def _show(summary: IncidentSummary, story: IncidentStory) -> None:
         "Heard of": _utc(incident.heard_at),
         "Acknowledged": _done_at(incident.acknowledged_at, incident.acknowledged_by),
         "Snoozed": f"until {_utc(incident.snoozed_until)}" if incident.snoozed_until else None,
+        "Kept back": (incident.held or {}).get("why") if incident.is_flapping or not incident.status.ended else None,
         "Resolved": _utc(incident.resolved_at),
         "Closed": _utc(incident.closed_at),
         "Description": incident.description or None,
     }
     show_facts(facts, width=14)
-    _section("Next", [_upcoming(run) for run in story.upcoming] or ["nothing"])
+    _section("Next", [_upcoming(run, story, incident) for run in story.upcoming] or ["nothing"])
     _section("Alerts", [f"{one.status:<9} {one.severity:<8} {one.name}" for one in story.alerts], _SHOWN_ALERTS)
     _section("Notified", [_channel(one, incident) for one in story.channels] or ["nobody, as far as is known"])
     history = [line for line in reversed(story.history) if line.alert_id is None]
@@ -282,8 +283,9 @@ def _section(title: str, lines: Sequence[str], most: int | None = None) -> None:
         output.print(f"    and {len(lines) - most} more")
 
 
-def _upcoming(run: RunRecord) -> str:
-    return f"{_utc(run.due_at)}  {run.reason.value}"
+def _upcoming(run: RunRecord, story: IncidentStory, incident: Incident) -> str:
+    said = story.timing.note_on(run.reason, incident.severity)
+    return f"{_utc(run.due_at)}  {run.reason.value}{f' ({said})' if said else ''}"
 
 
 def _channel(one: ChannelRecord, incident: Incident) -> str:

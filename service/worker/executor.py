@@ -17,7 +17,7 @@ from flows.alert_pipeline import alert_pipeline
 from flows.definition_pipeline import definition_pipeline
 from flows.flow_run import ENGINE
 from flows.services import use_services
-from orchestration.alert import Severity
+from orchestration.alert import OWN_SOURCE, Severity
 from orchestration.contracts import StageError
 from orchestration.engine.execution import DIRECT, Execution, offer, registered
 from orchestration.engine.lease import lease_run
@@ -32,7 +32,6 @@ from service.mirror.flow_runs import FlowRunMirror
 from service.worker.alone import execute_alone
 from service.worker.breaker import Breaker
 from service.worker.own_alerts import given_up_run, report
-from tasks.ingest.sources.registry import OWN_SOURCE
 
 NON_CRITICAL_TIMEOUT_FACTOR = 5
 """How many times longer than a critical run any other run waits for Prefect."""

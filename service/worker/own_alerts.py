@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import OWN_SOURCE, AlertStatus, Severity
 from orchestration.engine.run import Services
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
@@ -14,7 +14,6 @@ from orchestration.store.database import AsyncConnection
 from orchestration.store.pushes import write_push
 from orchestration.store.records import RunRecord
 from tasks.ingest.inbox import accept
-from tasks.ingest.sources.registry import OWN_SOURCE
 
 
 def own_alert(

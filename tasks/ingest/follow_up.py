@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from orchestration.alert import Incident, IncidentStatus
+from orchestration.escalation import progress_of
 from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.settings import Settings
@@ -18,7 +19,7 @@ from orchestration.store.actions import clear_acknowledgement, note_event
 from orchestration.store.database import Transaction
 from orchestration.store.incidents import get_incident, is_notified, raise_version, update_incident
 from orchestration.store.timers import Known, awaits_ingest, cancel, following, read_known, reschedule, schedule
-from orchestration.timing import FollowUp, Timing, is_due, is_quiet
+from orchestration.timing import FollowUp, is_due, is_quiet
 from tasks.ingest.escalate import begin_escalation, escalate, restart_escalation
 from tasks.ingest.hold import find_hold, hold_incident, keep_back, release
 from tasks.ingest.incidents import NotifyDecision
@@ -47,10 +48,10 @@ async def follow_up(
     """
     if reason is RunReason.ACTION:
         return await _after_action(tx, incident, run_id)
-    if incident.status.ended:
+    if incident.status.ended and not incident.is_flapping:
         return NotifyDecision(False, Reason.ALREADY_RESOLVED)
     known = await read_known(tx, incident, run_id)
-    timing = Timing.of(settings, known.source)
+    timing = known.timing(settings)
     due = following(incident, timing, known)
     if due is None or not is_due(due, incident, timing, known.now):
         await schedule(tx, incident, due, follows=run_id)
@@ -71,7 +72,7 @@ async def follow_up(
         await schedule(tx, incident, later, follows=run_id)
         return NotifyDecision(False, Reason.HEARD_OF)
     decision = await _expire(tx, incident, run_id, known)
-    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id)
+    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id, flapping=None)
     return decision
 
 
@@ -89,6 +90,8 @@ def _why_not(reason: RunReason, incident: Incident) -> Reason:
         return Reason.HEARD_OF
     if incident.status is IncidentStatus.ACKNOWLEDGED:
         return Reason.ACKNOWLEDGED
+    if incident.is_flapping:
+        return Reason.FLAPPING
     return Reason.SNOOZED if is_quiet(incident) else Reason.NOT_DUE
 
 
@@ -97,10 +100,15 @@ async def _remind(
 ) -> NotifyDecision:
     """Send the incident again, because it still fires, and end its acknowledgement and its snooze.
 
-    One that was kept back begins now, for whoever is notified.
+    One that was kept back begins now, for whoever is notified. One that was flapping is told as it is now, be it over.
     """
     decision = NotifyDecision(True, Reason.REMINDER)
-    if incident.held is not None:
+    if incident.is_flapping:
+        progress = progress_of(incident)
+        decision, incident = await release(tx, incident, replace(decision, reason=Reason.QUIET_AGAIN))
+        if not incident.status.ended and (progress is None or progress.is_over):
+            await begin_escalation(tx, incident, active, run_id)
+    elif incident.held is not None:
         decision, incident = await release(tx, incident, replace(decision, reason=Reason.HELD_BACK))
         await begin_escalation(tx, incident, active, run_id)
     elif is_quiet(incident):

@@ -1,22 +1,28 @@
-"""Whether something keeps an incident back for now: a silence, a mute window of its route, or another alert."""
+"""Whether something keeps an incident back for now: a silence, a mute window of its route, another alert, or that it is
+flapping."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from pydantic import ValidationError
 
-from orchestration.alert import Incident
+from orchestration.alert import Incident, Severity
 from orchestration.policy.active import ActivePolicy
-from orchestration.policy.holding import Hold, hold_of
+from orchestration.policy.flapping import flapping_hold, has_to_be_said
+from orchestration.policy.holding import HeldBy, Hold, hold_of
 from orchestration.reasons import Reason
+from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store.actions import note_event
-from orchestration.store.database import Transaction
+from orchestration.store.changes import read_told
+from orchestration.store.database import Transaction, read_clock
 from orchestration.store.incidents import firing_labels, update_incident
 from orchestration.store.present import read_present
 from orchestration.store.silences import list_silences
 from orchestration.store.standings import channels_told_firing
+from orchestration.timing import Timing
 from tasks.ingest.incidents import NotifyDecision
 
 
@@ -38,23 +44,61 @@ async def find_hold(tx: Transaction, incident: Incident, active: ActivePolicy | 
 
 
 async def keep_back(
-    tx: Transaction, incident: Incident, decision: NotifyDecision, active: ActivePolicy | None, run_id: str
+    tx: Transaction,
+    incident: Incident,
+    decision: NotifyDecision,
+    active: ActivePolicy | None,
+    run_id: str,
+    *,
+    flapping: Settings | None,
 ) -> tuple[NotifyDecision, Incident]:
     """Change the decision about an incident if something keeps it back. Returns it, and the incident after that.
 
-    The end of an incident is not kept back, unless nobody was told that it fires.
+    The end of an incident is not kept back, unless nobody was told that it fires, or it is flapping.
+
+    Args:
+        tx: a transaction with the lock of the incident's key.
+        incident: as it is now.
+        decision: the one without a hold.
+        active: the present policy. None means that there is none.
+        run_id: the run that has decided.
+        flapping: the settings. None means that this is told although the incident is flapping.
     """
     if not decision.notify:
         return decision, incident
     held = held_of(incident)
+    flaps = held is not None and held.by is HeldBy.FLAPPING
     if incident.status.ended:
-        if held is not None and not await channels_told_firing(tx, incident.id):
+        if held is not None and not flaps and not await channels_told_firing(tx, incident.id):
             return NotifyDecision(False, Reason(held.by)), incident
+    elif (hold := await find_hold(tx, incident, active)) is not None:
+        return NotifyDecision(False, Reason(hold.by)), await hold_incident(tx, incident, hold, run_id)
+    found = None if flapping is None else await _find_flapping(tx, incident, active, held, flapping)
+    if found is not None:
+        hold, says = found
+        decision = replace(decision, note=hold.why) if says else NotifyDecision(False, Reason.FLAPPING)
+        return decision, await hold_incident(tx, incident, hold, run_id)
+    if held is None or (incident.status.ended and not flaps):
         return decision, incident
-    hold = await find_hold(tx, incident, active)
-    if hold is None:
-        return (decision, incident) if held is None else await release(tx, incident, decision)
-    return NotifyDecision(False, Reason(hold.by)), await hold_incident(tx, incident, hold, run_id)
+    return await release(tx, incident, decision)
+
+
+async def _find_flapping(
+    tx: Transaction, incident: Incident, active: ActivePolicy | None, held: Hold | None, settings: Settings
+) -> tuple[Hold, bool] | None:
+    """What keeps a flapping incident back now, and whether this change has to be told all the same.
+
+    None means that it is not flapping.
+    """
+    if active is None or (rule := active.policy.timing.flapping) is None:
+        return None
+    known, at = await read_told(tx, incident.id, rule.within), await read_clock(tx)
+    if (hold := flapping_hold(rule, held, known, at)) is None:
+        return None
+    critical = incident.severity is Severity.CRITICAL and not incident.status.ended
+    again_after = timedelta(seconds=Timing.of(settings, "", active.policy.timing).remind_after(incident))
+    says = has_to_be_said(hold, known, at, critical=critical, again_after=again_after)
+    return (hold.model_copy(update={"said_at": at}) if says else hold), says
 
 
 async def hold_incident(tx: Transaction, incident: Incident, hold: Hold, run_id: str) -> Incident:

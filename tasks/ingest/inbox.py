@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.graph import DefinitionSource
 from orchestration.json_text import to_json
+from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest, StoredPush
@@ -60,6 +62,8 @@ class IntakeServices(Protocol):
     @property
     def definitions(self) -> DefinitionSource | None: ...
 
+    async def active_policy(self) -> ActivePolicy | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class PushMetadata:
@@ -94,7 +98,8 @@ async def accept(
 ) -> WrittenPush:
     """Write the runs of a request, PENDING, or SKIPPED if they are duplicates; all of them or none.
 
-    A push with alerts becomes one run for each of its incidents, in the order of the push. If they are more than
+    A push with alerts becomes one run for each of its incidents, in the order of the push. Its sender decides which
+    alerts are one incident, or the grouping of the policy. If they are more than
     `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not open yet become one run that says how many. A request
     without alerts (a check of this host's health, a definition without an ingest node) becomes a single run. The runs
     share the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in
@@ -106,7 +111,7 @@ async def accept(
         KeyReused: the idempotency key came with another push before; nothing is written.
         Unavailable: the database, or the place where definitions are kept, does not answer.
     """
-    intake = _intake_of(request, metadata, services.settings)
+    intake = _intake_of(request, metadata, services.settings, await services.active_policy())
     size = _checked_size(request, metadata, services.settings)
     plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
     title = await _title_without_alerts(services, request, plan)
@@ -136,6 +141,7 @@ class _Intake:
     options: RunOptions
     metadata: PushMetadata
     settings: Settings
+    policy: ActivePolicy | None = None
     awaits_ingest: bool = True
     """Whether the runs begin with ingest, and take part in the order of their incident."""
 
@@ -144,7 +150,7 @@ class _Intake:
         return self.options.model_dump_json().encode()
 
 
-def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) -> _Intake:
+def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None) -> _Intake:
     return _Intake(
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
@@ -152,6 +158,7 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings) 
         options=_stored_options(request.options),
         metadata=metadata,
         settings=settings,
+        policy=policy,
     )
 
 
@@ -231,11 +238,31 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
+    if intake.policy is not None and intake.policy.policy.grouping and not intake.options.test:
+        push = _regrouped(push, intake.policy, intake.environment)
     groups = split_by_incident(push.alerts)
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
         return Storm.of(push, groups, ceiling)
     return _runs_of_groups(payload, push, groups, intake)
+
+
+def _regrouped(push: Push, policy: ActivePolicy, environment: str) -> Push:
+    """The push with the incident keys that the policy gives its alerts.
+
+    What the sender says of its own groups then holds for no incident: how many alerts it has left out, and that all
+    have ended. The title of a group goes where the policy makes another group of its alerts.
+    """
+    alerts = [policy.with_own_key(alert, environment=environment) for alert in push.alerts]
+    pairs = [(before.incident_key, after.incident_key) for before, after in zip(push.alerts, alerts, strict=True)]
+    if all(before == after for before, after in pairs):
+        return push
+    together = Counter(pairs)
+    before, after = Counter(key for key, _ in pairs), Counter(key for _, key in pairs)
+    for place, pair in enumerate(pairs):
+        if push.omitted or not before[pair[0]] == together[pair] == after[pair[1]]:
+            alerts[place] = alerts[place].model_copy(update={"title": ""})
+    return replace(push, alerts=tuple(alerts), omitted=0, all_resolved=False)
 
 
 def _runs_of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:

@@ -32,6 +32,7 @@ def decide(change: IncidentChange) -> NotifyDecision:
         (change.new_episode, NotifyDecision(True, Reason.NEW_EPISODE)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
         (change.stale, NotifyDecision(False, Reason.STALE)),
+        (change.elsewhere, NotifyDecision(False, Reason.KEPT_ELSEWHERE)),
         (not change.known, NotifyDecision(False, Reason.NOTHING_OPEN)),
         # What was left unsaid because of the snooze is said when it ends.
         (change.snoozed and not change.notified_before, NotifyDecision(False, Reason.SNOOZED)),

@@ -14,6 +14,7 @@ from orchestration.errors import BadInput, is_retryable
 from orchestration.graph import NodeConfig
 from orchestration.news import IncidentChange
 from orchestration.policy.active import ActivePolicy
+from orchestration.policy.model import Timing
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
@@ -144,7 +145,8 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
         decision, incident = await _bring_to_somebody(tx, recorded.incident, recorded.change, decision, config, run)
         recorded = replace(recorded, incident=incident)
         if recorded.change.opened:
-            await schedule_first(tx, incident, config.settings, run, source=push.alerts[0].source)
+            said = Timing() if config.policy is None else config.policy.policy.timing
+            await schedule_first(tx, incident, config.settings, run, source=push.alerts[0].source, said=said)
         elif recorded.change.material or recorded.change.severity_lowered or incident.held is not None:
             await reschedule(tx, incident, config.settings, run_id=run.run_id)
     result = _result(run, push, recorded, decision)
@@ -161,7 +163,7 @@ async def _bring_to_somebody(
     run: QueuedRun,
 ) -> tuple[NotifyDecision, Incident]:
     """Keep the incident back if something does, else begin its escalation if it has just begun, or got worse."""
-    decision, incident = await keep_back(tx, incident, decision, config.policy, run.run_id)
+    decision, incident = await keep_back(tx, incident, decision, config.policy, run.run_id, flapping=config.settings)
     if decision.notify and change.begins and not incident.status.ended:
         incident = await begin_escalation(tx, incident, config.policy, run.run_id)
     return decision, incident
@@ -190,7 +192,8 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
         if decision.notify and config.reason in _HELD_BACK_TOO:
             before = await incidents.get_incident(tx, incident.id)
-            decision, after = await keep_back(tx, before, decision, config.policy, run.run_id)
+            flapping = config.settings if _waits_for_quiet(config.reason, before) else None
+            decision, after = await keep_back(tx, before, decision, config.policy, run.run_id, flapping=flapping)
             if after.held != before.held:
                 await reschedule(tx, after, config.settings, run_id=run.run_id)
         result = _result(run, StoredPush(), recorded, decision)
@@ -198,11 +201,18 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
     return result
 
 
+def _waits_for_quiet(reason: RunReason, incident: Incident) -> bool:
+    """Whether what a run says waits while the incident is flapping. What a person has done does not."""
+    return reason is RunReason.MEMBER_ENDED or (
+        reason is RunReason.REDELIVERY and incident.severity is not Severity.CRITICAL
+    )
+
+
 def _result(run: QueuedRun, push: StoredPush, recorded: RecordedAlerts, decision: NotifyDecision) -> IngestResult:
     change, incident = recorded.change, recorded.incident
     severities = [alert.severity for alert in push.alerts] or ([incident.severity] if incident else [])
     return IngestResult(
-        incident_id=incident.id if incident else None,
+        incident_id=incident.id if incident else recorded.kept_by,
         alert_fingerprint=push.alerts[0].fingerprint if push.alerts else None,
         severity=Severity.worst(*severities),
         source=push.alerts[0].source if push.alerts else "unknown",

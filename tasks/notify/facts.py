@@ -79,7 +79,12 @@ def _snoozed_until(subject: MessageSubject) -> str:
 def follow_ups_of(subject: MessageSubject) -> Iterator[Fact]:
     """Who has it, and what comes next by itself."""
     if subject.status is AlertStatus.FIRING:
-        yield from _rows({"On call": one_line(subject.on_call, 200), "Next": _upcoming(subject)})
+        yield from _rows({"On call": _on_call(subject), "Next": _upcoming(subject)})
+
+
+def _on_call(subject: MessageSubject) -> str:
+    until = subject.on_call_until
+    return f"{one_line(subject.on_call, 200)}{f', until {_moment(until, subject.zone)}' if until else ''}"
 
 
 def details_of(subject: MessageSubject) -> Iterator[Fact]:
@@ -121,6 +126,8 @@ def _upcoming(subject: MessageSubject) -> str:
     if upcoming is None or upcoming.due_at is None or incident is None:
         return ""
     moment = _moment(upcoming.due_at, subject.zone)
+    if incident.is_flapping and upcoming.reason is RunReason.REMINDER:
+        return f"nothing before {moment}, unless it gets critical: it is flapping"
     unless = f"unless somebody acknowledges it: alert-pipeline incidents ack {incident.id}"
     if upcoming.reason is RunReason.EXPIRY:
         return f"at {moment} it counts as over, unless somebody hears of it before"

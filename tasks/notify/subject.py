@@ -72,7 +72,9 @@ class MessageSubject:
     zone: ZoneInfo | None = None
     """The time zone of its readers, beside UTC."""
     on_call: str = ""
-    """Who is on call, and until when."""
+    """Who is on call."""
+    on_call_until: datetime | None = None
+    """Until when. None means that it is not known, or that nobody is."""
     kept_back: str = ""
     """What kept the incident back before this message."""
     buttons: Sequence[Response] = ()

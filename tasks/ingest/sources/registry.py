@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestration.alert import Alert
+from orchestration.alert import OWN_SOURCE, Alert
 from orchestration.errors import BadInput, json_kind
 from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
@@ -32,9 +32,6 @@ ENTRY_POINTS = frozenset(
 """Names of entry points, not of senders: the source of such a push is recognised by its body."""
 
 _IGNORED_CHARACTERS = 128
-OWN_SOURCE = "alert-pipeline"
-"""The source of what this installation reports about itself, such as a channel that does not work."""
-
 _MAX_ERRORS = 20
 _MAX_FIELDS = 8
 
