@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestration.errors import DefinitionNotFound, PipelineError
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from service.cli import main, policy
 from tests.life_helpers import opened, push
 
@@ -148,6 +150,47 @@ def test_a_broken_policy_is_told_with_its_lines_and_not_stored(run: Run, file: C
         "    warning: line 3, field 'routes[1]': no alert reaches this route: "
         "all that match it match route 0 before it",
     ]
+
+
+NAMES = """\
+catch_all: [mail]
+routes:
+  - channels: [mail, slack-db]
+    routes:
+      - {severity: critical, escalation: all}
+      - channels: team/#db
+escalations:
+  all: {steps: [{channels: sms, wait: 0}, {people: [ana, bob]}]}
+people:
+  ana: {contacts: [mail, pager]}
+  bob: {contacts: pager}
+"""
+
+
+def test_a_channel_that_does_not_exist_is_a_warning(
+    run: Run, file: Callable[..., Path], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(NAMES)
+    assert main.app(["policy", "validate", str(path)], standalone_mode=False) == 0
+    assert "no worker has written down which there are" in capsys.readouterr().err
+    asyncio.run(EncryptedCache(Database(database.url)).write(CHANNEL_NAMES, b'["mail", "slack", "team"]'))
+    there_are = "(there are: mail, slack, team)"
+    expected = [
+        f"line 3, field 'routes[0].channels': there is no channel 'slack-db' {there_are}",
+        f"line 8, field 'escalations.all.steps[0].channels': there is no channel 'sms' {there_are}",
+        f"line 10, field 'people.ana.contacts': there is no channel 'pager' {there_are}",
+        "line 11, field 'people.bob': nothing reaches 'bob': there is no channel that is a contact ('pager')",
+    ]
+    assert run("validate", path).splitlines()[1:] == [f"    warning: {line}" for line in expected]
+    assert [warning["line"] for warning in json.loads(run("validate", path, "--json"))["warnings"]] == [3, 8, 10, 11]
+    assert "warning: line 11" in run("apply", path)
+
+
+def test_an_escalation_that_repeats_without_any_wait_is_refused(run: Run, file: Callable[..., Path]) -> None:
+    steps = "{steps: [{channels: a, wait: 0}, {channels: b, wait: 0}]"
+    said = run("validate", file(f"escalations:\n  e: {steps}, repeat: 3}}\n"), code=1)
+    assert "field 'escalations.e.repeat': repeats steps that wait for nothing" in said
+    run("validate", file(f"escalations:\n  e: {steps}}}\n"))
 
 
 @pytest.mark.parametrize(
