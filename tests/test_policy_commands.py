@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, fil
     lines = run("simulate", path, "--since", "1h").splitlines()
     assert lines[0].startswith(f"{path} against no policy, since ")
     assert lines[1:4] == [
-        "  2 pages: 0 unchanged, 0 added, 1 removed, 1 changed",
+        "  2 pages: 0 unchanged, 0 added, 1 removed, 1 changed, 0 later",
         "  default channels: 2 pages → 0",
         "  phone: 0 pages → 1",
     ]
@@ -243,6 +244,8 @@ def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, fil
     assert any("quiet  default channels  nobody" in line and "DiskFull" in line for line in lines)
 
     run("apply", path)
+    by_person = file("people: {ada: {contacts: phone}}\nroutes: [{channels: [phone]}]\n", "people.yml")
+    assert re.search(r"^  person ada: 0 pages → 2 \(.*h: 0 → \d.*, UTC\)$", run("simulate", by_person), re.MULTILINE)
     data = json.loads(run("simulate", file("routes: [{channels: [phone]}]\n", "other.yml"), "--json"))
     assert (data["pages"], data["unchanged"], data["added"], data["removed"]) == (2, 1, 1, 0)
     ((group,), (hour,)) = data["changes"], data["changes"][0]["hours"].values()
