@@ -162,6 +162,7 @@ _LATER: dict[str, tuple[str, ...]] = {
     "odd separators": ("password -> {<A10>}", "the password is: {<A10>}", "password=null {<A12>}"),
     "names of few letters": ("pw={<A10>}", "wifi psk={<A12>}", "requirepass {<A24>}"),
     "with a sign in it": ("password=p@{<A9>}", "DB_PASSWORD: p@ss{<A6>}!x", "postgresql://h/x?user=u&password=p@{<A9>}&a=1"),
+    "with a sign in it, said": ("password is {p@<L7>}", "the pwd was '{<L4>$<L5>}'", "passphrase for bob is: {<L5>!<L4>}, ask him"),
     "words in quotation marks": (
         "password=\"two words and {<A9>}\"", "password: 'it''s {<A9>} and more'", "password: “two words {<A9>}”, host db-1"),
     "words in quotation marks, escaped": (
@@ -276,6 +277,7 @@ _HARMLESS_LATER = (
     "keys: [alertname, instance]", "key: [user, order]", "api_keys: 3 about to expire", "api_keys: none", "auth: [ldap, oauth2]",
     "sessions: [open, closed]", "secret:\n  name: shop-tls\n  namespace: shop", "credentials:\n  user: bob\n  host: db-1",
     "{\"by\": [\"alertname\", \"secret\"]}", "group_by: ['alertname', 'token']", "the token: see the runbook `rotate-token`",
+    "the password is ops@example.com?", "password is up-to-date/valid", "password was reset by bob@example.com", "the token is shop@v2-beta",
     "password: {}", "tokens: []", "passwords: [[redacted], [redacted]]", "tokens (input, output): 512, 128",
 )
 """Found by the second look: none of them is held out."""

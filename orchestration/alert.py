@@ -75,7 +75,7 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(bounded_key)]
 HOST_LABELS = ("instance", "host", "hostname", "node")
 """The labels that name the host of an alert, in the order in which they are read."""
 
-PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat")
+PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat", "entity")
 """The labels that say where an alert happens, in the order in which they are read: the host first."""
 
 
@@ -186,7 +186,9 @@ class Incident(BaseModel, frozen=True):
     summary: str = ""
     environment: str = "production"
     version: int = 1
-    """Grows with each change that somebody should hear of."""
+    """Grows with each change that a channel can show."""
+    news_version: int = 1
+    """The latest version that somebody should hear of."""
     opened_at: UtcDatetime
     heard_at: UtcDatetime | None = None
     """When a push spoke of it last."""
@@ -199,6 +201,13 @@ class Incident(BaseModel, frozen=True):
     """Why nobody is notified of it for now: a `Hold`. None means that nothing keeps it back."""
     resolved_at: UtcDatetime | None = None
     closed_at: UtcDatetime | None = None
+
+    @property
+    def public_key(self) -> str:
+        """Names the incident to vendors, who give it back: its number, and a hash that no incident of another
+        installation has."""
+        identity = f"{self.id}\n{self.incident_key}"
+        return f"{self.id}-{hashlib.sha256(identity.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
     @property
     def held_until(self) -> datetime | None:

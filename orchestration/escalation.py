@@ -33,6 +33,10 @@ class TakenStep(Contract):
     """From 1, over all repetitions."""
     at: UtcDatetime
     people: tuple[str, ...] = ()
+    until: UtcDatetime | None = None
+    """Until when those of its schedules are on call. None means that it has none, or for longer than is known."""
+    time_zone: str = ""
+    """That of its schedules."""
     channels: tuple[str, ...] = ()
     note: str = ""
     """What went wrong, such as that nobody was on call."""
@@ -90,6 +94,16 @@ class EscalationProgress(Contract):
     def people(self) -> tuple[str, ...]:
         """Who was notified last."""
         return tuple(dict.fromkeys(person for step in self.last for person in step.people))
+
+    @property
+    def on_call_until(self) -> datetime | None:
+        """Until when the people of the latest step are on call."""
+        return min((step.until for step in self.last if step.until is not None), default=None)
+
+    @property
+    def time_zone(self) -> str:
+        """The time zone of the latest schedule; "" if no step had one."""
+        return next((step.time_zone for step in self.last if step.time_zone), "")
 
     def take_due(self, at: datetime, notifies: Callable[[EscalationStep | None, int], TakenStep]) -> EscalationProgress:
         """The escalation after what is due has been done; the same if nothing is.

@@ -13,6 +13,7 @@ from pydantic import Field, SkipValidation
 from orchestration.alert import AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract, Delivery
 from orchestration.redaction import one_line, redact_text
+from orchestration.responses import Response
 from orchestration.states import RunReason
 
 
@@ -68,8 +69,17 @@ class Message(Contract):
         description="The `thread` of the channel's last delivery about this episode of the incident, as the channel "
         "returned it. None means that it was sent nothing about the episode.",
     )
+    silent: bool = Field(
+        default=False,
+        description="Nobody is to be disturbed: the message in `thread` is only brought up to date. Sent to channels "
+        "that show the state.",
+    )
     acknowledged_by: str | None = Field(
         default=None, description="Who has acknowledged the incident. None means that nobody has."
+    )
+    buttons: list[Response] = Field(
+        default_factory=list[Response],
+        description="What a person can do with a button. Empty unless its press comes back: SLACK_SIGNING_SECRET.",
     )
     trace_id: str
     run_id: str
@@ -115,6 +125,11 @@ class Channel(Protocol):
     @property
     def target(self) -> str:
         """The destination, without secrets: "#oncall", "ops@example.com", "hooks.example.com"."""
+        ...
+
+    @property
+    def shows_state(self) -> bool:
+        """Whether it can bring a message up to date without a new one. Only then it is sent `silent` messages."""
         ...
 
     async def send(self, message: Message) -> Delivery:

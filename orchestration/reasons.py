@@ -21,6 +21,7 @@ class Reason(StrEnum):
     ESCALATION_ENDED = auto()
     REDELIVERY = auto()
     UNTOLD = auto()
+    STATE = auto()
 
     REPEAT = auto()
     DUPLICATE = auto()
@@ -64,6 +65,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.ESCALATED: "nobody has acknowledged it so far, so it goes on to you",
     Reason.ESCALATION_ENDED: "everybody of its escalation was notified, and nobody has acknowledged it",
     Reason.REDELIVERY: "an earlier message about this incident did not go out",
+    Reason.STATE: "somebody has acted on it, which the messages that can be edited show now",
     Reason.UNTOLD: "nothing new, but not every channel knew what is true",
     Reason.REPEAT: "a repeat: nothing has changed",
     Reason.DUPLICATE: "the same was said shortly before",

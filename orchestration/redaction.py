@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote_plus
 from pydantic import JsonValue
 
 from orchestration.secret_values import QUOTED, several_values
-from orchestration.secret_words import Names, is_secret_value, looks_made, meaning_of
+from orchestration.secret_words import Names, has_signs, is_secret_value, looks_made, meaning_of
 
 REDACTED = "[redacted]"
 """Replaces a secret."""
@@ -77,9 +77,11 @@ _FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w\-]{0,40})([ \t]{1,3})(?!-)(\S+)")
 _SAID = re.compile(
     r"(?<![\w\-])(pass(?:word|wd|phrase)|pwd|requirepass|token|secret|identified by"
     r"|(?:api|access|private|secret)[ _]?key)"
-    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:| =|[=:] ?null)? [\"']?)(?=\S{0,40}[0-9A-Z])([^\s,;\"']{8,512})",
+    r"((?: (?:for|of) [\w.@\-]{1,64})?(?: is:?| was:?|:| =|[=:] ?null)? [\"']?)"
+    r"(?=\S{0,40}[0-9A-Z@$!#%^&*])([^\s,;\"']{8,512})",
     re.IGNORECASE,
 )
+_IS = re.compile(r" (?:is|was):? [\"']?$")
 _GO_LOGIN = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}:)[^\s@\"']{1,128}(?=@(?:tcp|unix)\()")
 _KEY = re.compile(
     rf"""(?:(?<![\w.\-])(?<!/etc/)(?<!\d{{12}}:)|(?<=%[23][0-9A-F]))-{{0,2}}({_NAME})
@@ -193,7 +195,8 @@ def _secret_flag(match: re.Match[str]) -> str:
 
 def _secret_said(match: re.Match[str]) -> str:
     name, words, value = match.groups()
-    return f"{name}{words}{REDACTED}" if looks_made(value) else match[0]
+    said = meaning_of(name) is Names.PASSWORD and _IS.search(words) is not None and has_signs(value)
+    return f"{name}{words}{REDACTED}" if said or looks_made(value) else match[0]
 
 
 def _hide_after_word(match: re.Match[str]) -> str:

@@ -32,7 +32,10 @@ class RunOptions(Contract):
         default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
     )
     incident_id: str | None = Field(default=None, description="The incident that a run without alerts is about.")
-    follows: str | None = Field(default=None, description="The run whose message a redelivery sends again.")
+    follows: str | None = Field(
+        default=None,
+        description="The run whose message a redelivery sends again, or whose message is brought up to date.",
+    )
     except_channels: list[str] = Field(default_factory=list[str], description="Channels that are not told.")
 
     @property

@@ -70,6 +70,8 @@ _PART = r"(?:\d{1,4}|[A-Z]{0,24}(?:[a-z]{2,24}[A-Z]{1,8}){0,4}[a-z]{0,24}\d{0,3}
 _NAME = re.compile(rf"{_PART}(?:[-._:/@]{_PART}){{0,20}}")
 _NAME_OF_SECRET = re.compile(r"[a-z]+\d?(?:[-._/](?:[a-z]+\d{0,2}|v?\d{1,4})){1,12}(?:-(?=[a-z]*\d)[a-z0-9]{5})?")
 _MADE = re.compile(r"[\w\-+/=.~%!#*^$@:]{1,512}")
+_SIGNS_WITHIN = re.compile(r"\w[@$!#%^&*]{1,512}\w")
+_MAIL = re.compile(r"[\w.+\-]{1,64}@[\w\-]{1,64}(?:\.[\w\-]{1,64}){1,8}[.:?!)]?")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d.,/]*(?:%|[a-z]{1,3})?")
 _WORD_OR_NUMBER = re.compile(r"[A-Za-z]{1,24}|\d{1,5}")
@@ -147,6 +149,11 @@ def looks_made(value: str) -> bool:
     """Whether a value of 8 characters or more mixes letters and digits or cases as no written name does."""
     written = _NAME.fullmatch(value) or _NAME_OF_SECRET.fullmatch(value) or _UUID.fullmatch(value)
     return len(value) >= 8 and bool(_MADE.fullmatch(value)) and not written
+
+
+def has_signs(value: str) -> bool:
+    """Whether a value has signs within it as a password has and a word has not: `p@ssword`."""
+    return bool(_SIGNS_WITHIN.search(value)) and not _MAIL.fullmatch(value)
 
 
 def is_secret_value(meaning: Names, value: str, following: str = "") -> bool:

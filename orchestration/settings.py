@@ -233,6 +233,8 @@ class Settings(BaseSettings):
     """Bot token of the slack driver, with SLACK_CHANNEL."""
     slack_channel: str | None = None
     """Channel of the slack driver's bot, such as #oncall."""
+    slack_signing_secret: SecretStr | None = None
+    """Signing secret of the Slack app. With it, messages of a bot have buttons; the API and the workers need it."""
     slack_api_url: str = "https://slack.com/api/"
     """Slack's Web API, or a proxy of it."""
     pagerduty_routing_key: SecretStr | None = None

@@ -55,6 +55,8 @@ class RunReason(StrEnum):
     """An alert of the incident has ended, or changed, in a push about another incident."""
     ACTION = "action"
     """A person has resolved the incident."""
+    STATE = "state"
+    """A person has acknowledged or snoozed the incident, or undone that: messages that can be edited show it."""
     HEARTBEAT = "heartbeat"
     """A heartbeat is expected until then."""
 

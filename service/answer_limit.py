@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
+import orjson
 
 HEADER_LIMIT_BYTES = 64 * 1024
 """How much is read before the header of an answer is there. A server may send `100 Continue` for ever."""
@@ -20,6 +21,10 @@ ANSWER_LIMIT_SECONDS = 60.0
 ANSWER_LIMIT_VALUES = 100_000
 """How many values an answer may have. Prefect's client makes an object of each, which costs up to 30 µs and 1 kB, and
 nothing else is executed meanwhile. A page of deployments, or of definitions of 200 nodes, has a third of them."""
+
+ANSWER_LIMIT_OBJECTS = 1_000
+"""How many objects an answer may list. Prefect's client makes an object of a class of each, which costs 40 µs. Prefect
+itself lists at most 200 at once."""
 
 READ_BYTES = 16 * 1024
 """How much is read at once. Reading in small steps lets other work go on while an answer of tiny parts is read."""
@@ -140,24 +145,24 @@ async def read_limited(response: httpx.Response) -> None:
     """A hook of an asynchronous client: read the content of an answer, in its limits.
 
     Raises:
-        AnswerRefused: the answer is compressed, too large, or has too many values.
+        AnswerRefused: the answer is compressed, too large, or has too many values or objects.
         httpx.ReadTimeout: the answer takes too long.
     """
     _expect_content(response)
     await response.aread()
-    _refuse_many_values(response.content)
+    _refuse_costly(response.content)
 
 
 def read_limited_now(response: httpx.Response) -> None:
     """A hook of a synchronous client: read the content of an answer, in its limits.
 
     Raises:
-        AnswerRefused: the answer is compressed, too large, or has too many values.
+        AnswerRefused: the answer is compressed, too large, or has too many values or objects.
         httpx.ReadTimeout: the answer takes too long.
     """
     _expect_content(response)
     response.read()
-    _refuse_many_values(response.content)
+    _refuse_costly(response.content)
 
 
 def _expect_content(response: httpx.Response) -> None:
@@ -172,9 +177,21 @@ def _expect_content(response: httpx.Response) -> None:
         connection.expect_content()
 
 
-def _refuse_many_values(content: bytes) -> None:
+def _refuse_costly(content: bytes) -> None:
     if len(content) < ANSWER_LIMIT_VALUES:
-        return  # each value has a byte at least
+        return  # each value has a byte at least, and the objects that fit in cost little
     without_texts = _STRING.sub(b"", content)
     if sum(map(without_texts.count, _BEGINS_VALUE)) > ANSWER_LIMIT_VALUES:
         raise AnswerRefused(f"it has more than {ANSWER_LIMIT_VALUES} values")
+    if any(sum(isinstance(one, dict) for one in found) > ANSWER_LIMIT_OBJECTS for found in _lists_of(content)):
+        raise AnswerRefused(f"it lists more than {ANSWER_LIMIT_OBJECTS} objects")
+
+
+def _lists_of(content: bytes) -> list[list[object]]:
+    """The list that an answer is, or the lists that it has one level below: a page of Prefect's is either."""
+    try:
+        value: object = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return []  # the client says so
+    inside = cast("dict[str, object]", value).values() if isinstance(value, dict) else [value]
+    return [cast("list[object]", one) for one in inside if isinstance(one, list)]

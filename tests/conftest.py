@@ -113,6 +113,7 @@ class MemoryChannel:
     messages: list[Message] = field(default_factory=list)
     driver: str = "memory"
     target: str = "memory"
+    shows_state: bool = False
 
     async def send(self, message: Message) -> Delivery:
         if self.failures:

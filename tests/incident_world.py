@@ -177,6 +177,7 @@ class MoodyChannel:
     """A channel in one of several moods, with a log of what it has accepted."""
 
     driver = "moody"
+    shows_state = False
 
     def __init__(self, name: str, real: Database, clock: Callable[[], datetime]) -> None:
         self._clock = clock

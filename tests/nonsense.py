@@ -74,6 +74,7 @@ LARGE: dict[str, Nonsense] = {
     "continues for ever": without_end(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000),
     "chunks of one byte": without_end(CHUNKS, b"1\r\n \r\n" * 8000),
     "millions of objects": answer("200 OK", b"[" + b"{}," * 2_000_000 + b"{}]"),
+    "thousands of flow runs": answer("200 OK", b"[" + b",".join([b'{"flow_id": "%s"}' % (b"7" * 32)] * 45_000) + b"]"),
     "millions of numbers": answer("200 OK", b"[" + b"1," * 2_000_000 + b"1]"),
     "asks to wait for a year": answer(
         "503 Service Unavailable", b"", "Retry-After: 31536000", "Prefect-Maintenance: true"

@@ -38,6 +38,7 @@ class TracingChannel:
     stacks: list[list[CodeType]] = field(default_factory=list[list[CodeType]])
     driver: str = "tracing"
     target: str = "tracing"
+    shows_state: bool = False
 
     async def send(self, message: Message) -> Delivery:
         stack: list[CodeType] = [frame.f_code for frame in _frames_above(sys._getframe(1))]

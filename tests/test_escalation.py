@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -210,6 +211,15 @@ async def test_what_the_step_says_of_its_people_is_in_the_history(services: Serv
     history = (await story_of(services.database, incident_id)).history
     steps = [line for line in reversed(history) if line.event == "incident_escalated"]
     assert [(line.details["number"], line.details["people"]) for line in steps] == [(1, ["ann"]), (2, ["bob"])]
+
+
+async def test_the_message_says_until_when_somebody_is_on_call_on_the_clock_of_the_schedule(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    shared = POLICY.replace("people: [ann]", "people: [[ann, bob], [bob, ann]]")
+    await open_incident(replace(services, policies=OnePolicy(shared)))
+    on_call = {fact.label: fact.value for fact in channels["chat"].messages[0].follow_ups}["On call"]
+    assert re.fullmatch(r"(ann, bob|bob, ann), until \S+ 0[78]:00:00 UTC \(09:00 CES?T\)", on_call)
 
 
 @pytest.mark.parametrize(

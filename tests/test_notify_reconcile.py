@@ -41,7 +41,7 @@ from tests.notify_helpers import (
 
 
 def standing(**fields: object) -> Standing:
-    own: dict[str, object] = {"version": 3, "over": False, "severity": Severity.CRITICAL}
+    own: dict[str, object] = {"version": 3, "news_version": 3, "over": False, "severity": Severity.CRITICAL}
     return Standing.model_validate(own | fields)
 
 
@@ -56,6 +56,10 @@ KNOWS_END = {"known_version": 2, "known_status": AlertStatus.RESOLVED}
         (standing(**KNOWS_FIRING), True, Why.BEHIND),
         (standing(**KNOWS_FIRING | {"known_version": 3}), False, Why.UP_TO_DATE),
         (standing(**KNOWS_FIRING | {"known_version": 4}), False, Why.UP_TO_DATE),
+        (standing(**KNOWS_FIRING, news_version=2), False, Why.UP_TO_DATE),
+        (standing(**KNOWS_FIRING, news_version=2, shows_state=True), True, Why.STATE),
+        (standing(**KNOWS_FIRING, news_version=2, shows_state=True, other_run="x"), False, Why.LEFT_TO_ANOTHER),
+        (standing(news_version=2, shows_state=True), True, Why.FIRST),
         (standing(**KNOWS_FIRING, over=True), True, Why.ENDED),
         (standing(over=True), True, Why.BEGAN_AND_ENDED),
         (standing(**KNOWS_END, over=True), True, Why.BEGAN_AND_ENDED),

@@ -259,6 +259,7 @@ class OddChannel:
     messages: list[Message] = field(default_factory=list[Message])
     driver: str = "odd"
     target: str = "odd"
+    shows_state: bool = False
 
     async def send(self, message: Message) -> Delivery:
         self.messages.append(message)

@@ -84,6 +84,7 @@ def test_the_values_of_a_list_and_the_value_beside_a_name_are_judged_by_that_nam
         f"https://sso/login?next=https%253A%252F%252Fbob%253A{SECRET}%2540db%252Fx",
         f"SET PASSWORD FOR bob = '{SECRET}'",
         f"api key: {SECRET}",
+        "the password is p@s3cr3tword, as ever",
         f"mysqldump --password {SECRET} --host db",
         f"postgresql://app:{SECRET}@db/app",
         f"postgresql://app:p@{SECRET}@db/app",

@@ -5,12 +5,14 @@ with pagerduty() as vendor: ...  # vendor.receiver.url; vendor.incidents
 
 from __future__ import annotations
 
+import hmac
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from tests.receivers import Answer, HttpReceiver, Received, http_receiver
 
@@ -143,6 +145,19 @@ def _is_link(link: Any) -> bool:
     return isinstance(link, dict) and str(cast("dict[str, Any]", link).get("href", "")).startswith(("http:", "https:"))
 
 
+def signed_by_slack(payload: object, *, secret: str = "", at: float | None = None) -> dict[str, Any]:
+    """The content and the headers of an interaction, signed as Slack signs it."""
+    body = payload if isinstance(payload, bytes) else urlencode({"payload": json.dumps(payload)}).encode()
+    stamp = str(int(time.time() if at is None else at))
+    digest = hmac.new((secret or SIGNING_SECRET).encode(), b"v0:" + stamp.encode() + b":" + body, "sha256").hexdigest()
+    headers = {
+        "Content-Type": "application/x-www-form-urlencoded",
+        "X-Slack-Request-Timestamp": stamp,
+        "X-Slack-Signature": f"v0={digest}",
+    }
+    return {"content": body, "headers": headers}
+
+
 SLACK_TOKEN = "xoxb-1"
 SLACK_CHANNELS = {"#oncall": "C0ONCALL", "C0ONCALL": "C0ONCALL", "#other": "C0OTHER"}
 
@@ -183,6 +198,25 @@ class Slack:
 
     def replies_to(self, post: SlackMessage) -> list[SlackMessage]:
         return [message for message in self.messages if message.thread_ts == post.ts]
+
+    def press(self, post: SlackMessage, label: str, **user: str) -> dict[str, Any]:
+        """The request that Slack sends when somebody presses a button: its content and its headers."""
+        buttons = [one for block in post.blocks if block["type"] == "actions" for one in block["elements"]]
+        button = next(one for one in buttons if one["text"]["text"] == label)
+        action = {name: button[name] for name in ("type", "action_id", "text", "value")}
+        payload = {
+            "type": "block_actions",
+            "user": {"id": "U01ADA", "username": "ada", "name": "ada", "team_id": "T0ACME", **user},
+            "api_app_id": "A01ALERTS",
+            "team": {"id": "T0ACME", "domain": "acme"},
+            "container": {"type": "message", "message_ts": post.ts, "channel_id": post.channel, "is_ephemeral": False},
+            "channel": {"id": post.channel, "name": "oncall"},
+            "message": {"type": "message", "ts": post.ts, "text": post.text, "blocks": post.blocks},
+            "state": {"values": {}},
+            "response_url": "https://hooks.slack.com/actions/T0ACME/1/x",
+            "actions": [{**action, "block_id": "b1", "action_ts": "1735787046.000200"}],
+        }
+        return signed_by_slack(payload)
 
     def delete(self, post: SlackMessage) -> None:
         self.deleted.add(post.ts)
@@ -254,12 +288,31 @@ def _is_block(block: dict[str, Any]) -> bool:
     texts = [block["text"]] if "text" in block else []
     limit = {"header": 150, "section": 3000}.get(block["type"], 0)
     small = [*block.get("fields", []), *block.get("elements", [])]
+    if block["type"] == "actions":
+        return 1 <= len(small) <= 25 and all(_is_button(element) for element in small)
     return (
-        block["type"] in ("header", "section", "context", "divider", "actions")
+        block["type"] in ("header", "section", "context", "divider")
         and all(1 <= len(text["text"]) <= limit for text in texts)
         and len(block.get("fields", [])) <= 10
         and all(1 <= len(text["text"]) <= 2000 for text in small if text["type"] in ("mrkdwn", "plain_text"))
     )
+
+
+def _is_button(element: dict[str, Any]) -> bool:
+    confirm = element.get("confirm", {})
+    limits = {"title": 100, "text": 300, "confirm": 30, "deny": 30}
+    return (
+        element["type"] == "button"
+        and element["text"]["type"] == "plain_text"
+        and 1 <= len(element["text"]["text"]) <= 75
+        and 1 <= len(element["action_id"]) <= 255
+        and len(element["value"]) <= 2000
+        and element.get("style", "primary") in ("primary", "danger")
+        and all(1 <= len(confirm[name]["text"]) <= limit for name, limit in limits.items() if confirm)
+    )
+
+
+SIGNING_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
 
 
 @contextmanager

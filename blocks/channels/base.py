@@ -76,7 +76,8 @@ class ChannelBlock(NotificationBlock):
     def shows_state(self) -> bool:
         """Whether the channel can bring its message about an incident up to date without a new message.
 
-        Such a channel is sent what nobody has to be disturbed for, such as an acknowledgement, too.
+        Such a channel is sent what nobody has to be disturbed for, such as an acknowledgement, too, as a message that
+        is `silent`.
         """
         return False
 

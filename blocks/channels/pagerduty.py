@@ -92,9 +92,11 @@ class PagerDutyChannel(ChannelBlock):
             DeliveryFailed: retryable for 429, 5xx and a broken connection; final for an event or a key that PagerDuty
                 refuses.
         """
-        answers = [await self._send(event) for event in events_of(message)]
-        key = str(answers[-1].json.get("dedup_key") or _dedup_key(message))[:DEDUP_KEY_LIMIT]
-        return self._sent("pagerduty", provider_id=key, thread=key, status=answers[-1].status)
+        key, status = _dedup_key(message), None
+        for event in events_of(message):
+            answer = await self._send(event)
+            key, status = str(answer.json.get("dedup_key") or key)[:DEDUP_KEY_LIMIT], answer.status
+        return self._sent("pagerduty", provider_id=key, thread=key, status=status)
 
     async def probe(self) -> str:
         """Ask the API's host only: PagerDuty tests a key with nothing but an event.
@@ -130,12 +132,13 @@ class PagerDutyChannel(ChannelBlock):
 def events_of(message: Message) -> list[Json]:
     """The events about a message, without the routing key, in the order in which they are sent.
 
-    An incident that somebody has acknowledged before PagerDuty heard of it is triggered and acknowledged.
+    An incident that somebody has acknowledged before PagerDuty heard of it is triggered and acknowledged. There is no
+    event for a snooze, nor for an acknowledgement that is undone.
     """
     if message.status is AlertStatus.RESOLVED:
         return [_change("resolve", message)]
     if message.acknowledged_by is None:
-        return [_trigger(message)]
+        return [] if message.silent else [_trigger(message)]
     first = [] if message.thread else [_trigger(message)]
     return [*first, _change("acknowledge", message)]
 
@@ -173,15 +176,15 @@ def _trigger_within(message: Message, limit: int) -> Json:
 
 
 def _details(message: Message, limit: int) -> Json:
-    everything = (*message.facts, *message.follow_ups, *message.details)
-    facts = {_clip(fact.label, FIELD_LIMIT): _clip(fact.value, limit) for fact in everything[:100]}
-    lists = {
-        "What to do": [f"{number}. {action}" for number, action in enumerate(message.actions, 1)],
-        "Analysis": [message.summary],
-        "Checked": message.checks,
-    }
-    said = {name: _clip("\n".join(lines), limit) for name, lines in lists.items()}
-    return {name: value for name, value in {**facts, **said}.items() if value} | {
+    """What the message says, the most urgent first: PagerDuty shows it in this order."""
+    said = [
+        *((fact.label, fact.value) for fact in message.facts[:100]),
+        ("What to do", "\n".join(f"{number}. {action}" for number, action in enumerate(message.actions, 1))),
+        *((fact.label, fact.value) for fact in (*message.follow_ups, *message.details)[:100]),
+        ("Analysis", message.summary),
+        ("Checked", "\n".join(message.checks)),
+    ]
+    return {_clip(label, FIELD_LIMIT): _clip(value, limit) for label, value in said if value} | {
         "Trace": _clip(message.trace_id, FIELD_LIMIT),
         "Run": message.run_id,
     }

@@ -29,6 +29,7 @@ from blocks.channels.base import (
     tls_context,
     unreachable,
 )
+from blocks.channels.slack_buttons import buttons_of
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
@@ -171,7 +172,8 @@ class SlackChannel(ChannelBlock):
 
         A bot edits the first message about the incident, so that it shows the present state, and posts what is new into
         its thread. Nobody is notified of a reply in a thread, so while the incident fires and nobody has acknowledged
-        it, the reply is shown in the channel too. If the first message is gone, a new one is posted.
+        it, the reply is shown in the channel too. If the first message is gone, a new one is posted. A silent
+        message is an edit and nothing else.
 
         Raises:
             DeliveryFailed: retryable for rate limits, Slack's own errors, 5xx and a broken connection; final for a
@@ -230,14 +232,22 @@ class SlackChannel(ChannelBlock):
         if first is not None and first["named"] == self.channel:
             try:
                 client.chat_update(channel=first["channel"], ts=first["ts"], **_content(message))
+                if message.silent:
+                    return self._edited(message, first["ts"])
                 return self._posted(client, message, channel=first["channel"], thread_ts=first["ts"])
             except SlackApiError as error:
                 if _word_of(error) not in _GONE:
                     raise _api_error(error) from None
+        if message.silent:
+            return self._edited(message, None)
         try:
             return self._posted(client, message, channel=self.channel or "")
         except SlackApiError as error:
             raise _api_error(error) from None
+
+    def _edited(self, message: Message, ts: str | None) -> Delivery:
+        """A silent message. No `ts` means that nothing is left to be edited."""
+        return self._sent("slack", provider_id=ts, thread=message.thread, edited=ts is not None)
 
     def _posted(self, client: Any, message: Message, *, channel: str, thread_ts: str | None = None) -> Delivery:
         """Post a new message, or a reply in the thread of an earlier one.
@@ -362,6 +372,7 @@ def blocks_of(message: Message) -> list[Json]:
     if message.links:
         # Links in text: a button, even one with a URL, shows a warning sign unless the app takes interactions.
         blocks.append(_section(_links(message.links)))
+    blocks += buttons_of(message)
     if message.summary:
         blocks.append(_section(f"*Analysis*\n{escape(message.summary)}"))
     if message.checks:

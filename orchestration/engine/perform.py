@@ -28,6 +28,9 @@ ERRORS = "errors_in"
 CONDITION = "skip_if_condition"
 NO_NOTIFY = "no_notify_node"
 
+_SAYS_AGAIN = (RunReason.REDELIVERY, RunReason.STATE)
+"""The reasons of runs that find out nothing of their own."""
+
 
 class StageTask(Protocol):
     """Makes the attempts at one node."""
@@ -132,8 +135,8 @@ def _fallback(run: ActiveRun, step: Step, error: StageError) -> Contract | None:
 async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     """Why a node is left out, now that all nodes before it are done; None if it is not. The first rule decides:
 
-    redelivery: the run only sends again what was refused, with the results of the run that it follows; and what was
-        left out there is left out here.
+    redelivery, state: the run only sends again what was refused, or brings messages up to date that are there, with the
+        results of the run that it follows; and what was left out there is left out here.
     process_lost: processes ended during this run, and the node is no part of its message.
     branch_not_taken: it is only reached through a branch that its condition did not take.
     (the reason of an earlier result): a node before it, such as ingest, found that nobody is notified.
@@ -142,8 +145,8 @@ async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     skip_if_condition: the expression holds.
     """
     node_id = step.node.id
-    if run.record.reason is RunReason.REDELIVERY and step.kind.stage not in (Stage.INGEST, Stage.NOTIFY):
-        return run.recall_followed(step.node) or Reason.REDELIVERY
+    if run.record.reason in _SAYS_AGAIN and step.kind.stage not in (Stage.INGEST, Stage.NOTIFY):
+        return run.recall_followed(step.node) or run.record.reason.value
     if run.suspect and step.kind.stage in (Stage.CHECK, Stage.ANALYZE):
         return Reason.PROCESS_LOST
     if _is_dead(run, node_id):

@@ -193,7 +193,7 @@ class ActiveRun:
         self.failed: dict[str, StageError] = {}
         """Nodes whose last attempt failed for good. A resume tries those again that the run needs."""
         self.followed: ActiveRun | None = None
-        """The run whose message this one sends again: its results count as this run's."""
+        """The run whose message this one sends again, or brings up to date: its results count as this run's."""
         self.suspect = False
         """Whether processes have ended during this run: then what its message does not need is left out."""
         self.waits = Waits()

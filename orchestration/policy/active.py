@@ -13,7 +13,7 @@ from orchestration.alert import Alert
 from orchestration.policy.grouping import key_of
 from orchestration.policy.model import Policy, Route
 from orchestration.policy.routing import Decision, Subject, decide, union
-from orchestration.policy.schedules import OnCall, Roster, on_call, people_at
+from orchestration.policy.schedules import OnCall, Roster, on_call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,6 @@ class ActivePolicy:
     def names_definitions(self) -> bool:
         """Whether any route names a pipeline definition."""
         return _names_definitions(self.policy.routes)
-
-    def people_of(self, schedule: str, at: datetime) -> tuple[str, ...]:
-        """Who is on call at a moment; nobody if the policy has no such schedule."""
-        roster = self.rosters.get(schedule)
-        return () if roster is None else people_at(roster, at)
 
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
         """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""

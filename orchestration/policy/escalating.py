@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 
 from orchestration.alert import Severity
@@ -57,21 +56,19 @@ def notified_by(
     instead = progress.catch_all or progress.told
     if step is None:
         return TakenStep(number=number, at=at, channels=instead, note="nobody has acknowledged it")
-    notes = list[str]()
-    people = list(dict.fromkeys([*step.people, *_on_call(step, at, active, notes)]))
-    contacts = list[str]()
-    for person in people:
-        reached_by = () if active is None else active.contacts_of(person)
-        if not reached_by:
-            notes.append(f"the policy does not say how to reach {person}")
-        contacts += reached_by
-    channels = tuple(dict.fromkeys([*step.channels, *contacts, *(instead if notes else ())]))
-    return TakenStep(number=number, at=at, people=tuple(people), channels=channels, note="; ".join(notes))
-
-
-def _on_call(step: EscalationStep, at: datetime, active: ActivePolicy | None, notes: list[str]) -> Iterator[str]:
-    for schedule in step.schedules:
-        people = () if active is None else active.people_of(schedule, at)
-        if not people:
-            notes.append(f"nobody is on call by the schedule {schedule}")
-        yield from people
+    found = {name: active.on_call(name, at) if active else None for name in step.schedules}
+    notes = [f"nobody is on call by the schedule {name}" for name, who in found.items() if not (who and who.people)]
+    known = [who for who in found.values() if who is not None and who.people]
+    people = list(dict.fromkeys([*step.people, *(person for who in known for person in who.people)]))
+    contacts = {person: active.contacts_of(person) if active else () for person in people}
+    notes += [f"the policy does not say how to reach {person}" for person, by in contacts.items() if not by]
+    reached_by = [contact for by in contacts.values() for contact in by]
+    return TakenStep(
+        number=number,
+        at=at,
+        people=tuple(people),
+        until=min((who.until for who in known if who.until is not None), default=None),
+        time_zone=next((zone.key for name in found if active and (zone := active.zone_of(name))), ""),
+        channels=tuple(dict.fromkeys([*step.channels, *reached_by, *(instead if notes else ())])),
+        note="; ".join(notes),
+    )

@@ -11,6 +11,7 @@ from orchestration.policy.active import ActivePolicy
 from orchestration.policy.escalating import plan
 from orchestration.policy.holding import marks_after
 from orchestration.policy.routing import Decision, Subject, decide, union
+from orchestration.policy.schedules import people_at
 
 DEFAULT = "default channels"
 """How the default channels are called among names of channels."""
@@ -122,5 +123,6 @@ class Replay:
     def _on_call_at(self, schedule: str, at: datetime) -> tuple[str, ...]:
         key = schedule, at.replace(second=0, microsecond=0)  # shifts begin with a minute
         if key not in self._on_call:
-            self._on_call[key] = self._active.people_of(schedule, at)
+            roster = self._active.rosters.get(schedule)
+            self._on_call[key] = () if roster is None else people_at(roster, at)
         return self._on_call[key]

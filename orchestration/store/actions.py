@@ -1,7 +1,8 @@
 """What people do with an incident: acknowledge, unacknowledge, resolve, close, snooze, note.
 
 Each action is one transaction under the lock of the incident's key. Doing it again changes nothing, and the answer says
-so. Who did it, and from where, is in the history.
+so. Who did it, and from where, is in the history. Channels that can bring their message up to date without a new one
+show it at once, by a run of the queue.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from orchestration.errors import BadInput, IllegalTransition
 from orchestration.escalation import progress_of
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
+from orchestration.responses import SNOOZE_FOR, Response
 from orchestration.settings import Settings
 from orchestration.states import RunReason
 from orchestration.store import members
 from orchestration.store.database import read_clock
-from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.follow_ups import add_follow_up, show_state
 from orchestration.store.incidents import (
     UNACKNOWLEDGED,
     find_incident,
@@ -56,6 +58,9 @@ class Via(StrEnum):
     CLI = "cli"
     HTTP = "http"
     ADMIN = "admin"
+    SLACK = "slack"
+    LINK = "link"
+    PAGERDUTY = "pagerduty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ class Actor:
     via: Via
     key: str = ""
     """The name of the API key. Empty means that none was needed."""
+    account: str = ""
+    """The person's account where they acted, such as a Slack user id; or the channel whose link they opened."""
 
     def __post_init__(self) -> None:
         if not self.by.strip() or len(self.by) > MAX_NAME_CHARACTERS or not self.by.isprintable():
@@ -80,7 +87,8 @@ class Actor:
     @property
     def details(self) -> dict[str, Any]:
         """The actor as the history names it."""
-        return {"by": self.by, "via": self.via.value, **({"key": self.key} if self.key else {})}
+        more = {"key": self.key, "account": self.account}
+        return {"by": self.by, "via": self.via.value, **{name: value for name, value in more.items() if value}}
 
 
 class Done(Contract):
@@ -108,6 +116,7 @@ async def acknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, setti
     values = {"status": IncidentStatus.ACKNOWLEDGED.value, "acknowledged_at": func.clock_timestamp()}
     incident = await _change(tx, incident, "incident_acknowledged", actor, acknowledged_by=actor.by, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     until = Timing.of(settings, "").acknowledged_until(incident)
     good_for = f"until {_moment(until)}" if until else "until it ends"
     return _changed(incident, f"is acknowledged by {actor.by}: no reminders {good_for}")
@@ -127,6 +136,7 @@ async def unacknowledge(tx: AsyncConnection, incident_id: str, actor: Actor, set
     values = UNACKNOWLEDGED | await _from_the_beginning(tx, incident)
     incident = await _change(tx, incident, "incident_unacknowledged", actor, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     return _changed(incident, "is not acknowledged any more: reminders go on")
 
 
@@ -205,7 +215,24 @@ async def snooze(
     details = {"until": ends_at.isoformat()}
     incident = await _change(tx, incident, "incident_snoozed", actor, details, snoozed_until=ends_at)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     return _changed(incident, f"is snoozed by {actor.by} until {_moment(ends_at)}")
+
+
+async def respond(tx: AsyncConnection, incident_id: str, response: Response, actor: Actor, settings: Settings) -> Done:
+    """Do what a message offers.
+
+    Raises:
+        IncidentNotFound: there is no such incident.
+        IllegalTransition: it has ended.
+    """
+    match response:
+        case Response.ACKNOWLEDGE:
+            return await acknowledge(tx, incident_id, actor, settings)
+        case Response.SNOOZE:
+            return await snooze(tx, incident_id, actor, settings, until=SNOOZE_FOR)
+        case Response.RESOLVE:
+            return await resolve(tx, incident_id, actor)
 
 
 async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, settings: Settings) -> Done:
@@ -214,6 +241,7 @@ async def _end_snooze(tx: AsyncConnection, incident: Incident, actor: Actor, set
     values = {"snoozed_until": None} | await _from_the_beginning(tx, incident)
     incident = await _change(tx, incident, "incident_snooze_ended", actor, **values)
     await reschedule(tx, incident, settings)
+    await show_state(tx, int(incident.id))
     # The reminder at the end of the snooze would have said what came during it.
     if not await is_notified(tx, int(incident.id)):
         await add_follow_up(tx, int(incident.id), RunReason.ACTION)

@@ -21,6 +21,7 @@ from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_o
 from orchestration.store import members
 from orchestration.store.incidents import (
     INCIDENT_COLUMNS,
+    NEXT_VERSION,
     UNACKNOWLEDGED,
     get_incident,
     incident_of,
@@ -443,7 +444,7 @@ async def _settle(
         values |= UNACKNOWLEDGED
         recording.note(ACKNOWLEDGEMENT_ENDED, old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
     if settled.material and not settled.opened:
-        values["version"] = _I.version + 1
+        values |= NEXT_VERSION
     if listed and (recording.omitted or _OMITTED in recording.group):
         values["details"] = _group_now(recording, listed)
     if values:

@@ -44,6 +44,8 @@ class Place:
     """The name under which this process has leased the run."""
     lease_seconds: float
     """How long a lease lasts from its renewal."""
+    shows_state: bool = False
+    """Whether the channel can bring its message up to date without a new one."""
     incident_id: str | None = None
     """The incident whose present state the message says. None means that the message is about the run alone."""
 
@@ -215,7 +217,8 @@ _SETTLE_SENT = text(
     known as (
         update incident_channel as known
         set version = :version, status = :told, severity = :severity, provider_id = :provider_id, run_id = :run_id,
-            thread_id = :thread, sent_at = clock_timestamp(), failing_since = null, given_up_at = null
+            thread_id = :thread, sent_at = case when :silent then known.sent_at else clock_timestamp() end,
+            failing_since = null, given_up_at = null
         from settled
         where known.incident_id = settled.incident_id and known.channel = :channel and known.version <= settled.version
     ),
@@ -245,10 +248,20 @@ async def settle_sent(
     *,
     told: AlertStatus,
     severity: Severity,
+    silent: bool = False,
     reserved_until: datetime | None = None,
 ) -> None:
-    """Write that the channel has accepted the message, and what it knows now. `sent` is final, whoever reports it."""
-    told_now = {"told": told.value, "severity": severity.value, "run_id": tried.place.run_id, "version": tried.version}
+    """Write that the channel has accepted the message, and what it knows now. `sent` is final, whoever reports it.
+
+    `silent` says that nobody was notified: an earlier message was brought up to date.
+    """
+    told_now = {
+        "silent": silent,
+        "told": told.value,
+        "severity": severity.value,
+        "run_id": tried.place.run_id,
+        "version": tried.version,
+    }
     thread = delivery.thread and delivery.thread.replace("\x00", "")
     values = {**_result_of(tried, delivery), "thread": thread, "reserved_until": reserved_until}
     await tx.execute(_SETTLE_SENT, {**values, **told_now})
@@ -319,7 +332,7 @@ _GIVE_UP = text(
             jsonb_strip_nulls(jsonb_build_object('channel', channel, 'why', error))
         from given_up
     )
-    update incident set version = version + 1, updated_at = clock_timestamp()
+    update incident set version = version + 1, news_version = version + 1, updated_at = clock_timestamp()
     where id = :incident_id and status in {OPEN_STATUSES!r} and exists (select from given_up)
     """
 )

@@ -84,3 +84,28 @@ async def add_follow_up(
     }
     row = (await tx.execute(_INSERT, values)).first()
     return None if row is None else str(row[0])
+
+
+# What the run has found that a message says is shown again. A redelivery, and an earlier update, have it from another.
+_CHANGE_STATE = text(
+    """
+    with changed as (
+        update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id
+    )
+    select coalesce(run.options->>'follows', run.run_id)
+    from incident_channel as known join pipeline_run as run on run.run_id = known.run_id
+    where known.incident_id = :incident_id and known.shows_state and known.version > 0
+    order by known.sent_at desc nulls last limit 1
+    """
+)
+
+
+async def show_state(tx: AsyncConnection, incident_id: int) -> None:
+    """Note that an incident is in another state, and queue the run that shows it where that disturbs nobody.
+
+    There is no run if no channel has a message that it can bring up to date. The caller has the lock of the incident's
+    key.
+    """
+    follows = (await tx.execute(_CHANGE_STATE, {"incident_id": incident_id})).scalar_one_or_none()
+    if follows is not None:
+        await add_follow_up(tx, incident_id, RunReason.STATE, follows=follows, options={"follows": follows})

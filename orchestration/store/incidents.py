@@ -51,6 +51,9 @@ UNACKNOWLEDGED: dict[str, Any] = {
 }
 """The columns of an open incident that nobody has acknowledged, or whose acknowledgement has ended."""
 
+NEXT_VERSION: dict[str, Any] = {"version": _I.version + 1, "news_version": _I.version + 1}
+"""The columns of an incident that has changed in a way that somebody should hear of."""
+
 
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id, which must exist."""
@@ -75,6 +78,18 @@ async def find_incident(tx: AsyncConnection, incident_id: str) -> Incident:
         shown = incident_id if len(incident_id) <= _SHOWN_ID else f"{incident_id[:_SHOWN_ID]}…"
         raise IncidentNotFound(f"There is no incident {shown!r}; `alert-pipeline incidents list` shows what there is")
     return incident_of(row)
+
+
+async def find_incident_of(tx: AsyncConnection, public_key: str) -> Incident:
+    """The incident that a vendor names by the key that it was given (`Incident.public_key`).
+
+    Raises:
+        IncidentNotFound: there is no such incident, or it is one of another installation.
+    """
+    incident = await find_incident(tx, public_key.partition("-")[0])
+    if incident.public_key != public_key:
+        raise IncidentNotFound(f"Incident {incident.id} is not the one that is meant")
+    return incident
 
 
 async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
@@ -143,10 +158,11 @@ _IS_NOTIFIED = text(
         exists (
             select from pipeline_run as run
             where run.incident_id = :incident_id and run.run_id <> :run_id and run.status in {CLAIMABLE_STATUSES!r}
+                and run.reason <> 'state'
                 and (run.reason in ('redelivery', 'action') or (run.ingest_result->>'tell')::boolean)
         )
         or (
-            select count(*) > 0 and bool_and(known.version >= incident.version)
+            select count(*) > 0 and bool_and(known.version >= incident.news_version)
             from incident_channel as known join incident on incident.id = known.incident_id
             where incident.id = :incident_id
         )
@@ -155,7 +171,7 @@ _IS_NOTIFIED = text(
 
 
 async def is_notified(tx: AsyncConnection, incident_id: int, run_id: str = "") -> bool:
-    """Whether every channel knows what is true of the incident, or a run other than this one is about to say it.
+    """Whether every channel knows the news of the incident, or a run other than this one is about to say it.
 
     `run_id` is this run; "" means that there is none. False means that a message failed for good, that a snooze kept it
     back, or that there never was one.
@@ -171,18 +187,20 @@ async def update_incident(tx: AsyncConnection, incident_id: int, **values: Any) 
 
 async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
     """Note that an incident has changed in a way that somebody should hear of."""
-    await update_incident(tx, int(incident_id), version=_I.version + 1)
+    await update_incident(tx, int(incident_id), **NEXT_VERSION)
 
 
 _RAISE_FOR = text(
     """
-    with raised as (
-        update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id
-        returning id, version
+    with before as (select id, version, news_version from incident where id = :incident_id),
+    raised as (
+        update incident set version = version + 1, news_version = version + 1, updated_at = clock_timestamp()
+        where id = :incident_id
     )
-    update incident_channel as known set version = raised.version
-    from raised
-    where known.incident_id = raised.id and known.version = raised.version - 1 and known.channel <> all(:channels)
+    update incident_channel as known set version = before.version + 1
+    from before
+    where known.incident_id = before.id and known.channel <> all(:channels)
+        and known.version >= case when known.shows_state then before.version else before.news_version end
     """
 )
 
@@ -228,6 +246,7 @@ class ChannelRecord(Contract):
 
     channel: str
     driver: str
+    shows_state: bool = False
     version: int
     status: str | None = None
     severity: str | None = None
@@ -236,6 +255,10 @@ class ChannelRecord(Contract):
     sent_at: UtcDatetime | None = None
     failing_since: UtcDatetime | None = None
     given_up_at: UtcDatetime | None = None
+
+    def is_current(self, incident: Incident) -> bool:
+        """Whether the channel knows what it should know of its incident."""
+        return self.version >= (incident.version if self.shows_state else incident.news_version)
 
 
 class IncidentStory(Contract):

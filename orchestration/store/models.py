@@ -45,7 +45,9 @@ class IncidentRow(Base):
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
     opened_at: Mapped[Now]
     version: Mapped[int] = mapped_column(server_default="1")
-    """Grows with each change that somebody should hear of. `incident_channel` says who has heard of which version."""
+    """Grows with each change that a channel can show. `incident_channel` says which version each channel knows."""
+    news_version: Mapped[int] = mapped_column(server_default="1")
+    """The latest version that somebody should hear of. A later one is only shown where that disturbs nobody."""
     heard_at: Mapped[Now]
     """When a push spoke of it last."""
     acknowledged_at: Mapped[datetime | None]
@@ -302,6 +304,8 @@ class IncidentChannelRow(Base):
     incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
     channel: Mapped[str] = mapped_column(primary_key=True)
     driver: Mapped[str]
+    shows_state: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether the channel can bring its message up to date without a new one."""
     version: Mapped[int] = mapped_column(server_default="0")
     """The incident's version that the channel knows. 0 means that it was told nothing."""
     status: Mapped[str | None]

@@ -177,7 +177,7 @@ class HistoryRecord(Contract):
 
     @property
     def in_words(self) -> str:
-        """What happened to the incident, such as `snoozed by ada (http) until 2026-11-27 02:39`."""
+        """What happened to the incident, such as `snoozed by ada (slack, U01 in acme) until 2026-11-27 02:39`."""
         details = {name: " ".join(str(value).split()) for name, value in self.details.items() if value}
         said = {
             "channel": " {}",
@@ -189,6 +189,8 @@ class HistoryRecord(Contract):
             "why": ": {}",
             "text": ": {}",
         }
+        if account := details.get("account"):
+            details["via"] = f"{details.get('via')}, {account}"
         if until := details.get("until"):
             details["until"] = until[:16].replace("T", " ")
         name = self.event.removeprefix("incident_").replace("_", " ")

@@ -20,6 +20,10 @@ class Standing(Contract):
 
     version: int
     """The incident's present version."""
+    news_version: int
+    """The latest version that somebody should hear of."""
+    shows_state: bool = False
+    """Whether the channel can bring its message up to date without a new one."""
     over: bool
     """Whether the incident is resolved or closed."""
     severity: Severity
@@ -38,7 +42,7 @@ class Standing(Contract):
     told_by_run: bool = False
     """Whether this run was the last one that told the channel something."""
     sent_by_node: bool = False
-    """Whether this node's message about the present version is out."""
+    """Whether this node's message about the latest news is out."""
     sent_by_run: bool = False
     """Whether this node of this run has sent the channel a message about the incident."""
     other_run: str | None = None
@@ -48,13 +52,24 @@ class Standing(Contract):
     needs_turn: bool = False
     """Whether the channel fails, or has asked for a pause: a message has to wait for its turn."""
 
+    @property
+    def wanted_version(self) -> int:
+        """The version that the channel should know."""
+        return self.version if self.shows_state else self.news_version
+
+    @property
+    def knows_news(self) -> bool:
+        """Whether the channel was told all that somebody should hear of."""
+        return self.known_version >= self.news_version
+
 
 _LOCK = text(
     """
-    insert into incident_channel as known (incident_id, channel, driver)
-    values (:incident_id, :channel, :driver)
+    insert into incident_channel as known (incident_id, channel, driver, shows_state)
+    values (:incident_id, :channel, :driver, :shows_state)
     on conflict (incident_id, channel) do update
-    set driver = excluded.driver, thread_id = case when known.driver = excluded.driver then known.thread_id end
+    set driver = excluded.driver, shows_state = excluded.shows_state,
+        thread_id = case when known.driver = excluded.driver then known.thread_id end
     returning version, status, severity, given_up_at is not null as given_up, run_id, provider_id, thread_id
     """
 )
@@ -62,7 +77,7 @@ _LOCK = text(
 # A separate statement, after the lock, so that it sees what the previous owner of the lock has committed.
 _LOOK = text(
     f"""
-    select incident.version, incident.status, incident.severity,
+    select incident.version, incident.news_version, incident.status, incident.severity,
         coalesce(incident.snoozed_until > clock_timestamp(), false) as snoozed,
         (
             select run.run_id
@@ -74,7 +89,8 @@ _LOOK = text(
         exists (
             select from delivery
             where delivery.incident_id = incident.id and delivery.channel = :channel
-                and delivery.node_id = :node_id and delivery.version = incident.version and delivery.status = '{SENT}'
+                and delivery.node_id = :node_id and delivery.version >= incident.news_version
+                and delivery.status = '{SENT}'
         ) as sent_by_node,
         exists (
             select from delivery join pipeline_run as run on run.id = delivery.pipeline_run_id
@@ -96,11 +112,14 @@ _LOOK = text(
 async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
     """What the channel knows of the incident, and what is true now. The pair is locked until the transaction ends."""
     keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
-    known = (await tx.execute(_LOCK, {**keys, "driver": place.driver})).mappings().one()
+    channel = {"driver": place.driver, "shows_state": place.shows_state}
+    known = (await tx.execute(_LOCK, {**keys, **channel})).mappings().one()
     mine = {"run_id": place.run_id, "node_id": place.node_id}
     now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
     return Standing(
         version=now["version"],
+        news_version=now["news_version"],
+        shows_state=place.shows_state,
         over=IncidentStatus(now["status"]).ended,
         severity=now["severity"],
         quiet=now["status"] == IncidentStatus.ACKNOWLEDGED or now["snoozed"],
@@ -117,7 +136,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
 
 _IS_BEHIND = text(
     """
-    select incident.version > known.version
+    select case when known.shows_state then incident.version else incident.news_version end > known.version
     from incident join incident_channel as known on known.incident_id = incident.id and known.channel = :channel
     where incident.id = :incident_id
     """
@@ -125,7 +144,7 @@ _IS_BEHIND = text(
 
 
 async def is_behind(tx: AsyncConnection, place: Place) -> bool:
-    """Whether the incident has changed since the channel was told of it last."""
+    """Whether there is something that the channel should know and was not told."""
     keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
     return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
 
@@ -154,6 +173,14 @@ async def channels_told_firing(tx: AsyncConnection, incident_id: str) -> list[st
     The last message that they accepted said that it fires, or they may have accepted such a message without an answer.
     """
     return list((await tx.execute(_FIRING_ON, {"incident_id": int(incident_id)})).scalars())
+
+
+_SHOWING = text("select channel from incident_channel where incident_id = :incident_id and shows_state and version > 0")
+
+
+async def channels_showing(tx: AsyncConnection, incident_id: str) -> list[str]:
+    """The channels with a message about an incident that they can bring up to date."""
+    return list((await tx.execute(_SHOWING, {"incident_id": int(incident_id)})).scalars())
 
 
 _WAITING = text(

@@ -91,7 +91,7 @@ class Known:
     now: datetime
     """The time on the database's clock."""
     notified_at: datetime | None
-    """When somebody was notified of it last: now, if its present version has not reached anybody yet. None: when it
+    """When somebody was notified of it last: now, if its latest news has not reached anybody yet. None: when it
     was opened."""
     repeat_seconds: float | None
     """How often its sender repeats it. None means that it has not."""
@@ -110,7 +110,7 @@ class Known:
 async def read_known(tx: AsyncConnection, incident: Incident, run_id: str | None = None) -> Known:
     """What is known of an incident besides the incident itself. `run_id` is the run that has changed it, if any."""
     row = (await tx.execute(_FACTS, {"incident_id": int(incident.id), "run_id": run_id or ""})).one()
-    is_known = row.version is not None and row.version >= incident.version
+    is_known = row.version is not None and row.version >= incident.news_version
     return Known(
         now=row.now,
         notified_at=row.sent_at if is_known else row.now,

@@ -32,6 +32,7 @@ _KINDS = {
     RunReason.REDELIVERY: "redelivery",
     RunReason.MEMBER_ENDED: "end of an alert in another push",
     RunReason.ACTION: "action of a person",
+    RunReason.STATE: "update of the messages that are there",
     RunReason.HEARTBEAT: "heartbeat",
 }
 

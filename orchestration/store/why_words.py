@@ -223,7 +223,8 @@ def _said_the_end(facts: Facts, sent: Sequence[DeliveryRecord]) -> bool:
     incident = facts.incident
     if incident is None or not incident.status.ended:
         return False
-    return any(delivery.incident_id == int(incident.id) and delivery.version == incident.version for delivery in sent)
+    mine = [delivery for delivery in sent if delivery.incident_id == int(incident.id)]
+    return any((delivery.version or 0) >= incident.news_version for delivery in mine)
 
 
 def _skipped_sentence(facts: Facts, one: ExplainedRun) -> str:

@@ -28,6 +28,7 @@ from service.api import (
     pushes,
     refusals,
     runs,
+    slack,
     why,
 )
 from service.api.auth import Guard, is_loopback
@@ -77,7 +78,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why):
+    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why, slack):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(part.router.routes)
     for extend in extensions:

@@ -109,7 +109,7 @@ class EventShape(BaseModel):
     at: UtcDatetime
     event: str
     by: str | None = Field(description="Who did it. Null means that it happened by itself.")
-    via: str | None = Field(description="From where: cli, http or admin.")
+    via: str | None = Field(description="From where: cli, http, admin, slack, link or pagerduty.")
     text: str | None = Field(description="The text of a note.")
     run_id: str | None
     old_status: str | None
@@ -137,9 +137,10 @@ class IncidentDetail(IncidentShape):
     @classmethod
     def of_story(cls, summary: IncidentSummary, story: IncidentStory) -> IncidentDetail:
         """The shape of an incident with all that belongs to it."""
-        version = story.incident.version
         channels = [
-            ChannelShape(**one.model_dump(include=set(ChannelShape.model_fields)), is_current=one.version >= version)
+            ChannelShape(
+                **one.model_dump(include=set(ChannelShape.model_fields)), is_current=one.is_current(story.incident)
+            )
             for one in story.channels
         ]
         return cls(

@@ -290,7 +290,7 @@ def _upcoming(run: RunRecord, story: IncidentStory, incident: Incident) -> str:
 
 def _channel(one: ChannelRecord, incident: Incident) -> str:
     last = f"{one.status or 'a message'} at {_utc(one.sent_at)}" if one.sent_at else "nothing yet"
-    state = "" if one.version >= incident.version else ", not up to date"
+    state = "" if one.is_current(incident) else ", not up to date"
     failing = f", refused since {_utc(one.failing_since)}" if one.failing_since else ""
     gone = f", given up at {_utc(one.given_up_at)}" if one.given_up_at else ""
     return f"{one.channel} ({one.driver}): {last}{state}{failing}{gone}"

@@ -186,6 +186,8 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
                 decision = decide(recorded.change)
             case RunReason.REDELIVERY:
                 decision = NotifyDecision(True, Reason.REDELIVERY)
+            case RunReason.STATE:
+                decision = NotifyDecision(True, Reason.STATE)
             case _:
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
         if decision.notify and config.reason in _HELD_BACK_TOO:

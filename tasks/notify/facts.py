@@ -51,8 +51,9 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
         "Value": _value(subject.relevant),
         "Where": _where(subject),
         "Since": since,
-        "Why now": meaning_of(subject.reason) or one_line(subject.reason, 200),
+        "Why now": _why_now(subject),
         "Acknowledged by": subject.acknowledged_by,
+        "Snoozed until": _snoozed_until(subject),
         "Kept back": one_line(subject.kept_back, 200),
         "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
         "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
@@ -61,10 +62,29 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
     yield from (Fact(label="Delivery", value=one_line(note, 300)) for note in subject.delivery[:_MAX_DELIVERY])
 
 
+def _why_now(subject: MessageSubject) -> str:
+    """Why there is this message. One that is only brought up to date needs no reason: it notifies nobody."""
+    if subject.reason == Reason.STATE:
+        return ""
+    return meaning_of(subject.reason) or one_line(subject.reason, 200)
+
+
+def _snoozed_until(subject: MessageSubject) -> str:
+    until = subject.incident.snoozed_until if subject.incident else None
+    if until is None or subject.at is None or until <= subject.at or subject.status is AlertStatus.RESOLVED:
+        return ""
+    return _moment(until, subject.zone)
+
+
 def follow_ups_of(subject: MessageSubject) -> Iterator[Fact]:
     """Who has it, and what comes next by itself."""
     if subject.status is AlertStatus.FIRING:
-        yield from _rows({"On call": one_line(subject.on_call, 200), "Next": _upcoming(subject)})
+        yield from _rows({"On call": _on_call(subject), "Next": _upcoming(subject)})
+
+
+def _on_call(subject: MessageSubject) -> str:
+    until = subject.on_call_until
+    return f"{one_line(subject.on_call, 200)}{f', until {_moment(until, subject.zone)}' if until else ''}"
 
 
 def details_of(subject: MessageSubject) -> Iterator[Fact]:

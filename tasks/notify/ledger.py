@@ -55,6 +55,8 @@ class Outcome:
     failure: DeliveryFailed | None = None
     texts: list[str] = field(default_factory=list[str])
     """The messages that were sent."""
+    silent: bool = False
+    """Whether it was only tried to bring a message up to date that is there."""
 
     @property
     def told(self) -> bool:
@@ -88,6 +90,8 @@ class Telling:
     """Whether the run only repeats what was refused."""
     escalation: bool = False
     """Whether it is a step of an escalation: nothing is sent once somebody has the incident."""
+    state_only: bool = False
+    """Whether only messages that are there are brought up to date."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
@@ -98,6 +102,7 @@ class Telling:
             channel=named.name,
             driver=channel.driver,
             target=channel.target,
+            shows_state=channel.shows_state,
             incident_id=subject.incident.id if subject.incident and subject.version is not None else None,
             owner=self.owner,
             lease_seconds=self.lease_seconds,
@@ -116,6 +121,11 @@ class _Look:
     """How long this attempt waits before it looks again. None means not at all."""
     sent_as: str | None = None
     """The vendor's id of the message that is out already."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody is notified: a message that is there is only brought up to date."""
+        return self.decision is not None and self.decision.why is Why.STATE
 
 
 async def bring_up_to_date(telling: Telling, named: NamedChannel, *, notes: Sequence[str] = ()) -> Outcome:
@@ -184,14 +194,20 @@ class _ChannelLedger:
                 needs_turn = await channels.needs_turn(tx, self._named.name)
                 return await self._open(tx, _Look(), None, reserved, needs_turn=needs_turn)
             standing = await standings.lock_and_look(tx, place)
-            decision = decide(standing, redelivery=self._telling.redelivery, escalation=self._telling.escalation)
+            telling = self._telling
+            decision = decide(
+                standing,
+                redelivery=telling.redelivery,
+                escalation=telling.escalation,
+                state_only=telling.state_only,
+            )
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
             if standing.unfinished:
-                overtaken = standing.version if decision.sends else standing.known_version + 1
+                overtaken = standing.wanted_version if decision.sends else standing.known_version + 1
                 await deliveries.supersede_older(tx, place, overtaken)
             if not decision.sends or standing.version != subject.version:
                 return look
-            return await self._open(tx, look, subject.version, reserved, needs_turn=standing.needs_turn)
+            return await self._open(tx, look, standing.wanted_version, reserved, needs_turn=standing.needs_turn)
 
     async def _open(
         self, tx: AsyncConnection, look: _Look, version: int | None, reserved: Turn | None, *, needs_turn: bool
@@ -219,7 +235,7 @@ class _ChannelLedger:
         message: Message | None = None
         failure: DeliveryFailed | None = None
         try:
-            known = {"idempotency_key": tried.key, "thread": _thread(look)}
+            known = {"idempotency_key": tried.key, "thread": _thread(look), "silent": look.is_silent}
             message = self._render(subject, look).model_copy(update=known)
             async with self._telling.outside():
                 self._obey_pause()
@@ -233,7 +249,7 @@ class _ChannelLedger:
         if failure is None and message is not None:
             self._texts.append(message.text)
         await self._record(tried, delivery, failure, message, look.turn)
-        return Outcome(delivery=delivery, failure=failure, texts=self._texts)
+        return Outcome(delivery=delivery, failure=failure, texts=self._texts, silent=look.is_silent)
 
     def _obey_pause(self) -> None:
         """
@@ -276,7 +292,13 @@ class _ChannelLedger:
                         )
                     else:
                         await deliveries.settle_sent(
-                            tx, tried, delivery, told=message.status, severity=message.severity, reserved_until=reserved
+                            tx,
+                            tried,
+                            delivery,
+                            told=message.status,
+                            severity=message.severity,
+                            silent=message.silent,
+                            reserved_until=reserved,
                         )
                 return
             except Unavailable:

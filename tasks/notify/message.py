@@ -5,7 +5,6 @@ All text from outside is cleaned, redacted and bounded before a template gets it
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -59,13 +58,14 @@ def render_message(subject: MessageSubject) -> Message:
     shown = view | {"analysis": analysis, **_folded(view)}
     return Message(
         idempotency_key=f"{subject.run_id}/{subject.node_id}",
-        dedup_key=_dedup_key(subject),
+        dedup_key=subject.incident.public_key if subject.incident else subject.run_id,
         text=render("message.txt.j2", shown),
         markdown=render("message.md.j2", shown),
         html=render("message.html.j2", shown),
         severity=subject.severity,
         status=subject.status,
         acknowledged_by=subject.acknowledged_by or None,
+        buttons=list(subject.buttons),
         summary="\n".join(analysis),
         source=one_line(subject.source, 80),
         environment=one_line(subject.environment, 80),
@@ -90,13 +90,6 @@ def _folded(view: dict[str, Any]) -> dict[str, Any]:
         "first_links": dict(list(links.items())[:left]),
         "later_links": dict(list(links.items())[left:]),
     }
-
-
-def _dedup_key(subject: MessageSubject) -> str:
-    if subject.incident is None:
-        return subject.run_id
-    identity = f"{subject.incident.id}\n{subject.incident.incident_key}"
-    return hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _title(subject: MessageSubject) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from zoneinfo import ZoneInfo
 
-from orchestration.alert import Incident
 from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
 from orchestration.engine.run import ActiveRun, Step
-from orchestration.escalation import progress_of
+from orchestration.escalation import EscalationProgress, progress_of
 from orchestration.pages import pages_of
+from orchestration.responses import offered_for
 from orchestration.store.present import Present, read_present
 from orchestration.store.story import all_checks
 from tasks.notify.subject import MessageSubject
@@ -26,10 +27,14 @@ async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
         return found
     async with run.services.database.statement() as tx:
         present = await read_present(tx, incident_id)
-    return _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+    subject = _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+    if subject.version is None or run.services.settings.slack_signing_secret is None:
+        return subject
+    return replace(subject, buttons=offered_for(present.incident))
 
 
 def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
+    progress = progress_of(present.incident)
     return replace(
         found,
         incident=present.incident,
@@ -43,15 +48,16 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         ended=present.ended,
         ended_by=present.ended_by,
         at=present.at,
-        on_call=_on_call(present.incident),
+        zone=ZoneInfo(progress.time_zone) if progress is not None and progress.time_zone else None,
+        on_call=_on_call(progress),
+        on_call_until=progress.on_call_until if progress is not None else None,
         # A node that no ingest comes before says something about an incident that nobody else says.
         version=present.incident.version if reconciles else None,
     )
 
 
-def _on_call(incident: Incident) -> str:
+def _on_call(progress: EscalationProgress | None) -> str:
     """Who was notified by the escalation last, and what went wrong with that."""
-    progress = progress_of(incident)
     if progress is None:
         return ""
     return "; ".join([", ".join(progress.people), *(step.note for step in progress.last)]).strip("; ")

@@ -18,6 +18,7 @@ class Why(StrEnum):
     GIVEN_UP = auto()
     SOMEBODY_HAS_IT = auto()
     LEFT_TO_ANOTHER = auto()
+    STATE = auto()
     ENDED = auto()
     BEGAN_AND_ENDED = auto()
     FIRST = auto()
@@ -37,28 +38,33 @@ class Decision:
     why: Why
 
 
-def decide(standing: Standing, *, redelivery: bool = False, escalation: bool = False) -> Decision:
+def decide(
+    standing: Standing, *, redelivery: bool = False, escalation: bool = False, state_only: bool = False
+) -> Decision:
     """Decide whether a channel is told. The first rule that applies decides:
 
-    up_to_date: it knows the present version.
+    up_to_date: it knows the present version, or all that is news if it can only send new messages.
     second_node: another node of the same run has said so there; each node of a definition has its own message.
     given_up: nobody has spoken of the incident since the attempts were given up.
     somebody_has_it: a step of an escalation, of an incident that was acknowledged, snoozed or resolved meanwhile.
-    left_to_another: another run is sending there now. It looks again afterwards, so nothing is lost.
+    left_to_another: another run is sending there now. It looks again afterwards, so nothing is lost. Or there is news,
+        and this run only shows what disturbs nobody.
+    state: it knows the news; its message is only brought up to date.
     ended: the channel was told that it fires, and it is over.
     began_and_ended: it is over, and the channel was never told that it fires: one message says both.
     first: the channel was told nothing.
     began_again: the last thing that the channel was told is that it was over.
     behind: the channel knows an older version.
     """
-    known = standing.known_version >= standing.version
+    known, knows_news = standing.known_version >= standing.wanted_version, standing.knows_news
     again_by_node = known and standing.told_by_run and not standing.sent_by_node and not standing.sent_by_run
     rules = (
         (known and not again_by_node, Decision(False, Why.UP_TO_DATE)),
         (again_by_node, Decision(True, Why.SECOND_NODE)),
         (standing.given_up and redelivery, Decision(False, Why.GIVEN_UP)),
-        (escalation and (standing.quiet or standing.over), Decision(False, Why.SOMEBODY_HAS_IT)),
-        (standing.other_run is not None, Decision(False, Why.LEFT_TO_ANOTHER)),
+        (escalation and not knows_news and (standing.quiet or standing.over), Decision(False, Why.SOMEBODY_HAS_IT)),
+        (standing.other_run is not None or (state_only and not knows_news), Decision(False, Why.LEFT_TO_ANOTHER)),
+        (knows_news, Decision(True, Why.STATE)),
         (standing.over and standing.known_status is AlertStatus.FIRING, Decision(True, Why.ENDED)),
         (standing.over, Decision(True, Why.BEGAN_AND_ENDED)),
         (standing.known_version == 0, Decision(True, Why.FIRST)),
@@ -78,6 +84,8 @@ def reason_to_say(decision: Decision, standing: Standing, reason: str, ended: st
     match decision.why:
         case Why.ENDED | Why.BEGAN_AND_ENDED:
             return ended
+        case Why.STATE:
+            return Reason.STATE
         case Why.FIRST if reason in _JOINED:
             return Reason.OPENED
         case Why.BEGAN_AGAIN if reason in (*_JOINED, Reason.OPENED):

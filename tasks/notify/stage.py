@@ -44,6 +44,8 @@ class NotifyConfig:
     """The names in the run that no channel has, or that cannot be used, and why."""
     nobody: bool = False
     """Whether the policy says that nobody is notified."""
+    state_only: bool = False
+    """Whether only messages that are there are brought up to date."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -54,6 +56,8 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
+    if not config.channels and config.state_only:
+        return NotifyResult(skip_reason=Reason.COALESCED)
     if not config.channels and config.nobody:
         return NotifyResult(skip_reason=Reason.NOBODY)
     if not config.channels and not config.missing:
@@ -134,7 +138,7 @@ async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple
     Returns the outcomes on the other channels, and the seconds until they are due, None if no wait is needed.
     """
     failures = _failures(config, outcomes)
-    if any(one.reached for one in outcomes):
+    if any(one.reached or one.silent for one in outcomes):
         return [], None
     subject = config.telling.subject
     if any(failure.retryable for failure in failures.values()):
@@ -168,7 +172,22 @@ class NotifyNode(NodeConfig):
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     subject = await read_subject(run, step)
+    telling = Telling(
+        database=run.services.database,
+        subject=subject,
+        reload=partial(read_subject, run, step),
+        backoff_factor=run.services.settings.backoff_factor,
+        outside=partial(run.waits.outside, step.node.id),
+        asked_pauses=run.services.asked_pauses,
+        owner=run.owner,
+        lease_seconds=run.services.settings.lease_seconds,
+        redelivery=run.record.reason is RunReason.REDELIVERY,
+        escalation=is_escalation(run),
+        state_only=run.record.reason is RunReason.STATE,
+    )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
+    if telling.state_only:
+        return await _state_only(run, telling, asked)
     names = tuple(asked) or route_of(run, subject, await run.services.active_policy())
     excepted = run.record.options.except_channels
     chosen, missing = await _select(run, names)
@@ -179,24 +198,24 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     told = [] if asked else await _told_before(run, subject.incident, [named.name for named in chosen])
     channels = {named.name: named for named in (*chosen, *told)}
     return NotifyConfig(
-        telling=Telling(
-            database=run.services.database,
-            subject=subject,
-            reload=partial(read_subject, run, step),
-            backoff_factor=run.services.settings.backoff_factor,
-            outside=partial(run.waits.outside, step.node.id),
-            asked_pauses=run.services.asked_pauses,
-            owner=run.owner,
-            lease_seconds=run.services.settings.lease_seconds,
-            redelivery=run.record.reason is RunReason.REDELIVERY,
-            escalation=is_escalation(run),
-        ),
+        telling=telling,
         channels=list(channels.values()),
         others=partial(_others, run),
         excepted=excepted,
         missing=missing,
         nobody=not names,
     )
+
+
+async def _state_only(run: ActiveRun, telling: Telling, asked: Sequence[str]) -> NotifyConfig:
+    """Of the channels that have a message about the incident, those that can bring it up to date."""
+    incident_id = str(run.record.incident_id)
+    async with run.services.database.statement() as tx:
+        showing = await standings.channels_showing(tx, incident_id)
+    wanted = [name for name in showing if not asked or name in asked]
+    found = await _select_known(run, wanted, f"brought up to date about incident {incident_id}")
+    channels = [named for named in found if named.channel.shows_state]
+    return NotifyConfig(telling=telling, channels=channels, others=partial(_others, run), state_only=True)
 
 
 async def _select(run: ActiveRun, names: Sequence[str | None]) -> tuple[list[NamedChannel], dict[str, DeliveryFailed]]:
@@ -220,12 +239,18 @@ async def _told_before(run: ActiveRun, incident: Incident | None, names: Collect
         return []
     async with run.services.database.statement() as tx:
         told = await standings.channels_told_firing(tx, incident.id)
+    missing = [name for name in told if name not in names]
+    return await _select_known(run, missing, f"told that incident {incident.id} is over")
+
+
+async def _select_known(run: ActiveRun, names: Sequence[str], what: str) -> list[NamedChannel]:
+    """The channels with these names, which a message about the incident has been sent to. Some may not exist now."""
     found: list[NamedChannel] = []
-    for name in (one for one in told if one not in names):
+    for name in names:
         try:
             found += [named for named in await run.services.channels.select(name) if named.name == name]
         except (BadInput, BadSetting) as error:
-            logger.warning("Channel %s cannot be told that incident %s is over: %s", name, incident.id, error)
+            logger.warning("Channel %s cannot be %s: %s", name, what, error)
     return found
 
 

@@ -14,6 +14,7 @@ from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
+from orchestration.responses import Response
 
 WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 
@@ -71,9 +72,13 @@ class MessageSubject:
     zone: ZoneInfo | None = None
     """The time zone of its readers, beside UTC."""
     on_call: str = ""
-    """Who is on call, and until when."""
+    """Who is on call."""
+    on_call_until: datetime | None = None
+    """Until when. None means that it is not known, or that nobody is."""
     kept_back: str = ""
     """What kept the incident back before this message."""
+    buttons: Sequence[Response] = ()
+    """What can be done about it with a button whose press comes back."""
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     """The pages about the incident and the run on our own sites: name to URL."""
 
