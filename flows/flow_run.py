@@ -86,7 +86,7 @@ async def open_run(flow: Flow[..., Any], run_id: str | None, request: RunRequest
         owner, others = None, list[str]()
         if run_id is None:
             owner = new_lease_owner()
-            run_id, *others = await _accept(services, request, owner)
+            run_id, *others = await _accept(services, flow, request, owner)
         async with _leased(services, flow, run_id, owner) as execution, execution.begin() as run:
             yield run
         await _introduce(execution.run.record)
@@ -95,12 +95,14 @@ async def open_run(flow: Flow[..., Any], run_id: str | None, request: RunRequest
             await _execute_within(flow, other)
 
 
-async def _accept(services: Services, request: RunRequest | None, owner: str) -> list[str]:
+async def _accept(services: Services, flow: Flow[..., Any], request: RunRequest | None, owner: str) -> list[str]:
     """Store a request, whose first run is this flow run's; the ids of the runs that have to be executed here."""
     if request is None:
         raise BadInput("Neither a definition nor a run is named: give the name of a stored definition")
     ensure_provider(request.options.provider)
-    written = await accept(services, request, PushMetadata(reserved_by=owner, reserved_runs=1))
+    written = await accept(
+        services, request, PushMetadata(reserved_by=owner, reserved_runs=1, linear=flow.name == LINEAR_FLOW)
+    )
     async with services.database.transaction() as tx:
         worker_lives = bool(await workers.list_workers(tx))
     return written.run_ids[:1] if worker_lives else written.run_ids

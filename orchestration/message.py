@@ -17,6 +17,12 @@ from orchestration.responses import Response
 from orchestration.states import RunReason
 
 
+def is_channel(name: str, known: Collection[str]) -> bool:
+    """Whether a name is that of a channel or a driver. `known` are all names, as workers write them down."""
+    # Credentials that are saved in Prefect are named with a destination: NAME/#channel.
+    return any(each in known for each in (name, name.lower(), name.partition("/")[0]))
+
+
 class Fact(Contract):
     """One labelled line, such as "Instance: db-1"."""
 

@@ -24,6 +24,10 @@ class RunOptions(Contract):
     checks_only: bool = Field(default=False, description="Check this host's own health; there is no alert.")
     test: bool = Field(default=False, description="The message says that this is a test.")
     definition: str | None = Field(default=None, description="The stored definition; None means the linear pipeline.")
+    routed: bool = Field(
+        default=False,
+        description="The policy's route has named the definition: where it cannot be executed, the linear pipeline is.",
+    )
     definition_config: dict[str, JsonValue] | None = Field(
         default=None, description="A definition that is not stored, such as one from a file. It stays with the run."
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from orchestration.errors import DefinitionNotFound, PipelineError
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from service.cli import main, policy
 from tests.life_helpers import opened, push
 
@@ -150,6 +153,47 @@ def test_a_broken_policy_is_told_with_its_lines_and_not_stored(run: Run, file: C
     ]
 
 
+NAMES = """\
+catch_all: [mail]
+routes:
+  - channels: [mail, slack-db]
+    routes:
+      - {severity: critical, escalation: all}
+      - channels: team/#db
+escalations:
+  all: {steps: [{channels: sms, wait: 0}, {people: [ana, bob]}]}
+people:
+  ana: {contacts: [mail, pager]}
+  bob: {contacts: pager}
+"""
+
+
+def test_a_channel_that_does_not_exist_is_a_warning(
+    run: Run, file: Callable[..., Path], database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(NAMES)
+    assert main.app(["policy", "validate", str(path)], standalone_mode=False) == 0
+    assert "no worker has written down which there are" in capsys.readouterr().err
+    asyncio.run(EncryptedCache(Database(database.url)).write(CHANNEL_NAMES, b'["mail", "slack", "team"]'))
+    there_are = "(there are: mail, slack, team)"
+    expected = [
+        f"line 3, field 'routes[0].channels': there is no channel 'slack-db' {there_are}",
+        f"line 8, field 'escalations.all.steps[0].channels': there is no channel 'sms' {there_are}",
+        f"line 10, field 'people.ana.contacts': there is no channel 'pager' {there_are}",
+        "line 11, field 'people.bob': nothing reaches 'bob': there is no channel that is a contact ('pager')",
+    ]
+    assert run("validate", path).splitlines()[1:] == [f"    warning: {line}" for line in expected]
+    assert [warning["line"] for warning in json.loads(run("validate", path, "--json"))["warnings"]] == [3, 8, 10, 11]
+    assert "warning: line 11" in run("apply", path)
+
+
+def test_an_escalation_that_repeats_without_any_wait_is_refused(run: Run, file: Callable[..., Path]) -> None:
+    steps = "{steps: [{channels: a, wait: 0}, {channels: b, wait: 0}]"
+    said = run("validate", file(f"escalations:\n  e: {steps}, repeat: 3}}\n"), code=1)
+    assert "field 'escalations.e.repeat': repeats steps that wait for nothing" in said
+    run("validate", file(f"escalations:\n  e: {steps}}}\n"))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -192,7 +236,7 @@ def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, fil
     lines = run("simulate", path, "--since", "1h").splitlines()
     assert lines[0].startswith(f"{path} against no policy, since ")
     assert lines[1:4] == [
-        "  2 pages: 0 unchanged, 0 added, 1 removed, 1 changed",
+        "  2 pages: 0 unchanged, 0 added, 1 removed, 1 changed, 0 later",
         "  default channels: 2 pages → 0",
         "  phone: 0 pages → 1",
     ]
@@ -200,6 +244,8 @@ def test_a_policy_is_simulated_over_what_happened(two_pages: None, run: Run, fil
     assert any("quiet  default channels  nobody" in line and "DiskFull" in line for line in lines)
 
     run("apply", path)
+    by_person = file("people: {ada: {contacts: phone}}\nroutes: [{channels: [phone]}]\n", "people.yml")
+    assert re.search(r"^  person ada: 0 pages → 2 \(.*h: 0 → \d.*, UTC\)$", run("simulate", by_person), re.MULTILINE)
     data = json.loads(run("simulate", file("routes: [{channels: [phone]}]\n", "other.yml"), "--json"))
     assert (data["pages"], data["unchanged"], data["added"], data["removed"]) == (2, 1, 1, 0)
     ((group,), (hour,)) = data["changes"], data["changes"][0]["hours"].values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestration.contracts import Stage
 from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput
 from orchestration.graph import (
@@ -15,7 +16,9 @@ from orchestration.graph import (
     config_problems,
     parse_definition,
 )
+from orchestration.redaction import redact_text, shown
 from orchestration.requests import RunOptions
+from orchestration.signals import logger
 
 INLINE = "inline"
 """The name of a definition that has none, such as one from a file."""
@@ -26,6 +29,9 @@ async def plan_for(
 ) -> Plan:
     """The plan for a run with these options. `version` is the one that the run has begun with.
 
+    A definition that the policy's route names, and that cannot be executed, stops no page: the plan is the linear
+    pipeline, and its note says why.
+
     Raises:
         BadInput: there is no such definition, or it is broken; another try changes nothing.
         Unavailable: the place where definitions are kept does not answer.
@@ -35,11 +41,37 @@ async def plan_for(
         return Plan(definition, kinds, name=options.definition or INLINE)
     if options.definition is None:
         return Plan(kinds.linear, kinds)
+    if not options.routed:
+        return await _stored_plan(options.definition, definitions, kinds, version)
+    try:
+        plan = await _stored_plan(options.definition, definitions, kinds, version)
+        if begins_with_ingest(plan):
+            return plan
+        why = "it does not begin with ingest, so its alerts would not be recorded"
+    except BadInput as error:
+        why = redact_text(str(error))
+    note = f"the policy names the definition {shown(options.definition)}, and the linear pipeline ran instead: {why}"
+    logger.error("%s", note)
+    return Plan(kinds.linear, kinds, note=note)
+
+
+async def _stored_plan(name: str, definitions: DefinitionSource | None, kinds: NodeKinds, version: int | None) -> Plan:
     if definitions is None:
-        raise BadInput(f"There are no stored definitions here: {options.definition!r} cannot be executed")
-    stored = await definitions.load(options.definition, version)
+        raise BadInput(f"There are no stored definitions here: {name!r} cannot be executed")
+    stored = await definitions.load(name, version)
     definition = validate_definition(stored.config, kinds)
     return Plan(definition, kinds, name=stored.name, version=stored.version, note=stored.note)
+
+
+def begins_with_ingest(plan: Plan) -> bool:
+    """Whether nothing comes before ingest, and nothing can leave it out."""
+    return any(
+        step.node.stage is Stage.INGEST
+        and not step.before
+        and not step.definition.skip_if_errors
+        and step.definition.skip_if_condition is None
+        for step in plan.steps.values()
+    )
 
 
 def validate_definition(raw: object, kinds: NodeKinds) -> Definition:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from orchestration.alert import Alert
 from orchestration.policy.grouping import key_of
-from orchestration.policy.model import Policy
+from orchestration.policy.model import Policy, Route
 from orchestration.policy.routing import Decision, Subject, decide, union
 from orchestration.policy.schedules import OnCall, Roster, on_call
 
@@ -34,6 +35,11 @@ class ActivePolicy:
         key = key_of(self.policy, alert, environment=environment)
         return alert if key is None else alert.model_copy(update={"incident_key": key})
 
+    @cached_property
+    def names_definitions(self) -> bool:
+        """Whether any route names a pipeline definition."""
+        return _names_definitions(self.policy.routes)
+
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
         """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""
         roster = self.rosters.get(schedule)
@@ -48,6 +54,10 @@ class ActivePolicy:
         """The names of the channels that reach a person; none if the policy does not know the name."""
         known = self.policy.people.get(person)
         return () if known is None else tuple(known.contacts)
+
+
+def _names_definitions(routes: Sequence[Route]) -> bool:
+    return any(route.definition is not None or _names_definitions(route.routes) for route in routes)
 
 
 class PolicySource(Protocol):

@@ -23,7 +23,8 @@ def plan(policy: Policy, name: str, severity: Severity, at: datetime) -> Escalat
         name=name,
         began_at=at,
         steps=tuple(_step(step) for step in steps),
-        repeat=escalation.repeat,
+        # Steps without any wait would all be due at this moment, again and again.
+        repeat=escalation.repeat if any(step.wait for step in steps) else 0,
         catch_all=tuple(policy.catch_all),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -106,14 +106,21 @@ def _muted(active: ActivePolicy, alerts: Sequence[Alert], environment: str, at: 
     if not why:
         return None
     until = at
-    # Windows begin and end with a minute, and people write full ones.
-    step = LOOK_AGAIN - timedelta(minutes=at.minute % 5, seconds=at.second, microseconds=at.microsecond)
-    while until < at + MUTED_AHEAD:
-        until += step
-        step = LOOK_AGAIN
+    for until in marks_after(at, at + MUTED_AHEAD):
         if not active.route(alerts, environment=environment, at=until).muted_by:
             break
     return Hold(by=HeldBy.MUTED, why=why, until=until)
+
+
+def marks_after(at: datetime, until: datetime) -> Iterator[datetime]:
+    """The moments after `at` at which it is looked whether a mute window has ended: every five minutes, until `until`.
+
+    Windows begin and end with a minute, and people write full ones.
+    """
+    at += LOOK_AGAIN - timedelta(minutes=at.minute % 5, seconds=at.second, microseconds=at.microsecond)
+    while at < until + LOOK_AGAIN:
+        yield at
+        at += LOOK_AGAIN
 
 
 def _inhibited(

@@ -1,13 +1,14 @@
-"""Names that a policy refers to and does not have, and routes that no alert can reach.
+"""Names that a policy refers to and that do not exist, and routes that no alert can reach.
 
 The names are looked up in the document as it was written, so that they are told together with all other mistakes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from orchestration.message import is_channel
 from orchestration.policy.document import Path
 from orchestration.policy.matchers import Matcher
 from orchestration.policy.model import Policy, Route
@@ -31,6 +32,49 @@ def unknown_names(raw: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 def unreachable_routes(policy: Policy) -> Iterator[tuple[Path, str]]:
     """The path of each route that an earlier one of its list always comes before, and a message that names that one."""
     yield from _unreachable(policy.routes, ("routes",))
+
+
+def unknown_channels(raw: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """The path and the message of each channel that does not exist, and of each person whom nothing reaches.
+
+    `known` are the names of all channels and drivers.
+    """
+    yield from _unknown_channels_in(raw, "catch_all", (), known)
+    yield from _unknown_channels_in_routes(raw.get("routes"), ("routes",), known)
+    for name, escalation in _members(raw.get("escalations")):
+        for at, step in enumerate(_items(_field(escalation, "steps"))):
+            yield from _unknown_channels_in(step, "channels", ("escalations", name, "steps", at), known)
+    for name, person in _members(raw.get("people")):
+        contacts = _texts(_field(person, "contacts"))
+        if contacts and not any(is_channel(contact, known) for contact in contacts):
+            listed = ", ".join(map(shown, contacts))
+            yield ("people", name), f"nothing reaches {shown(name)}: there is no channel that is a contact ({listed})"
+        else:
+            yield from _unknown_channels_in(person, "contacts", ("people", name), known)
+
+
+def _unknown_channels_in_routes(raw: object, path: Path, known: Collection[str]) -> Iterator[tuple[Path, str]]:
+    for at, route in enumerate(_items(raw)):
+        yield from _unknown_channels_in(route, "channels", (*path, at), known)
+        yield from _unknown_channels_in_routes(_field(route, "routes"), (*path, at, "routes"), known)
+
+
+def _unknown_channels_in(raw: object, field: str, path: Path, known: Collection[str]) -> Iterator[tuple[Path, str]]:
+    for name in _texts(_field(raw, field)):
+        if not is_channel(name, known):
+            yield (*path, field), f"there is no channel {shown(name)} ({_listed(sorted(known), 'channels')})"
+
+
+def _texts(value: object) -> list[str]:
+    return [each for each in ([value] if isinstance(value, str) else _items(value)) if isinstance(each, str)]
+
+
+def endless_escalations(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """The path and a message of each escalation that repeats its steps without any wait between them."""
+    for name, escalation in policy.escalations.items():
+        if escalation.repeat and not any(step.wait for step in escalation.steps):
+            message = "repeats steps that wait for nothing: everybody would be notified at once, again and again"
+            yield ("escalations", name, "repeat"), f"{message}. Give a step a wait"
 
 
 def _unreachable(routes: Sequence[Route], path: Path) -> Iterator[tuple[Path, str]]:
@@ -87,9 +131,10 @@ def _unknown_in(
 
 def _listed(names: Sequence[str], section: str) -> str:
     if not names:
-        return f"the policy has no {section}"
+        return "none is set up" if section == "channels" else f"the policy has no {section}"
+    known = "there are" if section == "channels" else "known"
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"known: {', '.join(names[:_SHOWN_NAMES])}{more}"
+    return f"{known}: {', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
 def _names_in(section: object) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from orchestration.contracts import Contract
+from orchestration.message import is_channel
 from orchestration.policy.model import Policy
 from orchestration.policy.schedules import Entry, OnCall, Override, Roster, Shift, clock_at, gaps, on_call, shifts
 from orchestration.redaction import shown
@@ -89,7 +90,7 @@ def _messages(policy: Policy, roster: Roster, now: datetime, channels: Collectio
     for person in _people_of(roster, now):
         if (known := policy.people.get(person)) is None:
             yield f"{shown(person)} is on call, and `people` does not say how to reach a person of this name"
-        elif channels is not None and not any(contact in channels for contact in known.contacts):
+        elif channels is not None and not any(is_channel(contact, channels) for contact in known.contacts):
             contacts = ", ".join(shown(contact) for contact in known.contacts)
             yield f"{shown(person)} is on call, and there is no channel that is one of the contacts: {contacts}"
 

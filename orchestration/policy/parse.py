@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast, get_args
@@ -14,7 +14,7 @@ from orchestration.bounds import out_of_bounds
 from orchestration.errors import json_kind
 from orchestration.policy.document import MAX_BYTES, MAX_DEPTH, Document, Path, read_document
 from orchestration.policy.model import MAX_ROUTES, Policy, Route
-from orchestration.policy.names import unknown_names, unreachable_routes
+from orchestration.policy.names import endless_escalations, unknown_channels, unknown_names, unreachable_routes
 from orchestration.policy.problems import BadPolicy, PolicyProblem
 from orchestration.problems import explain, path_of
 from orchestration.redaction import shown
@@ -28,16 +28,18 @@ class ReadPolicy:
     written: dict[str, JsonValue]
     """The policy as its author wrote it, as plain values."""
     warnings: tuple[PolicyProblem, ...] = ()
-    """What its author may not have meant: routes that no alert reaches."""
+    """What its author may not have meant: routes that no alert reaches, and channels that do not exist."""
 
 
-def read_policy(text: str | bytes) -> ReadPolicy:
+def read_policy(text: str | bytes, *, channels: Collection[str] | None = None) -> ReadPolicy:
     """The policy in a YAML or JSON text.
+
+    `channels` are the names of all channels. None means that they are not known, and are not looked at.
 
     Raises:
         BadPolicy: all that is wrong, each problem with its line and field.
     """
-    return _parsed(read_document(text), warn=True)
+    return _parsed(read_document(text), warn=True, channels=channels)
 
 
 def parse_policy(raw: object, *, warn: bool = False) -> ReadPolicy:
@@ -51,7 +53,7 @@ def parse_policy(raw: object, *, warn: bool = False) -> ReadPolicy:
     return _parsed(Document(value=raw, lines={}), warn=warn)
 
 
-def _parsed(document: Document, *, warn: bool) -> ReadPolicy:
+def _parsed(document: Document, *, warn: bool, channels: Collection[str] | None = None) -> ReadPolicy:
     raw = document.value
     if (wrong := out_of_bounds(raw, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH)) is not None:
         raise BadPolicy([_problem(document, (), wrong)])
@@ -68,10 +70,13 @@ def _parsed(document: Document, *, warn: bool) -> ReadPolicy:
         raise BadPolicy(_in_order(found)) from None
     if (count := _count(policy.routes)) > MAX_ROUTES:
         found.append(_problem(document, ("routes",), f"has {count:,} routes: a policy has at most {MAX_ROUTES:,}"))
+    if warn:
+        found += [_problem(document, path, message) for path, message in endless_escalations(policy)]
     if found:
         raise BadPolicy(_in_order(found))
-    unreachable = unreachable_routes(policy) if warn else ()
-    warnings = _in_order([_problem(document, path, message) for path, message in unreachable])
+    doubtful = [*unreachable_routes(policy)] if warn else []
+    doubtful += [] if channels is None else unknown_channels(given, channels)
+    warnings = _in_order([_problem(document, path, message) for path, message in doubtful])
     return ReadPolicy(policy=policy, written=given, warnings=tuple(warnings))
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import timedelta
 from enum import StrEnum
 
 from orchestration.contracts import Contract
-from orchestration.policy.model import Policy
-from orchestration.policy.routing import Decision, Subject, decide, union
-
-DEFAULT = "default channels"
-"""How the default channels are called among names of channels."""
+from orchestration.policy.replay import PastPage, Replay, ReplayedPage
+from orchestration.policy.routing import Decision
 
 
 class PageChange(StrEnum):
@@ -22,15 +18,8 @@ class PageChange(StrEnum):
     ADDED = "added"
     REMOVED = "removed"
     CHANGED = "changed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PastPage:
-    """A push that somebody was notified of: the alerts that fired in it."""
-
-    title: str
-    at: datetime
-    subjects: Sequence[Subject]
+    LATER = "later"
+    """Whoever is notified hears of it later: a mute window keeps it back."""
 
 
 class ChangedPages(Contract):
@@ -45,6 +34,8 @@ class ChangedPages(Contract):
     pages: int
     hours: dict[int, int]
     """How many of them there were in each hour of the day, in UTC."""
+    later_minutes: int = 0
+    """By how much the page is later that is delayed most."""
     example: str
     """The title of the latest."""
 
@@ -59,60 +50,96 @@ class Simulation(Contract):
     before: dict[str, int]
     """How many pages each channel and escalation got."""
     after: dict[str, int]
+    people_before: dict[str, dict[int, int]]
+    """How often each person was notified, by the hour of the day in UTC."""
+    people_after: dict[str, dict[int, int]]
 
     def count(self, change: PageChange) -> int:
         """How many pages are changed in this way."""
         return sum(group.pages for group in self.changes if group.change is change)
 
 
-def simulate(pages: Iterable[PastPage], present: Policy, other: Policy) -> Simulation:
+def simulate(pages: Iterable[PastPage], present: Replay, other: Replay) -> Simulation:
     """Decide pages by both policies, each at its own moment, the latest page first. Nothing is sent."""
     groups: dict[tuple[str, ...], _Group] = {}
-    before, after = Counter[str](), Counter[str]()
+    before, after = _Tally(), _Tally()
     count = unchanged = 0
     for page in pages:
-        old, new = (
-            union([decide(policy, each, page.at, explain=False) for each in page.subjects])
-            for policy in (present, other)
-        )
-        was, now = notified(old), notified(new)
-        before.update(was)
-        after.update(now)
+        was, now = present.page(page), other.page(page)
+        before.add(was)
+        after.add(now)
         count += 1
-        if set(was) == set(now):
+        if (change := _change_of(was, now)) is None:
             unchanged += 1
             continue
-        route = _routes_of(new) or _routes_of(old)
-        key = (route, "/".join(was), "/".join(now))
-        group = groups.setdefault(key, _Group(route=route, before=was, after=now, example=page.title))
+        route = _routes_of(other.decide(page)) or _routes_of(present.decide(page))
+        names = was.names if was else (), now.names if now else ()
+        key = (change, route, "/".join(names[0]), "/".join(names[1]))
+        group = groups.setdefault(key, _Group(change, route, *names, page.title))
         group.hours[page.at.hour] += 1
+        if was is not None and now is not None:
+            group.later = max(group.later, now.at - was.at)
     found = sorted((group.changed() for group in groups.values()), key=lambda group: -group.pages)
-    return Simulation(pages=count, unchanged=unchanged, changes=tuple(found), before=before, after=after)
+    return Simulation(
+        pages=count,
+        unchanged=unchanged,
+        changes=tuple(found),
+        before=before.names,
+        after=after.names,
+        people_before=before.by_person(),
+        people_after=after.by_person(),
+    )
 
 
-def notified(decision: Decision) -> tuple[str, ...]:
-    """Who is notified by a decision, in order; nobody is ()."""
-    defaults = (DEFAULT,) if decision.is_default else ()
-    return (*defaults, *decision.channels, *(f"escalation {name}" for name in decision.escalations))
+def _change_of(was: ReplayedPage | None, now: ReplayedPage | None) -> PageChange | None:
+    """How a page differs. None means not at all. One that reaches others, and later, is later."""
+    if was is None or now is None:
+        if was is now:
+            return None
+        return PageChange.ADDED if was is None else PageChange.REMOVED
+    if now.at > was.at:
+        return PageChange.LATER
+    return None if set(was.names) == set(now.names) and was.at == now.at else PageChange.CHANGED
 
 
 def _routes_of(decision: Decision) -> str:
     return ", ".join(dict.fromkeys(target.name or target.route for target in decision.targets if target.route))
 
 
+class _Tally:
+    """How many pages each channel, escalation and person gets."""
+
+    def __init__(self) -> None:
+        self.names = Counter[str]()
+        self._people: dict[str, Counter[int]] = {}
+
+    def add(self, page: ReplayedPage | None) -> None:
+        if page is None:
+            return
+        self.names.update(page.names)
+        for person, at in page.people:
+            self._people.setdefault(person, Counter())[at.hour] += 1
+
+    def by_person(self) -> dict[str, dict[int, int]]:
+        return {person: dict(sorted(hours.items())) for person, hours in sorted(self._people.items())}
+
+
 class _Group:
-    def __init__(self, *, route: str, before: tuple[str, ...], after: tuple[str, ...], example: str) -> None:
-        self._route, self._before, self._after, self._example = route, before, after, example
+    def __init__(
+        self, change: PageChange, route: str, before: tuple[str, ...], after: tuple[str, ...], example: str
+    ) -> None:
+        self._change, self._route, self._before, self._after, self._example = change, route, before, after, example
         self.hours = Counter[int]()
+        self.later = timedelta(0)
 
     def changed(self) -> ChangedPages:
-        change = PageChange.CHANGED if self._before and self._after else PageChange.ADDED
         return ChangedPages(
-            change=PageChange.REMOVED if not self._after else change,
+            change=self._change,
             route=self._route,
             before=self._before,
             after=self._after,
             pages=self.hours.total(),
             hours=dict(sorted(self.hours.items())),
+            later_minutes=round(self.later.total_seconds() / 60),
             example=self._example,
         )

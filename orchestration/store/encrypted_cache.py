@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
@@ -67,3 +68,16 @@ async def read_channel_names(tx: AsyncConnection) -> list[str] | None:
     """The names of all channels, as a worker found them last. None means that no worker has looked yet."""
     content = (await tx.execute(select(_T.content).where(_T.name == CHANNEL_NAMES))).scalar_one_or_none()
     return None if content is None else TypeAdapter(list[str]).validate_json(content)
+
+
+async def find_channel_names(database: Database) -> list[str] | None:
+    """The same for a database that may not have our tables yet.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    try:
+        async with database.transaction() as tx:
+            return await read_channel_names(tx)
+    except ProgrammingError:
+        return None

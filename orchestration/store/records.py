@@ -83,7 +83,9 @@ class RunRecord(Contract):
     @property
     def chosen_definition(self) -> str | None:
         """The definition that the run executes, also before it has begun. None means the linear pipeline."""
-        return self.definition_name or self.options.definition
+        # What the policy has named, and could not be executed, was not.
+        fell_back = self.options.routed and self.started_at is not None
+        return self.definition_name or (None if fell_back else self.options.definition)
 
 
 def readable(record: type[RecordT], rows: Iterable[Mapping[Any, Any]]) -> list[RecordT]:

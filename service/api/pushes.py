@@ -13,6 +13,7 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable
+from orchestration.message import is_channel
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.signals import logger
@@ -222,8 +223,7 @@ async def _check_names(request: ApiRequest, options: RunOptions) -> None:
     if channel is None or (content := await EncryptedCache(api.database).read(CHANNEL_NAMES)) is None:
         return
     known: list[str] = orjson.loads(content)
-    # Credentials that are saved in Prefect are named with a destination: NAME/#channel.
-    if not {channel, channel.lower(), channel.partition("/")[0]} & set(known):
+    if not is_channel(channel, known):
         raise BadInput(
             f"notify_channel: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
             "A new block is known after half a minute"

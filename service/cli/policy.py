@@ -23,6 +23,7 @@ from service.cli.policy_input import (
     BadPolicyFile,
     NamedSubject,
     PolicyInUse,
+    known_channels,
     moment_of,
     read_policy_file,
     stored_policy,
@@ -32,7 +33,7 @@ from service.cli.policy_input import (
 )
 from service.cli.policy_simulate import simulate
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
+from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts
 from service.definitions import DefinitionService, Outcome
 
 _EXAMPLE = """\
@@ -77,7 +78,7 @@ def apply(file: PolicyFile, json: Json = False) -> int:
 
     A policy with a problem is not stored. Where Prefect runs, the block alert-policy/policy is updated as well.
     """
-    found = read_policy_file(file)
+    found = read_policy_file(file, channels=known_channels(load_settings()))
     outcome = _with_service(lambda service: service.apply(NewDefinition.of_policy(found), created_by=user_name()))
     warnings = [f"warning: {warning}" for warning in found.warnings]
     _show_outcome(outcome.model_copy(update={"notes": [*warnings, *outcome.notes]}), json=json)
@@ -103,9 +104,13 @@ def show(version: Version = None, json: Json = False) -> int:
 
 @app.command()
 def validate(file: PolicyFile, json: Json = False) -> int:
-    """List all problems of a policy, by line and field. Exit code: 0, or 1 if there is a problem."""
+    """List all problems of a policy, by line and field. Exit code: 0, or 1 if there is a problem.
+
+    A channel that does not exist is a warning, if a worker has written down which there are.
+    """
+    channels = known_channels(load_settings())
     try:
-        found = read_policy_file(file)
+        found = read_policy_file(file, channels=channels)
     except BadPolicyFile as error:
         if json:
             as_json({"file": file, "valid": False, "errors": _problems_as_data(error.problems), "warnings": []})
@@ -121,6 +126,8 @@ def validate(file: PolicyFile, json: Json = False) -> int:
         output.print(f"✓ {file}: valid, {_count(found.policy.routes)} routes")
         for warning in found.warnings:
             output.print(f"    warning: {warning}", style="yellow")
+        if channels is None:
+            errors.print("Channels were not looked at: no worker has written down which there are", style="dim")
     return 0
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from orchestration.alert import Alert
-from orchestration.errors import BadInput
+from orchestration.embedded_stack import find_database_url
+from orchestration.errors import BadInput, PipelineError
 from orchestration.moments import parse_moment
 from orchestration.policy.document import MAX_BYTES
 from orchestration.policy.model import Policy
@@ -19,13 +21,17 @@ from orchestration.policy.problems import BadPolicy, PolicyProblem
 from orchestration.policy.routing import Subject
 from orchestration.problems import path_of
 from orchestration.settings import Settings
-from orchestration.store.database import AsyncConnection
+from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.definitions import find_policy
+from orchestration.store.encrypted_cache import find_channel_names
 from orchestration.store.incident_list import find_by_words
 from orchestration.store.present import read_present
 from service.cli.reader import read
 from service.cli.terminal import read_file
 from tasks.ingest.sources import parse_push
+
+_LOOK_SECONDS = 3.0
+"""How long the database may take to say which channels there are."""
 
 
 class BadPolicyFile(BadPolicy):
@@ -53,8 +59,29 @@ class PolicyInUse:
     version: int | None = None
 
 
-def read_policy_file(file: str) -> ReadPolicy:
-    """Read the policy in a file; `-` is standard input.
+def known_channels(settings: Settings) -> list[str] | None:
+    """The names of all channels, as workers have written them down.
+
+    None means that none has, or that the database does not answer soon: a policy can be looked at without it.
+    """
+
+    async def query() -> list[str] | None:
+        # Without open_database(), which brings the schema up to date first.
+        database = Database(find_database_url(settings))
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await find_channel_names(database)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(query())
+    except (PipelineError, TimeoutError):
+        return None
+
+
+def read_policy_file(file: str, *, channels: Collection[str] | None = None) -> ReadPolicy:
+    """Read the policy in a file; `-` is standard input. `channels` are the names of all channels, if they are known.
 
     Raises:
         BadInput: the file cannot be read.
@@ -62,7 +89,7 @@ def read_policy_file(file: str) -> ReadPolicy:
     """
     text = read_file(file, MAX_BYTES)
     try:
-        found = read_policy(text)
+        found = read_policy(text, channels=channels)
     except BadPolicy as error:
         raise BadPolicyFile(file, error) from None
     of_schedules = [

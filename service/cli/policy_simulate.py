@@ -10,13 +10,16 @@ import typer
 from rich.table import Table
 
 from orchestration.errors import BadInput
-from orchestration.policy.model import Policy, as_duration
+from orchestration.policy.active import ActivePolicy
+from orchestration.policy.model import Policy, as_duration, written_duration
 from orchestration.policy.parse import parse_policy
-from orchestration.policy.simulation import PageChange, PastPage, Simulation
+from orchestration.policy.replay import Replay
+from orchestration.policy.simulation import ChangedPages, PageChange, Simulation
 from orchestration.policy.simulation import simulate as simulate_pages
 from orchestration.settings import load_settings
-from orchestration.store.database import AsyncConnection
+from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.definitions import find_policy
+from orchestration.store.oncall import read_schedules
 from orchestration.store.past_pages import read_past_pages
 from service.cli.policy_input import read_policy_file
 from service.cli.reader import read
@@ -39,14 +42,19 @@ def simulate(
     other = read_policy_file(file).policy
     start = datetime.now(UTC) - _span_of(since)
 
-    async def query(tx: AsyncConnection) -> tuple[str, Policy, list[PastPage]]:
+    async def query(tx: AsyncConnection) -> tuple[str, Simulation]:
         record = await find_policy(tx)
         present = parse_policy(record.config).policy if record else Policy()
         called = f"the policy, version {record.version}" if record else "no policy"
-        return called, present, [page async for page in read_past_pages(tx, start, limit=limit)]
+        now = await read_clock(tx)
+        replays = [
+            Replay(ActivePolicy(policy=policy, rosters=(await read_schedules(tx, start, policy)).rosters), now)
+            for policy in (present, other)
+        ]
+        pages = [page async for page in read_past_pages(tx, start, limit=limit)]
+        return called, simulate_pages(pages, *replays)
 
-    called, present, pages = read(load_settings(), query)
-    found = simulate_pages(pages, present, other)
+    called, found = read(load_settings(), query)
     if json:
         counts = {change.value: found.count(change) for change in PageChange}
         as_json({"file": file, "since": start.isoformat(), **counts, **found.model_dump(mode="json")})
@@ -69,6 +77,7 @@ def _show(found: Simulation, title: str) -> None:
     for name in sorted({*found.before, *found.after}):
         was, now = found.before.get(name, 0), found.after.get(name, 0)
         output.print(f"  {name}: {was} pages" + ("" if was == now else f" → {now}"))
+    _show_people(found)
     if not found.changes:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -80,11 +89,30 @@ def _show(found: Simulation, title: str) -> None:
         more = ", …" if len(group.hours) > len(hours) else ""
         table.add_row(
             *(group.change.value, str(group.pages), said + more, group.route),
-            *(_names(group.before), _names(group.after), group.example),
+            *(_names(group.before), _after(group), group.example),
         )
     output.print(table)
     if len(found.changes) > _SHOWN_GROUPS:
         output.print(f"  and {len(found.changes) - _SHOWN_GROUPS} more kinds of change: see --json")
+
+
+def _show_people(found: Simulation) -> None:
+    """How often each person was notified, and would have been; with the hours in which that differs."""
+    for person in sorted({*found.people_before, *found.people_after}):
+        was, now = found.people_before.get(person, {}), found.people_after.get(person, {})
+        total = f"{sum(was.values())} pages" + ("" if was == now else f" → {sum(now.values())}")
+        differ = [hour for hour in sorted({*was, *now}) if was.get(hour, 0) != now.get(hour, 0)]
+        most = sorted(differ, key=lambda hour: -abs(was.get(hour, 0) - now.get(hour, 0)))[:_SHOWN_HOURS]
+        said = ", ".join(f"{hour:02}h: {was.get(hour, 0)} → {now.get(hour, 0)}" for hour in sorted(most))
+        more = ", …" if len(differ) > len(most) else ""
+        output.print(f"  person {person}: {total}" + (f" ({said}{more}, UTC)" if said else ""))
+
+
+def _after(group: ChangedPages) -> str:
+    names = _names(group.after)
+    if group.change is not PageChange.LATER:
+        return names
+    return f"{names}, by up to {written_duration(timedelta(minutes=group.later_minutes))}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -11,12 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol, cast
 
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import Stage
-from orchestration.engine.plan import plan_for
+from orchestration.engine.plan import begins_with_ingest, plan_for
 from orchestration.engine.run import NodeKinds, Plan
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.graph import DefinitionSource
@@ -79,6 +80,8 @@ class PushMetadata:
     """How many of the runs are reserved, counted from the first. None means all."""
     skip_duplicates: bool = False
     """Whether runs that repeat what their incident's latest run says are skipped at once."""
+    linear: bool = False
+    """Whether the runs are executed by the flow of the linear pipeline, whatever definition a route names."""
     size_bytes: int | None = None
     """The payload's size as JSON, if the door has measured it already."""
 
@@ -116,7 +119,7 @@ async def accept(
     plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
     title = await _title_without_alerts(services, request, plan)
     if plan is not None:
-        intake = replace(intake, awaits_ingest=_begins_with_ingest(plan))
+        intake = replace(intake, awaits_ingest=begins_with_ingest(plan))
     if title is not None:
         push = _single(request.payload, title, intake)
     elif size > _LARGE_BYTES:
@@ -217,17 +220,6 @@ def ingests(plan: Plan) -> bool:
     return any(step.node.stage is Stage.INGEST for step in plan.steps.values())
 
 
-def _begins_with_ingest(plan: Plan) -> bool:
-    """Whether nothing comes before ingest, and nothing can leave it out."""
-    return any(
-        step.node.stage is Stage.INGEST
-        and not step.before
-        and not step.definition.skip_if_errors
-        and step.definition.skip_if_condition is None
-        for step in plan.steps.values()
-    )
-
-
 def _title_of_value(plan: Plan, payload: object) -> str:
     given = cast("dict[str, object]", payload).get("title") if isinstance(payload, dict) else None
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
@@ -317,11 +309,25 @@ def _new_push(payload: object, runs: Sequence[NewRun], intake: _Intake) -> NewPu
     )
 
 
+def _options_of(group: Sequence[Alert], intake: _Intake) -> bytes:
+    """The options of a run as JSON: the request's, with the definition that the policy's route names.
+
+    A definition that the request names counts.
+    """
+    options, policy = intake.options, intake.policy
+    if policy is None or not policy.names_definitions or options.defined or intake.metadata.linear:
+        return intake.options_json
+    decision = policy.route(group, environment=intake.environment, at=datetime.now(UTC))
+    if decision.definition is None:
+        return intake.options_json
+    return options.model_copy(update={"definition": decision.definition, "routed": True}).model_dump_json().encode()
+
+
 def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool) -> NewRun:
     content = sorted(
         [alert.fingerprint, alert.status.value, alert.severity.value, str(alert.episode_at or "")] for alert in group
     )
-    metadata, settings = intake.metadata, intake.settings
+    metadata, settings, options_json = intake.metadata, intake.settings, _options_of(group, intake)
     return NewRun(
         run_id=new_id(),
         trace_id=intake.trace_id,
@@ -335,12 +341,12 @@ def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool)
         )
         .model_dump_json()
         .encode(),
-        options=intake.options_json,
+        options=options_json,
         incident_key=group[0].incident_key,
         title=title_of(group),
         alert_fingerprint=group[0].fingerprint,
         severity=Severity.worst(*(alert.severity for alert in group)),
-        content_hash=_digest([push.source, intake.environment, intake.options_json.decode(), content]),
+        content_hash=_digest([push.source, intake.environment, options_json.decode(), content]),
         max_retries=settings.max_retries_per_stage,
         lease_owner=metadata.reserved_by if reserved else None,
         lease_seconds=settings.lease_seconds,

@@ -236,7 +236,8 @@ async def _told_before(run: ActiveRun, incident: Incident | None, names: Collect
 
     They heard of it because another channel did not work, or because a run named them.
     """
-    if incident is None or run.record.options.defined or not incident.status.ended:
+    chosen = run.record.options.defined and not run.record.options.routed
+    if incident is None or chosen or not incident.status.ended:
         return []
     async with run.services.database.statement() as tx:
         told = await standings.channels_told_firing(tx, incident.id)
