@@ -71,6 +71,7 @@ async def test_pressing_acknowledge_says_who_has_it(services: Services, slack: S
     await execute_follow_up(services, RunReason.STATE)
     assert "*Acknowledged by*\\nada" in post.words
     assert labels(post) == ["Snooze 30 min", "Resolve"]
+    assert "the acknowledgement ends at " in post.words
     history = [line.in_words for line in (await story_of(services.database, incident_id)).history]
     assert "acknowledged by ada (slack, U01ADA in acme)" in history
 
@@ -83,6 +84,7 @@ async def test_snooze_and_resolve(services: Services, slack: Slack, api: httpx.A
     incident = await incident_of(services.database, incident_id)
     assert incident.snoozed_until is not None
     assert "*Snoozed until*" in post.words
+    assert "the snooze ends at " in post.words
     late = slack.press(post, "Acknowledge")
     assert (await api.post(PATH, **slack.press(post, "Resolve"))).status_code == 200
     await execute_follow_up(services, RunReason.ACTION)
