@@ -134,7 +134,7 @@ events = shaped(
 
 
 @given(payload=interactions | odd, event=events | odd, token=words, form=st.binary(max_size=64))
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_no_answer_to_a_message_is_answered_with_a_500(
     api: httpx.AsyncClient, payload: Any, event: Any, token: str, form: bytes
 ) -> None:
