@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from orchestration.policy.document import Path
 from orchestration.policy.importing import DAY, WEEK, hours_of
@@ -106,8 +106,8 @@ class Shifts:
             return f"a layer has no end, and this one ends on {shown(shift['until'])}"
         if unit * interval > _LONGEST_TURN_HOURS * 60:
             return "a turn lasts 52 weeks at most"
-        turns = shift.get("rolling_users")
-        several = isinstance(turns, list) and turns[1:]
+        turns: Any = shift.get("rolling_users")
+        several = isinstance(turns, list) and len(cast("list[Any]", turns)) > 1
         if unit == DAY and shift.get("by_day") and several:
             return "its turns are counted on some days of the week only"
         if not rolling and interval > 1:
