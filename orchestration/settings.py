@@ -225,6 +225,8 @@ class Settings(BaseSettings):
 
     notify_channels: Names = ()
     """The default channels, separated by commas: names of channel blocks, or drivers."""
+    respond_link_hours: float = Field(24.0, gt=0, le=720)
+    """How long the link in a message, on whose page a person can acknowledge, snooze or resolve, is good, in hours."""
     notify_give_up_after_seconds: float = Field(86400.0, ge=60, le=30 * 86400)
     """How long a message that a channel refuses is tried again, in seconds. Then it is given up, which is said."""
     slack_webhook_url: SecretStr | None = None
@@ -241,6 +243,8 @@ class Settings(BaseSettings):
     """Integration key of the pagerduty driver: that of an Events API v2 integration."""
     pagerduty_api_url: str = "https://events.pagerduty.com/v2/enqueue"
     """PagerDuty's Events API v2, such as https://events.eu.pagerduty.com/v2/enqueue."""
+    pagerduty_webhook_secret: SecretStr | None = None
+    """Secret of PagerDuty's webhook subscription for /pagerduty/webhook/, with which PagerDuty signs its events."""
     ntfy_topic: SecretStr | None = None
     """Topic of the ntfy driver."""
     ntfy_url: str = "https://ntfy.sh"

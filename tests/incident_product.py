@@ -60,7 +60,7 @@ _QUIET = """
         ) and not exists (
             select from incident_channel as known
             where known.incident_id = incident.id
-                and (known.version < incident.version or known.failing_since is not null)
+                and (known.version < incident.news_version or known.failing_since is not null)
         )
     from incident where id = :id
 """

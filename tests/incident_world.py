@@ -223,7 +223,7 @@ class MoodyChannel:
         async with self._real.statement() as tx:
             query = """
                 select count(*) from incident
-                where id = :id and version > :version and updated_at < clock_timestamp() - interval '5 s'
+                where id = :id and news_version > :version and updated_at < clock_timestamp() - interval '5 s'
             """
             incident_id, version = incident_of(sending), version_of(sending)
             if (await tx.execute(text(query), {"id": incident_id, "version": version})).scalar_one():

@@ -13,6 +13,7 @@ import pytest
 from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
 from orchestration.settings import Settings
+from orchestration.states import RunReason
 from orchestration.store.database import Database
 from orchestration.store.keys import Scope
 from orchestration.store.why_facts import Why
@@ -31,6 +32,7 @@ from tests.notify_helpers import (
     NoChannels,
     WaitingChannel,
     busy,
+    execute_follow_up,
     execute_redelivery,
     refused,
     unanswered,
@@ -251,6 +253,20 @@ async def test_acknowledged(api: httpx.AsyncClient, paged: Services) -> None:
     assert "It is acknowledged by ada since " in found.answer
     assert "incident 1 acknowledged by ada (http)" in timeline(found)
     assert [event.text for event in found.upcoming] == ["the acknowledgement ends: a reminder, if it still fires"]
+
+
+async def test_what_only_shows_the_acknowledgement_notifies_nobody(api: httpx.AsyncClient, paged: Services) -> None:
+    editing = MemoryChannel(driver="slack", shows_state=True)
+    paged = replace(paged, channels=MemoryChannels({"slack": editing}))
+    await send(api, paged)
+    before = (await ask(api)).answer
+    assert (await api.post("/incidents/1/acknowledge/", json={"by": "ada"})).status_code == 200
+    await execute_follow_up(paged, RunReason.STATE)
+    found = await ask(api)
+    assert found.answer.startswith(before)
+    assert [event.text for event in found.timeline if "to slack" in event.text] == [
+        "message to slack sent", "message to slack brought up to date",
+    ]  # fmt: skip
 
 
 async def test_snoozed(api: httpx.AsyncClient, paged: Services) -> None:

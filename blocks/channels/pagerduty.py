@@ -148,7 +148,8 @@ def _change(action: str, message: Message) -> Json:
 
 
 def _dedup_key(message: Message) -> str:
-    return message.dedup_key[:DEDUP_KEY_LIMIT]
+    # An incident that an earlier version has opened there keeps its key.
+    return (message.thread or message.dedup_key)[:DEDUP_KEY_LIMIT]
 
 
 def _trigger(message: Message) -> Json:

@@ -35,6 +35,7 @@ from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed
 from orchestration.message import Fact, Message
 from orchestration.redaction import redact_text
+from orchestration.respond_links import LINK
 from orchestration.settings import Settings
 from orchestration.threads import in_own_thread
 
@@ -369,9 +370,11 @@ def blocks_of(message: Message) -> list[Json]:
         steps = "\n".join(f"{number}. {escape(action)}" for number, action in enumerate(message.actions, 1))
         blocks.append(_section(f"*What to do*\n{steps}"))
     blocks += _fields(message.follow_ups)
-    if message.links:
+    # What has buttons needs no link to a page with buttons.
+    links = {name: url for name, url in message.links.items() if name != LINK or not message.buttons}
+    if links:
         # Links in text: a button, even one with a URL, shows a warning sign unless the app takes interactions.
-        blocks.append(_section(_links(message.links)))
+        blocks.append(_section(_links(links)))
     blocks += buttons_of(message)
     if message.summary:
         blocks.append(_section(f"*Analysis*\n{escape(message.summary)}"))

@@ -75,6 +75,8 @@ class Actor:
     via: Via
     key: str = ""
     """The name of the API key. Empty means that none was needed."""
+    occurred_at: datetime | None = None
+    """When it was done, by the clock of a vendor that says so."""
     account: str = ""
     """The person's account where they acted, such as a Slack user id; or the channel whose link they opened."""
 
@@ -87,7 +89,8 @@ class Actor:
     @property
     def details(self) -> dict[str, Any]:
         """The actor as the history names it."""
-        more = {"key": self.key, "account": self.account}
+        occurred_at = self.occurred_at.isoformat() if self.occurred_at else ""
+        more = {"key": self.key, "account": self.account, "occurred_at": occurred_at}
         return {"by": self.by, "via": self.via.value, **{name: value for name, value in more.items() if value}}
 
 

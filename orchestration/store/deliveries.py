@@ -263,6 +263,8 @@ async def settle_sent(
         "version": tried.version,
     }
     thread = delivery.thread and delivery.thread.replace("\x00", "")
+    if silent:
+        delivery = delivery.model_copy(update={"response": {**delivery.response, "silent": True}})
     values = {**_result_of(tried, delivery), "thread": thread, "reserved_until": reserved_until}
     await tx.execute(_SETTLE_SENT, {**values, **told_now})
 

@@ -155,6 +155,11 @@ class DeliveryRecord(Contract):
         """Whether the channel may have it, although its answer did not come."""
         return self.response.get("perhaps_accepted") is True
 
+    @property
+    def silent(self) -> bool:
+        """Whether it only brought a message up to date, and notified nobody."""
+        return self.response.get("silent") is True
+
 
 ACKNOWLEDGEMENT_ENDED = "acknowledgement_ended"
 """The event of a line of history: an acknowledgement is over, and nobody has undone it."""

@@ -365,14 +365,13 @@ async def _of_incident(tx: AsyncConnection, incident: Incident, facts: Facts) ->
     failing = select(*columns_of(ChannelHealthRow, ChannelHealth)).where(
         ChannelHealthRow.name.in_(names), ChannelHealthRow.failures > 0
     )
+    messages = (await tx.execute(sent.order_by(DeliveryRow.id.desc()).limit(MOST_RUNS))).mappings()
     return facts.model_copy(
         update={
             "incident": incident,
             "subject": incident.title,
             "runs": runs,
-            "sent": readable(
-                DeliveryRecord, (await tx.execute(sent.order_by(DeliveryRow.id.desc()).limit(MOST_RUNS))).mappings()
-            ),
+            "sent": [message for message in readable(DeliveryRecord, messages) if not message.silent],
             "channels": told,
             "failing": readable(ChannelHealth, (await tx.execute(failing)).mappings()),
             "history": readable(

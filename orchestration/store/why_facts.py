@@ -49,8 +49,8 @@ class ExplainedRun(Contract):
     """The attempts at its stages that failed."""
 
     def sent(self, status: str = SENT) -> list[DeliveryRecord]:
-        """Its messages with this status."""
-        return [delivery for delivery in self.deliveries if delivery.status == status]
+        """Its messages with this status, without what only brought an earlier one up to date."""
+        return [delivery for delivery in self.deliveries if delivery.status == status and not delivery.silent]
 
     @property
     def moment(self) -> datetime:

@@ -133,7 +133,7 @@ def _run_events(one: ExplainedRun) -> Iterator[Event]:
         text = f"{_KINDS[run.reason]} was due"
         yield Event(at=run.started_at or run.created_at, mark="·", text=text, run_id=run.run_id)
     yield from _failure_events(one)
-    if one.tell is True:
+    if one.tell is True and run.reason is not RunReason.STATE:
         decided = f"decided to notify: {meaning(one.reason)}"
         yield Event(at=run.started_at or run.updated_at, mark="·", text=decided, run_id=run.run_id)
     for delivery in one.deliveries:
@@ -186,6 +186,8 @@ def _delivery_event(delivery: DeliveryRecord, run: RunRecord) -> Event:
     }.get(delivery.status, delivery.status)
     if delivery.status == SUPERSEDED and delivery.perhaps_accepted:
         said = "perhaps arrived, and is not sent again: a newer message overtook it (superseded)"
+    if delivery.silent:
+        said = "brought up to date"
     mark = {SENT: "✓", SENDING: "·", SUPERSEDED: "-"}.get(delivery.status, "✗")
     tries = f", try {delivery.tries}" if delivery.tries > 1 else ""
     error = f": {delivery.error}" if delivery.error else ""

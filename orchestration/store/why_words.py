@@ -75,6 +75,8 @@ def _last_word(one: ExplainedRun, at: datetime | None) -> datetime:
 
 def _has_spoken(run: RunRecord) -> bool:
     """Whether a follow-up said something. One that had nothing to say adds nothing to who had told it."""
+    if run.reason is RunReason.STATE:
+        return False
     silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.GIVEN_UP)
     return run.status is not RunStatus.PENDING and run.skip_reason not in silent
 

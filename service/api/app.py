@@ -24,9 +24,11 @@ from service.api import (
     heartbeats,
     incidents,
     oncall,
+    pagerduty,
     problems,
     pushes,
     refusals,
+    respond,
     runs,
     slack,
     why,
@@ -78,7 +80,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why, slack):
+    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why, slack, pagerduty, respond):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(part.router.routes)
     for extend in extensions:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable
@@ -23,6 +23,7 @@ from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
 from service.api.body import BodyHeaders, beginning_of, declared_size, readable
+from service.api.pagerduty_events import OwnEvent, take_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
 from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
@@ -61,6 +62,15 @@ ACCEPTS: dict[str, Any] = {
 }
 """The options of a route that stores a push and does not wait."""
 
+ACCEPTS_EVENTS: dict[str, Any] = {
+    **ACCEPTS,
+    "responses": {
+        **ACCEPTS["responses"],
+        200: {"model": OwnEvent, "description": "PagerDuty spoke of an incident that was opened from here."},
+    },
+}
+"""The same for a webhook, which PagerDuty may use to say what a person has done there with an incident of ours."""
+
 FINISHED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The pipeline has ended: COMPLETED or SKIPPED."},
     502: {"model": PipelineResult, "description": "The pipeline has FAILED."},
@@ -98,13 +108,14 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
             source, request.caller.name, declared_size(request), reason.partition(": ")[0], beginning
         ),
         source=source,
-        environment=_plain(request.query_params.get("environment", ""), "production"),
+        environment=plain(request.query_params.get("environment", ""), "production"),
     )
     logger.warning("A push from %s was cut: %s", one_line(request.caller.name or source, 64), reason)
     return queued(request, await store(request, wanted), f"Cut, and only this is told: {reason}")
 
 
-def _plain(text: str, otherwise: str) -> str:
+def plain(text: str, otherwise: str) -> str:
+    """The text, if it is a word of printable characters."""
     return text if _PRINTABLE.fullmatch(text) else otherwise
 
 
@@ -131,7 +142,7 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
     return await finished(request, response, await store(request, asked.run_request()))
 
 
-@router.post("/alerts/webhook/", **ACCEPTS, tags=["webhooks"])
+@router.post("/alerts/webhook/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
 async def accept_webhook(
@@ -144,7 +155,7 @@ async def accept_webhook(
     return await accept_webhook_of_source(request, payload, "webhook", environment, definition)
 
 
-@router.post("/alerts/webhook/{source}/", **ACCEPTS, tags=["webhooks"])
+@router.post("/alerts/webhook/{source}/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
 async def accept_webhook_of_source(
@@ -155,6 +166,11 @@ async def accept_webhook_of_source(
     definition: DefinitionName = None,
 ) -> Response:
     """Accept a push of one source, such as alertmanager or grafana."""
+    if source.lower() in ("webhook", "pagerduty"):
+        key = request.caller.key
+        own = await take_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
+        if own is not None:
+            return Response(own.model_dump_json(), media_type="application/json")
     options = RunOptions(definition=definition)
     wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
     return queued(request, await store(request, wanted))
@@ -214,7 +230,7 @@ async def _check_names(request: ApiRequest, options: RunOptions) -> None:
         )
 
 
-def queued(request: ApiRequest, push: WrittenPush, message: str | None = None) -> Response:
+def queued(request: Request, push: WrittenPush, message: str | None = None) -> Response:
     """The answer to a push that is stored. It is made here, and not by FastAPI, for the sake of its speed."""
     first = push.run_ids[0]
     said, note = _said_of(push)

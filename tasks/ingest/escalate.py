@@ -62,7 +62,8 @@ def _take_due(progress: EscalationProgress, active: ActivePolicy | None, at: dat
 async def _save(tx: Transaction, incident: Incident, progress: EscalationProgress, run_id: str) -> Incident:
     for step in progress.last:
         said = {"to": ", ".join(step.people or step.channels), "why": step.note}
-        details = {"escalation": progress.name, **step.model_dump(mode="json", exclude={"at", "note"}), **said}
+        whom = step.model_dump(mode="json", include={"number", "people", "channels"})
+        details = {"escalation": progress.name, **whom, **said}
         await note_event(tx, incident, "incident_escalated", details, run_id=run_id)
     await update_incident(tx, int(incident.id), escalation=progress.model_dump(mode="json"))
     return await get_incident(tx, incident.id)

@@ -14,6 +14,7 @@ from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
 from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
+from orchestration.respond_links import LINK
 from orchestration.signals import logger
 from orchestration.store import channels, deliveries, standings
 from orchestration.store.channels import PATIENCE_SECONDS, Turn
@@ -92,6 +93,8 @@ class Telling:
     """Whether it is a step of an escalation: nothing is sent once somebody has the incident."""
     state_only: bool = False
     """Whether only messages that are there are brought up to date."""
+    respond_link: Callable[[MessageSubject, str], str] = lambda _subject, _channel: ""
+    """The address on which whoever reads a channel can answer; "" if there is none."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
@@ -247,7 +250,7 @@ class _ChannelLedger:
                 self._telling.asked_pauses.note(self._named.name, pause)
             delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))
         if failure is None and message is not None:
-            self._texts.append(message.text)
+            self._texts.append(_text_to_keep(message))
         await self._record(tried, delivery, failure, message, look.turn)
         return Outcome(delivery=delivery, failure=failure, texts=self._texts, silent=look.is_silent)
 
@@ -260,6 +263,8 @@ class _ChannelLedger:
             raise _not_yet(Turn(granted=False, wait_seconds=seconds, paused=True))
 
     def _render(self, subject: MessageSubject, look: _Look) -> Message:
+        if url := self._telling.respond_link(subject, self._named.name):
+            subject = replace(subject, pages={**subject.pages, LINK: url})
         if look.decision is None or look.standing is None:
             return render_message(replace(subject, notes=self._notes))
         return render_message(
@@ -341,6 +346,12 @@ def _thread(look: _Look) -> str | None:
     if look.standing is None or look.decision is None or look.decision.why in BEGINNINGS:
         return None
     return look.standing.thread
+
+
+def _text_to_keep(message: Message) -> str:
+    """The text as it is stored, without the link with which whoever may read it could answer."""
+    url = message.links.get(LINK)
+    return message.text.replace(url, "…") if url else message.text
 
 
 def _not_yet(turn: Turn) -> DeliveryFailed:

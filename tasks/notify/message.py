@@ -14,6 +14,7 @@ from orchestration.alert import AlertStatus, web_address
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Message
 from orchestration.redaction import REDACTED, one_line, redact_text
+from orchestration.respond_links import LINK
 from tasks.notify.facts import details_of, facts_of, follow_ups_of, place_of
 from tasks.notify.subject import WORST_FIRST, MessageSubject, worst_check
 from tasks.notify.templates import render
@@ -32,7 +33,7 @@ _NAME_CHARACTERS, _PLACE_CHARACTERS, _TITLE_CHARACTERS = 60, 24, 84
 _TEST_TITLE = "[TEST] "
 _RUNBOOK = "Follow the runbook."
 
-_LINKS_FIRST = ("runbook", "dashboard", "panel", "incident", "source", "silence", "run")
+_LINKS_FIRST = ("runbook", LINK, "dashboard", "panel", "incident", "source", "silence", "run")
 _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 

@@ -27,6 +27,7 @@ from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
+from tasks.notify.respond import respond_link
 from tasks.notify.route import is_escalation, route_of
 
 
@@ -171,7 +172,7 @@ class NotifyNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
-    subject = await read_subject(run, step)
+    subject, policy = await read_subject(run, step), await run.services.active_policy()
     telling = Telling(
         database=run.services.database,
         subject=subject,
@@ -184,11 +185,12 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         redelivery=run.record.reason is RunReason.REDELIVERY,
         escalation=is_escalation(run),
         state_only=run.record.reason is RunReason.STATE,
+        respond_link=respond_link(run.services.settings, policy),
     )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
     if telling.state_only:
         return await _state_only(run, telling, asked)
-    names = tuple(asked) or route_of(run, subject, await run.services.active_policy())
+    names = tuple(asked) or route_of(run, subject, policy)
     excepted = run.record.options.except_channels
     chosen, missing = await _select(run, names)
     chosen = [named for named in chosen if named.name not in excepted]
