@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from orchestration.engine.run import Services
 from orchestration.policy.ical import MAX_BYTES, BadCalendar, CalendarContent
-from orchestration.policy.schedules import Schedule
+from orchestration.policy.rotations import Schedule
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.store.calendars import StoredCalendar, calendar_name, start_reading, write_calendar
