@@ -261,7 +261,8 @@ async def test_what_only_shows_the_acknowledgement_notifies_nobody(api: httpx.As
     await send(api, paged)
     before = (await ask(api)).answer
     assert (await api.post("/incidents/1/acknowledge/", json={"by": "ada"})).status_code == 200
-    await execute_follow_up(paged, RunReason.STATE)
+    run = await execute_follow_up(paged, RunReason.STATE)
+    assert "were brought up to date" in (await ask(api, run.run_id)).answer
     found = await ask(api)
     assert found.answer.startswith(before)
     assert [event.text for event in found.timeline if "to slack" in event.text] == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -200,5 +201,5 @@ def _state(incident: Incident) -> str:
     return f"{said}, snoozed until {_moment(until)}" if until is not None else said
 
 
-def _moment(moment: Any) -> str:
+def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
