@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
+from orchestration.errors import DeliveryFailed, NotSent, Unavailable, is_retryable
 from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.respond_links import LINK
@@ -257,7 +257,7 @@ class _ChannelLedger:
     def _obey_pause(self) -> None:
         """
         Raises:
-            DeliveryFailed: the channel has asked another message to wait since this one's turn came.
+            NotSent: the channel has asked another message to wait since this one's turn came.
         """
         if seconds := self._telling.asked_pauses.seconds_left(self._named.name):
             raise _not_yet(Turn(granted=False, wait_seconds=seconds, paused=True))
@@ -354,11 +354,11 @@ def _text_to_keep(message: Message) -> str:
     return message.text.replace(url, "…") if url else message.text
 
 
-def _not_yet(turn: Turn) -> DeliveryFailed:
+def _not_yet(turn: Turn) -> NotSent:
     """The failure of a message that the channel may not be sent yet."""
     said = "it has asked to be left alone" if turn.paused else "other messages come before this one"
     said = f"it failed ({turn.error})" if turn.failing else said
-    return DeliveryFailed(
+    return NotSent(
         f"nothing is sent for another {turn.wait_seconds:.1f} s: {said}",
         retryable=True,
         retry_after_seconds=turn.wait_seconds,
