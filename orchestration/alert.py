@@ -130,10 +130,11 @@ class Alert(BaseModel, frozen=True):
     episode_at: UtcDatetime | None = Field(
         default=None,
         description="When this firing began, if the sender names the same moment in every event about it, the end "
-        "included. A later moment is a new episode. None: the sender names no such moment.",
+        "included. A later moment is a new episode. None means that the sender names no such moment.",
     )
     occurred_at: UtcDatetime | None = Field(
-        default=None, description="When the event itself happened, by the sender's clock. None: it does not say."
+        default=None,
+        description="When the event itself happened, by the sender's clock. None means that it is not said.",
     )
     state_reason: str = Field(
         default="", max_length=512, description="Why it has this status, in the sender's words, such as NoData."

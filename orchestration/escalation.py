@@ -70,11 +70,6 @@ class EscalationProgress(Contract):
         return self.taken > self.count
 
     @property
-    def ends_next(self) -> bool:
-        """Whether what comes next is the end of the chain."""
-        return self.taken == self.count
-
-    @property
     def next_step(self) -> EscalationStep | None:
         """The step that comes next. None means the end of the chain, or nothing."""
         return self.steps[self.taken % len(self.steps)] if self.taken < self.count else None

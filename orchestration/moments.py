@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from orchestration.errors import BadInput
-from orchestration.policy.schedules import clock_at, moment_of
+from orchestration.policy.wall_clock import clock_at, moment_of
 
 _CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY = timedelta(days=1)

@@ -256,7 +256,7 @@ class Product:
     # People
 
     async def act(self, pick: int, action: str, until: timedelta) -> tuple[str, bool] | None:
-        """A person acts on an incident: its id, and whether all has been said about it. None: it cannot be done."""
+        """Let a person act on an incident: its id, and whether all was said of it. None means that nobody can act."""
         async with self.database.transaction() as tx:
             ids = list((await tx.execute(text("select id from incident order by id"))).scalars())
         if not ids:

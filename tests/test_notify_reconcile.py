@@ -12,6 +12,7 @@ from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import Services
+from orchestration.errors import RunBusy
 from orchestration.message import Message
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
@@ -215,9 +216,12 @@ async def test_the_run_of_a_dead_process_is_no_reason_to_wait(services: Services
     assert titles(channel) == ["RESOLVED"]
 
 
-async def test_a_frozen_worker_does_not_write_over_the_ledger_of_the_one_that_continued(services: Services) -> None:
+@pytest.mark.parametrize("answers", [[busy("127.0.0.1 did not answer in time")], []], ids=["no answer", "accepted"])
+async def test_a_frozen_worker_does_not_write_over_the_ledger_of_the_one_that_continued(
+    services: Services, answers: list[Exception]
+) -> None:
     """Finding 9: the first worker is stopped while its message is out; a second one takes the run over and sends."""
-    frozen = WaitingChannel(failures=[busy("127.0.0.1 did not answer in time")])
+    frozen = WaitingChannel(failures=answers)
     healthy = MemoryChannel()
     run_id = await push(services)
     first = asyncio.create_task(execute(with_channels(services, memory=frozen), run_id))
@@ -225,9 +229,11 @@ async def test_a_frozen_worker_does_not_write_over_the_ledger_of_the_one_that_co
     await change(services.database, "update pipeline_run set lease_expires_at = now() - interval '1 s'")
     record = await execute(with_channels(services, memory=healthy), run_id)
     frozen.let_go.set()
-    await asyncio.gather(first, return_exceptions=True)
+    with pytest.raises(RunBusy):
+        await first
 
     assert record.status is RunStatus.NOTIFIED
+    assert await redeliveries(services.database) == []
     (row,) = await ledger(services.database, run_id)
     assert (row.status, row.error, row.tries) == ("sent", None, 2)
     assert (await rows(services.database, "select failures from channel_health where name = 'memory'"))[0] == {

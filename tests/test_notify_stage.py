@@ -12,7 +12,7 @@ import pytest
 from orchestration.contracts import Delivery, NotifyResult
 from orchestration.engine.lease import lease_run
 from orchestration.engine.run import ActiveRun, Services, StageFailed
-from orchestration.errors import BadInput, DeliveryFailed
+from orchestration.errors import BadInput, DeliveryFailed, RunBusy
 from orchestration.message import Message, NamedChannel
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
@@ -214,7 +214,7 @@ async def test_a_process_that_slept_until_another_one_had_its_run_sends_nothing(
             return await super().select(name)
 
     async with lease_run(replace(services, channels=Overslept({"memory": channel})), run_id, engine="test") as run:
-        with pytest.raises(StageFailed, match="taken over by elsewhere"):
+        with pytest.raises(RunBusy, match="taken over by elsewhere"):
             await attempt(run, "notify")
 
     assert not channel.messages

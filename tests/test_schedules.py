@@ -17,18 +17,18 @@ from pydantic import ValidationError
 from orchestration.policy.model import Policy
 from orchestration.policy.oncall import roster_of, schedule_warnings
 from orchestration.policy.parse import read_policy
+from orchestration.policy.rotations import Schedule
 from orchestration.policy.schedules import (
     Entry,
     Override,
     Roster,
-    Schedule,
     Shift,
     gaps,
-    moment_of,
     on_call,
     people_at,
     shifts,
 )
+from orchestration.policy.wall_clock import moment_of
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from orchestration.contracts import Contract, StageError
@@ -33,6 +34,7 @@ async def attempt_node(run: ActiveRun, step: Step, *, retries_left: int, given: 
 
     Raises:
         StageFailed: the attempt failed; its row and signals are written.
+        RunBusy: another process has taken the run over, and has closed the attempt as lost.
         asyncio.CancelledError: the run was cancelled; the attempt is closed as failed.
     """
     await run.waits.until_due(step.node.id)
@@ -46,7 +48,10 @@ async def attempt_node(run: ActiveRun, step: Step, *, retries_left: int, given: 
             result = given or await step.kind.function(run.context(step, number), await step.kind.set_up(run, step))
         kept, cancelled = await shielded_write(_succeed(run, step, number, result, _elapsed_ms(started)))
     except asyncio.CancelledError:
-        await asyncio.shield(_fail(run, step, number, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
+        with suppress(RunBusy):
+            await asyncio.shield(_fail(run, step, number, attempts.CANCELLED, _elapsed_ms(started), retries_left=0))
+        raise
+    except RunBusy:
         raise
     except Exception as error:
         described = describe(error, timed_out_after=seconds if limit and limit.expired() else None)
@@ -129,7 +134,11 @@ async def _succeed(run: ActiveRun, step: Step, number: int, result: Contract, du
 async def _fail(
     run: ActiveRun, step: Step, number: int, error: StageError, duration_ms: float, *, retries_left: int
 ) -> float | None:
-    """Record a failure. Returns the time after which the node is tried again, in seconds; None if it is not."""
+    """Record a failure. Returns the time after which the node is tried again, in seconds; None if it is not.
+
+    Raises:
+        RunBusy: another process has taken the run over.
+    """
     node = step.node
     retry_in = step.retry_in_seconds(run.services.settings, error, retries_left=retries_left)
     retrying = retry_in is not None
@@ -153,7 +162,7 @@ async def _fail(
                 due_in_seconds=run.waits.seconds_until_retry,
                 error=error,
             )
-    except (Unavailable, RunBusy) as unwritten:
+    except Unavailable as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
         logger.error(
             "Attempt %d at %s of run %s could not be written to the database: %s",

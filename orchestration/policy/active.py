@@ -41,7 +41,10 @@ class ActivePolicy:
         return _names_definitions(self.policy.routes)
 
     def on_call(self, schedule: str, at: datetime) -> OnCall | None:
-        """Who is on call at a moment, until when, and who comes next. None: the policy has no such schedule."""
+        """Who is on call at a moment, until when, and who comes next.
+
+        None means that the policy has no such schedule.
+        """
         roster = self.rosters.get(schedule)
         return None if roster is None else on_call(roster, at)
 

@@ -16,7 +16,8 @@ from icalendar import Calendar, Component
 from pydantic import Field
 
 from orchestration.contracts import Contract
-from orchestration.policy.schedules import Entry, moment_of
+from orchestration.policy.schedules import Entry
+from orchestration.policy.wall_clock import moment_of
 from orchestration.policy.windows import zone
 from orchestration.redaction import one_line
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
 from orchestration.policy.matchers import Matcher, parse_matchers
-from orchestration.policy.schedules import Schedule
+from orchestration.policy.rotations import Schedule
 from orchestration.policy.windows import Period
 from orchestration.redaction import shown
 from orchestration.signals import logger

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from orchestration.contracts import Contract
 from orchestration.message import is_channel
 from orchestration.policy.model import Policy
-from orchestration.policy.schedules import Entry, OnCall, Override, Roster, Shift, clock_at, gaps, on_call, shifts
+from orchestration.policy.schedules import Entry, OnCall, Override, Roster, Shift, gaps, on_call, shifts
+from orchestration.policy.wall_clock import clock_at
 from orchestration.redaction import shown
 
 LOOK_AHEAD = timedelta(days=14)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.policy.schedules import Entry, Schedule
+from orchestration.policy.rotations import Schedule
+from orchestration.policy.schedules import Entry
 from orchestration.store.database import read_clock
 from orchestration.store.models import SealedCopyRow
 

@@ -91,7 +91,7 @@ class Known:
     now: datetime
     """The time on the database's clock."""
     notified_at: datetime | None
-    """When somebody was notified of it last: now, if its latest news has not reached anybody yet. None: when it
+    """When somebody was notified of it last: now, if its latest news has not reached anybody yet. None means when it
     was opened."""
     repeat_seconds: float | None
     """How often its sender repeats it. None means that it has not."""

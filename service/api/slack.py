@@ -28,7 +28,7 @@ from service.api.problems import HttpProblem
 from service.api.state import ApiState, state_of
 from service.api.vendor_body import read_signed
 
-WINDOW_SECONDS = 300.0
+WINDOW_SECONDS = keys.LONGEST_VENDOR_WINDOW_SECONDS
 """How old a request may be. The verifier of Slack's SDK has the same time."""
 
 ANSWER_SECONDS = 2.5
@@ -48,7 +48,7 @@ async def press(request: Request) -> Response:
     incident_key, response = _pressed(payload)
     actor = _actor(payload)
     remembered_as = hashlib.sha256(f"slack\n{signature}".encode()).hexdigest()
-    # Signatures are forgotten after two windows, of whichever of our doors took them.
+    # Signatures are forgotten after two windows, whichever of our doors took them.
     window = max(WINDOW_SECONDS, api.settings.api_signature_window_seconds)
     try:
         async with asyncio.timeout(ANSWER_SECONDS), api.database.transaction() as tx:

@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 from orchestration.errors import BadInput
 from orchestration.moments import parse_moment
 from orchestration.policy.oncall import ScheduleState, ScheduleWarning, state_of
-from orchestration.policy.schedules import Override, Shift, clock_at
+from orchestration.policy.schedules import Override, Shift
+from orchestration.policy.wall_clock import clock_at
 from orchestration.redaction import shown
 from orchestration.settings import load_settings
 from orchestration.store.database import AsyncConnection, read_clock

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -13,14 +14,14 @@ import httpx
 from pydantic import ValidationError
 
 from orchestration.engine.run import Services
-from orchestration.errors import Unavailable
 from orchestration.policy.ical import MAX_BYTES, BadCalendar, CalendarContent
-from orchestration.policy.schedules import Schedule
+from orchestration.policy.rotations import Schedule
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.store.calendars import StoredCalendar, calendar_name, start_reading, write_calendar
 from orchestration.store.oncall import read_policy
 from service.worker.calendar_process import REFUSED
+from service.worker.duty import repeat
 
 LOOK_EVERY_SECONDS = 30.0
 """How often a worker looks for calendars that are due. A new policy's are read after this time at the latest."""
@@ -41,14 +42,7 @@ _KEPT_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 async def look_after_calendars(services: Services) -> None:
     """Read the calendars that are due, now and again and again. Never ends."""
-    while True:
-        try:
-            await refresh_calendars(services)
-        except Unavailable as error:
-            logger.warning("The calendars of schedules cannot be read: %s", error)
-        except Exception:  # noqa: BLE001 - a bug here must not end the worker
-            logger.exception("The calendars of schedules could not be looked after")
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+    await repeat(partial(refresh_calendars, services), LOOK_EVERY_SECONDS, "The calendars of schedules cannot be read")
 
 
 async def refresh_calendars(services: Services) -> None:

@@ -1,14 +1,14 @@
-"""A worker's duty for open incidents without a timer, and
-for heartbeats without a run that looks for them: both get one."""
+"""A worker's duty for open incidents without a timer, and for heartbeats without a run that looks for them."""
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store import heartbeats, timers
+from service.worker.duty import repeat
 
 EVERY_SECONDS = 600.0
 """How often a worker looks for such incidents. They were opened before there were timers, or before a setting asked for
@@ -16,17 +16,14 @@ one, or the run that should have scheduled the next timer failed."""
 
 
 async def look_after_incidents(services: Services) -> None:
-    """Give each open incident its timer, now and every ten minutes. Never ends."""
-    while True:
-        try:
-            await start_timers(services)
-            async with services.database.transaction() as tx:
-                await heartbeats.resume_waiting(tx)
-        except Unavailable as error:
-            logger.warning("Incidents without a timer cannot be looked for: %s", error)
-        except Exception:  # noqa: BLE001 - a bug here must not end the worker
-            logger.exception("Incidents without a timer could not be looked after")
-        await asyncio.sleep(EVERY_SECONDS)
+    """Give each open incident its timer, and each heartbeat its run, now and every ten minutes. Never ends."""
+    await repeat(partial(_look_once, services), EVERY_SECONDS, "Incidents without a timer cannot be looked for")
+
+
+async def _look_once(services: Services) -> None:
+    await start_timers(services)
+    async with services.database.transaction() as tx:
+        await heartbeats.resume_waiting(tx)
 
 
 async def start_timers(services: Services) -> None:

@@ -48,7 +48,7 @@ class MessageSubject:
     test: bool = False
     """Whether the message says that it is a test."""
     version: int | None = None
-    """The incident's version that is said. None: the message is about the run alone."""
+    """The incident's version that is said. None means that the message is about the run alone."""
     pipeline: Sequence[str] = ()
     """What was unusual about how the run was executed."""
     upcoming: Upcoming | None = None
@@ -68,7 +68,7 @@ class MessageSubject:
     ended_by: str = ""
     """The person who has resolved the incident, if one has."""
     at: datetime | None = None
-    """The moment of the message, for how long it has lasted. None: the message does not say how long."""
+    """The moment of the message, for how long it has lasted. None means that it does not say how long."""
     zone: ZoneInfo | None = None
     """The time zone of its readers, beside UTC."""
     on_call: str = ""
