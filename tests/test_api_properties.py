@@ -19,6 +19,7 @@ from orchestration.store.database import Database
 from service.api import create_app
 from tests.api_helpers import open_api
 from tests.payloads import NAMES, body
+from tests.vendors import SIGNING_SECRET, WEBHOOK_SECRET, signed_by_pagerduty, signed_by_slack
 
 CALLS = [
     (method.upper(), path)
@@ -77,7 +78,8 @@ queries = st.dictionaries(
 async def api(home: Any, _database: Database) -> AsyncIterator[httpx.AsyncClient]:
     from tests.stack_fixtures import settings_for
 
-    chosen = settings_for(home, api_sync_timeout_seconds=0.01, api_rate_limit_per_second=0, api_auth="off")
+    secrets = {"slack_signing_secret": SIGNING_SECRET, "pagerduty_webhook_secret": WEBHOOK_SECRET}
+    chosen = settings_for(home, api_sync_timeout_seconds=0.01, api_rate_limit_per_second=0, api_auth="off", **secrets)
     async with open_api(chosen, _database.url) as client:
         yield client
 
@@ -103,3 +105,44 @@ async def test_no_request_is_answered_with_a_500(
     assert answer.status_code < 500 or not_over or not_ready, answer.text
     if answer.status_code >= 400 and not not_ready:
         assert len(answer.json()["error"]) > 5
+
+
+KEY = f"1-{'0' * 32}"
+odd = json_values | st.sampled_from([KEY, "1", "x" * 300, "\x00", "alert-pipeline/resolve", "user_reference", {}, []])
+
+
+def shaped(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects of which each field is there or not, and has a value that fits or does not."""
+    return st.fixed_dictionaries({}, optional={name: values | odd for name, values in fields.items()})
+
+
+pressed = shaped(action_id=st.just("alert-pipeline/resolve"), value=st.just(KEY))
+interactions = shaped(
+    type=st.just("block_actions"),
+    user=shaped(id=st.text(), name=st.text(), username=st.text()),
+    team=shaped(id=st.text(), domain=st.text()),
+    actions=st.lists(pressed | odd, max_size=3),
+)
+events = shaped(
+    event=shaped(
+        event_type=st.sampled_from(["incident.resolved", "incident.acknowledged", "incident.triggered"]),
+        occurred_at=st.sampled_from(["2026-11-27T10:00:00Z", "soon", 1e300]),
+        agent=shaped(type=st.just("user_reference"), id=st.text(), summary=st.text()),
+        data=shaped(incident_key=st.just(KEY), id=st.text(), title=st.text(), status=st.text()),
+    )
+)
+
+
+@given(payload=interactions | odd, event=events | odd, token=words, form=st.binary(max_size=64))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_no_answer_to_a_message_is_answered_with_a_500(
+    api: httpx.AsyncClient, payload: Any, event: Any, token: str, form: bytes
+) -> None:
+    page = f"/respond/{quote(token, safe='')}/"
+    answers = [
+        await api.post("/slack/interactions/", **signed_by_slack(payload)),
+        await api.post("/pagerduty/webhook/", **signed_by_pagerduty(event)),
+        await api.get(page),
+        await api.post(page, content=form),
+    ]
+    assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
