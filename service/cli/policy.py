@@ -33,7 +33,7 @@ from service.cli.policy_input import (
 )
 from service.cli.policy_simulate import simulate
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts
+from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts, show_problems
 from service.definitions import DefinitionService, Outcome
 
 _EXAMPLE = """\
@@ -115,10 +115,7 @@ def validate(file: PolicyFile, json: Json = False) -> int:
         if json:
             as_json({"file": file, "valid": False, "errors": _problems_as_data(error.problems), "warnings": []})
         else:
-            count = len(error.problems) + error.more
-            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
-            for line in error.lines:
-                output.print(f"    {line}")
+            show_problems(file, error)
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": [], "warnings": _problems_as_data(found.warnings)})
