@@ -25,6 +25,7 @@ from service.cli.policy_input import (
     PolicyInUse,
     known_channels,
     moment_of,
+    policy_of_file,
     read_policy_file,
     stored_policy,
     subjects_of_alert,
@@ -180,10 +181,7 @@ def show_way(
     if sum(given is not None for given in (alert, file, incident)) != 1:
         fail("Give one of --alert, --file and --incident", code=USAGE)
     settings, moment = load_settings(), moment_of(at, "--at")
-    if policy is not None:
-        in_use = PolicyInUse(policy=read_policy_file(policy).policy, called=policy)
-    else:
-        in_use = stored_policy(settings)
+    in_use = stored_policy(settings) if policy is None else policy_of_file(policy)
     if incident is not None:
         subjects = subjects_of_incident(settings, incident)
     elif file is not None:
@@ -195,11 +193,7 @@ def show_way(
         as_json(_test_as_data(in_use, moment.isoformat(), subjects, decisions))
     else:
         output.print(f"By {in_use.called}, at {moment:%Y-%m-%d %H:%M} UTC", style="dim")
-        for each, decision in zip(subjects, decisions, strict=True):
-            _show_decision(each.name, decision)
-        if len(decisions) > 1:
-            output.print("Together, as one incident", style="bold")
-            show_facts({"Notified": said_of(union(decisions))})
+        _show_decisions(subjects, decisions)
     return 0
 
 
@@ -214,6 +208,14 @@ def said_of(decision: Decision) -> str:
     parts += [f"channel {name}" for name in decision.channels]
     parts += [f"escalation {name}" for name in decision.escalations]
     return ", ".join(parts) or "nobody"
+
+
+def _show_decisions(subjects: Sequence[NamedSubject], decisions: Sequence[Decision]) -> None:
+    for each, decision in zip(subjects, decisions, strict=True):
+        _show_decision(each.name, decision)
+    if len(decisions) > 1:
+        output.print("Together, as one incident", style="bold")
+        show_facts({"Notified": said_of(union(decisions))})
 
 
 def _show_decision(name: str, decision: Decision) -> None:
