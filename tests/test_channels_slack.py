@@ -169,6 +169,19 @@ async def test_a_first_message_that_somebody_deleted_is_followed_by_a_new_one():
         assert second.thread == f"C0ONCALL {vendor.posts[1].ts} #oncall"
 
 
+async def test_a_silent_message_is_an_edit_and_nothing_else():
+    with vendors.slack() as vendor:
+        channel = on_call(vendor)
+        first = await channel.send(a_message())
+        silent = a_message(thread=first.thread, acknowledged_by="ann", silent=True)
+        second = await channel.send(silent)
+        assert (second.status, second.thread, vendor.posts[0].edits) == ("sent", first.thread, 1)
+        vendor.delete(vendor.posts[0])
+        assert (await channel.send(silent)).status == "sent"
+        assert (await on_call(vendor, "#other").send(silent)).status == "sent"
+        assert len(vendor.messages) == 1
+
+
 async def test_a_block_that_leads_to_another_channel_now_says_everything_there():
     with vendors.slack() as vendor:
         first = await on_call(vendor).send(a_message())

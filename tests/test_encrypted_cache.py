@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from blocks.channels.generic import GenericChannel
 from blocks.channels.resolver import ChannelCache, ChannelResolver
@@ -16,7 +16,7 @@ from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
-from orchestration.store.encrypted_cache import EncryptedCache
+from orchestration.store.encrypted_cache import EncryptedCache, find_channel_names
 from tests.receivers import HttpReceiver
 from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
@@ -176,3 +176,12 @@ def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(BadSetting, match="chmod 600"):
         load_key(settings)
+
+
+async def test_a_database_without_our_tables_names_no_channels(database: Database) -> None:
+    assert await find_channel_names(database) is None
+    other = Database(make_url(database.url).set(database="postgres").render_as_string(hide_password=False))
+    try:
+        assert await find_channel_names(other) is None
+    finally:
+        await other.close()

@@ -163,6 +163,25 @@ async def test_an_acknowledgement_that_ends_begins_the_escalation_again(
     assert await next_of(services.database, incident_id) == "escalation 5"
 
 
+async def test_whoever_only_gets_new_messages_is_up_to_date_after_an_acknowledgement_and_a_step(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    channels["chat"].shows_state = True
+    incident_id = await open_incident(services)
+    await next_step(services, incident_id, 5 * MINUTE)
+    await acknowledge(services, incident_id)
+    async with services.database.transaction() as tx:
+        await actions.unacknowledge(tx, incident_id, ADA, services.settings)
+    assert await next_step(services, incident_id, MINUTE) is RunStatus.NOTIFIED
+    before = told(channels)
+    assert (await push(services)).skip_reason == "repeat"
+    assert told(channels) == before
+    # The chat still has to show that the acknowledgement was taken back, and hears of nothing twice.
+    assert (await execute_follow_up(services, RunReason.STATE)).status is RunStatus.NOTIFIED
+    assert [one.silent for one in channels["chat"].messages] == [False, True]
+    assert (await execute_follow_up(services, RunReason.STATE)).skip_reason == "coalesced"
+
+
 async def test_a_worker_that_was_away_does_not_send_the_steps_all_at_once(
     services: Services, channels: dict[str, MemoryChannel]
 ) -> None:

@@ -155,6 +155,24 @@ async def test_what_nobody_knows_yet_is_not_kept_back(services: Services, channe
     assert titles(channel) == ["WARNING"]
 
 
+async def test_what_a_channel_refused_is_sent_again_if_it_is_critical_and_the_hold_goes_on(
+    services: Services, channel: MemoryChannel
+) -> None:
+    spare = MemoryChannel()
+    services = replace(services, channels=MemoryChannels({"memory": channel, "spare": spare}))
+    await flap(services, 1, severity="critical")
+    await change(services, severity="critical")
+    spare.failures = [refused() for _ in range(20)]
+    await change(services, "resolved", severity="critical")
+    last = await change(services, severity="critical")
+    assert last.skip_reason == "flapping"
+    spare.failures = []
+    assert (await execute_follow_up(services, RunReason.REDELIVERY)).status is RunStatus.NOTIFIED
+    assert titles(spare)[-1] == "CRITICAL"
+    assert last.incident_id is not None
+    assert (await incident_of(services.database, last.incident_id)).is_flapping
+
+
 async def test_alerts_that_end_one_after_the_other_do_not_flap(services: Services, channel: MemoryChannel) -> None:
     for status in ("firing", "resolved"):
         for host in range(5):

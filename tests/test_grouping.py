@@ -19,7 +19,7 @@ from tasks.ingest.sources import parse_push
 from tests.api_helpers import alert, open_api, run_of, run_to_end
 from tests.conftest import MemoryChannel
 from tests.inbox_helpers import accept_push
-from tests.life_helpers import incident_of, push, story_of
+from tests.life_helpers import incident_of, next_of, push, story_of
 from tests.notify_helpers import execute_follow_up, titles
 from tests.oncall_helpers import store_policy
 
@@ -90,6 +90,22 @@ async def test_an_incident_keeps_its_alerts_until_they_end_when_the_grouping_cha
 
     again = await db_push(services)
     assert again.incident_id != first.incident_id
+
+
+async def test_what_gets_worse_in_an_incident_of_the_grouping_before_is_escalated(
+    services: Services, channel: MemoryChannel
+) -> None:
+    routed = {
+        "routes": [{"escalation": "all"}],
+        "escalations": {"all": {"steps": [{"channels": "memory", "severity": "critical", "wait": "5m"}]}},
+    }
+    first = await db_push(await by_policy(services, BY_CLUSTER | routed))
+    services = await by_policy(services, BY_NAME | routed)
+    await db_push(services, severity="critical")
+    assert (await execute_follow_up(services, RunReason.MEMBER_ENDED)).status is RunStatus.NOTIFIED
+    assert first.incident_id is not None
+    assert await next_of(services.database, first.incident_id) == "escalation 5"
+    assert titles(channel)[-1] == "CRITICAL"
 
 
 async def test_a_group_of_the_sender_that_has_ended_ends_no_other_alert(services: Services) -> None:

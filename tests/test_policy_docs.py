@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from service.cli import main
 from tests.life_helpers import opened
 
 DOCS = Path(__file__).parent.parent / "docs"
+EXPORTS = {"oncall.json": "grafana-oncall.json", "goalert.json": "goalert.json"}
+"""Files that the pages tell the reader to get from another program."""
 MODELS = (Escalation, Flapping, Grouping, Inhibition, Period, Person, Policy, Route, Step, Storm, Timing)
 
 
@@ -75,6 +78,8 @@ def test_every_command_prints_what_the_page_shows(
     monkeypatch.chdir(tmp_path)
     for file, text in files_of(page).items():
         (tmp_path / file).write_text(text)
+    for file, payload in EXPORTS.items():
+        shutil.copy(Path(__file__).parent / "payloads" / payload, tmp_path / file)
     different: dict[str, tuple[list[str], list[str]]] = {}
     for words, expected in examples_of(page):
         program, *arguments = words[: words.index(">")] if ">" in words else words

@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
+from orchestration.contracts import PipelineOutcome
 from orchestration.engine.run import Services
 from orchestration.message import Message
-from orchestration.requests import RunOptions
+from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions, set_active
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.records import RunRecord
+from service.stack import StackAddresses
 from tests.api_helpers import alert, open_api, run_of, run_to_end
 from tests.broken_definitions import node, nodes
+from tests.cli_helpers import worker_with
 from tests.conftest import MemoryChannel
 from tests.definition_helpers import look, put
 from tests.inbox_helpers import accept_push
@@ -54,6 +57,21 @@ async def test_a_route_chooses_the_definition_of_its_alerts(services: Services, 
     assert run.incident_id is not None
     assert (await execute_timer(services, run.incident_id)).chosen_definition == "hub"
     assert (await db_push(services, status="resolved")).status is RunStatus.NOTIFIED
+
+
+async def test_through_prefect_a_missing_definition_is_executed_as_the_linear_pipeline(
+    services: Services, channel: MemoryChannel, stack: StackAddresses
+) -> None:
+    async with worker_with(services, stack) as worker:
+        for stored in (False, True):
+            if stored:
+                await put(services.database, HUB, "hub")
+            request = RunRequest(payload=alert(f"Disk{stored}", team="db"), source="webhook")
+            (result,) = await worker.execute_all(await worker.accept(request))
+            assert result.status is PipelineOutcome.COMPLETED
+            assert result.definition_name == ("hub" if stored else None)
+    assert "the linear pipeline ran instead" in pipeline_note(channel.messages[0])
+    assert pipeline_note(channel.messages[1]) == ""
 
 
 async def test_a_definition_that_a_person_names_counts(services: Services, channel: MemoryChannel) -> None:

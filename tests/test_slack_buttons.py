@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tests.api_helpers import open_api
 from tests.auth_helpers import FAR, PUBLIC
 from tests.life_helpers import incident_of, story_of
 from tests.notify_helpers import end, execute_follow_up, rows, tell, with_channels
+from tests.receivers import http_receiver
 from tests.vendors import SIGNING_SECRET, SLACK_TOKEN, Slack, SlackMessage, signed_by_slack
 
 PATH = "/slack/interactions/"
@@ -71,6 +73,7 @@ async def test_pressing_acknowledge_says_who_has_it(services: Services, slack: S
     await execute_follow_up(services, RunReason.STATE)
     assert "*Acknowledged by*\\nada" in post.words
     assert labels(post) == ["Snooze 30 min", "Resolve"]
+    assert "the acknowledgement ends at " in post.words
     history = [line.in_words for line in (await story_of(services.database, incident_id)).history]
     assert "acknowledged by ada (slack, U01ADA in acme)" in history
 
@@ -83,6 +86,7 @@ async def test_snooze_and_resolve(services: Services, slack: Slack, api: httpx.A
     incident = await incident_of(services.database, incident_id)
     assert incident.snoozed_until is not None
     assert "*Snoozed until*" in post.words
+    assert "the snooze ends at " in post.words
     late = slack.press(post, "Acknowledge")
     assert (await api.post(PATH, **slack.press(post, "Resolve"))).status_code == 200
     await execute_follow_up(services, RunReason.ACTION)
@@ -207,6 +211,17 @@ async def test_without_the_signing_secret_there_are_no_buttons(
         answer = await api.post(PATH, **signed_by_slack({}))
     assert answer.status_code == 404
     assert answer.json() == {"error": "This address is not set up: SLACK_SIGNING_SECRET is not set"}
+
+
+async def test_a_webhook_gets_the_link_and_a_bot_the_buttons(services: Services, slack: Slack) -> None:
+    with http_receiver() as hook:
+        webhook = SlackChannel(webhook_url=SecretStr(f"{hook.url}/services/T/B/x"))
+        bot = SlackChannel(bot_token=SecretStr(SLACK_TOKEN), channel="#oncall", base_url=slack.url)
+        with_url = services.settings.model_copy(update={"api_public_url": "https://alerts.example.com"})
+        await tell(replace(with_channels(services, bot=bot, webhook=webhook), settings=with_url))
+        blocks = json.dumps(hook.requests[0].json["blocks"])
+    assert ("alert-pipeline/acknowledge" in blocks, "/respond/" in blocks) == (False, True)
+    assert ("alert-pipeline/acknowledge" in slack.posts[0].words, "/respond/" in slack.posts[0].words) == (True, False)
 
 
 async def test_an_incident_that_is_over_before_anybody_was_told_has_no_buttons(

@@ -274,7 +274,9 @@ class SlackChannel(ChannelBlock):
         )
 
     def _by_webhook(self, message: Message) -> Delivery:
-        response = self._client(_Hook, self.webhook_url).send_dict(_content(message))
+        # Without a bot nothing is edited later: the buttons would stay, whatever happens.
+        content = _content(message.model_copy(update={"buttons": []}))
+        response = self._client(_Hook, self.webhook_url).send_dict(content)
         if not 200 <= response.status_code < 300:
             raise refused("Slack", response.status_code, detail=_slacks_word(response.body), headers=response.headers)
         if not _accepted(response.body):

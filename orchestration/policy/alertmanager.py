@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from orchestration.policy.document import Document, Path, read_document
+from orchestration.policy.document import Path, read_document
+from orchestration.policy.importing import ConfigReader, Imported
 from orchestration.policy.matchers import BadMatcher, Matcher, Operator, parse_matchers
-from orchestration.policy.parse import ReadPolicy, parse_policy
-from orchestration.policy.problems import BadPolicy, PolicyProblem
-from orchestration.problems import path_of
 from orchestration.redaction import shown
 
 KNOWN_LABELS = ("severity", "source", "environment", "alertname")
@@ -34,17 +32,6 @@ _NOT_TAKEN = {
 _TAKEN = {"route", "receivers", "inhibit_rules", "mute_time_intervals", "time_intervals"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Imported:
-    """A policy that was made of Alertmanager's configuration."""
-
-    policy: ReadPolicy
-    receivers: Mapping[str, tuple[str, ...]]
-    """The channels that stand for each receiver."""
-    notes: tuple[str, ...]
-    """What was not taken over, and what is left to do, in sentences that name the line."""
-
-
 def import_alertmanager(text: str | bytes) -> Imported:
     """The policy that routes as this configuration of Alertmanager does.
 
@@ -56,21 +43,18 @@ def import_alertmanager(text: str | bytes) -> Imported:
 
 
 @dataclass
-class _Import:
-    document: Document
-    problems: list[PolicyProblem] = field(default_factory=list[PolicyProblem])
-    notes: list[str] = field(default_factory=list[str])
+class _Import(ConfigReader):
     _receivers: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     _grouping: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def run(self) -> Imported:
         """All of the configuration."""
-        config = self._object(self.document.value, ())
+        config = self.as_object(self.document.value, ())
         self.problems += self.document.problems
         if "route" not in config:
-            self._wrong((), "has no route: expected Alertmanager's configuration")
+            self.wrong((), "has no route: expected Alertmanager's configuration")
         for name in (name for name in config if name not in _TAKEN):
-            self._note((name,), f"{name} is not taken over: {_NOT_TAKEN.get(name, 'there is nothing like it')}")
+            self.note((name,), f"{name} is not taken over: {_NOT_TAKEN.get(name, 'there is nothing like it')}")
         self._read_receivers(config.get("receivers"))
         windows = {name: periods for name, periods in self._windows(config)}
         routes = [self._route(config["route"], ("route",), [], None)] if "route" in config else []
@@ -82,35 +66,31 @@ class _Import:
             "windows": windows,
             "inhibitions": rules,
         }
-        if self.problems:
-            raise BadPolicy(sorted(self.problems, key=lambda problem: problem.line or 0))
-        policy = parse_policy({name: value for name, value in raw.items() if value}, warn=True)
-        self.notes += [f"{warning.field}: {warning.message}" for warning in policy.warnings]
-        return Imported(policy=policy, receivers=self._receivers, notes=tuple(dict.fromkeys(self.notes)))
+        return self.imported(raw, receivers=self._receivers)
 
     # Receivers
 
     def _read_receivers(self, raw: object) -> None:
         taken = set[str]()
-        for at, each in enumerate(self._list(raw, ("receivers",))):
+        for at, each in enumerate(self.as_list(raw, ("receivers",))):
             path: Path = ("receivers", at)
-            receiver = self._object(each, path)
+            receiver = self.as_object(each, path)
             name = receiver.get("name")
             if not isinstance(name, str) or not name:
-                self._wrong(path, "has no name")
+                self.wrong(path, "has no name")
                 continue
             integrations = [
                 (kind.removesuffix("_configs"), (*path, kind, number))
                 for kind in receiver
                 if kind.endswith("_configs")
-                for number, _ in enumerate(self._list(receiver[kind], (*path, kind)))
+                for number, _ in enumerate(self.as_list(receiver[kind], (*path, kind)))
             ]
             self._receivers[name] = tuple(
                 self._channel(name, kind, place, alone=len(integrations) == 1, taken=taken)
                 for kind, place in integrations
             )
             if not integrations:
-                self._note(path, f"the receiver {name} has no integration: its routes notify nobody")
+                self.note(path, f"the receiver {name} has no integration: its routes notify nobody")
 
     def _channel(self, receiver: str, kind: str, path: Path, *, alone: bool, taken: set[str]) -> str:
         """The name of the channel that stands for one integration of a receiver."""
@@ -121,37 +101,37 @@ class _Import:
             number += 1
             name = f"{wanted}-{number}"
         taken.add(name)
-        self._note(path, f"the receiver {receiver} ({kind}) is the channel {name}: save a block of this name")
+        self.note(path, f"the receiver {receiver} ({kind}) is the channel {name}: save a block of this name")
         return name
 
     # Routes
 
     def _route(self, raw: object, path: Path, above: list[str], group_by: list[str] | None) -> dict[str, Any]:
-        route = self._object(raw, path)
+        route = self.as_object(raw, path)
         for name in (name for name in route if name not in _ROUTE_FIELDS):
-            self._note((*path, name), f"{name} of a route is not taken over: {_NOT_OF_ROUTES.get(name, 'unknown')}")
+            self.note((*path, name), f"{name} of a route is not taken over: {_NOT_OF_ROUTES.get(name, 'unknown')}")
         own = self._matchers(route, path, {"match": Operator.EQUAL, "match_re": Operator.MATCHES}, "matchers")
         if route.get("group_by") is not None:
-            group_by = [str(name) for name in self._list(route["group_by"], (*path, "group_by"))]
+            group_by = [str(name) for name in self.as_list(route["group_by"], (*path, "group_by"))]
         goes_on = str(route.get("continue", "")).lower() == "true"
         found: dict[str, Any] = {"name": "alertmanager"} if path == ("route",) else {}
         found |= {
             "matchers": own,
-            "mute": self._list(route.get("mute_time_intervals"), (*path, "mute_time_intervals")),
-            "active": self._list(route.get("active_time_intervals"), (*path, "active_time_intervals")),
+            "mute": self.as_list(route.get("mute_time_intervals"), (*path, "mute_time_intervals")),
+            "active": self.as_list(route.get("active_time_intervals"), (*path, "active_time_intervals")),
             "continue": goes_on,
         }
         found = {name: value for name, value in found.items() if value}
         if (receiver := route.get("receiver")) is not None:
             if receiver not in self._receivers:
-                self._wrong((*path, "receiver"), f"there is no receiver {shown(receiver)}")
+                self.wrong((*path, "receiver"), f"there is no receiver {shown(receiver)}")
             found["channels"] = list(self._receivers.get(str(receiver), ()))
         elif path == ("route",):
-            self._wrong(path, "the first route has no receiver")
+            self.wrong(path, "the first route has no receiver")
         matchers = [*above, *own]
         below = [
             self._route(each, (*path, "routes", at), matchers, group_by)
-            for at, each in enumerate(self._list(route.get("routes"), (*path, "routes")))
+            for at, each in enumerate(self.as_list(route.get("routes"), (*path, "routes")))
         ]
         self._note_grouping(matchers, group_by, path, goes_on=goes_on)
         return {**found, "routes": below} if below else found
@@ -159,13 +139,11 @@ class _Import:
     def _note_grouping(self, matchers: list[str], by: list[str] | None, path: Path, *, goes_on: bool) -> None:
         """Keep how alerts of this route are grouped. A route comes after those below it: they are tried first."""
         if by == []:
-            self._note(path, "an empty group_by is not taken over: everything would be one incident")
+            self.note(path, "an empty group_by is not taken over: everything would be one incident")
         if by:
             self._grouping.append({"matchers": matchers, "by": by} if matchers else {"by": by})
         if by and goes_on:
-            self._note(
-                path, "the groups of a route with continue: an alert is grouped by the first route that it takes"
-            )
+            self.note(path, "the groups of a route with continue: an alert is grouped by the first route that it takes")
 
     def _groupings(self) -> list[dict[str, Any]]:
         """The groupings, or one for all where they are the same."""
@@ -178,20 +156,20 @@ class _Import:
         """The matchers of a route or a rule: of its older fields and of the newer one, as texts."""
         found = list[Matcher]()
         for name, operator in old.items():
-            for label, value in self._object(raw.get(name) or {}, (*path, name)).items():
+            for label, value in self.as_object(raw.get(name) or {}, (*path, name)).items():
                 try:
                     found.append(Matcher(label, operator, value if isinstance(value, str) else ""))
                 except BadMatcher as error:
-                    self._wrong((*path, name, label), str(error))
+                    self.wrong((*path, name, label), str(error))
         given = raw.get(new)
-        for at, text in enumerate([given] if isinstance(given, str) else self._list(given, (*path, new))):
+        for at, text in enumerate([given] if isinstance(given, str) else self.as_list(given, (*path, new))):
             try:
                 found += parse_matchers(str(text))
             except BadMatcher as error:
-                self._wrong((*path, new, at), str(error))
+                self.wrong((*path, new, at), str(error))
         for matcher in found:
             if matcher.label in KNOWN_LABELS and matcher.matches({}):
-                self._note(
+                self.note(
                     (*path, new if new in raw else next(iter(raw.keys() & old.keys()), new)),
                     f"{matcher} also matches alerts without the label {matcher.label} in Alertmanager; in a policy "
                     "every alert has it",
@@ -202,9 +180,9 @@ class _Import:
 
     def _windows(self, config: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
         for section in ("mute_time_intervals", "time_intervals"):
-            for at, each in enumerate(self._list(config.get(section), (section,))):
-                interval = self._object(each, (section, at))
-                periods = self._list(interval.get("time_intervals"), (section, at, "time_intervals"))
+            for at, each in enumerate(self.as_list(config.get(section), (section,))):
+                interval = self.as_object(each, (section, at))
+                periods = self.as_list(interval.get("time_intervals"), (section, at, "time_intervals"))
                 never = [{"years": "1"}]  # an interval without a period has no moment
                 yield str(interval.get("name", "")), [self._period(period) for period in periods] or never
 
@@ -215,9 +193,9 @@ class _Import:
         return {name: value for name, value in cast("Mapping[str, Any]", raw).items() if value not in (None, [])}
 
     def _inhibitions(self, raw: object) -> Iterator[dict[str, Any]]:
-        for at, each in enumerate(self._list(raw, ("inhibit_rules",))):
+        for at, each in enumerate(self.as_list(raw, ("inhibit_rules",))):
             path: Path = ("inhibit_rules", at)
-            rule = self._object(each, path)
+            rule = self.as_object(each, path)
             source, target = (
                 self._matchers(
                     rule,
@@ -228,33 +206,9 @@ class _Import:
                 for side in ("source", "target")
             )
             if not source or not target:
-                self._note(path, "an inhibition without source or target matchers is not taken over")
+                self.note(path, "an inhibition without source or target matchers is not taken over")
                 continue
             found: dict[str, Any] = {"source_matchers": source, "target_matchers": target}
             if rule.get("equal"):
                 found["equal"] = rule["equal"]
             yield found
-
-    # What is wrong
-
-    def _object(self, raw: object, path: Path) -> dict[str, Any]:
-        if isinstance(raw, dict):
-            return cast("dict[str, Any]", raw)
-        self._wrong(path, "expected an object")
-        return {}
-
-    def _list(self, raw: object, path: Path) -> list[Any]:
-        if raw is None:
-            return []
-        if isinstance(raw, list):
-            return cast("list[Any]", raw)
-        self._wrong(path, "expected a list")
-        return []
-
-    def _wrong(self, path: Path, message: str) -> None:
-        line = self.document.line_of(path)
-        self.problems.append(PolicyProblem(line=line, field=path_of(path), message=message))
-
-    def _note(self, path: Path, message: str) -> None:
-        line = self.document.line_of(path)
-        self.notes.append(f"line {line}: {message}" if line is not None else message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from orchestration.alert import HEARTBEAT_SOURCE, OWN_SOURCE, TOO_LARGE, TOO_MANY, Alert, bounded_key
 from orchestration.policy.matchers import all_match
@@ -48,6 +49,7 @@ def key_of(policy: Policy, alert: Alert, *, environment: str) -> str | None:
     return bounded_key(f"{KEY_START}{{{matchers}}}:{{{by}}}")
 
 
+@lru_cache(maxsize=4096)
 def _without_secret(name: str, value: str) -> str:
     if not is_secret(name, value) and redact_text(value) == value:
         return value

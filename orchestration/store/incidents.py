@@ -190,17 +190,19 @@ async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
     await update_incident(tx, int(incident_id), **NEXT_VERSION)
 
 
+# Two versions: a channel that knew the news, and not the present state, knows the first of them, and still has to show
+# the state.
 _RAISE_FOR = text(
     """
     with before as (select id, version, news_version from incident where id = :incident_id),
     raised as (
-        update incident set version = version + 1, news_version = version + 1, updated_at = clock_timestamp()
+        update incident set version = version + 2, news_version = version + 1, updated_at = clock_timestamp()
         where id = :incident_id
     )
-    update incident_channel as known set version = before.version + 1
+    update incident_channel as known
+    set version = case when known.version < before.version then before.version + 1 else before.version + 2 end
     from before
-    where known.incident_id = before.id and known.channel <> all(:channels)
-        and known.version >= case when known.shows_state then before.version else before.news_version end
+    where known.incident_id = before.id and known.channel <> all(:channels) and known.version >= before.news_version
     """
 )
 

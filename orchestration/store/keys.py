@@ -22,6 +22,8 @@ from orchestration.store.table import columns_of
 
 TOKEN_START = "apk_"  # noqa: S105 - by this a person, and a scanner for leaked secrets, knows a key
 SIGNING_START = "aps_"
+LONGEST_VENDOR_WINDOW_SECONDS = 300.0
+"""For how long a vendor's signature is good, that of Slack. All doors remember signatures in one table."""
 _PREFIX_CHARACTERS = len(TOKEN_START) + 8
 _NAME_CHARACTERS = 64
 
@@ -128,7 +130,8 @@ async def note_use(tx: AsyncConnection, names: Collection[str]) -> None:
 
 async def use_signature(tx: AsyncConnection, signature: str, *, window_seconds: float) -> bool:
     """Store the signature of a request; False means that it is stored already. Delete signatures of older windows."""
-    await tx.execute(delete(_U).where(_U.used_at < in_seconds(-2 * window_seconds)))
+    kept_seconds = 2 * max(window_seconds, LONGEST_VENDOR_WINDOW_SECONDS)
+    await tx.execute(delete(_U).where(_U.used_at < in_seconds(-kept_seconds)))
     added = await tx.execute(insert(_U).values(signature=signature).on_conflict_do_nothing().returning(_U.signature))
     return added.first() is not None
 

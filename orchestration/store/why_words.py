@@ -176,6 +176,10 @@ def _main_sentence(facts: Facts, one: ExplainedRun) -> str:
         none = "" if facts.has_worker else ", and none is alive. Start one: alert-pipeline worker"
         of = when.split(" ", 1)[1]
         return f"Nobody has been notified of {subject} yet: the push of {of} waits for a worker{none}."
+    if run.status is RunStatus.NOTIFIED and run.reason is RunReason.STATE:
+        return (
+            f"The messages about {subject} were brought up to date {when}, and nobody was notified: {meaning('state')}."
+        )
     if run.status is RunStatus.NOTIFIED:
         return f"The run about {subject} {when} ended, and no message of its own is on record."
     return f"Nobody has been notified of {subject} yet: the run is in progress at {run.current_stage}."

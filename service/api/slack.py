@@ -27,7 +27,7 @@ from service.api.problems import HttpProblem
 from service.api.state import ApiState, state_of
 from service.api.vendor_body import name_in, object_in, read_signed
 
-WINDOW_SECONDS = 300.0
+WINDOW_SECONDS = keys.LONGEST_VENDOR_WINDOW_SECONDS
 """How old a request may be. The verifier of Slack's SDK has the same time."""
 
 ANSWER_SECONDS = 2.5

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition, policy_in_order
 from orchestration.policy.document import write_document
-from orchestration.policy.model import Route
+from orchestration.policy.grouping import grouped_by
+from orchestration.policy.model import Policy, Route
 from orchestration.policy.parse import parse_policy
 from orchestration.policy.problems import PolicyProblem
 from orchestration.policy.routing import Decision, Verdict, decide, union
+from orchestration.redaction import shown
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection, Database
@@ -193,7 +195,7 @@ def show_way(
         as_json(_test_as_data(in_use, moment.isoformat(), subjects, decisions))
     else:
         output.print(f"By {in_use.called}, at {moment:%Y-%m-%d %H:%M} UTC", style="dim")
-        _show_decisions(subjects, decisions)
+        _show_decisions(in_use.policy, subjects, decisions)
     return 0
 
 
@@ -210,15 +212,15 @@ def said_of(decision: Decision) -> str:
     return ", ".join(parts) or "nobody"
 
 
-def _show_decisions(subjects: Sequence[NamedSubject], decisions: Sequence[Decision]) -> None:
+def _show_decisions(policy: Policy, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]) -> None:
     for each, decision in zip(subjects, decisions, strict=True):
-        _show_decision(each.name, decision)
+        _show_decision(each.name, decision, grouped_by(policy, each.subject))
     if len(decisions) > 1:
         output.print("Together, as one incident", style="bold")
         show_facts({"Notified": said_of(union(decisions))})
 
 
-def _show_decision(name: str, decision: Decision) -> None:
+def _show_decision(name: str, decision: Decision, grouped: Mapping[str, str] | None) -> None:
     output.print(name, style="bold")
     for step in decision.path:
         called = step.name or step.route
@@ -227,14 +229,20 @@ def _show_decision(name: str, decision: Decision) -> None:
         )
     if not decision.targets:
         output.print(f"  no route matches{'' if decision.path else ': there is none'}")
-    show_facts({"Notified": said_of(decision), "Pipeline": decision.definition})
+    by = None if grouped is None else ", ".join(f"{label}={shown(value)}" for label, value in grouped.items())
+    show_facts({"Notified": said_of(decision), "Pipeline": decision.definition, "Incident": by})
 
 
 def _test_as_data(
     in_use: PolicyInUse, moment: str, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]
 ) -> dict[str, Any]:
     alerts = [
-        {"alert": each.name, "labels": dict(each.subject.labels), **_decision_as_data(decision)}
+        {
+            "alert": each.name,
+            "labels": dict(each.subject.labels),
+            "grouped_by": grouped_by(in_use.policy, each.subject),
+            **_decision_as_data(decision),
+        }
         for each, decision in zip(subjects, decisions, strict=True)
     ]
     together = _decision_as_data(union(decisions))

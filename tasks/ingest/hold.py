@@ -78,7 +78,8 @@ async def keep_back(
         hold, says = found
         decision = replace(decision, note=hold.why) if says else NotifyDecision(False, Reason.FLAPPING)
         return decision, await hold_incident(tx, incident, hold, run_id)
-    if held is None or (incident.status.ended and not flaps):
+    # What is told of a flapping incident all the same does not end its hold, unless it is the end of the incident.
+    if held is None or (not flaps if incident.status.ended else flaps and flapping is None):
         return decision, incident
     return await release(tx, incident, decision)
 

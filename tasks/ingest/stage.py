@@ -194,7 +194,9 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
             before = await incidents.get_incident(tx, incident.id)
             flapping = config.settings if _waits_for_quiet(config.reason, before) else None
             decision, after = await keep_back(tx, before, decision, config.policy, run.run_id, flapping=flapping)
-            if after.held != before.held:
+            if decision.notify and recorded.change.begins and not after.status.ended:
+                after = await begin_escalation(tx, after, config.policy, run.run_id)
+            if (after.held, after.escalation) != (before.held, before.escalation):
                 await reschedule(tx, after, config.settings, run_id=run.run_id)
         result = _result(run, StoredPush(), recorded, decision)
         await ingest_order.save_ingest_result(tx, run.run_id, result, title=incident.title)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus
 from orchestration.contracts import CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Fact
@@ -133,6 +133,10 @@ def _upcoming(subject: MessageSubject) -> str:
         return f"at {moment} it counts as over, unless somebody hears of it before"
     if upcoming.reason is RunReason.ESCALATION:
         return f"{_next_in_line(incident)} at {moment}, {unless}"
+    if incident.status is IncidentStatus.ACKNOWLEDGED:
+        return f"the acknowledgement ends at {moment}; if it still fires then, it is told again"
+    if _snoozed_until(subject):
+        return f"the snooze ends at {moment}; if it still fires then, it is told again"
     return f"a reminder at {moment}, {unless}"
 
 
