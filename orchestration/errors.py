@@ -50,6 +50,10 @@ class DeliveryFailed(PipelineError):
         """Whether the channel may have the message all the same: the connection broke off before it answered."""
 
 
+class NotSent(DeliveryFailed):
+    """The message was not sent: its channel may not be asked yet. That is no answer of the channel's."""
+
+
 class IllegalTransition(PipelineError):
     """The state machine does not allow this change of status."""
 

@@ -26,6 +26,7 @@ LINK = "respond"
 
 _KEY_LABEL = b"alert-pipeline respond link"
 _MOST_CHARACTERS = 2000
+_NO_LINK = "This link is not complete, or it is none of alert-pipeline: copy it from the message as it is"
 
 
 class RespondLink(Contract):
@@ -72,12 +73,12 @@ class RespondLinks:
         """
         padded = token + "=" * (-len(token) % 4)
         if not token.isascii() or len(token) > _MOST_CHARACTERS:
-            raise BadInput("This link is not complete, or it is none of alert-pipeline")
+            raise BadInput(_NO_LINK)
         try:
             content = self._fernet.decrypt(padded)
             link = RespondLink.model_validate_json(content)
         except (InvalidToken, ValidationError):
-            raise BadInput("This link is not complete, or it is none of alert-pipeline") from None
+            raise BadInput(_NO_LINK) from None
         try:
             self._fernet.decrypt(padded, ttl=int(self._good_for.total_seconds()))
         except InvalidToken:

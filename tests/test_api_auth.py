@@ -201,7 +201,7 @@ async def test_a_signed_request_is_taken_once(api: httpx.AsyncClient, key: NewKe
 
     assert first.status_code == 202
     assert replay.status_code == 401
-    assert "taken before" in replay.json()["error"]
+    assert "accepted before" in replay.json()["error"]
     assert len(await all_runs(database)) == 1
 
 

@@ -180,7 +180,8 @@ def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 async def test_a_database_without_our_tables_names_no_channels(database: Database) -> None:
     assert await find_channel_names(database) is None
-    other = Database(make_url(database.url).set(database="postgres").render_as_string(hide_password=False))
+    elsewhere = make_url(database.url).update_query_dict({"options": "-csearch_path=nowhere"})
+    other = Database(elsewhere.render_as_string(hide_password=False))
     try:
         assert await find_channel_names(other) is None
     finally:

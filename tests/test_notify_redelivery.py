@@ -192,7 +192,7 @@ async def test_a_page_that_every_channel_refuses_for_good_goes_to_the_others_at_
     (message,) = mail.messages
     assert "Delivery: slack did not accept it: it answered 404" in message.text
     assert record.status is RunStatus.FAILED
-    assert "told instead: mail" in str(record.last_error_message)
+    assert "notified instead: mail" in str(record.last_error_message)
     await end(services)
     assert titles(mail) == ["CRITICAL", "RESOLVED"]
 

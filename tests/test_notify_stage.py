@@ -415,5 +415,5 @@ async def test_a_channel_that_does_not_exist_costs_no_page(
     assert record.status is RunStatus.FAILED
     assert "There is no channel or driver" in str(record.last_error_message)
     if told is spare:
-        assert "told instead: spare" in str(record.last_error_message)
+        assert "notified instead: spare" in str(record.last_error_message)
         assert "There is no channel or driver" in spare.messages[0].text

@@ -174,6 +174,7 @@ async def test_a_pause_that_a_channel_has_just_asked_for_is_kept_before_it_is_on
     assert (record.status, channel.messages) == (RunStatus.FAILED, [])
     (delivery,) = await rows(services.database, "select status, error from delivery")
     assert (delivery["status"], "it has asked to be left alone" in delivery["error"]) == ("failed", True)
+    assert await rows(services.database, "select last_error from channel_health") == [], "the channel has said nothing"
 
 
 async def test_who_waits_for_a_turn_waits_anew_if_the_channel_asks_for_it_meanwhile(services: Services) -> None:

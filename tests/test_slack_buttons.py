@@ -107,7 +107,8 @@ async def test_a_request_is_good_once_and_for_five_minutes(
     pressed = slack.press(slack.posts[0], "Acknowledge")
     assert (await api.post(PATH, **pressed)).status_code == 200
     answer = await api.post(PATH, **pressed)
-    assert (answer.status_code, answer.json()) == (409, {"error": "This request was taken before"})
+    assert answer.status_code == 409
+    assert answer.json() == {"error": "This request was accepted before: press the button again"}
     for age in (301.0, -301.0):
         old = signed_by_slack(pressed["content"], at=time.time() - age)
         assert (await api.post(PATH, **old)).status_code == 401

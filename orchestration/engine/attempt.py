@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from orchestration.contracts import Contract, StageError
-from orchestration.engine.run import ActiveRun, StageFailed, Step, raise_if_cancelled, shielded_write
+from orchestration.engine.run import ActiveRun, StageFailed, Step
+from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.errors import RunBusy, Unavailable, is_retryable
 from orchestration.redaction import MAX_TEXT, redact, redact_text
 from orchestration.signals import Signal, logger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from orchestration.alert import Alert, Incident
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import Contract, StageContext, StageError
+from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.engine.waits import Waits
 from orchestration.errors import PipelineError
 from orchestration.graph import (
@@ -36,7 +37,6 @@ from orchestration.store.records import AttemptRecord, Node, RunRecord
 
 ResultT = TypeVar("ResultT", bound=Contract)
 SetupT = TypeVar("SetupT")
-T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 60.0
 """The longest wait that a stage grants to a channel that asks for one. After a longer one a later run tries again."""
@@ -437,25 +437,3 @@ class _ResultsAsJson(Mapping[str, Any]):
 
 def _is_done(attempt: AttemptRecord) -> bool:
     return attempt.status is StageStatus.SKIPPED or bool(attempt.output_ref)
-
-
-async def shielded_write(writing: Coroutine[Any, Any, T]) -> tuple[T, bool]:
-    """The write's result, and whether the present task was cancelled meanwhile.
-
-    A statement that is cut off may have been committed all the same: then the run would differ between the store and
-    this process. A second cancellation does not wait.
-    """
-    task = asyncio.ensure_future(writing)
-    try:
-        return await asyncio.shield(task), False
-    except asyncio.CancelledError:
-        try:
-            return await asyncio.shield(task), True
-        except Exception as error:
-            raise asyncio.CancelledError from error
-
-
-def raise_if_cancelled(cancelled: bool) -> None:
-    """Continue a cancellation that a `shielded_write()` has delayed."""
-    if cancelled:
-        raise asyncio.CancelledError

@@ -1,6 +1,6 @@
 """Names that a policy refers to and that do not exist, and routes that no alert can reach.
 
-The names are looked up in the document as it was written, so that they are told together with all other mistakes.
+The names are looked up in the document as it was written, so that they are listed together with all other mistakes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _unknown_channels_in_routes(raw: object, path: Path, known: Collection[str])
 def _unknown_channels_in(raw: object, field: str, path: Path, known: Collection[str]) -> Iterator[tuple[Path, str]]:
     for name in _texts(_field(raw, field)):
         if not is_channel(name, known):
-            yield (*path, field), f"there is no channel {shown(name)} ({_listed(sorted(known), 'channels')})"
+            there_are = f"there are: {_some(sorted(known))}" if known else "none is set up"
+            yield (*path, field), f"there is no channel {shown(name)} ({there_are})"
 
 
 def _texts(value: object) -> list[str]:
@@ -130,11 +131,12 @@ def _unknown_in(
 
 
 def _listed(names: Sequence[str], section: str) -> str:
-    if not names:
-        return "none is set up" if section == "channels" else f"the policy has no {section}"
-    known = "there are" if section == "channels" else "known"
+    return f"known: {_some(names)}" if names else f"the policy has no {section}"
+
+
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"{known}: {', '.join(names[:_SHOWN_NAMES])}{more}"
+    return f"{', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
 def _names_in(section: object) -> list[str]:

@@ -18,10 +18,10 @@ from orchestration.store.incidents import find_incident_of, lock_incident
 from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
 
 CLOCKS_DIFFER_SECONDS = 60.0
-"""How much a vendor's clock may be behind ours."""
+"""How much a vendor's clock may be behind ours, in seconds."""
 
 
-class Deed(StrEnum):
+class VendorAction(StrEnum):
     """What a person has done at a vendor."""
 
     ACKNOWLEDGED = "acknowledged"
@@ -30,7 +30,7 @@ class Deed(StrEnum):
 
 
 class Answered(Contract):
-    """What became of the news of a vendor."""
+    """What an event of a vendor has changed here."""
 
     changed: bool
     message: str
@@ -59,7 +59,13 @@ async def find_own(tx: AsyncConnection, public_key: str) -> Incident | None:
 
 
 async def answer(
-    tx: AsyncConnection, incident: Incident, deed: Deed, actor: Actor, settings: Settings, *, occurred_at: datetime
+    tx: AsyncConnection,
+    incident: Incident,
+    action: VendorAction,
+    actor: Actor,
+    settings: Settings,
+    *,
+    occurred_at: datetime,
 ) -> Answered:
     """Do here what a person has done at a vendor, unless something newer is known of the incident."""
     await lock_incident(tx, incident.environment, incident.incident_key)
@@ -68,12 +74,12 @@ async def answer(
     if (latest.theirs is not None and occurred_at <= latest.theirs) or is_old:
         return Answered(changed=False, message=f"Incident {incident.id} has changed since: nothing is done")
     try:
-        match deed:
-            case Deed.ACKNOWLEDGED:
+        match action:
+            case VendorAction.ACKNOWLEDGED:
                 done = await actions.acknowledge(tx, incident.id, actor, settings)
-            case Deed.UNACKNOWLEDGED:
+            case VendorAction.UNACKNOWLEDGED:
                 done = await actions.unacknowledge(tx, incident.id, actor, settings)
-            case Deed.RESOLVED:
+            case VendorAction.RESOLVED:
                 done = await actions.resolve(tx, incident.id, actor)
     except IllegalTransition as error:
         return Answered(changed=False, message=str(error))

@@ -1,4 +1,4 @@
-"""How often an incident has changed of late, and what of it was told: what decides whether it is flapping."""
+"""How often an incident has changed of late, and who was notified of it: what decides whether it is flapping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.policy.flapping import Told
+from orchestration.policy.flapping import Changes
 
 CHANGES = (
     "incident_opened",
@@ -23,20 +23,20 @@ first time, or leave it one after the other, are no flapping."""
 
 _READ = text(
     f"""
-    select count(distinct change.run_id) as changes, max(change.at) as latest, (
+    select count(distinct change.run_id) as count, max(change.at) as latest, (
             select coalesce(bool_or(known.version > 0), false) from incident_channel as known
             where known.incident_id = :incident_id
-        ) as told, (
+        ) as notified, (
             select coalesce(bool_or(known.severity = 'critical'), false) from incident_channel as known
             where known.incident_id = :incident_id
-        ) as told_critical
+        ) as notified_critical
     from history as change
     where change.incident_id = :incident_id and change.event in {CHANGES!r} and change.at > clock_timestamp() - :within
     """
 )
 
 
-async def read_told(tx: AsyncConnection, incident_id: str, within: timedelta) -> Told:
-    """The changes of an incident within this time, and what of it was told so far."""
+async def read_changes(tx: AsyncConnection, incident_id: str, within: timedelta) -> Changes:
+    """The changes of an incident within this time, and what of it somebody was notified of so far."""
     row = (await tx.execute(_READ, {"incident_id": int(incident_id), "within": within})).mappings().one()
-    return Told(**row)
+    return Changes(**row)

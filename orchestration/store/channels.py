@@ -202,6 +202,15 @@ REFUSED = f"""
 paused for as long as it asks, else for a growing time. Parameters: those of `refusal()`, channel, error, reserved_until
 (the turn's)."""
 
+UNASKED = """
+    released as (
+        update channel_health set reserved_until = null
+        where name = :channel and reserved_until = cast(:reserved_until as timestamptz)
+            and exists (select from settled)
+    )
+"""
+"""The same for a message that was not sent after all: its turn is free, and the channel has answered nothing."""
+
 
 def refusal(error: DeliveryFailed, *, pause_seconds: float) -> dict[str, object]:
     """The parameters of `REFUSED` that follow from the error.

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed
+from orchestration.errors import DeliveryFailed, NotSent
 from orchestration.json_text import to_json
 from orchestration.store import channels, claims
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow
@@ -227,18 +227,18 @@ _SETTLE_SENT = text(
     """
 )
 
-_SETTLE_FAILED = text(
-    f"""
+_NOT_ACCEPTED = f"""
     {_SETTLED}
     known as (
         update incident_channel as known set {_FAILING}
         from settled
         where known.incident_id = settled.incident_id and known.channel = :channel
     ),
-    {channels.REFUSED}
-    select 0 as woken from settled
-    """
-)
+"""
+
+_SETTLE_FAILED = text(f"{_NOT_ACCEPTED} {channels.REFUSED} select 0 as woken from settled")
+
+_SETTLE_UNSENT = text(f"{_NOT_ACCEPTED} {channels.UNASKED} select 0 as woken from settled")
 
 
 async def settle_sent(
@@ -286,6 +286,9 @@ async def settle_failed(
     values = {**_result_of(tried, delivery), "reserved_until": reserved_until}
     perhaps = failure.perhaps_accepted or tried.perhaps_accepted
     values["response"] = to_json({"retryable": failure.retryable, "perhaps_accepted": perhaps}).decode()
+    if isinstance(failure, NotSent):
+        await tx.execute(_SETTLE_UNSENT, values)
+        return
     await tx.execute(_SETTLE_FAILED, {**values, **channels.refusal(failure, pause_seconds=pause_seconds)})
 
 

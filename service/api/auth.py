@@ -141,7 +141,7 @@ class Guard:
         window = self._settings.api_signature_window_seconds
         async with self._database.transaction() as tx:
             if not await keys.use_signature(tx, given.remembered_as, window_seconds=window):
-                raise unauthorized("This signed request was taken before: sign each request anew")
+                raise unauthorized("This signed request was accepted before: sign each request anew")
         self.ring.note_use(key)
         return Caller(key=key, signature=given.remembered_as)
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from orchestration.errors import Unavailable
 from orchestration.requests import RunRequest
 from service.api.body import BodyHeaders, read_object
-from service.api.pagerduty_events import take_own_event
+from service.api.pagerduty_events import apply_own_event
 from service.api.problems import HttpProblem
 from service.api.pushes import WRITE_TIMEOUT_SECONDS, plain, queued
 from service.api.state import state_of
@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.post("/pagerduty/webhook/")
 async def accept_event(request: Request) -> Response:
-    """Take an event: about an incident of ours it is an answer, about any other one it is a push."""
+    """Accept an event: about an incident of ours it is an answer, about any other one it is a push."""
     api = state_of(request)
     given = request.headers.get("x-pagerduty-signature", "")
 
@@ -44,7 +44,7 @@ async def accept_event(request: Request) -> Response:
     payload, size = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            if (own := await take_own_event(api, payload)) is not None:
+            if (own := await apply_own_event(api, payload)) is not None:
                 return Response(own.model_dump_json(), media_type="application/json")
             environment = plain(request.query_params.get("environment", ""), "production")
             wanted = RunRequest(payload=payload, source=SENDER, environment=environment)

@@ -23,7 +23,7 @@ from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
 from service.api.body import BodyHeaders, beginning_of, declared_size, readable
-from service.api.pagerduty_events import OwnEvent, take_own_event
+from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
 from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
@@ -168,7 +168,7 @@ async def accept_webhook_of_source(
     """Accept a push of one source, such as alertmanager or grafana."""
     if source.lower() in ("webhook", "pagerduty"):
         key = request.caller.key
-        own = await take_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
+        own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
         if own is not None:
             return Response(own.model_dump_json(), media_type="application/json")
     options = RunOptions(definition=definition)

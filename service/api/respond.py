@@ -94,7 +94,7 @@ async def act(request: Request, token: str) -> Answer:
         form = await _read_form(request)
         response = next((one for one in link.responses if one.value == form.get("response")), None)
         if response is None:
-            raise BadInput("This is no button of the page")
+            raise BadInput("This is no button of the page: open the link again")
         actor = _actor(link, form.get("by", ""))
         api = state_of(request)
         async with api.database.transaction() as tx:
@@ -131,11 +131,11 @@ async def _read_form(request: Request) -> dict[str, str]:
         HttpProblem: 400 for anything but a form, 403 if another site sent it, 413 if it is too large.
     """
     if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-        raise HttpProblem(HTTPStatus.FORBIDDEN, "This form was sent from another site")
+        raise HttpProblem(HTTPStatus.FORBIDDEN, "This form was sent from another site: open the link of the message")
     try:
         return dict(parse_qsl((await read_raw(request, _MAX_FORM_BYTES)).decode(), max_num_fields=10))
     except ValueError:
-        raise HttpProblem(HTTPStatus.BAD_REQUEST, "This is not the form of the page") from None
+        raise HttpProblem(HTTPStatus.BAD_REQUEST, "This is not the form of the page: open the link again") from None
 
 
 def _actor(link: RespondLink, typed: str) -> Actor:

@@ -18,7 +18,6 @@ from fastapi import APIRouter, Request, Response
 from slack_sdk.signature import SignatureVerifier
 
 from orchestration.errors import Unavailable
-from orchestration.redaction import one_line
 from orchestration.responses import Response as Answer
 from orchestration.signals import logger
 from orchestration.store import actions, keys
@@ -26,7 +25,7 @@ from orchestration.store.actions import Actor, Via
 from orchestration.store.incidents import find_incident_of
 from service.api.problems import HttpProblem
 from service.api.state import ApiState, state_of
-from service.api.vendor_body import read_signed
+from service.api.vendor_body import name_in, object_in, read_signed
 
 WINDOW_SECONDS = keys.LONGEST_VENDOR_WINDOW_SECONDS
 """How old a request may be. The verifier of Slack's SDK has the same time."""
@@ -48,12 +47,12 @@ async def press(request: Request) -> Response:
     incident_key, response = _pressed(payload)
     actor = _actor(payload)
     remembered_as = hashlib.sha256(f"slack\n{signature}".encode()).hexdigest()
-    # Signatures are forgotten after two windows, whichever of our doors took them.
+    # Signatures are forgotten after two windows, whichever of our doors has accepted them.
     window = max(WINDOW_SECONDS, api.settings.api_signature_window_seconds)
     try:
         async with asyncio.timeout(ANSWER_SECONDS), api.database.transaction() as tx:
             if not await keys.use_signature(tx, remembered_as, window_seconds=window):
-                raise HttpProblem(HTTPStatus.CONFLICT, "This request was taken before")
+                raise HttpProblem(HTTPStatus.CONFLICT, "This request was accepted before: press the button again")
             incident = await find_incident_of(tx, incident_key)
             done = await actions.respond(tx, incident.id, response, actor, api.settings)
     except TimeoutError:
@@ -113,25 +112,19 @@ def _pressed(payload: Mapping[str, Any]) -> tuple[str, Answer]:
     """
     pressed = payload.get("actions")
     for action in cast("list[object]", pressed) if isinstance(pressed, list) else []:
-        if isinstance(action, dict) and payload.get("type") == "block_actions":
-            given = cast("dict[str, object]", action)
-            response, value = Answer.of_button(given.get("action_id")), given.get("value")
-            if response is not None and isinstance(value, str):
-                return value, response
-    raise HttpProblem(HTTPStatus.UNPROCESSABLE_ENTITY, "This is no press of a button of alert-pipeline")
+        given = object_in(action)
+        response, value = Answer.of_button(given.get("action_id")), given.get("value")
+        if response is not None and isinstance(value, str) and payload.get("type") == "block_actions":
+            return value, response
+    raise HttpProblem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "This is no press of a button of alert-pipeline",
+    )
 
 
 def _actor(payload: Mapping[str, Any]) -> Actor:
-    user, team = _object(payload.get("user")), _object(payload.get("team"))
-    number = _words(user.get("id"))
-    name = next((name for name in map(_words, (user.get("name"), user.get("username"))) if name), number)
-    account = f"{number} in {_words(team.get('domain')) or _words(team.get('id')) or '?'}" if number else ""
+    user, team = object_in(payload.get("user")), object_in(payload.get("team"))
+    number = name_in(user.get("id"))
+    name = next((name for name in map(name_in, (user.get("name"), user.get("username"))) if name), number)
+    account = f"{number} in {name_in(team.get('domain')) or name_in(team.get('id')) or '?'}" if number else ""
     return Actor(by=name or "somebody in Slack", via=Via.SLACK, account=account)
-
-
-def _object(value: object) -> Mapping[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _words(value: object) -> str:
-    return one_line(value, actions.MAX_NAME_CHARACTERS) if isinstance(value, str) else ""

@@ -1,15 +1,21 @@
-"""The body of a request that a vendor has signed with a secret that it shares with us: the signature is the key."""
+"""The body of a request that a vendor has signed with a secret that it shares with us: the signature is the key.
+
+What is in it is a vendor's, and is read without any trust.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import cast
 
 from fastapi import Request
 from pydantic import SecretStr
 
 from orchestration.errors import Unavailable
+from orchestration.redaction import one_line
 from orchestration.signals import logger
+from orchestration.store.actions import MAX_NAME_CHARACTERS
 from service.api.body import read_raw
 from service.api.problems import HttpProblem
 from service.api.state import ApiState
@@ -54,3 +60,13 @@ async def read_signed(
         logger.warning("Refused %s from %s with %d: %s", request.url.path, address, refusal.status, refusal)
         raise
     return raw
+
+
+def object_in(value: object) -> Mapping[str, object]:
+    """A part of a body, if it is an object; else nothing."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def name_in(value: object) -> str:
+    """A name in a body as the history can keep it: one line, cut; "" if it is no text."""
+    return one_line(value, MAX_NAME_CHARACTERS) if isinstance(value, str) else ""

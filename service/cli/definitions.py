@@ -20,7 +20,7 @@ from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.definition_input import BadFile, is_file, read_definition, read_new_definitions, read_stored
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts
+from service.cli.terminal import USAGE, Json, as_json, fail, output, show_facts, show_problems
 from service.definitions import DefinitionService, Outcome
 from tasks.kinds import KINDS, validate_definition
 
@@ -142,10 +142,7 @@ def validate(
             problems = [problem.model_dump(mode="json") for problem in error.problems]
             as_json({"file": file, "valid": False, "errors": problems})
         else:
-            count = len(error.problems) + error.more
-            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
-            for line in error.lines:
-                output.print(f"    {line}")
+            show_problems(file, error)
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": []})

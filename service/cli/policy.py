@@ -10,7 +10,7 @@ import typer
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition, policy_in_order
 from orchestration.policy.document import write_document
 from orchestration.policy.grouping import grouped_by
-from orchestration.policy.model import Route
+from orchestration.policy.model import Policy, Route
 from orchestration.policy.parse import parse_policy
 from orchestration.policy.problems import PolicyProblem
 from orchestration.policy.routing import Decision, Verdict, decide, union
@@ -27,6 +27,7 @@ from service.cli.policy_input import (
     PolicyInUse,
     known_channels,
     moment_of,
+    policy_of_file,
     read_policy_file,
     stored_policy,
     subjects_of_alert,
@@ -35,7 +36,7 @@ from service.cli.policy_input import (
 )
 from service.cli.policy_simulate import simulate
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts
+from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts, show_problems
 from service.definitions import DefinitionService, Outcome
 
 _EXAMPLE = """\
@@ -117,10 +118,7 @@ def validate(file: PolicyFile, json: Json = False) -> int:
         if json:
             as_json({"file": file, "valid": False, "errors": _problems_as_data(error.problems), "warnings": []})
         else:
-            count = len(error.problems) + error.more
-            output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
-            for line in error.lines:
-                output.print(f"    {line}")
+            show_problems(file, error)
         return 1
     if json:
         as_json({"file": file, "valid": True, "errors": [], "warnings": _problems_as_data(found.warnings)})
@@ -185,10 +183,7 @@ def show_way(
     if sum(given is not None for given in (alert, file, incident)) != 1:
         fail("Give one of --alert, --file and --incident", code=USAGE)
     settings, moment = load_settings(), moment_of(at, "--at")
-    if policy is not None:
-        in_use = PolicyInUse(policy=read_policy_file(policy).policy, called=policy)
-    else:
-        in_use = stored_policy(settings)
+    in_use = stored_policy(settings) if policy is None else policy_of_file(policy)
     if incident is not None:
         subjects = subjects_of_incident(settings, incident)
     elif file is not None:
@@ -200,11 +195,7 @@ def show_way(
         as_json(_test_as_data(in_use, moment.isoformat(), subjects, decisions))
     else:
         output.print(f"By {in_use.called}, at {moment:%Y-%m-%d %H:%M} UTC", style="dim")
-        for each, decision in zip(subjects, decisions, strict=True):
-            _show_decision(each.name, decision, grouped_by(in_use.policy, each.subject))
-        if len(decisions) > 1:
-            output.print("Together, as one incident", style="bold")
-            show_facts({"Notified": said_of(union(decisions))})
+        _show_decisions(in_use.policy, subjects, decisions)
     return 0
 
 
@@ -219,6 +210,14 @@ def said_of(decision: Decision) -> str:
     parts += [f"channel {name}" for name in decision.channels]
     parts += [f"escalation {name}" for name in decision.escalations]
     return ", ".join(parts) or "nobody"
+
+
+def _show_decisions(policy: Policy, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]) -> None:
+    for each, decision in zip(subjects, decisions, strict=True):
+        _show_decision(each.name, decision, grouped_by(policy, each.subject))
+    if len(decisions) > 1:
+        output.print("Together, as one incident", style="bold")
+        show_facts({"Notified": said_of(union(decisions))})
 
 
 def _show_decision(name: str, decision: Decision, grouped: Mapping[str, str] | None) -> None:

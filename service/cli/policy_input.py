@@ -113,6 +113,16 @@ def stored_policy(settings: Settings) -> PolicyInUse:
     return PolicyInUse(policy=policy, called=f"the policy, version {record.version}", version=record.version)
 
 
+def policy_of_file(file: str) -> PolicyInUse:
+    """The policy in a file; `-` is standard input.
+
+    Raises:
+        BadInput: the file cannot be read.
+        BadPolicyFile: it holds no valid policy; the error lists all problems.
+    """
+    return PolicyInUse(policy=read_policy_file(file).policy, called=file)
+
+
 def moment_of(text: str | None, option: str) -> datetime:
     """The moment of an option; None means now.
 

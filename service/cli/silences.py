@@ -58,13 +58,7 @@ def add(
     conditions = _matchers(matchers)
     if preview:
         return _preview(conditions, json=json)
-    if (lasts is None) == (until is None):
-        fail("Say how long: --for TIME or --until MOMENT, one of them", code=USAGE)
-    ends: timedelta | datetime = (
-        parse_length(lasts, name="--for")
-        if lasts is not None
-        else parse_moment(until or "", datetime.now(UTC), clock_time="next", name="--until")
-    )
+    ends = _end_of(lasts, until)
     actor = Actor(by=by if by is not None else getpass.getuser(), via=Via.CLI)
 
     async def work(tx: AsyncConnection) -> tuple[Silence, list[SilencedIncident]]:
@@ -124,6 +118,18 @@ def _matchers(texts: list[str]) -> tuple[Matcher, ...]:
         return tuple(matcher for text in texts for matcher in parse_matchers(text))
     except BadMatcher as error:
         raise BadInput(f"MATCHERS: {error}") from None
+
+
+def _end_of(lasts: str | None, until: str | None) -> timedelta | datetime:
+    """
+    Raises:
+        BadInput: it is no length and no moment.
+    """
+    if (lasts is None) == (until is None):
+        fail("Say how long: --for TIME or --until MOMENT, one of them", code=USAGE)
+    if lasts is not None:
+        return parse_length(lasts, name="--for")
+    return parse_moment(until or "", datetime.now(UTC), clock_time="next", name="--until")
 
 
 def _preview(matchers: tuple[Matcher, ...], *, json: bool) -> int:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from orchestration.errors import BadInput, PipelineError
 from orchestration.json_text import to_json
+from orchestration.problems import BadDocument
 from orchestration.redaction import redact_text
 from orchestration.signals import LOGGER_NAME, logger
 
@@ -181,6 +182,14 @@ def read_file(name: str, limit: int) -> bytes:
 def as_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
     sys.stdout.write(to_json(value, indent=True).decode() + "\n")
+
+
+def show_problems(file: str, error: BadDocument[Any]) -> None:
+    """Print what is wrong with the document in a file, one problem a line."""
+    count = len(error.problems) + error.more
+    output.print(f"✗ {file}: {count} {'problem' if count == 1 else 'problems'}", style="bold red")
+    for line in error.lines:
+        output.print(f"    {line}")
 
 
 def show_facts(facts: Mapping[str, object], *, indent: int = 2, width: int = 10) -> None:

@@ -67,13 +67,7 @@ async def follow_up(
         return decision
     if due.reason is RunReason.REMINDER:
         return await _remind(tx, incident, run_id, settings, active)
-    if await awaits_ingest(tx, incident):
-        later = FollowUp(reason=RunReason.EXPIRY, due_at=known.now + LOOK_AGAIN)
-        await schedule(tx, incident, later, follows=run_id)
-        return NotifyDecision(False, Reason.HEARD_OF)
-    decision = await _expire(tx, incident, run_id, known)
-    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), decision, active, run_id, flapping=None)
-    return decision
+    return await _expire(tx, incident, run_id, known, active)
 
 
 async def _after_action(tx: Transaction, incident: Incident, run_id: str) -> NotifyDecision:
@@ -121,8 +115,14 @@ async def _remind(
     return decision
 
 
-async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known) -> NotifyDecision:
-    """End the incident, because no push has named it for a long time."""
+async def _expire(
+    tx: Transaction, incident: Incident, run_id: str, known: Known, active: ActivePolicy | None
+) -> NotifyDecision:
+    """End the incident, because no push has named it for a long time; later, if one waits to be recorded."""
+    if await awaits_ingest(tx, incident):
+        later = FollowUp(reason=RunReason.EXPIRY, due_at=known.now + LOOK_AGAIN)
+        await schedule(tx, incident, later, follows=run_id)
+        return NotifyDecision(False, Reason.HEARD_OF)
     await members.end_all(tx, int(incident.id), members.EXPIRED)
     ended = {"status": IncidentStatus.RESOLVED.value, "resolved_at": known.now, "snoozed_until": None}
     await update_incident(tx, int(incident.id), **ended)
@@ -131,4 +131,6 @@ async def _expire(tx: Transaction, incident: Incident, run_id: str, known: Known
     details = {"heard_at": heard_at.isoformat(), "silent_seconds": round((known.now - heard_at).total_seconds())}
     await note_event(tx, incident, "incident_expired", details, new=IncidentStatus.RESOLVED, run_id=run_id)
     await cancel(tx, incident.id, Reason.ALREADY_RESOLVED)
-    return NotifyDecision(True, Reason.EXPIRED)
+    expired = NotifyDecision(True, Reason.EXPIRED)
+    decision, _ = await keep_back(tx, await get_incident(tx, incident.id), expired, active, run_id, flapping=None)
+    return decision

@@ -16,7 +16,7 @@ from orchestration.reasons import Reason
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store.actions import note_event
-from orchestration.store.changes import read_told
+from orchestration.store.changes import read_changes
 from orchestration.store.database import Transaction, read_clock
 from orchestration.store.incidents import firing_labels, update_incident
 from orchestration.store.present import read_present
@@ -93,7 +93,7 @@ async def _find_flapping(
     """
     if active is None or (rule := active.policy.timing.flapping) is None:
         return None
-    known, at = await read_told(tx, incident.id, rule.within), await read_clock(tx)
+    known, at = await read_changes(tx, incident.id, rule.within), await read_clock(tx)
     if (hold := flapping_hold(rule, held, known, at)) is None:
         return None
     critical = incident.severity is Severity.CRITICAL and not incident.status.ended

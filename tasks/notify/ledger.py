@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed, Unavailable, is_retryable
+from orchestration.errors import DeliveryFailed, NotSent, Unavailable, is_retryable
 from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.respond_links import LINK
@@ -57,21 +57,21 @@ class Outcome:
     texts: list[str] = field(default_factory=list[str])
     """The messages that were sent."""
     silent: bool = False
-    """Whether it was only tried to bring a message up to date that is there."""
+    """Whether the attempt was only to bring a message up to date that is there."""
 
     @property
-    def told(self) -> bool:
-        """Whether this run has told the channel something."""
+    def notified(self) -> bool:
+        """Whether this run has a message on the channel."""
         return self.delivery.status in (deliveries.SENT, ALREADY_SENT)
 
     @property
     def reached(self) -> bool:
-        """Whether the channel knows what is true now, or another run is telling it."""
+        """Whether the channel knows what is true now, or another run is about to notify it."""
         return self.failure is None and self.delivery.status != Why.GIVEN_UP
 
 
 @dataclass(frozen=True, kw_only=True)
-class Telling:
+class Notification:
     """What a notify node has to say, with what is needed to say it on any channel."""
 
     database: Database
@@ -131,8 +131,8 @@ class _Look:
         return self.decision is not None and self.decision.why is Why.STATE
 
 
-async def bring_up_to_date(telling: Telling, named: NamedChannel, *, notes: Sequence[str] = ()) -> Outcome:
-    """Tell the channel what is true now, unless it knows; and again, if that has changed meanwhile.
+async def bring_up_to_date(notification: Notification, named: NamedChannel, *, notes: Sequence[str] = ()) -> Outcome:
+    """Notify the channel of what is true now, unless it knows; and again, if that has changed meanwhile.
 
     `notes` are said in the message: why it goes to this channel.
 
@@ -140,22 +140,22 @@ async def bring_up_to_date(telling: Telling, named: NamedChannel, *, notes: Sequ
         RunBusy: another process has the lease of the run.
         Unavailable: the ledger cannot be read or written.
     """
-    return await _ChannelLedger(telling, named, notes).bring_up_to_date()
+    return await _ChannelLedger(notification, named, notes).bring_up_to_date()
 
 
 class _ChannelLedger:
-    def __init__(self, telling: Telling, named: NamedChannel, notes: Sequence[str]) -> None:
-        self._telling = telling
-        self._database = telling.database
+    def __init__(self, notification: Notification, named: NamedChannel, notes: Sequence[str]) -> None:
+        self._notification = notification
+        self._database = notification.database
         self._named = named
         self._notes = tuple(notes)
-        self._place = telling.place(named)
+        self._place = notification.place(named)
         self._pace_seconds = float(getattr(named.channel, "seconds_between_messages", 0.0) or 0.0)
         self._patient_until = time.monotonic() + PATIENCE_SECONDS
         self._texts: list[str] = []
 
     async def bring_up_to_date(self) -> Outcome:
-        subject = self._telling.subject
+        subject = self._notification.subject
         for _ in range(_MAX_LOOKS):
             subject, look = await self._look_in_turn(subject)
             if look.tried is not None:
@@ -169,18 +169,18 @@ class _ChannelLedger:
             elif not _is_overtaken(look, subject):
                 return self._nothing_to_send(look)
             subject = await self._reload(subject)
-        failure = DeliveryFailed("the incident changes faster than it can be told", retryable=True)
+        failure = DeliveryFailed("the incident changes faster than the channel can be notified", retryable=True)
         return self._outcome(deliveries.FAILED, failure=failure)
 
     async def _reload(self, subject: MessageSubject) -> MessageSubject:
-        return subject if subject.version is None else await self._telling.reload()
+        return subject if subject.version is None else await self._notification.reload()
 
     async def _look_in_turn(self, subject: MessageSubject) -> tuple[MessageSubject, _Look]:
         """Look at the channel; as long as its turn is only moments away, wait and look again."""
         look = await self._look(subject, None)
         if look.wait_seconds is None:
             return subject, look
-        async with self._telling.outside():
+        async with self._notification.outside():
             while look.turn is not None and look.wait_seconds is not None:
                 await asyncio.sleep(look.wait_seconds)
                 subject = await self._reload(subject)
@@ -197,12 +197,12 @@ class _ChannelLedger:
                 needs_turn = await channels.needs_turn(tx, self._named.name)
                 return await self._open(tx, _Look(), None, reserved, needs_turn=needs_turn)
             standing = await standings.lock_and_look(tx, place)
-            telling = self._telling
+            notification = self._notification
             decision = decide(
                 standing,
-                redelivery=telling.redelivery,
-                escalation=telling.escalation,
-                state_only=telling.state_only,
+                redelivery=notification.redelivery,
+                escalation=notification.escalation,
+                state_only=notification.state_only,
             )
             look = _Look(decision=decision, standing=standing, sent_as=standing.provider_id)
             if standing.unfinished:
@@ -240,14 +240,14 @@ class _ChannelLedger:
         try:
             known = {"idempotency_key": tried.key, "thread": _thread(look), "silent": look.is_silent}
             message = self._render(subject, look).model_copy(update=known)
-            async with self._telling.outside():
+            async with self._notification.outside():
                 self._obey_pause()
                 delivery = _storable(await self._named.channel.send(message), self._named)
         except Exception as error:  # noqa: BLE001 - a bug in one channel must not stop the other channels
             failure = _failure(self._named, error)
             if failure.retry_after_seconds is not None:
                 pause = min(failure.retry_after_seconds, channels.LONGEST_RETRY_AFTER_SECONDS)
-                self._telling.asked_pauses.note(self._named.name, pause)
+                self._notification.asked_pauses.note(self._named.name, pause)
             delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))
         if failure is None and message is not None:
             self._texts.append(_text_to_keep(message))
@@ -257,13 +257,13 @@ class _ChannelLedger:
     def _obey_pause(self) -> None:
         """
         Raises:
-            DeliveryFailed: the channel has asked another message to wait since this one's turn came.
+            NotSent: the channel has asked another message to wait since this one's turn came.
         """
-        if seconds := self._telling.asked_pauses.seconds_left(self._named.name):
+        if seconds := self._notification.asked_pauses.seconds_left(self._named.name):
             raise _not_yet(Turn(granted=False, wait_seconds=seconds, paused=True))
 
     def _render(self, subject: MessageSubject, look: _Look) -> Message:
-        if url := self._telling.respond_link(subject, self._named.name):
+        if url := self._notification.respond_link(subject, self._named.name):
             subject = replace(subject, pages={**subject.pages, LINK: url})
         if look.decision is None or look.standing is None:
             return render_message(replace(subject, notes=self._notes))
@@ -285,7 +285,7 @@ class _ChannelLedger:
             Unavailable: the database is still down. The next attempt sends the message again, under the same key.
         """
         reserved = turn.reserved_until if turn else None
-        pause = self._telling.backoff_factor * PAUSE_PER_BACKOFF
+        pause = self._notification.backoff_factor * PAUSE_PER_BACKOFF
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             try:
@@ -354,11 +354,11 @@ def _text_to_keep(message: Message) -> str:
     return message.text.replace(url, "…") if url else message.text
 
 
-def _not_yet(turn: Turn) -> DeliveryFailed:
+def _not_yet(turn: Turn) -> NotSent:
     """The failure of a message that the channel may not be sent yet."""
     said = "it has asked to be left alone" if turn.paused else "other messages come before this one"
     said = f"it failed ({turn.error})" if turn.failing else said
-    return DeliveryFailed(
+    return NotSent(
         f"nothing is sent for another {turn.wait_seconds:.1f} s: {said}",
         retryable=True,
         retry_after_seconds=turn.wait_seconds,

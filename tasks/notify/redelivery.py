@@ -54,7 +54,7 @@ async def redeliver_later(run: ActiveRun, failure: StageFailed) -> None:
             )
     for channel in given_up:
         logger.error(
-            "Incident %s could not be told on %s for %.0f s, and is given up there: %s",
+            "Incident %s could not be sent to %s for %.0f s, and is given up there: %s",
             record.incident_id,
             channel,
             failing[channel],

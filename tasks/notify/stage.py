@@ -23,7 +23,7 @@ from orchestration.signals import logger
 from orchestration.states import RunReason
 from orchestration.store import standings
 from orchestration.store.channels import OUTAGE_SECONDS
-from tasks.notify.ledger import Outcome, Telling, bring_up_to_date
+from tasks.notify.ledger import Notification, Outcome, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
 from tasks.notify.redelivery import redeliver_later
@@ -35,7 +35,7 @@ from tasks.notify.route import is_escalation, route_of
 class NotifyConfig:
     """What the message says, and where it goes."""
 
-    telling: Telling
+    notification: Notification
     channels: Sequence[NamedChannel]
     others: Callable[[Collection[str]], Awaitable[Sequence[NamedChannel]]]
     """The channels beside these, for what none of these accepts."""
@@ -50,7 +50,7 @@ class NotifyConfig:
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
-    """Tell every channel at once what is true now; a channel that knows it already is not told again.
+    """Notify every channel at once of what is true now; a channel that knows it already is not notified again.
 
     Raises:
         DeliveryFailed: at least one channel did not accept it; the others have it. Worth a retry if it is for
@@ -65,19 +65,19 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
         logger.warning(
             "Run %s: nobody is notified, because no %schannel is set up. Set one up (docs/channels.md); "
             "`alert-pipeline doctor` shows what is missing",
-            config.telling.subject.run_id,
+            config.notification.subject.run_id,
             "other " if config.excepted else "",
         )
         return NotifyResult(skip_reason=Reason.NO_OTHER_CHANNEL if config.excepted else Reason.NO_CHANNEL)
-    outcomes = await _tell_all(config.telling, config.channels)
+    outcomes = await _notify_all(config.notification, config.channels)
     elsewhere, failover_in = await _fail_over(config, outcomes)
     if config.missing or any(outcome.failure for outcome in outcomes):
         raise _failed(config, outcomes, elsewhere, failover_in)
-    told = [*outcomes, *elsewhere]
-    sent = [outcome for outcome in told if outcome.told]
-    texts = [text for outcome in told for text in outcome.texts]
+    tried = [*outcomes, *elsewhere]
+    sent = [outcome for outcome in tried if outcome.notified]
+    texts = [text for outcome in tried for text in outcome.texts]
     return NotifyResult(
-        deliveries=[outcome.delivery for outcome in told],
+        deliveries=[outcome.delivery for outcome in tried],
         provider_ids=[outcome.delivery.provider_id for outcome in sent if outcome.delivery.provider_id],
         messages=list(dict.fromkeys(texts)),
         channels_attempted=len(sent),
@@ -91,9 +91,11 @@ def _why_silent(outcomes: Sequence[Outcome]) -> Reason:
     return Reason.GIVEN_UP if given_up else Reason.COALESCED
 
 
-async def _tell_all(telling: Telling, channels: Sequence[NamedChannel], *, notes: Sequence[str] = ()) -> list[Outcome]:
+async def _notify_all(
+    notification: Notification, channels: Sequence[NamedChannel], *, notes: Sequence[str] = ()
+) -> list[Outcome]:
     endings = await asyncio.gather(
-        *(bring_up_to_date(telling, named, notes=notes) for named in channels),
+        *(bring_up_to_date(notification, named, notes=notes) for named in channels),
         # An error on one channel must not leave the others at work while the next attempt begins.
         return_exceptions=True,
     )
@@ -116,7 +118,7 @@ def _failed(
     wanted = len(outcomes) + len(config.missing)
     others = f" ({wanted - len(failures)} of {wanted} channels have it)" if wanted > 1 else ""
     instead = [one.delivery.channel for one in elsewhere if one.reached]
-    told = f" (told instead: {', '.join(instead)})" if instead else ""
+    notified = f" (notified instead: {', '.join(instead)})" if instead else ""
     retryable = [failure for failure in failures.values() if failure.retryable]
     waits = [failure.retry_after_seconds for failure in retryable]
     known = [seconds for seconds in waits if seconds is not None]
@@ -124,7 +126,7 @@ def _failed(
     if wait is not None and failover_in is not None:
         wait = min(wait, failover_in)
     return DeliveryFailed(
-        "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others + told,
+        "; ".join(f"{channel}: {failure}" for channel, failure in failures.items()) + others + notified,
         retryable=bool(retryable),
         retry_after_seconds=wait,
     )
@@ -141,18 +143,18 @@ async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple
     failures = _failures(config, outcomes)
     if any(one.reached or one.silent for one in outcomes):
         return [], None
-    subject = config.telling.subject
+    subject = config.notification.subject
     if any(failure.retryable for failure in failures.values()):
         if subject.severity is not Severity.CRITICAL or subject.version is None or subject.incident is None:
             return [], None
-        async with config.telling.database.statement() as tx:
+        async with config.notification.database.statement() as tx:
             failing = await standings.failing_channels(tx, subject.incident.id)
         left = OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0)
         if left > 0:
             return [], left
     names = {one.delivery.channel for one in outcomes} | config.missing.keys()
     notes = [f"{channel} did not accept it: {redact_text(str(failure))}" for channel, failure in failures.items()]
-    elsewhere = await _tell_all(config.telling, await config.others(names), notes=notes)
+    elsewhere = await _notify_all(config.notification, await config.others(names), notes=notes)
     if not any(one.reached for one in elsewhere):
         logger.error("Run %s: the message reached nobody: %s", subject.run_id, "; ".join([*notes, *subject.delivery]))
     return elsewhere, None
@@ -173,7 +175,7 @@ class NotifyNode(NodeConfig):
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     subject, policy = await read_subject(run, step), await run.services.active_policy()
-    telling = Telling(
+    notification = Notification(
         database=run.services.database,
         subject=subject,
         reload=partial(read_subject, run, step),
@@ -188,8 +190,8 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         respond_link=respond_link(run.services.settings, policy),
     )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
-    if telling.state_only:
-        return await _state_only(run, telling, asked)
+    if notification.state_only:
+        return await _state_only(run, notification, asked)
     names = tuple(asked) or route_of(run, subject, policy)
     excepted = run.record.options.except_channels
     chosen, missing = await _select(run, names)
@@ -200,7 +202,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     told = [] if asked else await _told_before(run, subject.incident, [named.name for named in chosen])
     channels = {named.name: named for named in (*chosen, *told)}
     return NotifyConfig(
-        telling=telling,
+        notification=notification,
         channels=list(channels.values()),
         others=partial(_others, run),
         excepted=excepted,
@@ -209,7 +211,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     )
 
 
-async def _state_only(run: ActiveRun, telling: Telling, asked: Sequence[str]) -> NotifyConfig:
+async def _state_only(run: ActiveRun, notification: Notification, asked: Sequence[str]) -> NotifyConfig:
     """Of the channels that have a message about the incident, those that can bring it up to date."""
     incident_id = str(run.record.incident_id)
     async with run.services.database.statement() as tx:
@@ -217,7 +219,7 @@ async def _state_only(run: ActiveRun, telling: Telling, asked: Sequence[str]) ->
     wanted = [name for name in showing if not asked or name in asked]
     found = await _select_known(run, wanted, f"brought up to date about incident {incident_id}")
     channels = [named for named in found if named.channel.shows_state]
-    return NotifyConfig(telling=telling, channels=channels, others=partial(_others, run), state_only=True)
+    return NotifyConfig(notification=notification, channels=channels, others=partial(_others, run), state_only=True)
 
 
 async def _select(run: ActiveRun, names: Sequence[str | None]) -> tuple[list[NamedChannel], dict[str, DeliveryFailed]]:
