@@ -79,7 +79,7 @@ def test_every_command_prints_what_the_page_shows(
     for file, text in files_of(page).items():
         (tmp_path / file).write_text(text)
     for file, payload in EXPORTS.items():
-        shutil.copy(Path(__file__).parent / "payloads" / payload, tmp_path / file)
+        shutil.copy(Path(__file__).parent / "exports" / payload, tmp_path / file)
     different: dict[str, tuple[list[str], list[str]]] = {}
     for words, expected in examples_of(page):
         program, *arguments = words[: words.index(">")] if ">" in words else words

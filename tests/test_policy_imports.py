@@ -26,9 +26,9 @@ from orchestration.policy.routing import Decision, Subject, decide
 from orchestration.policy.schedules import people_at
 from service.cli import main
 
-PAYLOADS = Path(__file__).parent / "payloads"
-ONCALL = (PAYLOADS / "grafana-oncall.json").read_text()
-GOALERT = (PAYLOADS / "goalert.json").read_text()
+EXPORTS = Path(__file__).parent / "exports"
+ONCALL = (EXPORTS / "grafana-oncall.json").read_text()
+GOALERT = (EXPORTS / "goalert.json").read_text()
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
@@ -259,7 +259,7 @@ def test_whatever_a_field_holds_the_answer_is_a_policy_or_a_list_of_problems(
 
 @pytest.mark.parametrize("name", ["grafana-oncall", "goalert"])
 def test_the_commands_print_the_policy_and_list_the_rest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.app(["policy", "import", name, str(PAYLOADS / f"{name}.json")], standalone_mode=False) == 0
+    assert main.app(["policy", "import", name, str(EXPORTS / f"{name}.json")], standalone_mode=False) == 0
     said = capsys.readouterr()
     assert read_policy(said.out).policy.escalations
     assert f"{name}.json, line " in said.err
