@@ -140,21 +140,22 @@ class Worker:
         next_poll = next_run = 0.0
         while True:
             self._wake.clear()
-            polls = time.monotonic() >= next_poll
+            polls, is_due = time.monotonic() >= next_poll, time.monotonic() >= next_run
             try:
                 if polls:
                     await self._free_runs()
+                if polls or is_due:  # before the claim: what becomes due in between is claimed, or wakes it again
+                    next_run = time.monotonic() + await self._seconds_until_due()
                 await self._claim()
                 if polls:
                     await self._claim_overdue()
                     next_poll = time.monotonic() + POLL_SECONDS
-                    next_run = time.monotonic() + await self._seconds_until_due()
             except Unavailable as error:
                 logger.warning("No runs can be claimed: %s", error)
                 next_poll = time.monotonic() + POLL_SECONDS
-            now = time.monotonic()
+                next_run = next_poll
             with suppress(TimeoutError):
-                async with asyncio.timeout((next_run if next_run > now else next_poll) - now):
+                async with asyncio.timeout(min(next_run, next_poll) - time.monotonic()):
                     await self._wake.wait()
 
     async def _free_runs(self) -> None:
