@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from orchestration.definitions import NewDefinition
@@ -29,3 +30,11 @@ async def store_policy(database: Database, policy: dict[str, Any]) -> None:
     new = NewDefinition.of_policy(parse_policy(policy))
     async with database.transaction() as tx:
         await store_definition(tx, new, created_by="test")
+
+
+def assert_lists(notes: Sequence[str], *parts: str) -> None:
+    """What an import has left out is listed: each of these is said, and each note names its line."""
+    said = "\n".join(notes)
+    for part in parts:
+        assert part in said, said
+    assert all(note.startswith("line ") for note in notes), notes

@@ -1,4 +1,4 @@
-"""The page that leads from nothing to an acknowledged page: its commands are carried out, and say what it shows."""
+"""docs/first-page.md: each of its commands is executed, and prints what the page shows."""
 
 from __future__ import annotations
 

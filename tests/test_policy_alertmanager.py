@@ -17,6 +17,7 @@ from orchestration.policy.grouping import grouped_by
 from orchestration.policy.parse import read_policy
 from orchestration.policy.problems import BadPolicy
 from orchestration.policy.routing import Subject, decide
+from tests.oncall_helpers import assert_lists
 
 AMTOOL = shutil.which("amtool")
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -85,18 +86,15 @@ def test_what_is_imported_is_a_policy_that_reads_back():
 
 
 def test_what_is_not_taken_over_is_listed_with_its_line():
-    notes = import_alertmanager(CONFIG).notes
-    said = "\n".join(notes)
-    for part in (
+    assert_lists(
+        import_alertmanager(CONFIG).notes,
         "global is not taken over: credentials and servers of channels are in their blocks",
         "group_wait of a route is not taken over",
         "repeat_interval of a route is not taken over: reminders are the policy's timing",
         "the receiver db (slack) is the channel db-slack: save a block of this name",
         "the receiver nobody has no integration: its routes notify nobody",
         'severity!="info" also matches alerts without the label severity',
-    ):
-        assert part in said, said
-    assert all(note.startswith("line ") for note in notes)
+    )
 
 
 @pytest.mark.parametrize(
