@@ -13,8 +13,10 @@ from orchestration.engine.run import Services
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.oncall import roster_of
 from orchestration.policy.parse import read_policy
+from orchestration.settings import Settings
 from orchestration.states import RunReason, RunStatus
-from orchestration.store import actions
+from orchestration.store import actions, standings
+from tests.api_helpers import open_api
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of, upcoming
 from tests.notify_helpers import WaitingChannel, busy, execute_follow_up, refused, titles
@@ -206,6 +208,42 @@ async def test_a_step_that_waits_for_its_channel_is_not_sent_once_somebody_has_t
     await step
     assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"], "bob-phone": ["CRITICAL"]}
     assert channels["bob-mail"].messages == []
+
+
+async def test_whoever_acknowledges_is_answered_after_the_page_that_is_on_its_way(
+    services: Services, settings: Settings, channels: dict[str, MemoryChannel]
+) -> None:
+    channels["bob-phone"] = slow = WaitingChannel()
+    services = replace(services, channels=MemoryChannels({}, channels))
+    incident_id = await open_incident(services)
+    await let_pass(services.database, 5 * MINUTE)
+    step = asyncio.create_task(execute_timer(services, incident_id))
+    await slow.asked.wait()
+    async with open_api(settings, services.database.url) as api:
+        pressed = asyncio.create_task(api.post(f"/incidents/{incident_id}/acknowledge/"))
+        answered, _ = await asyncio.wait({pressed}, timeout=0.3)
+        assert not answered
+        slow.let_go.set()
+        assert (await pressed).json()["incident"]["status"] == "acknowledged"
+    assert titles(slow) == ["CRITICAL"]
+    await step
+
+
+async def test_a_page_that_hangs_keeps_nobody_waiting_for_long(
+    services: Services, channels: dict[str, MemoryChannel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standings, "ANSWER_SECONDS", 0.1)
+    channels["chat"] = slow = WaitingChannel()
+    services = replace(services, channels=MemoryChannels({}, channels))
+    page = asyncio.create_task(push(services))
+    await slow.asked.wait()
+    (timer,) = await upcoming(services.database)
+    incident_id = str(timer.incident_id)
+    await acknowledge(services, incident_id)
+    assert not await standings.wait_for_messages(services.database, incident_id)
+    slow.let_go.set()
+    await page
+    assert await standings.wait_for_messages(services.database, incident_id)
 
 
 async def test_a_step_that_was_refused_is_sent_again_although_a_later_one_has_been_taken(

@@ -6,13 +6,24 @@ there, so that one run at a time sends.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, IncidentStatus, Severity
 from orchestration.contracts import Contract
+from orchestration.errors import Unavailable
 from orchestration.store import channels
+from orchestration.store.database import Database
 from orchestration.store.deliveries import ALIVE, FAILED, PERHAPS_ACCEPTED, SENDING, SENT, Place
+
+_LOOK_SECONDS = 0.02
+"""How often somebody who waits for messages looks whether they are sent."""
+
+ANSWER_SECONDS = 2.0
+"""How long a person who acts on an incident waits for messages that are on their way."""
 
 
 class Standing(Contract):
@@ -63,10 +74,12 @@ class Standing(Contract):
         return self.known_version >= self.news_version
 
 
+# The incident is locked first, as by whoever changes both. The lock is shared: a person who acts on the incident waits
+# for whoever looks, and so sees each message that is sent because of what was true before.
 _LOCK = text(
     """
     insert into incident_channel as known (incident_id, channel, driver, shows_state)
-    values (:incident_id, :channel, :driver, :shows_state)
+    select id, :channel, :driver, :shows_state from incident where id = :incident_id for share
     on conflict (incident_id, channel) do update
     set driver = excluded.driver, shows_state = excluded.shows_state,
         thread_id = case when known.driver = excluded.driver then known.thread_id end
@@ -196,3 +209,31 @@ async def failing_channels(tx: AsyncConnection, incident_id: str) -> dict[str, f
     """The channels that refuse the messages about an incident, each with the seconds since the first refusal."""
     rows = (await tx.execute(_WAITING, {"incident_id": int(incident_id)})).all()
     return {row[0]: float(row[1]) for row in rows}
+
+
+_ON_THEIR_WAY = text(
+    f"""
+    select exists (
+        select from incident
+        join delivery on delivery.incident_id = incident.id and delivery.version < incident.version
+        join pipeline_run as run on run.id = delivery.pipeline_run_id
+        where incident.id = :incident_id and delivery.status = '{SENDING}' and {ALIVE}
+    )
+    """
+)
+
+
+async def wait_for_messages(database: Database, incident_id: str) -> bool:
+    """Wait until no message is on its way that says what was true of an incident before a person's action.
+
+    None begins after the action is committed. For those that have begun the person waits, for a moment: after the
+    answer no page arrives. Returns whether all have ended; False after `ANSWER_SECONDS`, or without the database.
+    """
+    with suppress(TimeoutError, Unavailable):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                async with database.statement() as tx:
+                    if not (await tx.execute(_ON_THEIR_WAY, {"incident_id": int(incident_id)})).scalar_one():
+                        return True
+                await asyncio.sleep(_LOOK_SECONDS)
+    return False

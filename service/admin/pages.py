@@ -34,6 +34,7 @@ from orchestration.store.incidents import MOST, read_incident
 from orchestration.store.overview import Overview, read_overview
 from orchestration.store.records import AttemptRecord, RunRecord
 from orchestration.store.runs import RunFilter, list_page
+from orchestration.store.standings import wait_for_messages
 from orchestration.store.story import Resume, Story, read_resumes, read_story
 from orchestration.store.why import read_why
 from service.admin import PUBLIC_PATH, charts, formatting
@@ -199,6 +200,7 @@ class Pages:
         try:
             async with self._api.database.transaction() as tx:
                 done = await self._act(tx, number, action, form, Actor(by=key_name, via=Via.ADMIN, key=key_name))
+            await wait_for_messages(self._api.database, done.incident.id)
         except IncidentNotFound:
             return await self.incident(request)
         except (IllegalTransition, BadInput) as error:

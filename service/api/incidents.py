@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Self
 
@@ -24,6 +25,7 @@ from orchestration.store.incident_list import (
 )
 from orchestration.store.incidents import IncidentStory, find_incident, read_incident
 from orchestration.store.keys import Scope
+from orchestration.store.standings import wait_for_messages
 from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 
@@ -255,18 +257,16 @@ async def show(request: ApiRequest, incident_id: Id) -> IncidentDetail:
 @requires(Scope.RESPOND)
 async def acknowledge(request: ApiRequest, incident_id: Id, given: Given) -> DoneShape:
     """Stop the reminders of an incident, until it begins anew, gets worse, or INCIDENT_ACKNOWLEDGE_SECONDS are over."""
-    actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        return await _done(tx, await actions.acknowledge(tx, incident_id, actor, request.api.settings))
+    actor, settings = _actor(request, given), request.api.settings
+    return await _act(request, lambda tx: actions.acknowledge(tx, incident_id, actor, settings))
 
 
 @router.post("/{incident_id}/unacknowledge/", responses=problems(404, 409))
 @requires(Scope.RESPOND)
 async def unacknowledge(request: ApiRequest, incident_id: Id, given: Given) -> DoneShape:
     """Undo an acknowledgement."""
-    actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        return await _done(tx, await actions.unacknowledge(tx, incident_id, actor, request.api.settings))
+    actor, settings = _actor(request, given), request.api.settings
+    return await _act(request, lambda tx: actions.unacknowledge(tx, incident_id, actor, settings))
 
 
 @router.post("/{incident_id}/resolve/", responses=problems(404))
@@ -274,8 +274,7 @@ async def unacknowledge(request: ApiRequest, incident_id: Id, given: Given) -> D
 async def resolve(request: ApiRequest, incident_id: Id, given: Given) -> DoneShape:
     """End an incident, whatever its alerts say. Everybody who knows of it is notified."""
     actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        return await _done(tx, await actions.resolve(tx, incident_id, actor))
+    return await _act(request, lambda tx: actions.resolve(tx, incident_id, actor))
 
 
 @router.post("/{incident_id}/close/", responses=problems(404, 409))
@@ -283,18 +282,15 @@ async def resolve(request: ApiRequest, incident_id: Id, given: Given) -> DoneSha
 async def close(request: ApiRequest, incident_id: Id, given: Given) -> DoneShape:
     """Close a resolved incident for good: its alerts open a new one when they fire again. Nobody is notified."""
     actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        return await _done(tx, await actions.close(tx, incident_id, actor))
+    return await _act(request, lambda tx: actions.close(tx, incident_id, actor))
 
 
 @router.post("/{incident_id}/snooze/", responses=problems(404, 409))
 @requires(Scope.RESPOND)
 async def snooze(request: ApiRequest, incident_id: Id, given: Snooze) -> DoneShape:
     """Send nothing about an incident until then, unless it gets worse or ends. Then it is spoken of again."""
-    actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        done = await actions.snooze(tx, incident_id, actor, request.api.settings, until=given.ends)
-        return await _done(tx, done)
+    actor, settings = _actor(request, given), request.api.settings
+    return await _act(request, lambda tx: actions.snooze(tx, incident_id, actor, settings, until=given.ends))
 
 
 @router.post("/{incident_id}/notes/", responses=problems(404))
@@ -302,8 +298,7 @@ async def snooze(request: ApiRequest, incident_id: Id, given: Snooze) -> DoneSha
 async def add_note(request: ApiRequest, incident_id: Id, given: Note) -> DoneShape:
     """Add a note to the history of an incident."""
     actor = _actor(request, given)
-    async with request.api.database.transaction() as tx:
-        return await _done(tx, await actions.note(tx, incident_id, actor, given.text))
+    return await _act(request, lambda tx: actions.note(tx, incident_id, actor, given.text))
 
 
 def _actor(request: ApiRequest, given: Action) -> Actor:
@@ -312,8 +307,11 @@ def _actor(request: ApiRequest, given: Action) -> Actor:
     return Actor(by=given.by or key or somebody, via=Via.HTTP, key=key)
 
 
-async def _done(tx: AsyncConnection, done: Done) -> DoneShape:
-    incident = IncidentShape.of(await summarize(tx, done.incident))
+async def _act(request: ApiRequest, action: Callable[[AsyncConnection], Awaitable[Done]]) -> DoneShape:
+    async with request.api.database.transaction() as tx:
+        done = await action(tx)
+        incident = IncidentShape.of(await summarize(tx, done.incident))
+    await wait_for_messages(request.api.database, incident.id)
     return DoneShape(changed=done.changed, message=done.message, incident=incident)
 
 

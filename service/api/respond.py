@@ -27,6 +27,7 @@ from orchestration.store import actions
 from orchestration.store.actions import Actor, Via
 from orchestration.store.incident_list import IncidentSummary, summarize
 from orchestration.store.incidents import find_incident_of
+from orchestration.store.standings import wait_for_messages
 from service.api.body import read_raw
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, public_words, status_of
@@ -99,6 +100,7 @@ async def act(request: Request, token: str) -> Answer:
         api = state_of(request)
         async with api.database.transaction() as tx:
             done = await actions.respond(tx, summary.incident.id, response, actor, api.settings)
+        await wait_for_messages(api.database, done.incident.id)
     except PipelineError as error:
         return _problem(error) if link is None or summary is None else _page(request, link, summary, error)
     logger.info("From a link to %s: %s", link.channel, done.message)

@@ -28,6 +28,7 @@ from orchestration.store.incident_list import (
 )
 from orchestration.store.incidents import ChannelRecord, IncidentStory, read_incident
 from orchestration.store.records import HistoryRecord, RunRecord
+from orchestration.store.standings import wait_for_messages
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts
 
@@ -208,7 +209,9 @@ async def _act_on(
 ) -> Done | PipelineError:
     try:
         async with database.transaction() as tx:
-            return await action(tx, (await find_by_words(tx, words)).id)
+            done = await action(tx, (await find_by_words(tx, words)).id)
+        await wait_for_messages(database, done.incident.id)
+        return done
     except Unavailable:
         raise
     except PipelineError as refusal:
