@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestration.alert import Alert, Incident
-from orchestration.contracts import AnalyzeResult, CheckResult
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, Episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,13 @@ class AnalysisInput:
     incident: Incident | None = None
     alerts: Sequence[Alert] = ()
     check: CheckResult | None = None
+    """The findings, with the target of the alert and what has changed there."""
+    events: Sequence[ChangeEvent] = ()
+    """What people changed shortly before, the newest first."""
+    episodes: Sequence[Episode] = ()
+    """The earlier episodes of the same incident, the newest first."""
+    runbook: str = ""
+    """The runbook's text; "" if there is none, or it may not be read."""
 
 
 class AnalysisProvider(Protocol):

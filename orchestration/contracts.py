@@ -55,15 +55,110 @@ class CheckStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Target(Contract):
+    """What an alert is about, found once in each run."""
+
+    host: str = Field(default="", description="The host or address, in lower case and without a port.")
+    port: int | None = None
+    url: str = Field(default="", description="The address that a probe has asked, or that the labels name.")
+    is_own: bool = Field(default=False, description="Whether it is the host that runs this pipeline.")
+    labels: dict[str, str] = Field(
+        default_factory=dict[str, str], description="What else names it: the labels that all firing alerts share."
+    )
+
+    @property
+    def name(self) -> str:
+        """The target for people: its address, its host with the port, or its service; "" if nothing is named."""
+        host = f"[{self.host}]" if ":" in self.host and self.port else self.host
+        return self.url or (f"{host}:{self.port}" if host and self.port else host) or self.labels.get("service", "")
+
+
 class Check(Contract):
     """One checker's finding. An unhealthy check is data; a broken one has `error` and status unknown."""
 
     name: str
+    target: str = Field(default="", description="What it looked at, for people, such as db-77:5432.")
     status: CheckStatus
     message: str
     metrics: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     duration_ms: float = 0.0
     error: str | None = None
+
+
+class Change(Contract):
+    """A series that behaves unlike its own past."""
+
+    entity: str = Field(description="What the series is of, such as an instance or a service.")
+    metric: str
+    now: float
+    low: float = Field(description="The lower end of the range in which it is normally.")
+    high: float = Field(description="The upper end of that range.")
+    score: float = Field(description="How far it is from its normal range: the larger, the stranger.")
+    since: UtcDatetime | None = Field(default=None, description="When it left its normal range, if that is known.")
+
+
+class ChangeEvent(Contract):
+    """Something that somebody has done, such as a deployment, as `POST /changes/` received it."""
+
+    id: str
+    at: UtcDatetime
+    kind: str = Field(default="change", description="deploy, config, scale, flag, or any other word.")
+    title: str
+    by: str = ""
+    url: str = ""
+    labels: dict[str, str] = Field(default_factory=dict[str, str], description="What it changed: service, host, ….")
+
+
+class Episode(Contract):
+    """An earlier incident with the same key, or an earlier firing of the same one."""
+
+    id: str
+    began_at: UtcDatetime
+    ended_at: UtcDatetime | None = None
+    ended_by: str = Field(default="", description="The person who ended it, if one did.")
+    notes: list[str] = Field(default_factory=list[str], description="What people wrote down, the newest first.")
+
+
+class EvidenceKind(StrEnum):
+    """Where a piece of evidence comes from."""
+
+    ALERT = "alert"
+    CHECK = "check"
+    CHANGE = "change"
+    EVENT = "event"
+    EPISODE = "episode"
+    RUNBOOK = "runbook"
+
+
+class Evidence(Contract):
+    """One thing that is known, which claims cite by its id."""
+
+    id: str = Field(description="Its kind and a number, such as check-2.")
+    kind: EvidenceKind
+    about: str = Field(default="", description="What it is about: a host, a service, a series.")
+    says: str = Field(description="What is known, in one line, with its numbers.")
+    status: CheckStatus | None = Field(default=None, description="Of a check: what it found.")
+    topic: str = Field(default="", description="Of a check or a change: memory, disk, cpu, network, ….")
+
+
+class ClaimKind(StrEnum):
+    """What a claim says."""
+
+    CAUSE = "cause"
+    EFFECT = "effect"
+    HEALTHY = "healthy"
+
+
+class Claim(Contract):
+    """One sentence of an analysis, with what it rests on."""
+
+    kind: ClaimKind
+    says: str
+    topic: str = Field(default="", description="memory, disk, cpu, network, process, deploy, dependency, …, or empty.")
+    cites: list[str] = Field(default_factory=list[str], description="The ids of the evidence.")
+    quotes: list[str] = Field(
+        default_factory=list[str], description="The words or numbers of that evidence on which it rests."
+    )
 
 
 class Recommendation(Contract):
@@ -125,6 +220,11 @@ class CheckResult(Contract):
     checks_failed: int = 0
     timings: dict[str, float] = Field(default_factory=dict[str, float], description="Milliseconds by checker.")
     errors: list[str] = Field(default_factory=list[str])
+    target: Target | None = Field(default=None, description="What the alert is about; null if it names nothing.")
+    left_out: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Why a checker did not look, by its name."
+    )
+    changes: list[Change] = Field(default_factory=list[Change], description="What is unlike its past, strangest first.")
     checker_output_ref: str | None = None
     duration_ms: float = 0.0
 
@@ -137,6 +237,9 @@ class AnalyzeResult(Contract):
     actions: list[str] = Field(default_factory=list[str])
     recommendations: list[Recommendation] = Field(default_factory=list[Recommendation])
     confidence: float = Field(default=0.0, ge=0.0, le=1.0)
+    claims: list[Claim] = Field(default_factory=list[Claim], description="What it rests on; each cites evidence.")
+    evidence: list[Evidence] = Field(default_factory=list[Evidence], description="All that was known.")
+    dropped: list[str] = Field(default_factory=list[str], description="The claims that evidence does not support, why.")
     ai_output_ref: str | None = None
     model_info: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     fallback_used: bool = False
