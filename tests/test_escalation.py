@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import re
-from dataclasses import dataclass, replace
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 
+from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
+from orchestration.errors import BadInput
+from orchestration.message import Message
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.oncall import roster_of
 from orchestration.policy.parse import read_policy
 from orchestration.settings import Settings
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions, standings
-from tests.api_helpers import open_api
+from tests.api_helpers import open_api, run_to_end
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of, upcoming
 from tests.notify_helpers import WaitingChannel, busy, execute_follow_up, refused, titles
@@ -43,6 +50,19 @@ schedules:
     layers:
       - {people: [ann], rotate: weekly, start: 2026-01-05}
 """
+
+
+@dataclass
+class SlowChannel(MemoryChannel):
+    """A channel whose messages arrive some time after they were sent, each with the key of its incident."""
+
+    seconds: float = 0.0
+    arrivals: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+
+    async def send(self, message: Message) -> Delivery:
+        await asyncio.sleep(self.seconds)
+        self.arrivals.append((time.monotonic(), message.dedup_key))
+        return await super().send(message)
 
 
 @dataclass
@@ -227,6 +247,33 @@ async def test_whoever_acknowledges_is_answered_after_the_page_that_is_on_its_wa
         assert (await pressed).json()["incident"]["status"] == "acknowledged"
     assert titles(slow) == ["CRITICAL"]
     await step
+
+
+@pytest.mark.timeout(300 if "ACKNOWLEDGEMENT_RACES" not in os.environ else 3600)
+async def test_no_page_arrives_after_the_answer_whenever_somebody_acknowledges(
+    services: Services, settings: Settings, channels: dict[str, MemoryChannel]
+) -> None:
+    dice = random.Random(7)
+    channels["bob-phone"] = phone = SlowChannel(seconds=0.1)
+    races = int(os.environ.get("ACKNOWLEDGEMENT_RACES", "20"))
+    for number in range(races):
+        await push(services, f"HighCPU-{number}")
+    await let_pass(services.database, 5 * MINUTE)
+    steps = {run.incident_id: run.run_id for run in await upcoming(services.database)}
+    answers = dict[str, float]()
+    async with open_api(settings, services.database.url) as api:
+        for incident_id, run_id in steps.items():
+            step = asyncio.create_task(run_to_end(services, run_id))
+            await asyncio.sleep(dice.uniform(0, 0.2))
+            answer = await api.post(f"/incidents/{incident_id}/acknowledge/")
+            assert answer.json()["changed"] is True
+            answers[str(incident_id)] = time.monotonic()
+            with suppress(BadInput):  # it was cancelled before it began
+                await step
+    late = [at - answers[key.partition("-")[0]] for at, key in phone.arrivals if at > answers[key.partition("-")[0]]]
+    assert len(answers) == races
+    assert late == []
+    assert 0 < len(phone.arrivals) < races
 
 
 async def test_a_page_that_hangs_keeps_nobody_waiting_for_long(
