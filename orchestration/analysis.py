@@ -9,6 +9,9 @@ from typing import Protocol
 from orchestration.alert import Alert, Incident
 from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, Episode
 
+FOLLOW_THE_RUNBOOK = "Follow the runbook."
+"""The first thing to do, if there is a runbook. Messages show its link there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisInput:

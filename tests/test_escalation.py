@@ -256,10 +256,9 @@ async def test_no_page_arrives_after_the_answer_whenever_somebody_acknowledges(
     dice = random.Random(7)
     channels["bob-phone"] = phone = SlowChannel(seconds=0.1)
     races = int(os.environ.get("ACKNOWLEDGEMENT_RACES", "20"))
-    for number in range(races):
-        await push(services, f"HighCPU-{number}")
+    opened = [(await push(services, f"HighCPU-{number}")).incident_id for number in range(races)]
     await let_pass(services.database, 5 * MINUTE)
-    steps = {run.incident_id: run.run_id for run in await upcoming(services.database)}
+    steps = {one: (await upcoming(services.database, one))[0].run_id for one in opened}
     answers = dict[str, float]()
     async with open_api(settings, services.database.url) as api:
         for incident_id, run_id in steps.items():

@@ -27,7 +27,7 @@ TOP_PROCESSES = 3
 CPU_WINDOW_SECONDS = 0.03
 """Seconds between the two readings of CPU time. The kernel counts in steps of 10 ms: enough for a ranking."""
 
-FILE_SEARCH_SECONDS = 0.25
+FILE_SEARCH_SECONDS = 0.15
 FILE_SEARCH_DEPTH = 8
 LARGE_BYTES = 50 * 2**20
 OLD_BYTES = 10 * 2**20
@@ -61,7 +61,7 @@ def hosts_of(alerts: Iterable[Alert]) -> list[str]:
 
 def bare_host(instance: str) -> str:
     """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in lower case."""
-    host = one_line(instance).lower().rpartition("://")[2].partition("/")[0]
+    host = printable(instance).lower().rpartition("://")[2].partition("/")[0]
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0] if host.count(":") == 1 else host
@@ -139,10 +139,10 @@ def _shown(name: str | None) -> str:
     name = name or "?"
     if len(name) > 15:
         name = name.split()[0][:64]
-    return one_line(name)
+    return printable(name)
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """A text from outside as one line, without characters that move a terminal's cursor."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestration.alert import AlertStatus, web_address
+from orchestration.analysis import FOLLOW_THE_RUNBOOK
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Message
 from orchestration.redaction import REDACTED, one_line, redact_text
@@ -31,7 +32,6 @@ _MAX_URL_CHARACTERS = 2000
 _NAME_CHARACTERS, _PLACE_CHARACTERS, _TITLE_CHARACTERS = 60, 24, 84
 
 _TEST_TITLE = "[TEST] "
-_RUNBOOK = "Follow the runbook."
 
 _LINKS_FIRST = ("runbook", LINK, "dashboard", "panel", "incident", "source", "silence", "run")
 _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
@@ -81,7 +81,7 @@ def _folded(view: dict[str, Any]) -> dict[str, Any]:
     if steps:
         steps[0] |= {"label": "Do first"}
         # The runbook's own step has its link.
-        steps[0] |= {"url": links.pop("runbook")} if steps[0]["says"] == _RUNBOOK else {}
+        steps[0] |= {"url": links.pop("runbook")} if steps[0]["says"] == FOLLOW_THE_RUNBOOK else {}
     room = LINES_ABOVE_THE_FOLD - 1 - len(view["facts"]) - len(view["follow_ups"])
     shown = min(max(room - 1, 1), _FIRST_STEPS)
     left = max(room - len(steps[:shown]), 0)
@@ -148,7 +148,7 @@ def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:
         advice = [
             f"{one.title}: {one.description}" if one.description else one.title for one in analysis.recommendations
         ]
-    runbook = [_RUNBOOK] if "runbook" in links else []
+    runbook = [FOLLOW_THE_RUNBOOK] if "runbook" in links else []
     return [line for line in dict.fromkeys([*runbook, *(one_line(step, 300) for step in advice)]) if line][
         :_MAX_ACTIONS
     ]
