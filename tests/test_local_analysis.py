@@ -32,7 +32,7 @@ from orchestration.contracts import (
 )
 from orchestration.errors import Unavailable
 from tasks.analyze.advice import Findings, advise
-from tasks.analyze.host import FileFindings, FoundFile, bare_host, is_this_host, look_around
+from tasks.analyze.host import FileFindings, FoundFile, look_around
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import AnalyzeConfig, analyze, fallback_result
 from tasks.analyze.topics import Topic
@@ -63,41 +63,6 @@ async def analysis_of(
 
 
 # Which host
-
-
-@pytest.mark.parametrize(
-    ("instance", "host"),
-    [
-        ("db-1:9100", "db-1"),
-        ("DB-1.example.com", "db-1.example.com"),
-        ("http://10.0.0.5:8080/metrics", "10.0.0.5"),
-        ("[fd00::1]:9100", "fd00::1"),
-        ("fd00::1", "fd00::1"),
-        (" db-1 ", "db-1"),
-    ],
-)
-def test_the_host_of_an_instance_is_without_port_and_path(instance: str, host: str) -> None:
-    assert bare_host(instance) == host
-
-
-@pytest.mark.parametrize(
-    ("host", "own", "same"),
-    [
-        ("localhost", "web-1", True),
-        ("127.0.0.1", "web-1", True),
-        ("127.0.1.1", "web-1", True),
-        ("::1", "web-1", True),
-        ("10.0.0.5", "web-1", True),
-        ("10.0.0.6", "web-1", False),
-        ("web-1", "WEB-1", True),
-        ("web-1", "web-1.example.com", True),
-        ("web-1.example.com", "web-1", True),
-        ("web-1.example.com", "web-1.example.org", False),
-        ("web-10", "web-1", False),
-    ],
-)
-def test_this_host_is_known_by_its_names_and_addresses(host: str, own: str, same: bool) -> None:
-    assert is_this_host(host, own, frozenset({"10.0.0.5"})) is same
 
 
 async def test_an_alert_about_another_host_shows_nothing_of_this_one() -> None:

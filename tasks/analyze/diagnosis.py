@@ -126,8 +126,7 @@ class _Case:
 
     @property
     def target(self) -> Target:
-        found = self.given.check.target if self.given.check else None
-        return found or Target()
+        return self.given.target or Target()
 
     @property
     def checks(self) -> Iterator[tuple[str, Check]]:
