@@ -16,6 +16,7 @@ from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from service.cli.doctor import examine
 from service.doctor import Finding, Level, ok, run_check
 from service.doctor import database as database_part
@@ -28,6 +29,7 @@ from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
 from tests.cli_helpers import json_of
 from tests.conftest import Command
+from tests.oncall_helpers import store_policy
 from tests.receivers import Answer, http_receiver
 from tests.stack_fixtures import settings_for
 from tests.store_helpers import add_runs, new_run
@@ -188,6 +190,15 @@ async def test_a_schema_of_another_version(
     assert says in findings["migrations"].detail
     assert findings["clock"].level is not Level.SKIPPED
     assert findings["workers"].level is Level.SKIPPED
+
+
+async def test_a_route_to_a_channel_that_does_not_exist(database: Database, settings: Settings) -> None:
+    await EncryptedCache(database).write(CHANNEL_NAMES, b'["mail"]')
+    await store_policy(database, {"routes": [{"channels": ["mail", "chat"]}]})
+    finding = by_name(await database_findings(settings, database.url, embedded=True))["policy"]
+
+    assert finding.level is Level.WARNING
+    assert "version 1: field 'routes[0].channels': there is no channel 'chat'" in finding.detail
 
 
 async def test_clocks_that_disagree(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
