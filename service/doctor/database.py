@@ -150,7 +150,7 @@ async def _policy(database: Database) -> Finding:
     if record is None:
         return ok("policy", "there is none: alerts go to the default channels")
     detail = f"version {record.version}"
-    warnings = parse_policy(record.config, channels=channels).warnings
+    warnings = list(parse_policy(record.config, channels=channels).warnings)
     if not warnings:
         return ok("policy", detail)
     more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
