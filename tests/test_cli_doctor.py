@@ -65,10 +65,10 @@ async def test_a_healthy_installation(
     assert shown["ok"]
     assert list(findings)[:15] == [
         *("settings", "data folder", "temporary folder"),
-        *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall"),
+        *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall"),
         *("prefect", "work pool", "deployments", "channels"),
     ]
-    served = ("database", "migrations", "workers", "inbox", "runs", "heartbeats", "oncall", "prefect", "work pool")
+    served = ("database", "migrations", "workers", "inbox", "runs", "heartbeats", "policy", "oncall", "prefect", "work pool")
     for check in ("settings", *served):
         assert findings[check]["level"] == "ok", findings[check]
     assert findings["workers"]["detail"] == "w/1 with 2 runs"
@@ -114,7 +114,7 @@ async def test_servers_that_do_not_answer(settings: Settings) -> None:
     for check, about in (("database", "DATABASE_URL"), ("prefect", "PREFECT_API_URL")):
         assert findings[check].level is Level.BROKEN
         assert about in str(findings[check].fix) or "PREFECT_API_URL" in str(findings[check].fix)
-    later = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall")
+    later = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall")
     for check in (*later, "work pool", "deployments"):
         assert findings[check].level is Level.SKIPPED
     assert findings["prefect"].detail.startswith("http://127.0.0.1:1/api (PREFECT_API_URL) does not answer")
