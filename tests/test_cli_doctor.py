@@ -63,12 +63,23 @@ async def test_a_healthy_installation(
     shown = json_of(result)
     findings = {finding["check"]: finding for finding in shown["findings"]}
     assert shown["ok"]
-    assert list(findings)[:15] == [
+    assert list(findings)[:16] == [
         *("settings", "data folder", "temporary folder"),
         *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall"),
         *("prefect", "work pool", "deployments", "channels"),
     ]
-    served = ("database", "migrations", "workers", "inbox", "runs", "heartbeats", "policy", "oncall", "prefect", "work pool")
+    served = (
+        "database",
+        "migrations",
+        "workers",
+        "inbox",
+        "runs",
+        "heartbeats",
+        "policy",
+        "oncall",
+        "prefect",
+        "work pool",
+    )
     for check in ("settings", *served):
         assert findings[check]["level"] == "ok", findings[check]
     assert findings["workers"]["detail"] == "w/1 with 2 runs"
