@@ -42,15 +42,16 @@ def read_policy(text: str | bytes, *, channels: Collection[str] | None = None) -
     return _parsed(read_document(text), warn=True, channels=channels)
 
 
-def parse_policy(raw: object, *, warn: bool = False) -> ReadPolicy:
+def parse_policy(raw: object, *, warn: bool = False, channels: Collection[str] | None = None) -> ReadPolicy:
     """The policy in a value, such as the store or a block in Prefect has. Its problems have no lines.
 
-    Warnings are for authors: only with `warn` they are looked for.
+    Warnings are for authors: only with `warn` they are looked for, and those about channels with `channels`, the names
+    of all.
 
     Raises:
         BadPolicy: all that is wrong, each problem with its field.
     """
-    return _parsed(Document(value=raw, lines={}), warn=warn)
+    return _parsed(Document(value=raw, lines={}), warn=warn, channels=channels)
 
 
 def _parsed(document: Document, *, warn: bool, channels: Collection[str] | None = None) -> ReadPolicy:
