@@ -38,7 +38,7 @@ class LocalAnalysis:
         only if the alert is about this host.
         """
         diagnosis = diagnose(case)
-        target = case.target or Target()
+        target = case.target or Target(is_own=case.is_about_this_host)
         checks = case.check.checks if case.check else []
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
         known = Findings(target=target, about=diagnosis.about, event=diagnosis.event, check=check)
