@@ -30,9 +30,7 @@ class Ranked:
     """Its series that left their normal ranges, the strangest first."""
 
 
-def rank(
-    normal: Table, during: Table, target: Name, dependencies: Iterable[Dependency] | None = None
-) -> list[Ranked]:
+def rank(normal: Table, during: Table, target: Name, dependencies: Iterable[Dependency] | None = None) -> list[Ranked]:
     """The entities of an incident, the likeliest cause first; ties by name.
 
     `target` is the series that shows the trouble. It has to be in `during`, with one point at least that is a number.
