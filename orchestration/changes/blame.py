@@ -13,7 +13,7 @@ Dependency = tuple[str, str]
 
 _HOPS = 30
 _SMALLEST = 1e-4
-_BY_ANOTHER_KIND = 0.5
+_BY_ANOTHER_KIND = 0.25
 """The largest part of what its callees' same metric leaves to an entity that their other metrics can take from it."""
 
 

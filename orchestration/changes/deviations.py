@@ -73,11 +73,13 @@ def trouble_of(past: Sequence[Point], during: Sequence[Point], metric: str) -> T
     middle = normal.middle if normal else median(value for _, value in points)
     distances = [_signed(value - middle, direction_of(kind_of(metric))) for _, value in points]
     worst = max(distances)
-    step = step_of(points)
-    marked = [(moment, worst > 0 and distance >= worst / 2) for (moment, _), distance in zip(points, distances, strict=True)]
-    bad = tuple((moment - step / 2, moment + step / 2) for moment, is_bad in marked if is_bad or worst <= 0)
-    well = tuple((moment - step / 2, moment + step / 2) for moment, is_bad in marked if not is_bad and worst > 0)
-    return Trouble(bad, well, step)
+    step = step_of(points) or step_of(past)
+    bad: list[tuple[float, float]] = []
+    well: list[tuple[float, float]] = []
+    for (moment, _), distance in zip(points, distances, strict=True):
+        times = bad if worst <= 0 or distance >= worst / 2 else well
+        times.append((moment - step / 2, moment + step / 2))
+    return Trouble(tuple(bad), tuple(well), step)
 
 
 def deviations(normal: Table, during: Table, trouble: Trouble) -> Iterator[Deviation]:
@@ -101,7 +103,9 @@ def deviation_of(name: Name, past: Sequence[Point], points: Sequence[Point], tro
 def _at(
     name: Name, normal: Range | None, past: Sequence[Point], points: Sequence[Point], trouble: Trouble
 ) -> Deviation | None:
-    bad, well = _within(points, trouble.bad), _within(points, trouble.well)
+    wider = max(step_of(points) - trouble.step, 0.0) / 2
+    bad = _within(points, trouble.bad, wider)
+    well = [point for point in _within(points, trouble.well, wider) if point not in bad]
     if not bad:
         return None
     kind, now = kind_of(name[1]), median(value for _, value in bad)
@@ -113,8 +117,21 @@ def _at(
     before = median(value for _, value in well) if well else normal.middle
     change = max((now - before) * direction, 0.0)
     excess = min(normal.excess(now, direction), normal.in_units(change))
-    since = next((moment for moment, value in points if normal.excess(value, direction) > 0), None)
-    return Deviation(name, kind, now, normal, excess, change, since if excess else None)
+    since = _left_at(points, bad[-1][0], normal, direction) if excess else None
+    return Deviation(name, kind, now, normal, excess, change, since)
+
+
+def _left_at(points: Sequence[Point], last: float, normal: Range, direction: int) -> float | None:
+    """Since when a series has been outside of its normal range without a break, at a moment of the trouble."""
+    since = None
+    for moment, value in points:
+        if normal.excess(value, direction) <= 0:
+            since = None
+        elif since is None:
+            since = moment
+        if moment >= last and since is not None:
+            return since
+    return since
 
 
 def _novel_change(kind: Kind, now: float) -> float:
@@ -123,8 +140,10 @@ def _novel_change(kind: Kind, now: float) -> float:
     return abs(now)
 
 
-def _within(points: Sequence[Point], times: Sequence[tuple[float, float]]) -> list[Point]:
-    return [point for begin, end in times for point in between(points, begin, end)]
+def _within(points: Sequence[Point], times: Sequence[tuple[float, float]], wider: float) -> list[Point]:
+    """The points in some times, each once. A series with fewer points than the target's has wider times."""
+    found = (point for begin, end in times for point in between(points, begin - wider, end + wider))
+    return list(dict.fromkeys(found))
 
 
 def _signed(distance: float, direction: int) -> float:

@@ -24,6 +24,8 @@ Table = Mapping[Name, Sequence[Point]]
 _DAY, _HOUR = 86_400, 3_600
 _MIN_PAST = 5
 _MIN_OF_HOURS = 8
+_LARGEST = 1e100
+"""What is larger measures nothing, and its square is no number any more."""
 _SMALLEST_SHARE = 0.01
 """A change of less than a hundredth of the usual value is none, however steady the series has been."""
 
@@ -39,29 +41,26 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
-_WORDS: dict[Kind, frozenset[str]] = {
-    Kind.LATENCY: frozenset("latency duration delay lag wait response rtt elapsed".split()),
-    Kind.FAILURES: frozenset(
-        "error errors fail fails failed failure failures fault faults exception exceptions timeout timeouts dropped "
-        "drops rejected refused retries retransmits restarts unavailable 5xx 500 4xx oom".split()
+_WORDS = {
+    Kind.FAILURES: re.compile(
+        r"(err(or)?|fail(ed|ure)?|fault|exception|timeout|drop(ped)?|reject(ed)?|refused|retr(y|ie)|retransmit|restart|"
+        r"unavailable|[45]xx|oom)s?"
     ),
-    Kind.SUCCESS: frozenset("availability available success successes healthy health up ready uptime".split()),
-    Kind.TRAFFIC: frozenset(
-        "request requests traffic throughput rps qps calls hits invocations messages packets bytes".split()
-    ),
-    Kind.USE: frozenset("cpu memory mem heap disk usage used utilization saturation queue backlog load threads".split()),
+    Kind.SUCCESS: re.compile(r"availab(le|ility)|success(es|ful)?|health(y)?|up|ready"),
+    Kind.LATENCY: re.compile(r"latenc(y|ies)|durations?|delays?|lag|waits?|response|rtt|elapsed"),
+    Kind.TRAFFIC: re.compile(r"requests?|traffic|throughput|rps|qps|calls?|hits|invocations?|messages?|packets?|bytes"),
+    Kind.USE: re.compile(r"cpu|mem(ory)?|heap|disk|us(ed|age)|utili[sz]ation|saturation|queued?|backlog|load|threads"),
 }
+"""The words of a metric's name that tell its kind, the first kind that fits."""
 _WORD = re.compile(r"[0-9]+xx|[A-Z]*[a-z]+|[A-Z]+|[0-9]+")
 
 
 @cache
 def kind_of(metric: str) -> Kind:
     """What a metric counts, by the words of its name; the order of the kinds decides between several."""
-    words = {word.lower() for word in _WORD.findall(metric)}
-    for kind in (Kind.FAILURES, Kind.SUCCESS, Kind.LATENCY, Kind.TRAFFIC, Kind.USE):
-        if words & _WORDS[kind]:
-            return kind
-    return Kind.OTHER
+    words = {word.lower() for word in _WORD.findall(metric[:200])}
+    fitting = (kind for kind, named in _WORDS.items() if any(map(named.fullmatch, words)))
+    return next(fitting, Kind.OTHER)
 
 
 def direction_of(kind: Kind) -> int:
@@ -71,7 +70,7 @@ def direction_of(kind: Kind) -> int:
 
 def clean(points: Sequence[Point]) -> Sequence[Point]:
     """The points in order of time, without what is no number; of several at one moment the last."""
-    finite = [point for point in points if isfinite(point[0]) and isfinite(point[1])]
+    finite = [point for point in points if isfinite(point[0]) and -_LARGEST < point[1] < _LARGEST]
     if all(earlier[0] < later[0] for earlier, later in pairwise(finite)):
         return finite
     return sorted(dict(finite).items())

@@ -32,8 +32,7 @@ def _part(shown: Shown, entity: str, blame: Mapping[str, float]) -> str:
     if blame and part is None:
         return f"; {shown.target} does not depend on it"
     if entity == shown.target:
-        left = f"; what it depends on leaves {part:.0%} of this to itself" if part is not None else ""
-        return left
+        return f"; what it depends on leaves {part:.0%} of this to itself" if part is not None else ""
     if part is not None and part >= 0.01:
         return f"; by its size and calls it explains {part:.0%} of what {shown.target} shows"
     return ""
