@@ -17,7 +17,7 @@ from orchestration.contracts import Check, CheckStatus, StageContext
 from orchestration.errors import BadInput, BadSetting
 from orchestration.settings import Settings, load_settings
 from orchestration.threads import in_daemon_thread
-from tasks.check.checkers.base import Checker, CheckerConfig
+from tasks.check.checkers.base import CheckerConfig, local_checker
 from tasks.check.stage import CheckConfig, check
 
 CONTEXT = StageContext(trace_id="trace", run_id="run")
@@ -28,7 +28,7 @@ class NoOptions(CheckerConfig):
 
 
 def config_of(timeout_seconds: float = 5.0, **runs: Callable[[NoOptions], Awaitable[Check]]) -> CheckConfig:
-    checkers = {name: Checker(name, NoOptions, run) for name, run in runs.items()}
+    checkers = {name: local_checker(name, NoOptions, run) for name, run in runs.items()}
     return CheckConfig(names=tuple(checkers), timeout_seconds=timeout_seconds, checkers=checkers)
 
 

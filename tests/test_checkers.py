@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestration.contracts import Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
-from tasks.check.checkers.base import Ceilings, Floors
+from tasks.check.checkers.base import Ceilings, Floors, Subject
 from tasks.check.checkers.registry import CHECKERS
 
 PERCENT = st.floats(0, 100, allow_nan=False)
@@ -26,7 +26,7 @@ PERCENT = st.floats(0, 100, allow_nan=False)
 
 async def run_checker(name: str, **options: Any) -> Check:
     checker = CHECKERS[name]
-    return await checker.run(checker.parse(options))
+    return await checker.run(checker.parse(options), Subject.of_this_host())
 
 
 # Options

@@ -1,14 +1,16 @@
-"""The parts of a checker: a frozen configuration, an async function, and the thresholds that checkers share."""
+"""The parts of a checker: a frozen configuration, an async function, what it looks at, and thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestration.contracts import Check, CheckStatus
+from orchestration.alert import Alert
+from orchestration.contracts import Check, CheckStatus, Target
 from orchestration.errors import BadInput
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -63,16 +65,36 @@ class Floors(CheckerConfig):
         return CheckStatus.WARNING if percent >= self.warn else CheckStatus.CRITICAL
 
 
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the checks of a run are about."""
+
+    target: Target | None
+    """None means that the alerts name nothing."""
+    own_name: str
+    """The name of the host that runs this pipeline."""
+    alerts: Sequence[Alert] = ()
+
+    @classmethod
+    def of_this_host(cls) -> Self:
+        """A health check of the host that runs this pipeline."""
+        name = socket.gethostname()
+        return cls(target=Target(host=name.lower(), is_own=True), own_name=name)
+
+
 ConfigT = TypeVar("ConfigT", bound=CheckerConfig)
+Fit = Callable[[Any, Subject], str]
+"""Why a checker with these options cannot look at a subject, in words; "" if it can."""
 
 
 @dataclass(frozen=True)
 class Checker(Generic[ConfigT]):
-    """One checker of the registry: its name, the type of its options, and its function."""
+    """One checker of the registry: its name, the type of its options, its function, and what it can look at."""
 
     name: str
     config: type[ConfigT]
-    run: Callable[[ConfigT], Awaitable[Check]]
+    run: Callable[[ConfigT, Subject], Awaitable[Check]]
+    unfit: Fit
 
     def parse(self, options: Mapping[str, object]) -> ConfigT:
         """Validate the options of this checker.
@@ -100,3 +122,18 @@ class Checker(Generic[ConfigT]):
 def _shown(value: object) -> str:
     """A number as it is, any other value as its type: an option may contain a token."""
     return repr(value) if isinstance(value, int | float) or value is None else f"a value of type {type(value).__name__}"
+
+
+def local_checker(name: str, config: type[ConfigT], run: Callable[[ConfigT], Awaitable[Check]]) -> Checker[ConfigT]:
+    """A checker that looks at the host that runs this pipeline, and therefore only if the alert is about this host."""
+
+    async def look(options: ConfigT, subject: Subject) -> Check:
+        found = await run(options)
+        return found if found.target else found.model_copy(update={"target": subject.own_name})
+
+    return Checker(name, config, look, _not_of_this_host)
+
+
+def _not_of_this_host(_options: object, subject: Subject) -> str:
+    is_own = subject.target is not None and subject.target.is_own
+    return "" if is_own else "it looks only at the host that runs this pipeline, and the alert is not about it"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tasks.check.checkers.base import Checker
+from tasks.check.checkers.base import Checker, local_checker
 from tasks.check.checkers.cpu import CpuConfig, check_cpu
 from tasks.check.checkers.disk import DiskConfig, check_disk
 from tasks.check.checkers.memory import MemoryConfig, check_memory
@@ -20,11 +20,11 @@ CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
     {
         checker.name: checker
         for checker in (
-            Checker("cpu", CpuConfig, check_cpu),
-            Checker("memory", MemoryConfig, check_memory),
-            Checker("disk", DiskConfig, check_disk),
-            Checker("network", NetworkConfig, check_network),
-            Checker("process", ProcessConfig, check_process),
+            local_checker("cpu", CpuConfig, check_cpu),
+            local_checker("memory", MemoryConfig, check_memory),
+            local_checker("disk", DiskConfig, check_disk),
+            local_checker("network", NetworkConfig, check_network),
+            local_checker("process", ProcessConfig, check_process),
         )
     }
 )
