@@ -5,10 +5,9 @@ A case is a directory of `tests/analysis/cases`; docs/benchmarks.md says what it
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -18,9 +17,14 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, UtcDatetime, host_of
+from orchestration.alert import Alert, Incident, IncidentStatus, Severity, UtcDatetime
 from orchestration.analysis import AnalysisInput
+from orchestration.changes.blame import Dependency
+from orchestration.changes.csv_input import read_dependencies, read_series
+from orchestration.changes.ranking import rank
+from orchestration.changes.series import Table
 from orchestration.contracts import (
+    Change,
     ChangeEvent,
     Check,
     CheckResult,
@@ -32,6 +36,7 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.evidence import evidence_of
+from orchestration.target import OwnHost, target_of
 from tasks.ingest.sources import parse_push
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "analysis" / "cases"
@@ -43,9 +48,6 @@ CAUSES = (
 )
 KINDS = (*CAUSES, HEALTHY, UNKNOWN)
 """What an analysis can name: a cause, that all is well, or that it does not know."""
-
-Series = Mapping[tuple[str, str], list[tuple[float, float]]]
-"""The points (Unix seconds, value) of each series by its entity and its metric."""
 
 
 class Group(StrEnum):
@@ -117,8 +119,8 @@ class Case:
     setting: Setting
     alerts: tuple[Alert, ...]
     checks: list[Check]
-    series: Series
-    dependencies: list[tuple[str, str]] | None
+    series: Table
+    dependencies: Sequence[Dependency] | None
     """Who calls whom; None if that is not known."""
     history: _History
     expected: Expected
@@ -126,7 +128,19 @@ class Case:
     @cached_property
     def target(self) -> Target | None:
         """What the alerts are about."""
-        return _target(self.alerts, self.setting.own_host)
+        return target_of(self.alerts, OwnHost(self.setting.own_host))
+
+    @property
+    def changes(self) -> list[Change]:
+        """What is unlike its own past, the series of the likeliest causes first."""
+        name = (self.setting.entity, self.setting.metric)
+        began = self.setting.during.timestamp()
+        normal = {series: [point for point in points if point[0] < began] for series, points in self.series.items()}
+        during = {series: [point for point in points if point[0] >= began] for series, points in self.series.items()}
+        if not during.get(name):
+            return []
+        ranked = rank(normal, {series: points for series, points in during.items() if points}, name, self.dependencies)
+        return [change for entity in ranked for change in entity.changes]
 
     @cached_property
     def input(self) -> AnalysisInput:
@@ -141,6 +155,7 @@ class Case:
                 checks_passed=ok,
                 checks_failed=len(self.checks) - ok,
                 target=self.target,
+                changes=self.changes,
             ),
             events=sorted(
                 (event for event in self.history.events if event.at <= self.setting.now),
@@ -173,14 +188,14 @@ def read_case(directory: Path) -> Case:
         ValueError, BadInput: a file is not what it should be.
         OSError: a file is missing.
     """
-    dependencies = directory / "dependencies.csv"
+    series, calls = directory / "series.csv", directory / "dependencies.csv"
     return Case(
         name=directory.name,
         setting=Setting.model_validate(_yaml(directory / "case.yaml")),
         alerts=parse_push(json.loads((directory / "push.json").read_text())).alerts,
         checks=[Check.model_validate(check) for check in cast("list[Any]", _yaml(directory / "checks.yaml"))],
-        series=_series(directory / "series.csv"),
-        dependencies=_pairs(dependencies) if dependencies.exists() else None,
+        series=read_series(series.read_bytes(), series.name) if series.exists() else {},
+        dependencies=read_dependencies(calls.read_bytes(), calls.name) if calls.exists() else None,
         history=_History.model_validate(_yaml(directory / "history.yaml")),
         expected=Expected.model_validate(_yaml(directory / "answer.yaml")),
     )
@@ -188,19 +203,6 @@ def read_case(directory: Path) -> Case:
 
 def _yaml(path: Path) -> object:
     return yaml.safe_load(path.read_text())
-
-
-def _series(path: Path) -> Series:
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    with path.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            found.setdefault((row["entity"], row["metric"]), []).append((float(row["time"]), float(row["value"])))
-    return found
-
-
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="") as lines:
-        return [(row["caller"], row["callee"]) for row in csv.DictReader(lines)]
 
 
 def _incident(alerts: tuple[Alert, ...], began: UtcDatetime) -> Incident:
@@ -215,15 +217,4 @@ def _incident(alerts: tuple[Alert, ...], began: UtcDatetime) -> Incident:
         severity=Severity.worst(*(alert.severity for alert in alerts)),
         description=first.description,
         opened_at=first.started_at or began,
-    )
-
-
-def _target(alerts: tuple[Alert, ...], own_host: str) -> Target | None:
-    firing = [alert for alert in alerts if alert.status is AlertStatus.FIRING] or list(alerts)
-    shared = dict(set.intersection(*(set(alert.labels.items()) for alert in firing)))
-    place = host_of(shared).casefold()
-    url = place if "://" in place else ""
-    host, _, port = place.partition("://")[2].partition("/")[0].partition(":") if url else place.partition(":")
-    return Target(
-        host=host, port=int(port) if port.isdecimal() else None, url=url, is_own=host == own_host, labels=shared
     )
