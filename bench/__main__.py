@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
-from bench import backlog, commands, petshop, redaction, service, status
+from bench import analysis, backlog, commands, petshop, redaction, service, status
 from bench.figures import show
 
 PARTS = {
@@ -28,7 +29,10 @@ LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direc
 
 
 def main() -> None:
-    """Measure the named parts and print a row for each figure."""
+    """Measure the named parts and print a row for each figure. `analysis` is a table of its own: see its --help."""
+    if sys.argv[1:2] == ["analysis"]:
+        analysis.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="bench", description=main.__doc__)
     parser.add_argument(
         "part", nargs="*", help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}; or petshop PATH"
