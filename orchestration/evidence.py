@@ -80,7 +80,9 @@ def _of_checks(case: AnalysisInput) -> Iterator[dict[str, object]]:
 
 def _of_change(change: Change) -> dict[str, object]:
     since = f", since {change.since:%H:%M:%S} UTC" if change.since else ""
-    says = f"{change.metric} is {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{since}"
+    over = f", normal again since {change.until:%H:%M:%S} UTC" if change.until else ""
+    is_now = "was" if change.until else "is"
+    says = f"{change.metric} {is_now} {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{over or since}"
     return {"about": change.entity, "says": says}
 
 

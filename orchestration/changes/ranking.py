@@ -61,9 +61,18 @@ def changes_of(found: Iterable[Deviation]) -> list[Change]:
 
 
 def _change(one: Deviation, normal: Range) -> Change:
-    since = None if one.since is None else datetime.fromtimestamp(one.since, UTC)
+    since, until = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (one.since, one.until))
     (entity, metric), score = one.name, round(one.strength, 4)
-    return Change(entity=entity, metric=metric, now=one.now, low=normal.low, high=normal.high, score=score, since=since)
+    return Change(
+        entity=entity,
+        metric=metric,
+        now=one.now,
+        low=normal.low,
+        high=normal.high,
+        score=score,
+        since=since,
+        until=until,
+    )
 
 
 def _with_blame(shown: Shown, blame: Mapping[str, float]) -> dict[str, float]:

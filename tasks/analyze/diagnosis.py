@@ -281,9 +281,16 @@ def _concerns(name: str, names: frozenset[str]) -> bool:
 
 
 def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
-    """The diagnosis that all is well, if what was seen says so: no check is unhealthy, and no series is strange."""
+    """The diagnosis that all is well, if what was seen says so: no check is unhealthy, and no series is strange now.
+
+    What a check finds now counts more than a series of the same topic, which shows the time before.
+    """
     checks = [(number, check) for number, check in case.checks if check.status is not CheckStatus.UNKNOWN]
-    if not checks or any(check.status is not CheckStatus.OK for _, check in checks) or any(True for _ in case.changes):
+    if not checks or any(check.status is not CheckStatus.OK for _, check in checks):
+        return None
+    covered = {topic_of_check(check) for _, check in checks}
+    strange = [change for _, change in case.changes if change.until is None]
+    if any((topic := _topic_of_metric(change)) is None or topic not in covered for change in strange):
         return None
     by_expression = [number for number, check in checks if check.name == "prometheus"]
     by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
