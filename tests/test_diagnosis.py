@@ -240,3 +240,32 @@ def test_split_evidence_is_less_sure() -> None:
     one = diagnosis(alert("Slow"), check=seen(memory=CRITICAL))
     two = diagnosis(alert("Slow"), check=seen(memory=CRITICAL, disk=CRITICAL))
     assert two.confidence < one.confidence
+
+
+@pytest.mark.parametrize(
+    ("says", "topic"),
+    [
+        ("write failed: No space left on device", Topic.DISK),
+        ("FATAL: sorry, too many clients already", Topic.CONNECTIONS),
+        ("dial tcp: lookup db on 10.0.0.2:53: no such host", Topic.DNS),
+        ("inventory answered 502 Bad Gateway", Topic.DEPENDENCY),
+    ],
+)
+def test_the_errors_of_systems_are_known(says: str, topic: Topic) -> None:
+    assert diagnosis(alert("Job failed", says)).topic is topic
+
+
+def test_what_the_target_depends_on_is_named_if_that_is_down() -> None:
+    check = Check(name="tcp", target="redis-1:6379", status=CRITICAL, message="connection refused")
+    found = diagnosis(alert("Slow", instance="web-1"), check=CheckResult(checks=[check], target=Target(host="web-1")))
+    assert (found.topic, found.about) == (Topic.DEPENDENCY, "redis-1:6379")
+
+
+def test_what_is_normal_again_is_over() -> None:
+    over = change("web-1", "http_errors").model_copy(update={"until": BEGAN})
+    assert diagnosis(alert("Slow", instance="web-1"), check=seen(over, http=OK)).healthy
+
+
+def test_a_campaign_is_no_deploy() -> None:
+    newsletter = deploy(5).model_copy(update={"kind": "campaign"})
+    assert diagnosis(alert("HighErrorRate"), events=[newsletter]).topic is None

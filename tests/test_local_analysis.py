@@ -81,7 +81,7 @@ async def test_a_host_name_that_is_a_command_gets_into_none() -> None:
     there = CheckResult(target=Target(host="x;reboot"))
     result = await analysis_of(alert("HighCPU", instance="x;reboot"), check=there)
     assert "reboot" not in "".join(action for each in result.recommendations for action in each.actions)
-    assert result.recommendations[0].actions[0].startswith("on the host of the alert: ")
+    assert result.recommendations[0].actions[0].startswith("on its host: ")
 
 
 # The complete analysis

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import ChangeEvent, Check, Recommendation, Target
 from orchestration.redaction import one_line
+from orchestration.target import read_place
 from tasks.analyze.host import OLD_BYTES, OLD_DAYS, FileFindings, ProcessUse, in_bytes
 from tasks.analyze.topics import Topic, topic_of_check
 
@@ -29,6 +30,8 @@ class Findings:
     """What is known for the advice about one topic: the target, what this host shows if it is that, what stands out."""
 
     target: Target = field(default_factory=lambda: Target(is_own=True))
+    name: str = ""
+    """What people call the target, if it has no host."""
     about: str = ""
     """What stands out beside the target, such as a service that it depends on."""
     event: ChangeEvent | None = None
@@ -40,16 +43,21 @@ class Findings:
     errors: list[str] = field(default_factory=list[str])
 
     @property
+    def service(self) -> str:
+        """What the target is called if it has no host; "" if that is unsafe in a shell."""
+        return self.name if _SAFE.fullmatch(self.name) else ""
+
+    @property
     def place(self) -> str:
         """The target's name if a shell can have it; "" if it has none, or one that is unsafe there."""
         return self.target.host if _SAFE.fullmatch(self.target.host) else ""
 
     def there(self, *commands: str) -> list[str]:
-        """Commands that are run on the target. For another host they say so."""
+        """Commands that are run on the target. For another host, or a service, they say so."""
         if self.target.is_own:
             return list(commands)
-        where = self.place or "the host of the alert"
-        return [f"on {where}: {command}" for command in commands]
+        where = f"on {self.place}" if self.place else f"where {self.service} runs" if self.service else "on its host"
+        return [f"{where}: {command}" for command in commands]
 
 
 def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
@@ -65,10 +73,14 @@ def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
     return [_advice(GENERAL, MEDIUM, f"Look at {service}" if service else "Look at what the alert names", unknown)]
 
 
-def also_look_at(check: Check, target: Target) -> Recommendation:
-    """A recommendation to look at an unhealthy check that is not the likely cause."""
+def also_look_at(check: Check, findings: Findings) -> Recommendation:
+    """A recommendation to look at an unhealthy check that is not the likely cause, at what was checked."""
     topic = topic_of_check(check)
-    first = advise(topic, Findings(target=target, check=check))[0] if topic else None
+    known = Findings(target=findings.target, name=check.target or findings.name, check=check)
+    if not findings.target.is_own and check.target:
+        place = read_place(check.target)
+        known = replace(known, target=Target(host=place.host if place else ""))
+    first = advise(topic, known)[0] if topic else None
     return Recommendation(
         type=topic or GENERAL,
         priority=MEDIUM,
@@ -84,7 +96,8 @@ def _advice(topic: str, priority: str, title: str, description: str, *commands: 
 
 def _of(findings: Findings) -> str:
     """Whose it is, in a title: " of db-77"; "" for this host."""
-    return "" if findings.target.is_own or not findings.place else f" of {findings.place}"
+    name = findings.place or findings.service
+    return "" if findings.target.is_own or not name else f" of {name}"
 
 
 def _memory(findings: Findings) -> list[Recommendation]:
@@ -179,7 +192,8 @@ def _dns(findings: Findings) -> list[Recommendation]:
 
 
 def _connections(findings: Findings) -> list[Recommendation]:
-    holds = f"See who holds the connections of {one_line(findings.about, 80) or findings.place or 'the service'}"
+    server = one_line(findings.about, 80) or findings.place or findings.service or "the database"
+    holds = f"See who holds the connections of {server}"
     listed = findings.there("ss -tn state established | awk '{print $4}' | sort | uniq -c | sort -n | tail")
     return [_advice(Topic.CONNECTIONS, HIGH, holds, _found(findings), *listed)]
 

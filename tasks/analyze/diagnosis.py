@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import islice
 from typing import TypeVar
 
@@ -26,16 +27,25 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.evidence import evidence_of
-from tasks.analyze.topics import Topic, is_symptom, names_in, topic_of_check, topics_in
+from orchestration.target import read_place
+from tasks.analyze.topics import Topic, is_symptom, names_in, topic_of_check, topics_in, topics_in_errors, words_of
 
 _NAME, _DESCRIPTION, _LABEL = 2.0, 1.0, 0.5
 """How much a word of the alert counts, by the place where it stands."""
+
+_ERROR = 1.5
+"""How much an error counts that the alert quotes, such as "no space left on device"."""
 
 _CHECK = {CheckStatus.CRITICAL: 3.0, CheckStatus.WARNING: 1.25, CheckStatus.OK: -2.0}
 """How much a check of the target counts for its topic."""
 
 _CHANGE = 2.5
 """How much the strangest series counts; the others less, by their score beside that one's."""
+
+_MADE = names_in(
+    "change deploy deployment release rollout rollback config configuration flag scale migration upgrade update patch"
+)
+"""The kinds of events that can be undone. A campaign or a holiday cannot."""
 
 _EVENT, EVENT_WINDOW = 3.0, timedelta(minutes=60)
 """How much a change that people made to the target counts if it came right before; none counts after the window."""
@@ -149,12 +159,17 @@ class _Case:
         starts = [alert.started_at for alert in self.given.alerts if alert.started_at]
         return min(starts) if starts else self.given.incident.opened_at if self.given.incident else None
 
-    @property
+    def is_other(self, name: str) -> bool:
+        """Whether a name is surely of something else than the target."""
+        return bool(name and self.names) and not _concerns(name, self.names)
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """What the target is called, in lower case."""
         labels = (value for name, value in self.target.labels.items() if name in _NAMES)
-        hosts = (alert.host.partition(":")[0] for alert in self.given.alerts)
-        return frozenset(name.lower() for name in (self.target.host, *labels, *hosts) if name)
+        hosts = (alert.host for alert in self.given.alerts)
+        found = {_bare(name) for name in (self.target.host, self.target.url, *labels, *hosts) if name}
+        return frozenset(found | {name.partition(".")[0] for name in found})
 
 
 def diagnose(given: AnalysisInput) -> Diagnosis:
@@ -207,6 +222,8 @@ def _of_words(case: _Case) -> Iterator[_Vote]:
     for weight, texts in ((_NAME, names), (_DESCRIPTION, says), (_LABEL, labels)):
         for topic, clarity in topics_in(_without(text, identities) for text in texts).items():
             yield _Vote(topic=topic, weight=weight * clarity, cites=cites, by_words=True)
+    for topic in topics_in_errors(names | says):
+        yield _Vote(topic=topic, weight=_ERROR, cites=cites, by_words=True)
 
 
 def _identities(alerts: Iterable[Alert]) -> set[str]:
@@ -229,21 +246,41 @@ def _of_checks(case: _Case) -> Iterator[_Vote]:
         if topic is None or check.status not in _CHECK:
             continue
         weight = _CHECK[check.status]
-        yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "")
+        if weight > 0 and case.is_other(check.target):
+            yield from _elsewhere(topic, weight, number, check.target)
+        else:
+            yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "")
 
 
 def _of_changes(case: _Case) -> Iterator[_Vote]:
+    """The strangest series of each topic. Several statistics of one thing are no more evidence than one."""
     changes = list(case.changes)
     strongest = max((change.score for _, change in changes), default=0.0)
+    best: dict[Topic, _Vote] = {}
     for number, change in changes if strongest > 0 else []:
-        weight = _CHANGE * change.score / strongest
-        is_other = bool(case.names) and not _concerns(change.entity, case.names)
-        topic = _topic_of_metric(change)
-        if topic is not None:
-            yield _Vote(topic=topic, weight=weight, cites=number, about=change.entity if is_other else "")
-        if is_other:
-            weight = weight if topic is None else weight / 2
-            yield _Vote(topic=Topic.DEPENDENCY, weight=weight, cites=number, about=change.entity)
+        for vote in _of_change(case, number, change, _CHANGE * change.score / strongest):
+            if vote.topic not in best or best[vote.topic].weight < vote.weight:
+                best[vote.topic] = vote
+    yield from best.values()
+
+
+def _of_change(case: _Case, number: str, change: Change, weight: float) -> Iterator[_Vote]:
+    topic = _topic_of_metric(change)
+    if case.is_other(change.entity):
+        yield from _elsewhere(topic, weight, number, change.entity)
+    elif topic is not None:
+        yield _Vote(topic=topic, weight=weight, cites=number)
+
+
+def _elsewhere(topic: Topic | None, weight: float, cites: str, about: str) -> Iterator[_Vote]:
+    """What is wrong with something else: what it is about, if that is known, and that the target may depend on it.
+
+    That it is down, or cannot be reached, is nothing but a dependency.
+    """
+    known = topic is not None and topic not in (Topic.PROCESS, Topic.NETWORK)
+    if topic is not None and known:
+        yield _Vote(topic=topic, weight=weight, cites=cites, about=about)
+    yield _Vote(topic=Topic.DEPENDENCY, weight=weight / 2 if known else weight, cites=cites, about=about)
 
 
 def _topic_of_metric(change: Change) -> Topic | None:
@@ -266,15 +303,21 @@ def _of_events(case: _Case) -> Iterator[_Vote]:
     for number, event in case.events:
         before = began - event.at if began is not None else EVENT_WINDOW
         concerned = not event.labels or any(_concerns(value, case.names) for value in event.labels.values())
-        if concerned and timedelta(minutes=-1) <= before < EVENT_WINDOW:
+        if concerned and words_of(event.kind) & _MADE and timedelta(minutes=-1) <= before < EVENT_WINDOW:
             weight = _EVENT * (1 - max(before, timedelta()) / EVENT_WINDOW)
             yield _Vote(topic=Topic.DEPLOY, weight=weight, cites=number, event=event)
 
 
 def _concerns(name: str, names: frozenset[str]) -> bool:
-    """Whether a name is one of the target's: web-1:9100 and web-1 are the same."""
-    plain = name.lower()
-    return plain in names or plain.partition(":")[0] in names
+    """Whether a name is one of the target's: web-1:9100, https://web-1/health and web-1 are the same."""
+    plain = _bare(name)
+    return plain in names or plain.partition(".")[0] in names
+
+
+def _bare(name: str) -> str:
+    """A name in lower case, without scheme, path and port."""
+    place = read_place(name)
+    return place.host if place else name.lower()
 
 
 # What is said
@@ -288,11 +331,11 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     checks = [(number, check) for number, check in case.checks if check.status is not CheckStatus.UNKNOWN]
     if not checks or any(check.status is not CheckStatus.OK for _, check in checks):
         return None
-    covered = {topic_of_check(check) for _, check in checks}
-    strange = [change for _, change in case.changes if change.until is None]
-    if any((topic := _topic_of_metric(change)) is None or topic not in covered for change in strange):
-        return None
     by_expression = [number for number, check in checks if check.name == "prometheus"]
+    covered = {topic_of_check(check) for _, check in checks}
+    strange = {_topic_of_metric(change) for _, change in case.changes if change.until is None}
+    if not by_expression and not strange <= covered - {None}:
+        return None
     by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
     alone = not case.given.alerts and case.given.incident is None
     outside = not topics or topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}

@@ -41,7 +41,8 @@ class LocalAnalysis:
         target = case.target or Target(is_own=case.is_about_this_host)
         checks = case.check.checks if case.check else []
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
-        known = Findings(target=target, about=diagnosis.about, event=diagnosis.event, check=check)
+        name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
+        known = Findings(target=target, name=name, about=diagnosis.about, event=diagnosis.event, check=check)
         findings = await _look(case, diagnosis.topic, known) if target.is_own else known
         recommendations = list(_recommend(case, diagnosis, findings))
         return AnalyzeResult(
@@ -106,7 +107,7 @@ def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) ->
         yield Recommendation(type="episode", priority=MEDIUM, title=title, description=one_line(note, _NOTE_CHARACTERS))
     for check in _unhealthy(case):
         if (topic := topic_of_check(check)) is None or topic is not diagnosis.topic:
-            yield also_look_at(check, findings.target)
+            yield also_look_at(check, findings)
 
 
 def _unhealthy(case: AnalysisInput) -> list[Check]:
@@ -172,6 +173,11 @@ def _title(case: AnalysisInput) -> str:
     if not title and case.alerts:
         title = case.alerts[0].title or case.alerts[0].name
     title = one_line(title, _TITLE_CHARACTERS) or "Health check"
-    places = [place for place in dict.fromkeys(alert.place for alert in case.alerts) if place and place not in title]
+    named = (
+        list(dict.fromkeys(alert.place for alert in case.alerts)) if any(alert.place for alert in case.alerts) else []
+    )
+    if not named and case.target is not None and case.alerts:
+        named = [case.target.name]
+    places = [place for place in named if place and place not in title]
     shown = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else "".join(places)
     return printable(f"{title} ({one_line(shown, 80)})" if shown else title)

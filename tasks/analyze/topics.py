@@ -39,7 +39,7 @@ CLEAR_WORDS: dict[Topic, frozenset[str]] = {
     Topic.DISK: names_in("disk disks filesystem filesystems storage inode inodes enospc mountpoint nvme"),
     Topic.CPU: names_in("cpu cpus processor processors loadavg cputhrottling"),
     Topic.CERTIFICATE: names_in("certificate certificates cert certs x509 ssl"),
-    Topic.DNS: names_in("dns nxdomain servfail resolver coredns nameserver"),
+    Topic.DNS: names_in("dns nxdomain servfail resolver coredns nameserver enotfound getaddrinfo"),
     Topic.CONNECTIONS: names_in("connections numbackends deadlock deadlocks maxconn"),
     Topic.BACKLOG: names_in("backlog lag queue queues queued consumerlag unacked undelivered"),
     Topic.DEPLOY: names_in("deploy deployed deploying rollout rollback"),
@@ -56,15 +56,37 @@ VAGUE_WORDS: dict[Topic, frozenset[str]] = {
     Topic.CPU: names_in("load load1 load5 core cores throttling throttled"),
     Topic.CERTIFICATE: names_in("tls expiry expires expired expiring handshake"),
     Topic.DNS: names_in("resolve resolving lookup"),
-    Topic.CONNECTIONS: names_in("connection pool sessions locks backends"),
+    Topic.CONNECTIONS: names_in("connection pool sessions locks"),
     Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting ready"),
     Topic.DEPLOY: names_in("release released version canary"),
-    Topic.DEPENDENCY: names_in("backend api provider"),
+    Topic.DEPENDENCY: names_in("backend backends"),
     Topic.TRAFFIC: names_in("requests throughput spike"),
     Topic.NETWORK: names_in("interface gateway tcp link dropped drops timeout"),
     Topic.PROCESS: names_in("process crash crashed crashing looping restarting restarted restarts down up"),
 }
 """Words that often name a topic and often something else: a load balancer, an API gateway."""
+
+PHRASES: tuple[tuple[Topic, re.Pattern[str]], ...] = tuple(
+    (topic, re.compile(pattern, re.IGNORECASE))
+    for topic, pattern in (
+        (Topic.MEMORY, r"out of memory|cannot allocate memory|java heap space|memory limit exceeded"),
+        (Topic.DISK, r"no space left on device|disk quota exceeded|read-only file ?system|input/output error"),
+        (Topic.CERTIFICATE, r"certificate (has |is )?expired|certificate verify failed|unknown authority|x509:"),
+        (
+            Topic.DNS,
+            r"no such host|name or service not known|failure in name resolution|could ?n.t resolve|server misbehaving",
+        ),
+        (
+            Topic.CONNECTIONS,
+            r"too many (clients|connections)|connections? (pool|slots) (is |are )?(exhausted|full|reserved)"
+            r"|remaining connection slots|pool.{0,20}(timed? ?out|exhausted)|lock wait timeout",
+        ),
+        (Topic.DEPENDENCY, r"\b50[234] (bad gateway|service unavailable|gateway time-?out)|upstream (connect|request)"),
+        (Topic.NETWORK, r"no route to host|network is unreachable|connection timed out"),
+        (Topic.PROCESS, r"connection refused|segmentation fault|core dumped|exited with|back-?off restarting"),
+    )
+)
+"""What operating systems, databases and libraries say in their errors."""
 
 SYMPTOM_WORDS = names_in(
     "latency duration seconds error errors failed failures fault faults availability unavailable slow 5xx "
@@ -82,7 +104,7 @@ TOPIC_OF_CHECKER: dict[str, Topic] = {
     "dns": Topic.DNS,
 }
 
-_REFUSED = names_in("refused reset closed")
+_REFUSED = names_in("refused refuses reset closed")
 _UNREACHABLE = names_in("timed timeout unreachable route answer")
 
 _CLEAR, _VAGUE = 1.0, 0.5
@@ -120,6 +142,12 @@ def topics_in(texts: Iterable[str]) -> dict[Topic, float]:
     return found
 
 
+def topics_in_errors(texts: Iterable[str]) -> set[Topic]:
+    """The topics of the errors that the texts quote."""
+    shown = "\n".join(text[:_MAX_CHARACTERS] for text in texts)
+    return {topic for topic, phrase in PHRASES if phrase.search(shown)}
+
+
 def is_symptom(metric: str) -> bool:
     """Whether a metric says that something suffers: how slow it is, or how often it fails."""
     return bool(words_of(metric) & SYMPTOM_WORDS) or any(part in metric.lower() for part in ("5xx", "p99", "p95"))
@@ -129,13 +157,14 @@ def topic_of_check(check: Check) -> Topic | None:
     """What a check is about: by its checker, or, if that looks from outside, by what it says."""
     if (known := TOPIC_OF_CHECKER.get(check.name)) is not None:
         return known
-    words = words_of(check.message)
-    clear = {topic for topic, clarity in topics_in([check.message]).items() if clarity == _CLEAR}
+    message = check.message.replace(check.target, " ") if check.target else check.message
+    words, found = words_of(message), topics_in([message])
+    clear = {topic for topic, clarity in found.items() if clarity == _CLEAR}
     if check.name in ("http", "tcp"):
         outside = (Topic.CERTIFICATE, Topic.DNS)
-        if found := next((topic for topic in outside if topic in clear), None):
-            return found
+        if (said := next((topic for topic in outside if topic in clear), None)) is not None:
+            return said
         if words & _REFUSED:
             return Topic.PROCESS
         return Topic.NETWORK if words & _UNREACHABLE else None
-    return next((topic for topic in Topic if topic in clear), None)
+    return max(found, key=lambda topic: found[topic], default=None)
