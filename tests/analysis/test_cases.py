@@ -38,10 +38,11 @@ def perfect(case: Case) -> AnalyzeResult:
     """The answer that the case expects, resting on what it has to cite."""
     expected = case.expected
     cites = [next(one.id for one in case.evidence.values() if needed.is_met_by(one)) for needed in expected.must_cite]
-    fine = [one.id for one in case.evidence.values() if one.status is CheckStatus.OK]
+    fine = [one for one in case.evidence.values() if one.status is CheckStatus.OK]
+    says = ", ".join(needed.has for needed in expected.must_cite) or "".join(one.says for one in fine[:1])
     kind = ClaimKind.HEALTHY if expected.kind == HEALTHY else ClaimKind.CAUSE
     topic = "" if kind is ClaimKind.HEALTHY else expected.kind
-    claim = Claim(kind=kind, says="That is what it is.", topic=topic, cites=cites or fine[:1])
+    claim = Claim(kind=kind, says=says, topic=topic, cites=cites or [one.id for one in fine[:1]])
     return AnalyzeResult(
         summary=f"{expected.target}: {expected.kind}",
         actions=[expected.first_action.example],
