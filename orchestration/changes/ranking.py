@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from orchestration.changes.blame import Dependencies, Dependency, divide_blame
 from orchestration.changes.deviations import Deviation, deviations, trouble_of
 from orchestration.changes.evidence import Shown
-from orchestration.changes.series import Name, Table, clean
+from orchestration.changes.series import Name, Range, Table, clean
 from orchestration.changes.words import reason
 from orchestration.contracts import Change
 
@@ -56,15 +57,13 @@ def rank(normal: Table, during: Table, target: Name, dependencies: Iterable[Depe
 def changes_of(found: Iterable[Deviation]) -> list[Change]:
     """The deviations that lie outside of their normal range, the strangest first."""
     outside = sorted((one for one in found if one.excess > 0), key=lambda one: (-one.strength, one.name))
-    return [_change(one) for one in outside]
+    return [_change(one, one.normal) for one in outside if one.normal]
 
 
-def _change(one: Deviation) -> Change:
-    low, high = (one.normal.low, one.normal.high) if one.normal else (0.0, 0.0)
-    return Change.model_validate({
-        "entity": one.name[0], "metric": one.name[1], "now": one.now, "low": low, "high": high,
-        "score": round(one.strength, 4), "since": one.since,
-    })  # fmt: skip
+def _change(one: Deviation, normal: Range) -> Change:
+    since = None if one.since is None else datetime.fromtimestamp(one.since, UTC)
+    (entity, metric), score = one.name, round(one.strength, 4)
+    return Change(entity=entity, metric=metric, now=one.now, low=normal.low, high=normal.high, score=score, since=since)
 
 
 def _with_blame(shown: Shown, blame: Mapping[str, float]) -> dict[str, float]:
