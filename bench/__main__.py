@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument(
         "part",
         nargs="*",
-        help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}; or petshop PATH, or analysis (see its --help)",
+        help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}; "
+        "or petshop PATH, or analysis (see its --help)",
     )
     parser.add_argument("-n", "--times", type=int, default=9, help="how many measurements per row")
     arguments = parser.parse_args()
