@@ -106,6 +106,8 @@ def test_the_answer_of_a_case_can_be_given(name: str) -> None:
     assert expected.may_abstain is (expected.kind == UNKNOWN)
     assert expected.first_action.matches.search(expected.first_action.example)
     assert not expected.first_action.matches.search("Drink tea")
+    known = " ".join(f"{piece.about} {piece.says}" for piece in case.evidence.values())
+    assert expected.target.casefold() in known.casefold()
     for needed in expected.must_cite:
         assert any(needed.is_met_by(piece) for piece in case.evidence.values()), needed
     assert expected.must_cite or expected.kind == UNKNOWN or case.setting.group is Group.HEALTHY
