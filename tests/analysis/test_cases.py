@@ -38,10 +38,11 @@ def perfect(case: Case) -> AnalyzeResult:
     """The answer that the case expects, resting on what it has to cite."""
     expected = case.expected
     cites = [next(one.id for one in case.evidence.values() if needed.is_met_by(one)) for needed in expected.must_cite]
-    fine = [one.id for one in case.evidence.values() if one.status is CheckStatus.OK]
+    fine = [one for one in case.evidence.values() if one.status is CheckStatus.OK]
+    says = ", ".join(needed.has for needed in expected.must_cite) or "".join(one.says for one in fine[:1])
     kind = ClaimKind.HEALTHY if expected.kind == HEALTHY else ClaimKind.CAUSE
     topic = "" if kind is ClaimKind.HEALTHY else expected.kind
-    claim = Claim(kind=kind, says="That is what it is.", topic=topic, cites=cites or fine[:1])
+    claim = Claim(kind=kind, says=says, topic=topic, cites=cites or [one.id for one in fine[:1]])
     return AnalyzeResult(
         summary=f"{expected.target}: {expected.kind}",
         actions=[expected.first_action.example],
@@ -105,6 +106,8 @@ def test_the_answer_of_a_case_can_be_given(name: str) -> None:
     assert expected.may_abstain is (expected.kind == UNKNOWN)
     assert expected.first_action.matches.search(expected.first_action.example)
     assert not expected.first_action.matches.search("Drink tea")
+    known = " ".join(f"{piece.about} {piece.says}" for piece in case.evidence.values())
+    assert expected.target.casefold() in known.casefold()
     for needed in expected.must_cite:
         assert any(needed.is_met_by(piece) for piece in case.evidence.values()), needed
     assert expected.must_cite or expected.kind == UNKNOWN or case.setting.group is Group.HEALTHY
