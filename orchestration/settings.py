@@ -198,6 +198,19 @@ class Settings(BaseSettings):
     checkers_timeout_seconds: float = Field(5.0, gt=0, le=600)
     """How long one checker may take, in seconds."""
 
+    prometheus_url: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")
+    """The Prometheus that alerts are checked with. None means the block `default` in Prefect, if there is one."""
+    prometheus_username: str | None = None
+    """User name at Prometheus."""
+    prometheus_password: SecretStr | None = None
+    """Password at Prometheus."""
+    prometheus_token: SecretStr | None = None
+    """Bearer token of Prometheus, instead of a user."""
+    prometheus_verify_tls: bool = True
+    """Whether the certificate of Prometheus has to be trusted."""
+    prometheus_ca_file: str | None = None
+    """File with the certificate of the authority of Prometheus in PEM, if it is not a known one."""
+
     notify_remind_after_seconds: float = Field(14400, ge=0, allow_inf_nan=False)
     """After how long an incident that still fires is notified again, in seconds. 0 means never."""
     notify_remind_critical_after_seconds: float = Field(3600, ge=0, allow_inf_nan=False)

@@ -31,7 +31,6 @@ from tests.store_helpers import open_attempts
 from tests.worker_helpers import eventually
 
 ALERT = {"name": "HighCPU", "severity": "critical", "host": socket.gethostname()}
-"""An alert about this host, so that its checkers look at it."""
 MEMORY = {"checker_names": ["memory"]}
 FAILS = {"source_node": "payload", "extract": "not.there"}
 """The config of a transform that always fails."""

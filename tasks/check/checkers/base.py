@@ -131,9 +131,10 @@ def local_checker(name: str, config: type[ConfigT], run: Callable[[ConfigT], Awa
         found = await run(options)
         return found if found.target else found.model_copy(update={"target": subject.own_name})
 
-    return Checker(name, config, look, _not_of_this_host)
+    return Checker(name, config, look, not_of_this_host)
 
 
-def _not_of_this_host(_options: object, subject: Subject) -> str:
+def not_of_this_host(_options: object, subject: Subject) -> str:
+    """Why a checker of this host cannot look at a subject; "" if the alert is about this host."""
     is_own = subject.target is not None and subject.target.is_own
     return "" if is_own else "it looks only at the host that runs this pipeline, and the alert is not about it"

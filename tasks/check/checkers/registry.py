@@ -10,7 +10,7 @@ from tasks.check.checkers.base import Checker, local_checker
 from tasks.check.checkers.cpu import CpuConfig, check_cpu
 from tasks.check.checkers.disk import DiskConfig, check_disk
 from tasks.check.checkers.memory import MemoryConfig, check_memory
-from tasks.check.checkers.network import NetworkConfig, check_network
+from tasks.check.checkers.network import NetworkConfig, look_at_network, unfit_for_network
 from tasks.check.checkers.process import ProcessConfig, check_process
 
 AnyChecker = Checker[Any]
@@ -23,7 +23,7 @@ CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
             local_checker("cpu", CpuConfig, check_cpu),
             local_checker("memory", MemoryConfig, check_memory),
             local_checker("disk", DiskConfig, check_disk),
-            local_checker("network", NetworkConfig, check_network),
+            Checker("network", NetworkConfig, look_at_network, unfit_for_network),
             local_checker("process", ProcessConfig, check_process),
         )
     }
