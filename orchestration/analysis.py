@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, SecretStr
 
@@ -84,9 +85,53 @@ class ModelOptions(Contract):
     reads_runbook: bool = False
     uses_tools: bool = False
 
+    def __str__(self) -> str:
+        return f"The model {self.model!r} ({self.name})"
+
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """The cost of so many tokens, in the currency of the prices."""
         return round((input_tokens * self.price_input + output_tokens * self.price_output) / 1e6, 6)
+
+
+class PendingAnswers:
+    """The questions that models of this process are being asked. They go on when the page has stopped waiting."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, asyncio.Task[AnalyzeResult]] = {}
+        self._after: set[asyncio.Task[None]] = set()
+
+    def ask(self, key: str, ask: Callable[[], Coroutine[Any, Any, AnalyzeResult]]) -> asyncio.Task[AnalyzeResult]:
+        """The question with this key; it is begun if it is not being asked."""
+        if (asked := self._asked.get(key)) is not None:
+            return asked
+        asked = asyncio.create_task(ask())
+        self._asked[key] = asked
+        asked.add_done_callback(lambda task: self._end(key, task))
+        return asked
+
+    def _end(self, key: str, task: asyncio.Task[AnalyzeResult]) -> None:
+        self._asked.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # asyncio must not report an error as lost: the question's row has it
+
+    def then(self, asked: asyncio.Task[AnalyzeResult], do: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this when the question has ended, however it did, unless this process ends first."""
+
+        async def wait() -> None:
+            await asyncio.wait({asked})
+            await do()
+
+        following = asyncio.create_task(wait())
+        self._after.add(following)
+        following.add_done_callback(self._after.discard)
+
+    async def close(self) -> None:
+        """Cancel what is being asked. The runs that wait for answers are in the queue, and ask again."""
+        tasks: set[asyncio.Task[Any]] = {*self._after, *self._asked.values()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 class ModelSource(Protocol):

@@ -32,7 +32,7 @@ def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
     if missing := [cited for cited in claim.cites if cited not in evidence]:
         return f"it cites evidence that does not exist: {', '.join(one_line(one, 40) for one in missing[:3])}"
     cited = [evidence[one] for one in claim.cites]
-    texts = [_Text.of(f"{one.about} {_without_orders(one)}") for one in cited]
+    texts = [_Text.of(f"{one.about} {without_orders(one)}") for one in cited]
     rules = (_of_quotes, _of_numbers, _of_words, _of_checks, _of_direction)
     return next((why for rule in rules if (why := rule(claim, cited, texts)) is not None), None)
 
@@ -135,7 +135,8 @@ _ORDERS = re.compile(
     r".{0,20}\b(?:are|must|should|shall|have to|need to|will)\b|"
     r"\b(?:say|state|report|answer|respond|reply|conclude|claim|output|write|tell|print|return)\b"
     r".{0,25}\b(?:that|with|only|everything|healthy|nothing|exactly|json|confidence|as)\b|"
-    r"\b(?:as an ai|language model|jailbreak|new instructions?|act as|pretend|do not (?:mention|report|cite|tell|page))\b|"
+    r"\b(?:as an ai|language model|jailbreak|new instructions?|act as|pretend)\b|"
+    r"\bdo not (?:mention|report|cite|tell|page)\b|"
     r"\b(?:recommend|advise|instruct|suggest)\b.{0,40}\b(?:running|run|execute|curl|wget|delete|drop|rm|disable|open|visit)\b",
     re.IGNORECASE | re.DOTALL,
 )
@@ -147,7 +148,7 @@ def gives_orders(text: str) -> bool:
     return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
 
 
-def _without_orders(one: Evidence) -> str:
+def without_orders(one: Evidence) -> str:
     """What evidence says, without the sentences that are meant for whoever reads it. What we measured has none."""
     if one.kind in (EvidenceKind.CHANGE, EvidenceKind.RUNBOOK) or not gives_orders(one.says):
         return one.says
