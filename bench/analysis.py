@@ -18,10 +18,10 @@ from rich.table import Table
 from bench.analysis_cases import HEALTHY, UNKNOWN, Case, Group, cases
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import AnalyzeResult, ClaimKind
-from orchestration.evidence import unsupported
-from tasks.analyze.stage import PROVIDERS as PIPELINE_PROVIDERS
+from orchestration.support import unsupported
+from tasks.analyze.local import LocalAnalysis
 
-PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": PIPELINE_PROVIDERS["local"]}
+PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": LocalAnalysis}
 """Who is scored, by name. A model that plays recorded answers is one more line here."""
 
 CONFIDENT = 0.6

@@ -21,7 +21,7 @@ from orchestration.contracts import (
     Episode,
     Target,
 )
-from orchestration.evidence import unsupported
+from orchestration.support import unsupported
 from tasks.analyze.diagnosis import Diagnosis, diagnose
 from tasks.analyze.topics import CLEAR_WORDS, Topic, topics_in, words_of
 

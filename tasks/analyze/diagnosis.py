@@ -27,6 +27,7 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.evidence import evidence_of
+from orchestration.redaction import one_line
 from orchestration.target import read_place
 from tasks.analyze.topics import Topic, is_symptom, names_in, topic_of_check, topics_in, topics_in_errors, words_of
 
@@ -68,7 +69,8 @@ _HEALTHY_BY_EXPRESSION, _HEALTHY_BY_TOPIC, _HEALTHY = 0.8, 0.7, 0.5
 _UNKNOWN = 0.1
 
 _MAX_ALERTS = 100  # enough words to judge by; ten thousand alerts would block the event loop
-_MAX_CITED, _MAX_EFFECTS = 4, 3
+_MAX_CITED, _MAX_QUOTED, _MAX_EFFECTS = 4, 2, 3
+_QUOTE = 160  # characters of the alert
 
 _OUTSIDE = frozenset({"http", "tcp", "tls", "dns"})
 """Checkers that see whether the target serves, as its users do."""
@@ -85,7 +87,7 @@ IN_WORDS = {
     Topic.DISK: "a disk is filling up or failing",
     Topic.CPU: "the CPU is overloaded",
     Topic.CERTIFICATE: "a certificate is the trouble",
-    Topic.DNS: "a name is not resolved",
+    Topic.DNS: "names fail to resolve",
     Topic.CONNECTIONS: "connections run out or are blocked",
     Topic.BACKLOG: "work piles up in a queue",
     Topic.DEPLOY: "a change that was just made",
@@ -348,7 +350,8 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
         return None  # what was looked at is not what the alert is about
     cites = [*dict.fromkeys([*by_expression, *by_topic, *(number for number, _ in checks)])][:_MAX_CITED]
     says = "; ".join(case.evidence[number].says for number in cites)
-    claim = Claim(kind=ClaimKind.HEALTHY, says=f"Nothing is wrong there now: {says}", cites=cites)
+    quotes = [case.evidence[number].says for number in cites]
+    claim = Claim(kind=ClaimKind.HEALTHY, says=f"Nothing is wrong there now: {says}", cites=cites, quotes=quotes)
     evidence = list(case.evidence.values())
     return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
 
@@ -357,9 +360,14 @@ def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
     cites = [*dict.fromkeys(vote.cites for vote in votes)][:_MAX_CITED]
     shown = [case.evidence[number] for number in cites]
     seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
-    why = "; ".join(f"{one.about}: {one.says}" if one.about else one.says for one in seen[:2])
-    says = f"Probably {IN_WORDS[topic]}: {why or 'the alert says so, and nothing else was seen'}"
-    return Claim(kind=ClaimKind.CAUSE, topic=topic.value, says=says, cites=cites)
+    if not seen:
+        quotes = [one_line(one.says.partition(" [")[0], _QUOTE) for one in shown[:1]]
+        why = f"the alert says so, and nothing else was seen: {''.join(quotes)}"
+    else:
+        quotes = [one.says for one in seen[:_MAX_QUOTED]]
+        why = "; ".join(f"{one.about}: {one.says}" if one.about else one.says for one in seen[:_MAX_QUOTED])
+    says = f"Probably {IN_WORDS[topic]}: {why}"
+    return Claim(kind=ClaimKind.CAUSE, topic=topic.value, says=says, cites=cites, quotes=quotes)
 
 
 def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
@@ -370,13 +378,14 @@ def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
         if check.status in (CheckStatus.CRITICAL, CheckStatus.WARNING) and topic_of_check(check) is not topic
     ]
     unhealthy.sort(key=lambda one: one[1].status is not CheckStatus.CRITICAL)
-    also = (
-        Claim(kind=ClaimKind.EFFECT, says=f"Also: {case.evidence[number].says}", cites=[number])
-        for number, _ in unhealthy
-    )
+    also = (_effect("Also", case.evidence[number]) for number, _ in unhealthy)
     return [*islice(also, _MAX_EFFECTS), *_episodes(case)]
 
 
 def _episodes(case: _Case) -> list[Claim]:
     latest = case.evidence.get(f"{EvidenceKind.EPISODE}-1")
-    return [Claim(kind=ClaimKind.EFFECT, says=f"Before: {latest.says}", cites=[latest.id])] if latest else []
+    return [_effect("Before", latest)] if latest else []
+
+
+def _effect(word: str, one: Evidence) -> Claim:
+    return Claim(kind=ClaimKind.EFFECT, says=f"{word}: {one.says}", cites=[one.id], quotes=[one.says])

@@ -13,6 +13,7 @@ import psutil
 from orchestration.analysis import FOLLOW_THE_RUNBOOK, AnalysisInput
 from orchestration.contracts import AnalyzeResult, Check, CheckStatus, Claim, ClaimKind, Recommendation, Target
 from orchestration.redaction import one_line
+from orchestration.support import unsupported
 from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import HIGH, MEDIUM, Findings, advise, also_look_at, worst_path
 from tasks.analyze.diagnosis import IN_WORDS, Diagnosis, diagnose
@@ -37,7 +38,7 @@ class LocalAnalysis:
         `diagnosis.py` has the rules for the cause and the confidence. This host's processes and files are looked at
         only if the alert is about this host.
         """
-        diagnosis = diagnose(case)
+        diagnosis, dropped = _supported(diagnose(case))
         target = case.target or Target(is_own=case.is_about_this_host)
         checks = case.check.checks if case.check else []
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
@@ -53,9 +54,22 @@ class LocalAnalysis:
             confidence=diagnosis.confidence,
             claims=list(diagnosis.claims),
             evidence=list(diagnosis.evidence),
+            dropped=dropped,
             model_info={"provider": self.name},
             errors=findings.errors,
         )
+
+
+def _supported(diagnosis: Diagnosis) -> tuple[Diagnosis, list[str]]:
+    """The diagnosis with the claims that its evidence supports, as of a model; and why the others are dropped."""
+    known = {one.id: one for one in diagnosis.evidence}
+    judged = [(claim, unsupported(claim, known)) for claim in diagnosis.claims]
+    kept = [claim for claim, why in judged if why is None]
+    dropped = [f"{one_line(claim.says, 200)!r}: {why}" for claim, why in judged if why is not None]
+    # The first claim is the answer. Without it nothing is known.
+    if diagnosis.claims and judged[0][1] is not None:
+        return Diagnosis(claims=kept, evidence=diagnosis.evidence), dropped
+    return replace(diagnosis, claims=kept), dropped
 
 
 async def _look(case: AnalysisInput, topic: Topic | None, known: Findings) -> Findings:
