@@ -8,9 +8,6 @@ from orchestration.alert import Alert
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import Change, ChangeEvent, Episode, Evidence, EvidenceKind
 from orchestration.redaction import one_line
-from orchestration.support import unsupported
-
-__all__ = ["evidence_of", "unsupported"]
 
 _MAX_ALERTS, _MAX_CHANGES, _MAX_EVENTS, _MAX_EPISODES = 20, 10, 10, 5
 _LINE, _RUNBOOK_CHARACTERS = 400, 4000
