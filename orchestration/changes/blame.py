@@ -13,6 +13,8 @@ Dependency = tuple[str, str]
 
 _HOPS = 30
 _SMALLEST = 1e-4
+_LEAST_KEPT = 0.1
+"""What an entity always keeps, so that entities which call each other in a circle share the blame."""
 _BY_ANOTHER_KIND = 0.25
 """The largest part of what its callees' same metric leaves to an entity that their other metrics can take from it."""
 
@@ -68,7 +70,7 @@ def _parts(shown: Shown, dependencies: Dependencies, entity: str, causes: Sequen
     """Which part of an entity's blame goes to which of its causes; what remains to 1 is its own."""
     made = {cause: _share(shown, dependencies, entity, cause) for cause in causes}
     total = sum(made.values())
-    own = max(1 - total, 0.0) ** 2
+    own = max(max(1 - total, 0.0) ** 2, _LEAST_KEPT)
     parts = {cause: (1 - own) * share / total for cause, share in made.items() if share > 0}
     others = {cause: shown.strength(cause) for cause in causes if not made[cause]}
     strongest = max(others.values(), default=0.0)

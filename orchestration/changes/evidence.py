@@ -86,7 +86,8 @@ class Shown:
         counts: dict[str, int] = defaultdict(int)
         for series in self._by_entity.values():
             for metric, one in series.items():
-                counts[metric] += one.kind is Kind.TRAFFIC
+                if one.kind is Kind.TRAFFIC:
+                    counts[metric] += 1
         return max(sorted(counts), key=lambda metric: counts[metric], default="")
 
 

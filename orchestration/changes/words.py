@@ -16,7 +16,7 @@ def reason(shown: Shown, entity: str, blame: Mapping[str, float]) -> str:
         said = "nothing of it is outside of its normal range" if shown.of(entity) else "none of its series has a value"
     else:
         own = shown.own(entity)
-        said = _says(own if own in found else max(found, key=lambda one: one.strength))
+        said = _says(own if own in found else max(found, key=lambda one: (one.strength, one.name)))
     return f"{said}{_part(shown, entity, blame)}"
 
 
