@@ -189,7 +189,11 @@ async def _adopt_plan(run: ActiveRun) -> None:
         await _follow(run, plan)
 
 
-async def _follow(run: ActiveRun, plan: Plan) -> None:
+_MAX_FOLLOWED = 3
+"""How many runs in a row may each follow the next."""
+
+
+async def _follow(run: ActiveRun, plan: Plan, depth: int = 0) -> None:
     """Let the run work with what the run has found that it follows. If that one is not stored any more, it does not."""
     followed_id = run.record.options.follows
     if followed_id is None:
@@ -202,6 +206,12 @@ async def _follow(run: ActiveRun, plan: Plan) -> None:
         done = await attempts.list_attempts(tx, followed_id)
     followed = ActiveRun(run.services, record, payload, done, engine=run.engine, owner="")
     followed.adopt(plan)
+    if record.options.follows is not None and depth < _MAX_FOLLOWED:
+        # It has found out only a part of what its messages say, such as the model's late answer.
+        await _follow(followed, plan, depth + 1)
+        for step in plan.steps.values():
+            if step.node.id not in followed.results:
+                followed.recall_followed(step.node)
     run.follow(followed)
 
 

@@ -19,6 +19,7 @@ from orchestration.store.models import (
     HistoryRow,
     IncidentRow,
     MembershipRow,
+    ModelQuestionRow,
     PipelineRunRow,
     PushRow,
     RefusedPushRow,
@@ -54,6 +55,7 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
     ),
     "push": (PushRow, PushRow.created_at, true()),
     "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
+    "model_question": (ModelQuestionRow, ModelQuestionRow.asked_at, true()),
 }
 
 _SIGNATURES = "used_signature"

@@ -63,7 +63,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
 
 def _why_now(subject: MessageSubject) -> str:
     """Why there is this message. One that is only brought up to date needs no reason: it notifies nobody."""
-    if subject.reason == Reason.STATE:
+    if subject.reason in (Reason.STATE, Reason.ANALYSIS):
         return ""
     return meaning_of(subject.reason) or one_line(subject.reason, 200)
 

@@ -22,6 +22,7 @@ LINES_ABOVE_THE_FOLD = 12
 """The most lines of a message before the word More: what a person reads in half a minute."""
 
 _FIRST_STEPS = 3
+_MAX_CLAIMS, _MAX_CITED = 3, 2
 _MAX_CHECKS = 20  # that are named; the others are counted
 _MAX_ACTIONS = 8
 _MAX_LINKS = 8
@@ -135,10 +136,23 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
         summary, cause = f"{summary}: {why}" if why else f"{summary}.", ""
     if summary:
         yield summary
-    if cause:
+    claims = list(_claims(analysis))
+    if cause and not claims:
         yield f"Probable cause: {cause}"
+    yield from claims
     if analysis.confidence > 0:
         yield f"Confidence: {analysis.confidence:.0%}"
+    if note := one_line(str(analysis.model_info.get("note") or ""), 300):
+        yield f"Note: {note}"
+
+
+def _claims(analysis: AnalyzeResult) -> Iterable[str]:
+    """The first claims, each with the evidence that it cites: what was seen, in a few words."""
+    evidence = {one.id: one for one in analysis.evidence}
+    for claim in analysis.claims[:_MAX_CLAIMS]:
+        cited = [evidence[each] for each in claim.cites if each in evidence][:_MAX_CITED]
+        seen = "; ".join(one_line(f"{one.about}: {one.says}" if one.about else one.says, 120) for one in cited)
+        yield f"{claim.kind.value.capitalize()}: {one_line(claim.says, 200)}{f' ({seen})' if seen else ''}"
 
 
 def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ from orchestration.signals import logger
 from orchestration.states import RunReason
 from orchestration.store import standings
 from orchestration.store.channels import OUTAGE_SECONDS
+from orchestration.store.follow_ups import change_state
 from tasks.notify.ledger import Notification, Outcome, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
@@ -174,6 +175,10 @@ class NotifyNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
+    if run.record.reason is RunReason.ANALYSIS and run.record.incident_id is not None:
+        # Only now, as what others bring up to date before it does not have the model's answer.
+        async with run.services.database.transaction() as tx:
+            await change_state(tx, int(run.record.incident_id))
     subject, policy = await read_subject(run, step), await run.services.active_policy()
     notification = Notification(
         database=run.services.database,
@@ -186,7 +191,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         lease_seconds=run.services.settings.lease_seconds,
         redelivery=run.record.reason is RunReason.REDELIVERY,
         escalation=is_escalation(run),
-        state_only=run.record.reason is RunReason.STATE,
+        state_only=run.record.reason.disturbs_nobody,
         respond_link=respond_link(run.services.settings, policy),
     )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
