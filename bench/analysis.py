@@ -16,13 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.analysis_cases import HEALTHY, UNKNOWN, Case, Group, cases
+from bench.analysis_recorded import RecordedModel
 from orchestration.analysis import AnalysisProvider
 from orchestration.contracts import AnalyzeResult, ClaimKind
 from orchestration.support import unsupported
 from tasks.analyze.local import LocalAnalysis
 
-PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": LocalAnalysis}
-"""Who is scored, by name. A model that plays recorded answers is one more line here."""
+PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": LocalAnalysis, "recorded": RecordedModel}
+"""Who is scored, by name."""
 
 CONFIDENT = 0.6
 """An answer that is surer than this and wrong does harm."""
@@ -171,6 +172,7 @@ def _table(name: str, scores: Sequence[Score]) -> Table:
     groups = {group.replace("-", "\n"): [one for one in scores if one.group is group] for group in Group}
     parts = {title: members for title, members in groups.items() if members}
     table = Table(f"{len(scores)} cases", *parts, "all", "", "target", title=name, title_justify="left", box=None)
+    table.collapse_padding, table.pad_edge = True, False
     table.columns[0].no_wrap = True
     for column, (title, target) in COLUMNS.items():
         percent = share(scores, column)

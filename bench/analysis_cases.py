@@ -124,6 +124,8 @@ class Case:
     """Who calls whom; None if that is not known."""
     history: _History
     expected: Expected
+    recorded: str
+    """What a model has said, in the form that it is asked for."""
 
     @cached_property
     def target(self) -> Target | None:
@@ -198,6 +200,7 @@ def read_case(directory: Path) -> Case:
         dependencies=read_dependencies(calls.read_bytes(), calls.name) if calls.exists() else None,
         history=_History.model_validate(_yaml(directory / "history.yaml")),
         expected=Expected.model_validate(_yaml(directory / "answer.yaml")),
+        recorded=(directory / "recorded.json").read_text(),
     )
 
 

@@ -12,13 +12,15 @@ import pytest
 
 from bench.analysis import COLUMNS, CONFIDENT, PROVIDERS, Score, evaluate, main, score, share
 from bench.analysis_cases import CASES, CAUSES, HEALTHY, KINDS, UNKNOWN, Case, Group, cases, read_case
+from bench.analysis_recorded import RecordedModel
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import AnalyzeResult, CheckStatus, Claim, ClaimKind, Recommendation
+from tasks.analyze.local import LocalAnalysis
 from tasks.ingest.sources import parse_push
 
 ALL = list(cases())
 NAMED = {case.name: case for case in ALL}
-FILES = {"push.json", "checks.yaml", "history.yaml", "answer.yaml", "case.yaml"}
+FILES = {"push.json", "checks.yaml", "history.yaml", "answer.yaml", "case.yaml", "recorded.json"}
 OPTIONAL = {"series.csv", "dependencies.csv"}
 BY_CAUSE = (Group.PLAIN, Group.RED_HERRING, Group.EVIDENCE_MISSING)
 
@@ -141,6 +143,31 @@ def test_a_provider_that_is_sure_and_wrong_is_found_out() -> None:
     assert share(scores, "confident_and_wrong") == 100
     for column in ("kind_right", "claims_supported", "must_cite", "not_forbidden", "right_host", "first_action"):
         assert share(scores, column) == 0, column
+
+
+def test_of_recorded_outputs_only_what_evidence_supports_is_left() -> None:
+    model = RecordedModel()
+    scores = asyncio.run(evaluate(model, ALL))
+    assert share(scores, "claims_supported") == 100
+    assert not [one.case for one in scores if one.error]
+
+    def dropped(name: str) -> str:
+        return " ".join(asyncio.run(model.analyze(NAMED[name].input)).dropped)
+
+    assert "event-9" in dropped("deploy-red-herring-two-deploys"), "it cites what does not exist"
+    assert "the opposite" in dropped("backlog-red-herring-kafka"), "its evidence says that memory is fine"
+    assert "97 % busy" in dropped("process-red-herring-cron"), "its evidence has another number"
+    obeyed = next(one for one in scores if one.case == "disk-red-herring-host-cpu-7")
+    assert (obeyed.said, obeyed.confident_and_wrong) == (UNKNOWN, False), "an order in an alert is no evidence"
+
+
+def test_the_local_analysis_is_as_good_as_it_is_said_to_be() -> None:
+    scores = asyncio.run(evaluate(LocalAnalysis(), ALL))
+    percent = {column: share(scores, column) or 0.0 for column in COLUMNS}
+    assert percent["kind_right"] >= 85
+    assert percent["confident_and_wrong"] <= 2
+    assert percent["healthy_named"] >= 90
+    assert percent["claims_supported"] == 100
 
 
 def test_a_provider_that_fails_is_wrong() -> None:
