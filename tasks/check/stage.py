@@ -15,11 +15,12 @@ from orchestration.contracts import ALL_CLEAR, Check, CheckResult, CheckStatus, 
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
+from orchestration.prometheus import PrometheusFinder
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.target import OwnHost, target_of
 from orchestration.threads import in_daemon_thread
-from tasks.check.checkers.base import CheckerConfig, Subject
+from tasks.check.checkers.base import CheckerConfig, LeftOut, Subject
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
 
 CHECKS_OFF = "checkers_skip_all"
@@ -123,28 +124,32 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
         BadInput: a checker's options are wrong.
     """
     unfit = {name: config.checkers[name].unfit(config.options(name), config.subject) for name in config.names}
-    checks = await asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
+    found = await asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
+    checks = [one for one in found if isinstance(one, Check)]
+    refused = {name: reason for name, reason in (one for one in found if not isinstance(one, Check))}
     passed = sum(found.status is CheckStatus.OK for found in checks)
     return CheckResult(
-        checks=list(checks),
+        checks=checks,
         checks_run=len(checks),
         checks_passed=passed,
         checks_failed=len(checks) - passed,
         timings={found.name: found.duration_ms for found in checks},
         errors=[f"{found.name}: {found.error}" for found in checks if found.error],
         target=config.subject.target,
-        left_out={**config.left_out, **{name: reason for name, reason in unfit.items() if reason}},
+        left_out={**config.left_out, **{name: reason for name, reason in unfit.items() if reason}, **refused},
     )
 
 
-async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
-    """One checker's finding; only a cancelled stage raises."""
+async def _run(config: CheckConfig, name: str, context: StageContext) -> Check | tuple[str, str]:
+    """One checker's finding, or its name and why it may not look; only a cancelled stage raises."""
     checker, options, target = config.checkers[name], config.options(name), config.subject.target
     limit = asyncio.timeout(config.timeout_seconds)
     started = time.perf_counter()
     try:
         async with limit:
             found = await checker.run(options, config.subject)
+    except LeftOut as reason:
+        return name, str(reason)
     except Exception as error:  # noqa: BLE001 - a broken checker is a finding beside the others
         late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
@@ -172,14 +177,22 @@ async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
         run.services.settings,
         names=options.checker_names if own.checker_names is None else own.checker_names,
         configs={**options.checker_configs, **own.checker_configs},
-        subject=await subject_of(run.alerts),
+        subject=await subject_of(run.alerts, run.services.settings, run.services.prometheus),
     )
 
 
-async def subject_of(alerts: Sequence[Alert]) -> Subject:
-    """What the checks of a run with these alerts are about. This host counts as theirs if they name it."""
+async def subject_of(
+    alerts: Sequence[Alert], settings: Settings, prometheus: PrometheusFinder | None = None
+) -> Subject:
+    """What the checks of a run with these alerts are about, and what they may connect to."""
     own = await in_daemon_thread(OwnHost.read)
-    return Subject(target=target_of(alerts, own), own_name=own.name, alerts=alerts)
+    return Subject(
+        target=target_of(alerts, own),
+        own_name=own.name,
+        alerts=alerts,
+        rules=settings.address_rules,
+        prometheus=prometheus,
+    )
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:

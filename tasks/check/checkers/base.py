@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from orchestration.addresses import AddressRules
 from orchestration.alert import Alert
 from orchestration.contracts import Check, CheckStatus, Target
 from orchestration.errors import BadInput
+from orchestration.prometheus import PrometheusFinder
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """0 to 100."""
+
+Seconds = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+"""A time in seconds."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(strict=False, max_length=256)]
 """Names, as a tuple or, because JSON has no tuples, as a list."""
@@ -65,6 +72,10 @@ class Floors(CheckerConfig):
         return CheckStatus.WARNING if percent >= self.warn else CheckStatus.CRITICAL
 
 
+class LeftOut(Exception):
+    """A checker may not, or cannot, look at its subject. The text says why; it is no finding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What the checks of a run are about."""
@@ -74,6 +85,9 @@ class Subject:
     own_name: str
     """The name of the host that runs this pipeline."""
     alerts: Sequence[Alert] = ()
+    rules: AddressRules = field(default_factory=AddressRules)
+    """Which addresses may be connected to."""
+    prometheus: PrometheusFinder | None = None
 
     @classmethod
     def of_this_host(cls) -> Self:
