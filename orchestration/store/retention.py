@@ -16,6 +16,7 @@ from orchestration.store.database import in_seconds
 from orchestration.store.models import (
     OPEN_STATUSES,
     AlertRow,
+    ChangeEventRow,
     HistoryRow,
     IncidentRow,
     MembershipRow,
@@ -54,6 +55,7 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
     ),
     "push": (PushRow, PushRow.created_at, true()),
     "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
+    "change_event": (ChangeEventRow, ChangeEventRow.received_at, true()),
 }
 
 _SIGNATURES = "used_signature"
