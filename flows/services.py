@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
+from blocks.prometheus.source import PrometheusSources
 from flows.definitions import DefinitionResolver
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.run import Services
@@ -48,6 +49,7 @@ def make_services(
         kinds=KINDS,
         definitions=DefinitionResolver(database),
         policies=StoredPolicies(database),
+        prometheus=PrometheusSources(settings),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestration.alert import Alert, Incident
-from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, Episode
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, Episode, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,18 @@ class AnalysisInput:
     """The earlier episodes of the same incident, the newest first."""
     runbook: str = ""
     """The runbook's text; "" if there is none, or it may not be read."""
+
+    @property
+    def target(self) -> Target | None:
+        """What it is about, as the checks have found it. None means that this is not known."""
+        return self.check.target if self.check else None
+
+    @property
+    def is_about_this_host(self) -> bool:
+        """Whether it is about the host that runs this pipeline: only then that host's processes and files count."""
+        if self.target is None:
+            return not self.alerts and self.incident is None
+        return self.target.is_own
 
 
 class AnalysisProvider(Protocol):

@@ -27,6 +27,7 @@ from orchestration.graph import (
 )
 from orchestration.message import AskedPauses, ChannelSource
 from orchestration.policy.active import ActivePolicy, PolicySource
+from orchestration.prometheus import PrometheusFinder
 from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
@@ -159,6 +160,8 @@ class Services:
     """Finds stored definitions. None means that only the linear pipeline is executed here."""
     policies: PolicySource | None = None
     """Finds the policy. None means that the default channels are notified here."""
+    prometheus: PrometheusFinder | None = None
+    """Finds the Prometheus that alerts are checked with. None means that there is none here."""
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
 
     async def active_policy(self) -> ActivePolicy | None:

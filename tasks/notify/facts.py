@@ -5,7 +5,6 @@ All text from outside is cleaned, redacted and bounded here.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -210,7 +209,7 @@ def place_of(subject: MessageSubject, *, named: int = _MAX_NAMED, limit: int = 8
 
 def _where(subject: MessageSubject, named: int = _FEW) -> str:
     if not subject.alerts and subject.incident is None:
-        return one_line(socket.gethostname(), 80)
+        return one_line(subject.checked_host, 80)
     return place_of(subject, named=named)
 
 

@@ -118,6 +118,11 @@ class MessageSubject:
         return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
 
     @property
+    def checked_host(self) -> str:
+        """The host whose health a run without alerts has checked; "" if it is not known."""
+        return self.check.target.name if self.check and self.check.target else ""
+
+    @property
     def acknowledged_by(self) -> str:
         """Who has acknowledged the incident; "" if nobody has."""
         incident = self.incident
