@@ -247,6 +247,10 @@ class Settings(BaseSettings):
 
     heartbeats_max: int = Field(1000, ge=1, le=100_000)
     """How many heartbeats there may be at the same time."""
+    changes_window_minutes: float = Field(120.0, gt=0, le=10_080)
+    """How long before an incident a change event may lie that belongs to it, in minutes."""
+    github_webhook_secret: SecretStr | None = None
+    """Secret of GitHub's webhooks for /changes/, with which GitHub signs deployments, pushes and workflow runs."""
     canary_channel: str | None = None
     """The channel that the canary goes through. None means that its schedule in Prefect stays off."""
     canary_within_seconds: float = Field(30.0, gt=0, le=3600)

@@ -18,6 +18,7 @@ from orchestration.message import Fact
 from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
 from orchestration.states import RunReason
+from tasks.notify.changed import changed
 from tasks.notify.subject import MessageSubject
 
 _MAX_NAMED = 20  # hosts and alerts that are named; the others are counted
@@ -48,6 +49,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
         "Test": _TEST if subject.test else "",
         "What": _what(subject),
         "Value": _value(subject.relevant),
+        "Changed": changed(subject),
         "Where": _where(subject),
         "Since": since,
         "Why now": _why_now(subject),

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
@@ -79,6 +79,8 @@ class MessageSubject:
     """What kept the incident back before this message."""
     buttons: Sequence[Response] = ()
     """What can be done about it with a button whose press comes back."""
+    changes: Sequence[ChangeEvent] = ()
+    """What somebody has changed shortly before, the newest first."""
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     """The pages about the incident and the run on our own sites: name to URL."""
 
