@@ -23,6 +23,8 @@ from service.api import (
     health,
     heartbeats,
     incidents,
+    intelligence,
+    notify,
     oncall,
     pagerduty,
     problems,
@@ -80,7 +82,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why, slack, pagerduty, respond):
+    parts = (pushes, runs, incidents, heartbeats, oncall, definitions, intelligence, notify)
+    for part in (*parts, health, why, slack, pagerduty, respond):
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(part.router.routes)
     for extend in extensions:

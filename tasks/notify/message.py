@@ -24,6 +24,7 @@ LINES_ABOVE_THE_FOLD = 12
 
 _FIRST_STEPS = 3
 _MAX_CLAIMS, _MAX_CITED = 3, 2
+_MAX_LINES, _LINE_CHARACTERS = 40, 1000  # of a text that somebody has asked to send
 _MAX_CHECKS = 20  # that are named; the others are counted
 _MAX_ACTIONS = 8
 _MAX_LINKS = 8
@@ -45,7 +46,7 @@ def render_message(subject: MessageSubject) -> Message:
     Deterministic: equal subjects are equal messages.
     """
     links = _links(subject)
-    analysis = list(_analysis(subject.analysis))
+    analysis = [*_said(subject), *_analysis(subject.analysis)]
     view: dict[str, Any] = {
         "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(facts_of(subject)),
@@ -122,6 +123,14 @@ def _checks(check: CheckResult | None) -> list[str]:
 def _check(check: Check) -> str:
     says = one_line(check.error or check.message, 300)
     return f"{_MARKS[check.status]} {one_line(check.name, 60)}: {check.status.value}{f', {says}' if says else ''}"
+
+
+def _said(subject: MessageSubject) -> Iterable[str]:
+    """The text that a run was asked to send, line by line."""
+    lines = [line for each in subject.text.splitlines() if (line := one_line(each, _LINE_CHARACTERS))]
+    yield from lines[:_MAX_LINES]
+    if len(lines) > _MAX_LINES:
+        yield f"and {len(lines) - _MAX_LINES} more lines"
 
 
 def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
