@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from orchestration.analysis import ModelOptions
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.settings import Settings
 from orchestration.signals import logger
+from orchestration.store.encrypted_cache import KnownModel
 
 DEFAULT = "default"
 """The name of the block that is the installation's model."""
@@ -76,6 +78,20 @@ class AnalysisModel(Block):
     def options(self, name: str) -> ModelOptions:
         """What the analysis needs of the block with this name."""
         return ModelOptions(name=name, **self.model_dump(include=set(ModelOptions.model_fields) - {"name"}))
+
+
+def known_models(saved: Sequence[SavedBlock]) -> list[KnownModel]:
+    """The models that blocks name, for those who only list them."""
+    blocks = [one for one in saved if one.slug == AnalysisModel.get_block_type_slug()]
+    return [
+        KnownModel(
+            name=one.name,
+            api=str(one.data.get("api", "openai")),
+            model=str(one.data.get("model", "")),
+            enabled=one.data.get("enabled") is not False,
+        )
+        for one in blocks
+    ]
 
 
 class ModelResolver:

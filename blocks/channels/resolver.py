@@ -17,7 +17,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import TypeAdapter, ValidationError
 
-from blocks.analysis_model import AnalysisModel
+from blocks.analysis_model import AnalysisModel, known_models
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
 from blocks.channels.prefects import CAPABILITY, SLUGS, AnyChannel, prefects_channel
@@ -26,7 +26,7 @@ from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailabl
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, MODELS, EncryptedCache
 
 READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to list the blocks."""
@@ -244,8 +244,8 @@ class ChannelResolver:
 class ChannelCache:
     """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run.
 
-    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the blocks and of `drivers`. With
-    `drivers` None it stores nothing.
+    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the channels, those of `drivers`,
+    and the models. With `drivers` None it stores nothing.
     """
 
     def __init__(
@@ -307,6 +307,7 @@ class ChannelCache:
         try:
             await self._store.write(self._name, self._fernet.encrypt(content))
             await self._store.write(CHANNEL_NAMES, orjson.dumps(_names(found, self._drivers)))
+            await self._store.write(MODELS, orjson.dumps([one.model_dump() for one in known_models(found)]))
             self._stored = content
         except Unavailable as error:
             logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)

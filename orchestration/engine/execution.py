@@ -20,6 +20,7 @@ from orchestration.redaction import redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, incidents, runs
+from orchestration.store.present import read_present
 
 DIRECT = "direct"
 """The engine's name for runs that are executed without Prefect."""
@@ -187,6 +188,16 @@ async def _adopt_plan(run: ActiveRun) -> None:
     else:
         run.adopt(plan)
         await _follow(run, plan)
+        await _read_alerts(run)
+
+
+async def _read_alerts(run: ActiveRun) -> None:
+    """Let a run that was asked about an incident, and got no alerts, work on those that the incident has."""
+    if run.record.options.incident_id is None or run.record.incident_id is None or run.alerts:
+        return
+    async with run.services.database.transaction() as tx:
+        present = await read_present(tx, run.record.incident_id)
+    run.restate(run.push.model_copy(update={"alerts": present.alerts}).model_dump(mode="json"))
 
 
 _MAX_FOLLOWED = 3

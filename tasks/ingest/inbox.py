@@ -225,6 +225,12 @@ def _title_of_value(plan: Plan, payload: object) -> str:
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
 
 
+def _severity_of_value(payload: object) -> Severity:
+    """How bad the payload of a definition without alerts says that it is."""
+    given = cast("dict[str, object]", payload).get("severity") if isinstance(payload, dict) else None
+    return Severity(str(given)) if given in [one.value for one in Severity] else Severity.INFO
+
+
 def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     """The runs of a push with alerts, or the storm that it is: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
@@ -275,6 +281,7 @@ def _single(payload: object, title: str, intake: _Intake) -> NewPush:
         payload=StoredPush.model_validate({"data": data}).model_dump_json().encode(),
         options=intake.options_json,
         title=title,
+        severity=_severity_of_value(payload),
         max_retries=intake.settings.max_retries_per_stage,
         lease_owner=intake.metadata.reserved_by,
         lease_seconds=intake.settings.lease_seconds,

@@ -24,6 +24,7 @@ LINES_ABOVE_THE_FOLD = 12
 
 _FIRST_STEPS = 3
 _MAX_CLAIMS, _MAX_CITED = 3, 2
+_MAX_LINES, _LINE_CHARACTERS = 40, 1000  # of a text that somebody has asked to send
 _MAX_CHECKS = 20  # that are named; the others are counted
 _MAX_ACTIONS = 8
 _MAX_LINKS = 8
@@ -44,7 +45,7 @@ def render_message(subject: MessageSubject) -> Message:
     Deterministic: equal subjects are equal messages.
     """
     links = _links(subject)
-    analysis = list(_analysis(subject.analysis))
+    analysis = [*_said(subject), *_analysis(subject.analysis)]
     view: dict[str, Any] = {
         "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(facts_of(subject)),
@@ -124,6 +125,14 @@ def _check(check: Check) -> str:
     target = one_line(check.target, 120)
     what = f"{one_line(check.name, 60)}{f' of {target}' if target else ''}"
     return f"{_MARKS[check.status]} {what}: {check.status.value}{f', {says}' if says else ''}"
+
+
+def _said(subject: MessageSubject) -> Iterable[str]:
+    """The text that a run was asked to send, line by line."""
+    lines = [line for each in subject.text.splitlines() if (line := one_line(each, _LINE_CHARACTERS))]
+    yield from lines[:_MAX_LINES]
+    if len(lines) > _MAX_LINES:
+        yield f"and {len(lines) - _MAX_LINES} more lines"
 
 
 def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:

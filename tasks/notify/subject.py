@@ -43,6 +43,10 @@ class MessageSubject:
     """How many alerts of the whole incident are resolved."""
     title: str = ""
     """The title of a run that is neither about an alert nor about the health of this host."""
+    text: str = ""
+    """What such a run was asked to say."""
+    said_severity: Severity | None = None
+    """How bad such a run was asked to say it is. None means that it was not."""
     extracts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     """The outputs of transforms, by node id."""
     test: bool = False
@@ -114,7 +118,7 @@ class MessageSubject:
         if self.incident:
             return self.incident.severity
         if self.check is None and self.title:
-            return Severity.INFO
+            return self.said_severity or Severity.INFO
         return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
 
     @property
