@@ -249,6 +249,8 @@ class Settings(BaseSettings):
     """How many heartbeats there may be at the same time."""
     changes_window_minutes: float = Field(120.0, gt=0, le=10_080)
     """How long before an incident a change event may lie that belongs to it, in minutes."""
+    changes_dependencies_file: str | None = None
+    """CSV file with the columns caller and callee, each the job of a part: who depends on whom. See changes.md."""
     github_webhook_secret: SecretStr | None = None
     """Secret of GitHub's webhooks for /changes/, with which GitHub signs deployments, pushes and workflow runs."""
     canary_channel: str | None = None
