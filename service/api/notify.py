@@ -43,7 +43,7 @@ class Send(BaseModel):
         default_factory=dict[str, str], max_length=64, description="Labels that are kept with the run."
     )
     trace_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    test: bool = Field(default=False, description="The message says that this is a test.")
+    test: bool = Field(default=False, strict=True, description="The message says that this is a test.")
 
     @model_validator(mode="after")
     def _has_a_title(self) -> Self:
