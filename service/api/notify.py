@@ -13,6 +13,7 @@ from orchestration.store.channels import Health, read_health
 from orchestration.store.encrypted_cache import read_channel_names, read_default_channels
 from orchestration.store.keys import Scope
 from service.api import pushes
+from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import ChannelName, Queued, Short
 from tasks.single import message_request
@@ -25,7 +26,7 @@ MAX_BATCH = 100
 DRIVERS = ("console", "slack", "email", "generic", "pagerduty", "ntfy", "apprise")
 """The drivers of channels. This process does not import them: they need Prefect."""
 
-_QUEUED: dict[str, Any] = {"status_code": 202, "response_model": Queued, "openapi_extra": pushes.HEADERS}
+_STORES: dict[str, Any] = {"status_code": 202, "responses": problems(409), "openapi_extra": pushes.HEADERS}
 
 
 class Send(BaseModel):
@@ -43,7 +44,7 @@ class Send(BaseModel):
         default_factory=dict[str, str], max_length=64, description="Labels that are kept with the run."
     )
     trace_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    test: bool = Field(default=False, description="The message says that this is a test.")
+    test: bool = Field(default=False, strict=True, description="The message says that this is a test.")
 
     @model_validator(mode="after")
     def _has_a_title(self) -> Self:
@@ -108,7 +109,7 @@ class Drivers(BaseModel):
     problem: str | None = Field(description="Why a message that names no channel reaches nobody; null if it does.")
 
 
-@router.post("/send/", **_QUEUED)
+@router.post("/send/", **_STORES, response_model=Queued)
 @requires(Scope.TRIGGER)
 async def send(request: ApiRequest, asked: Send) -> Response:
     """Send a message that is about no alert.
@@ -119,7 +120,7 @@ async def send(request: ApiRequest, asked: Send) -> Response:
     return pushes.queued(request, await pushes.store(request, asked.run_request()), "Message queued")
 
 
-@router.post("/batch/", status_code=202, openapi_extra=pushes.HEADERS)
+@router.post("/batch/", **_STORES)
 @requires(Scope.TRIGGER)
 async def send_batch(request: ApiRequest, asked: Annotated[Batch, Body()]) -> BatchQueued:
     """Send several messages, each by a run of its own. With an `Idempotency-Key` header none is sent twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from orchestration.changes.ranking import Ranked, rank
 from orchestration.changes.series import Table as SeriesTable
 from orchestration.errors import BadInput
 from orchestration.redaction import one_line
+from service.cli.analyze_incident import analyze_incident
 from service.cli.terminal import Json, as_json, output, read_file
 
 _INCIDENT = "incident"
@@ -82,6 +84,9 @@ def _check_target(present: SeriesTable, called: str, target: str, metric: str) -
 def _like(wanted: str, there: Sequence[str]) -> str:
     near = difflib.get_close_matches(wanted, there[:1000], n=3, cutoff=0.4) or there[:3]
     return f"; it has {', '.join(one_line(name, 80) for name in near)}" + (", …" if len(there) > len(near) else "")
+
+
+app.command(_INCIDENT, help=inspect.getdoc(analyze_incident))(analyze_incident)
 
 
 def _table(ranked: Sequence[Ranked]) -> Table:
