@@ -16,7 +16,7 @@ import pytest
 from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
-from orchestration.message import Message
+from orchestration.message import Message, NamedChannel
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.oncall import roster_of
 from orchestration.policy.parse import parse_policy, read_policy
@@ -446,3 +446,75 @@ async def test_a_step_of_a_stored_policy_that_names_nobody_is_told_to_the_catch_
     assert "the step names nobody" in str(heard.messages[0].follow_ups)
     await next_step(services, incident_id, MINUTE)
     assert titles(heard) == ["CRITICAL", "CRITICAL"]
+
+
+@dataclass
+class SomeGone(MemoryChannels):
+    """Channels of which some were deleted, or never existed."""
+
+    gone: tuple[str, ...] = ()
+
+    async def select(self, name: str | None) -> list[NamedChannel]:
+        if name in self.gone:
+            raise BadInput(f"There is no channel or driver {name!r}")
+        return await super().select(name)
+
+
+UNREACHABLE = """
+catch_all: fallback
+routes: [{channels: chat, escalation: e, matchers: severity="critical"}, {escalation: e}]
+escalations: {e: {steps: [{people: bob, wait: 10m}]}}
+people: {bob: {contacts: [bob-phone, bob-mail]}}
+"""
+
+
+@pytest.mark.parametrize("severity", ["warning", "critical"])
+@pytest.mark.parametrize("how", ["gone", "refuses"])
+async def test_a_person_none_of_whose_contacts_works_is_told_to_the_catch_all_and_to_nobody_else(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel, severity: str, how: str
+) -> None:
+    gone = ("bob-phone", "bob-mail") if how == "gone" else ("bob-phone",)
+    channels["bob-mail"].failures = [refused()] * 9
+    found = SomeGone({"memory": channel}, channels, gone=gone)
+    services = replace(services, channels=found, policies=OnePolicy(UNREACHABLE))
+    run = await push(services, severity=severity)
+    others = {"chat": ["CRITICAL"]} if severity == "critical" else {}
+    assert told(channels) == {"fallback": [severity.upper()], **others}
+    assert channel.messages == []
+    assert run.status is RunStatus.FAILED
+    assert "notified instead: fallback" in str(run.last_error_message)
+    assert "bob-mail did not accept it" in channels["fallback"].messages[0].text
+    # Tried again, and told to nobody twice.
+    await execute_follow_up(services, RunReason.REDELIVERY)
+    assert told(channels)["fallback"] == [severity.upper()]
+
+
+async def test_a_person_with_one_contact_that_works_is_reached(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone",))
+    await push(replace(services, channels=found, policies=OnePolicy(UNREACHABLE)), severity="warning")
+    assert told(channels) == {"bob-mail": ["WARNING"]}
+
+
+async def test_everybody_is_told_if_the_catch_all_does_not_accept_it_either(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    channels["fallback"].failures = [refused()]
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone", "bob-mail"))
+    await push(replace(services, channels=found, policies=OnePolicy(UNREACHABLE)), severity="warning")
+    assert titles(channel) == ["WARNING"]
+    assert told(channels)["chat"] == ["WARNING"]
+
+
+async def test_a_channel_that_does_not_exist_is_not_tried_any_more_once_the_incident_is_over(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone", "bob-mail"))
+    services = replace(services, channels=found, policies=OnePolicy(UNREACHABLE))
+    await push(services, severity="warning")
+    assert (await push(services, severity="warning", status="resolved")).status is RunStatus.NOTIFIED
+    assert told(channels) == {"fallback": ["WARNING", "RESOLVED"]}
+    again = await execute_follow_up(services, RunReason.REDELIVERY)
+    assert again.skip_reason == "coalesced"
+    assert await upcoming(services.database) == []
