@@ -26,11 +26,20 @@ MAX_ALERTS = 200
 _MAX_CHARACTERS = 2000
 
 _PROBED = (
-    *("probe_target", "__param_target", "param_target", "target", "target_url", "probe_url", "url", "monitor_url"),
-    *("http_url", "site_url", "website", "site", "exported_target", "exported_instance", "probe", "endpoint"),
-    *("monitor_hostname", "exported_host", "exported_node"),
+    *("probe_target", "__param_target", "param_target", "target", "target_url", "probe_url", "monitor_url"),
+    *("exported_target", "exported_instance", "probe", "monitor_hostname", "exported_host", "exported_node"),
 )
 """Labels with what a go-between has asked, in the order in which they are read. They count if they have an address."""
+
+_LINKS = ("url", "http_url", "site_url", "website", "site", "endpoint")
+"""Labels with what was asked, or with a link to a page about the alert. They count if no other label has a host, and
+the alert says that something does not answer."""
+
+_REACH = re.compile(
+    r"\b(probe|ping|https?|ssl|tls|cert(ificate)?s?|uptime|offline|down|unreachable|reach|respon[ds]\w*|answers?|dns"
+    r"|time-?out|timed out|status code|website|site|endpoint|availab\w*|enotfound|refused|health)\b",
+    re.IGNORECASE,
+)
 
 _HOSTS = (*HOST_LABELS, "nodename", "server")
 """Labels that name a host, in the order in which they are read."""
@@ -94,7 +103,7 @@ def target_of(alerts: Iterable[Alert], own: OwnHost) -> Target | None:
     relevant = [alert for alert in known if alert.firing] or known
     if not relevant:
         return own.target
-    named = [place for alert in relevant if (place := _place_of(alert.labels)) is not None]
+    named = [place for alert in relevant if (place := _place_of(alert)) is not None]
     hosts = dict.fromkeys(place.host for place in named)
     shared = _shared([alert.labels for alert in relevant])
     is_own = bool(hosts) and all(map(own.is_it, hosts))
@@ -124,15 +133,21 @@ class _Place:
         return bool(self.url or self.port) or has_domain or _address(self.host) is not None
 
 
-def _place_of(labels: Mapping[str, str]) -> _Place | None:
+def _place_of(alert: Alert) -> _Place | None:
     """The address that one alert is about; None if it names none."""
+    labels = alert.labels
     left_out = {"instance"} if _is_of_go_between(labels) else set[str]()
     places = (
         *(place for place in _places(labels, _PROBED) if place.is_full),
         *(place for place in _places(labels, [label for label in _HOSTS if label not in left_out])),
         *(place for place in _places(labels, _FULL_HOSTS) if place.is_full),
+        *(place for place in _places(labels, _LINKS if _is_about_reach(alert) else ()) if place.is_full),
     )
     return next(iter(places), None)
+
+
+def _is_about_reach(alert: Alert) -> bool:
+    return _REACH.search(f"{alert.name} {alert.description}"[:_MAX_CHARACTERS]) is not None
 
 
 def _places(labels: Mapping[str, str], names: Iterable[str]) -> Iterator[_Place]:

@@ -269,3 +269,23 @@ def test_what_is_normal_again_is_over() -> None:
 def test_a_campaign_is_no_deploy() -> None:
     newsletter = deploy(5).model_copy(update={"kind": "campaign"})
     assert diagnosis(alert("HighErrorRate"), events=[newsletter]).topic is None
+
+
+def test_a_queue_with_a_full_disk_beside_it_is_a_disk() -> None:
+    full = Check(name="disk", target="store-1", status=CRITICAL, message="/ is 99 % full")
+    check = CheckResult(checks=[full], changes=[change("web-1", "queue_length")], target=Target(host="web-1"))
+    assert diagnosis(alert("QueueGrows", "the queue grows", instance="web-1"), check=check).topic is Topic.DISK
+
+
+def test_what_is_found_well_is_not_the_cause() -> None:
+    told = alert("LoadHigh", "the load of the cpu is high", instance="web-1")
+    assert diagnosis(told, check=seen(http=CRITICAL, cpu=OK)).topic is not Topic.CPU
+
+
+def test_that_nobody_answers_is_never_surely_the_network() -> None:
+    told = alert("HostUnreachable", "no answer to ping", instance="web-1")
+    assert diagnosis(told, check=seen(tcp=CRITICAL, says="no answer after 2 s")).confidence < 0.6
+
+
+def test_an_alert_need_not_be_in_english() -> None:
+    assert diagnosis(alert("Speicherplatz knapp", "Laufwerk D: nur noch 2 % frei")).topic is Topic.DISK

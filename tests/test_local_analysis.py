@@ -46,6 +46,12 @@ def alert(name: str, description: str = "", **labels: str) -> Alert:
     )
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at this host may take long: other tests run beside it."""
+    monkeypatch.setattr("tasks.analyze.local.LOOK_TIMEOUT_SECONDS", 20.0)
+
+
 HERE = Target(host=socket.gethostname(), is_own=True)
 
 
@@ -337,3 +343,9 @@ def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str)
     assert result.summary == "AI analysis unavailable"
     assert result.actions == ["Manual investigation required"]
     assert (result.confidence, result.fallback_used, result.errors) == (0.0, True, [cause])
+
+
+async def test_a_windows_server_gets_commands_of_windows() -> None:
+    there = CheckResult(target=Target(host="sql-1"))
+    result = await analysis_of(alert("HighCPU", "MSSQL on Windows", host="sql-1"), check=there)
+    assert result.recommendations[0].actions[0].startswith("on sql-1: Get-Process")

@@ -80,7 +80,6 @@ def test_any_text_is_an_address_or_none(text: str) -> None:
         ({"server": "db-1:5432"}, "db-1:5432"),
         ({"ip": "10.0.0.9"}, "10.0.0.9"),
         ({"domain": "shop.example.com"}, "shop.example.com"),
-        ({"url": "https://shop.example.com/"}, "https://shop.example.com/"),
         ({"service": "checkout"}, "checkout"),
         ({"instance": "db-1:9100", "host": "other"}, "db-1:9100"),
         ({"instance": "the second rack", "host": "db-1"}, "db-1"),
@@ -177,3 +176,19 @@ def test_an_alert_without_labels_names_nothing() -> None:
 def test_ten_thousand_alerts_are_read_in_no_time() -> None:
     many: list[Any] = [alert(instance=f"db-{number}", text="x" * 10_000) for number in range(10_000)]
     assert found(*many).host == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "host"),
+    [
+        ("Long garbage collection", {"url": "https://console.example.org/problem/7"}, ""),
+        ("Long garbage collection", {"url": "https://console.example.org/problem/7", "host": "shop-3"}, "shop-3"),
+        ("Website is down", {"url": "https://shop.example.org/"}, "shop.example.org"),
+    ],
+)
+def test_a_link_to_a_page_is_no_target_unless_the_alert_is_about_an_address(
+    name: str, labels: dict[str, str], host: str
+) -> None:
+    told = Alert(source="generic", fingerprint="f", name=name, labels=labels, incident_key="k")
+    found = target_of([told], OwnHost("pipeline-1"))
+    assert (found.host if found else "") == host

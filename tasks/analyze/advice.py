@@ -22,6 +22,7 @@ GENERAL = "general"
 """The type of a recommendation that belongs to no topic."""
 
 _FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
+_MAIL_PORTS = (25, 587)
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 
 
@@ -32,6 +33,7 @@ class Findings:
     target: Target = field(default_factory=lambda: Target(is_own=True))
     name: str = ""
     """What people call the target, if it has no host."""
+    is_windows: bool = False
     about: str = ""
     """What stands out beside the target, such as a service that it depends on."""
     event: ChangeEvent | None = None
@@ -62,6 +64,9 @@ class Findings:
 
 def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
     """The recommendations for a topic, the most urgent first. None means that it is unknown."""
+    if topic and topic in _ON_WINDOWS and findings.is_windows:
+        title, *commands = _ON_WINDOWS[topic]
+        return [_advice(topic, HIGH, f"{title}{_of(findings)}", _found(findings), *findings.there(*commands))]
     if topic:
         return _ADVICE[topic](findings)
     unknown = "Nothing that is known names a cause."
@@ -178,8 +183,11 @@ def _process(findings: Findings) -> list[Recommendation]:
 
 
 def _certificate(findings: Findings) -> list[Recommendation]:
-    name = f"{findings.place}:{findings.target.port or 443}" if findings.place else ""
-    show = f"openssl s_client -connect {name} </dev/null 2>/dev/null | openssl x509 -noout -subject -dates"
+    checked = read_place(findings.check.target) if findings.check and findings.check.name == "tls" else None
+    port = (checked.port if checked else None) or findings.target.port or 443
+    name = f"{findings.place}:{port}" if findings.place else ""
+    mail = " -starttls smtp" if port in _MAIL_PORTS else ""
+    show = f"openssl s_client -connect {name}{mail} </dev/null 2>/dev/null | openssl x509 -noout -subject -dates"
     title = f"Renew the certificate of {findings.place}" if findings.place else "Renew the certificate"
     return [_advice(Topic.CERTIFICATE, HIGH, title, _found(findings), *([show] if name else []))]
 
@@ -225,6 +233,22 @@ def _traffic(findings: Findings) -> list[Recommendation]:
         _advice(Topic.TRAFFIC, MEDIUM, "Add capacity, or limit what is not needed", ""),
     ]
 
+
+_ON_WINDOWS: Mapping[Topic, tuple[str, ...]] = {
+    Topic.MEMORY: (
+        "Find what uses the memory",
+        "Get-Process | Sort-Object WorkingSet -Descending | Select-Object -First 10",
+    ),
+    Topic.DISK: ("Find what fills the disk", "Get-Volume", "Get-ChildItem C:\\ -Directory -Force"),
+    Topic.CPU: ("Find what uses the CPU", "Get-Process | Sort-Object CPU -Descending | Select-Object -First 10"),
+    Topic.NETWORK: ("Find where the network ends", "Get-NetAdapter", "Get-NetIPConfiguration"),
+    Topic.PROCESS: (
+        "Find which service stopped, and why",
+        "Get-Service | Where-Object {$_.StartType -eq 'Automatic' -and $_.Status -ne 'Running'}",
+        "Get-WinEvent -LogName System -MaxEvents 50",
+    ),
+}
+"""Of each topic the title and the commands of PowerShell."""
 
 _ADVICE: Mapping[Topic, Callable[[Findings], list[Recommendation]]] = {
     Topic.MEMORY: _memory,

@@ -6,7 +6,7 @@ target of the alert decides. Where nothing was seen, or the votes are split, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -62,6 +62,14 @@ _RIVAL = 0.45
 
 _MAX_BY_WORDS, _MAX = 0.45, 0.95
 """The most confidence if only the alert's own words speak for it, and at all."""
+
+_MAX_UNREACHABLE = 0.55
+"""The most confidence that it is the network if all that was seen is that nobody answers: the host may be down."""
+
+_ROOTS = frozenset({Topic.MEMORY, Topic.DISK, Topic.CERTIFICATE, Topic.DNS, Topic.CONNECTIONS, Topic.DEPLOY})
+_SYMPTOMS = frozenset({Topic.BACKLOG, Topic.DEPENDENCY})
+_SURELY = 2.4
+"""The weight from which one piece of evidence for a root explains a symptom: a critical check, a deploy just before."""
 
 _HEALTHY_BY_EXPRESSION, _HEALTHY_BY_TOPIC, _HEALTHY = 0.8, 0.7, 0.5
 """The confidence that all is well: by the alert's own expression, by a check of its topic, by any check."""
@@ -122,6 +130,8 @@ class _Vote:
     cites: str
     """The id of the evidence; "" for a vote against."""
     by_words: bool = False
+    from_outside: bool = False
+    """Whether it only saw if somebody answers."""
     about: str = ""
     event: ChangeEvent | None = None
 
@@ -184,7 +194,8 @@ def diagnose(given: AnalysisInput) -> Diagnosis:
     healthy = _healthy(case, {vote.topic for vote in votes if vote.by_words})
     if healthy is not None:
         return healthy
-    topic = max(Topic, key=lambda one: weights.get(one, 0.0))
+    weights = {topic: weight for topic, weight in weights.items() if topic not in _found_well(case)}
+    topic = _explained(max(Topic, key=lambda one: weights.get(one, 0.0)), votes, weights)
     if weights.get(topic, 0.0) < _LEAST:
         return Diagnosis(claims=_effects(case, None), evidence=list(case.evidence.values()))
     own = sorted((vote for vote in votes if vote.topic is topic and vote.cites), key=lambda one: -one.weight)
@@ -199,9 +210,34 @@ def diagnose(given: AnalysisInput) -> Diagnosis:
     )
 
 
+def _found_well(case: _Case) -> set[Topic]:
+    """The topics of which every check that looked at the target found that all is well."""
+    found: dict[Topic, set[CheckStatus]] = {}
+    for _, check in case.checks:
+        if (topic := topic_of_check(check)) is not None and not case.is_other(check.target):
+            found.setdefault(topic, set()).add(check.status)
+    return {topic for topic, statuses in found.items() if statuses <= {CheckStatus.OK}}
+
+
+def _explained(topic: Topic, votes: Sequence[_Vote], weights: Mapping[Topic, float]) -> Topic:
+    """The root of a symptom: work that piles up, and what fails elsewhere, have a cause if one was surely seen."""
+    if topic not in _SYMPTOMS:
+        return topic
+    seen: dict[Topic, float] = {}
+    for vote in votes:
+        if vote.topic in weights and vote.topic in _ROOTS and not vote.by_words:
+            seen[vote.topic] = max(seen.get(vote.topic, 0.0), vote.weight)
+    root = max(seen, key=lambda one: seen[one], default=None)
+    return root if root is not None and seen[root] >= _SURELY else topic
+
+
 def _confidence(weight: float, rival: float, votes: Sequence[_Vote]) -> float:
     sure = weight / (weight + _HALF) * (1 - _RIVAL * min(rival / weight, 1.0))
-    most = _MAX_BY_WORDS if all(vote.by_words for vote in votes) else _MAX
+    most = _MAX
+    if all(vote.by_words for vote in votes):
+        most = _MAX_BY_WORDS
+    elif votes[0].topic is Topic.NETWORK and all(vote.by_words or vote.from_outside for vote in votes):
+        most = _MAX_UNREACHABLE
     return round(min(sure, most), 2)
 
 
@@ -251,7 +287,8 @@ def _of_checks(case: _Case) -> Iterator[_Vote]:
         if weight > 0 and case.is_other(check.target):
             yield from _elsewhere(topic, weight, number, check.target)
         else:
-            yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "")
+            outside = check.name in _OUTSIDE
+            yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "", from_outside=outside)
 
 
 def _of_changes(case: _Case) -> Iterator[_Vote]:

@@ -18,11 +18,13 @@ from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import HIGH, MEDIUM, Findings, advise, also_look_at, worst_path
 from tasks.analyze.diagnosis import IN_WORDS, Diagnosis, diagnose
 from tasks.analyze.host import in_bytes, look_around, printable, top_by_cpu, top_by_memory
-from tasks.analyze.topics import Topic, topic_of_check
+from tasks.analyze.topics import Topic, topic_of_check, words_of
 
 LOOK_TIMEOUT_SECONDS = 0.25
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
 
+_WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "win32"})
+_MAX_ALERTS = 100
 _TITLE_CHARACTERS = 100
 _NOTE_CHARACTERS = 200
 
@@ -43,7 +45,10 @@ class LocalAnalysis:
         checks = case.check.checks if case.check else []
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
         name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
-        known = Findings(target=target, name=name, about=diagnosis.about, event=diagnosis.event, check=check)
+        windows = _is_windows(case)
+        known = Findings(
+            target=target, name=name, is_windows=windows, about=diagnosis.about, event=diagnosis.event, check=check
+        )
         findings = await _look(case, diagnosis.topic, known) if target.is_own else known
         recommendations = list(_recommend(case, diagnosis, findings))
         return AnalyzeResult(
@@ -58,6 +63,13 @@ class LocalAnalysis:
             model_info={"provider": self.name},
             errors=findings.errors,
         )
+
+
+def _is_windows(case: AnalysisInput) -> bool:
+    """Whether the alerts say that the host runs Windows."""
+    alerts = case.alerts[:_MAX_ALERTS]
+    texts = (" ".join([alert.name, alert.description, *alert.labels.values()]) for alert in alerts)
+    return any(words_of(text) & _WINDOWS for text in texts)
 
 
 def _supported(diagnosis: Diagnosis) -> tuple[Diagnosis, list[str]]:

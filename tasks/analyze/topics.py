@@ -50,6 +50,18 @@ CLEAR_WORDS: dict[Topic, frozenset[str]] = {
 }
 """Words that name exactly one topic."""
 
+OTHER_LANGUAGES: dict[Topic, frozenset[str]] = {
+    Topic.MEMORY: names_in("arbeitsspeicher hauptspeicher mémoire memoria"),
+    Topic.DISK: names_in("speicherplatz festplatte festplatten laufwerk dateisystem disque disco"),
+    Topic.CPU: names_in("prozessor prozessorlast processeur procesador"),
+    Topic.CERTIFICATE: names_in("zertifikat zertifikate certificat certificado"),
+    Topic.CONNECTIONS: names_in("verbindungen connexions conexiones"),
+    Topic.BACKLOG: names_in("warteschlange rückstau"),
+    Topic.NETWORK: names_in("netzwerk réseau"),
+    Topic.PROCESS: names_in("dienst"),
+}
+"""The same for alerts that are not in English."""
+
 VAGUE_WORDS: dict[Topic, frozenset[str]] = {
     Topic.MEMORY: names_in("leak leaking malloc"),
     Topic.DISK: names_in("volume volumes partition mount fs space quota"),
@@ -70,11 +82,15 @@ PHRASES: tuple[tuple[Topic, re.Pattern[str]], ...] = tuple(
     (topic, re.compile(pattern, re.IGNORECASE))
     for topic, pattern in (
         (Topic.MEMORY, r"out of memory|cannot allocate memory|java heap space|memory limit exceeded"),
-        (Topic.DISK, r"no space left on device|disk quota exceeded|read-only file ?system|input/output error"),
+        (
+            Topic.DISK,
+            r"no space left on device|flood.?stage|disk quota exceeded|read-only file ?system|input/output error",
+        ),
         (Topic.CERTIFICATE, r"certificate (has |is )?expired|certificate verify failed|unknown authority|x509:"),
         (
             Topic.DNS,
-            r"no such host|name or service not known|failure in name resolution|could ?n.t resolve|server misbehaving",
+            r"no such host|name (or )?service (not known|error)|failure in name resolution|could ?n.t resolve"
+            r"|server misbehaving",
         ),
         (
             Topic.CONNECTIONS,
@@ -135,7 +151,7 @@ def topics_in(texts: Iterable[str]) -> dict[Topic, float]:
     words = frozenset[str]().union(*(words_of(text) for text in texts))
     found: dict[Topic, float] = {}
     for topic in Topic:
-        if words & CLEAR_WORDS[topic]:
+        if words & (CLEAR_WORDS[topic] | OTHER_LANGUAGES.get(topic, frozenset())):
             found[topic] = _CLEAR
         elif words & VAGUE_WORDS[topic]:
             found[topic] = _VAGUE
