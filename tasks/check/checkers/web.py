@@ -21,7 +21,10 @@ MAX_BODY_BYTES = 1024 * 1024
 
 _USER_AGENT = "alert-pipeline"
 
-ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpx.HTTPError, httpx.InvalidURL)
+ERRORS = (
+    *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol),
+    *(httpx.HTTPError, httpx.InvalidURL),
+)
 """What a request can end with, beside what `Reach.connect()` raises."""
 
 
