@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "why": "service.cli.why:why",
     "trace": "service.cli.trace:trace",
     "resume": "service.cli.resume:resume",
+    "check": "service.cli.check:check",
     "silences": "service.cli.silences:app",
     "oncall": "service.cli.oncall:app",
     "policy": "service.cli.policy:app",
