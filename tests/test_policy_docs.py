@@ -12,6 +12,7 @@ import pytest
 
 from orchestration.engine.run import Services
 from orchestration.policy.model import (
+    CheckRule,
     Escalation,
     Flapping,
     Grouping,
@@ -31,7 +32,7 @@ from tests.life_helpers import opened
 DOCS = Path(__file__).parent.parent / "docs"
 EXPORTS = {"oncall.json": "grafana-oncall.json", "goalert.json": "goalert.json"}
 """Files that the pages tell the reader to get from another program."""
-MODELS = (Escalation, Flapping, Grouping, Inhibition, Period, Person, Policy, Route, Step, Storm, Timing)
+MODELS = (CheckRule, Escalation, Flapping, Grouping, Inhibition, Period, Person, Policy, Route, Step, Storm, Timing)
 
 
 def files_of(page: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, ValidationError
 
 from orchestration.alert import Severity
 from orchestration.contracts import Contract
@@ -176,6 +176,16 @@ class Inhibition(Contract, strict=True):
     equal: Names = Field(default=(), description="Labels in which both must agree; two missing ones do.")
 
 
+class CheckRule(Contract, strict=True):
+    """Which checkers look at the target of alerts that match. The first rule that matches counts."""
+
+    matchers: Matchers = ()
+    checkers: Names = Field(description="Names of checkers; [] checks nothing.")
+    configs: dict[_Name, dict[str, JsonValue]] = Field(
+        default_factory=dict[str, dict[str, JsonValue]], description="Options of checkers, by their name."
+    )
+
+
 class Flapping(Contract, strict=True):
     """When an incident counts as flapping: so many changes within this time."""
 
@@ -229,6 +239,7 @@ class Policy(Contract, strict=True):
         default_factory=dict[str, tuple[Period, ...]]
     )
     inhibitions: tuple[Inhibition, ...] = Field(default=(), strict=False, max_length=1_000)
+    checks: tuple[CheckRule, ...] = Field(default=(), strict=False, max_length=1_000)
     escalations: dict[_Name, Escalation] = Field(default_factory=dict[str, Escalation])
     people: dict[_Name, Person] = Field(default_factory=dict[str, Person])
     schedules: dict[_Name, Schedule] = Field(default_factory=dict[str, Schedule])

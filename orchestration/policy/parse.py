@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from orchestration.bounds import out_of_bounds
 from orchestration.errors import json_kind
+from orchestration.policy.checking import KnownChecker, wrong_checks
 from orchestration.policy.document import MAX_BYTES, MAX_DEPTH, Document, Path, read_document
 from orchestration.policy.doubts import doubts_of
 from orchestration.policy.model import MAX_ROUTES, Policy, Route
@@ -32,15 +33,21 @@ class ReadPolicy:
     """What its author may not have meant: routes that no alert reaches, and channels that do not exist."""
 
 
-def read_policy(text: str | bytes, *, channels: Collection[str] | None = None) -> ReadPolicy:
+def read_policy(
+    text: str | bytes,
+    *,
+    channels: Collection[str] | None = None,
+    checkers: Mapping[str, KnownChecker] | None = None,
+) -> ReadPolicy:
     """The policy in a YAML or JSON text.
 
-    `channels` are the names of all channels. None means that they are not known, and are not looked at.
+    `channels` are the names of all channels, and `checkers` all checkers by name. None means that they are not known,
+    and are not looked at.
 
     Raises:
         BadPolicy: all that is wrong, each problem with its line and field.
     """
-    return _parsed(read_document(text), warn=True, channels=channels)
+    return _parsed(read_document(text), warn=True, channels=channels, checkers=checkers)
 
 
 def parse_policy(raw: object, *, warn: bool = False, channels: Collection[str] | None = None) -> ReadPolicy:
@@ -55,7 +62,13 @@ def parse_policy(raw: object, *, warn: bool = False, channels: Collection[str] |
     return _parsed(Document(value=raw, lines={}), warn=warn, channels=channels)
 
 
-def _parsed(document: Document, *, warn: bool, channels: Collection[str] | None = None) -> ReadPolicy:
+def _parsed(
+    document: Document,
+    *,
+    warn: bool,
+    channels: Collection[str] | None = None,
+    checkers: Mapping[str, KnownChecker] | None = None,
+) -> ReadPolicy:
     raw = document.value
     if (wrong := out_of_bounds(raw, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH)) is not None:
         raise BadPolicy([_problem(document, (), wrong)])
@@ -74,6 +87,8 @@ def _parsed(document: Document, *, warn: bool, channels: Collection[str] | None 
         found.append(_problem(document, ("routes",), f"has {count:,} routes: a policy has at most {MAX_ROUTES:,}"))
     if warn:
         found += [_problem(document, path, message) for path, message in useless_steps(policy)]
+    if checkers is not None:
+        found += [_problem(document, path, message) for path, message in wrong_checks(policy, checkers)]
     if found:
         raise BadPolicy(_in_order(found))
     doubtful = [*doubts_of(policy)] if warn else []

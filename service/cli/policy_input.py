@@ -28,6 +28,7 @@ from orchestration.store.incident_list import find_by_words
 from orchestration.store.present import read_present
 from service.cli.reader import read
 from service.cli.terminal import read_file
+from tasks.check.checkers.registry import CHECKERS
 from tasks.ingest.sources import parse_push
 
 _LOOK_SECONDS = 3.0
@@ -89,7 +90,7 @@ def read_policy_file(file: str, *, channels: Collection[str] | None = None) -> R
     """
     text = read_file(file, MAX_BYTES)
     try:
-        found = read_policy(text, channels=channels)
+        found = read_policy(text, channels=channels, checkers=CHECKERS)
     except BadPolicy as error:
         raise BadPolicyFile(file, error) from None
     of_schedules = [

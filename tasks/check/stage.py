@@ -17,6 +17,8 @@ from orchestration.contracts import ALL_CLEAR, Change, Check, CheckResult, Check
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
+from orchestration.policy.checking import rule_for
+from orchestration.policy.model import CheckRule
 from orchestration.prometheus import PrometheusFinder
 from orchestration.settings import Settings
 from orchestration.signals import logger
@@ -192,13 +194,46 @@ class ContextNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
-    own, options = cast("ContextNode", step.config), run.record.options
-    return CheckConfig.from_settings(
-        run.services.settings,
-        names=options.checker_names if own.checker_names is None else own.checker_names,
-        configs={**options.checker_configs, **own.checker_configs},
-        subject=await subject_of(run.alerts, run.services.settings, run.services.prometheus),
+    """The checkers of the node, else those that the run was asked for, else those of the policy's first rule."""
+    own, options, settings = cast("ContextNode", step.config), run.record.options, run.services.settings
+    names = options.checker_names if own.checker_names is None else own.checker_names
+    rule = await _rule(run) if names is None else None
+    allowed = settings.checkers_enabled if rule is None else _of_rule(rule, settings)
+    config = CheckConfig.from_settings(
+        settings,
+        names=allowed if names is None else names,
+        configs={**(_usable(rule) if rule else {}), **options.checker_configs, **own.checker_configs},
+        subject=await subject_of(run.alerts, settings, run.services.prometheus),
     )
+    not_allowed = {name: _why_not(name) for name in (rule.checkers if rule else ()) if name not in allowed}
+    return replace(config, left_out={**config.left_out, **not_allowed})
+
+
+async def _rule(run: ActiveRun) -> CheckRule | None:
+    active = await run.services.active_policy()
+    return None if active is None else rule_for(active.policy, run.alerts, environment=run.record.environment)
+
+
+def _of_rule(rule: CheckRule, settings: Settings) -> tuple[str, ...]:
+    """The checkers of a rule that exist and that the operator allows. The policy may be of another version."""
+    return tuple(name for name in rule.checkers if name in CHECKERS and name in settings.checkers_enabled)
+
+
+def _why_not(name: str) -> str:
+    return "CHECKERS_ENABLED does not name it" if name in CHECKERS else "there is no such checker"
+
+
+def _usable(rule: CheckRule) -> dict[str, Mapping[str, object]]:
+    """The options of a rule that are right: a page does not fail because of the others, which the log names."""
+    found: dict[str, Mapping[str, object]] = {}
+    for name, options in rule.configs.items():
+        try:
+            CheckConfig(names=(), timeout_seconds=1.0, configs={name: options})
+        except BadInput as error:
+            logger.error("The policy's options of a checker are not used: %s", error)
+        else:
+            found[name] = options
+    return found
 
 
 async def subject_of(

@@ -1,0 +1,158 @@
+"""The command `alert-pipeline check`: look at a target now, as the check stage would."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+from typing import Annotated, Any, cast
+
+import typer
+from rich.text import Text
+
+from orchestration.contracts import CheckResult, CheckStatus, StageContext, Target
+from orchestration.embedded_stack import find_running_stack
+from orchestration.errors import BadInput
+from orchestration.prometheus import Prometheus
+from orchestration.settings import Settings, load_settings
+from orchestration.store.records import new_id
+from orchestration.target import OwnHost, read_place
+from service.cli.terminal import Json, as_json, fail, output
+from tasks.check.checkers.base import Subject
+from tasks.check.stage import CheckConfig
+from tasks.check.stage import check as check_stage
+
+WRONG_USE = 3
+"""Exit code after a wrong name, target or option: 1 and 2 say what the checks have found."""
+
+_MARKS = {
+    CheckStatus.OK: ("✓", "green"),
+    CheckStatus.WARNING: ("!", "yellow"),
+    CheckStatus.CRITICAL: ("✗", "red"),
+    CheckStatus.UNKNOWN: ("?", "magenta"),
+}
+
+
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The checkers: cpu, memory, disk, network, process, http, tcp, tls, dns, prometheus. "
+            "By default all that can look at the target."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="TARGET",
+            help="What to look at: a host, host:port, [IPv6]:port, or a URL. By default this host.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help='Options of checkers, such as \'{"tls": {"warn": 30}}\'.'),
+    ] = None,
+    fail_on_unknown: Annotated[
+        bool, typer.Option("--fail-on-unknown", help="Exit with 1 also if something could not be found out.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Look at a target now, as the check stage does for an alert about it.
+
+    Exit code: 2 if a check is critical, 1 if one is a warning (with --fail-on-unknown also if one is unknown, or none
+    could look), 3 for a wrong name or target, else 0. CHECKERS_ALLOW and CHECKERS_DENY say which addresses are checked.
+
+    Examples:
+
+    alert-pipeline check
+
+    alert-pipeline check http tls --target https://shop.example.com/health
+
+    alert-pipeline check --target db-1.example.com:5432 --json
+
+    alert-pipeline check tls -t mail.example.com:465 --config '{"tls": {"warn": 30}}'
+    """  # fmt: skip
+    settings = load_settings()
+    try:
+        options = _options(config)
+        CheckConfig.from_settings(settings, names=names or None, configs=options)
+        found = asyncio.run(_look(settings, names or None, target, options))
+    except BadInput as error:
+        fail(str(error), code=WRONG_USE)
+    as_json(found.model_dump(mode="json")) if json else _show(found)
+    return _exit_code(found, fail_on_unknown=fail_on_unknown)
+
+
+def _options(text: str | None) -> dict[str, dict[str, object]]:
+    if text is None:
+        return {}
+    try:
+        found: Any = json_module.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput('--config: expected options by checker, such as \'{"tls": {"warn": 30}}\'')
+    return cast("dict[str, dict[str, object]]", found)
+
+
+async def _look(
+    settings: Settings, names: list[str] | None, target: str | None, options: dict[str, dict[str, object]]
+) -> CheckResult:
+    own = OwnHost.read()
+    subject = Subject(
+        target=own.target if target is None else _target(target, own),
+        own_name=own.name,
+        rules=settings.address_rules,
+        prometheus=_Source(settings),
+    )
+    config = CheckConfig.from_settings(settings, names=names, configs=options, subject=subject)
+    return await check_stage(StageContext(trace_id=new_id(), run_id=new_id()), config)
+
+
+def _target(text: str, own: OwnHost) -> Target:
+    place = read_place(text)
+    if place is None:
+        raise BadInput(f"--target: expected a host, host:port, [IPv6]:port or a URL, got {text[:80]!r}")
+    return Target(host=place.host, port=place.port, url=place.url, is_own=own.is_it(place.host))
+
+
+class _Source:
+    """Where this command finds Prometheus: in the settings, else in a Prefect that runs. It starts none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def find(self) -> Prometheus | None:
+        """See `orchestration.prometheus.PrometheusFinder`."""
+        # Prefect takes seconds to import, and only a block needs it.
+        stack = find_running_stack(self._settings)
+        url = self._settings.prefect_api_url or (stack.prefect_api_url if stack else None)
+        if self._settings.prometheus_url is None and url is None:
+            return None
+        from prefect.settings import temporary_settings
+
+        from blocks.prefect_api import address_settings
+        from blocks.prometheus.source import PrometheusSources
+
+        with temporary_settings(address_settings(self._settings, url)):
+            return await PrometheusSources(self._settings).find()
+
+
+def _exit_code(found: CheckResult, *, fail_on_unknown: bool) -> int:
+    statuses = {one.status for one in found.checks}
+    if CheckStatus.CRITICAL in statuses:
+        return 2
+    if CheckStatus.WARNING in statuses:
+        return 1
+    return int(fail_on_unknown and (CheckStatus.UNKNOWN in statuses or not statuses))
+
+
+def _show(found: CheckResult) -> None:
+    for one in found.checks:
+        mark, style = _MARKS[one.status]
+        target = f" of {one.target}" if one.target else ""
+        line = f" {one.name}{target}: {one.status}, {one.message} ({one.duration_ms:.0f} ms)"
+        output.print(Text.assemble((mark, style), line))
+    for reason, names in found.reasons_to_leave_out.items():
+        output.print(Text(f"- not {', '.join(names)}: {reason}", style="dim"))
