@@ -133,8 +133,8 @@ async def _read(prometheus: Prometheus, selector: str, now: datetime, began: dat
     long, recent = _named(past), _named(lately)
     # The minutes before the trouble are past too: a young Prometheus has no other.
     end = before.timestamp()
-    whole = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
-    return _Known(whole, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
+    before_it = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
+    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
 
 
 def _named(found: Sequence[RangeOfSeries]) -> Series:
