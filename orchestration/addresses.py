@@ -147,7 +147,7 @@ def _name(entry: str) -> str:
     name = plain_name(entry)
     labels = name.removeprefix("*.").split(".")
     usable = all(label and label.replace("-", "").replace("_", "").isalnum() for label in labels)
-    if not usable or all(label.isdecimal() for label in labels):
+    if not usable or not any(map(str.isalpha, labels[-1])):
         raise ValueError(
             f"expected networks such as 10.0.0.0/8, and names such as db-1 or *.example.com, got {entry[:80]!r}"
         )

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
     checkers_enabled: Names = (
         *("cpu", "memory", "disk", "network", "process"),
-        *("http", "tcp", "tls", "dns"),
+        *("http", "tcp", "tls", "dns", "prometheus"),
     )
     """The checkers that may run for alerts, separated by commas. Those run that can look at what the alert is about."""
     checkers_skip: Names = ()

@@ -17,6 +17,7 @@ from orchestration.escalation import progress_of
 from orchestration.message import Fact
 from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
+from orchestration.series import value_in_words
 from orchestration.states import RunReason
 from tasks.notify.changed import changed
 from tasks.notify.subject import MessageSubject
@@ -48,7 +49,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
     rows = {
         "Test": _TEST if subject.test else "",
         "What": _what(subject),
-        "Value": _value(subject.relevant),
+        "Value": _measured(subject.check) or _value(subject.relevant),
         "Changed": changed(subject),
         "Where": _where(subject),
         "Since": since,
@@ -179,6 +180,12 @@ def _is_cut(alerts: Sequence[Alert]) -> bool:
     """Whether the description says more than there is room for at the top."""
     one_name = len({alert.name for alert in alerts}) == 1
     return not one_name or _description(alerts, _SHORT) != _description(alerts, _LONG)
+
+
+def _measured(check: CheckResult | None) -> str:
+    """What a check has measured of the alert itself: value, limit, what is normal, and a line of the past."""
+    found = (value_in_words(one.metrics) for one in (check.checks if check else ()))
+    return one_line(next(filter(None, found), ""), 200)
 
 
 def _value(alerts: Sequence[Alert]) -> str:

@@ -105,7 +105,7 @@ async def _ask(dns: Any, resolver: Any, host: str, kind: str, timeout_seconds: f
         raise Unavailable(f"no name server answered within {timeout_seconds:g} s") from None
     except (dns.exception.DNSException, OSError, UnicodeError) as error:
         raise Unavailable(f"the name servers give no answer: {error}") from None
-    return [record.to_text() for record in answer.rrset or ()]
+    return sorted(record.to_text() for record in answer.rrset or ())
 
 
 def _dnspython() -> ModuleType:

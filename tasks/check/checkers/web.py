@@ -21,7 +21,10 @@ MAX_BODY_BYTES = 1024 * 1024
 
 _USER_AGENT = "alert-pipeline"
 
-ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpx.HTTPError, httpx.InvalidURL)
+ERRORS = (
+    *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol),
+    *(httpx.HTTPError, httpx.InvalidURL),
+)
 """What a request can end with, beside what `Reach.connect()` raises."""
 
 
@@ -63,17 +66,17 @@ async def fetch(
     async with client, client.stream(method, url) as response:
         seconds = time.perf_counter() - started
         body = await _beginning(response) if read else b""
-        hops = [(hop.status_code, _shown(hop.next_request)) for hop in response.history]
+        led_to = [*response.history[1:], response]
+        hops = [
+            (hop.status_code, _without_credentials(next_one.url))
+            for hop, next_one in zip(response.history, led_to, strict=False)
+        ]
         return Fetched(response.status_code, _without_credentials(response.url), hops, seconds, body)
 
 
 async def _without_user(request: httpx.Request) -> None:
     """A redirect may name a user: it is not sent."""
     request.headers.pop("Authorization", None)
-
-
-def _shown(request: httpx.Request | None) -> str:
-    return _without_credentials(request.url) if request else ""
 
 
 def _without_credentials(url: httpx.URL) -> str:
@@ -109,9 +112,20 @@ class _Backend(httpcore.AsyncNetworkBackend):
             try:
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
             except httpcore.ConnectError as error:
-                raise (error.__cause__ if isinstance(error.__cause__, OSError) else OSError(str(error))) from None
+                raise _cause_of(error) from None
 
         return await self._reach.connect(host, connect, _leave)
+
+
+def _cause_of(error: Exception) -> OSError:
+    """The system's error; anyio and httpcore wrap it in errors of their own."""
+    links: list[BaseException] = [error]
+    for link in links:  # the list grows meanwhile
+        if isinstance(link, OSError) and link.errno:
+            return link
+        further = (link.__cause__, link.__context__, *getattr(link, "exceptions", ()))
+        links += [one for one in further if one is not None and one not in links]
+    return OSError(str(error))
 
 
 def _leave(stream: httpcore.AsyncNetworkStream) -> None:
