@@ -33,7 +33,9 @@ class _Analyze(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_Analyze, no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    cls=_Analyze, no_args_is_help=True, rich_markup_mode=None, help="What probably happened, and what changed."
+)
 
 
 @app.command()

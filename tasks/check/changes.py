@@ -24,6 +24,7 @@ from orchestration.prometheus import Prometheus
 from orchestration.prometheus import Series as RangeOfSeries
 from orchestration.threads import in_own_thread
 from tasks.check.checkers.base import Subject
+from tasks.check.checkers.promql import host_pattern
 
 MAX_CHANGES = 10
 _MOST_METRICS, _MOST_OF_ONE, _MOST_PARTS, _MOST_PAIRS = 40, 2, 20, 10_000
@@ -90,7 +91,7 @@ def _selectors(target: Target, calls: Sequence[Dependency]) -> list[str]:
     """What is looked at, as labels in braces: all of the host, and all of the job with what it depends on."""
     found: list[str] = []
     if target.host:
-        found.append(f"instance=~{_of_host(target.host)}")
+        found.append(f"instance=~{host_pattern(target.host)}")
     if job := target.labels.get("job", ""):
         jobs = [job, *_needed_by(job, calls)]
         namespace = target.labels.get("namespace", "") if len(jobs) == 1 else ""
@@ -101,13 +102,6 @@ def _selectors(target: Target, calls: Sequence[Dependency]) -> list[str]:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _of_host(host: str) -> str:
-    """A host with any port, and a short name with any domain."""
-    shown = rf"\[{re.escape(host)}\]" if ":" in host else re.escape(host)
-    domain = "" if "." in host or ":" in host else r"(\.[^:]*)?"
-    return _quoted(rf"(?i){shown}{domain}(:[0-9]+)?")
 
 
 def _needed_by(job: str, calls: Sequence[Dependency]) -> list[str]:
@@ -133,8 +127,8 @@ async def _read(prometheus: Prometheus, selector: str, now: datetime, began: dat
     long, recent = _named(past), _named(lately)
     # The minutes before the trouble are past too: a young Prometheus has no other.
     end = before.timestamp()
-    whole = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
-    return _Known(whole, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
+    before_it = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
+    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
 
 
 def _named(found: Sequence[RangeOfSeries]) -> Series:

@@ -28,6 +28,9 @@ from tasks.check.changes import find_changes
 from tasks.check.checkers.base import CheckerConfig, LeftOut, Subject
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
 
+_PROMETHEUS = "prometheus"
+"""The checker without which Prometheus is not asked what has changed either."""
+
 CHECKS_OFF = "checkers_skip_all"
 """The reason to skip checks that an operator has switched off."""
 
@@ -150,7 +153,7 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
 async def _changes(config: CheckConfig, context: StageContext) -> list[Change]:
     """What has changed at the target and its neighbours, by their series; nothing if that cannot be known in time."""
     finder = config.subject.prometheus
-    if finder is None or not config.subject.alerts:
+    if finder is None or not config.subject.alerts or _PROMETHEUS not in config.names:
         return []
     try:
         async with asyncio.timeout(config.timeout_seconds):
