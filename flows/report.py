@@ -45,10 +45,18 @@ def _checks(story: Story) -> str:
     if checked is None:
         return ""
     rows = [
-        (f"{_MARKS[check.status]} {check.name}", check.status, _cell(check.message), f"{check.duration_ms:.0f} ms")
+        (
+            f"{_MARKS[check.status]} {check.name}",
+            _cell(check.target),
+            check.status,
+            _cell(check.message),
+            f"{check.duration_ms:.0f} ms",
+        )
         for check in checked.checks
     ]
-    return f"## Checks\n\n{_table(['Check', 'Status', 'Finding', 'Took'], rows)}"
+    left_out = [f"- not {', '.join(names)}: {_cell(reason)}" for reason, names in checked.reasons_to_leave_out.items()]
+    table = _table(["Check", "Of", "Status", "Finding", "Took"], rows) if rows else ""
+    return "\n\n".join(part for part in ("## Checks", table, "\n".join(left_out)) if part)
 
 
 def _analysis(story: Story) -> str:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from blocks.analysis_model import ModelResolver
 from blocks.channels.resolver import ChannelResolver, read_channel_blocks
 from blocks.prefect_api import BlockSource
+from blocks.prometheus.source import PrometheusSources
 from flows.definitions import DefinitionResolver
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.run import Services
@@ -51,6 +52,7 @@ def make_services(
         kinds=KINDS,
         definitions=DefinitionResolver(database),
         policies=StoredPolicies(database),
+        prometheus=PrometheusSources(settings),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, SecretStr
 
 from orchestration.alert import Alert, Incident
-from orchestration.contracts import AnalyzeResult, ChangeEvent, Check, CheckResult, Contract, Episode
+from orchestration.contracts import AnalyzeResult, ChangeEvent, Check, CheckResult, Contract, Episode, Target
 
 LOCAL = "local"
 """The provider that needs no model."""
@@ -47,6 +47,18 @@ class AnalysisInput:
     """The earlier episodes of the same incident, the newest first."""
     runbook: str = ""
     """The runbook's text; "" if there is none, or it may not be read."""
+
+    @property
+    def target(self) -> Target | None:
+        """What it is about, as the checks have found it. None means that this is not known."""
+        return self.check.target if self.check else None
+
+    @property
+    def is_about_this_host(self) -> bool:
+        """Whether it is about the host that runs this pipeline: only then that host's processes and files count."""
+        if self.target is None:
+            return not self.alerts and self.incident is None
+        return self.target.is_own
 
 
 class AnalysisProvider(Protocol):

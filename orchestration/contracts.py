@@ -228,6 +228,14 @@ class CheckResult(Contract):
     checker_output_ref: str | None = None
     duration_ms: float = 0.0
 
+    @property
+    def reasons_to_leave_out(self) -> dict[str, list[str]]:
+        """The names of the checkers that did not look, by the reason that they share."""
+        return {
+            reason: [name for name, why in self.left_out.items() if why == reason]
+            for reason in dict.fromkeys(self.left_out.values())
+        }
+
 
 class AnalyzeResult(Contract):
     """What probably happened, and what to do."""

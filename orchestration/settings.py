@@ -17,6 +17,7 @@ from pydantic import AliasGenerator, Field, SecretStr, ValidationError, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from orchestration.addresses import AddressList, AddressRules
 from orchestration.errors import BadSetting
 
 ROOT_HOME = Path("/var/lib/alert-pipeline")
@@ -203,14 +204,34 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="ORCHESTRATION_LOG_LEVEL")
     """The lowest level that is logged: DEBUG, INFO, WARNING or ERROR. Most signals are INFO."""
 
-    checkers_enabled: Names = ("cpu", "memory", "disk", "network", "process")
-    """The checkers that run for each alert, separated by commas."""
+    checkers_enabled: Names = (
+        *("cpu", "memory", "disk", "network", "process"),
+        *("http", "tcp", "tls", "dns"),
+    )
+    """The checkers that may run for alerts, separated by commas. Those run that can look at what the alert is about."""
     checkers_skip: Names = ()
     """The checkers that never run, separated by commas."""
     checkers_skip_all: bool = False
     """Run no checkers: the check stage is skipped."""
     checkers_timeout_seconds: float = Field(5.0, gt=0, le=600)
     """How long one checker may take, in seconds."""
+    checkers_allow: Names = ()
+    """Private networks and hosts that checks may connect to, such as 10.0.0.0/8,*.corp.example, separated by commas."""
+    checkers_deny: Names = ()
+    """Networks and hosts that checks never connect to, whatever CHECKERS_ALLOW says, separated by commas."""
+
+    prometheus_url: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")
+    """The Prometheus that alerts are checked with. None means the block `default` in Prefect, if there is one."""
+    prometheus_username: str | None = None
+    """User name at Prometheus."""
+    prometheus_password: SecretStr | None = None
+    """Password at Prometheus."""
+    prometheus_token: SecretStr | None = None
+    """Bearer token of Prometheus, instead of a user."""
+    prometheus_verify_tls: bool = True
+    """Whether the certificate of Prometheus has to be trusted."""
+    prometheus_ca_file: str | None = None
+    """File with the certificate of the authority of Prometheus in PEM, if it is not a known one."""
 
     notify_remind_after_seconds: float = Field(14400, ge=0, allow_inf_nan=False)
     """After how long an incident that still fires is notified again, in seconds. 0 means never."""
@@ -226,6 +247,10 @@ class Settings(BaseSettings):
 
     heartbeats_max: int = Field(1000, ge=1, le=100_000)
     """How many heartbeats there may be at the same time."""
+    changes_window_minutes: float = Field(120.0, gt=0, le=10_080)
+    """How long before an incident a change event may lie that belongs to it, in minutes."""
+    github_webhook_secret: SecretStr | None = None
+    """Secret of GitHub's webhooks for /changes/, with which GitHub signs deployments, pushes and workflow runs."""
     canary_channel: str | None = None
     """The channel that the canary goes through. None means that its schedule in Prefect stays off."""
     canary_within_seconds: float = Field(30.0, gt=0, le=3600)
@@ -298,12 +323,26 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(None, min_length=16, validation_alias="ALERT_PIPELINE_SECRET_KEY")
     """Encrypts channels and signing secrets in the database. None means the key in secret.key."""
 
-    @field_validator("checkers_enabled", "checkers_skip", "notify_channels", "email_to", mode="before")
+    @field_validator(
+        *("checkers_enabled", "checkers_skip", "checkers_allow", "checkers_deny", "notify_channels", "email_to"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("checkers_allow", "checkers_deny")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressList.parse(value)
+        return value
+
+    @property
+    def address_rules(self) -> AddressRules:
+        """Which addresses checks may connect to."""
+        return AddressRules(AddressList.parse(self.checkers_allow), AddressList.parse(self.checkers_deny))
 
     @field_validator("incident_expire_after_seconds", mode="before")
     @classmethod

@@ -28,7 +28,7 @@ from tests.stack_fixtures import new_home, settings_for
 
 # Prefect reads these when it is imported, and a developer's own must not leak into the tests.
 CHANNEL_VARIABLES = ("NOTIFY_", "SLACK_", "SMTP_", "EMAIL_", "PAGERDUTY_", "NTFY_", "APPRISE_")
-OUR_VARIABLES = ("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", *CHANNEL_VARIABLES)
+OUR_VARIABLES = ("PREFECT_", "ORCHESTRATION_", "STATSD_", "CHECKERS_", "PROMETHEUS_", *CHANNEL_VARIABLES)
 for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
     del os.environ[_name]
 for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME"):

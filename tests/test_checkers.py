@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestration.contracts import Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
-from tasks.check.checkers.base import Ceilings, Floors
+from tasks.check.checkers.base import Ceilings, Floors, Subject
 from tasks.check.checkers.registry import CHECKERS
 
 PERCENT = st.floats(0, 100, allow_nan=False)
@@ -26,7 +26,7 @@ PERCENT = st.floats(0, 100, allow_nan=False)
 
 async def run_checker(name: str, **options: Any) -> Check:
     checker = CHECKERS[name]
-    return await checker.run(checker.parse(options))
+    return await checker.run(checker.parse(options), Subject.of_this_host())
 
 
 # Options
@@ -80,7 +80,8 @@ def test_a_floor_is_kept_at_its_value(ok: float, warn: float, percent: float) ->
 
 
 def test_the_defaults_are_those_of_the_specification() -> None:
-    defaults = {name: checker.parse({}).model_dump() for name, checker in CHECKERS.items()}
+    of_the_spec = ("cpu", "memory", "disk", "network", "process")
+    defaults = {name: CHECKERS[name].parse({}).model_dump() for name in of_the_spec}
     limits = {name: (found["warn"], found.get("crit", found.get("ok"))) for name, found in defaults.items()}
     assert limits == {
         "cpu": (70, 90),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,10 @@ async def test_the_specs_own_payload_is_recognised_and_pages_as_critical(
 ) -> None:
     other = tmp_path / "other.json"
     other.write_text('{"name": "FromTheFile", "severity": "info"}')
+    payload = json.dumps(HIGH_CPU | {"host": socket.gethostname()})
     with http_receiver() as receiver:
         finished = command(
-            *("run_pipeline", "--payload", json.dumps(HIGH_CPU), "--file", str(other), "--sample", "--json"),
+            *("run_pipeline", "--payload", payload, "--file", str(other), "--sample", "--json"),
             *("--notify-driver", "generic", "--trace-id", "my-trace-123", "--environment", "production"),
             env={"NOTIFY_WEBHOOK_URL": f"{receiver.url}/hook", "CHECKERS_ENABLED": "memory,disk"},
         )

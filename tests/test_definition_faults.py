@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ async def story_of(database: Database, run_id: str) -> Story:
 
 
 async def accepted(services: Services, definition: dict[str, Any], name: str) -> str:
-    alert = {"alertname": name, "severity": "critical", "instance": name}
+    alert = {"alertname": name, "severity": "critical", "instance": socket.gethostname()}
     options = RunOptions(definition_config=definition)
     (run_id,) = await accept_push(services, alert, source="generic", environment="test", options=options)
     return run_id

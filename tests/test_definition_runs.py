@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from tests.notify_helpers import execute_redelivery
 from tests.store_helpers import open_attempts
 from tests.worker_helpers import eventually
 
-ALERT = {"name": "HighCPU", "severity": "critical", "host": "web-1"}
+ALERT = {"name": "HighCPU", "severity": "critical", "host": socket.gethostname()}
 MEMORY = {"checker_names": ["memory"]}
 FAILS = {"source_node": "payload", "extract": "not.there"}
 """The config of a transform that always fails."""

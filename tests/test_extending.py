@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from orchestration.graph import BadDefinition
 from orchestration.requests import RunOptions
 from orchestration.states import RunStatus
 from orchestration.store.story import read_story
-from tasks.check.checkers.base import Checker
+from tasks.check.checkers.base import local_checker
 from tasks.check.checkers.registry import CHECKERS
 from tasks.ingest.sources.registry import SOURCES
 from tasks.kinds import KINDS
@@ -51,15 +52,16 @@ async def test_a_source(services: Services, monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_a_checker(services: Services, channel: MemoryChannel, monkeypatch: pytest.MonkeyPatch) -> None:
     module = example("tasks/check/checkers/tide.py")
-    tide: Checker[Any] = Checker("tide", module.TideConfig, module.check_tide)
+    tide = local_checker("tide", module.TideConfig, module.check_tide)
     monkeypatch.setattr("tasks.check.stage.CHECKERS", {**CHECKERS, "tide": tide})
 
     options = RunOptions(checker_names=["tide"], checker_configs={"tide": {"level_percent": 95}})
-    (run_id,) = await accept_push(services, {"name": "Flood"}, source="generic", environment="test", options=options)
+    alert = {"name": "Flood", "host": socket.gethostname()}
+    (run_id,) = await accept_push(services, alert, source="generic", environment="test", options=options)
     await execute(services, run_id)
 
     (check,) = channel.messages[0].checks
-    assert check.endswith("tide: critical, 95 % high")
+    assert check.endswith(f"tide of {socket.gethostname()}: critical, 95 % high")
 
 
 async def test_a_channel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ from tests.engine_helpers import attempt, execute
 from tests.inbox_helpers import accept_health_check, accept_push
 from tests.notify_helpers import execute_follow_up, execute_redelivery
 from tests.receivers import statsd_receiver
+
+HERE = socket.gethostname()
+"""The host that runs the pipeline: what the alerts of these tests are about, unless they name another."""
 
 
 async def do(run: ActiveRun, *stages: Stage) -> None:
@@ -63,7 +67,7 @@ def changed(services: Services, **settings: Any) -> Services:
 
 
 def alert(**more: Any) -> dict[str, Any]:
-    return {"name": "HighCPU", "severity": "critical", "host": "web-1"} | more
+    return {"name": "HighCPU", "severity": "critical", "host": HERE} | more
 
 
 async def accepted(services: Services, payload: object, **more: Any) -> str:
@@ -194,7 +198,7 @@ async def test_a_page_that_was_refused_is_told_with_its_checks_when_a_part_has_r
     services: Services, channel: MemoryChannel
 ) -> None:
     channel.failures = [DeliveryFailed("it answered 404", retryable=False)]
-    firing = [alert(host=f"web-{n}", fingerprint=f"web-{n}", incident_key="web") for n in range(2)]
+    firing = [alert(fingerprint=f"web-{n}", incident_key="web") for n in range(2)]
     assert (await push(services, {"alerts": firing})).status is RunStatus.FAILED
     assert (await push(services, firing[0] | {"status": "resolved"})).skip_reason == "some_resolved"
     run = await execute_redelivery(services)
@@ -528,7 +532,7 @@ async def test_a_run_that_is_a_test_says_so_in_its_message(services: Services, c
     await push(services, alert(host="web-2"))
 
     titles = [message.title for message in channel.messages]
-    assert titles == ["[TEST] [CRITICAL] HighCPU on web-1 (test)", "[CRITICAL] HighCPU on web-2 (test)"]
+    assert titles == [f"[TEST] [CRITICAL] HighCPU on {HERE} (test)", "[CRITICAL] HighCPU on web-2 (test)"]
 
 
 # What statsd is sent

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation
+from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Recommendation, Target
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.states import RunReason
@@ -172,8 +172,15 @@ def test_a_test_message_says_so_first_in_every_form():
     assert "Test" not in {fact.label for fact in render_message(a_subject()).facts}
 
 
+def a_check_of_this_host(*statuses: str) -> CheckResult:
+    return CheckResult(
+        checks=[Check(name=f"c{n}", status=CheckStatus(s), message="") for n, s in enumerate(statuses or ["critical"])],
+        target=Target(host=socket.gethostname(), is_own=True),
+    )
+
+
 def test_the_health_of_a_host_can_be_a_test_too():
-    message = render_message(a_subject(alerts=[], incident=None, test=True))
+    message = render_message(a_subject(alerts=[], incident=None, check=a_check_of_this_host(), test=True))
     assert message.title == f"[TEST] [CRITICAL] Health of {socket.gethostname()}"
 
 
@@ -292,9 +299,7 @@ def test_recommendations_stand_in_for_missing_actions():
 def test_checks_without_an_alert_are_the_health_of_this_host(
     statuses: list[str], title: str, severity: Severity, status: AlertStatus
 ):
-    checks = CheckResult(
-        checks=[Check(name=f"c{n}", status=CheckStatus(s), message="") for n, s in enumerate(statuses)]
-    )
+    checks = a_check_of_this_host(*statuses)
     subject = a_subject(alerts=[], incident=None, check=checks, analysis=None, reason="", firing=0)
     message = render_message(subject)
     assert message.title == title.format(host=socket.gethostname())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,7 @@ from tests.receivers import Answer, http_receiver
 async def test_what_a_channel_refused_is_sent_by_a_later_run_with_the_results_of_the_first(services: Services) -> None:
     dead = FailingChannel()
     services = with_channels(services, dead=dead)
-    failed = await tell(services)
+    failed = await tell(services, host=socket.gethostname())
     (waiting,) = await redeliveries(services.database)
     await repair(services, dead)
     record = await execute_redelivery(services)

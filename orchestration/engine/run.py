@@ -28,6 +28,7 @@ from orchestration.graph import (
 )
 from orchestration.message import AskedPauses, ChannelSource
 from orchestration.policy.active import ActivePolicy, PolicySource
+from orchestration.prometheus import PrometheusFinder
 from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
@@ -165,6 +166,8 @@ class Services:
     tools: ReadOnlyTools | None = None
     """What a model may look at by itself. None means nothing."""
     pending_answers: PendingAnswers = field(default_factory=PendingAnswers)
+    prometheus: PrometheusFinder | None = None
+    """Finds the Prometheus that alerts are checked with. None means that there is none here."""
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
 
     async def active_policy(self) -> ActivePolicy | None:

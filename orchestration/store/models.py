@@ -350,6 +350,26 @@ class DoorRow(Base):
     """When a process that accepts heartbeats last said so."""
 
 
+class ChangeEventRow(Base):
+    """Something that somebody has done, such as a deployment, as a sender has posted it."""
+
+    __tablename__ = "change_event"
+
+    id: Mapped[RowId]
+    sender: Mapped[str]
+    sender_id: Mapped[str]
+    """What comes with the same one is the same event."""
+    at: Mapped[datetime] = mapped_column(index=True)
+    kind: Mapped[str]
+    title: Mapped[str]
+    made_by: Mapped[str] = mapped_column(server_default="")
+    url: Mapped[str] = mapped_column(server_default="")
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    received_at: Mapped[Now]
+
+    __table_args__ = (UniqueConstraint("sender", "sender_id"),)
+
+
 class ChannelHealthRow(Base):
     """How a channel has answered lately, whatever the message."""
 

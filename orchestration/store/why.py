@@ -13,6 +13,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import TOO_LARGE, TOO_MANY, Incident
+from orchestration.contracts import CheckResult, Stage
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.reasons import Reason
 from orchestration.states import RunReason
@@ -35,7 +36,7 @@ from orchestration.store.models import (
 from orchestration.store.records import AttemptRecord, DeliveryRecord, HistoryRecord, RunRecord, readable
 from orchestration.store.refused import RefusedPush, list_refused
 from orchestration.store.runs import RUN_COLUMNS, find_run, readable_run, readable_runs, starts_with
-from orchestration.store.story import rows_by_run
+from orchestration.store.story import all_checks, rows_by_run
 from orchestration.store.table import columns_of
 from orchestration.store.why_facts import NEAR, ChannelHealth, ExplainedRun, Facts, Why
 from orchestration.store.why_words import explain
@@ -397,6 +398,7 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
     failed = StageExecutionRow.error_type.is_not(None)
     failures = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys, failed)
+    checked = await rows_by_run(tx, AttemptRecord, StageExecutionRow, keys, StageExecutionRow.stage == Stage.CHECK)
     return [
         ExplainedRun(
             run=run,
@@ -406,7 +408,13 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
             errors=row["errors"] or [],
             deliveries=deliveries[row["row_id"]],
             failures=failures[row["row_id"]],
+            not_checked=_left_out(checked[row["row_id"]]),
         )
         for row in rows
         if (run := readable_run(row)) is not None
     ]
+
+
+def _left_out(attempts: Sequence[AttemptRecord]) -> dict[str, list[str]]:
+    found = all_checks([result for attempt in attempts if (result := attempt.result(CheckResult)) is not None])
+    return found.reasons_to_leave_out if found else {}

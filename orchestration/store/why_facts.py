@@ -47,6 +47,8 @@ class ExplainedRun(Contract):
     deliveries: list[DeliveryRecord] = Field(default_factory=list[DeliveryRecord])
     failures: list[AttemptRecord] = Field(default_factory=list[AttemptRecord])
     """The attempts at its stages that failed."""
+    not_checked: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    """The checkers that did not look, by the reason."""
 
     def sent(self, status: str = SENT) -> list[DeliveryRecord]:
         """Its messages with this status, without what only brought an earlier one up to date."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, cast
@@ -314,8 +314,8 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
         case IngestResult() as result:
             decision = "somebody is notified" if result.tell else "nobody is notified"
             return [(QUIET, f"{result.severity.value}; {decision}: {in_words(result.reason)}")]
-        case CheckResult(checks=checks):
-            return [(_CHECK_TONES.get(one.status, QUIET), f"{one.name}: {one.message}") for one in checks]
+        case CheckResult() as result:
+            return [*_checks(result)]
         case AnalyzeResult() as result:
             tone = WARN if result.fallback_used else QUIET
             return [(tone, text) for text in (result.summary, result.probable_cause, *result.actions) if text]
@@ -330,6 +330,14 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
             return [(QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
         case _:
             return []
+
+
+def _checks(result: CheckResult) -> Iterator[Finding]:
+    for one in result.checks:
+        target = f" of {one.target}" if one.target else ""
+        yield _CHECK_TONES.get(one.status, QUIET), f"{one.name}{target}: {one.message}"
+    for reason, names in result.reasons_to_leave_out.items():
+        yield QUIET, f"not {', '.join(names)}: {reason}"
 
 
 def links_of(payload: Mapping[str, Any]) -> dict[str, str]:

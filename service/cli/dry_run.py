@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import Contract, StageContext
+from orchestration.contracts import CheckResult, Contract, StageContext
 from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.plan import INLINE
 from orchestration.errors import PipelineError
@@ -22,7 +22,7 @@ from service.cli.definition_input import check_payload, load_definition
 from service.cli.terminal import as_json, output, show_facts
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import IntelligenceNode
-from tasks.check.stage import CheckConfig, ContextNode, check
+from tasks.check.stage import CheckConfig, ContextNode, check, subject_of
 from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
@@ -117,20 +117,18 @@ def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) 
 
 async def _preview_runs(settings: Settings, push: Push, request: RunRequest) -> list[RunPreview]:
     channels = await _select_channels(settings, request.options.notify_driver)
-    checks = CheckConfig.from_settings(settings)
     context = StageContext(
         trace_id=request.trace_id or new_id(), run_id=new_id(), environment=request.environment, source=push.source
     )
-    checked = await check(context, checks) if checks.names else None
     previews: list[RunPreview] = []
-    for alerts in split_by_incident(push.alerts) or [[]]:
+    groups = split_by_incident(push.alerts) or [[]]
+    checked = await asyncio.gather(*(_checked(settings, context, alerts) for alerts in groups))
+    for alerts, found in zip(groups, checked, strict=True):
         incident = _new_incident(alerts) if alerts else None
         firing = sum(alert.firing for alert in alerts)
-        names, found, analysis = list(checks.names), checked, None
-        if alerts and not firing:  # a run of resolved alerts checks and analyzes nothing
-            names, found = [], None
-        else:
-            analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=checked))
+        analysis = None
+        if firing or not alerts:
+            analysis = await LocalAnalysis().analyze(AnalysisInput(incident=incident, alerts=alerts, check=found))
         subject = MessageSubject(
             run_id=context.run_id,
             trace_id=context.trace_id,
@@ -154,12 +152,20 @@ async def _preview_runs(settings: Settings, push: Push, request: RunRequest) -> 
                 severity=message.severity,
                 status=message.status,
                 alerts=[f"{alert.name} ({alert.status}, {alert.severity}, {alert.fingerprint})" for alert in alerts],
-                checks=names,
+                checks=[one.name for one in found.checks] if found else [],
                 channels=[f"{named.name}: {named.channel.driver} to {named.channel.target}" for named in channels],
                 message=message.text,
             )
         )
     return previews
+
+
+async def _checked(settings: Settings, context: StageContext, alerts: Sequence[Alert]) -> CheckResult | None:
+    """The checks of one run; None if it has none: one of resolved alerts checks and analyzes nothing."""
+    if alerts and not any(alert.firing for alert in alerts):
+        return None
+    config = CheckConfig.from_settings(settings, subject=await subject_of(alerts, settings))
+    return await check(context, config) if config.names else None
 
 
 def _new_incident(alerts: Sequence[Alert]) -> Incident:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "why": "service.cli.why:why",
     "trace": "service.cli.trace:trace",
     "resume": "service.cli.resume:resume",
+    "changes": "service.cli.changes:app",
     "analyze": "service.cli.analyze:app",
     "silences": "service.cli.silences:app",
     "oncall": "service.cli.oncall:app",

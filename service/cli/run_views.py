@@ -10,6 +10,7 @@ from rich.text import Text
 from orchestration.contracts import (
     LINEAR_STAGES,
     AnalyzeResult,
+    Check,
     CheckResult,
     CheckStatus,
     ConditionResult,
@@ -129,7 +130,8 @@ def _result_lines(found: Contract) -> Iterator[str]:
             yield f"alerts: {alerts}; incidents: {found.incidents_created} new, {found.incidents_updated} updated"
             yield from (f"! {error}" for error in found.errors)
         case CheckResult():
-            yield from (f"{_CHECK_MARKS[one.status]} {one.name}: {one.status}, {one.message}" for one in found.checks)
+            yield from (f"{_CHECK_MARKS[one.status]} {_what(one)}: {one.status}, {one.message}" for one in found.checks)
+            yield from (f"- not {', '.join(names)}: {reason}" for reason, names in found.reasons_to_leave_out.items())
         case AnalyzeResult():
             yield f"{'!' if found.fallback_used else '✓'} {found.summary}"
             if found.probable_cause:
@@ -146,6 +148,10 @@ def _result_lines(found: Contract) -> Iterator[str]:
             yield f"✓ {found.count} {'value' if found.count == 1 else 'values'}"
         case _:
             pass
+
+
+def _what(check: Check) -> str:
+    return f"{check.name} of {check.target}" if check.target else check.name
 
 
 def run_table(found: Sequence[RunRecord]) -> Table:

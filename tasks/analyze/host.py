@@ -1,4 +1,4 @@
-"""A look at this host: whether an alert is about it, its busiest processes, its largest and oldest files.
+"""A look at this host: its busiest processes, its largest and oldest files.
 
 Of processes only names and ids are shown, because a command line can contain secrets.
 """
@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import ipaddress
 import os
 import shlex
-import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import psutil
 
-from orchestration.alert import Alert
 from orchestration.threads import in_daemon_thread
 
 TOP_PROCESSES = 3
@@ -52,47 +49,6 @@ class ProcessUse:
     def __str__(self) -> str:
         own = ", this worker" if self.pid == os.getpid() else ""
         return f"{self.name} (pid {self.pid}{own}): {self.use}"
-
-
-def hosts_of(alerts: Iterable[Alert]) -> list[str]:
-    """The hosts that the alerts name, each once, without ports."""
-    return [host for host in dict.fromkeys(bare_host(alert.host) for alert in alerts) if host]
-
-
-def bare_host(instance: str) -> str:
-    """The host of `host`, `host:port`, `[IPv6]:port` or `scheme://host:port/path`, in lower case."""
-    host = one_line(instance).lower().rpartition("://")[2].partition("/")[0]
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0] if host.count(":") == 1 else host
-
-
-def is_this_host(host: str, own_name: str, own_addresses: frozenset[str]) -> bool:
-    """Whether a host that an alert names is the host that runs this process.
-
-    A short name matches any domain: web-1 is web-1.example.com. Two full names must be equal.
-    """
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return address.is_loopback or str(address) in own_addresses
-    own = own_name.lower()
-    if host in (own, "localhost") or host.endswith(".localhost"):
-        return True
-    both_full = "." in host and "." in own
-    return not both_full and host.partition(".")[0] == own.partition(".")[0]
-
-
-async def other_hosts(hosts: Iterable[str]) -> list[str]:
-    """The hosts that are not the host that runs this process."""
-    hosts = list(hosts)
-    own_addresses = await in_daemon_thread(_read_addresses) if hosts else frozenset[str]()
-    return [host for host in hosts if not is_this_host(host, socket.gethostname(), own_addresses)]
-
-
-def _read_addresses() -> frozenset[str]:
-    return frozenset(
-        interface.address.partition("%")[0] for found in psutil.net_if_addrs().values() for interface in found
-    )
 
 
 async def top_by_memory() -> list[ProcessUse]:

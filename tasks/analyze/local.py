@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 
 import psutil
 
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import AnalyzeResult, Check
+from orchestration.contracts import AnalyzeResult, Check, Target
 from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import Findings, advise, also_look_at, worst_path
 from tasks.analyze.diagnosis import Cause, Diagnosis, diagnose, unhealthy
-from tasks.analyze.host import hosts_of, in_bytes, look_around, one_line, other_hosts, top_by_cpu, top_by_memory
+from tasks.analyze.host import in_bytes, look_around, one_line, top_by_cpu, top_by_memory
 
 LOOK_TIMEOUT_SECONDS = 1.0
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
@@ -34,27 +33,25 @@ class LocalAnalysis:
     name = "local"
 
     async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
-        """The likely cause, what this host shows about it, and what to do.
+        """The likely cause, what the host of the alert shows about it, and what to do.
 
-        The findings are of the host that runs this process. If the alert is about another host, the text says so,
-        and the checks do not count. `diagnosis.py` has the rules for the cause and the confidence.
+        Only the host that runs this process can be looked at: an alert about another one gets no findings of this one,
+        and its steps say where they are to be taken. `diagnosis.py` has the rules for the cause and the confidence.
         """
-        named = hosts_of(case.alerts)
-        others = await other_hosts(named)
-        here = not others or len(others) < len(named)
+        here = case.is_about_this_host
         diagnosis = diagnose(case, of_this_host=here)
         cause = diagnosis.cause
         checks = case.check.checks if case.check else []
-        findings = await _look(case, cause, next((check for check in checks if check.name == cause), None))
-        note = f"Seen on {socket.gethostname()}, which runs this pipeline, not on {_some(others)}. " if others else ""
+        own = next((check for check in checks if check.name == cause), None)
+        findings = await _look(case, cause, own) if here else Findings(check=own)
         also = [check for check in unhealthy(checks) if check.name != cause]
-        advice = [*advise(cause, findings), *map(also_look_at, also)]
+        place = "" if here else f"on {_where(case)}: "
         recommendations = [
-            each.model_copy(update={"description": f"{note}{each.description}".strip()}) if note else each
-            for each in advice
-        ]
+            one.model_copy(update={"actions": [f"{place}{action}" for action in one.actions]})
+            for one in advise(cause, findings)
+        ] + list(map(also_look_at, also))
         return AnalyzeResult(
-            summary=_summary(case, diagnosis, findings, named, others),
+            summary=_summary(case, diagnosis, findings),
             probable_cause=f"{cause}: {'; '.join(diagnosis.evidence)}" if cause else "unknown",
             actions=[f"{each.title}: {next(iter(each.actions), each.description)}" for each in recommendations],
             recommendations=recommendations,
@@ -62,6 +59,12 @@ class LocalAnalysis:
             model_info={"provider": self.name},
             errors=findings.errors,
         )
+
+
+def _where(case: AnalysisInput) -> str:
+    """The host where a step is to be taken, for people."""
+    host = case.target.host if case.target else ""
+    return host[:80] or "the host concerned"
 
 
 async def _look(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
@@ -100,37 +103,34 @@ def _root_to_search(named: Sequence[str], worst: str) -> str:
     return next((mount for mount in named if mount in local), worst)
 
 
-def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings, named: list[str], others: list[str]) -> str:
+def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) -> str:
     """The analysis in one or two sentences, for a person who was asleep a minute ago."""
-    own = socket.gethostname()
+    target = case.target.name[:100] if case.target else ""
     title = _title(case)
-    unnamed = [host for host in others or named if host not in title]
-    about = title + (f" ({_some(unnamed)})" if unnamed else "")
-    if others:
-        verdict = f"probably {_IN_WORDS[diagnosis.cause]}" if diagnosis.cause else "no cause recognized"
-        return (
-            f"{about}: {verdict}. Checks and findings are of {own}, which runs this pipeline, not of {_some(others)}."
-        )
+    about = f"{title} ({target})" if target and case.alerts and case.target and case.target.host not in title else title
     if diagnosis.cause is None:
-        return f"{about}: no cause recognized. On {own} {_checked(case)}."
-    return f"{about}: probably {_IN_WORDS[diagnosis.cause]}. {_headline(findings, own)}".strip()
+        return f"{about}: no cause recognized. {_checked(case)}."
+    verdict = f"{about}: probably {_IN_WORDS[diagnosis.cause]}."
+    return f"{verdict} {_headline(findings, case.target)}".strip()
 
 
 def _checked(case: AnalysisInput) -> str:
     if case.check is None or not case.check.checks:
-        return "nothing was checked"
+        return "Nothing was checked"
     bad = [f"{check.name} is {check.status}" for check in unhealthy(case.check.checks)]
-    return ", ".join(bad) or "no check is unhealthy"
+    target = case.check.target.name if case.check.target else ""
+    return f"{f'On {target} ' if target else ''}{', '.join(bad) or 'no check is unhealthy'}"
 
 
-def _headline(findings: Findings, own: str) -> str:
+def _headline(findings: Findings, target: Target | None) -> str:
     """The most important finding, in one sentence."""
+    own = target.host if target and target.host else "this host"
     if findings.processes:
         return f"Most on {own} by {findings.processes[0]}."
     if findings.files and findings.files.large:
         largest = findings.files.large[0]
         return f"Largest file found on {own}: {largest.path!a}, {in_bytes(largest.size_bytes)}."
-    return f"Check on {own}: {findings.check.message}." if findings.check else ""
+    return f"Check of {findings.check.target or own}: {findings.check.message}." if findings.check else ""
 
 
 def _title(case: AnalysisInput) -> str:
@@ -139,8 +139,3 @@ def _title(case: AnalysisInput) -> str:
         title = case.alerts[0].title or case.alerts[0].name
     title = one_line(title) or "Health check"
     return title if len(title) <= 100 else f"{title[:99]}…"
-
-
-def _some(hosts: Sequence[str]) -> str:
-    shown = ", ".join(host[:60] for host in hosts[:3])
-    return f"{shown} and {len(hosts) - 3} more" if len(hosts) > 3 else shown

@@ -6,12 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from orchestration.alert import Incident
 from orchestration.analysis import LOCAL, MODEL, AnalysisInput, AnalysisProvider, ModelOptions, block_of, is_provider
-from orchestration.contracts import ALL_CLEAR, AnalyzeResult, CheckResult, Stage, StageContext, StageError
+from orchestration.contracts import (
+    ALL_CLEAR,
+    AnalyzeResult,
+    ChangeEvent,
+    CheckResult,
+    Episode,
+    Stage,
+    StageContext,
+    StageError,
+)
 from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
 from orchestration.errors import BadInput, Unavailable
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
 from orchestration.settings import Settings
+from orchestration.store.change_events import changes_of, earlier_episodes
 from orchestration.store.story import all_checks
 from tasks.analyze.deadline import PatientAnalysis
 from tasks.analyze.local import LocalAnalysis
@@ -70,13 +81,17 @@ class IntelligenceNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
+    incident = await run.incident()
+    events, episodes = await _past_of(run, incident)
     name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
     return AnalyzeConfig(
         provider=await _provider(run, step, name),
         evidence=AnalysisInput(
-            incident=await run.incident(),
+            incident=incident,
             alerts=run.alerts,
             check=all_checks(run.found(CheckResult, step.before)),
+            events=events,
+            episodes=episodes,
         ),
     )
 
@@ -118,6 +133,15 @@ async def find_model(services: Services, name: str | None) -> ModelOptions | Non
             "or set ANALYSIS_MODEL"
         )
     return found
+
+
+async def _past_of(run: ActiveRun, incident: Incident | None) -> tuple[list[ChangeEvent], list[Episode]]:
+    """What was changed before an incident, and its earlier episodes."""
+    if incident is None:
+        return [], []
+    async with run.services.database.statement() as tx:
+        events = await changes_of(tx, incident, run.alerts, run.services.settings)
+        return events, await earlier_episodes(tx, incident)
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:

@@ -1,22 +1,26 @@
-"""The check stage: every checker at once, each with its own time limit."""
+"""The check stage: every checker that can look at the target at once, each with its own time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self, cast
 
 from pydantic import Field, JsonValue
 
+from orchestration.alert import Alert
 from orchestration.contracts import ALL_CLEAR, Check, CheckResult, CheckStatus, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
+from orchestration.prometheus import PrometheusFinder
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from tasks.check.checkers.base import CheckerConfig
+from orchestration.target import OwnHost, target_of
+from orchestration.threads import in_daemon_thread
+from tasks.check.checkers.base import CheckerConfig, LeftOut, Subject
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
 
 CHECKS_OFF = "checkers_skip_all"
@@ -33,6 +37,9 @@ class CheckConfig:
 
     names: tuple[str, ...]
     timeout_seconds: float
+    subject: Subject = field(default_factory=Subject.of_this_host)
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why checkers that were asked for are not among `names`."""
     configs: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
     checkers: Mapping[str, AnyChecker] = field(default_factory=lambda: CHECKERS, repr=False)
 
@@ -50,11 +57,12 @@ class CheckConfig:
         *,
         names: Iterable[str] | None = None,
         configs: Mapping[str, Mapping[str, object]] | None = None,
+        subject: Subject | None = None,
     ) -> Self:
         """The operator's settings, with a run's own `checker_names` and `checker_configs` where it has any.
 
         What the operator skips stays skipped, also when a run names it. `configs` may hold options of checkers
-        that do not run; they are validated all the same.
+        that do not run; they are validated all the same. Without a `subject` the checks are about this host.
 
         Raises:
             BadInput: the run's names or options are wrong.
@@ -67,7 +75,12 @@ class CheckConfig:
         # Made once with every name wanted, so that a skipped one is still looked at for a mistake.
         wanted_config = cls(names=wanted, timeout_seconds=settings.checkers_timeout_seconds, configs=by_name)
         skipped = set(wanted) if settings.checkers_skip_all else set(settings.checkers_skip)
-        return replace(wanted_config, names=tuple(name for name in dict.fromkeys(wanted) if name not in skipped))
+        return replace(
+            wanted_config,
+            names=tuple(name for name in dict.fromkeys(wanted) if name not in skipped),
+            left_out={name: _SKIPPED for name in wanted if name in skipped},
+            subject=subject or Subject.of_this_host(),
+        )
 
     def options(self, name: str) -> CheckerConfig:
         """The configuration of one checker; its defaults where the run gives none.
@@ -76,6 +89,9 @@ class CheckConfig:
             BadInput: naming the checker and each wrong option.
         """
         return self.checkers[name].parse(self.configs.get(name, {}))
+
+
+_SKIPPED = "the operator has switched it off with CHECKERS_SKIP"
 
 
 def _check_setting(variable: str, names: tuple[str, ...]) -> None:
@@ -98,42 +114,50 @@ def _options_by_name(configs: object) -> Mapping[str, Mapping[str, object]]:
 
 
 async def check(context: StageContext, config: CheckConfig) -> CheckResult:
-    """Run every checker of `config` at once, and report them in the order of `config.names`.
+    """Run every checker of `config` that can look at its subject at once; the findings in the order of `config.names`.
 
     An unhealthy check is data; a broken one (an exception, or no answer in `timeout_seconds`) is an error: its
     status is unknown, and `errors` says why. Neither fails the stage. `checks_passed` counts status ok,
-    `checks_failed` every other. Durations are in milliseconds.
+    `checks_failed` every other. Durations are in milliseconds. `left_out` says why a checker did not look.
 
     Raises:
         BadInput: a checker's options are wrong.
     """
-    checks = await asyncio.gather(*(_run(config, name, context) for name in config.names))
+    unfit = {name: config.checkers[name].unfit(config.options(name), config.subject) for name in config.names}
+    found = await asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
+    checks = [one for one in found if isinstance(one, Check)]
+    refused = {name: reason for name, reason in (one for one in found if not isinstance(one, Check))}
     passed = sum(found.status is CheckStatus.OK for found in checks)
     return CheckResult(
-        checks=list(checks),
+        checks=checks,
         checks_run=len(checks),
         checks_passed=passed,
         checks_failed=len(checks) - passed,
         timings={found.name: found.duration_ms for found in checks},
         errors=[f"{found.name}: {found.error}" for found in checks if found.error],
+        target=config.subject.target,
+        left_out={**config.left_out, **{name: reason for name, reason in unfit.items() if reason}, **refused},
     )
 
 
-async def _run(config: CheckConfig, name: str, context: StageContext) -> Check:
-    """One checker's finding; only a cancelled stage raises."""
-    checker, options = config.checkers[name], config.options(name)
+async def _run(config: CheckConfig, name: str, context: StageContext) -> Check | tuple[str, str]:
+    """One checker's finding, or its name and why it may not look; only a cancelled stage raises."""
+    checker, options, target = config.checkers[name], config.options(name), config.subject.target
     limit = asyncio.timeout(config.timeout_seconds)
     started = time.perf_counter()
     try:
         async with limit:
-            found = await checker.run(options)
+            found = await checker.run(options, config.subject)
+    except LeftOut as reason:
+        return name, str(reason)
     except Exception as error:  # noqa: BLE001 - a broken checker is a finding beside the others
         late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)
         logger.warning("The check %s of run %s broke: %s", name, context.run_id, reason, exc_info=not late)
         found = Check(name=name, status=CheckStatus.UNKNOWN, message=f"could not check: {reason}", error=reason)
     duration_ms = round((time.perf_counter() - started) * 1000, 3)
-    return found.model_copy(update={"name": name, "duration_ms": duration_ms})
+    looked_at = found.target or (target.name if target else "")
+    return found.model_copy(update={"name": name, "target": looked_at, "duration_ms": duration_ms})
 
 
 def _in_words(error: Exception) -> str:
@@ -153,6 +177,21 @@ async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
         run.services.settings,
         names=options.checker_names if own.checker_names is None else own.checker_names,
         configs={**options.checker_configs, **own.checker_configs},
+        subject=await subject_of(run.alerts, run.services.settings, run.services.prometheus),
+    )
+
+
+async def subject_of(
+    alerts: Sequence[Alert], settings: Settings, prometheus: PrometheusFinder | None = None
+) -> Subject:
+    """What the checks of a run with these alerts are about, and what they may connect to."""
+    own = await in_daemon_thread(OwnHost.read)
+    return Subject(
+        target=target_of(alerts, own),
+        own_name=own.name,
+        alerts=alerts,
+        rules=settings.address_rules,
+        prometheus=prometheus,
     )
 
 

@@ -5,7 +5,6 @@ All text from outside is cleaned, redacted and bounded here.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -19,6 +18,7 @@ from orchestration.message import Fact
 from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
 from orchestration.states import RunReason
+from tasks.notify.changed import changed
 from tasks.notify.subject import MessageSubject
 
 _MAX_NAMED = 20  # hosts and alerts that are named; the others are counted
@@ -49,6 +49,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
         "Test": _TEST if subject.test else "",
         "What": _what(subject),
         "Value": _value(subject.relevant),
+        "Changed": changed(subject),
         "Where": _where(subject),
         "Since": since,
         "Why now": _why_now(subject),
@@ -208,7 +209,7 @@ def place_of(subject: MessageSubject, *, named: int = _MAX_NAMED, limit: int = 8
 
 def _where(subject: MessageSubject, named: int = _FEW) -> str:
     if not subject.alerts and subject.incident is None:
-        return one_line(socket.gethostname(), 80)
+        return one_line(subject.checked_host, 80)
     return place_of(subject, named=named)
 
 

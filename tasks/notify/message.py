@@ -5,7 +5,6 @@ All text from outside is cleaned, redacted and bounded before a template gets it
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
@@ -102,7 +101,8 @@ def _title(subject: MessageSubject) -> str:
     if not subject.alerts and subject.incident is None:
         if subject.check is None and subject.title:
             return f"[{word}] {one_line(subject.title, 160)}"
-        return f"[{worst_check(subject.check).value.upper()}] Health of {one_line(socket.gethostname(), 80)}"
+        host = one_line(subject.checked_host, 80)
+        return f"[{worst_check(subject.check).value.upper()}] Health{f' of {host}' if host else ' check'}"
     environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
     if len(names) != 1:
         name = subject.incident.title if subject.incident else f"{names[0]} and {len(names) - 1} more"
@@ -122,7 +122,9 @@ def _checks(check: CheckResult | None) -> list[str]:
 
 def _check(check: Check) -> str:
     says = one_line(check.error or check.message, 300)
-    return f"{_MARKS[check.status]} {one_line(check.name, 60)}: {check.status.value}{f', {says}' if says else ''}"
+    target = one_line(check.target, 120)
+    what = f"{one_line(check.name, 60)}{f' of {target}' if target else ''}"
+    return f"{_MARKS[check.status]} {what}: {check.status.value}{f', {says}' if says else ''}"
 
 
 def _said(subject: MessageSubject) -> Iterable[str]:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
@@ -83,6 +83,8 @@ class MessageSubject:
     """What kept the incident back before this message."""
     buttons: Sequence[Response] = ()
     """What can be done about it with a button whose press comes back."""
+    changes: Sequence[ChangeEvent] = ()
+    """What somebody has changed shortly before, the newest first."""
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     """The pages about the incident and the run on our own sites: name to URL."""
 
@@ -118,6 +120,11 @@ class MessageSubject:
         if self.check is None and self.title:
             return self.said_severity or Severity.INFO
         return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
+
+    @property
+    def checked_host(self) -> str:
+        """The host whose health a run without alerts has checked; "" if it is not known."""
+        return self.check.target.name if self.check and self.check.target else ""
 
     @property
     def acknowledged_by(self) -> str:

@@ -1,18 +1,27 @@
-"""The parts of a checker: a frozen configuration, an async function, and the thresholds that checkers share."""
+"""The parts of a checker: a frozen configuration, an async function, what it looks at, and thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestration.contracts import Check, CheckStatus
+from orchestration.addresses import AddressRules
+from orchestration.alert import Alert
+from orchestration.contracts import Check, CheckStatus, Target
 from orchestration.errors import BadInput
+from orchestration.prometheus import PrometheusFinder
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """0 to 100."""
+
+Seconds = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+"""A time in seconds."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(strict=False, max_length=256)]
 """Names, as a tuple or, because JSON has no tuples, as a list."""
@@ -63,16 +72,43 @@ class Floors(CheckerConfig):
         return CheckStatus.WARNING if percent >= self.warn else CheckStatus.CRITICAL
 
 
+class LeftOut(Exception):
+    """A checker may not, or cannot, look at its subject. The text says why; it is no finding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the checks of a run are about."""
+
+    target: Target | None
+    """None means that the alerts name nothing."""
+    own_name: str
+    """The name of the host that runs this pipeline."""
+    alerts: Sequence[Alert] = ()
+    rules: AddressRules = field(default_factory=AddressRules)
+    """Which addresses may be connected to."""
+    prometheus: PrometheusFinder | None = None
+
+    @classmethod
+    def of_this_host(cls) -> Self:
+        """A health check of the host that runs this pipeline."""
+        name = socket.gethostname()
+        return cls(target=Target(host=name.lower(), is_own=True), own_name=name)
+
+
 ConfigT = TypeVar("ConfigT", bound=CheckerConfig)
+Fit = Callable[[Any, Subject], str]
+"""Why a checker with these options cannot look at a subject, in words; "" if it can."""
 
 
 @dataclass(frozen=True)
 class Checker(Generic[ConfigT]):
-    """One checker of the registry: its name, the type of its options, and its function."""
+    """One checker of the registry: its name, the type of its options, its function, and what it can look at."""
 
     name: str
     config: type[ConfigT]
-    run: Callable[[ConfigT], Awaitable[Check]]
+    run: Callable[[ConfigT, Subject], Awaitable[Check]]
+    unfit: Fit
 
     def parse(self, options: Mapping[str, object]) -> ConfigT:
         """Validate the options of this checker.
@@ -100,3 +136,19 @@ class Checker(Generic[ConfigT]):
 def _shown(value: object) -> str:
     """A number as it is, any other value as its type: an option may contain a token."""
     return repr(value) if isinstance(value, int | float) or value is None else f"a value of type {type(value).__name__}"
+
+
+def local_checker(name: str, config: type[ConfigT], run: Callable[[ConfigT], Awaitable[Check]]) -> Checker[ConfigT]:
+    """A checker that looks at the host that runs this pipeline, and therefore only if the alert is about this host."""
+
+    async def look(options: ConfigT, subject: Subject) -> Check:
+        found = await run(options)
+        return found if found.target else found.model_copy(update={"target": subject.own_name})
+
+    return Checker(name, config, look, not_of_this_host)
+
+
+def not_of_this_host(_options: object, subject: Subject) -> str:
+    """Why a checker of this host cannot look at a subject; "" if the alert is about this host."""
+    is_own = subject.target is not None and subject.target.is_own
+    return "" if is_own else "it looks only at the host that runs this pipeline, and the alert is not about it"

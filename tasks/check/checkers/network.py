@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from orchestration.contracts import Check
 from orchestration.threads import in_daemon_thread
-from tasks.check.checkers.base import Floors, Names, Percent
+from tasks.check.checkers.base import Floors, Names, Percent, Subject, not_of_this_host
 
 USUAL_PORTS = (443, 80, 22)
 DNS_PORT = 53
@@ -77,6 +77,17 @@ class NetworkConfig(Floors):
         for host in hosts:
             Target.parse(host)
         return hosts
+
+
+async def look_at_network(config: NetworkConfig, subject: Subject) -> Check:
+    """Check the hosts of `config`, else what the host that runs this pipeline needs to reach others."""
+    looked_at = ", ".join(dict.fromkeys(config.hosts)) or subject.own_name
+    return (await check_network(config)).model_copy(update={"target": looked_at})
+
+
+def unfit_for_network(config: NetworkConfig, subject: Subject) -> str:
+    """Hosts that an operator names are looked at whatever the alert is about."""
+    return "" if config.hosts else not_of_this_host(config, subject)
 
 
 async def check_network(config: NetworkConfig) -> Check:

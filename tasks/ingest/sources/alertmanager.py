@@ -5,6 +5,7 @@ Source: Prometheus documentation, "Alerting → Configuration → webhook_config
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -38,9 +39,10 @@ _DIALECT = Dialect(source="alertmanager", vendor="Alertmanager", links=_links)
 def _sample(mark: str) -> JsonObject:
     now = datetime.now(UTC)
     common: JsonObject = {"alertname": "HighCPU", "cluster": f"eu-{mark}", "job": "node", "severity": "critical"}
+    common["instance"] = f"{socket.gethostname()}:9100"
     alerts: list[JsonValue] = [
-        _sample_alert(common, f"web-{mark}-1:9100", "96.4 %", now - timedelta(minutes=7)),
-        _sample_alert(common, f"web-{mark}-2:9100", "93.1 %", now - timedelta(minutes=5)),
+        _sample_alert(common, {"cpu": "0"}, "96.4 %", now - timedelta(minutes=7)),
+        _sample_alert(common, {"cpu": "1"}, "93.1 %", now - timedelta(minutes=5)),
     ]
     return {
         "version": "4",
@@ -56,19 +58,21 @@ def _sample(mark: str) -> JsonObject:
     }
 
 
-def _sample_alert(common: JsonObject, instance: str, usage: str, since: datetime) -> JsonObject:
+def _sample_alert(common: JsonObject, own: JsonObject, usage: str, since: datetime) -> JsonObject:
+    labels = {**common, **own}
+    core = f"Core {labels['cpu']} of {labels['instance']}"
     return {
         "status": "firing",
-        "labels": {**common, "instance": instance},
+        "labels": labels,
         "annotations": {
-            "summary": f"CPU of {instance} is nearly used up",
-            "description": f"CPU usage of {instance} has been above 90 % for 5 minutes, now {usage}.",
+            "summary": f"{core} is nearly used up",
+            "description": f"{core} has been busy more than 90 % of the time for 5 minutes, now {usage}.",
             "runbook_url": "https://runbooks.example.com/high-cpu",
         },
         "startsAt": since.isoformat().replace("+00:00", "Z"),
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "https://prometheus.example.com/graph?g0.expr=node_cpu_busy_percent+%3E+90&g0.tab=1",
-        "fingerprint": sha256(instance.encode()).hexdigest()[:16],
+        "fingerprint": sha256(f"{labels}".encode()).hexdigest()[:16],
     }
 
 

@@ -6,6 +6,7 @@ It is for scripts, and for senders that let the operator write the body.
 from __future__ import annotations
 
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -260,8 +261,9 @@ def _sample(mark: str) -> JsonObject:
         "severity": "critical",
         "status": "firing",
         "description": "No job has left the queue mail for 10 minutes; 1,240 are waiting.",
-        "host": f"worker-{mark}",
-        "service": "mail",
+        "host": socket.gethostname(),
+        "service": f"mail-{mark}",
+        "incident_key": f"queue-mail-{mark}",
         "value": 1240,
         "timestamp": (datetime.now(UTC) - timedelta(minutes=10)).isoformat(),
         "runbook_url": "https://runbooks.example.com/queue-stuck",

@@ -7,6 +7,7 @@ Grafana 7 documentation, "Alerting → Notifications → Webhook".
 from __future__ import annotations
 
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -146,9 +147,10 @@ def _matches(value: JsonValue) -> str:
 
 def _sample(mark: str) -> JsonObject:
     since = datetime.now(UTC) - timedelta(minutes=4)
-    host = f"db-{mark}"
+    host = socket.gethostname()
     labels: JsonObject = {
         "alertname": "DiskAlmostFull",
+        "cluster": f"eu-{mark}",
         "grafana_folder": "Hosts",
         "instance": host,
         "severity": "warning",
@@ -165,7 +167,7 @@ def _sample(mark: str) -> JsonObject:
         "startsAt": since.isoformat(),
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "https://grafana.example.com/alerting/grafana/fdz3k7q1/view?orgId=1",
-        "fingerprint": sha256(host.encode()).hexdigest()[:16],
+        "fingerprint": sha256(f"{labels}".encode()).hexdigest()[:16],
         "silenceURL": "https://grafana.example.com/alerting/silence/new?alertmanager=grafana"
         f"&matcher=alertname%3DDiskAlmostFull&matcher=instance%3D{host}&orgId=1",
         "dashboardURL": "https://grafana.example.com/d/hosts?orgId=1",
@@ -174,20 +176,20 @@ def _sample(mark: str) -> JsonObject:
         "valueString": f"[ var='A' labels={{instance={host}}} value=91.2 ]",
         "orgId": 1,
     }
-    return {**_sample_envelope(host, labels, annotations), "alerts": [alert]}
+    return {**_sample_envelope(host, mark, labels, annotations), "alerts": [alert]}
 
 
-def _sample_envelope(host: str, labels: JsonObject, annotations: JsonObject) -> JsonObject:
+def _sample_envelope(host: str, mark: str, labels: JsonObject, annotations: JsonObject) -> JsonObject:
     return {
         "receiver": "alert-pipeline",
         "status": "firing",
         "orgId": 1,
-        "groupLabels": {"alertname": "DiskAlmostFull", "instance": host},
+        "groupLabels": {"alertname": "DiskAlmostFull", "cluster": f"eu-{mark}", "instance": host},
         "commonLabels": labels,
         "commonAnnotations": annotations,
         "externalURL": "https://grafana.example.com/",
         "version": "1",
-        "groupKey": f'{{}}:{{alertname="DiskAlmostFull", instance="{host}"}}',
+        "groupKey": f'{{}}:{{alertname="DiskAlmostFull", cluster="eu-{mark}", instance="{host}"}}',
         "truncatedAlerts": 0,
         "title": f"[FIRING:1] DiskAlmostFull Hosts ({host} warning)",
         "state": "alerting",

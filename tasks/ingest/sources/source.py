@@ -49,8 +49,9 @@ class Source:
     `parse` never raises because of the value of a field: `Push.errors` names what cannot be used, and the rest of
     the push is still delivered. For a body that it cannot read at all it returns a push without alerts and errors.
 
-    `sample(mark)` returns a body as the vendor sends it, with fresh timestamps. The names of its hosts contain the
-    mark, so that samples with different marks are different incidents.
+    `sample(mark)` returns a body as the vendor sends it, with fresh timestamps. It contains the mark, so that samples
+    with different marks are different incidents. Those of Alertmanager, Grafana and the generic source are about the
+    host that runs this pipeline: whoever tries one sees true checks.
     """
 
     name: str

@@ -1,0 +1,199 @@
+"""Asks a Prometheus server over HTTP. Answers are bounded in time, size and number; redirects are not followed."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from orchestration.errors import BadInput, BadSetting, Unavailable
+from orchestration.prometheus import MAX_POINTS, MAX_SERIES, Sample, Series
+from orchestration.redaction import one_line
+from orchestration.threads import in_daemon_thread, in_own_thread
+
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""The largest answer that is read."""
+
+TIMEOUT_SECONDS = 10.0
+"""How long one answer may take, unless the caller's own time is shorter."""
+
+_USER_AGENT = "alert-pipeline"
+_REFUSED_CREDENTIALS = (401, 403)
+_BAD_QUERY = (400, 422)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PrometheusClient:
+    """One Prometheus server, as `orchestration.prometheus.Prometheus` describes it.
+
+    Raises:
+        BadSetting: the URL is none, has a user or a password in it, or both a user and a token are given.
+    """
+
+    url: str
+    username: str = ""
+    password: str = ""
+    token: str = ""
+    verify_tls: bool = True
+    ca: str = ""
+    """Certificates of authorities in PEM, which are trusted beside those of the machine."""
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+    def __post_init__(self) -> None:
+        if problem := problem_of(self.url):
+            raise BadSetting(f"The URL of Prometheus {problem}")
+        if self.username and self.token:
+            raise BadSetting("Prometheus: give a user name with a password, or a token, and not both")
+
+    @property
+    def host(self) -> str:
+        """Its host and port."""
+        return urlsplit(self.url).netloc
+
+    async def query(self, expression: str, *, at: datetime | None = None) -> list[Sample]:
+        """See `orchestration.prometheus.Prometheus.query()`."""
+        moment = {} if at is None else {"time": f"{at.timestamp():.3f}"}
+        found = await self._ask("query", {"query": expression, **moment})
+        return [Sample(labels, value) for labels, points in found for _, value in points]
+
+    async def query_range(
+        self, expression: str, *, start: datetime, end: datetime, step_seconds: float
+    ) -> list[Series]:
+        """See `orchestration.prometheus.Prometheus.query_range()`."""
+        begin, until = start.timestamp(), end.timestamp()
+        if step_seconds <= 0 or not 0 <= (until - begin) / step_seconds < MAX_POINTS:
+            raise BadInput(
+                f"a step of {step_seconds:g} s does not fit {until - begin:g} s: at most {MAX_POINTS:,} points"
+            )
+        found = await self._ask(
+            "query_range",
+            {"query": expression, "start": f"{begin:.3f}", "end": f"{until:.3f}", "step": f"{step_seconds:.3f}"},
+        )
+        return [Series(labels, points) for labels, points in found]
+
+    async def _ask(self, what: str, form: Mapping[str, str]) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        url = f"{self.url.rstrip('/')}/api/v1/{what}"
+        form = {**form, "timeout": f"{self.timeout_seconds * 1000:.0f}ms", "limit": str(MAX_SERIES)}
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                status, body = await self._post(url, form)
+        except TimeoutError:
+            raise Unavailable(f"Prometheus at {self.host} did not answer within {self.timeout_seconds:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise Unavailable(f"Prometheus at {self.host} does not answer: {_reason(error)}") from None
+        # Some hundred thousand numbers take longer than the event loop may wait.
+        return await in_own_thread(self._read, status, body)
+
+    async def _post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        headers = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        auth = httpx.BasicAuth(self.username, self.password) if self.username else None
+        context = await in_daemon_thread(_tls, self.verify_tls, self.ca)
+        async with (
+            httpx.AsyncClient(verify=context, timeout=None, follow_redirects=False) as client,  # noqa: S113  _ask() limits the time of it all
+            client.stream("POST", url, data=form, headers=headers, auth=auth) as response,
+        ):
+            body = b""
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise Unavailable(
+                        f"The answer of Prometheus at {self.host} is larger than {MAX_ANSWER_BYTES:,} bytes"
+                    )
+            return response.status_code, body
+
+    def _read(self, status: int, body: bytes) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """The series of an answer, each with its labels and points.
+
+        Raises:
+            BadInput: Prometheus cannot evaluate the expression.
+            Unavailable: it is no answer of Prometheus.
+        """
+        if status in _REFUSED_CREDENTIALS:
+            raise Unavailable(f"Prometheus at {self.host} refuses the credentials ({status})")
+        try:
+            answer: Any = orjson.loads(body)
+            if answer["status"] == "success":
+                return _series_of(answer["data"])
+            said = one_line(str(answer["error"]), 200)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise Unavailable(f"{self.host} answers {status}, and not as Prometheus does") from None
+        if status in _BAD_QUERY and answer.get("errorType") in ("bad_data", "execution"):
+            raise BadInput(f"Prometheus cannot evaluate the expression: {said}")
+        raise Unavailable(f"Prometheus at {self.host} answers {status}: {said}")
+
+
+def problem_of(url: str) -> str:
+    """What is wrong with the URL of a Prometheus, in words that follow "The URL"; "" if nothing is."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return "cannot be read"
+    if not usable or not url.isprintable() or " " in url:
+        return "must be a http:// or https:// URL with a host"
+    if "@" in parts.netloc:
+        return "has a user in it: write user name and password into their own fields"
+    return "has a query or a fragment" if parts.query or parts.fragment else ""
+
+
+def _series_of(data: Any) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+    kind, result = data["resultType"], data["result"]
+    if kind == "scalar":
+        return [({}, _points([result]))]
+    if kind not in ("vector", "matrix"):
+        return []
+    found = list[tuple[dict[str, str], list[tuple[float, float]]]]()
+    for series in result[:MAX_SERIES]:
+        # A series of native histograms has no values, but "histogram".
+        points = _points(
+            series.get("values", ()) if kind == "matrix" else [series["value"]] if "value" in series else ()
+        )
+        if points:
+            found.append((cast("dict[str, str]", series["metric"]), points))
+    return found
+
+
+def _points(pairs: Any) -> list[tuple[float, float]]:
+    """The points whose value is a number: NaN says that there is none."""
+    points = ((float(moment), float(value)) for moment, value in pairs)
+    return [point for point in points if point[1] == point[1]][: MAX_POINTS + 1]
+
+
+@lru_cache(maxsize=8)
+def _tls(verify: bool, ca: str) -> ssl.SSLContext:
+    """The certificates that are trusted. Reading them takes 20 ms, hence the cache."""
+    if not verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    if ca:
+        try:
+            context.load_verify_locations(cadata=ca)
+        except (ssl.SSLError, ValueError):
+            raise BadSetting("The certificates of Prometheus's authority are no PEM text") from None
+    return context
+
+
+def _reason(error: Exception) -> str:
+    """The error without the URL."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

@@ -1,0 +1,121 @@
+"""What DNS says of the target's name: its records, how fast, and whether the name exists at all."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from orchestration.contracts import Check, CheckStatus
+from orchestration.errors import Unavailable
+from orchestration.threads import in_daemon_thread
+from tasks.check.checkers.base import CheckerConfig, LeftOut, Names, Port, Seconds, Subject
+
+Record = Literal["A", "AAAA", "CNAME", "MX", "NS", "TXT", "SRV", "CAA"]
+
+
+class DnsConfig(CheckerConfig):
+    """Options of the dns checker."""
+
+    records: tuple[Record, ...] = Field(
+        ("A", "AAAA"), strict=False, min_length=1, max_length=8, description="The types; one of them has to exist."
+    )
+    expect: Names = Field((), description="Values of which each has to be in the answer.")
+    servers: Names = Field((), description="IP addresses of name servers. Empty means those of this machine.")
+    port: Port = Field(53, description="The port of these servers.")
+    warn: Seconds = Field(1.0, description="Seconds from which an answer counts as slow.")
+    timeout: Seconds = Field(3.0, description="Seconds until servers that do not answer are given up.")
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for server in servers:
+            try:
+                ipaddress.ip_address(server)
+            except ValueError:
+                raise ValueError("expected IP addresses of name servers") from None
+        return servers
+
+
+def unfit_for_dns(_config: DnsConfig, subject: Subject) -> str:
+    """The target needs a name with a domain. A short name need not be in DNS, nor that of this host."""
+    host = subject.target.host if subject.target else ""
+    if not host:
+        return "the alert names no host"
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return f"{host} is an address, and no name"
+    if subject.target and subject.target.is_own:
+        return f"{host} is the host that runs this pipeline"
+    return "" if "." in host else f"{host} has no domain"
+
+
+async def check_dns(config: DnsConfig, subject: Subject) -> Check:
+    """Ask for the records. A name that does not exist is critical; servers that do not answer leave it unknown."""
+    assert subject.target is not None  # noqa: S101  unfit_for_dns() has said so
+    host = subject.target.host
+    if subject.rules.deny.has_name(host):
+        raise LeftOut(f"{host} is in CHECKERS_DENY")
+    dns: Any = await in_daemon_thread(_dnspython)
+    resolver = await in_daemon_thread(_resolver, config.servers, config.port)
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(_ask(dns, resolver, host, kind, config.timeout) for kind in config.records))
+    seconds = time.perf_counter() - started
+    if any(answer is None for answer in answers):
+        return Check(name="dns", target=host, status=CheckStatus.CRITICAL, message="the name does not exist (NXDOMAIN)")
+    found = {kind: values for kind, values in zip(config.records, answers, strict=True) if values}
+    metrics: dict[str, JsonValue] = {
+        "latency_ms": round(seconds * 1000, 1),
+        "records": {kind: [*values] for kind, values in found.items()},
+    }
+    status, says = _judged(config, found, seconds)
+    return Check(name="dns", target=host, status=status, message=says, metrics=metrics)
+
+
+def _judged(config: DnsConfig, found: dict[str, list[str]], seconds: float) -> tuple[CheckStatus, str]:
+    if not found:
+        return CheckStatus.CRITICAL, f"the name exists, but has no {' or '.join(config.records)} record"
+    shown = "; ".join(f"{kind} {', '.join(values[:4])}" for kind, values in found.items())
+    values = {value.rstrip(".").lower() for each in found.values() for value in each}
+    if missing := [one for one in config.expect if one.rstrip(".").lower() not in values]:
+        return CheckStatus.CRITICAL, f"the answer lacks {', '.join(missing[:3])}: {shown}"
+    slow = seconds >= config.warn
+    return (CheckStatus.WARNING if slow else CheckStatus.OK), f"{shown}, in {seconds * 1000:.0f} ms"
+
+
+async def _ask(dns: Any, resolver: Any, host: str, kind: str, timeout_seconds: float) -> list[str] | None:
+    """The records of a type; None if the name does not exist.
+
+    Raises:
+        Unavailable: no server answers, or none can.
+    """
+    try:
+        answer = await resolver.resolve(
+            host, kind, lifetime=timeout_seconds, raise_on_no_answer=False, search="." not in host
+        )
+    except dns.resolver.NXDOMAIN:
+        return None
+    except dns.exception.Timeout:
+        raise Unavailable(f"no name server answered within {timeout_seconds:g} s") from None
+    except (dns.exception.DNSException, OSError, UnicodeError) as error:
+        raise Unavailable(f"the name servers give no answer: {error}") from None
+    return [record.to_text() for record in answer.rrset or ()]
+
+
+def _dnspython() -> ModuleType:
+    import_module("dns.asyncresolver")
+    return import_module("dns")
+
+
+def _resolver(servers: tuple[str, ...], port: int) -> Any:
+    """Reading resolv.conf can block."""
+    resolver: Any = import_module("dns.asyncresolver").Resolver(configure=not servers)
+    if servers:
+        resolver.nameservers, resolver.port = list(servers), port
+    return resolver

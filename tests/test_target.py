@@ -1,0 +1,179 @@
+"""What alerts are about: one target from many notations, and whether it is the host that runs the pipeline."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert, AlertStatus
+from orchestration.contracts import Target
+from orchestration.target import OwnHost, read_place, target_of
+
+OWN = OwnHost("Web-1.example.com", frozenset({"10.0.0.5", "fd00::5"}))
+
+
+def alert(status: str = "firing", **labels: str) -> Alert:
+    return Alert(source="test", fingerprint="f", name="A", incident_key="k", labels=labels, status=AlertStatus(status))
+
+
+def found(*alerts: Alert) -> Target:
+    target = target_of(alerts, OWN)
+    assert target is not None
+    return target
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "url"),
+    [
+        ("db-77", "db-77", None, ""),
+        ("db-77:9100", "db-77", 9100, ""),
+        ("DB-77.Example.COM.", "db-77.example.com", None, ""),
+        ("db-77.:9100", "db-77", 9100, ""),
+        (" db-77 ", "db-77", None, ""),
+        ("10.0.0.9:5432", "10.0.0.9", 5432, ""),
+        ("[fe80::1]:9100", "fe80::1", 9100, ""),
+        ("[fe80::1%eth0]:9100", "fe80::1", 9100, ""),
+        ("FE80::1%eth0", "fe80::1", None, ""),
+        ("fd00:0::1", "fd00::1", None, ""),
+        ("[FD00::1]", "fd00::1", None, ""),
+        ("::ffff:10.0.0.9", "10.0.0.9", None, ""),
+        ("tcp://db-77:5432", "db-77", 5432, ""),
+        ("postgres://me:secret@db-77:5432/shop", "db-77", 5432, ""),
+        ("https://Shop.example.com/a?b=c#d", "shop.example.com", None, "https://shop.example.com/a?b=c"),
+        ("http://me:secret@shop.example.com:8080/x", "shop.example.com", 8080, "http://shop.example.com:8080/x"),
+        ("https://[fd00::1]:8443/", "fd00::1", 8443, "https://[fd00::1]:8443/"),
+        ("db-77:9100/metrics", "db-77", 9100, ""),
+        ("bücher.example", "bücher.example", None, ""),
+    ],
+)
+def test_a_target_is_read_from_any_notation(text: str, host: str, port: int | None, url: str) -> None:
+    target = found(alert(instance=text))
+    assert (target.host, target.port, target.url) == (host, port, url)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "the second rack", "12", "db:99999", "db:0", "a/b", "C:\\temp", "me@db-1", "http://", "[::1", "-x",
+     "a..b", "x" * 300, "db\x00", "http://a b/", "1.2.3.4.5:x"],
+)  # fmt: skip
+def test_what_is_no_address_is_no_target(text: str) -> None:
+    assert read_place(text) is None
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_none(text: str) -> None:
+    place = read_place(text)
+    assert place is None or (place.host and place.host == place.host.lower())
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        ({"host": "db-1"}, "db-1"),
+        ({"hostname": "db-1"}, "db-1"),
+        ({"node": "worker-3"}, "worker-3"),
+        ({"nodename": "worker-3"}, "worker-3"),
+        ({"server": "db-1:5432"}, "db-1:5432"),
+        ({"ip": "10.0.0.9"}, "10.0.0.9"),
+        ({"domain": "shop.example.com"}, "shop.example.com"),
+        ({"url": "https://shop.example.com/"}, "https://shop.example.com/"),
+        ({"service": "checkout"}, "checkout"),
+        ({"instance": "db-1:9100", "host": "other"}, "db-1:9100"),
+        ({"instance": "the second rack", "host": "db-1"}, "db-1"),
+        # The blackbox exporter, with and without the usual relabelling.
+        ({"job": "blackbox", "instance": "https://shop.example.com"}, "https://shop.example.com"),
+        (
+            {"job": "blackbox", "instance": "probes:9115", "target": "https://shop.example.com"},
+            "https://shop.example.com",
+        ),
+        ({"instance": "10.0.0.2:9115", "__param_target": "db-1:5432"}, "db-1:5432"),
+        ({"instance": "probes:9115", "target": "production"}, "probes:9115"),
+        # Exporters that speak about others.
+        ({"job": "kube-state-metrics", "instance": "10.1.0.4:8080", "node": "worker-3"}, "worker-3"),
+        ({"job": "kube-state-metrics", "instance": "10.1.0.4:8080", "namespace": "shop", "pod": "web-0"}, ""),
+        ({"job": "pushgateway", "instance": "push:9091", "exported_instance": "batch-1:9100"}, "batch-1:9100"),
+        ({"instance": "snmp-exporter:9116", "host": "switch-4"}, "switch-4"),
+        ({"job": "node-exporter", "instance": "db-1:9100", "node": "k8s-2"}, "db-1:9100"),
+        ({"instance": "blackbox:9115", "job": "blackbox"}, "blackbox:9115"),
+        ({"instance": "uptime-kuma:3001", "monitor_url": "https://shop.example.com/x"}, "https://shop.example.com/x"),
+        # Words that are no hosts.
+        ({"domain": "payments", "endpoint": "http-metrics", "site": "berlin"}, ""),
+        ({"version": "1.2.3", "target": "1.2.3"}, ""),
+    ],
+)
+def test_the_label_that_names_the_target_is_found(labels: dict[str, str], name: str) -> None:
+    target = found(alert(**labels))
+    assert target.name == name
+    assert target.labels == labels
+    assert not target.is_own
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "same"),
+    [
+        ("localhost:9100", "web-1", True),
+        ("127.0.0.1:18399", "web-1", True),
+        ("127.0.1.1", "web-1", True),
+        ("::1", "web-1", True),
+        ("[::ffff:127.0.0.1]:80", "web-1", True),
+        ("10.0.0.5:9100", "web-1", True),
+        ("http://10.0.0.5:8080/metrics", "web-1", True),
+        ("[fd00::5]:9100", "web-1", True),
+        ("10.0.0.6", "web-1", False),
+        ("web-1", "WEB-1", True),
+        ("WEB-1.:9100", "web-1", True),
+        ("web-1", "web-1.example.com", True),
+        ("web-1.example.com", "web-1", True),
+        ("web-1.example.com", "web-1.example.org", False),
+        ("web-10", "web-1", False),
+        ("http://2130706433/", "web-1", False),
+    ],
+)
+def test_this_host_is_known_by_its_names_and_addresses(host: str, own: str, same: bool) -> None:
+    target = target_of([alert(instance=host)], OwnHost(own, OWN.addresses))
+    assert target is not None
+    assert target.is_own is same
+
+
+def test_this_host_can_be_read() -> None:
+    own = OwnHost.read()
+    assert own.name == socket.gethostname()
+    assert own.is_it("127.0.0.1")
+
+
+def test_without_alerts_the_target_is_this_host() -> None:
+    assert found() == Target(host="web-1.example.com", is_own=True)
+
+
+def test_only_what_all_alerts_agree_in_is_the_target() -> None:
+    one, two = alert(instance="db-1:9100", job="node"), alert(instance="db-2:9100", job="node", severity="critical")
+    assert found(one, two) == Target(labels={"job": "node"}, port=None)
+    other_port = alert(instance="db-1:9187", job="postgres")
+    assert (found(one, other_port).host, found(one, other_port).port) == ("db-1", None)
+    assert found(one, alert(job="node")).name == "db-1:9100"
+
+
+def test_several_names_of_this_host_are_this_host() -> None:
+    target = found(alert(instance="localhost:9100"), alert(instance="10.0.0.5:9100"))
+    assert (target.host, target.is_own) == ("web-1.example.com", True)
+    mixed = target_of([alert(instance="localhost:9100"), alert(instance="db-1:9100")], OWN)
+    assert mixed is None or not mixed.is_own
+
+
+def test_the_alerts_that_fire_count_before_those_that_have_ended() -> None:
+    ended, fires = alert("resolved", instance="db-1"), alert(instance="db-2")
+    assert found(ended, fires).host == "db-2"
+    assert found(ended).host == "db-1"
+
+
+def test_an_alert_without_labels_names_nothing() -> None:
+    assert target_of([alert()], OWN) is None
+
+
+def test_ten_thousand_alerts_are_read_in_no_time() -> None:
+    many: list[Any] = [alert(instance=f"db-{number}", text="x" * 10_000) for number in range(10_000)]
+    assert found(*many).host == ""
