@@ -13,6 +13,9 @@ from pydantic import Field, SecretStr
 from orchestration.alert import Alert, Incident
 from orchestration.contracts import AnalyzeResult, ChangeEvent, Check, CheckResult, Contract, Episode, Target
 
+FOLLOW_THE_RUNBOOK = "Follow the runbook."
+"""The first thing to do, if there is a runbook. Messages show its link there."""
+
 LOCAL = "local"
 """The provider that needs no model."""
 

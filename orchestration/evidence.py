@@ -8,9 +8,6 @@ from orchestration.alert import Alert
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import Change, ChangeEvent, Episode, Evidence, EvidenceKind
 from orchestration.redaction import one_line
-from orchestration.support import unsupported
-
-__all__ = ["evidence_of", "unsupported"]
 
 _MAX_ALERTS, _MAX_CHANGES, _MAX_EVENTS, _MAX_EPISODES = 20, 10, 10, 5
 _LINE, _RUNBOOK_CHARACTERS = 400, 4000
@@ -47,7 +44,9 @@ def _of_checks(case: AnalysisInput) -> Iterator[dict[str, object]]:
 
 def _of_change(change: Change) -> dict[str, object]:
     since = f", since {change.since:%H:%M:%S} UTC" if change.since else ""
-    says = f"{change.metric} is {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{since}"
+    over = f", normal again since {change.until:%H:%M:%S} UTC" if change.until else ""
+    is_now = "was" if change.until else "is"
+    says = f"{change.metric} {is_now} {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{over or since}"
     return {"about": change.entity, "says": says}
 
 

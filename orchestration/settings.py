@@ -206,7 +206,7 @@ class Settings(BaseSettings):
 
     checkers_enabled: Names = (
         *("cpu", "memory", "disk", "network", "process"),
-        *("http", "tcp", "tls", "dns"),
+        *("http", "tcp", "tls", "dns", "prometheus"),
     )
     """The checkers that may run for alerts, separated by commas. Those run that can look at what the alert is about."""
     checkers_skip: Names = ()
@@ -249,6 +249,8 @@ class Settings(BaseSettings):
     """How many heartbeats there may be at the same time."""
     changes_window_minutes: float = Field(120.0, gt=0, le=10_080)
     """How long before an incident a change event may lie that belongs to it, in minutes."""
+    changes_dependencies_file: str | None = None
+    """CSV file with the columns caller and callee, each the job of a part: who depends on whom. See changes.md."""
     github_webhook_secret: SecretStr | None = None
     """Secret of GitHub's webhooks for /changes/, with which GitHub signs deployments, pushes and workflow runs."""
     canary_channel: str | None = None

@@ -29,15 +29,20 @@ scrape_configs:
   - job_name: node
     static_configs: [{{targets: ["{target}"]}}]
 rule_files: [rules.yml]
+alerting:
+  alertmanagers: [{{static_configs: [{{targets: ["{receiver}"]}}]}}]
 """
+
+USED = "100 * (1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)"
+"""Per cent of memory that are in use: far more than one, on any machine that runs these tests."""
 
 RULES = """
 groups:
   - name: hosts
     rules:
       - alert: HostMemoryUsed
-        expr: 100 * (1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes) > 0.01
-        labels: {severity: critical}
+        expr: {used} > 1
+        labels: {{severity: critical}}
 """
 
 
@@ -56,10 +61,19 @@ def node_exporter() -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(place: Path, target: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Prometheus that scrapes this target each second: its URL, and its process."""
-    (place / "prometheus.yml").write_text(CONFIG.format(target=target))
-    (place / "rules.yml").write_text(RULES)
+def prometheus(
+    place: Path, target: str, *, receiver: str = "127.0.0.1:1", past: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Prometheus that scrapes this target each second, and sends its alerts there: its URL, and its process.
+
+    `past` is what it knows from before, as OpenMetrics writes it.
+    """
+    (place / "prometheus.yml").write_text(CONFIG.format(target=target, receiver=receiver))
+    (place / "rules.yml").write_text(RULES.format(used=USED))
+    if past:
+        (place / "past.txt").write_text("\n".join([*past, "# EOF\n"]))
+        words = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(place / "past.txt"), str(place / "data")]
+        subprocess.run(words, check=True, capture_output=True)
     url = f"http://127.0.0.1:{free_port()}"
     words = [
         str(PROMETHEUS),

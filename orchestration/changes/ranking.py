@@ -49,21 +49,31 @@ def rank(normal: Table, during: Table, target: Name, dependencies: Iterable[Depe
         scores = _with_blame(shown, blame)
     ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return [
-        Ranked(entity, round(score, 4), reason(shown, entity, blame), changes_of(shown.of(entity)))
+        Ranked(entity, round(score, 4), reason(shown, entity, blame), _changes_of(shown.of(entity)))
         for entity, score in ordered
     ]
 
 
-def changes_of(found: Iterable[Deviation]) -> list[Change]:
+def _changes_of(found: Iterable[Deviation]) -> list[Change]:
     """The deviations that lie outside of their normal range, the strangest first."""
     outside = sorted((one for one in found if one.excess > 0), key=lambda one: (-one.strength, one.name))
-    return [_change(one, one.normal) for one in outside if one.normal]
+    return [change_of(one) for one in outside if one.normal]
 
 
-def _change(one: Deviation, normal: Range) -> Change:
-    since = None if one.since is None else datetime.fromtimestamp(one.since, UTC)
-    (entity, metric), score = one.name, round(one.strength, 4)
-    return Change(entity=entity, metric=metric, now=one.now, low=normal.low, high=normal.high, score=score, since=since)
+def change_of(one: Deviation) -> Change:
+    """A deviation as the contracts have it."""
+    since, until = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (one.since, one.until))
+    usual, (entity, metric), score = one.normal or Range(one.now, one.now, one.now), one.name, round(one.strength, 4)
+    return Change(
+        entity=entity,
+        metric=metric,
+        now=one.now,
+        low=usual.low,
+        high=usual.high,
+        score=score,
+        since=since,
+        until=until,
+    )
 
 
 def _with_blame(shown: Shown, blame: Mapping[str, float]) -> dict[str, float]:

@@ -161,13 +161,13 @@ class Services:
     """Finds stored definitions. None means that only the linear pipeline is executed here."""
     policies: PolicySource | None = None
     """Finds the policy. None means that the default channels are notified here."""
+    prometheus: PrometheusFinder | None = None
+    """Finds the Prometheus that alerts are checked with. None means that there is none here."""
     models: ModelSource | None = None
     """Finds the models that analyze. None means that only `analysis` does."""
     tools: ReadOnlyTools | None = None
     """What a model may look at by itself. None means nothing."""
     pending_answers: PendingAnswers = field(default_factory=PendingAnswers)
-    prometheus: PrometheusFinder | None = None
-    """Finds the Prometheus that alerts are checked with. None means that there is none here."""
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
 
     async def active_policy(self) -> ActivePolicy | None:

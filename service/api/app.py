@@ -49,20 +49,8 @@ LAST_WRITE_SECONDS = 2.0
 
 
 _PARTS = (
-    pushes,
-    runs,
-    incidents,
-    heartbeats,
-    changes,
-    oncall,
-    definitions,
-    intelligence,
-    notify,
-    health,
-    why,
-    slack,
-    pagerduty,
-    respond,
+    *(pushes, runs, incidents, heartbeats, changes, oncall, definitions, intelligence, notify),
+    *(health, why, slack, pagerduty, respond),
 )
 
 Extension = Callable[[FastAPI], None]

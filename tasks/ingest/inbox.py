@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol, cast
 
-from orchestration.alert import Alert, Severity
+from orchestration.alert import Alert, Severity, title_of
 from orchestration.contracts import Stage
 from orchestration.engine.plan import begins_with_ingest, plan_for
 from orchestration.engine.run import NodeKinds, Plan
@@ -385,13 +385,6 @@ def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRu
         signals.emit(Signal.STARTED, tags)
         why = {"reason": reason} if original is None else {"reason": reason, "duplicate_of": original}
         signals.emit(Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, **why)
-
-
-def title_of(alerts: Sequence[Alert]) -> str:
-    """A run's title in lists: the incident's title, or the alert's name with its host."""
-    lead = alerts[0]
-    more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    return lead.title or f"{lead.name}{f' on {lead.host}' if lead.host else ''}{more}"
 
 
 def checked_name(what: str, text: str) -> str:

@@ -14,6 +14,7 @@ from tasks.check.checkers.http import HttpConfig, check_http, unfit_for_http
 from tasks.check.checkers.memory import MemoryConfig, check_memory
 from tasks.check.checkers.network import NetworkConfig, look_at_network, unfit_for_network
 from tasks.check.checkers.process import ProcessConfig, check_process
+from tasks.check.checkers.prometheus import PrometheusConfig, check_prometheus, unfit_for_prometheus
 from tasks.check.checkers.tcp import TcpConfig, check_tcp, unfit_for_tcp
 from tasks.check.checkers.tls import TlsConfig, check_tls, unfit_for_tls
 
@@ -33,6 +34,7 @@ CHECKERS: Mapping[str, AnyChecker] = MappingProxyType(
             Checker("tcp", TcpConfig, check_tcp, unfit_for_tcp),
             Checker("tls", TlsConfig, check_tls, unfit_for_tls),
             Checker("dns", DnsConfig, check_dns, unfit_for_dns),
+            Checker("prometheus", PrometheusConfig, check_prometheus, unfit_for_prometheus),
         )
     }
 )
