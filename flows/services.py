@@ -11,6 +11,7 @@ from blocks.channels.resolver import ChannelResolver, read_channel_blocks
 from blocks.prefect_api import BlockSource
 from blocks.prometheus.source import PrometheusSources
 from flows.definitions import DefinitionResolver
+from flows.model_tools import PipelineTools
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.run import Services
 from orchestration.settings import Settings, load_settings
@@ -42,6 +43,7 @@ def make_services(
     `blocks` lists the saved channel blocks. With `console`, messages that name no channel go to the console where no
     other channel is set up: for commands, whose console somebody reads.
     """
+    prometheus = PrometheusSources(settings)
     return Services(
         database=database,
         signals=make_signals(settings),
@@ -52,7 +54,8 @@ def make_services(
         kinds=KINDS,
         definitions=DefinitionResolver(database),
         policies=StoredPolicies(database),
-        prometheus=PrometheusSources(settings),
+        prometheus=prometheus,
+        tools=PipelineTools(settings=settings, database=database, prometheus=prometheus),
     )
 
 

@@ -36,8 +36,8 @@ def step(title: str, *cites: str, actions: tuple[str, ...] = (), **fields: Any) 
 
 
 def said(answer: dict[str, Any]) -> Answer:
-    """OpenAI's form of an answer: a call of the tool `answer`."""
-    return calls(("answer", answer))
+    """OpenAI's form of an answer: a call of the tool for the answer."""
+    return calls(("final_result", answer))
 
 
 def calls(*tools: tuple[str, dict[str, Any]]) -> Answer:
@@ -79,7 +79,7 @@ def anthropic_said(answer: dict[str, Any]) -> Answer:
             "type": "message",
             "role": "assistant",
             "model": "claude-small",
-            "content": [{"type": "tool_use", "id": "toolu_1", "name": "answer", "input": answer}],
+            "content": [{"type": "tool_use", "id": "toolu_1", "name": "final_result", "input": answer}],
             "stop_reason": "tool_use",
             "stop_sequence": None,
             "usage": {"input_tokens": TOKENS_IN, "output_tokens": TOKENS_OUT},

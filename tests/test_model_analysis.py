@@ -354,7 +354,7 @@ async def test_without_leave_a_model_has_no_tools(services: Services, model: Htt
     model.answer_next(said(GOOD))
     services = with_model(replace(services, tools=NoTools()), model)
     await page(services)
-    assert [one["function"]["name"] for one in model.requests[0].json["tools"]] == ["answer"]
+    assert [one["function"]["name"] for one in model.requests[0].json["tools"]] == ["final_result"]
 
 
 # What leaves the machine
@@ -586,3 +586,22 @@ async def _until_answered(services: Services) -> None:
             if waiting["due_in"] is None:
                 return
             await asyncio.sleep(0.02)
+
+
+async def test_small_models_may_write_texts_for_lists_and_null_for_nothing(
+    services: Services, model: HttpReceiver
+) -> None:
+    loose = {
+        "kind": "root cause",
+        "says": "/var/lib is 98 % full",
+        "topic": None,
+        "cites": "check-1",
+        "quotes": "98 % full",
+    }
+    model.answer_next(
+        wrote(json.dumps({"summary": "x", "claims": [loose], "recommendations": [], "confidence": "80%"}))
+    )
+    services = with_model(services, model)
+    found = await analysis_of(services, await page(services))
+    assert [(one.kind, one.cites) for one in found.claims] == [("cause", ["check-1"])]
+    assert found.confidence == 0.8

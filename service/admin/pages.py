@@ -318,7 +318,8 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
             return [*_checks(result)]
         case AnalyzeResult() as result:
             tone = WARN if result.fallback_used else QUIET
-            return [(tone, text) for text in (result.summary, result.probable_cause, *result.actions) if text]
+            said = [(tone, text) for text in (result.summary, result.probable_cause) if text]
+            return [*said, *_claims(result), *((tone, action) for action in result.actions)]
         case NotifyResult(deliveries=deliveries):
             return [
                 (BAD if one.status == "failed" else GOOD, f"{one.channel} via {one.driver}: {one.status}")
@@ -330,6 +331,19 @@ def findings_of(attempt: AttemptRecord) -> list[Finding]:
             return [(QUIET, f"{result.expression}: {'holds' if result.holds else 'does not hold'}")]
         case _:
             return []
+
+
+def _claims(result: AnalyzeResult) -> Iterator[Finding]:
+    """Each claim with the evidence that it cites, and those that evidence does not support."""
+    evidence = {one.id: one for one in result.evidence}
+    for claim in result.claims:
+        yield QUIET, f"{claim.kind.value}: {claim.says}"
+        for one in (evidence[cited] for cited in claim.cites if cited in evidence):
+            yield QUIET, f"{one.id}: {f'{one.about}: ' if one.about else ''}{one.says}"
+    for why in result.dropped:
+        yield WARN, f"dropped {why}"
+    if note := result.model_info.get("note"):
+        yield WARN, str(note)
 
 
 def _checks(result: CheckResult) -> Iterator[Finding]:

@@ -136,6 +136,7 @@ def _result_lines(found: Contract) -> Iterator[str]:
             yield f"{'!' if found.fallback_used else '✓'} {found.summary}"
             if found.probable_cause:
                 yield f"cause: {found.probable_cause} (confidence {found.confidence:.0%})"
+            yield from (f"{claim.kind.value}: {claim.says} ({', '.join(claim.cites)})" for claim in found.claims)
             yield from (f"→ {action}" for action in found.actions)
         case NotifyResult():
             for delivery in found.deliveries:

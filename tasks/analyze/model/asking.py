@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from orchestration.analysis import ModelOptions, ReadOnlyTools
 from orchestration.contracts import CheckStatus, Evidence, EvidenceKind
 from orchestration.disguise import Disguise
-from orchestration.errors import ModelUnavailable, PipelineError
+from orchestration.errors import BadInput, ModelUnavailable, PipelineError
 from orchestration.redaction import one_line
 from orchestration.store.model_questions import Used
 from tasks.analyze.model.question import INSTRUCTIONS, ModelAnswer, line_of
@@ -26,6 +27,9 @@ _FINAL_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 413, 422})
 """HTTP statuses after which the same question fails again."""
 
 _TOOL_CHARACTERS = 2000
+
+ANSWER_TOOL = "final_result"
+"""The tool that a model calls with its answer."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Question:
             options = self.options
             agent = Agent(
                 model,
-                output_type=[ToolOutput(ModelAnswer, name="answer"), TextOutput(_read_text)],
+                output_type=[ToolOutput(ModelAnswer, name=ANSWER_TOOL), TextOutput(_read_text)],
                 instructions=INSTRUCTIONS,
                 tools=self._tools(),
                 retries={"tools": 2, "output": 1},
@@ -94,9 +98,11 @@ class Question:
         if tools is None or not self._looks:
             return []
 
-        async def check(checker: str, target: str = "") -> str:
+        async def check(checker: str, target: str) -> str:
             """Look at a target now: run a checker on a host, host:port or URL."""
-            found = await tools.check(self.disguise.restore(checker), self.disguise.restore(target))
+            wanted = self.disguise.restore(target).strip()
+            self._ensure_named(wanted)
+            found = await tools.check(self.disguise.restore(checker), wanted)
             says = f"{found.name} is {found.status}: {found.error or found.message}"
             return self._note(EvidenceKind.CHECK, found.target or target, says, found.status, found.name)
 
@@ -118,6 +124,13 @@ class Question:
             Tool(self._answered(query_prometheus), name="query_prometheus"),
             Tool(self._answered(read_run), name="read_run"),
         ]
+
+    def _ensure_named(self, target: str) -> None:
+        """Refuse a target that the evidence does not name: nobody makes a model scan a network."""
+        host = re.sub(r"^[a-z]+://|[/?#].*$|:\d+$", "", re.sub(r"^([a-z]+://[^/?#]*).*$", r"\1", target.casefold()))
+        known = " ".join(f"{one.about} {one.says}" for one in self.evidence).casefold()
+        if not re.search(rf"(?<![\w.\-]){re.escape(host)}(?![\w\-])", known):
+            raise BadInput("the evidence does not name this target")
 
     def _note(
         self, kind: EvidenceKind, about: str, says: str, status: CheckStatus | None = None, topic: str = ""

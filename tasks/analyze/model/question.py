@@ -48,6 +48,27 @@ def _between_0_and_1(value: object) -> object:
     return min(max(number / 100 if 1 < number <= 100 else number, 0.0), 1.0)
 
 
+def _listed(value: object) -> object:
+    """Small models write one text where a list is asked for, or null."""
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def _kind(value: object) -> object:
+    """Another word for a cause is a cause; any other kind claims the least: an effect."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in [kind.value for kind in ClaimKind]:
+        return word
+    return ClaimKind.CAUSE if "cause" in word else ClaimKind.HEALTHY if "health" in word else ClaimKind.EFFECT
+
+
+def _text(value: object) -> object:
+    return "" if value is None else value
+
+
+_Texts = Annotated[list[str], BeforeValidator(_listed)]
+_Text = Annotated[str, BeforeValidator(_text)]
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -55,22 +76,22 @@ class _Answer(BaseModel):
 class ModelClaim(_Answer):
     """One sentence that the evidence supports."""
 
-    kind: ClaimKind
+    kind: Annotated[ClaimKind, BeforeValidator(_kind)] = ClaimKind.EFFECT
     says: str
-    topic: str = ""
-    cites: list[str] = Field(default_factory=list[str])
-    quotes: list[str] = Field(default_factory=list[str])
+    topic: _Text = ""
+    cites: _Texts = Field(default_factory=list[str])
+    quotes: _Texts = Field(default_factory=list[str])
 
 
 class ModelStep(_Answer):
     """One thing that a human could do."""
 
     title: str
-    description: str = ""
-    actions: list[str] = Field(default_factory=list[str], description="Commands or steps, ready to use.")
-    priority: str = Field(default="medium", description="high, medium or low.")
-    type: str = Field(default="general", description="memory, disk, cpu, network, process, or general.")
-    cites: list[str] = Field(default_factory=list[str], description="The ids of the evidence that calls for it.")
+    description: _Text = ""
+    actions: _Texts = Field(default_factory=list[str], description="Commands or steps, ready to use.")
+    priority: _Text = Field(default="medium", description="high, medium or low.")
+    type: _Text = Field(default="general", description="memory, disk, cpu, network, process, or general.")
+    cites: _Texts = Field(default_factory=list[str], description="The ids of the evidence that calls for it.")
 
 
 class ModelAnswer(_Answer):
