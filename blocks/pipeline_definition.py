@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field
 
+from blocks.known_fields import KnownFieldsBlock
 from blocks.prefect_api import SavedBlock, prefect_client, prefect_errors, read_saved_blocks
 from orchestration.contracts import Contract
 from orchestration.definitions import Kind
 
 
-class PipelineDefinition(Block):
+class PipelineDefinition(KnownFieldsBlock):
     """A pipeline: its nodes and their order."""
 
     _block_type_name = "Pipeline Definition"
@@ -36,7 +36,7 @@ class PipelineDefinition(Block):
     )
 
 
-class AlertPolicy(Block):
+class AlertPolicy(KnownFieldsBlock):
     """The policy of alert-pipeline. The one that counts is called `policy`."""
 
     _block_type_name = "Alert Policy"

@@ -6,9 +6,11 @@ import asyncio
 import io
 import logging
 import os
+import re
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -25,6 +27,7 @@ from blocks.channels import (
     SlackChannel,
 )
 from blocks.channels.base import ChannelBlock, retry_after_seconds
+from blocks.pipeline_definition import AlertPolicy
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Channel, Fact, Message
@@ -248,6 +251,40 @@ def test_every_channel_is_a_block_with_a_stable_slug_and_described_fields(driver
     for name, field in block.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_the_fields_of_every_block_are_documented(driver: str):
+    page = (Path(__file__).parents[1] / "docs" / "channels.md").read_text()
+    rows, block = set[tuple[str, str]](), "all of them"
+    for first, name in re.findall(r"^\| (all of them|`\w+`|) ?\| `(\w+)`", page, re.MULTILINE):
+        block = first.strip("`") or block
+        rows.add((block, name))
+    own = {(CHANNELS[driver].__name__, name) for name in CHANNELS[driver].model_fields.keys() - {"enabled", "default"}}
+    assert {one for one in rows if one[0] == CHANNELS[driver].__name__} == own
+    assert {("all of them", "enabled"), ("all of them", "default")} <= rows
+
+
+@pytest.mark.parametrize("driver", CHANNELS)
+def test_a_block_refuses_a_field_that_it_does_not_have_and_names_those_that_it_has(driver: str):
+    mistaken: dict[str, Any] = {**CONFIGURED[driver]().model_dump(), "serverr": SECRET}
+    with pytest.raises(ValidationError) as error:
+        CHANNELS[driver](**mistaken)
+    assert f"{CHANNELS[driver].__name__} has no field 'serverr'. It has: enabled, default" in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+def test_a_block_that_was_saved_with_a_field_that_it_does_not_have_works_and_warns(caplog: pytest.LogCaptureFixture):
+    saved = {"topic": "a-topic", "servr": "https://ntfy.example.com", "block_type_slug": "ntfy-channel"}
+    channel = NtfyChannel.model_validate(saved)
+    assert channel.topic.get_secret_value() == "a-topic"
+    assert "A saved NtfyChannel has field 'servr', which it does not know, and ignores" in caplog.text
+
+
+def test_the_blocks_of_definitions_refuse_such_a_field_too():
+    mistaken: dict[str, Any] = {"confg": {}}
+    with pytest.raises(ValidationError, match=r"AlertPolicy has no field 'confg'\. It has: config, stored_version"):
+        AlertPolicy(**mistaken)
 
 
 CONFIGURED = {

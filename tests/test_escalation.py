@@ -166,12 +166,14 @@ async def test_the_end_of_the_chain_is_told_to_the_catch_all_channel_and_then_ev
     incident_id = await open_incident(services)
     await next_step(services, incident_id, 5 * MINUTE)
     await next_step(services, incident_id, 10 * MINUTE)
-    assert told(channels)["fallback"] == ["CRITICAL"]
+    assert told(channels)["fallback"] == ["CRITICAL, nobody acknowledged"]
+    assert channels["fallback"].messages[0].title.startswith("[CRITICAL, nobody acknowledged] HighCPU on web-1")
     said = {fact.label: fact.value for fact in channels["fallback"].messages[0].facts}["Why now"]
     assert said == "everybody of its escalation was notified, and nobody has acknowledged it"
     assert await next_of(services.database, incident_id) == "reminder 60"
     await next_step(services, incident_id, 60 * MINUTE)
-    assert all(count == ["CRITICAL"] * 2 for count in told(channels).values())
+    assert all(len(titles) == 2 for titles in told(channels).values())
+    assert {titles[-1] for titles in told(channels).values()} == {"CRITICAL, nobody acknowledged"}
 
 
 async def test_a_rise_in_severity_begins_the_escalation(services: Services, channels: dict[str, MemoryChannel]) -> None:
@@ -180,6 +182,8 @@ async def test_a_rise_in_severity_begins_the_escalation(services: Services, chan
     assert told(channels) == {}
     await push(services, severity="critical")
     assert told(channels) == {"chat": ["CRITICAL"], "ann-phone": ["CRITICAL"]}
+    why = {channels[name].messages[0].fact("Why now") for name in told(channels)}
+    assert why == {"it got worse: it is critical now (it was warning)"}
     assert await next_of(services.database, run.incident_id) == "escalation 5"
 
 
@@ -321,7 +325,8 @@ async def test_a_step_that_was_refused_is_sent_again_although_a_later_one_has_be
 
     assert (await execute_follow_up(services, RunReason.REDELIVERY)).status is RunStatus.NOTIFIED
     assert set(told(channels)) == set(NAMES)
-    assert all(count == ["CRITICAL"] for count in told(channels).values())
+    assert [len(titles) for titles in told(channels).values()] == [1] * len(NAMES)
+    assert told(channels)["fallback"] == told(channels)["bob-phone"] == ["CRITICAL, nobody acknowledged"]
 
 
 async def test_what_the_step_says_of_its_people_is_in_the_history(services: Services) -> None:

@@ -6,7 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 
+from blocks.channels import PagerDutyChannel
+from orchestration.alert import AlertStatus
 from orchestration.engine.run import Services
 from orchestration.message import Message
 from orchestration.states import RunReason, RunStatus
@@ -14,10 +17,12 @@ from orchestration.store import actions
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.records import RunRecord
 from orchestration.store.why import read_why
+from tests import vendors
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of
 from tests.notify_helpers import execute_follow_up, refused, titles
 from tests.oncall_helpers import store_policy
+from tests.vendors import ROUTING_KEY
 
 MINUTE = timedelta(minutes=1)
 RULE = {"changes": 4, "within": "10m"}
@@ -45,7 +50,11 @@ async def flap(services: Services, times: int, **more: object) -> RunRecord:
 
 
 def kept_back(message: Message) -> str:
-    return {fact.label: fact.value for fact in message.facts}.get("Kept back", "")
+    return message.fact("Kept back")
+
+
+def first_row(message: Message) -> tuple[str, str]:
+    return message.facts[0].label, message.facts[0].value
 
 
 async def test_flapping_is_said_once_and_what_is_true_is_told_when_it_is_quiet(
@@ -53,9 +62,11 @@ async def test_flapping_is_said_once_and_what_is_true_is_told_when_it_is_quiet(
 ) -> None:
     last = await flap(services, 2)
     assert last.incident_id is not None
-    assert titles(channel) == ["WARNING", "RESOLVED", "WARNING", "RESOLVED"]
-    said = "flapping: 4 changes in 10m; held until it is quiet for 10m"
-    assert [kept_back(message) for message in channel.messages] == ["", "", "", said]
+    assert titles(channel) == ["WARNING", "RESOLVED", "WARNING", "WARNING, flapping"]
+    held = "4 changes in 10m; held until it is quiet for 10m"
+    said = f"it goes on and off, and is not over: at this moment it is resolved; {held}"
+    assert first_row(channel.messages[-1]) == ("Flapping", said)
+    assert channel.messages[-1].status is AlertStatus.FIRING
 
     assert (await change(services)).skip_reason == "flapping"
     assert (await flap(services, 2)).skip_reason == "flapping"
@@ -70,7 +81,7 @@ async def test_flapping_is_said_once_and_what_is_true_is_told_when_it_is_quiet(
     await let_pass(services.database, 10 * MINUTE)
     assert (await execute_timer(services, last.incident_id)).status is RunStatus.NOTIFIED
     assert titles(channel)[4:] == ["WARNING"]
-    assert kept_back(channel.messages[-1]) == f"it was kept back: {said}"
+    assert kept_back(channel.messages[-1]) == f"it was kept back: flapping: {held}"
     assert (await incident_of(services.database, last.incident_id)).held is None
     assert await next_of(services.database, last.incident_id) == "reminder 240"
     assert (await change(services, "resolved")).status is RunStatus.NOTIFIED
@@ -100,16 +111,15 @@ async def test_the_first_critical_page_is_never_kept_back(services: Services, ch
     assert (await change(services, severity="critical")).status is RunStatus.NOTIFIED
     assert (await change(services, "resolved", severity="critical")).skip_reason == "flapping"
     assert (await change(services, severity="critical")).skip_reason == "flapping"
-    assert titles(channel)[sent:] == ["CRITICAL"]
+    assert titles(channel)[sent:] == ["CRITICAL, flapping"]
 
 
 async def test_an_incident_that_flaps_for_long_is_said_to_flap_as_often_as_it_would_be_reminded_of(
     services: Services, channel: MemoryChannel
 ) -> None:
     await flap(services, 40, severity="critical")
-    held = [kept_back(message) for message in channel.messages]
-    assert held[:4] == ["", "", "", "flapping: 4 changes in 10m; held until it is quiet for 10m"]
-    assert len(held) == 5
+    said = titles(channel)
+    assert said == ["CRITICAL", "RESOLVED", "CRITICAL", "CRITICAL, flapping", "CRITICAL, flapping"]
 
 
 async def test_the_escalation_goes_on_until_somebody_acknowledges(services: Services, channel: MemoryChannel) -> None:
@@ -131,7 +141,7 @@ async def test_the_escalation_goes_on_until_somebody_acknowledges(services: Serv
     assert await next_of(services.database, last.incident_id) == "escalation 5"
     await let_pass(services.database, 5 * MINUTE)
     assert (await execute_timer(services, last.incident_id)).status is RunStatus.NOTIFIED
-    assert titles(second) == ["WARNING"]
+    assert titles(second) == ["WARNING, flapping"]
     assert await next_of(services.database, last.incident_id) in ("escalation 5", "reminder 5")
 
 
@@ -152,7 +162,7 @@ async def test_what_nobody_knows_yet_is_not_kept_back(services: Services, channe
     await flap(services, 3)
     channel.failures = []
     assert (await change(services)).status is RunStatus.NOTIFIED
-    assert titles(channel) == ["WARNING"]
+    assert titles(channel) == ["WARNING, flapping"]
 
 
 async def test_what_a_channel_refused_is_sent_again_if_it_is_critical_and_the_hold_goes_on(
@@ -168,7 +178,7 @@ async def test_what_a_channel_refused_is_sent_again_if_it_is_critical_and_the_ho
     assert last.skip_reason == "flapping"
     spare.failures = []
     assert (await execute_follow_up(services, RunReason.REDELIVERY)).status is RunStatus.NOTIFIED
-    assert titles(spare)[-1] == "CRITICAL"
+    assert titles(spare)[-1] == "CRITICAL, flapping"
     assert last.incident_id is not None
     assert (await incident_of(services.database, last.incident_id)).is_flapping
 
@@ -187,3 +197,18 @@ async def test_without_a_rule_nothing_flaps(services: Services, channel: MemoryC
     services = replace(services, policies=None)
     await flap(services, 4)
     assert len(channel.messages) == 8
+
+
+async def test_nobody_is_led_to_believe_that_what_goes_on_and_off_is_over(services: Services) -> None:
+    with vendors.pagerduty() as pagerduty:
+        own = PagerDutyChannel(routing_key=SecretStr(ROUTING_KEY), url=pagerduty.url)
+        services = replace(services, channels=MemoryChannels({"pagerduty": own}))
+        last = await flap(services, 2, severity="critical")
+        [page] = pagerduty.incidents[1:]
+        assert (page.status, page.events) == ("triggered", ["trigger", "trigger"])
+        assert (await change(services, severity="critical")).skip_reason == "flapping"
+        assert (await change(services, "resolved", severity="critical")).skip_reason == "flapping"
+        await let_pass(services.database, 10 * MINUTE)
+        assert last.incident_id is not None
+        assert (await execute_timer(services, last.incident_id)).status is RunStatus.NOTIFIED
+        assert (page.status, page.events) == ("resolved", ["trigger", "trigger", "resolve"])

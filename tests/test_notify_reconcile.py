@@ -85,6 +85,7 @@ def test_what_was_given_up_is_not_sent_again_by_a_redelivery() -> None:
     ("found", "reason", "said"),
     [
         (standing(), "new_alerts", "opened"),
+        (standing(), "severity_raised", "severity_raised"),
         (standing(), "redelivery", "redelivery"),
         (standing(over=True), "opened", "resolved"),
         (standing(**KNOWS_END), "severity_raised", "reopened"),

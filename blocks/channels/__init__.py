@@ -25,6 +25,7 @@ CHANNELS: dict[str, type[base.ChannelBlock]] = {
 
 __all__ = [
     "CHANNELS",
+    "AppriseChannel",
     "ConsoleChannel",
     "EmailChannel",
     "GenericChannel",

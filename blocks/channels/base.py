@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import httpx
 from prefect.blocks.abstract import NotificationBlock, NotificationError
-from pydantic import ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic import Field, JsonValue, SecretStr, ValidationError
 
+from blocks.known_fields import KnownFieldsBlock
 from orchestration.contracts import Delivery
 from orchestration.errors import BadSetting, DeliveryFailed
 from orchestration.message import Message, plain_message
@@ -45,14 +46,12 @@ _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, ConnectionRefusedErr
 _CONSOLE_WIDTH = 78
 
 
-class ChannelBlock(NotificationBlock):
+class ChannelBlock(KnownFieldsBlock, NotificationBlock):
     """A channel as a Prefect block: the fields that an operator sets, and how a message is sent with them.
 
     It is a notification block, so that Prefect's automations can send through it. A new channel is a subclass in a file
     of its own, and a line in `CHANNELS`.
     """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     configured_by: ClassVar[str] = ""
     """The environment variables that configure the driver, as an error message names them."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Alert, AlertStatus, Incident, UtcDatetime
+from orchestration.alert import Alert, AlertStatus, Incident, Severity, UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
@@ -49,7 +49,11 @@ _INCIDENT = text(
         incident.metadata->>'omitted' as omitted, timer.reason, timer.due_at, (
             select jsonb_object_agg(known.channel, coalesce({LAST_ERROR}, '')) from incident_channel as known
             where known.incident_id = incident.id and known.given_up_at is not null
-        ) as given_up, ended.event as ended, ended.details ->> 'by' as ended_by
+        ) as given_up, ended.event as ended, ended.details ->> 'by' as ended_by, (
+            select history.old_status from history
+            where history.incident_id = incident.id and history.event = 'incident_severity_raised'
+            order by history.id desc limit 1
+        ) as rose_from
     from incident left join pipeline_run as timer on timer.incident_id = incident.id
         and timer.reason in {TIMER_REASONS!r}
         and timer.status = '{RunStatus.PENDING}' and timer.due_at is not null
@@ -79,6 +83,8 @@ class Present(Contract):
     firing: int = 0
     resolved: int = 0
     upcoming: Upcoming | None = None
+    rose_from: Severity | None = None
+    """What its severity was before it rose last. None means that it has not."""
     given_up: dict[str, str] = Field(default_factory=dict[str, str])
     """The channels on which the incident was given up, by name, with the last answer of each. A channel leaves this
     list when it accepts a message about the incident."""
@@ -107,6 +113,7 @@ async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
         firing=firing,
         resolved=members - firing,
         upcoming=None if found["reason"] is None else Upcoming(reason=found["reason"], due_at=found["due_at"]),
+        rose_from=found["rose_from"],
         given_up=found["given_up"] or {},
         ended=_end_of(found["ended"], found["ended_by"]),
         ended_by=found["ended_by"] or "",

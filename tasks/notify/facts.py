@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, named
+from orchestration.alert import FLAPPING, PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, named
 from orchestration.contracts import CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Fact
@@ -49,6 +49,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
     since = _since(subject)
     rows = {
         "Test": _TEST if subject.test else "",
+        "Flapping": _flapping(subject),
         "What": _what(subject),
         "With it": _with_it(subject),
         "Value": _measured(subject.check) or _value(subject),
@@ -58,7 +59,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
         "Why now": _why_now(subject),
         "Acknowledged by": subject.acknowledged_by,
         "Snoozed until": _snoozed_until(subject),
-        "Kept back": one_line(subject.kept_back, 200),
+        "Kept back": "" if _flapping(subject) else one_line(subject.kept_back, 200),
         "Resolved by": one_line(subject.ended_by, 80) if subject.reason == Reason.RESOLVED_BY_HAND else "",
         "State": _BEGAN_AND_ENDED if subject.began_and_ended else "",
     }
@@ -70,7 +71,19 @@ def _why_now(subject: MessageSubject) -> str:
     """Why there is this message. One that is only brought up to date needs no reason: it notifies nobody."""
     if subject.reason in (Reason.STATE, Reason.ANALYSIS):
         return ""
+    if subject.reason == Reason.SEVERITY_RAISED and subject.rose_from is not None:
+        return f"it got worse: it is {subject.severity.value} now (it was {subject.rose_from.value})"
     return meaning_of(subject.reason) or one_line(subject.reason, 200)
+
+
+def _flapping(subject: MessageSubject) -> str:
+    """That an incident goes on and off, whatever it does at this moment. "" if it does not."""
+    incident = subject.incident
+    if incident is None or not incident.is_flapping or subject.status is AlertStatus.RESOLVED:
+        return ""
+    now = "it is resolved" if incident.status.ended else "it fires"
+    why = one_line(str((incident.held or {}).get("why", "")), 200).removeprefix(f"{FLAPPING}: ")
+    return f"it goes on and off, and is not over: at this moment {now}; {why}"
 
 
 def _snoozed_until(subject: MessageSubject) -> str:

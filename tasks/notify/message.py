@@ -100,6 +100,7 @@ def _title(subject: MessageSubject) -> str:
     All three are of one alert, the worst: its severity never stands beside the name and the place of another one.
     """
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
+    word, spent = ", ".join([word, *subject.marks]), sum(len(mark) + 2 for mark in subject.marks)
     if not subject.alerts and subject.incident is None:
         if subject.check is None and subject.title:
             return f"[{word}] {one_line(subject.title, 160)}"
@@ -110,8 +111,8 @@ def _title(subject: MessageSubject) -> str:
         name = subject.incident.title if subject.incident else subject.title
         return f"[{word}] {one_line(name, 160)}{environment}"
     lead = subject.relevant[0]
-    name = one_line(lead.name, _NAME_CHARACTERS) or "nameless alert"
-    limit = max(_TITLE_CHARACTERS - len(name), _PLACE_CHARACTERS)
+    name = one_line(lead.name, _NAME_CHARACTERS - spent) or "nameless alert"
+    limit = max(_TITLE_CHARACTERS - spent - len(name), _PLACE_CHARACTERS)
     where = one_line(lead.place, limit) if subject.is_mixed else place_of(subject, named=2, limit=limit)
     more = _others(subject) if subject.is_mixed else ""
     return f"[{word}] {named(name, where, more)}{environment}"

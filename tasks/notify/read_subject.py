@@ -61,6 +61,7 @@ def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) 
         firing=present.firing,
         resolved=present.resolved,
         upcoming=present.upcoming,
+        rose_from=present.rose_from,
         given_up=present.given_up,
         ended=present.ended,
         ended_by=present.ended_by,

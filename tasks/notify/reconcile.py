@@ -86,7 +86,7 @@ def reason_to_say(decision: Decision, standing: Standing, reason: str, ended: st
             return ended
         case Why.STATE:
             return Reason.STATE
-        case Why.FIRST if reason in _JOINED:
+        case Why.FIRST if reason in _JOINED and reason != Reason.SEVERITY_RAISED:
             return Reason.OPENED
         case Why.BEGAN_AGAIN if reason in (*_JOINED, Reason.OPENED):
             return Reason.REOPENED

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
 from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
+from orchestration.escalation import progress_of
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
@@ -66,6 +67,8 @@ class MessageSubject:
     """Whether the channel hears of the beginning and the end at once."""
     notes: Sequence[str] = ()
     """Why the message goes to this channel."""
+    rose_from: Severity | None = None
+    """What the incident's severity was before it rose last. None means that it has not."""
     given_up: Mapping[str, str] = field(default_factory=dict[str, str])
     """The channels on which the incident could not be told, and was given up: name to error."""
     ended: str = Reason.RESOLVED
@@ -99,7 +102,8 @@ class MessageSubject:
         """Firing while the incident is open; without one, while an alert of the run fires. A healthy host is
         resolved."""
         if self.version is not None and self.incident:
-            over = self.incident.status.ended
+            # Of what goes on and off nobody is to believe that it is over, before it has been quiet.
+            over = self.incident.status.ended and not self.incident.is_flapping
             return AlertStatus.RESOLVED if over else AlertStatus.FIRING
         if any(alert.firing for alert in self.alerts):
             return AlertStatus.FIRING
@@ -126,6 +130,19 @@ class MessageSubject:
     def checked_host(self) -> str:
         """The host whose health a run without alerts has checked; "" if it is not known."""
         return self.check.target.name if self.check and self.check.target else ""
+
+    @property
+    def marks(self) -> list[str]:
+        """What the title says beside the severity of an incident that is not over."""
+        incident = self.incident
+        if incident is None or self.status is AlertStatus.RESOLVED:
+            return []
+        progress = progress_of(incident)
+        unanswered = progress is not None and progress.is_over and incident.status is IncidentStatus.OPEN
+        return [
+            *(["flapping"] if incident.is_flapping else []),
+            *(["nobody acknowledged"] if unanswered and incident.snoozed_until is None else []),
+        ]
 
     @property
     def acknowledged_by(self) -> str:
