@@ -13,6 +13,7 @@ _CLOCK_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY = timedelta(days=1)
 _FIRST_YEAR, _END_YEAR = 1970, 3000
 _LENGTH = re.compile(r"([0-9]{1,9})\s*([a-z]*)")
+_LENGTHS = re.compile(r"(?:[0-9]{1,9}[a-z]{1,3}){1,4}")
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -56,7 +57,7 @@ def parse_moment(
 
 
 def parse_length(text: str, *, name: str) -> timedelta:
-    """A length of time such as 90s, 30m, 2h, 1d, or 90 (seconds).
+    """A length of time such as 90s, 30m, 1h30m, 2h, 1d, or 90 (seconds).
 
     Args:
         text: what is typed.
@@ -65,11 +66,13 @@ def parse_length(text: str, *, name: str) -> timedelta:
     Raises:
         BadInput: the text is no length of time.
     """
-    found = _LENGTH.fullmatch(text.strip().lower())
-    unit = _UNITS.get(found[2] or "s") if found else None
-    if found is None or unit is None:
-        raise BadInput(f"{name}={text[:40]!r}: expected a time such as 90s, 30m, 2h or 1d")
-    return timedelta(seconds=int(found[1]) * unit)
+    typed = text.strip().lower()
+    parts = _LENGTH.findall(typed) if _LENGTHS.fullmatch(typed) or _LENGTH.fullmatch(typed) else []
+    units = [_UNITS.get(unit or "s", 0) for _, unit in parts]
+    # The largest unit comes first, and each once: 30m1h is more likely a slip than a time.
+    if not units or 0 in units or units != sorted(set(units), reverse=True):
+        raise BadInput(f"{name}={text[:40]!r}: expected a time such as 90s, 30m, 1h30m, 2h or 1d")
+    return timedelta(seconds=sum(int(count) * unit for (count, _), unit in zip(parts, units, strict=True)))
 
 
 def length_in_words(seconds: float) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import getpass
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from orchestration.engine.run import Services
+from orchestration.policy.holding import HeldBy, Hold
+from orchestration.policy.matchers import parse_matchers
+from orchestration.store.incidents import update_incident
+from orchestration.store.silences import add_silence
 from tests.cli_helpers import json_of, says_in_one_line, side_by_side
 from tests.conftest import Command
-from tests.life_helpers import next_of, opened
+from tests.life_helpers import ADA, next_of, opened
 
 pytest_plugins = ["tests.cli_helpers"]
 
@@ -61,6 +66,25 @@ async def test_an_incident_is_found_acknowledged_resolved_and_its_story_is_read(
     none, everything = side_by_side(command, *calls("list", "list,--status,all,--json"))
     assert none.stdout == "No incidents (open)\n"
     assert [one["id"] for one in json_of(everything)] == ["2", "1"]
+
+
+async def test_the_list_says_what_keeps_an_incident_back_and_a_long_title_is_cut(
+    services: Services, command: Command
+) -> None:
+    await opened(services, "HighCPU")
+    await opened(services, "D" * 500, instance="db-1")
+    await opened(services, "Muted")
+    hold = Hold(by=HeldBy.MUTED, why="night", until=datetime.now(UTC) + timedelta(hours=1))
+    async with services.database.transaction() as tx:
+        await add_silence(tx, parse_matchers("alertname=HighCPU"), ADA, until=timedelta(hours=1))
+        await update_incident(tx, 3, held=hold.model_dump(mode="json"))
+    (listed,) = side_by_side(command, *calls("list"))
+    lines = [line.rstrip() for line in listed.stdout.splitlines()]
+    assert re.search(r"^1 +open, silenced +critical", lines[3])
+    assert re.search(r"^2 +open +critical", lines[2])
+    assert re.search(r"^3 +open, muted +critical", lines[1])
+    assert max(map(len, lines)) < 200
+    assert lines[2].endswith("D…")
 
 
 async def test_what_waits_for_its_time_is_listed(services: Services, command: Command) -> None:

@@ -39,6 +39,14 @@ async def test_a_silence_is_looked_at_added_listed_and_ended(services: Services,
     assert json_of(ended)["by"] == "ada"
 
 
+async def test_everything_is_silenced_only_if_somebody_says_that_it_is_meant(
+    services: Services, command: Command
+) -> None:
+    (made,) = side_by_side(command, *calls("add;alertname=~.+;--for;1h;--everything"))
+    assert made.stdout.startswith('Silence 1 keeps back alertname=~".+" until')
+    assert (await push(services, "Anything")).skip_reason == "silenced"
+
+
 async def test_what_is_no_silence_is_refused_in_one_line(command: Command) -> None:
     wrong = {
         "add;severity;--for;1h": (1, "expected a label"),
@@ -46,6 +54,12 @@ async def test_what_is_no_silence_is_refused_in_one_line(command: Command) -> No
         "add;a=b": (2, "Say how long"),
         "add;a=b;--for;soon": (1, "--for='soon'"),
         "end;17": (1, "no silence 17"),
+        "add;x=;--preview": (1, 'x="" holds for every alert'),
+        "add;alertname=~.*;--preview": (1, "holds for every alert"),
+        "add;alertname=~.+;--for;1h": (1, "if it is meant: --everything"),
+        "add;severity=~critical|warning|info;environment!=;--for;1h": (1, "holds for every alert"),
+        "add;a=b;--for;1h;--until;08:00;--preview": (2, "Say how long"),
+        "add;a=b;--for;400d;--preview": (1, "after 366 days at most"),
     }
     for refused, (code, said) in zip(side_by_side(command, *calls(*wrong)), wrong.values(), strict=True):
         assert said in says_in_one_line(refused, code)

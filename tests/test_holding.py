@@ -124,7 +124,7 @@ async def test_one_alert_that_is_not_silenced_is_told(services: Services, channe
     ("matchers", "until", "error"),
     [
         ("", HOUR, "needs a matcher"),
-        ('alertname=~".*"', HOUR, "needs a matcher"),
+        ('alertname=~".*"', HOUR, "holds for every alert"),
         ("alertname=HighCPU", timedelta(0), "ends in the future"),
         ("alertname=HighCPU", timedelta(days=400), "after 366 days at most"),
     ],

@@ -292,6 +292,7 @@ def test_the_top_of_a_message_is_about_the_worst_alert_and_says_so_of_what_belon
         "Since: 2026-01-02 03:04:05 UTC; the first of its alerts since 2025-12-31 03:04:05 UTC",
     ]
     assert "Follow the runbook" not in message.text
+    assert "Runbook of MinorWeb: https://wiki.example.com/cpu" in message.text
     assert message.links["runbook of MinorWeb"] == "https://wiki.example.com/cpu"
 
 

@@ -44,14 +44,21 @@ def test_what_is_no_moment_is_refused_by_its_name(typed: str, clock_time: Litera
 
 @pytest.mark.parametrize(
     ("typed", "seconds", "words"),
-    [("90", 90, "1 min 30 s"), ("5m", 300, "5 min"), (" 2 H ", 7200, "2 h"), ("1d", 86400, "1 d"), ("0s", 0, "0 s")],
+    [
+        ("90", 90, "1 min 30 s"),
+        ("5m", 300, "5 min"),
+        (" 2 H ", 7200, "2 h"),
+        ("1d", 86400, "1 d"),
+        ("0s", 0, "0 s"),
+        ("1h30m", 5400, "1 h 30 min"),
+    ],
 )
 def test_a_length_of_time_is_a_number_with_a_unit(typed: str, seconds: int, words: str) -> None:
     assert parse_length(typed, name="every") == timedelta(seconds=seconds)
     assert length_in_words(seconds) == words
 
 
-@pytest.mark.parametrize("typed", ["", "m", "5 weeks", "-5m", "1.5h", "٥m", "9" * 30])
+@pytest.mark.parametrize("typed", ["", "m", "5 weeks", "-5m", "1.5h", "٥m", "9" * 30, "30m1h", "1h1h", "1h30"])
 def test_what_is_no_length_of_time_is_refused_by_its_name(typed: str) -> None:
     with pytest.raises(BadInput, match="every="):
         parse_length(typed, name="every")

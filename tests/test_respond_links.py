@@ -63,6 +63,7 @@ async def test_the_link_shows_the_incident_and_only_a_press_changes_it(
         assert answer.status_code == 200
     assert await incident_of(services.database, incident_id) == before
     assert "HighCPU on web-1" in answer.text
+    assert "&lt;b&gt;hot&lt;/b&gt;" in answer.text
     assert re.findall(r'name="response" value="(\w+)"', answer.text) == ["acknowledge", "snooze", "resolve"]
     assert "script" not in answer.text
     assert answer.headers["referrer-policy"] == "no-referrer"

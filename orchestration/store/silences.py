@@ -34,7 +34,13 @@ MOST = 10_000
 
 
 async def add_silence(
-    tx: AsyncConnection, matchers: tuple[Matcher, ...], actor: Actor, *, until: datetime | timedelta, comment: str = ""
+    tx: AsyncConnection,
+    matchers: tuple[Matcher, ...],
+    actor: Actor,
+    *,
+    until: datetime | timedelta,
+    comment: str = "",
+    everything: bool = False,
 ) -> Silence:
     """Silence the alerts that meet these matchers, from now on.
 
@@ -44,20 +50,15 @@ async def add_silence(
         actor: who does it, and from where.
         until: a moment, or a time from now.
         comment: why.
+        everything: whether it may keep back every alert.
 
     Raises:
         BadInput: there are no matchers, the end is not in the future or more than a year away, or there are too many.
     """
-    if not matchers or all(matcher.matches({}) for matcher in matchers):
-        raise BadInput("A silence needs a matcher that does not hold for every alert, such as alertname=DiskFull")
+    check_matchers(matchers, everything=everything)
+    check_comment(comment)
     now = await read_clock(tx)
-    ends_at = until if isinstance(until, datetime) else now + until
-    if not now < ends_at <= now + LONGEST:
-        raise BadInput(
-            f"A silence ends in the future, after {LONGEST.days} days at most, not at {ends_at:%Y-%m-%d %H:%M}"
-        )
-    if len(comment) > MAX_NOTE_CHARACTERS:
-        raise BadInput(f"A comment has at most {MAX_NOTE_CHARACTERS} characters, not {len(comment)}")
+    ends_at = end_at(now, until)
     if (await tx.execute(select(func.count()).where(_ACTIVE))).scalar_one() >= MOST:
         raise BadInput(f"There are {MOST:,} silences already: let some end first")
     row = {
@@ -69,6 +70,51 @@ async def add_silence(
         "comment": redact_text(comment.strip()),
     }
     return _silence((await tx.execute(insert(_T).values(row).returning(*_COLUMNS))).mappings().one())
+
+
+_ANY_ALERT = tuple(
+    {"alertname": text, "source": text, "environment": text, "severity": severity.value}
+    for text in ("a", "Z9 -./:")
+    for severity in Severity
+)
+"""Labels of alerts that have nothing in common: what holds for all of these holds for every alert."""
+
+
+def check_matchers(matchers: tuple[Matcher, ...], *, everything: bool = False) -> None:
+    """Check that the matchers of a silence do not hold for every alert.
+
+    Raises:
+        BadInput: there are none, or they do, and `everything` does not say that this is meant.
+    """
+    if not matchers:
+        raise BadInput("A silence needs a matcher, such as alertname=DiskFull")
+    if not everything and (all_match(matchers, {}) or all(all_match(matchers, labels) for labels in _ANY_ALERT)):
+        raise BadInput(
+            f"{', '.join(map(str, matchers))[:200]} holds for every alert, or for all but a few: nobody would be "
+            "notified of them. Add a matcher that does not, such as alertname=DiskFull; if it is meant: --everything"
+        )
+
+
+def check_comment(comment: str) -> None:
+    """
+    Raises:
+        BadInput: the comment is too long.
+    """
+    if len(comment) > MAX_NOTE_CHARACTERS:
+        raise BadInput(f"A comment has at most {MAX_NOTE_CHARACTERS} characters, not {len(comment)}")
+
+
+def end_at(now: datetime, until: datetime | timedelta) -> datetime:
+    """The end of a silence that begins now.
+
+    Raises:
+        BadInput: it is not in the future, or more than a year away.
+    """
+    lasts = until - now if isinstance(until, datetime) else until
+    if not timedelta(0) < lasts <= LONGEST:
+        said = f"at {until:%Y-%m-%d %H:%M}" if isinstance(until, datetime) else f"after {lasts.days} days"
+        raise BadInput(f"A silence ends in the future, after {LONGEST.days} days at most, not {said}")
+    return now + lasts
 
 
 async def end_silence(tx: AsyncConnection, silence_id: int) -> Silence:
@@ -128,6 +174,20 @@ async def silenced_incidents(
         for row in rows
         if all(all_match(matchers, labels) for labels in row["labels"])
     ]
+
+
+async def silenced_now(tx: AsyncConnection) -> set[int]:
+    """The numbers of the open incidents that silences keep back now: each firing alert is silenced by one of them."""
+    active = await list_silences(tx)
+    if not active:
+        return set()
+    rows = (await tx.execute(_MEMBERS, {"since": timedelta(0), "limit": MOST})).mappings()
+    return {
+        row["id"]
+        for row in rows
+        if row["fires"]
+        and all(any(all_match(silence.matchers, labels) for silence in active) for labels in row["labels"])
+    }
 
 
 async def list_silences(tx: AsyncConnection, *, ended: bool = False, limit: int = MOST) -> list[Silence]:

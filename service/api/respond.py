@@ -184,6 +184,7 @@ def _template() -> Any:
 def _facts(summary: IncidentSummary) -> dict[str, str]:
     incident = summary.incident
     rows = {
+        "What": one_line(incident.description, 300),
         "State": _state(incident),
         "Since": _moment(incident.opened_at),
         "Alerts": f"{summary.firing} of {summary.alerts} firing",

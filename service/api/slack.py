@@ -76,7 +76,8 @@ async def _read(request: Request, api: ApiState) -> tuple[bytes, str]:
         if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > _STAMP_DIGITS or not signature.isascii():
             raise HttpProblem(HTTPStatus.UNAUTHORIZED, "Slack has not signed this request")
         if abs(time.time() - int(stamp)) > WINDOW_SECONDS:
-            raise HttpProblem(HTTPStatus.UNAUTHORIZED, "This request is older than five minutes. Are the clocks set?")
+            said = "The time of this request is more than five minutes from ours. Are the clocks set?"
+            raise HttpProblem(HTTPStatus.UNAUTHORIZED, said)
 
     def is_valid(raw: bytes, key: str) -> bool:
         try:

@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.errors import BadInput, PipelineError, Unavailable
 from orchestration.moments import parse_length, parse_moment
+from orchestration.policy.holding import HeldBy
 from orchestration.settings import Settings, load_settings
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via
@@ -28,9 +29,10 @@ from orchestration.store.incident_list import (
 )
 from orchestration.store.incidents import ChannelRecord, IncidentStory, read_incident
 from orchestration.store.records import HistoryRecord, RunRecord
+from orchestration.store.silences import silenced_now
 from orchestration.store.standings import wait_for_messages
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts
+from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, shortened, show_facts
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,11 +73,15 @@ def show_list(
 ) -> int:
     """List the newest incidents, by default those that have not ended."""
     wanted = IncidentFilter(statuses=parse_statuses(status), severity=severity, environment=environment, source=source)
-    found = read(load_settings(), lambda tx: list_incidents(tx, wanted, limit=limit)).incidents
+
+    async def query(tx: AsyncConnection) -> tuple[list[IncidentSummary], set[int]]:
+        return (await list_incidents(tx, wanted, limit=limit)).incidents, await silenced_now(tx)
+
+    found, silenced = read(load_settings(), query)
     if json:
         as_json([_flat(one) for one in found])
     elif found:
-        output.print(_table(found))
+        output.print(_table(found, silenced))
     else:
         output.print("No incidents" if status == "all" else f"No incidents ({status})")
     return 0
@@ -226,7 +232,7 @@ def _flat(summary: IncidentSummary) -> dict[str, Any]:
     return summary.incident.model_dump(mode="json") | own
 
 
-def _table(found: Sequence[IncidentSummary]) -> Table:
+def _table(found: Sequence[IncidentSummary], silenced: set[int]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("NUMBER", "STATUS", "SEVERITY", "FIRING", "ENVIRONMENT", "OPENED", "NEXT"):
         table.add_column(title, no_wrap=True, min_width=len(title))
@@ -235,15 +241,24 @@ def _table(found: Sequence[IncidentSummary]) -> Table:
         incident = one.incident
         table.add_row(
             incident.id,
-            Text(_status(incident), style=STYLES[incident.status]),
+            Text(_state(incident, silenced), style=STYLES[incident.status]),
             Text(incident.severity.value, style=_SEVERITY_STYLES.get(incident.severity, "")),
             f"{one.firing} of {one.alerts}",
             incident.environment,
             f"{incident.opened_at:%Y-%m-%d %H:%M}",
             f"{one.next_reason} {one.next_due_at:%m-%d %H:%M}" if one.next_reason and one.next_due_at else "-",
-            Text(incident.title),
+            Text(shortened(incident.title)),
         )
     return table
+
+
+def _state(incident: Incident, silenced: set[int]) -> str:
+    """Its status, and what keeps it back: a silence counts from the moment at which somebody adds it."""
+    held = str((incident.held or {}).get("by", ""))
+    if incident.status.ended and not incident.is_flapping:
+        held = ""
+    held = HeldBy.SILENCED.value if int(incident.id) in silenced else "" if held == HeldBy.SILENCED else held
+    return ", ".join(word for word in (_status(incident), held) if word)
 
 
 def _status(incident: Incident) -> str:

@@ -26,7 +26,18 @@ from orchestration.store.story import Story, read_story
 from orchestration.store.timers import list_upcoming
 from service.cli.reader import read, read_at
 from service.cli.run_views import ATTEMPT_MARKS, SHORT, STYLES, duration, run_table, show_upcoming, status_of
-from service.cli.terminal import INTERRUPTED, USAGE, Stopped, as_json, errors, fail, output, run_app, show_facts
+from service.cli.terminal import (
+    INTERRUPTED,
+    USAGE,
+    Stopped,
+    as_json,
+    errors,
+    fail,
+    output,
+    run_app,
+    shortened,
+    show_facts,
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -357,7 +368,7 @@ class LinesView:
         if self._as_json:
             return to_json(run.model_dump(mode="json")).decode()
         cells = (f"{run.updated_at:%Y-%m-%d %H:%M:%S}", run.run_id[:SHORT], status_of(run), run.source)
-        return "  ".join((*cells, duration(run.total_duration_ms), run.title)).rstrip()
+        return "  ".join((*cells, duration(run.total_duration_ms), shortened(run.title))).rstrip()
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from orchestration.contracts import (
 from orchestration.reasons import in_words
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import RunRecord
-from service.cli.terminal import output, show_facts
+from service.cli.terminal import output, shortened, show_facts
 
 SHORT = 12
 """Digits of an id in a list. They are enough to tell runs apart, and commands accept the start of an id."""
@@ -165,7 +165,7 @@ def run_table(found: Sequence[RunRecord]) -> Table:
             run.source,
             f"{run.created_at:%Y-%m-%d %H:%M:%S}",
             duration(run.total_duration_ms),
-            run.title,
+            shortened(run.title),
         )
         for run in found
     ]

@@ -20,7 +20,7 @@ from orchestration.store.actions import Actor, Via
 from orchestration.store.database import AsyncConnection, read_clock
 from orchestration.store.silences import PREVIEW, SilencedIncident
 from service.cli.reader import read
-from service.cli.terminal import USAGE, Json, as_json, fail, output
+from service.cli.terminal import USAGE, Json, as_json, fail, output, shortened
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,18 +51,25 @@ def add(
     preview: Annotated[
         bool, typer.Option("--preview", help="Only show what it keeps back now, and would have in the last 7 days.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="It is meant that the matchers hold for every alert.")
+    ] = False,
     by: By = None,
     json: Json = False,
 ) -> int:
     """Silence alerts by their labels, also severity, source, environment and alertname."""
     conditions = _matchers(matchers)
-    if preview:
-        return _preview(conditions, json=json)
+    silences.check_matchers(conditions, everything=everything)
+    silences.check_comment(comment)
+    if preview and lasts is None and until is None:
+        return _preview(conditions, None, json=json)
     ends = _end_of(lasts, until)
+    if preview:
+        return _preview(conditions, ends, json=json)
     actor = Actor(by=by if by is not None else getpass.getuser(), via=Via.CLI)
 
     async def work(tx: AsyncConnection) -> tuple[Silence, list[SilencedIncident]]:
-        made = await silences.add_silence(tx, conditions, actor, until=ends, comment=comment)
+        made = await silences.add_silence(tx, conditions, actor, until=ends, comment=comment, everything=everything)
         return made, await silences.silenced_incidents(tx, conditions, since=timedelta(0))
 
     made, now = read(load_settings(), work)
@@ -132,8 +139,15 @@ def _end_of(lasts: str | None, until: str | None) -> timedelta | datetime:
     return parse_moment(until or "", datetime.now(UTC), clock_time="next", name="--until")
 
 
-def _preview(matchers: tuple[Matcher, ...], *, json: bool) -> int:
-    found = read(load_settings(), lambda tx: silences.silenced_incidents(tx, matchers, since=PREVIEW))
+def _preview(matchers: tuple[Matcher, ...], ends: timedelta | datetime | None, *, json: bool) -> int:
+    """Show what a silence keeps back, if it is one that can be added."""
+
+    async def query(tx: AsyncConnection) -> list[SilencedIncident]:
+        if ends is not None:
+            silences.end_at(await read_clock(tx), ends)
+        return await silences.silenced_incidents(tx, matchers, since=PREVIEW)
+
+    found = read(load_settings(), query)
     now, before = [one for one in found if one.fires], [one for one in found if not one.fires]
     if json:
         as_json([one.model_dump(mode="json") for one in found])
@@ -147,7 +161,9 @@ def _preview(matchers: tuple[Matcher, ...], *, json: bool) -> int:
 
 def _show(found: list[SilencedIncident]) -> None:
     for one in found[:_SHOWN_INCIDENTS]:
-        output.print(Text(f"  #{one.id} {one.severity.value:<8} {one.opened_at:%Y-%m-%d %H:%M} UTC  {one.title}"))
+        output.print(
+            Text(f"  #{one.id} {one.severity.value:<8} {one.opened_at:%Y-%m-%d %H:%M} UTC  {shortened(one.title)}")
+        )
     if len(found) > _SHOWN_INCIDENTS:
         output.print(f"  and {len(found) - _SHOWN_INCIDENTS} more")
 

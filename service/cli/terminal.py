@@ -192,6 +192,11 @@ def show_problems(file: str, error: BadDocument[Any]) -> None:
         output.print(f"    {line}")
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """A text in a table: what is longer than this is cut, so that a line stays a line."""
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
+
+
 def show_facts(facts: Mapping[str, object], *, indent: int = 2, width: int = 10) -> None:
     """Print one line for each fact: its label and its value. A fact that is None is left out."""
     for label, value in facts.items():
