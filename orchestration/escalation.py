@@ -79,9 +79,9 @@ class EscalationProgress(Contract):
     @property
     def due_at(self) -> datetime | None:
         """When what comes next is due. None means that nothing does."""
-        return None if self.is_over else self.began_at + timedelta(seconds=self._seconds_before(self.taken))
+        return None if self.is_over else self.began_at + timedelta(seconds=self.seconds_before(self.taken))
 
-    def _seconds_before(self, number: int) -> float:
+    def seconds_before(self, number: int) -> float:
         """How long after the beginning this step is due, counted from 0."""
         rounds, rest = divmod(number, max(len(self.steps), 1))
         each = [step.wait_seconds for step in self.steps]

@@ -73,7 +73,12 @@ def test_from_a_file_to_what_is_used_and_back(run: Run, file: Callable[..., Path
     with pytest.raises(DefinitionNotFound, match="There is no policy: everybody is notified on the default channels"):
         run("show")
     assert run("test", "--alert", ALERT).splitlines()[1:] == [
-        *("DiskFull", "  no route matches: there is none", "  Notified:  the default channels"),
+        *(
+            "DiskFull",
+            "  no route matches: there is none",
+            "  Severity:  critical",
+            "  Notified:  the default channels",
+        ),
     ]
     path = file(POLICY)
     assert run("apply", path).splitlines() == ["✓ policy: created, version 1", LATER]
@@ -117,13 +122,14 @@ def test_the_way_of_an_alert_says_why(run: Run, file: Callable[..., Path]) -> No
         '  ↓ databases: passed on, team="db" holds; a route below it matches too',
         "    ✓ routes[0].routes[0]: chosen, severity is critical",
         "  · routes[1]: not matched, team=\"web\" does not hold: it is 'db'",
+        "  Severity:  critical",
         "  Notified:  channel slack-db, channel phone",
     ]
     push = {"alerts": [{"name": "Slow", "severity": "info", "labels": {"team": "db"}}, {"name": "Up", "labels": {}}]}
     said = run("test", "--policy", path, "--file", file(json.dumps(push), "push.json"), "--at", "2026-11-27 23:00")
     assert "    - quiet: muted, severity is info; muted: it is night now" in said
     assert "  Notified:  nobody now (muted: it is night now)" in said
-    assert said.endswith("Together, as one incident\n  Notified:  the default channels\n")
+    assert said.endswith("Together, as one incident\n  Severity:  warning\n  Notified:  the default channels\n")
 
     data = json.loads(run("test", "--policy", path, "--alert", ALERT, "--json"))
     assert data["policy_version"] is None
@@ -149,7 +155,7 @@ def test_a_broken_policy_is_told_with_its_lines_and_not_stored(run: Run, file: C
     assert run("validate", warned).splitlines() == [
         f"✓ {warned}: valid, 2 routes",
         "    warning: line 3, field 'routes[1]': no alert reaches this route: "
-        "all that match it match route 0 before it",
+        "all that match it match routes[0] before it",
     ]
 
 
@@ -185,6 +191,12 @@ def test_a_channel_that_does_not_exist_is_a_warning(
     assert run("validate", path).splitlines()[1:] == [f"    warning: {line}" for line in expected]
     assert [warning["line"] for warning in json.loads(run("validate", path, "--json"))["warnings"]] == [3, 8, 10, 11]
     assert "warning: line 11" in run("apply", path)
+
+
+def test_more_problems_than_are_listed_are_counted(run: Run, file: Callable[..., Path]) -> None:
+    said = run("validate", file("routes:\n" + "  - {mute: night}\n" * 1_500), code=1).splitlines()
+    assert said[0].endswith(": 1500 problems")
+    assert said[-1] == "    and 1450 more"
 
 
 def test_an_escalation_that_repeats_without_any_wait_is_refused(run: Run, file: Callable[..., Path]) -> None:

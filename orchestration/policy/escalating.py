@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestration.alert import Severity
 from orchestration.escalation import EscalationProgress, EscalationStep, TakenStep
@@ -85,3 +85,15 @@ def notified_by(
         channels=tuple(dict.fromkeys([*step.channels, *reached_by, *(instead if notes else ())])),
         note="; ".join(notes),
     )
+
+
+def foreseen(progress: EscalationProgress, active: ActivePolicy) -> list[TakenStep]:
+    """Whom each step would notify, and the end of the chain, if nobody acknowledges; without the repetitions."""
+    found = list[TakenStep]()
+    for number in range(len(progress.steps) + 1):
+        step = progress.steps[number] if number < len(progress.steps) else None
+        before = number if step else progress.count
+        at = progress.began_at + timedelta(seconds=progress.seconds_before(before))
+        told = tuple(dict.fromkeys(name for one in found for name in one.channels))
+        found.append(notified_by(step, before + 1, at, active, progress.model_copy(update={"told": told})))
+    return found

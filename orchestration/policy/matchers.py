@@ -8,7 +8,7 @@ Where a text has a meaning in both, the classic one counts, as in Alertmanager.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -97,6 +97,35 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
 def all_match(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
     """Whether labels meet every one of these conditions."""
     return all(matcher.matches(labels) for matcher in matchers)
+
+
+_MOST_COMPARED = 100
+"""Conditions that are compared with each other."""
+
+
+def contradiction(matchers: Sequence[Matcher]) -> tuple[Matcher, Matcher] | None:
+    """Two conditions that no labels meet together, as far as that can be seen: one allows only values that the other
+    one does not. None means that none were seen."""
+    for one in matchers[:_MOST_COMPARED]:
+        if (values := _only_values(one)) is None:
+            continue
+        for other in matchers[:_MOST_COMPARED]:
+            same = other is not one and other.label == one.label
+            if same and not any(other.matches({one.label: value}) for value in values):
+                return one, other
+    return None
+
+
+_ALTERNATIVES = re.compile(r"[\w |:/-]+")
+
+
+def _only_values(matcher: Matcher) -> list[str] | None:
+    """The only values that a label may have by this condition. None means that they are not known."""
+    if matcher.operator is Operator.EQUAL:
+        return [matcher.value]
+    if matcher.operator is Operator.MATCHES and _ALTERNATIVES.fullmatch(matcher.value):
+        return matcher.value.split("|")
+    return None
 
 
 def _quoted(text: str) -> str:

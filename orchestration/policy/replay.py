@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from orchestration.alert import Severity
+from orchestration.escalation import EscalationProgress
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.escalating import plan
 from orchestration.policy.holding import marks_after
@@ -47,10 +48,13 @@ class ReplayedPage:
     """The people of the policy who are notified, each with the moment."""
 
 
-def notified(decision: Decision) -> tuple[str, ...]:
-    """Who is notified by a decision, in order; nobody is ()."""
-    defaults = (DEFAULT,) if decision.is_default else ()
-    return (*defaults, *decision.channels, *(f"escalation {name}" for name in decision.escalations))
+def notified(decision: Decision, progress: EscalationProgress | None) -> tuple[str, ...]:
+    """Who is notified by a decision, and by the escalation that the incident follows, in order; nobody is ()."""
+    names = [DEFAULT] if decision.is_default else []
+    names += decision.channels
+    if progress is not None:
+        names += [f"escalation {progress.name}"] if progress.steps else progress.catch_all or [DEFAULT]
+    return tuple(dict.fromkeys(names))
 
 
 class Replay:
@@ -79,10 +83,12 @@ class Replay:
             if at == _NEVER or page.is_over(at):
                 return None
             decision = self.decide(page, at)
-        names = notified(decision)
+        severity = Severity.worst(*(subject.severity for subject in page.subjects))
+        progress = plan(self._active.policy, decision, severity, at)
+        names = notified(decision, progress)
         if not names:
             return None
-        return ReplayedPage(names=names, at=at, people=tuple(self._reached(page, decision, at)))
+        return ReplayedPage(names=names, at=at, people=tuple(self._reached(page, decision, progress, at)))
 
     def _end_of_mute(self, page: PastPage, decision: Decision) -> datetime:
         """When the routes of a page are not muted any more. Pages on the same routes are not looked at twice."""
@@ -99,12 +105,14 @@ class Replay:
         self._ends |= dict.fromkeys(passed, end)
         return end
 
-    def _reached(self, page: PastPage, decision: Decision, at: datetime) -> Iterator[tuple[str, datetime]]:
+    def _reached(
+        self, page: PastPage, decision: Decision, progress: EscalationProgress | None, at: datetime
+    ) -> Iterator[tuple[str, datetime]]:
         yield from ((person, at) for person in self._with_contact(decision.channels))
-        severity = Severity.worst(*(subject.severity for subject in page.subjects))
-        progress = plan(self._active.policy, decision, severity, at)
         if progress is None:
             return
+        if not progress.steps:
+            yield from ((person, at) for person in self._with_contact(progress.catch_all))
         due = at
         for number in range(progress.count):
             if number and (due > self._now or page.is_over(due)):

@@ -210,6 +210,22 @@ class Period(Contract, strict=True):
             and (not self.days_of_month or self._has_day(local))
         )
 
+    @property
+    def has_a_day(self) -> bool:
+        """Whether any of its months has one of its days: there is no 31 February."""
+        if not self.days_of_month:
+            return True
+        years = {year for begin, end in self.years for year in range(begin, min(end, begin + 8) + 1)} or {2023, 2024}
+        return any(
+            max(_day_of_month(begin, days), 1) <= min(_day_of_month(end, days), days)
+            for days in {calendar.monthrange(year, month)[1] for year in years for month in self._months}
+            for begin, end in self.days_of_month
+        )
+
+    @property
+    def _months(self) -> list[int]:
+        return [month for month in range(1, len(MONTHS) + 1) if _within(self.months, month)]
+
     def _has_day(self, local: datetime) -> bool:
         days = calendar.monthrange(local.year, local.month)[1]
         return any(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.errors import ScheduleNotFound
@@ -15,6 +16,7 @@ from orchestration.policy.parse import parse_policy
 from orchestration.policy.schedules import HORIZON, Roster
 from orchestration.redaction import shown
 from orchestration.store.calendars import OLD_AFTER, StoredCalendar, calendar_key, calendar_name, read_calendars
+from orchestration.store.database import Database
 from orchestration.store.definitions import find_policy
 from orchestration.store.overrides import list_overrides
 
@@ -66,6 +68,19 @@ async def read_schedules(tx: AsyncConnection, start: datetime, policy: Policy | 
         entries = calendar.entries if calendar is not None else None
         rosters[name] = roster_of(policy, name, overrides=own, entries=entries)
     return Schedules(policy, rosters, calendars)
+
+
+async def find_schedules(database: Database, start: datetime, policy: Policy) -> Schedules | None:
+    """The schedules of a policy that may not be stored. None means that the database does not have our tables yet.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    try:
+        async with database.transaction() as tx:
+            return await read_schedules(tx, start, policy)
+    except ProgrammingError:
+        return None
 
 
 def warnings_of(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition, policy_in_order
 from orchestration.policy.document import write_document
-from orchestration.policy.grouping import grouped_by
-from orchestration.policy.model import Policy, Route
+from orchestration.policy.model import Route
 from orchestration.policy.parse import parse_policy
 from orchestration.policy.problems import PolicyProblem
-from orchestration.policy.routing import Decision, Verdict, decide, union
-from orchestration.redaction import shown
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection, Database
@@ -23,20 +20,13 @@ from service.cli import policy_import
 from service.cli.definitions import Version, state_of, user_name
 from service.cli.policy_input import (
     BadPolicyFile,
-    NamedSubject,
-    PolicyInUse,
     known_channels,
-    moment_of,
-    policy_of_file,
     read_policy_file,
-    stored_policy,
-    subjects_of_alert,
-    subjects_of_file,
-    subjects_of_incident,
 )
 from service.cli.policy_simulate import simulate
+from service.cli.policy_way import show_way
 from service.cli.reader import read, read_at
-from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, show_facts, show_problems
+from service.cli.terminal import Json, as_json, errors, output, show_facts, show_problems
 from service.definitions import DefinitionService, Outcome
 
 _EXAMPLE = """\
@@ -71,8 +61,6 @@ app = typer.Typer(
 app.add_typer(policy_import.app, name="import")
 
 PolicyFile = Annotated[str, typer.Argument(metavar="FILE", help="A YAML or JSON file with a policy; - is stdin.")]
-
-_MARKS = {Verdict.CHOSEN: "✓", Verdict.MUTED: "-", Verdict.PASSED_ON: "↓", Verdict.NOT_MATCHED: "·"}
 
 
 @app.command()
@@ -156,108 +144,8 @@ def delete(json: Json = False) -> int:
     return 0
 
 
-@app.command("test")
-def show_way(
-    alert: Annotated[
-        str | None, typer.Option(metavar="JSON", help="An alert: its labels, or a push as its sender sends it.")
-    ] = None,
-    file: Annotated[str | None, typer.Option(help="A JSON file with an alert or a push; - is stdin.")] = None,
-    incident: Annotated[
-        str | None, typer.Option(help="An incident: its number, or the start of its title. Its firing alerts count.")
-    ] = None,
-    at: Annotated[
-        str | None, typer.Option(help="The moment, in UTC unless it names a zone: 03:12 is the next one. Default: now.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A file with a policy, instead of the stored one; - is stdin.")
-    ] = None,
-    environment: Annotated[
-        str, typer.Option(help="The environment of an alert that does not name its own.")
-    ] = "production",
-    json: Json = False,
-) -> int:
-    """Show the way of an alert through the policy, why each route matches or not, and who would be notified.
-
-    Nothing is written and nothing is sent.
-    """
-    if sum(given is not None for given in (alert, file, incident)) != 1:
-        fail("Give one of --alert, --file and --incident", code=USAGE)
-    settings, moment = load_settings(), moment_of(at, "--at")
-    in_use = stored_policy(settings) if policy is None else policy_of_file(policy)
-    if incident is not None:
-        subjects = subjects_of_incident(settings, incident)
-    elif file is not None:
-        subjects = subjects_of_file(file, environment=environment)
-    else:
-        subjects = subjects_of_alert(alert or "", environment=environment)
-    decisions = [decide(in_use.policy, each.subject, moment) for each in subjects]
-    if json:
-        as_json(_test_as_data(in_use, moment.isoformat(), subjects, decisions))
-    else:
-        output.print(f"By {in_use.called}, at {moment:%Y-%m-%d %H:%M} UTC", style="dim")
-        _show_decisions(in_use.policy, subjects, decisions)
-    return 0
-
-
+app.command("test")(show_way)
 app.command()(simulate)
-
-
-def said_of(decision: Decision) -> str:
-    """Who is notified by a decision, in words."""
-    if decision.muted_by:
-        return f"nobody now ({decision.muted_by})"
-    parts = ["the default channels"] if decision.is_default else []
-    parts += [f"channel {name}" for name in decision.channels]
-    parts += [f"escalation {name}" for name in decision.escalations]
-    return ", ".join(parts) or "nobody"
-
-
-def _show_decisions(policy: Policy, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]) -> None:
-    for each, decision in zip(subjects, decisions, strict=True):
-        _show_decision(each.name, decision, grouped_by(policy, each.subject))
-    if len(decisions) > 1:
-        output.print("Together, as one incident", style="bold")
-        show_facts({"Notified": said_of(union(decisions))})
-
-
-def _show_decision(name: str, decision: Decision, grouped: Mapping[str, str] | None) -> None:
-    output.print(name, style="bold")
-    for step in decision.path:
-        called = step.name or step.route
-        output.print(
-            f"  {'  ' * step.depth}{_MARKS[step.verdict]} {called}: {step.verdict.replace('_', ' ')}, {step.reason}"
-        )
-    if not decision.targets:
-        output.print(f"  no route matches{'' if decision.path else ': there is none'}")
-    by = None if grouped is None else ", ".join(f"{label}={shown(value)}" for label, value in grouped.items())
-    show_facts({"Notified": said_of(decision), "Pipeline": decision.definition, "Incident": by})
-
-
-def _test_as_data(
-    in_use: PolicyInUse, moment: str, subjects: Sequence[NamedSubject], decisions: Sequence[Decision]
-) -> dict[str, Any]:
-    alerts = [
-        {
-            "alert": each.name,
-            "labels": dict(each.subject.labels),
-            "grouped_by": grouped_by(in_use.policy, each.subject),
-            **_decision_as_data(decision),
-        }
-        for each, decision in zip(subjects, decisions, strict=True)
-    ]
-    together = _decision_as_data(union(decisions))
-    del together["path"]
-    return {"policy_version": in_use.version, "at": moment, "alerts": alerts, "together": together}
-
-
-def _decision_as_data(decision: Decision) -> dict[str, Any]:
-    said = {"default_channels": decision.is_default, "channels": decision.channels, "escalations": decision.escalations}
-    return {
-        **decision.model_dump(mode="json"),
-        **said,
-        "muted_by": decision.muted_by,
-        "definition": decision.definition,
-    }
 
 
 def _with_service(change: Callable[[DefinitionService], Awaitable[Outcome]]) -> Outcome:
