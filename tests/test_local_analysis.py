@@ -349,3 +349,20 @@ async def test_a_windows_server_gets_commands_of_windows() -> None:
     there = CheckResult(target=Target(host="sql-1"))
     result = await analysis_of(alert("HighCPU", "MSSQL on Windows", host="sql-1"), check=there)
     assert result.recommendations[0].actions[0].startswith("on sql-1: Get-Process")
+
+
+@pytest.mark.parametrize(
+    ("description", "labels", "path"),
+    [
+        ("/var/lib/postgresql is 98 % full", {}, "/var/lib/postgresql"),
+        ("98 % full", {"mountpoint": "/var"}, "/var"),
+        ("see https://wiki.example.com/disk", {}, "/"),
+        ("full", {"mountpoint": "/;reboot"}, "/"),
+    ],
+)
+async def test_the_file_system_that_the_alert_names_is_looked_at(
+    description: str, labels: dict[str, str], path: str
+) -> None:
+    there = CheckResult(target=Target(host="db-1"))
+    result = await analysis_of(alert("DiskFull", description, host="db-1", **labels), check=there)
+    assert result.recommendations[0].actions[1] == f"on db-1: df -h {path}"

@@ -39,6 +39,8 @@ class Findings:
     event: ChangeEvent | None = None
     """The change that people made which is probably the cause."""
     processes: Sequence[ProcessUse] = ()
+    path: str = ""
+    """The file system or folder that the alert names."""
     files: FileFindings | None = None
     load: tuple[float, float, float] | None = None
     check: Check | None = None
@@ -66,7 +68,7 @@ def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
     """The recommendations for a topic, the most urgent first. None means that it is unknown."""
     if topic and topic in _ON_WINDOWS and findings.is_windows:
         title, *commands = _ON_WINDOWS[topic]
-        return [_advice(topic, HIGH, f"{title}{_of(findings)}", _found(findings), *findings.there(*commands))]
+        return [_advice(topic, HIGH, f"{title}", _found(findings), *findings.there(*commands))]
     if topic:
         return _ADVICE[topic](findings)
     unknown = "Nothing that is known names a cause."
@@ -99,24 +101,18 @@ def _advice(topic: str, priority: str, title: str, description: str, *commands: 
     return Recommendation(type=topic, priority=priority, title=title, description=description, actions=list(commands))
 
 
-def _of(findings: Findings) -> str:
-    """Whose it is, in a title: " of db-77"; "" for this host."""
-    name = findings.place or findings.service
-    return "" if findings.target.is_own or not name else f" of {name}"
-
-
 def _memory(findings: Findings) -> list[Recommendation]:
     largest = _listed("Largest now", findings.processes)
     commands = findings.there("ps aux --sort=-%mem | head", *_about(findings.processes), "free -h")
     killed = findings.there("journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'")
     return [
-        _advice(Topic.MEMORY, HIGH, f"Find what uses the memory{_of(findings)}", largest, *commands),
+        _advice(Topic.MEMORY, HIGH, "Find what uses the memory", largest, *commands),
         _advice(Topic.MEMORY, MEDIUM, "See whether the kernel has killed a process for lack of memory", "", *killed),
     ]
 
 
 def _disk(findings: Findings) -> list[Recommendation]:
-    root = findings.files.root if findings.files else worst_path(findings.check)
+    root = findings.files.root if findings.files else findings.path or worst_path(findings.check)
     path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
     fills = findings.there(
         f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}"
@@ -125,7 +121,7 @@ def _disk(findings: Findings) -> list[Recommendation]:
     deleted = "A deleted file frees its space when the last process closes it."
     used = findings.there("journalctl --disk-usage", "lsof -nP +L1 | head")
     return [
-        _advice(Topic.DISK, HIGH, f"Find what fills {path}{_of(findings)}", _large_files(findings.files), *fills),
+        _advice(Topic.DISK, HIGH, f"Find what fills {path}", _large_files(findings.files), *fills),
         *([_old_files(findings.files, path)] if findings.files and findings.files.old else []),
         _advice(Topic.DISK, MEDIUM, hidden, deleted, *used),
     ]
@@ -162,7 +158,7 @@ def _cpu(findings: Findings) -> list[Recommendation]:
     commands = findings.there("ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime")
     kinds = "See whether it is work, waiting for disks (wa) or a busy neighbour (st)"
     return [
-        _advice(Topic.CPU, HIGH, f"Find what uses the CPU{_of(findings)}", busiest, *commands),
+        _advice(Topic.CPU, HIGH, "Find what uses the CPU", busiest, *commands),
         _advice(Topic.CPU, MEDIUM, kinds, "", *findings.there("vmstat 1 5")),
     ]
 
@@ -171,7 +167,7 @@ def _network(findings: Findings) -> list[Recommendation]:
     commands = findings.there("ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s")
     errors = findings.there("ip -s link")
     return [
-        _advice(Topic.NETWORK, HIGH, f"Find where the network{_of(findings)} ends", _found(findings), *commands),
+        _advice(Topic.NETWORK, HIGH, "Find where the network ends", _found(findings), *commands),
         _advice(Topic.NETWORK, MEDIUM, "Look for errors and drops on the interfaces", "", *errors),
     ]
 

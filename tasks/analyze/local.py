@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ LOOK_TIMEOUT_SECONDS = 0.25
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
 
 _WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "win32"})
+_PATH = re.compile(r"(?<![\w/:.])/(?:[\w@+-][\w.@+-]*/?){0,12}(?![\w/])")
+_READ = 2000
 _MAX_ALERTS = 100
 _TITLE_CHARACTERS = 100
 _NOTE_CHARACTERS = 200
@@ -47,7 +50,13 @@ class LocalAnalysis:
         name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
         windows = _is_windows(case)
         known = Findings(
-            target=target, name=name, is_windows=windows, about=diagnosis.about, event=diagnosis.event, check=check
+            target=target,
+            name=name,
+            is_windows=windows,
+            about=diagnosis.about,
+            event=diagnosis.event,
+            path="" if target.is_own else _named_path(case),
+            check=check,
         )
         findings = await _look(case, diagnosis.topic, known) if target.is_own else known
         recommendations = list(_recommend(case, diagnosis, findings))
@@ -63,6 +72,15 @@ class LocalAnalysis:
             model_info={"provider": self.name},
             errors=findings.errors,
         )
+
+
+def _named_path(case: AnalysisInput) -> str:
+    """The mount point that the first alert names in its labels, or the first path in what it says; "" if none."""
+    for alert in case.alerts[:1]:
+        labels = (alert.labels.get(name, "") for name in ("mountpoint", "mount", "path", "filesystem"))
+        said = _PATH.search(f"{alert.name} {alert.description} {alert.annotations.get('summary', '')}"[:_READ])
+        return next((path for path in (*labels, said[0] if said else "") if _PATH.fullmatch(path)), "")
+    return ""
 
 
 def _is_windows(case: AnalysisInput) -> bool:
