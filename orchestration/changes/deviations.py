@@ -27,6 +27,9 @@ from orchestration.changes.series import (
 _NOVEL = 1.0
 """The deviation of a series that has no past: it is new, and nobody can say how strange it is."""
 
+_BACK = 2
+"""How many points at the end show that a series is normal again."""
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -60,6 +63,8 @@ class Deviation:
     """By how much it is worse than without the trouble, in its own unit; 0 if it is not."""
     since: float | None
     """When it left its normal range."""
+    until: float | None = None
+    """When it came back, if it has stayed there to the end."""
 
     @property
     def strength(self) -> float:
@@ -118,7 +123,7 @@ def _at(
     change = max((now - before) * direction, 0.0)
     excess = min(normal.excess(now, direction), normal.in_units(change))
     since = _left_at(points, bad[-1][0], normal, direction) if excess else None
-    return Deviation(name, kind, now, normal, excess, change, since)
+    return Deviation(name, kind, now, normal, excess, change, since, _back_at(points, normal, direction))
 
 
 def _left_at(points: Sequence[Point], last: float, normal: Range, direction: int) -> float | None:
@@ -132,6 +137,14 @@ def _left_at(points: Sequence[Point], last: float, normal: Range, direction: int
         if moment >= last and since is not None:
             return since
     return since
+
+
+def _back_at(points: Sequence[Point], normal: Range, direction: int) -> float | None:
+    """Since when a series has been in its normal range again, to its end. One point alone may be chance."""
+    back: list[float] = []
+    for moment, value in points:
+        back = [*back, moment] if normal.excess(value, direction) <= 0 else []
+    return back[0] if _BACK <= len(back) < len(points) else None
 
 
 def _novel_change(kind: Kind, now: float) -> float:

@@ -62,9 +62,18 @@ def _changes_of(found: Iterable[Deviation]) -> list[Change]:
 
 def change_of(one: Deviation) -> Change:
     """A deviation as the contracts have it."""
-    since = None if one.since is None else datetime.fromtimestamp(one.since, UTC)
+    since, until = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (one.since, one.until))
     usual, (entity, metric), score = one.normal or Range(one.now, one.now, one.now), one.name, round(one.strength, 4)
-    return Change(entity=entity, metric=metric, now=one.now, low=usual.low, high=usual.high, score=score, since=since)
+    return Change(
+        entity=entity,
+        metric=metric,
+        now=one.now,
+        low=usual.low,
+        high=usual.high,
+        score=score,
+        since=since,
+        until=until,
+    )
 
 
 def _with_blame(shown: Shown, blame: Mapping[str, float]) -> dict[str, float]:

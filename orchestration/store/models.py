@@ -502,6 +502,37 @@ class DefinitionRow(Base):
     )
 
 
+class ModelQuestionRow(Base):
+    """One question to a model: what it cost, and what it answered. The budget of an hour is the sum of these rows."""
+
+    __tablename__ = "model_question"
+
+    id: Mapped[RowId]
+    key: Mapped[str]
+    """The hash of the evidence, and of the model that was asked."""
+    model: Mapped[str]
+    """The name of the model's block, or `settings`."""
+    run_id: Mapped[str | None]
+    asked_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]
+    """None means that it is being asked, or that the process that asked has died."""
+    reserved_tokens: Mapped[int] = mapped_column(server_default="0")
+    """How many tokens count until it is known how many there were."""
+    requests: Mapped[int] = mapped_column(server_default="0")
+    input_tokens: Mapped[int] = mapped_column(server_default="0")
+    output_tokens: Mapped[int] = mapped_column(server_default="0")
+    cost: Mapped[float] = mapped_column(server_default="0")
+    error: Mapped[str | None]
+    answer: Mapped[dict[str, Any] | None]
+    """An `AnalyzeResult`, without secrets. None means that it has not answered."""
+
+    __table_args__ = (
+        Index(None, "key", postgresql_where=text("answer is not null")),
+        Index(None, "model", "asked_at"),
+        Index(None, "asked_at"),
+    )
+
+
 class SilenceRow(Base):
     """Alerts that a person does not want to hear of for some time."""
 

@@ -20,6 +20,7 @@ from orchestration.store.models import (
     HistoryRow,
     IncidentRow,
     MembershipRow,
+    ModelQuestionRow,
     PipelineRunRow,
     PushRow,
     RefusedPushRow,
@@ -55,6 +56,7 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
     ),
     "push": (PushRow, PushRow.created_at, true()),
     "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
+    "model_question": (ModelQuestionRow, ModelQuestionRow.asked_at, true()),
     "change_event": (ChangeEventRow, ChangeEventRow.received_at, true()),
 }
 

@@ -24,6 +24,8 @@ from service.api import (
     health,
     heartbeats,
     incidents,
+    intelligence,
+    notify,
     oncall,
     pagerduty,
     problems,
@@ -46,7 +48,10 @@ LAST_WRITE_SECONDS = 2.0
 """How long the end of the API waits for the database to store the last refused pushes."""
 
 
-_PARTS = (pushes, runs, incidents, heartbeats, changes, oncall, definitions, health, why, slack, pagerduty, respond)
+_PARTS = (
+    *(pushes, runs, incidents, heartbeats, changes, oncall, definitions, intelligence, notify),
+    *(health, why, slack, pagerduty, respond),
+)
 
 Extension = Callable[[FastAPI], None]
 """Adds addresses of its own to the application, as the admin does."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from orchestration.alert import Severity
 from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, IngestResult, TransformResult
 from orchestration.engine.run import ActiveRun, Step
 from orchestration.escalation import EscalationProgress, progress_of
@@ -89,6 +91,19 @@ def _failures(run: ActiveRun, step: Step) -> list[str]:
     return [f"{node_id} failed, and is left out: {error.message}" for node_id, error in failed]
 
 
+def _said_by(run: ActiveRun) -> dict[str, Any]:
+    """What the payload of a definition without alerts says: its `title`, its `message` and its `severity`."""
+    given = run.start_value if run.push.data is not None else None
+    said = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    text, severity = said.get("message"), said.get("severity")
+    known = severity in [one.value for one in Severity]
+    return {
+        "title": run.record.title,
+        "text": text if isinstance(text, str) else "",
+        "said_severity": Severity(str(severity)) if known else None,
+    }
+
+
 def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
     record = run.record
     ingested = run.found(IngestResult, step.before)
@@ -109,7 +124,7 @@ def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
         extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
         firing=0,
         resolved=0,
-        title=record.title if record.options.defined else "",
+        **(_said_by(run) if record.options.defined else {}),
         test=record.options.test,
         pages=pages_of(run.services.settings, incident_id=record.incident_id, flow_run_id=record.prefect_flow_run_id),
         omitted=run.push.omitted,
