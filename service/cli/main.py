@@ -5,13 +5,12 @@ All of them together take seconds to import, and a person who acknowledges a pag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from service.cli.imported import Imported
 from service.cli.terminal import run_app
 
 COMMANDS: dict[str, str] = {
@@ -39,33 +38,12 @@ COMMANDS: dict[str, str] = {
 """Each command, and where it is: a function, or a group of commands."""
 
 
-class _Imported(Mapping[str, Any]):
-    """The commands by name. A command is imported when it is looked up."""
-
-    def __getitem__(self, name: str) -> Any:
-        module, _, attribute = COMMANDS[name].partition(":")
-        found = getattr(import_module(module), attribute)
-        if isinstance(found, typer.Typer):
-            group = typer.main.get_group(found)
-            group.name = name
-            return group
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name)(found)
-        return typer.main.get_command(alone)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
-
-    def __len__(self) -> int:
-        return len(COMMANDS)
-
-
 class _Commands(TyperGroup):
     """The group of all commands."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = _Imported()
+        self.commands = Imported(COMMANDS)
 
 
 app = typer.Typer(
