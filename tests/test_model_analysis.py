@@ -261,7 +261,7 @@ OUTAGES: dict[str, tuple[tuple[int | Answer, ...], bool, str]] = {
     "words that are no answer": ((wrote("I cannot help with that"),) * 8, True, "cannot be read"),
     "an empty answer": ((said(answer_of(summary=" ")),) * 4, True, "answered with nothing"),
     "an answer without an end": ((Answer(200, b" " * 5_000_000, {"Content-Type": "application/json"}),) * 4, True, ""),
-    "a redirect": ((Answer(307, b"", {"Location": "http://127.0.0.1:9/"}),), False, ""),
+    "a redirect": ((Answer(307, b"", {"Location": "http://127.0.0.1:9/"}),) * 4, True, ""),
     "a refused key": ((Answer.json({"error": {"message": "bad key"}}, 401),), False, "answered 401"),
 }
 

@@ -187,7 +187,7 @@ def _no_answer(options: ModelOptions, error: Exception) -> ModelUnavailable:
         return ModelUnavailable(f"{who} came to no answer within its bounds: {said}", retryable=False)
     if isinstance(error, exceptions.ModelHTTPError):
         said = one_line(str(error.body or error.message), 200)
-        final = error.status_code in _FINAL_STATUSES or error.status_code < 400  # a redirect
+        final = error.status_code in _FINAL_STATUSES
         answered = f"{who} answered {error.status_code}: {said}"
         return ModelUnavailable(answered, retryable=not final, retry_after_seconds=error.retry_after)
     if isinstance(error, exceptions.ModelAPIError):
