@@ -260,6 +260,8 @@ OUTAGES: dict[str, tuple[tuple[int | Answer, ...], bool, str]] = {
     "no choices": ((Answer.json({"id": "1", "object": "chat.completion", "choices": []}),) * 4, True, ""),
     "words that are no answer": ((wrote("I cannot help with that"),) * 8, True, "cannot be read"),
     "an empty answer": ((said(answer_of(summary=" ")),) * 4, True, "answered with nothing"),
+    "an answer without an end": ((Answer(200, b" " * 5_000_000, {"Content-Type": "application/json"}),) * 4, True, ""),
+    "a redirect": ((Answer(307, b"", {"Location": "http://127.0.0.1:9/"}),) * 4, True, ""),
     "a refused key": ((Answer.json({"error": {"message": "bad key"}}, 401),), False, "answered 401"),
 }
 
@@ -282,6 +284,16 @@ async def test_an_outage_is_an_outage_and_never_an_empty_success(
     assert [status for status, _ in tried] == [*(["retrying"] * 3 if retried else []), "failed", "succeeded"]
     assert all(words in (message or "") for _, message in tried[:-1])
     assert all(one["error"] and one["answer"] is None for one in await questions(services.database))
+
+
+async def test_without_the_packages_that_ask_models_each_page_says_what_is_missing(
+    services: Services, channel: MemoryChannel, model: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.analyze.model.vendors.find_spec", lambda _name: None)
+    run = await page(with_model(services, model))
+    assert run.intelligence_fallback_used
+    assert "pip install 'alert-pipeline[model]'" in channel.messages[0].text
+    assert len(await attempts(services.database, run)) == 2
 
 
 async def test_nobody_listens_where_the_model_should_be(services: Services, channel: MemoryChannel) -> None:

@@ -37,7 +37,7 @@ def ensure_installed() -> None:
 
 @asynccontextmanager
 async def open_model(options: ModelOptions) -> AsyncGenerator[Model]:
-    """The model, with connections of its own. It follows no redirect, which could take the key elsewhere.
+    """The model, with connections of its own.
 
     Raises:
         BadSetting: the packages that ask models are not installed.
@@ -45,8 +45,10 @@ async def open_model(options: ModelOptions) -> AsyncGenerator[Model]:
     ensure_installed()
     import httpx2
 
+    from tasks.analyze.model.bounded_client import BoundedClient
+
     limit = httpx2.Timeout(options.seconds, connect=min(_CONNECT_SECONDS, options.seconds))
-    async with httpx2.AsyncClient(timeout=limit, follow_redirects=False) as client:
+    async with BoundedClient(limit) as client:
         yield _model(options, client)
 
 
