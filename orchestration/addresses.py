@@ -74,16 +74,23 @@ class AddressRules:
     allow: AddressList = AddressList()
     deny: AddressList = AddressList()
 
+    def refusal_of_name(self, name: str) -> str:
+        """Why a host of this name may not be connected to, whatever its address is; "" if that decides."""
+        if self.deny.has_name(name):
+            return f"{plain_name(name)} is in CHECKERS_DENY"
+        if plain_name(name) in _METADATA_NAMES:
+            return f"{plain_name(name)} is the metadata service of a cloud, which is never checked"
+        return ""
+
     def refusal(self, name: str, address: IPAddress) -> str:
         """Why a host of this name, which has this address, may not be connected to; "" if it may.
 
         `name` is the text that the target was given as, which may be the address itself.
         """
-        if self.deny.has_name(name):
-            return f"{name} is in CHECKERS_DENY"
-        if plain_name(name) in _METADATA_NAMES:
-            return f"{name} is the metadata service of a cloud"
-        reasons = [self._of_address(name, one) for one in (connectable(address), *_embedded(address))]
+        reasons = [
+            self.refusal_of_name(name),
+            *(self._of_address(name, one) for one in (connectable(address), *_embedded(address))),
+        ]
         return next(filter(None, reasons), "")
 
     def _of_address(self, name: str, address: IPAddress) -> str:

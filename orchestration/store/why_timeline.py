@@ -134,8 +134,9 @@ def _run_events(one: ExplainedRun) -> Iterator[Event]:
         text = f"{_KINDS[run.reason]} was due"
         yield Event(at=run.started_at or run.created_at, mark="·", text=text, run_id=run.run_id)
     yield from _failure_events(one)
-    for reason, names in one.not_checked.items():
-        text = f"not checked: {', '.join(names)}: {reason}"
+    if one.not_checked:
+        left_out = (f"{', '.join(names)} ({reason})" for reason, names in one.not_checked.items())
+        text = f"not checked: {'; '.join(left_out)}"
         yield Event(at=run.started_at or run.updated_at, mark="-", text=text, run_id=run.run_id)
     if one.tell is True and not run.reason.disturbs_nobody:
         decided = f"decided to notify: {meaning(one.reason)}"

@@ -60,8 +60,8 @@ async def check_dns(config: DnsConfig, subject: Subject) -> Check:
     """Ask for the records. A name that does not exist is critical; servers that do not answer leave it unknown."""
     assert subject.target is not None  # noqa: S101  unfit_for_dns() has said so
     host = subject.target.host
-    if subject.rules.deny.has_name(host):
-        raise LeftOut(f"{host} is in CHECKERS_DENY")
+    if reason := subject.rules.refusal_of_name(host):
+        raise LeftOut(reason)
     dns: Any = await in_daemon_thread(_dnspython)
     resolver = await in_daemon_thread(_resolver, config.servers, config.port)
     started = time.perf_counter()

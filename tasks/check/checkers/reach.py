@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import certifi
 
-from orchestration.addresses import AddressRules, IPAddress, connectable, plain_name
+from orchestration.addresses import AddressRules, IPAddress, connectable
 from orchestration.errors import Unavailable
 from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import LeftOut
@@ -67,8 +67,8 @@ class Reach:
             NoSuchName: it has none.
             Unavailable: the name could not be resolved.
         """
-        if self.rules.deny.has_name(host):
-            raise LeftOut(f"{plain_name(host)} is in CHECKERS_DENY")
+        if reason := self.rules.refusal_of_name(host):
+            raise LeftOut(reason)
         found = [ipaddress.ip_address(text) for text in await self._resolved(host)]
         for address in found:
             if reason := self.rules.refusal(host, address):
