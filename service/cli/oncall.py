@@ -20,6 +20,7 @@ from orchestration.policy.wall_clock import clock_at
 from orchestration.redaction import shown
 from orchestration.settings import load_settings
 from orchestration.store.database import AsyncConnection, read_clock
+from orchestration.store.encrypted_cache import read_channel_names
 from orchestration.store.oncall import Schedules, read_schedules, warnings_of
 from orchestration.store.overrides import OverrideRecord, add_override, list_overrides, remove_override
 from service.cli.reader import read
@@ -61,15 +62,15 @@ def show(
 ) -> int:
     """Show who is on call, since when and until when, who is next, and the shifts of the next days."""
 
-    async def query(tx: AsyncConnection) -> tuple[datetime, Schedules]:
+    async def query(tx: AsyncConnection) -> tuple[datetime, Schedules, list[str] | None]:
         now = await read_clock(tx)
         moment = parse_moment(at, now, clock_time="next", name="--at") if at is not None else now
-        return moment, await read_schedules(tx, moment)
+        return moment, await read_schedules(tx, moment), await read_channel_names(tx)
 
-    moment, found = read(load_settings(), query)
+    moment, found, channels = read(load_settings(), query)
     names = list(found.rosters) if schedule is None else [schedule]
     states = [state_of(name, found.get(name), moment, timedelta(days=days)) for name in names]
-    warnings = warnings_of(found, moment, schedule=schedule)
+    warnings = warnings_of(found, moment, schedule=schedule, channels=channels)
     if json:
         as_json(_as_json(moment, states, warnings))
     elif states:
