@@ -91,14 +91,14 @@ def _in_json(text: str) -> Iterator[str]:
 
 def condition_of(expression: str) -> Condition:
     """Take an expression apart. What cannot be read, or compares nothing, is a value without a limit."""
-    whole = Condition(expression)
+    all_of_it = Condition(expression)
     if len(expression) > MAX_CHARACTERS:
-        return whole
+        return all_of_it
     try:
         tree = promql_parser.parse(expression)
-        return _condition(tree) or whole
+        return _condition(tree) or all_of_it
     except (ValueError, RecursionError):
-        return whole
+        return all_of_it
 
 
 def _condition(tree: Any) -> Condition | None:
