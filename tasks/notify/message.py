@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from orchestration.alert import AlertStatus, named, web_address
 from orchestration.analysis import FOLLOW_THE_RUNBOOK
-from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
+from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, EvidenceKind
 from orchestration.message import Message
 from orchestration.redaction import REDACTED, one_line, redact_text
 from orchestration.respond_links import LINK
@@ -168,11 +168,15 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
 
 
 def _claims(analysis: AnalyzeResult) -> Iterable[str]:
-    """The first claims, each with the evidence that it cites: what was seen, in a few words."""
-    evidence = {one.id: one for one in analysis.evidence}
+    """The first claims, each with the evidence that it cites and does not repeat: what was seen, in a few words.
+
+    The alert is left out, because the message is about it.
+    """
+    evidence = {one.id: one for one in analysis.evidence if one.kind is not EvidenceKind.ALERT}
     for claim in analysis.claims[:_MAX_CLAIMS]:
-        cited = [evidence[each] for each in claim.cites if each in evidence][:_MAX_CITED]
-        seen = "; ".join(one_line(f"{one.about}: {one.says}" if one.about else one.says, 120) for one in cited)
+        cited = [evidence[each] for each in claim.cites if each in evidence and evidence[each].says not in claim.says]
+        texts = (f"{one.about}: {one.says}" if one.about else one.says for one in cited[:_MAX_CITED])
+        seen = "; ".join(one_line(text, 120) for text in texts)
         yield f"{claim.kind.value.capitalize()}: {one_line(claim.says, 200)}{f' ({seen})' if seen else ''}"
 
 
