@@ -1,11 +1,17 @@
-"""`uv run python -m bench`: measures all or some parts, and prints one table."""
+"""`uv run python -m bench`: measures all or some parts, and prints one table.
+
+`uv run python -m bench petshop PATH` measures the ranking of what changed, on data whose causes are known.
+`uv run python -m bench analysis` scores analyses on the cases of tests/analysis/cases.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from pathlib import Path
 
-from bench import backlog, commands, redaction, service, status
+from bench import analysis, backlog, commands, petshop, redaction, service, status
 from bench.figures import show
 
 PARTS = {
@@ -25,11 +31,24 @@ LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direc
 
 def main() -> None:
     """Measure the named parts and print a row for each figure."""
+    if sys.argv[1:2] == ["analysis"]:
+        analysis.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="bench", description=main.__doc__)
-    parser.add_argument("part", nargs="*", help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}")
+    parser.add_argument(
+        "part",
+        nargs="*",
+        help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}; "
+        "or petshop PATH, or analysis (see its --help)",
+    )
     parser.add_argument("-n", "--times", type=int, default=9, help="how many measurements per row")
     arguments = parser.parse_args()
     logging.getLogger("alert_pipeline").addHandler(logging.NullHandler())
+    if arguments.part[:1] == ["petshop"]:
+        if len(arguments.part) != 2:
+            parser.error("petshop needs the path of its data, and nothing else")
+        show(petshop.measure_petshop(Path(arguments.part[1])))
+        return
     show([row for name in arguments.part or PARTS for row in (PARTS | LONG)[name](arguments.times)])
 
 

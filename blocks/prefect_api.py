@@ -79,6 +79,10 @@ class SavedBlock(Contract):
     """The name of its type, as people read it."""
 
 
+BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
+"""Lists the saved blocks that runs need. Raises `Unavailable`."""
+
+
 async def read_saved_blocks(slugs: Collection[str], *, name: str | None = None) -> list[SavedBlock]:
     """The blocks of these types that are saved in Prefect, with their secrets; None names them all.
 

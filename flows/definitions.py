@@ -157,7 +157,7 @@ async def write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: De
 def _read(kind: Kind, block: DefinitionBlock) -> NewDefinition:
     if kind is Kind.POLICY:
         try:
-            return NewDefinition.of_policy(parse_policy(block.config))
+            return NewDefinition.of_policy(parse_policy(block.config, warn=True))
         except BadPolicy as error:
             raise BrokenPolicy(error.problems) from None
     try:

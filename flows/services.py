@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
-from blocks.channels.resolver import BlockSource, ChannelResolver, read_channel_blocks
+from blocks.analysis_model import ModelResolver
+from blocks.channels.resolver import ChannelResolver, read_channel_blocks
+from blocks.prefect_api import BlockSource
 from blocks.prometheus.source import PrometheusSources
 from flows.definitions import DefinitionResolver
 from orchestration.embedded_stack import find_database_url
@@ -46,6 +48,7 @@ def make_services(
         settings=settings,
         channels=ChannelResolver(settings, source=blocks, console=console),
         analysis=LocalAnalysis(),
+        models=ModelResolver(settings, source=blocks),
         kinds=KINDS,
         definitions=DefinitionResolver(database),
         policies=StoredPolicies(database),

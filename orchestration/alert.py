@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -155,6 +155,26 @@ class Alert(BaseModel, frozen=True):
     def place(self) -> str:
         """Where the alert happens, for people: the host, else the server, pod or service; "" if nothing is named."""
         return next((place for name in PLACE_LABELS if (place := self.labels.get(name))), "")
+
+
+def worst_first(alerts: Iterable[Alert]) -> list[Alert]:
+    """The alerts in the order in which people should hear of them: firing ones, the worst, then the oldest."""
+    return sorted(alerts, key=lambda one: (not one.firing, -one.severity.rank, one.started_at or _NO_START))
+
+
+_NO_START = datetime.max.replace(tzinfo=UTC)
+
+
+def title_of(alerts: Sequence[Alert]) -> str:
+    """The title of what these alerts are together: that of its sender, or name and host of the worst one."""
+    lead = worst_first(alerts)[0]
+    more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
+    return lead.title or named(lead.name, lead.host, more)
+
+
+def named(name: str, host: str, more: str = "") -> str:
+    """An alert's name, with its host if it has one."""
+    return f"{name}{f' on {host}' if host else ''}{more}"
 
 
 FLAPPING = "flapping"

@@ -90,11 +90,12 @@ class Change(Contract):
 
     entity: str = Field(description="What the series is of, such as an instance or a service.")
     metric: str
-    now: float
+    now: float = Field(description="The value while it was strange.")
     low: float = Field(description="The lower end of the range in which it is normally.")
     high: float = Field(description="The upper end of that range.")
     score: float = Field(description="How far it is from its normal range: the larger, the stranger.")
     since: UtcDatetime | None = Field(default=None, description="When it left its normal range, if that is known.")
+    until: UtcDatetime | None = Field(default=None, description="When it came back; null if it has not.")
 
 
 class ChangeEvent(Contract):

@@ -27,6 +27,15 @@ class Unavailable(PipelineError):
     retryable = True
 
 
+class ModelUnavailable(Unavailable):
+    """A model gave no answer that can be read. `retry_after_seconds` is the wait that it asks for, if it asks."""
+
+    def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+
+
 class DeliveryFailed(PipelineError):
     """A channel did not accept the message. The channel says whether a retry can help, and how long to wait before.
 

@@ -37,7 +37,8 @@ class TakenStep(Contract):
     """Until when those of its schedules are on call. None means that it has none, or for longer than is known."""
     time_zone: str = ""
     """That of its schedules."""
-    channels: tuple[str, ...] = ()
+    channels: tuple[str | None, ...] = ()
+    """None among them stands for the default channels."""
     note: str = ""
     """What went wrong, such as that nobody was on call."""
 
@@ -47,7 +48,8 @@ class EscalationProgress(Contract):
 
     name: str
     began_at: UtcDatetime
-    steps: tuple[EscalationStep, ...] = Field(min_length=1)
+    steps: tuple[EscalationStep, ...]
+    """None at all means that it has none for the severity of the incident: its end comes at once."""
     repeat: int = 0
     """How often all steps are repeated."""
     catch_all: tuple[str, ...] = ()
@@ -56,8 +58,8 @@ class EscalationProgress(Contract):
     """How many steps have been taken. One more than there are means that the end of the chain was told."""
     last: tuple[TakenStep, ...] = ()
     """The latest step, with those that had to be taken at the same moment."""
-    told: tuple[str, ...] = ()
-    """The channels of all steps that have been taken."""
+    told: tuple[str | None, ...] = ()
+    """The channels of all steps that have been taken. None among them stands for the default channels."""
 
     @property
     def count(self) -> int:
@@ -81,7 +83,7 @@ class EscalationProgress(Contract):
 
     def _seconds_before(self, number: int) -> float:
         """How long after the beginning this step is due, counted from 0."""
-        rounds, rest = divmod(number, len(self.steps))
+        rounds, rest = divmod(number, max(len(self.steps), 1))
         each = [step.wait_seconds for step in self.steps]
         return rounds * sum(each) + sum(each[:rest])
 

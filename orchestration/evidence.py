@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 from orchestration.alert import Alert
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import Change, ChangeEvent, CheckStatus, Claim, ClaimKind, Episode, Evidence, EvidenceKind
+from orchestration.contracts import Change, ChangeEvent, Episode, Evidence, EvidenceKind
 from orchestration.redaction import one_line
 
 _MAX_ALERTS, _MAX_CHANGES, _MAX_EVENTS, _MAX_EPISODES = 20, 10, 10, 5
 _LINE, _RUNBOOK_CHARACTERS = 400, 4000
-
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 
 def evidence_of(case: AnalysisInput) -> list[Evidence]:
@@ -26,39 +23,6 @@ def evidence_of(case: AnalysisInput) -> list[Evidence]:
         *_numbered(EvidenceKind.EPISODE, map(_of_episode, case.episodes[:_MAX_EPISODES])),
         *_numbered(EvidenceKind.RUNBOOK, [{"says": case.runbook[:_RUNBOOK_CHARACTERS]}] if case.runbook else []),
     ]
-
-
-def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
-    """Why a claim does not stand; None if it does.
-
-    It has to cite evidence that exists; what it quotes, and each number that it names, has to be there; and a check
-    that is ok supports no claim of a cause, as an unhealthy one supports no claim of health.
-    """
-    if not claim.cites:
-        return "it cites no evidence"
-    if missing := [cited for cited in claim.cites if cited not in evidence]:
-        return f"it cites evidence that does not exist: {', '.join(missing[:3])}"
-    cited = [evidence[one] for one in claim.cites]
-    text = _plain(" ".join(f"{one.about} {one.says}" for one in cited))
-    if absent := next((quote for quote in claim.quotes if _plain(quote) not in text), None):
-        return f"its evidence does not say {one_line(absent, 80)!r}"
-    known = set(_NUMBER.findall(text))
-    if absent := next((number for number in _NUMBER.findall(_plain(claim.says)) if number not in known), None):
-        return f"its evidence does not have the number {absent}"
-    return _contradiction(claim, cited)
-
-
-def _contradiction(claim: Claim, cited: Sequence[Evidence]) -> str | None:
-    checks = [one for one in cited if one.status is not None]
-    opposite = {ClaimKind.CAUSE: (CheckStatus.OK,), ClaimKind.HEALTHY: (CheckStatus.WARNING, CheckStatus.CRITICAL)}
-    against = [one for one in checks if one.status in opposite.get(claim.kind, ())]
-    if against and len(against) == len(checks):
-        return f"{against[0].id} says the opposite: {against[0].status}"
-    return None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _numbered(kind: EvidenceKind, pieces: Iterable[dict[str, object]]) -> Iterator[Evidence]:
@@ -80,7 +44,9 @@ def _of_checks(case: AnalysisInput) -> Iterator[dict[str, object]]:
 
 def _of_change(change: Change) -> dict[str, object]:
     since = f", since {change.since:%H:%M:%S} UTC" if change.since else ""
-    says = f"{change.metric} is {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{since}"
+    over = f", normal again since {change.until:%H:%M:%S} UTC" if change.until else ""
+    is_now = "was" if change.until else "is"
+    says = f"{change.metric} {is_now} {change.now:.4g}, normally {change.low:.4g} to {change.high:.4g}{over or since}"
     return {"about": change.entity, "says": says}
 
 

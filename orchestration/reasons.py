@@ -22,6 +22,7 @@ class Reason(StrEnum):
     REDELIVERY = auto()
     UNTOLD = auto()
     STATE = auto()
+    ANALYSIS = auto()
 
     REPEAT = auto()
     DUPLICATE = auto()
@@ -66,6 +67,7 @@ _IN_WORDS: dict[str, str] = {
     Reason.ESCALATION_ENDED: "everybody of its escalation was notified, and nobody has acknowledged it",
     Reason.REDELIVERY: "an earlier message about this incident did not go out",
     Reason.STATE: "somebody has acted on it, which the messages that can be edited show now",
+    Reason.ANALYSIS: "the model has answered, which the messages that can be edited show now",
     Reason.UNTOLD: "nothing new, but not every channel knew what is true",
     Reason.REPEAT: "a repeat: nothing has changed",
     Reason.DUPLICATE: "the same was said shortly before",

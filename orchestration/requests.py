@@ -36,6 +36,9 @@ class RunOptions(Contract):
         default=None,
         description="The run whose message a redelivery sends again, or whose message is brought up to date.",
     )
+    answer: str | None = Field(
+        default=None, description="The key of the model's answer, which an analysis brings into the messages."
+    )
     except_channels: list[str] = Field(default_factory=list[str], description="Channels that are not told.")
 
     @property

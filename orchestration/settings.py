@@ -137,6 +137,20 @@ class Settings(BaseSettings):
 
     stage_timeout_seconds: float = Field(60.0, gt=0, le=3600, validation_alias="ORCHESTRATION_STAGE_TIMEOUT_SECONDS")
     """How long one attempt at a stage may take, in seconds."""
+    analyze_timeout_seconds: float = Field(
+        20.0, gt=0, le=3600, validation_alias="ORCHESTRATION_ANALYZE_TIMEOUT_SECONDS"
+    )
+    """How long a page waits for a model, in seconds. Then the local analysis goes out, and the answer follows."""
+    analysis_model: str | None = None
+    """The name of the model that analyzes, at the API that ANALYSIS_MODEL_API names. None means none."""
+    analysis_model_api: Literal["openai", "anthropic", "ollama"] = "openai"
+    """The kind of that API: openai (and whatever is compatible with it), anthropic, or ollama."""
+    analysis_model_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    """The base URL of that API, such as https://models.example.com/v1. None means the vendor's own."""
+    analysis_model_key: SecretStr | None = None
+    """The key of that API."""
+    analysis_model_tokens_per_hour: int = Field(500_000, ge=0)
+    """How many tokens the model may use in an hour. Then the local analysis stands in."""
     lease_seconds: float = Field(30.0, ge=1, le=3600, validation_alias="ORCHESTRATION_LEASE_SECONDS")
     """How long a run stays with a process that no longer renews its lease, in seconds."""
     max_payload_bytes: int = Field(4 * 1024 * 1024, ge=1024, validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES")
@@ -233,6 +247,12 @@ class Settings(BaseSettings):
 
     heartbeats_max: int = Field(1000, ge=1, le=100_000)
     """How many heartbeats there may be at the same time."""
+    changes_window_minutes: float = Field(120.0, gt=0, le=10_080)
+    """How long before an incident a change event may lie that belongs to it, in minutes."""
+    changes_dependencies_file: str | None = None
+    """CSV file with the columns caller and callee, each the job of a part: who depends on whom. See changes.md."""
+    github_webhook_secret: SecretStr | None = None
+    """Secret of GitHub's webhooks for /changes/, with which GitHub signs deployments, pushes and workflow runs."""
     canary_channel: str | None = None
     """The channel that the canary goes through. None means that its schedule in Prefect stays off."""
     canary_within_seconds: float = Field(30.0, gt=0, le=3600)

@@ -59,6 +59,13 @@ class RunReason(StrEnum):
     """A person has acknowledged or snoozed the incident, or undone that: messages that can be edited show it."""
     HEARTBEAT = "heartbeat"
     """A heartbeat is expected until then."""
+    ANALYSIS = "analysis"
+    """A model answers later than its page went out: messages that can be edited show its answer."""
+
+    @property
+    def disturbs_nobody(self) -> bool:
+        """Whether such a run sends no new message: it only brings those up to date that can be edited."""
+        return self in (RunReason.STATE, RunReason.ANALYSIS)
 
 
 TIMER_REASONS = tuple(reason.value for reason in (RunReason.REMINDER, RunReason.EXPIRY, RunReason.ESCALATION))

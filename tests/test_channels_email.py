@@ -65,21 +65,24 @@ async def test_a_retry_has_the_same_message_id_and_another_incident_another_thre
     assert not any(mail["In-Reply-To"] for mail in mails)
 
 
-async def test_later_mails_about_an_episode_answer_its_first_one_under_its_subject():
+async def test_later_mails_about_an_episode_answer_its_first_one_and_their_subject_says_what_is_true_now():
     with smtp_receiver() as server:
         channel = a_channel(server)
         first = await channel.send(a_message(title="[WARNING] Höhe on web-1"))
         worse = a_message(idempotency_key="2", title="[CRITICAL] Höhe on web-1", thread=first.thread)
         second = await channel.send(worse)
-        over = a_message(idempotency_key="3", title="[RESOLVED] Höhe on web-1", thread=second.thread)
+        again = a_message(idempotency_key="3", title="[WARNING] Höhe on web-1", thread=second.thread)
+        third = await channel.send(again)
+        over = a_message(idempotency_key="4", title="[RESOLVED] Höhe on web-1", thread=third.thread)
         await channel.send(over)
-        one, two, three = (mail.message for mail in server.mails)
-    assert [mail["Subject"] for mail in (one, two, three)] == [
+        one, two, *later = (mail.message for mail in server.mails)
+    assert [mail["Subject"] for mail in (one, two, *later)] == [
         "[WARNING] Höhe on web-1",
+        "[CRITICAL] Höhe on web-1",
         "Re: [WARNING] Höhe on web-1",
-        "Re: [WARNING] Höhe on web-1",
+        "[RESOLVED] Höhe on web-1",
     ]
-    assert two["In-Reply-To"] == three["In-Reply-To"] == one["Message-ID"]
+    assert {mail["In-Reply-To"] for mail in (two, *later)} == {one["Message-ID"]}
     assert two["References"] == f"{one['References']} {one['Message-ID']}"
 
 

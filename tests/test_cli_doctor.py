@@ -16,6 +16,7 @@ from orchestration.errors import Unavailable
 from orchestration.settings import Settings
 from orchestration.store import workers
 from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from service.cli.doctor import examine
 from service.doctor import Finding, Level, ok, run_check
 from service.doctor import database as database_part
@@ -28,6 +29,7 @@ from service.mirror.deployments import POOL_NAME, register, wanted_deployments
 from service.stack import StackAddresses
 from tests.cli_helpers import json_of
 from tests.conftest import Command
+from tests.oncall_helpers import store_policy
 from tests.receivers import Answer, http_receiver
 from tests.stack_fixtures import settings_for
 from tests.store_helpers import add_runs, new_run
@@ -61,12 +63,23 @@ async def test_a_healthy_installation(
     shown = json_of(result)
     findings = {finding["check"]: finding for finding in shown["findings"]}
     assert shown["ok"]
-    assert list(findings)[:15] == [
+    assert list(findings)[:16] == [
         *("settings", "data folder", "temporary folder"),
-        *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall"),
+        *("database", "migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall"),
         *("prefect", "work pool", "deployments", "channels"),
     ]
-    served = ("database", "migrations", "workers", "inbox", "runs", "heartbeats", "oncall", "prefect", "work pool")
+    served = (
+        "database",
+        "migrations",
+        "workers",
+        "inbox",
+        "runs",
+        "heartbeats",
+        "policy",
+        "oncall",
+        "prefect",
+        "work pool",
+    )
     for check in ("settings", *served):
         assert findings[check]["level"] == "ok", findings[check]
     assert findings["workers"]["detail"] == "w/1 with 2 runs"
@@ -112,7 +125,7 @@ async def test_servers_that_do_not_answer(settings: Settings) -> None:
     for check, about in (("database", "DATABASE_URL"), ("prefect", "PREFECT_API_URL")):
         assert findings[check].level is Level.BROKEN
         assert about in str(findings[check].fix) or "PREFECT_API_URL" in str(findings[check].fix)
-    later = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall")
+    later = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall")
     for check in (*later, "work pool", "deployments"):
         assert findings[check].level is Level.SKIPPED
     assert findings["prefect"].detail.startswith("http://127.0.0.1:1/api (PREFECT_API_URL) does not answer")
@@ -188,6 +201,15 @@ async def test_a_schema_of_another_version(
     assert says in findings["migrations"].detail
     assert findings["clock"].level is not Level.SKIPPED
     assert findings["workers"].level is Level.SKIPPED
+
+
+async def test_a_route_to_a_channel_that_does_not_exist(database: Database, settings: Settings) -> None:
+    await EncryptedCache(database).write(CHANNEL_NAMES, b'["mail"]')
+    await store_policy(database, {"routes": [{"channels": ["mail", "chat"]}]})
+    finding = by_name(await database_findings(settings, database.url, embedded=True))["policy"]
+
+    assert finding.level is Level.WARNING
+    assert "version 1: field 'routes[0].channels': there is no channel 'chat'" in finding.detail
 
 
 async def test_clocks_that_disagree(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

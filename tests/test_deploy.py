@@ -81,11 +81,12 @@ def test_a_unit_starts_an_existing_command(unit: Path) -> None:
     found.make_context(name, arguments)
 
 
-def test_the_lock_has_a_hash_for_each_pin_and_names_no_registry() -> None:
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", None), ("requirements-model.lock", "model")])
+def test_the_lock_has_a_hash_for_each_pin_and_names_no_registry(lock: str, extra: str | None) -> None:
     """docs/deployment.md installs from it, with `pip install --require-hashes`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pins = dict(pin.split("==") for pin in project["tool"]["uv"]["constraint-dependencies"])
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / lock).read_text()
     locked = {
         name: (version, hashes.count("--hash=sha256:"))
         for name, version, hashes in re.findall(r"^([\w.\-]+)==(\S+)(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -95,5 +96,6 @@ def test_the_lock_has_a_hash_for_each_pin_and_names_no_registry() -> None:
     assert [name for name, (_, hashes) in locked.items() if not hashes] == []
     assert {name: version for name, (version, _) in locked.items() if pins.get(name, version) != version} == {}
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
+    wanted += project["project"]["optional-dependencies"][extra] if extra else []
     assert {re.split(r"[\[><=;]", one)[0] for one in wanted} <= set(locked)
     assert {"execnet", "pytest-xdist"} <= set(pins)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import re
-from dataclasses import dataclass, replace
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 
+from orchestration.contracts import Delivery
 from orchestration.engine.run import Services
+from orchestration.errors import BadInput
+from orchestration.message import Message, NamedChannel
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.oncall import roster_of
-from orchestration.policy.parse import read_policy
+from orchestration.policy.parse import parse_policy, read_policy
+from orchestration.policy.problems import BadPolicy
 from orchestration.settings import Settings
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions, standings
-from tests.api_helpers import open_api
+from tests.api_helpers import open_api, run_to_end
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.life_helpers import ADA, execute_timer, incident_of, let_pass, next_of, push, story_of, upcoming
 from tests.notify_helpers import WaitingChannel, busy, execute_follow_up, refused, titles
@@ -46,6 +54,21 @@ schedules:
 
 
 @dataclass
+class SlowChannel(MemoryChannel):
+    """A channel whose messages arrive some time after they were sent, each with the key of its incident."""
+
+    seconds: float = 0.0
+    arrivals: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, message: Message) -> Delivery:
+        self.asked.set()
+        await asyncio.sleep(self.seconds)
+        self.arrivals.append((time.monotonic(), message.dedup_key))
+        return await super().send(message)
+
+
+@dataclass
 class OnePolicy:
     """The policy of a test, which may be edited."""
 
@@ -54,6 +77,16 @@ class OnePolicy:
     async def active(self) -> ActivePolicy:
         policy = read_policy(self.text).policy
         return ActivePolicy(policy=policy, rosters={name: roster_of(policy, name) for name in policy.schedules})
+
+
+@dataclass
+class FixedPolicy:
+    """A policy that was stored before."""
+
+    policy: ActivePolicy
+
+    async def active(self) -> ActivePolicy:
+        return self.policy
 
 
 NAMES = ("chat", "ann-phone", "bob-phone", "bob-mail", "fallback")
@@ -229,6 +262,35 @@ async def test_whoever_acknowledges_is_answered_after_the_page_that_is_on_its_wa
     await step
 
 
+@pytest.mark.timeout(300 if "ACKNOWLEDGEMENT_RACES" not in os.environ else 3600)
+async def test_no_page_arrives_after_the_answer_whenever_somebody_acknowledges(
+    services: Services, settings: Settings, channels: dict[str, MemoryChannel]
+) -> None:
+    dice = random.Random(7)
+    channels["bob-phone"] = phone = SlowChannel(seconds=0.1)
+    races = int(os.environ.get("ACKNOWLEDGEMENT_RACES", "20"))
+    opened = [(await push(services, f"HighCPU-{number}")).incident_id for number in range(races)]
+    await let_pass(services.database, 5 * MINUTE)
+    steps = {one: (await upcoming(services.database, one))[0].run_id for one in opened}
+    answers = dict[str, float]()
+    async with open_api(settings, services.database.url) as api:
+        for number, (incident_id, run_id) in enumerate(steps.items()):
+            phone.asked.clear()
+            step = asyncio.create_task(run_to_end(services, run_id))
+            if number % 2:  # while the page is on its way
+                await phone.asked.wait()
+            await asyncio.sleep(dice.uniform(0, 0.1))
+            answer = await api.post(f"/incidents/{incident_id}/acknowledge/")
+            assert answer.json()["changed"] is True
+            answers[str(incident_id)] = time.monotonic()
+            with suppress(BadInput):  # it was cancelled before it began
+                await step
+    late = [at - answers[key.partition("-")[0]] for at, key in phone.arrivals if at > answers[key.partition("-")[0]]]
+    assert len(answers) == races
+    assert late == []
+    assert races // 2 <= len(phone.arrivals)
+
+
 async def test_a_page_that_hangs_keeps_nobody_waiting_for_long(
     services: Services, channels: dict[str, MemoryChannel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,3 +373,152 @@ async def test_resolving_ends_the_escalation(services: Services) -> None:
         await actions.resolve(tx, incident_id, ADA)
     assert RunReason.ESCALATION not in [run.reason for run in await upcoming(services.database, incident_id)]
     assert (await incident_of(services.database, incident_id)).status.ended
+
+
+CRITICAL_ONLY = """
+catch_all: fallback
+routes:
+  - matchers: alertname="HighCPU"
+    escalation: critonly
+escalations:
+  critonly: {steps: [{people: bob, severity: critical, wait: 10m}]}
+people:
+  bob: {contacts: [bob-phone]}
+"""
+
+
+async def test_an_incident_for_whose_severity_the_escalation_has_no_step_is_told_to_the_catch_all_at_once(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    services = replace(services, policies=OnePolicy(CRITICAL_ONLY))
+    run = await push(services, severity="warning")
+    incident_id = str(run.incident_id)
+    assert run.status is RunStatus.NOTIFIED
+    assert told(channels) == {"fallback": ["WARNING"]}
+    note = "the escalation critonly has no step for an incident of this severity"
+    said = {fact.label: fact.value for fact in channels["fallback"].messages[0].follow_ups}
+    assert note in said["On call"]
+    history = (await story_of(services.database, incident_id)).history
+    assert f"escalated to fallback (step 1): {note}" in [line.in_words for line in history]
+    # The channel that was told is reminded, and hears of what follows.
+    assert await next_of(services.database, incident_id) == "reminder 240"
+    assert await next_step(services, incident_id, 240 * MINUTE) is RunStatus.NOTIFIED
+    await push(services, severity="critical")
+    assert told(channels) == {"fallback": ["WARNING", "WARNING", "CRITICAL"], "bob-phone": ["CRITICAL"]}
+    await push(services, status="resolved")
+    assert told(channels)["fallback"][-1] == told(channels)["bob-phone"][-1] == "RESOLVED"
+
+
+async def test_without_a_catch_all_it_is_told_to_the_default_channels(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    services = replace(services, policies=OnePolicy(CRITICAL_ONLY.replace("catch_all: fallback\n", "")))
+    run = await push(services, severity="warning")
+    assert titles(channel) == ["WARNING"]
+    await acknowledge(services, str(run.incident_id))
+    async with services.database.transaction() as tx:
+        await actions.unacknowledge(tx, str(run.incident_id), ADA, services.settings)
+    assert await next_step(services, str(run.incident_id), MINUTE) is RunStatus.NOTIFIED
+    await next_step(services, str(run.incident_id), 240 * MINUTE)
+    assert titles(channel) == ["WARNING"] * 3
+    assert told(channels) == {}
+
+
+async def test_channels_of_the_route_are_enough_for_a_severity_without_a_step(
+    services: Services, channels: dict[str, MemoryChannel]
+) -> None:
+    with_chat = CRITICAL_ONLY.replace("    escalation:", "    channels: chat\n    escalation:")
+    await push(replace(services, policies=OnePolicy(with_chat)), severity="warning")
+    assert told(channels) == {"chat": ["WARNING"]}
+
+
+@pytest.mark.parametrize("catch_all", [("fallback",), ()])
+async def test_a_step_of_a_stored_policy_that_names_nobody_is_told_to_the_catch_all(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel, catch_all: tuple[str, ...]
+) -> None:
+    raw = {
+        "catch_all": list(catch_all),
+        "routes": [{"escalation": "empty"}],
+        "escalations": {"empty": {"steps": [{"wait": "20s"}, {"channels": [], "people": []}]}},
+    }
+    with pytest.raises(BadPolicy, match="names nobody to notify"):
+        parse_policy(raw, warn=True)
+    stored = ActivePolicy(policy=parse_policy(raw).policy)
+    incident_id = await open_incident(replace(services, policies=FixedPolicy(stored)))
+    heard = channels["fallback"] if catch_all else channel
+    assert titles(heard) == ["CRITICAL"]
+    assert "the step names nobody" in str(heard.messages[0].follow_ups)
+    await next_step(services, incident_id, MINUTE)
+    assert titles(heard) == ["CRITICAL", "CRITICAL"]
+
+
+@dataclass
+class SomeGone(MemoryChannels):
+    """Channels of which some were deleted, or never existed."""
+
+    gone: tuple[str, ...] = ()
+
+    async def select(self, name: str | None) -> list[NamedChannel]:
+        if name in self.gone:
+            raise BadInput(f"There is no channel or driver {name!r}")
+        return await super().select(name)
+
+
+UNREACHABLE = """
+catch_all: fallback
+routes: [{channels: chat, escalation: e, matchers: severity="critical"}, {escalation: e}]
+escalations: {e: {steps: [{people: bob, wait: 10m}]}}
+people: {bob: {contacts: [bob-phone, bob-mail]}}
+"""
+
+
+@pytest.mark.parametrize("severity", ["warning", "critical"])
+@pytest.mark.parametrize("how", ["gone", "refuses"])
+async def test_a_person_none_of_whose_contacts_works_is_told_to_the_catch_all_and_to_nobody_else(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel, severity: str, how: str
+) -> None:
+    gone = ("bob-phone", "bob-mail") if how == "gone" else ("bob-phone",)
+    channels["bob-mail"].failures = [refused()] * 9
+    found = SomeGone({"memory": channel}, channels, gone=gone)
+    services = replace(services, channels=found, policies=OnePolicy(UNREACHABLE))
+    run = await push(services, severity=severity)
+    others = {"chat": ["CRITICAL"]} if severity == "critical" else {}
+    assert told(channels) == {"fallback": [severity.upper()], **others}
+    assert channel.messages == []
+    assert run.status is RunStatus.FAILED
+    assert "notified instead: fallback" in str(run.last_error_message)
+    assert "bob-mail did not accept it" in channels["fallback"].messages[0].text
+    # Tried again, and told to nobody twice.
+    await execute_follow_up(services, RunReason.REDELIVERY)
+    assert told(channels)["fallback"] == [severity.upper()]
+
+
+async def test_a_person_with_one_contact_that_works_is_reached(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone",))
+    await push(replace(services, channels=found, policies=OnePolicy(UNREACHABLE)), severity="warning")
+    assert told(channels) == {"bob-mail": ["WARNING"]}
+
+
+async def test_everybody_is_told_if_the_catch_all_does_not_accept_it_either(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    channels["fallback"].failures = [refused()]
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone", "bob-mail"))
+    await push(replace(services, channels=found, policies=OnePolicy(UNREACHABLE)), severity="warning")
+    assert titles(channel) == ["WARNING"]
+    assert told(channels)["chat"] == ["WARNING"]
+
+
+async def test_a_channel_that_does_not_exist_is_not_tried_any_more_once_the_incident_is_over(
+    services: Services, channels: dict[str, MemoryChannel], channel: MemoryChannel
+) -> None:
+    found = SomeGone({"memory": channel}, channels, gone=("bob-phone", "bob-mail"))
+    services = replace(services, channels=found, policies=OnePolicy(UNREACHABLE))
+    await push(services, severity="warning")
+    assert (await push(services, severity="warning", status="resolved")).status is RunStatus.NOTIFIED
+    assert told(channels) == {"fallback": ["WARNING", "RESOLVED"]}
+    again = await execute_follow_up(services, RunReason.REDELIVERY)
+    assert again.skip_reason == "coalesced"
+    assert await upcoming(services.database) == []

@@ -55,6 +55,24 @@ async def test_alerts_of_several_pushes_are_one_incident(services: Services, cha
     assert (await incident_of(services.database, first.incident_id)).status.ended
 
 
+async def test_an_incident_of_several_alerts_is_named_after_the_worst_that_fires(
+    services: Services, channel: MemoryChannel
+) -> None:
+    services = await by_policy(services, BY_CLUSTER)
+    minor, dead = {"instance": "web-1"}, {"instance": "db-1", "severity": "critical", "summary": "primary is gone"}
+    incident_id = (await db_push(services, "MinorWeb", **minor)).incident_id or ""
+    await db_push(services, "DbDead", **dead)
+    assert channel.messages[-1].title == "[CRITICAL] DbDead on db-1 and 1 more alert (production)"
+    assert channel.messages[-1].facts[0].value == "DbDead (critical): primary is gone"
+    incident = await incident_of(services.database, incident_id)
+    assert (incident.title, incident.description) == ("DbDead on db-1 and 1 more", "primary is gone")
+
+    await db_push(services, "DbDead", status="resolved", **dead)
+    await db_push(services, "OtherWeb", instance="web-2")
+    assert channel.messages[-1].title == "[WARNING] MinorWeb on web-1 and 1 more alert (production)"
+    assert (await incident_of(services.database, incident_id)).title == "MinorWeb on web-1"
+
+
 async def test_an_environment_is_an_incident_of_its_own(services: Services) -> None:
     services = await by_policy(services, BY_CLUSTER)
     found = set[str | None]()

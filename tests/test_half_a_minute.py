@@ -34,7 +34,7 @@ class Answers:
 
 
 PAGES = {
-    "alertmanager_group": Answers("HighLatency", "shop-2:8080, shop-1:8080", "CRITICAL", "2026-03-14 02:11:09"),
+    "alertmanager_group": Answers("HighLatency", "shop-1:8080, shop-2:8080", "CRITICAL", "2026-03-14 02:11:09"),
     "alertmanager_truncated": Answers("PodRestarts", "basket-1, basket-2", "CRITICAL", "2026-03-14 01:00:00"),
     "grafana_unified": Answers("Checkout errors", "checkout", "CRITICAL", "2026-06-02 16:30:10"),
     "grafana_no_data": Answers("Parcel backlog", "production", "CRITICAL", "2026-03-14 01:00:00"),

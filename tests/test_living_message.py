@@ -72,7 +72,8 @@ async def test_an_incident_gets_worse_ends_and_begins_anew(services: Services) -
     one, two, three, four = (mail.message for mail in mails.mails)
     assert two["In-Reply-To"] == three["In-Reply-To"] == one["Message-ID"]
     assert one["Subject"] == "[WARNING] HighCPU on web-1 (test)"
-    assert two["Subject"] == three["Subject"] == f"Re: {one['Subject']}"
+    assert two["Subject"] == "[CRITICAL] HighCPU on web-1 (test)"
+    assert three["Subject"] == "[RESOLVED] HighCPU on web-1 (test)"
     assert (four["In-Reply-To"], four["Subject"]) == (None, "[CRITICAL] HighCPU on web-1 (test)")
 
     assert [(one.severity, one.events) for one in pagerduty.incidents] == [

@@ -257,14 +257,51 @@ def test_alerts_that_were_not_read_are_counted_too():
     assert message.title == "[CRITICAL] HighCPU on web-1, web-2 and 898 more (production)"
     assert "web-20 and 880 more\n" in message.text
     two = render_message(a_subject(alerts=[*hosts[:199], an_alert(200, name="DiskFull")], unread=700, firing=900))
-    assert "What: HighCPU ×199 or more, DiskFull ×1 or more\n" in two.text
+    assert "With it: HighCPU ×198 or more, DiskFull ×1 or more\n" in two.text
+    assert two.title == "[CRITICAL] HighCPU on web-1 and 899 more alerts (production)"
 
 
 def test_alerts_of_several_names_are_all_named():
     alerts = [an_alert(1), an_alert(2, name="DiskFull"), an_alert(3, name="DiskFull")]
     message = render_message(a_subject(alerts=alerts, incident=an_incident(title="Cluster a")))
-    assert message.title == "[CRITICAL] Cluster a (production)"
-    assert "What: HighCPU ×1, DiskFull ×2" in message.text
+    assert message.title == "[CRITICAL] HighCPU on web-1 and 2 more alerts (production)"
+    assert "What: HighCPU: CPU above 95 % for ten minutes\nWith it: DiskFull ×2\n" in message.text
+
+
+def test_the_top_of_a_message_is_about_the_worst_alert_and_says_so_of_what_belongs_to_others():
+    minor = an_alert(
+        1,
+        name="MinorWeb",
+        severity="warning",
+        description="a bit slow",
+        annotations={"value": "1.2 s"},
+        started_at=START - timedelta(days=2),
+    )
+    dead = an_alert(
+        2, name="DbDead", labels={"instance": "db-1"}, description="primary is gone", links={}, started_at=START
+    )
+    message = render_message(
+        a_subject(alerts=[minor, dead], analysis=None, incident=an_incident(title="MinorWeb on web-1"), at=START)
+    )
+    assert message.title == "[CRITICAL] DbDead on db-1 and 1 more alert (production)"
+    assert message.text.splitlines()[2:7] == [
+        "What: DbDead (critical): primary is gone",
+        "With it: MinorWeb ×1 (warning)",
+        "Value: 1.2 s (MinorWeb on web-1)",
+        "Where: db-1, web-1",
+        "Since: 2026-01-02 03:04:05 UTC; the first of its alerts since 2025-12-31 03:04:05 UTC",
+    ]
+    assert "Follow the runbook" not in message.text
+    assert message.links["runbook of MinorWeb"] == "https://wiki.example.com/cpu"
+
+
+def test_of_one_alert_on_many_hosts_the_title_names_a_host_where_it_is_as_bad_as_it_says():
+    alerts = [an_alert(1, severity="warning"), an_alert(2, started_at=START + timedelta(minutes=1)), an_alert(3)]
+    message = render_message(a_subject(alerts=alerts))
+    assert message.title == "[CRITICAL] HighCPU on web-3 and 2 more alerts (production)"
+    assert "What: HighCPU (critical): CPU above 95 %" in message.text
+    assert "With it: HighCPU ×1 (critical), HighCPU ×1 (warning)" in message.text
+    assert "Where: web-3, web-2, web-1\n" in message.text
 
 
 def test_an_outage_of_the_model_is_said_plainly_with_its_cause():

@@ -56,7 +56,7 @@ def test_chains_of_grafana_oncall_become_escalations() -> None:
             "steps": [{"schedule": "DBA", "wait": "15m"}, {"people": ["alex"], "wait": "0s"}],
             "repeat": 5,
         },
-        "Room": {"steps": [{"wait": "1m"}, {"channels": ["webhook-whk1"]}]},
+        "Room": {"steps": [{"channels": ["webhook-whk1"]}]},
     }
     assert policy["people"] == {name: {"contacts": [name]} for name in ("alex", "bob", "cy")}
 
@@ -92,6 +92,7 @@ def test_what_of_grafana_oncall_is_not_taken_over_is_listed_with_its_line() -> N
         "there is no user 'UGONE': left out",
         "the chain Nothing notifies nobody here, and is left out",
         "the step 'notify_if_time_from_to' is not taken over",
+        "a wait of 60 s before anybody is notified is not taken over",
         "the shift Swap happens once, and is not taken over: alert-pipeline oncall override",
         "the overrides of Managers are not taken over",
         "the person alex (alex@example.com) is the channel alex: save a block of this name",

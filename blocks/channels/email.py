@@ -134,14 +134,16 @@ class EmailChannel(ChannelBlock):
     def mail(self, message: Message) -> EmailMessage:
         """The message as a mail: each attempt has the same Message-ID, and each incident has one thread.
 
-        Mail programs make a thread of mails that refer to each other and have the same subject. So a later mail about
-        an episode answers its first one, and has its subject; the present title is the first line of its text.
+        The subject is what a lock screen shows, so it says what is true now. A later mail about an episode answers its
+        first one. Mail programs that compare subjects as well leave out "Re:" and words in brackets at the beginning
+        (the base subject of RFC 5256), which is where a title has its severity.
         """
         domain = parseaddr(self.from_address)[1].rpartition("@")[2]
         root = f"<incident-{_digest(message.dedup_key)}@{domain}>"
         first = _THREAD.fullmatch(message.thread or "")
+        subject = _one_line(message.title[:_SUBJECT_LIMIT])
         headers = {
-            "Subject": f"Re: {first['subject']}" if first else message.title[:_SUBJECT_LIMIT],
+            "Subject": f"Re: {subject}" if first and first["subject"] == subject else subject,
             "From": self.from_address,
             "To": self.target,
             "Date": formatdate(usegmt=True),
@@ -155,7 +157,7 @@ class EmailChannel(ChannelBlock):
         }
         mail = EmailMessage(policy=policy.SMTP)
         for name, value in headers.items():
-            mail[name] = _SPACE.sub(" ", value).encode("utf-8", "replace").decode().strip()
+            mail[name] = _one_line(value)
         mail.set_content(message.text.encode("utf-8", "replace").decode())
         body = message.html.encode("utf-8", "replace").decode()
         mail.add_alternative(f'<!doctype html><html><body style="{_STYLE}">{body}</body></html>', subtype="html")
@@ -206,6 +208,10 @@ def is_address(text: str) -> bool:
 
 def _thread_of(mail: EmailMessage) -> str:
     return f"{mail['Message-ID']} {mail['Subject']}"
+
+
+def _one_line(value: str) -> str:
+    return _SPACE.sub(" ", value).encode("utf-8", "replace").decode().strip()
 
 
 def _digest(key: str) -> str:

@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import TypeAdapter, ValidationError
 
+from blocks.analysis_model import AnalysisModel, known_models
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
 from blocks.channels.prefects import CAPABILITY, SLUGS, AnyChannel, prefects_channel
-from blocks.prefect_api import SavedBlock, read_blocks_with, read_saved_blocks
+from blocks.prefect_api import BlockSource, SavedBlock, read_blocks_with, read_saved_blocks
 from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
 from orchestration.signals import logger
-from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
+from orchestration.store.encrypted_cache import CHANNEL_NAMES, MODELS, EncryptedCache
 
 READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to list the blocks."""
@@ -33,20 +34,21 @@ READ_TIMEOUT_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 5.0
 """How long the cache does not ask again after Prefect did not answer, while it knows no blocks."""
 
-BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
-"""Lists the saved channel blocks. Raises `Unavailable`."""
-
 _BY_SLUG = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
 _SAVED_BLOCKS = TypeAdapter(list[SavedBlock])
 
 
+_OTHERS = (AnalysisModel.get_block_type_slug(),)
+"""The types of blocks of ours that are no channels. They are read and cached together with the channels."""
+
+
 async def read_channel_blocks() -> list[SavedBlock]:
-    """The blocks saved in Prefect that can be channels, sorted by name: ours first, then those of Prefect itself.
+    """The blocks saved in Prefect that a run may need, sorted by name: our channels and models, then Prefect's own.
 
     Raises:
         PrefectUnavailable: Prefect's API does not answer.
     """
-    ours, others = await asyncio.gather(read_saved_blocks([*_BY_SLUG, *SLUGS]), read_blocks_with(CAPABILITY))
+    ours, others = await asyncio.gather(read_saved_blocks([*_BY_SLUG, *_OTHERS, *SLUGS]), read_blocks_with(CAPABILITY))
     found = {(saved.slug, saved.name): saved for saved in (*ours, *others)}
     return sorted(found.values(), key=lambda saved: (saved.slug not in _BY_SLUG, saved.name))
 
@@ -235,14 +237,15 @@ class ChannelResolver:
         return found
 
     async def _saved(self) -> Sequence[SavedBlock]:
-        return await self._source() if self._blocks_known else ()
+        found = await self._source() if self._blocks_known else ()
+        return [block for block in found if block.slug not in _OTHERS]
 
 
 class ChannelCache:
     """The saved channel blocks for a `ChannelResolver`, without a request to Prefect for each run.
 
-    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the blocks and of `drivers`. With
-    `drivers` None it stores nothing.
+    It stores an encrypted copy and, for the API, which asks no Prefect, the names of the channels, those of `drivers`,
+    and the models. With `drivers` None it stores nothing.
     """
 
     def __init__(
@@ -304,6 +307,7 @@ class ChannelCache:
         try:
             await self._store.write(self._name, self._fernet.encrypt(content))
             await self._store.write(CHANNEL_NAMES, orjson.dumps(_names(found, self._drivers)))
+            await self._store.write(MODELS, orjson.dumps([one.model_dump() for one in known_models(found)]))
             self._stored = content
         except Unavailable as error:
             logger.warning("The encrypted copy of the channel blocks could not be renewed: %s", error)
@@ -324,6 +328,7 @@ class ChannelCache:
 
 def _names(found: list[SavedBlock], drivers: Collection[str]) -> list[str]:
     """Every name that a run may give for its channel: blocks, and drivers that have settings or a block."""
+    found = [saved for saved in found if saved.slug not in _OTHERS]
     slugs = {saved.slug for saved in found}
     with_block = [name for name, driver in CHANNELS.items() if driver.get_block_type_slug() in slugs]
     return list(dict.fromkeys([*(saved.name for saved in found), *drivers, *with_block]))

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestration.contracts import Contract, StageError
-from orchestration.engine.run import ActiveRun, StageFailed, Step
+from orchestration.engine.run import ActiveRun, StageFailed, Step, Tries
 from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.errors import RunBusy, Unavailable, is_retryable
 from orchestration.redaction import MAX_TEXT, redact, redact_text
@@ -87,6 +87,7 @@ async def _open(run: ActiveRun, step: Step) -> int:
     node = step.node
     async with run.writing:
         run.waits.begin(node.id)
+        run.tries.setdefault(node.id, Tries()).count += 1
         run.record, number = await open_attempt(
             run.services.database,
             run.record,

@@ -20,6 +20,7 @@ from orchestration.redaction import redact_text
 from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, incidents, runs
+from orchestration.store.present import read_present
 
 DIRECT = "direct"
 """The engine's name for runs that are executed without Prefect."""
@@ -187,9 +188,23 @@ async def _adopt_plan(run: ActiveRun) -> None:
     else:
         run.adopt(plan)
         await _follow(run, plan)
+        await _read_alerts(run)
 
 
-async def _follow(run: ActiveRun, plan: Plan) -> None:
+async def _read_alerts(run: ActiveRun) -> None:
+    """Let a run that was asked about an incident, and got no alerts, work on those that the incident has."""
+    if run.record.options.incident_id is None or run.record.incident_id is None or run.alerts:
+        return
+    async with run.services.database.transaction() as tx:
+        present = await read_present(tx, run.record.incident_id)
+    run.restate(run.push.model_copy(update={"alerts": present.alerts}).model_dump(mode="json"))
+
+
+_MAX_FOLLOWED = 3
+"""How many runs in a row may each follow the next."""
+
+
+async def _follow(run: ActiveRun, plan: Plan, depth: int = 0) -> None:
     """Let the run work with what the run has found that it follows. If that one is not stored any more, it does not."""
     followed_id = run.record.options.follows
     if followed_id is None:
@@ -202,6 +217,12 @@ async def _follow(run: ActiveRun, plan: Plan) -> None:
         done = await attempts.list_attempts(tx, followed_id)
     followed = ActiveRun(run.services, record, payload, done, engine=run.engine, owner="")
     followed.adopt(plan)
+    if record.options.follows is not None and depth < _MAX_FOLLOWED:
+        # It has found out only a part of what its messages say, such as the model's late answer.
+        await _follow(followed, plan, depth + 1)
+        for step in plan.steps.values():
+            if step.node.id not in followed.results:
+                followed.recall_followed(step.node)
     run.follow(followed)
 
 

@@ -28,8 +28,12 @@ ERRORS = "errors_in"
 CONDITION = "skip_if_condition"
 NO_NOTIFY = "no_notify_node"
 
-_SAYS_AGAIN = (RunReason.REDELIVERY, RunReason.STATE)
-"""The reasons of runs that find out nothing of their own."""
+_SAYS_AGAIN = {
+    RunReason.REDELIVERY: (Stage.INGEST, Stage.NOTIFY),
+    RunReason.STATE: (Stage.INGEST, Stage.NOTIFY),
+    RunReason.ANALYSIS: (Stage.INGEST, Stage.ANALYZE, Stage.NOTIFY),
+}
+"""The reasons of runs that say again what another run has found, and the stages that are their own all the same."""
 
 
 class StageTask(Protocol):
@@ -135,8 +139,9 @@ def _fallback(run: ActiveRun, step: Step, error: StageError) -> Contract | None:
 async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     """Why a node is left out, now that all nodes before it are done; None if it is not. The first rule decides:
 
-    redelivery, state: the run only sends again what was refused, or brings messages up to date that are there, with the
-        results of the run that it follows; and what was left out there is left out here.
+    redelivery, state, analysis: the run only sends again what was refused, or brings messages up to date that are
+        there, with the results of the run that it follows; and what was left out there is left out here. The analysis
+        of a late answer is its own.
     process_lost: processes ended during this run, and the node is no part of its message.
     branch_not_taken: it is only reached through a branch that its condition did not take.
     (the reason of an earlier result): a node before it, such as ingest, found that nobody is notified.
@@ -145,7 +150,7 @@ async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
     skip_if_condition: the expression holds.
     """
     node_id = step.node.id
-    if run.record.reason in _SAYS_AGAIN and step.kind.stage not in (Stage.INGEST, Stage.NOTIFY):
+    if (own := _SAYS_AGAIN.get(run.record.reason)) is not None and step.kind.stage not in own:
         return run.recall_followed(step.node) or run.record.reason.value
     if run.suspect and step.kind.stage in (Stage.CHECK, Stage.ANALYZE):
         return Reason.PROCESS_LOST

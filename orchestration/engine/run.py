@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, Incident
-from orchestration.analysis import AnalysisProvider
+from orchestration.analysis import AnalysisProvider, ModelSource, PendingAnswers, ReadOnlyTools
 from orchestration.contracts import Contract, StageContext, StageError
 from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.engine.waits import Waits
@@ -162,11 +163,25 @@ class Services:
     """Finds the policy. None means that the default channels are notified here."""
     prometheus: PrometheusFinder | None = None
     """Finds the Prometheus that alerts are checked with. None means that there is none here."""
+    models: ModelSource | None = None
+    """Finds the models that analyze. None means that only `analysis` does."""
+    tools: ReadOnlyTools | None = None
+    """What a model may look at by itself. None means nothing."""
+    pending_answers: PendingAnswers = field(default_factory=PendingAnswers)
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
 
     async def active_policy(self) -> ActivePolicy | None:
         """The policy that counts now. None means that there is none."""
         return None if self.policies is None else await self.policies.active()
+
+
+@dataclass
+class Tries:
+    """How this process has tried a node."""
+
+    began_at: float = field(default_factory=time.monotonic)
+    """When the first attempt began, as `time.monotonic()` counts."""
+    count: int = 0
 
 
 class ActiveRun:
@@ -205,6 +220,8 @@ class ActiveRun:
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
         """Taken by whoever writes the run's status: branches that end at once must not overwrite each other's."""
+        self.tries: dict[str, Tries] = {}
+        """How this process has tried its nodes."""
         self._done = done
         self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
 

@@ -174,16 +174,17 @@ class _Import(ConfigReader):
         for path, row in rows:
             kind = row.get("type")
             if kind == "wait":
-                if not steps:
-                    steps.append({})
-                    waits.append(0)
-                waits[-1] += self.number(row, "duration", path, otherwise=300)
+                seconds = self.number(row, "duration", path, otherwise=300)
+                if waits:
+                    waits[-1] += seconds
+                else:
+                    self.note(path, f"a wait of {seconds} s before anybody is notified is not taken over")
             elif kind == "repeat_escalation":
                 repeat = _REPEATS
             elif (step := self._step(str(kind), row, path)) is not None:
                 steps.append(step)
                 waits.append(0)
-        if not any(steps):
+        if not steps:
             return None
         last = len(steps) - 1
         for at, (step, seconds) in enumerate(zip(steps, waits, strict=True)):

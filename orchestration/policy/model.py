@@ -145,6 +145,15 @@ class Step(Contract, strict=True):
     severity: Severities = Field(default=(), description="Severities of incidents for which the step counts.")
     wait: Duration = Field(default=timedelta(minutes=5), description="How long until the next step.")
 
+    def counts_for(self, severity: Severity) -> bool:
+        """Whether the step is taken for an incident of this severity."""
+        return not self.severity or severity in self.severity
+
+    @property
+    def names_nobody(self) -> bool:
+        """Whether it says of nobody that they are notified."""
+        return not (self.channels or self.schedule or self.people)
+
 
 class Escalation(Contract, strict=True):
     """Who is notified one after the other, until somebody acknowledges."""

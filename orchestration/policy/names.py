@@ -1,4 +1,4 @@
-"""Names that a policy refers to and that do not exist, and routes that no alert can reach.
+"""Names that a policy refers to and that do not exist, and escalations that notify nobody or too often.
 
 The names are looked up in the document as it was written, so that they are listed together with all other mistakes.
 """
@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from orchestration.message import is_channel
 from orchestration.policy.document import Path
-from orchestration.policy.matchers import Matcher
-from orchestration.policy.model import Policy, Route
+from orchestration.policy.model import Policy
 from orchestration.redaction import shown
 
 _OF_ROUTES = {"during": "windows", "active": "windows", "mute": "windows", "escalation": "escalations"}
@@ -27,11 +26,6 @@ def unknown_names(raw: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     for name, escalation in _members(raw.get("escalations")):
         for at, step in enumerate(_items(_field(escalation, "steps"))):
             yield from _unknown_in(step, ("escalations", name, "steps", at), _OF_STEPS, known)
-
-
-def unreachable_routes(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """The path of each route that an earlier one of its list always comes before, and a message that names that one."""
-    yield from _unreachable(policy.routes, ("routes",))
 
 
 def unknown_channels(raw: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[Path, str]]:
@@ -70,46 +64,16 @@ def _texts(value: object) -> list[str]:
     return [each for each in ([value] if isinstance(value, str) else _items(value)) if isinstance(each, str)]
 
 
-def endless_escalations(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """The path and a message of each escalation that repeats its steps without any wait between them."""
+def useless_steps(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """The path and a message of each step that notifies nobody, and of steps that are repeated without any wait."""
     for name, escalation in policy.escalations.items():
+        for at, step in enumerate(escalation.steps):
+            if step.names_nobody:
+                message = "names nobody to notify: give the step channels, a schedule or people"
+                yield ("escalations", name, "steps", at), message
         if escalation.repeat and not any(step.wait for step in escalation.steps):
             message = "repeats steps that wait for nothing: everybody would be notified at once, again and again"
             yield ("escalations", name, "repeat"), f"{message}. Give a step a wait"
-
-
-def _unreachable(routes: Sequence[Route], path: Path) -> Iterator[tuple[Path, str]]:
-    # Two thousand routes are two million pairs: sets of numbers are compared first, which is fast.
-    numbers: dict[Matcher, int] = {}
-    matchers = [frozenset(numbers.setdefault(each, len(numbers)) for each in route.matchers) for route in routes]
-    final = list[int]()
-    for at, route in enumerate(routes):
-        for before in final:
-            if matchers[before] <= matchers[at] and _covers(earlier := routes[before], route):
-                yield (*path, at), f"no alert reaches this route: all that match it match {_called(earlier, before)}"
-                break
-        if not route.continue_:
-            final.append(at)
-        yield from _unreachable(route.routes, (*path, at, "routes"))
-
-
-def _called(route: Route, at: int) -> str:
-    return f"the route {shown(route.name)} before it" if route.name else f"route {at} before it"
-
-
-def _covers(earlier: Route, later: Route) -> bool:
-    """Whether each alert that meets the later route's conditions meets the earlier one's, apart from matchers."""
-    return (
-        _allows(earlier.severity, later.severity)
-        and _allows(earlier.source, later.source)
-        and _allows(earlier.environment, later.environment)
-        and _allows(earlier.during, later.during)
-    )
-
-
-def _allows(earlier: Sequence[str], later: Sequence[str]) -> bool:
-    """Whether a condition that one of these must be met lets through what another such condition lets through."""
-    return not earlier or (bool(later) and set(later) <= set(earlier))
 
 
 def _unknown_in_routes(raw: object, path: Path, known: Mapping[str, list[str]]) -> Iterator[tuple[Path, str]]:

@@ -14,8 +14,9 @@ from orchestration.bounds import out_of_bounds
 from orchestration.errors import json_kind
 from orchestration.policy.checking import KnownChecker, wrong_checks
 from orchestration.policy.document import MAX_BYTES, MAX_DEPTH, Document, Path, read_document
+from orchestration.policy.doubts import doubts_of
 from orchestration.policy.model import MAX_ROUTES, Policy, Route
-from orchestration.policy.names import endless_escalations, unknown_channels, unknown_names, unreachable_routes
+from orchestration.policy.names import unknown_channels, unknown_names, useless_steps
 from orchestration.policy.problems import BadPolicy, PolicyProblem
 from orchestration.problems import explain, path_of
 from orchestration.redaction import shown
@@ -49,15 +50,16 @@ def read_policy(
     return _parsed(read_document(text), warn=True, channels=channels, checkers=checkers)
 
 
-def parse_policy(raw: object, *, warn: bool = False) -> ReadPolicy:
+def parse_policy(raw: object, *, warn: bool = False, channels: Collection[str] | None = None) -> ReadPolicy:
     """The policy in a value, such as the store or a block in Prefect has. Its problems have no lines.
 
-    Warnings are for authors: only with `warn` they are looked for.
+    Warnings are for authors: only with `warn` they are looked for, as are steps that notify nobody; and those about
+    channels with `channels`, the names of all.
 
     Raises:
         BadPolicy: all that is wrong, each problem with its field.
     """
-    return _parsed(Document(value=raw, lines={}), warn=warn)
+    return _parsed(Document(value=raw, lines={}), warn=warn, channels=channels)
 
 
 def _parsed(
@@ -84,12 +86,12 @@ def _parsed(
     if (count := _count(policy.routes)) > MAX_ROUTES:
         found.append(_problem(document, ("routes",), f"has {count:,} routes: a policy has at most {MAX_ROUTES:,}"))
     if warn:
-        found += [_problem(document, path, message) for path, message in endless_escalations(policy)]
+        found += [_problem(document, path, message) for path, message in useless_steps(policy)]
     if checkers is not None:
         found += [_problem(document, path, message) for path, message in wrong_checks(policy, checkers)]
     if found:
         raise BadPolicy(_in_order(found))
-    doubtful = [*unreachable_routes(policy)] if warn else []
+    doubtful = [*doubts_of(policy)] if warn else []
     doubtful += [] if channels is None else unknown_channels(given, channels)
     warnings = _in_order([_problem(document, path, message) for path, message in doubtful])
     return ReadPolicy(policy=policy, written=given, warnings=tuple(warnings))

@@ -102,8 +102,7 @@ class Replay:
     def _reached(self, page: PastPage, decision: Decision, at: datetime) -> Iterator[tuple[str, datetime]]:
         yield from ((person, at) for person in self._with_contact(decision.channels))
         severity = Severity.worst(*(subject.severity for subject in page.subjects))
-        plans = (plan(self._active.policy, name, severity, at) for name in decision.escalations)
-        progress = next((one for one in plans if one is not None), None)
+        progress = plan(self._active.policy, decision, severity, at)
         if progress is None:
             return
         due = at

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import TextClause, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
 from orchestration.errors import PipelineError
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
 from orchestration.store import members
@@ -255,7 +255,7 @@ def _only_repeats(alert: Alert, recording: _Recording) -> bool:
 
 
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
-    lead, run = firing[0], recording.run
+    lead, run = worst_first(firing)[0], recording.run
     recording.group = {"source": lead.source}
     opened = await tx.execute(
         insert(_I)
@@ -438,6 +438,9 @@ async def _settle(
     values: dict[str, Any] = {} if change.stale or change.opened else {"heard_at": recording.run.created_at}
     if not incident.status.ended:
         values |= _apply_firing(incident, firing, worst, recording, found)
+        changed = change.newly_resolved or change.reopened or "severity" in values
+        if firing and changed:
+            values |= await members.named_now(tx, incident_id)
     found["snoozed"] = incident.snoozed_until is not None and incident.snoozed_until > datetime.now(UTC)
     settled = replace(change, **found)
     if incident.status is IncidentStatus.ACKNOWLEDGED and (settled.new_episode or settled.severity_raised):

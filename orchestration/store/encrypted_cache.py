@@ -18,6 +18,9 @@ _T = SealedCopyRow
 CHANNEL_NAMES = "channel-names"
 """Workers keep the names of their channels under this name, as a JSON list. Names are no secret: it is plain text."""
 
+MODELS = "analysis-models"
+"""Workers keep the `KnownModel`s under this name, as plain JSON."""
+
 DEFAULT_CHANNELS = "default-channels"
 """Workers keep `DefaultChannels` under this name, as plain JSON."""
 
@@ -29,6 +32,16 @@ class DefaultChannels(Contract):
     """The channels. The console, which nobody reads, does not count."""
     problem: str = ""
     """Why the channels cannot be used; "" if they can, or if there are none."""
+
+
+class KnownModel(Contract):
+    """A model that a block names, without its key."""
+
+    name: str
+    """The name of the block."""
+    api: str = ""
+    model: str = ""
+    enabled: bool = True
 
 
 class EncryptedCache:
@@ -68,6 +81,12 @@ async def read_channel_names(tx: AsyncConnection) -> list[str] | None:
     """The names of all channels, as a worker found them last. None means that no worker has looked yet."""
     content = (await tx.execute(select(_T.content).where(_T.name == CHANNEL_NAMES))).scalar_one_or_none()
     return None if content is None else TypeAdapter(list[str]).validate_json(content)
+
+
+async def read_models(tx: AsyncConnection) -> list[KnownModel] | None:
+    """The models that blocks name, as a worker found them last. None means that no worker has looked yet."""
+    content = (await tx.execute(select(_T.content).where(_T.name == MODELS))).scalar_one_or_none()
+    return None if content is None else TypeAdapter(list[KnownModel]).validate_json(content)
 
 
 async def find_channel_names(database: Database) -> list[str] | None:

@@ -20,8 +20,8 @@ _TITLE = f"""
 """
 
 # The new run copies the trace and the options of the run that it follows, so that it uses and leaves out the same
-# channels. The option `follows` is not copied: it belongs to one redelivery. `created_at` is the moment at which the
-# run is due, because lists and waits count from it.
+# channels. The options `follows` and `answer` are not copied: they belong to one run. `created_at` is the moment at
+# which the run is due, because lists and waits count from it.
 _INSERT = text(
     f"""
     insert into pipeline_run (
@@ -32,7 +32,7 @@ _INSERT = text(
         due.at, incident.id, {_TITLE}, followed.source, followed.alert_fingerprint, incident.severity,
         case incident.severity when 'critical' then 2 when 'warning' then 1 else 0 end,
         followed.environment, '{{}}',
-        followed.options - 'follows' || cast(:options as jsonb),
+        followed.options - 'follows' - 'answer' || cast(:options as jsonb),
         followed.max_retries,
         coalesce(due.at, clock_timestamp())
     from incident
@@ -86,13 +86,35 @@ async def add_follow_up(
     return None if row is None else str(row[0])
 
 
+_RAISE = text("update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id")
+
+
+async def change_state(tx: AsyncConnection, incident_id: int) -> None:
+    """Note that an incident has something new to show where that disturbs nobody."""
+    await tx.execute(_RAISE, {"incident_id": incident_id})
+
+
+_HASTEN = text(
+    """
+    update pipeline_run set due_at = null, created_at = clock_timestamp()
+    where run_id = :run_id and status = 'pending' and due_at > clock_timestamp()
+    returning cast(pg_notify(:channel, '') as text)
+    """
+)
+
+
+async def hasten(tx: AsyncConnection, run_id: str) -> None:
+    """Let a follow-up that waits for its time be due now, if nobody executes it yet."""
+    await tx.execute(_HASTEN, {"run_id": run_id, "channel": INBOX_CHANNEL})
+
+
 # What the run has found that a message says is shown again. A redelivery, and an earlier update, have it from another.
 _CHANGE_STATE = text(
     """
     with changed as (
         update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id
     )
-    select coalesce(run.options->>'follows', run.run_id)
+    select case when run.reason = 'analysis' then run.run_id else coalesce(run.options->>'follows', run.run_id) end
     from incident_channel as known join pipeline_run as run on run.run_id = known.run_id
     where known.incident_id = :incident_id and known.shows_state and known.version > 0
     order by known.sent_at desc nulls last limit 1

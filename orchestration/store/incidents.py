@@ -158,7 +158,7 @@ _IS_NOTIFIED = text(
         exists (
             select from pipeline_run as run
             where run.incident_id = :incident_id and run.run_id <> :run_id and run.status in {CLAIMABLE_STATUSES!r}
-                and run.reason <> 'state'
+                and run.reason not in ('state', 'analysis')
                 and (run.reason in ('redelivery', 'action') or (run.ingest_result->>'tell')::boolean)
         )
         or (

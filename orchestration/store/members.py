@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import AlertStatus, Severity, host_of, named
 from orchestration.policy.grouping import KEY_START
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
@@ -107,6 +107,33 @@ async def count_firing(tx: AsyncConnection, incident_id: int) -> tuple[int, Seve
     )
     found = {Severity(severity): count for severity, count in (await tx.execute(query)).tuples()}
     return sum(found.values()), Severity.worst(*found)
+
+
+_WORST = text(
+    f"""
+    select alert.name, alert.labels, alert.description, count(*) over () as members,
+        count(*) filter (where membership.status = '{AlertStatus.FIRING}') over () as firing
+    from membership join alert on alert.id = membership.alert_id
+    where membership.incident_id = :incident_id
+    order by membership.status = '{AlertStatus.FIRING}' desc,
+        case alert.severity when 'critical' then 0 when 'warning' then 1 else 2 end,
+        alert.started_at nulls last, alert.id
+    limit 1
+    """
+)
+
+
+async def named_now(tx: AsyncConnection, incident_id: int) -> dict[str, str]:
+    """Title and description of an incident in which several alerts are or were: those of the worst that fires, and how
+    many others do.
+
+    Empty for an incident that is about one alert, and keeps what that said.
+    """
+    worst = (await tx.execute(_WORST, {"incident_id": incident_id})).one_or_none()
+    if worst is None or worst.members == 1:
+        return {}
+    title = named(worst.name, host_of(worst.labels), f" and {worst.firing - 1} more" if worst.firing > 1 else "")
+    return {"title": title, "description": worst.description}
 
 
 _END = text(

@@ -350,6 +350,26 @@ class DoorRow(Base):
     """When a process that accepts heartbeats last said so."""
 
 
+class ChangeEventRow(Base):
+    """Something that somebody has done, such as a deployment, as a sender has posted it."""
+
+    __tablename__ = "change_event"
+
+    id: Mapped[RowId]
+    sender: Mapped[str]
+    sender_id: Mapped[str]
+    """What comes with the same one is the same event."""
+    at: Mapped[datetime] = mapped_column(index=True)
+    kind: Mapped[str]
+    title: Mapped[str]
+    made_by: Mapped[str] = mapped_column(server_default="")
+    url: Mapped[str] = mapped_column(server_default="")
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    received_at: Mapped[Now]
+
+    __table_args__ = (UniqueConstraint("sender", "sender_id"),)
+
+
 class ChannelHealthRow(Base):
     """How a channel has answered lately, whatever the message."""
 
@@ -479,6 +499,37 @@ class DefinitionRow(Base):
         # was deleted.
         Index("uq_definition_current", "kind", "name", unique=True, postgresql_where=text("is_current")),
         CheckConstraint("is_current or not is_active", name="ck_definition_active"),
+    )
+
+
+class ModelQuestionRow(Base):
+    """One question to a model: what it cost, and what it answered. The budget of an hour is the sum of these rows."""
+
+    __tablename__ = "model_question"
+
+    id: Mapped[RowId]
+    key: Mapped[str]
+    """The hash of the evidence, and of the model that was asked."""
+    model: Mapped[str]
+    """The name of the model's block, or `settings`."""
+    run_id: Mapped[str | None]
+    asked_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]
+    """None means that it is being asked, or that the process that asked has died."""
+    reserved_tokens: Mapped[int] = mapped_column(server_default="0")
+    """How many tokens count until it is known how many there were."""
+    requests: Mapped[int] = mapped_column(server_default="0")
+    input_tokens: Mapped[int] = mapped_column(server_default="0")
+    output_tokens: Mapped[int] = mapped_column(server_default="0")
+    cost: Mapped[float] = mapped_column(server_default="0")
+    error: Mapped[str | None]
+    answer: Mapped[dict[str, Any] | None]
+    """An `AnalyzeResult`, without secrets. None means that it has not answered."""
+
+    __table_args__ = (
+        Index(None, "key", postgresql_where=text("answer is not null")),
+        Index(None, "model", "asked_at"),
+        Index(None, "asked_at"),
     )
 
 

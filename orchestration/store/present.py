@@ -36,6 +36,7 @@ _MEMBERS = text(
     order by membership.status = '{AlertStatus.FIRING}' desc,
         case when membership.status = '{AlertStatus.FIRING}' then case alert.severity
             when 'critical' then 0 when 'warning' then 1 else 2 end end,
+        case when membership.status = '{AlertStatus.FIRING}' then alert.started_at end nulls last,
         case when membership.status = '{AlertStatus.FIRING}' then alert.id end,
         alert.ended_at desc nulls last, alert.id desc
     limit {MAX_MEMBERS}

@@ -16,9 +16,11 @@ from orchestration.store.database import in_seconds
 from orchestration.store.models import (
     OPEN_STATUSES,
     AlertRow,
+    ChangeEventRow,
     HistoryRow,
     IncidentRow,
     MembershipRow,
+    ModelQuestionRow,
     PipelineRunRow,
     PushRow,
     RefusedPushRow,
@@ -54,6 +56,8 @@ _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]
     ),
     "push": (PushRow, PushRow.created_at, true()),
     "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
+    "model_question": (ModelQuestionRow, ModelQuestionRow.asked_at, true()),
+    "change_event": (ChangeEventRow, ChangeEventRow.received_at, true()),
 }
 
 _SIGNATURES = "used_signature"

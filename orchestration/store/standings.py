@@ -196,6 +196,14 @@ async def channels_showing(tx: AsyncConnection, incident_id: str) -> list[str]:
     return list((await tx.execute(_SHOWING, {"incident_id": int(incident_id)})).scalars())
 
 
+_TOLD = text("select channel from incident_channel where incident_id = :incident_id and version > 0")
+
+
+async def channels_told(tx: AsyncConnection, incident_id: str) -> list[str]:
+    """The channels that were told anything of an incident."""
+    return list((await tx.execute(_TOLD, {"incident_id": int(incident_id)})).scalars())
+
+
 _WAITING = text(
     """
     select channel, extract(epoch from clock_timestamp() - failing_since) as seconds

@@ -34,6 +34,7 @@ _KINDS = {
     RunReason.ACTION: "action of a person",
     RunReason.STATE: "update of the messages that are there",
     RunReason.HEARTBEAT: "heartbeat",
+    RunReason.ANALYSIS: "update of the messages with the answer of the model",
 }
 
 
@@ -137,7 +138,7 @@ def _run_events(one: ExplainedRun) -> Iterator[Event]:
         left_out = (f"{', '.join(names)} ({reason})" for reason, names in one.not_checked.items())
         text = f"not checked: {'; '.join(left_out)}"
         yield Event(at=run.started_at or run.updated_at, mark="-", text=text, run_id=run.run_id)
-    if one.tell is True and run.reason is not RunReason.STATE:
+    if one.tell is True and not run.reason.disturbs_nobody:
         decided = f"decided to notify: {meaning(one.reason)}"
         yield Event(at=run.started_at or run.updated_at, mark="·", text=decided, run_id=run.run_id)
     for delivery in one.deliveries:

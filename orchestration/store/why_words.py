@@ -75,7 +75,7 @@ def _last_word(one: ExplainedRun, at: datetime | None) -> datetime:
 
 def _has_spoken(run: RunRecord) -> bool:
     """Whether a follow-up said something. One that had nothing to say adds nothing to who had told it."""
-    if run.reason is RunReason.STATE:
+    if run.reason.disturbs_nobody:
         return False
     silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.GIVEN_UP)
     return run.status is not RunStatus.PENDING and run.skip_reason not in silent
@@ -176,10 +176,9 @@ def _main_sentence(facts: Facts, one: ExplainedRun) -> str:
         none = "" if facts.has_worker else ", and none is alive. Start one: alert-pipeline worker"
         of = when.split(" ", 1)[1]
         return f"Nobody has been notified of {subject} yet: the push of {of} waits for a worker{none}."
-    if run.status is RunStatus.NOTIFIED and run.reason is RunReason.STATE:
-        return (
-            f"The messages about {subject} were brought up to date {when}, and nobody was notified: {meaning('state')}."
-        )
+    if run.status is RunStatus.NOTIFIED and run.reason.disturbs_nobody:
+        why = meaning(run.reason.value)
+        return f"The messages about {subject} were brought up to date {when}, and nobody was notified: {why}."
     if run.status is RunStatus.NOTIFIED:
         return f"The run about {subject} {when} ended, and no message of its own is on record."
     return f"Nobody has been notified of {subject} yet: the run is in progress at {run.current_stage}."

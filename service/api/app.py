@@ -18,11 +18,14 @@ from orchestration.store.policies import FRESH_SECONDS, StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from service.api import (
+    changes,
     definitions,
     documentation,
     health,
     heartbeats,
     incidents,
+    intelligence,
+    notify,
     oncall,
     pagerduty,
     problems,
@@ -44,6 +47,11 @@ WRITE_USES_SECONDS = 15.0
 LAST_WRITE_SECONDS = 2.0
 """How long the end of the API waits for the database to store the last refused pushes."""
 
+
+_PARTS = (
+    *(pushes, runs, incidents, heartbeats, changes, oncall, definitions, intelligence, notify),
+    *(health, why, slack, pagerduty, respond),
+)
 
 Extension = Callable[[FastAPI], None]
 """Adds addresses of its own to the application, as the admin does."""
@@ -80,7 +88,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for a provider at each request
     )
     problems.install(app, refusals.note_refusal)
-    for part in (pushes, runs, incidents, heartbeats, oncall, definitions, health, why, slack, pagerduty, respond):
+    for part in _PARTS:
         # include_router() would wrap each route, which costs time per request and hides its methods.
         app.router.routes.extend(part.router.routes)
     for extend in extensions:

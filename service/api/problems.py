@@ -62,6 +62,7 @@ _MEANING = {
     415: "The body's encoding is not known.",
     422: "The request can be read, but has a wrong value; the error names it.",
     429: "Too many requests; Retry-After says when to try again.",
+    502: "The run ended without a result.",
     503: "The database does not answer; nothing was stored. Retry-After says when to try again.",
     504: "The pipeline has not ended yet; it continues.",
 }

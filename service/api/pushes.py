@@ -77,6 +77,9 @@ FINISHED: dict[int | str, dict[str, Any]] = {
     **problems(404, 409, 504),
 }
 
+FINISHED_OTHERWISE: dict[int | str, dict[str, Any]] = problems(409, 502, 504)
+"""How a request may end that waits for a run and answers with a part of its result."""
+
 SourceName = Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})]
 Environment = Annotated[str, Query(max_length=256, description="Where it happened.")]
 DefinitionName = Annotated[
@@ -176,8 +179,10 @@ async def accept_webhook_of_source(
     return queued(request, await store(request, wanted))
 
 
-async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
+async def store(request: ApiRequest, wanted: RunRequest, *, part: int | None = None) -> WrittenPush:
     """Store a push, or the run of a definition that needs none. It is committed when this returns.
+
+    `part` is the number of the request within a batch, whose idempotency key is for all of it.
 
     Raises:
         BadInput: the payload has no alert, the definition cannot be run with it, or a name does not exist.
@@ -185,9 +190,10 @@ async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
         Unavailable: the database does not answer, or not in time.
     """
     api = request.api
+    key = request.headers.get("idempotency-key")
     metadata = PushMetadata(
         sender=request.caller.name,
-        idempotency_key=request.headers.get("idempotency-key"),
+        idempotency_key=key if part is None or key is None else f"{key}/{part}",
         skip_duplicates=True,
         size_bytes=request.size_bytes,
     )
@@ -195,7 +201,7 @@ async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
         wanted = wanted.model_copy(update={"trace_id": trace_id})
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await _check_names(request, wanted.options)
+            await check_names(request, wanted.options)
             return await accept(api, wanted, metadata, write=api.writer.write)
     except TimeoutError:
         await _allow_retry(request)
@@ -206,7 +212,7 @@ async def store(request: ApiRequest, wanted: RunRequest) -> WrittenPush:
         raise
 
 
-async def _check_names(request: ApiRequest, options: RunOptions) -> None:
+async def check_names(request: ApiRequest, options: RunOptions) -> None:
     """Refuse providers, checkers and channels that do not exist.
 
     Channels are blocks in Prefect, which this process does not ask: workers write the names that they know. While no
@@ -241,10 +247,15 @@ def queued(request: Request, push: WrittenPush, message: str | None = None) -> R
         trace_id=push.trace_id,
         message=message or said,
         note=note,
-        status_url=f"{prefix_of(request)}/orchestration/pipeline/{first}/",
+        status_url=status_url(request, first),
     )
     headers = {"X-Trace-Id": push.trace_id}
     return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
+
+
+def status_url(request: Request, run_id: str) -> str:
+    """The path of a run."""
+    return f"{prefix_of(request)}/orchestration/pipeline/{run_id}/"
 
 
 async def finished(request: ApiRequest, response: Response, push: WrittenPush) -> PipelineResult:

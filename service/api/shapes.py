@@ -72,7 +72,7 @@ class RunRequestBody(BaseModel):
     labels: dict[Short, Annotated[str, Field(max_length=1024)]] | None = Field(
         default=None, max_length=64, description="Labels that are kept with the runs."
     )
-    provider: Short | None = Field(default=None, description="Who analyzes: local.")
+    provider: Short | None = Field(default=None, description="Who analyzes: local, model, or model/NAME.")
     notify_driver: ChannelName | None = Field(default=None, description="A driver, such as slack, email or pagerduty.")
     notify_channel: ChannelName | None = Field(
         default=None, description="A channel block's name. It overrules the driver."

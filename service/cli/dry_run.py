@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from orchestration.alert import Alert, AlertStatus, Incident, Severity
+from orchestration.alert import Alert, AlertStatus, Incident, Severity, title_of
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import CheckResult, Contract, StageContext
 from orchestration.embedded_stack import find_running_stack
@@ -23,7 +23,6 @@ from service.cli.terminal import as_json, output, show_facts
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import IntelligenceNode
 from tasks.check.stage import CheckConfig, ContextNode, check, subject_of
-from tasks.ingest.inbox import title_of
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.stage import IngestNode

@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "trace": "service.cli.trace:trace",
     "resume": "service.cli.resume:resume",
     "check": "service.cli.check:check",
+    "changes": "service.cli.changes:app",
+    "analyze": "service.cli.analyze:app",
     "silences": "service.cli.silences:app",
     "oncall": "service.cli.oncall:app",
     "policy": "service.cli.policy:app",

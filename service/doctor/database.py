@@ -6,11 +6,13 @@ import asyncio
 from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
+from orchestration.policy.parse import parse_policy
 from orchestration.policy.schedules import people_at
 from orchestration.settings import Settings
 from orchestration.store import heartbeats, overview
 from orchestration.store.claims import count_waiting, oldest_waiting_seconds
 from orchestration.store.database import Database, head_revision, read_clock
+from orchestration.store.definitions import find_policy
 from orchestration.store.encrypted_cache import read_channel_names
 from orchestration.store.oncall import read_schedules, warnings_of
 from orchestration.store.workers import list_workers
@@ -20,7 +22,7 @@ from service.doctor.host import clock_is_synchronized
 OLDEST_MAJOR = 14
 CLOCK_WARNING_SECONDS, CLOCK_BROKEN_SECONDS = 1.0, 10.0
 
-_LATER = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "oncall")
+_LATER = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall")
 _START = "Start it with `alert-pipeline up`. Other commands start it for their own duration"
 _RESTARTS = "The stack restarts it by itself. If it does not, see logs/postgres.log in ALERT_PIPELINE_HOME"
 
@@ -45,6 +47,7 @@ async def database_findings(settings: Settings, url: str | None, *, embedded: bo
             run_check("inbox", lambda: _inbox(database, settings), fix=fix),
             run_check("runs", lambda: _runs(database), fix=fix),
             run_check("heartbeats", lambda: _heartbeats(database), fix=fix),
+            run_check("policy", lambda: _policy(database), fix=fix),
             run_check("oncall", lambda: _on_call(database), fix=fix),
         )
         return [first, schema, *await asyncio.gather(clock, *later)]
@@ -138,6 +141,21 @@ async def _runs(database: Database) -> Finding:
         fix = "List them with `monitor_pipeline --status failed`, and resume them with `alert-pipeline resume`"
         return warning("runs", failed, fix)
     return ok("runs", failed)
+
+
+async def _policy(database: Database) -> Finding:
+    """Whether each route, step and person of the policy has a channel that exists."""
+    async with database.transaction() as tx:
+        record, channels = await find_policy(tx), await read_channel_names(tx)
+    if record is None:
+        return ok("policy", "there is none: alerts go to the default channels")
+    detail = f"version {record.version}"
+    warnings = list(parse_policy(record.config, channels=channels).warnings)
+    if not warnings:
+        return ok("policy", detail)
+    more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
+    fix = "Set the channel up (docs/channels.md), or change the policy: `alert-pipeline policy show`"
+    return warning("policy", f"{detail}: {warnings[0]}{more}", fix)
 
 
 async def _on_call(database: Database) -> Finding:

@@ -28,6 +28,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.base import BaseWorker
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 
+from blocks.analysis_model import AnalysisModel
 from blocks.channels import CHANNELS
 from blocks.prometheus.source import PrometheusSource
 from orchestration.errors import BadSetting
@@ -104,7 +105,7 @@ async def register(client: PrefectClient, *, canary: bool = False) -> None:
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
     if canary:
         await _switch_on(client, CANARY)
-    for block_type in (*CHANNELS.values(), PrometheusSource):
+    for block_type in (*CHANNELS.values(), AnalysisModel, PrometheusSource):
         await block_type.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 

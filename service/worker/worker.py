@@ -119,6 +119,7 @@ class Worker:
             logger.warning("Releasing %d unfinished runs", len(self._executing))
             await asyncio.wait(self._executing, timeout=5)
         await self._executor.close()
+        await self._services.pending_answers.close()
         try:
             async with self._services.database.transaction() as tx:
                 await workers.leave(tx, self.name)

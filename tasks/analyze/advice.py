@@ -1,54 +1,88 @@
-"""Recommendations for the person on call, by cause. Their commands only read; none of them changes anything.
+"""Recommendations for the person on call, by topic. Their commands only read; none of them changes anything.
 
-A command may contain only numbers and quoted paths of this host: people paste commands, and the text of an alert
-comes from somebody else.
+A command may contain only numbers, quoted paths of this host, and names that are safe in a shell: people paste
+commands, and the text of an alert comes from somebody else. A command for another host says where it is run.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from orchestration.contracts import Check, Recommendation
-from tasks.analyze.diagnosis import Cause
+from orchestration.contracts import ChangeEvent, Check, Recommendation, Target
+from orchestration.redaction import one_line
+from orchestration.target import read_place
 from tasks.analyze.host import OLD_BYTES, OLD_DAYS, FileFindings, ProcessUse, in_bytes
+from tasks.analyze.topics import Topic, topic_of_check
 
 HIGH, MEDIUM = "high", "medium"
 GENERAL = "general"
-"""The type of a recommendation that belongs to no cause."""
+"""The type of a recommendation that belongs to no topic."""
 
 _FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What this host shows for one cause, and the check of that cause."""
+    """What is known for the advice about one topic: the target, what this host shows if it is that, what stands out."""
 
+    target: Target = field(default_factory=lambda: Target(is_own=True))
+    name: str = ""
+    """What people call the target, if it has no host."""
+    about: str = ""
+    """What stands out beside the target, such as a service that it depends on."""
+    event: ChangeEvent | None = None
+    """The change that people made which is probably the cause."""
     processes: Sequence[ProcessUse] = ()
     files: FileFindings | None = None
     load: tuple[float, float, float] | None = None
     check: Check | None = None
     errors: list[str] = field(default_factory=list[str])
 
+    @property
+    def service(self) -> str:
+        """What the target is called if it has no host; "" if that is unsafe in a shell."""
+        return self.name if _SAFE.fullmatch(self.name) else ""
 
-def advise(cause: Cause | None, findings: Findings) -> list[Recommendation]:
-    """The recommendations for a cause, the most urgent first, each with a command. None means that it is unknown."""
-    if cause:
-        return _ADVICE[cause](findings)
-    unknown = "Neither the alert nor the checks name a cause."
-    return [_advice(GENERAL, MEDIUM, "Look at the host", unknown, "uptime; free -h; df -h", *_FAILED_SERVICES)]
+    @property
+    def place(self) -> str:
+        """The target's name if a shell can have it; "" if it has none, or one that is unsafe there."""
+        return self.target.host if _SAFE.fullmatch(self.target.host) else ""
+
+    def there(self, *commands: str) -> list[str]:
+        """Commands that are run on the target. For another host, or a service, they say so."""
+        if self.target.is_own:
+            return list(commands)
+        where = f"on {self.place}" if self.place else f"where {self.service} runs" if self.service else "on its host"
+        return [f"{where}: {command}" for command in commands]
 
 
-def also_look_at(check: Check) -> Recommendation:
-    """A recommendation to look at an unhealthy check that is not the likely cause.
+def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
+    """The recommendations for a topic, the most urgent first. None means that it is unknown."""
+    if topic:
+        return _ADVICE[topic](findings)
+    unknown = "Nothing that is known names a cause."
+    if findings.target.is_own or findings.target.host:
+        where = "" if findings.target.is_own else f" {findings.place}".rstrip()
+        title = f"Look at the host{where}"
+        return [_advice(GENERAL, MEDIUM, title, unknown, *findings.there("uptime; free -h; df -h", *_FAILED_SERVICES))]
+    service = one_line(findings.target.name, 80)
+    return [_advice(GENERAL, MEDIUM, f"Look at {service}" if service else "Look at what the alert names", unknown)]
 
-    A check of something that is no `Cause` gets no commands: only its message says what to look at.
-    """
-    cause = next((cause for cause in Cause if cause == check.name), None)
-    first = advise(cause, Findings(check=check))[0] if cause else None
+
+def also_look_at(check: Check, findings: Findings) -> Recommendation:
+    """A recommendation to look at an unhealthy check that is not the likely cause, at what was checked."""
+    topic = topic_of_check(check)
+    known = Findings(target=findings.target, name=check.target or findings.name, check=check)
+    if not findings.target.is_own and check.target:
+        place = read_place(check.target)
+        known = replace(known, target=Target(host=place.host if place else ""))
+    first = advise(topic, known)[0] if topic else None
     return Recommendation(
-        type=cause or GENERAL,
+        type=topic or GENERAL,
         priority=MEDIUM,
         title=f"Look at the {check.name} check too: it is {check.status}",
         description=check.message,
@@ -56,30 +90,39 @@ def also_look_at(check: Check) -> Recommendation:
     )
 
 
-def _advice(cause: str, priority: str, title: str, description: str, *commands: str) -> Recommendation:
-    return Recommendation(type=cause, priority=priority, title=title, description=description, actions=list(commands))
+def _advice(topic: str, priority: str, title: str, description: str, *commands: str) -> Recommendation:
+    return Recommendation(type=topic, priority=priority, title=title, description=description, actions=list(commands))
+
+
+def _of(findings: Findings) -> str:
+    """Whose it is, in a title: " of db-77"; "" for this host."""
+    name = findings.place or findings.service
+    return "" if findings.target.is_own or not name else f" of {name}"
 
 
 def _memory(findings: Findings) -> list[Recommendation]:
     largest = _listed("Largest now", findings.processes)
-    commands = ("ps aux --sort=-%mem | head", *_about(findings.processes), "free -h")
-    killed = "journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'"
+    commands = findings.there("ps aux --sort=-%mem | head", *_about(findings.processes), "free -h")
+    killed = findings.there("journalctl -k --since -1h --no-pager | grep -iE 'out of memory|oom-kill'")
     return [
-        _advice(Cause.MEMORY, HIGH, "Find what uses the memory", largest, *commands),
-        _advice(Cause.MEMORY, MEDIUM, "See whether the kernel has killed a process for lack of memory", "", killed),
+        _advice(Topic.MEMORY, HIGH, f"Find what uses the memory{_of(findings)}", largest, *commands),
+        _advice(Topic.MEMORY, MEDIUM, "See whether the kernel has killed a process for lack of memory", "", *killed),
     ]
 
 
 def _disk(findings: Findings) -> list[Recommendation]:
     root = findings.files.root if findings.files else worst_path(findings.check)
     path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
-    fills = (f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}")
+    fills = findings.there(
+        f"du -xh --max-depth=2 {path} 2>/dev/null | sort -h | tail", f"df -h {path}", f"df -i {path}"
+    )
     hidden = "Look for space used by logs and deleted files"
     deleted = "A deleted file frees its space when the last process closes it."
+    used = findings.there("journalctl --disk-usage", "lsof -nP +L1 | head")
     return [
-        _advice(Cause.DISK, HIGH, f"Find what fills {path}", _large_files(findings.files), *fills),
+        _advice(Topic.DISK, HIGH, f"Find what fills {path}{_of(findings)}", _large_files(findings.files), *fills),
         *([_old_files(findings.files, path)] if findings.files and findings.files.old else []),
-        _advice(Cause.DISK, MEDIUM, hidden, deleted, "journalctl --disk-usage", "lsof -nP +L1 | head"),
+        _advice(Topic.DISK, MEDIUM, hidden, deleted, *used),
     ]
 
 
@@ -89,7 +132,7 @@ def _old_files(files: FileFindings, path: str) -> Recommendation:
     old = f"-xdev -type f -size +{OLD_BYTES >> 20}M -mtime +{OLD_DAYS}"
     shown = [quoted for found in files.old if (quoted := found.quoted)]
     return _advice(
-        Cause.DISK,
+        Topic.DISK,
         MEDIUM,
         "Look at old files that can perhaps be deleted",
         f"Not written to for {days} or more, {size} or more: {listed}.",
@@ -111,35 +154,96 @@ def _cpu(findings: Findings) -> list[Recommendation]:
     load = findings.load
     averages = f"Load average {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f} (1, 5, 15 min). " if load else ""
     busiest = averages + _listed("Busiest", findings.processes)
-    commands = ("ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime")
+    commands = findings.there("ps aux --sort=-%cpu | head", *_about(findings.processes), "uptime")
     kinds = "See whether it is work, waiting for disks (wa) or a busy neighbour (st)"
     return [
-        _advice(Cause.CPU, HIGH, "Find what uses the CPU", busiest, *commands),
-        _advice(Cause.CPU, MEDIUM, kinds, "", "vmstat 1 5"),
+        _advice(Topic.CPU, HIGH, f"Find what uses the CPU{_of(findings)}", busiest, *commands),
+        _advice(Topic.CPU, MEDIUM, kinds, "", *findings.there("vmstat 1 5")),
     ]
 
 
 def _network(findings: Findings) -> list[Recommendation]:
-    found = findings.check.message if findings.check else ""
-    commands = ("ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s")
+    commands = findings.there("ip -br addr", "ip route", "cat /etc/resolv.conf", "ss -s")
+    errors = findings.there("ip -s link")
     return [
-        _advice(Cause.NETWORK, HIGH, "Find where the network ends", found, *commands),
-        _advice(Cause.NETWORK, MEDIUM, "Look for errors and drops on the interfaces", "", "ip -s link"),
+        _advice(Topic.NETWORK, HIGH, f"Find where the network{_of(findings)} ends", _found(findings), *commands),
+        _advice(Topic.NETWORK, MEDIUM, "Look for errors and drops on the interfaces", "", *errors),
     ]
 
 
 def _process(findings: Findings) -> list[Recommendation]:
-    found = findings.check.message if findings.check else ""
-    return [_advice(Cause.PROCESS, HIGH, "Find what stopped, and why", found, *_FAILED_SERVICES)]
+    where = "" if findings.target.is_own else f" on {findings.place}" if findings.place else ""
+    commands = findings.there(*_FAILED_SERVICES)
+    return [_advice(Topic.PROCESS, HIGH, f"Find what stopped{where}, and why", _found(findings), *commands)]
 
 
-_ADVICE: Mapping[Cause, Callable[[Findings], list[Recommendation]]] = {
-    Cause.MEMORY: _memory,
-    Cause.DISK: _disk,
-    Cause.CPU: _cpu,
-    Cause.NETWORK: _network,
-    Cause.PROCESS: _process,
+def _certificate(findings: Findings) -> list[Recommendation]:
+    name = f"{findings.place}:{findings.target.port or 443}" if findings.place else ""
+    show = f"openssl s_client -connect {name} </dev/null 2>/dev/null | openssl x509 -noout -subject -dates"
+    title = f"Renew the certificate of {findings.place}" if findings.place else "Renew the certificate"
+    return [_advice(Topic.CERTIFICATE, HIGH, title, _found(findings), *([show] if name else []))]
+
+
+def _dns(findings: Findings) -> list[Recommendation]:
+    name = findings.place
+    commands = [f"dig {name}", f"dig +trace {name}"] if name else []
+    title = f"See who answers for {name}" if name else "See whether the name servers answer"
+    return [_advice(Topic.DNS, HIGH, title, _found(findings), *commands)]
+
+
+def _connections(findings: Findings) -> list[Recommendation]:
+    server = one_line(findings.about, 80) or findings.place or findings.service or "the database"
+    holds = f"See who holds the connections of {server}"
+    listed = findings.there("ss -tn state established | awk '{print $4}' | sort | uniq -c | sort -n | tail")
+    return [_advice(Topic.CONNECTIONS, HIGH, holds, _found(findings), *listed)]
+
+
+def _backlog(findings: Findings) -> list[Recommendation]:
+    consumers = "See whether the consumers of the queue run, and what they wait for"
+    return [_advice(Topic.BACKLOG, HIGH, consumers, _found(findings))]
+
+
+def _deploy(findings: Findings) -> list[Recommendation]:
+    event = findings.event
+    if event is None:
+        return [_advice(Topic.DEPLOY, HIGH, "See what was changed last, and whether it can be rolled back", "")]
+    by = f" by {one_line(event.by, 60)}" if event.by else ""
+    what = f"{one_line(event.kind, 40)} at {event.at:%H:%M} UTC{by}: {one_line(event.title, 160)}"
+    rest = f"{what}{f' ({one_line(event.url, 300)})' if event.url else ''}"
+    return [_advice(Topic.DEPLOY, HIGH, f"Consider a rollback of: {one_line(event.title, 120)}", rest)]
+
+
+def _dependency(findings: Findings) -> list[Recommendation]:
+    about = one_line(findings.about, 120)
+    first = f"Look at {about} first" if about else "Look at what it depends on first"
+    return [_advice(Topic.DEPENDENCY, HIGH, first, "It behaves unlike its past, and the target needs it.")]
+
+
+def _traffic(findings: Findings) -> list[Recommendation]:
+    return [
+        _advice(Topic.TRAFFIC, HIGH, "See where the requests come from", _found(findings)),
+        _advice(Topic.TRAFFIC, MEDIUM, "Add capacity, or limit what is not needed", ""),
+    ]
+
+
+_ADVICE: Mapping[Topic, Callable[[Findings], list[Recommendation]]] = {
+    Topic.MEMORY: _memory,
+    Topic.DISK: _disk,
+    Topic.CPU: _cpu,
+    Topic.CERTIFICATE: _certificate,
+    Topic.DNS: _dns,
+    Topic.CONNECTIONS: _connections,
+    Topic.BACKLOG: _backlog,
+    Topic.DEPLOY: _deploy,
+    Topic.DEPENDENCY: _dependency,
+    Topic.TRAFFIC: _traffic,
+    Topic.NETWORK: _network,
+    Topic.PROCESS: _process,
 }
+
+
+def _found(findings: Findings) -> str:
+    return findings.check.message if findings.check else ""
 
 
 def _about(processes: Sequence[ProcessUse]) -> list[str]:

@@ -1,199 +1,391 @@
-"""The local diagnosis: the likely cause, the confidence, and the evidence. Pure: it reads only its input.
+"""The local diagnosis: the likely topic, the confidence, and the claims with their evidence. Pure.
 
-The words of the alert choose the cause, and the checks of the alert's host support or weaken it.
+Each piece of evidence votes for what the incident is about. Words of the alert alone are a hint; what was seen at the
+target of the alert decides. Where nothing was seen, or the votes are split, the confidence says so.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from itertools import islice
+from typing import TypeVar
 
+from orchestration.alert import Alert
 from orchestration.analysis import AnalysisInput
-from orchestration.contracts import Check, CheckStatus
+from orchestration.contracts import (
+    Change,
+    ChangeEvent,
+    Check,
+    CheckStatus,
+    Claim,
+    ClaimKind,
+    Evidence,
+    EvidenceKind,
+    Target,
+)
+from orchestration.evidence import evidence_of
+from orchestration.redaction import one_line
+from orchestration.target import read_place
+from tasks.analyze.topics import Topic, is_symptom, names_in, topic_of_check, topics_in, topics_in_errors, words_of
 
+_NAME, _DESCRIPTION, _LABEL = 2.0, 1.0, 0.5
+"""How much a word of the alert counts, by the place where it stands."""
 
-class Cause(StrEnum):
-    """What an alert can be about. In a tie the first member is taken. The checker of a cause has the same name."""
+_ERROR = 1.5
+"""How much an error counts that the alert quotes, such as "no space left on device"."""
 
-    MEMORY = "memory"
-    DISK = "disk"
-    CPU = "cpu"
-    NETWORK = "network"
-    PROCESS = "process"
+_CHECK = {CheckStatus.CRITICAL: 3.0, CheckStatus.WARNING: 1.25, CheckStatus.OK: -2.0}
+"""How much a check of the target counts for its topic."""
 
+_CHANGE = 2.5
+"""How much the strangest series counts; the others less, by their score beside that one's."""
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+_MADE = names_in(
+    "change deploy deployment release rollout rollback config configuration flag scale migration upgrade update patch"
+)
+"""The kinds of events that can be undone. A campaign or a holiday cannot."""
 
+_EVENT, EVENT_WINDOW = 3.0, timedelta(minutes=60)
+"""How much a change that people made to the target counts if it came right before; none counts after the window."""
 
-CLEAR_WORDS: dict[Cause, frozenset[str]] = {
-    Cause.MEMORY: _words("memory mem ram swap swapping heap oom ooms oomkill oomkilled rss"),
-    Cause.DISK: _words("disk disks filesystem filesystems storage inode inodes enospc mountpoint nvme"),
-    Cause.CPU: _words("cpu cpus processor processors loadavg cputhrottling"),
-    Cause.NETWORK: _words("network dns packet packets unreachable connectivity nic icmp ping"),
-    Cause.PROCESS: _words("processes systemd zombie zombies crashloop crashlooping crashloopbackoff daemon pid"),
-}
-"""Words that name exactly one cause."""
+_LEAST = 1.0
+"""The least weight of an answer."""
 
-VAGUE_WORDS: dict[Cause, frozenset[str]] = {
-    Cause.MEMORY: _words("leak leaking"),
-    Cause.DISK: _words("volume volumes partition mount fs space quota"),
-    Cause.CPU: _words("load core cores throttling throttled"),
-    Cause.NETWORK: _words("interface gateway tcp link"),
-    Cause.PROCESS: _words("process crash crashed crashing looping restarting restarted"),
-}
-"""Words that often name a cause and often something else: a load balancer, an API gateway."""
+_HALF = 2.5
+"""The weight at which the confidence is one half, if nothing speaks for another topic."""
 
-_CLEAR, _VAGUE = 1.0, 0.5
-"""How much a clear and a vague word count."""
+_RIVAL = 0.45
+"""How much of the confidence a second topic of the same weight takes."""
 
-_NAME_WEIGHT, _DESCRIPTION_WEIGHT, _LABEL_WEIGHT = 4.0, 2.0, 1.0
-"""How much a word counts by the place where it stands: a name counts more than description and label together."""
+_MAX_BY_WORDS, _MAX = 0.45, 0.95
+"""The most confidence if only the alert's own words speak for it, and at all."""
 
-_CHECK_WEIGHT = {CheckStatus.CRITICAL: 1.5, CheckStatus.WARNING: 0.5}
-"""How much the check of a cause adds to its words."""
+_HEALTHY_BY_EXPRESSION, _HEALTHY_BY_TOPIC, _HEALTHY = 0.8, 0.7, 0.5
+"""The confidence that all is well: by the alert's own expression, by a check of its topic, by any check."""
 
-_CONFIDENCE_OF_WEIGHT = ((4.0, 0.6), (2.0, 0.45), (1.0, 0.3), (0.0, 0.2))
-"""The confidence by the least weight of the words that name the cause."""
-
-_CHECK_CONFIDENCE = {CheckStatus.CRITICAL: 0.3, CheckStatus.WARNING: 0.15, CheckStatus.OK: -0.15}
-"""How much the check of the cause changes the confidence."""
-
-_TIE_PENALTY = 0.1
-_MAX_CONFIDENCE_ELSEWHERE = 0.5  # the checks did not look at the host of the alert
-_CONFIDENCE_UNKNOWN = 0.1
-_CONFIDENCE_WARNING_CHECK_ONLY = 0.3
-_CONFIDENCE_CRITICAL_CHECK_ONLY = 0.5
-_CONFIDENCE_CRITICAL_CHECK_BESIDE_ALERT = 0.4  # the alert does not mention what the check found
-_MIN_CONFIDENCE, _MAX_CONFIDENCE = 0.05, 0.95
+_UNKNOWN = 0.1
 
 _MAX_ALERTS = 100  # enough words to judge by; ten thousand alerts would block the event loop
-_MAX_CHARACTERS = 4000
+_MAX_CITED, _MAX_QUOTED, _MAX_EFFECTS = 4, 2, 3
+_QUOTE = 160  # characters of the alert
 
-_RUN_OF_LETTERS = re.compile(r"[^\W\d_]+")
-# "HighCPU", "OOMKilled", "CPUs", "diskSpace": an acronym ends where the next word begins.
-_CAMEL_PART = re.compile(r"[A-Z]{2,}s(?![a-z])|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
+_OUTSIDE = frozenset({"http", "tcp", "tls", "dns"})
+"""Checkers that see whether the target serves, as its users do."""
+
+# Labels that say whose it is or where it runs. A team named "storage" is no sign of a disk.
+_NAMES = names_in(
+    "instance host hostname node nodename server pod pod_name service job namespace cluster app application team owner "
+    "env environment region zone datacenter dc project tenant customer component container image deployment "
+    "statefulset daemonset squad contact entity monitor alertname severity priority status"
+)
+
+IN_WORDS = {
+    Topic.MEMORY: "memory is short",
+    Topic.DISK: "a disk is filling up or failing",
+    Topic.CPU: "the CPU is overloaded",
+    Topic.CERTIFICATE: "a certificate is the trouble",
+    Topic.DNS: "names fail to resolve",
+    Topic.CONNECTIONS: "connections run out or are blocked",
+    Topic.BACKLOG: "work piles up in a queue",
+    Topic.DEPLOY: "a change that was just made",
+    Topic.DEPENDENCY: "something that it depends on",
+    Topic.TRAFFIC: "more traffic than usual",
+    Topic.NETWORK: "the network is disturbed",
+    Topic.PROCESS: "a process is down or failing",
+}
+
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """The likely cause (None means unknown), the confidence from 0 to 1, and the evidence in words."""
+    """The likely topic (None means unknown, or healthy), how sure that is, and the claims that say why."""
 
-    cause: Cause | None
-    confidence: float
-    evidence: tuple[str, ...]
-
-
-def diagnose(case: AnalysisInput, *, of_this_host: bool) -> Diagnosis:
-    """Find the likely cause. `of_this_host` says whether the checks looked at the host that the alert is about.
-
-    The cause is the one with the highest weight: the sum of its words, and its check if any word names it. If no
-    word names a cause, an unhealthy check is the cause. The checks are ignored for an alert about another host.
-    """
-    checks = {check.name: check for check in case.check.checks} if case.check and of_this_host else {}
-    weights, places = _weigh_words(case)
-    if not weights:
-        return _from_checks(checks, beside_alert=bool(case.alerts or case.incident))
-    totals = {cause: weight + _CHECK_WEIGHT.get(_status(checks, cause), 0.0) for cause, weight in weights.items()}
-    cause = max(totals, key=lambda candidate: totals[candidate])
-    status = _status(checks, cause)
-    by_words = next(confidence for least, confidence in _CONFIDENCE_OF_WEIGHT if weights[cause] >= least)
-    confidence = by_words + _CHECK_CONFIDENCE.get(status, 0.0)
-    if list(totals.values()).count(totals[cause]) > 1:
-        confidence -= _TIE_PENALTY
-    if not of_this_host:
-        confidence = min(confidence, _MAX_CONFIDENCE_ELSEWHERE)
-    evidence = [f"{places[cause]} mentions {cause}"]
-    if status is not CheckStatus.UNKNOWN:
-        evidence.append(f"the {cause} check is {status}: {checks[cause].message}")
-    return Diagnosis(cause, _bounded(confidence), tuple(evidence))
+    topic: Topic | None = None
+    healthy: bool = False
+    confidence: float = _UNKNOWN
+    claims: Sequence[Claim] = ()
+    evidence: Sequence[Evidence] = ()
+    about: str = ""
+    """What stands out beside the target, such as a service that it depends on."""
+    event: ChangeEvent | None = None
+    """The change that people made which is probably the cause."""
 
 
-def unhealthy(checks: Sequence[Check]) -> list[Check]:
-    """The checks with status critical or warning, the critical ones first."""
-    found = [check for check in checks if check.status in _CHECK_WEIGHT]
-    return sorted(found, key=lambda check: check.status is not CheckStatus.CRITICAL)
+@dataclass(frozen=True, kw_only=True)
+class _Vote:
+    topic: Topic
+    weight: float
+    cites: str
+    """The id of the evidence; "" for a vote against."""
+    by_words: bool = False
+    about: str = ""
+    event: ChangeEvent | None = None
 
 
-def words_of(text: str) -> frozenset[str]:
-    """The words in the first 4,000 characters of a text, in lower case.
+@dataclass
+class _Case:
+    """An analysis' input with its numbered evidence."""
 
-    Digits, `_` and other marks separate words, and so does camel case. Both readings of a camel-case word count:
-    "OOMKilled" gives oom, killed and oomkilled. Only complete words count: "scpu" does not contain cpu.
-    """
-    found: set[str] = set()
-    for run in _RUN_OF_LETTERS.findall(text[:_MAX_CHARACTERS]):
-        found.add(run.lower())
-        if run.isascii():
-            found.update(part.lower() for part in _CAMEL_PART.findall(run))
-    return frozenset(found)
+    given: AnalysisInput
+    evidence: dict[str, Evidence] = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.evidence = {one.id: one for one in evidence_of(self.given)}
 
-def causes_in(texts: Iterable[str]) -> dict[Cause, float]:
-    """The causes that the texts name: 1 if a clear word names the cause, 0.5 if only a vague word does."""
-    words = frozenset[str]().union(*(words_of(text) for text in texts))
-    found: dict[Cause, float] = {}
-    for cause in Cause:
-        if words & CLEAR_WORDS[cause]:
-            found[cause] = _CLEAR
-        elif words & VAGUE_WORDS[cause]:
-            found[cause] = _VAGUE
-    return found
+    @property
+    def target(self) -> Target:
+        return self.given.target or Target()
 
+    @property
+    def checks(self) -> Iterator[tuple[str, Check]]:
+        return self._numbered(EvidenceKind.CHECK, self.given.check.checks if self.given.check else [])
 
-def _from_checks(checks: dict[str, Check], *, beside_alert: bool) -> Diagnosis:
-    known = [checks[cause] for cause in Cause if cause in checks]
-    suspects = [check for check in unhealthy(known) if check.status is CheckStatus.CRITICAL or not beside_alert]
-    if not suspects:
-        return Diagnosis(None, _CONFIDENCE_UNKNOWN, ())
-    worst = suspects[0]
-    confidence = _CONFIDENCE_WARNING_CHECK_ONLY
-    if worst.status is CheckStatus.CRITICAL:
-        confidence = _CONFIDENCE_CRITICAL_CHECK_BESIDE_ALERT if beside_alert else _CONFIDENCE_CRITICAL_CHECK_ONLY
-    if sum(check.status is worst.status for check in suspects) > 1:
-        confidence -= _TIE_PENALTY
-    evidence = f"the {worst.name} check is {worst.status}: {worst.message}"
-    return Diagnosis(Cause(worst.name), _bounded(confidence), (evidence,))
+    @property
+    def changes(self) -> Iterator[tuple[str, Change]]:
+        return self._numbered(EvidenceKind.CHANGE, self.given.check.changes if self.given.check else [])
 
+    @property
+    def events(self) -> Iterator[tuple[str, ChangeEvent]]:
+        return self._numbered(EvidenceKind.EVENT, self.given.events)
 
-def _weigh_words(case: AnalysisInput) -> tuple[dict[Cause, float], dict[Cause, str]]:
-    """The weight of the words for each cause, and the most important place of these words."""
-    weights: dict[Cause, float] = {}
-    places: dict[Cause, str] = {}
-    for weight, place, texts in _texts(case):
-        for cause, clarity in causes_in(texts).items():
-            weights[cause] = weights.get(cause, 0.0) + weight * clarity
-            places.setdefault(cause, place)
-    return {cause: weights[cause] for cause in Cause if cause in weights}, places
+    def _numbered(self, kind: EvidenceKind, found: Sequence[_T]) -> Iterator[tuple[str, _T]]:
+        named = ((f"{kind}-{number}", one) for number, one in enumerate(found, 1))
+        return (pair for pair in named if pair[0] in self.evidence)
+
+    @property
+    def began_at(self) -> datetime | None:
+        starts = [alert.started_at for alert in self.given.alerts if alert.started_at]
+        return min(starts) if starts else self.given.incident.opened_at if self.given.incident else None
+
+    def is_other(self, name: str) -> bool:
+        """Whether a name is surely of something else than the target."""
+        return bool(name and self.names) and not _concerns(name, self.names)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What the target is called, in lower case."""
+        labels = (value for name, value in self.target.labels.items() if name in _NAMES)
+        hosts = (alert.host for alert in self.given.alerts)
+        found = {_bare(name) for name in (self.target.host, self.target.url, *labels, *hosts) if name}
+        return frozenset(found | {name.partition(".")[0] for name in found})
 
 
-def _texts(case: AnalysisInput) -> list[tuple[float, str, set[str]]]:
-    incident, alerts = case.incident, list(case.alerts)[:_MAX_ALERTS]
+def diagnose(given: AnalysisInput) -> Diagnosis:
+    """Find what the incident is about. A check, a change and an event count only as they concern its target."""
+    case = _Case(given)
+    votes = [*_of_words(case), *_of_checks(case), *_of_changes(case), *_of_events(case)]
+    weights: dict[Topic, float] = {}
+    for vote in votes:
+        weights[vote.topic] = weights.get(vote.topic, 0.0) + vote.weight
+    healthy = _healthy(case, {vote.topic for vote in votes if vote.by_words})
+    if healthy is not None:
+        return healthy
+    topic = max(Topic, key=lambda one: weights.get(one, 0.0))
+    if weights.get(topic, 0.0) < _LEAST:
+        return Diagnosis(claims=_effects(case, None), evidence=list(case.evidence.values()))
+    own = sorted((vote for vote in votes if vote.topic is topic and vote.cites), key=lambda one: -one.weight)
+    rival = max((weight for other, weight in weights.items() if other is not topic), default=0.0)
+    return Diagnosis(
+        topic=topic,
+        confidence=_confidence(weights[topic], max(rival, 0.0), own),
+        claims=[_cause(case, topic, own), *_effects(case, topic)],
+        evidence=list(case.evidence.values()),
+        about=next((vote.about for vote in own if vote.about), ""),
+        event=next((vote.event for vote in own if vote.event), None),
+    )
+
+
+def _confidence(weight: float, rival: float, votes: Sequence[_Vote]) -> float:
+    sure = weight / (weight + _HALF) * (1 - _RIVAL * min(rival / weight, 1.0))
+    most = _MAX_BY_WORDS if all(vote.by_words for vote in votes) else _MAX
+    return round(min(sure, most), 2)
+
+
+# What votes
+
+
+def _of_words(case: _Case) -> Iterator[_Vote]:
+    given = case.given
+    alerts = list(given.alerts)[:_MAX_ALERTS]
     names = {alert.name for alert in alerts} | {alert.title for alert in alerts}
-    descriptions = {alert.description for alert in alerts}
-    if incident is not None:
+    says = {alert.description for alert in alerts} | {
+        value for alert in alerts for value in alert.annotations.values() if "://" not in value or " " in value
+    }
+    if given.incident is not None and not alerts:
         # Not incident.summary: an earlier analysis may have written it.
-        names.add(incident.title)
-        descriptions.add(incident.description)
-    annotations = _values(alert.annotations for alert in alerts)
-    return [
-        (_NAME_WEIGHT, "the alert's name", names),
-        (_DESCRIPTION_WEIGHT, "the description", descriptions | annotations),
-        (_LABEL_WEIGHT, "a label", _values(alert.labels for alert in alerts)),
+        names, says = {given.incident.title}, {given.incident.description}
+    labels = {value for alert in alerts for name, value in alert.labels.items() if name.lower() not in _NAMES}
+    cites = "alert-1" if "alert-1" in case.evidence else ""
+    identities = sorted(_identities(alerts), key=len, reverse=True)
+    for weight, texts in ((_NAME, names), (_DESCRIPTION, says), (_LABEL, labels)):
+        for topic, clarity in topics_in(_without(text, identities) for text in texts).items():
+            yield _Vote(topic=topic, weight=weight * clarity, cites=cites, by_words=True)
+    for topic in topics_in_errors(names | says):
+        yield _Vote(topic=topic, weight=_ERROR, cites=cites, by_words=True)
+
+
+def _identities(alerts: Iterable[Alert]) -> set[str]:
+    """The names of hosts, services and teams in the labels of the alerts: their words say nothing."""
+    values = {
+        value for alert in alerts for name, value in alert.labels.items() if name.lower() in _NAMES - {"alertname"}
+    }
+    return {value for value in values | {value.partition(":")[0] for value in values} if len(value) > 2}
+
+
+def _without(text: str, names: Sequence[str]) -> str:
+    for name in names:
+        text = text.replace(name, " ")
+    return text
+
+
+def _of_checks(case: _Case) -> Iterator[_Vote]:
+    for number, check in case.checks:
+        topic = topic_of_check(check)
+        if topic is None or check.status not in _CHECK:
+            continue
+        weight = _CHECK[check.status]
+        if weight > 0 and case.is_other(check.target):
+            yield from _elsewhere(topic, weight, number, check.target)
+        else:
+            yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "")
+
+
+def _of_changes(case: _Case) -> Iterator[_Vote]:
+    """The strangest series of each topic. Several statistics of one thing are no more evidence than one."""
+    changes = list(case.changes)
+    strongest = max((change.score for _, change in changes), default=0.0)
+    best: dict[Topic, _Vote] = {}
+    for number, change in changes if strongest > 0 else []:
+        for vote in _of_change(case, number, change, _CHANGE * change.score / strongest):
+            if vote.topic not in best or best[vote.topic].weight < vote.weight:
+                best[vote.topic] = vote
+    yield from best.values()
+
+
+def _of_change(case: _Case, number: str, change: Change, weight: float) -> Iterator[_Vote]:
+    topic = _topic_of_metric(change)
+    if case.is_other(change.entity):
+        yield from _elsewhere(topic, weight, number, change.entity)
+    elif topic is not None:
+        yield _Vote(topic=topic, weight=weight, cites=number)
+
+
+def _elsewhere(topic: Topic | None, weight: float, cites: str, about: str) -> Iterator[_Vote]:
+    """What is wrong with something else: what it is about, if that is known, and that the target may depend on it.
+
+    That it is down, or cannot be reached, is nothing but a dependency.
+    """
+    known = topic is not None and topic not in (Topic.PROCESS, Topic.NETWORK)
+    if topic is not None and known:
+        yield _Vote(topic=topic, weight=weight, cites=cites, about=about)
+    yield _Vote(topic=Topic.DEPENDENCY, weight=weight / 2 if known else weight, cites=cites, about=about)
+
+
+def _topic_of_metric(change: Change) -> Topic | None:
+    if is_symptom(change.metric):
+        return None
+    found = topics_in([change.metric])
+    topic = max(found, key=lambda one: found[one], default=None)
+    # Less traffic is what an outage looks like, and more processes are no process that is down.
+    if (topic is Topic.TRAFFIC and change.now < change.high) or (topic is Topic.PROCESS and _is_up(change)):
+        return None
+    return topic
+
+
+def _is_up(change: Change) -> bool:
+    return change.metric.lower().rpartition("_")[2] == "up" and change.now >= change.low
+
+
+def _of_events(case: _Case) -> Iterator[_Vote]:
+    began = case.began_at
+    for number, event in case.events:
+        before = began - event.at if began is not None else EVENT_WINDOW
+        concerned = not event.labels or any(_concerns(value, case.names) for value in event.labels.values())
+        if concerned and words_of(event.kind) & _MADE and timedelta(minutes=-1) <= before < EVENT_WINDOW:
+            weight = _EVENT * (1 - max(before, timedelta()) / EVENT_WINDOW)
+            yield _Vote(topic=Topic.DEPLOY, weight=weight, cites=number, event=event)
+
+
+def _concerns(name: str, names: frozenset[str]) -> bool:
+    """Whether a name is one of the target's: web-1:9100, https://web-1/health and web-1 are the same."""
+    plain = _bare(name)
+    return plain in names or plain.partition(".")[0] in names
+
+
+def _bare(name: str) -> str:
+    """A name in lower case, without scheme, path and port."""
+    place = read_place(name)
+    return place.host if place else name.lower()
+
+
+# What is said
+
+
+def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
+    """The diagnosis that all is well, if what was seen says so: no check is unhealthy, and no series is strange now.
+
+    What a check finds now counts more than a series of the same topic, which shows the time before.
+    """
+    checks = [(number, check) for number, check in case.checks if check.status is not CheckStatus.UNKNOWN]
+    if not checks or any(check.status is not CheckStatus.OK for _, check in checks):
+        return None
+    by_expression = [number for number, check in checks if check.name == "prometheus"]
+    covered = {topic_of_check(check) for _, check in checks}
+    strange = {_topic_of_metric(change) for _, change in case.changes if change.until is None}
+    if not by_expression and not strange <= covered - {None}:
+        return None
+    by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
+    alone = not case.given.alerts and case.given.incident is None
+    outside = not topics or topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
+    confidence = _HEALTHY
+    if by_expression or alone:
+        confidence = _HEALTHY_BY_EXPRESSION
+    elif any(topic_of_check(check) in topics for _, check in checks) or (outside and by_topic):
+        confidence = _HEALTHY_BY_TOPIC
+    elif topics:
+        return None  # what was looked at is not what the alert is about
+    cites = [*dict.fromkeys([*by_expression, *by_topic, *(number for number, _ in checks)])][:_MAX_CITED]
+    says = "; ".join(case.evidence[number].says for number in cites)
+    quotes = [case.evidence[number].says for number in cites]
+    claim = Claim(kind=ClaimKind.HEALTHY, says=f"Nothing is wrong there now: {says}", cites=cites, quotes=quotes)
+    evidence = list(case.evidence.values())
+    return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
+
+
+def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
+    cites = [*dict.fromkeys(vote.cites for vote in votes)][:_MAX_CITED]
+    shown = [case.evidence[number] for number in cites]
+    seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
+    if not seen:
+        quotes = [one_line(one.says.partition(" [")[0], _QUOTE) for one in shown[:1]]
+        why = f"the alert says so, and nothing else was seen: {''.join(quotes)}"
+    else:
+        quotes = [one.says for one in seen[:_MAX_QUOTED]]
+        why = "; ".join(f"{one.about}: {one.says}" if one.about else one.says for one in seen[:_MAX_QUOTED])
+    says = f"Probably {IN_WORDS[topic]}: {why}"
+    return Claim(kind=ClaimKind.CAUSE, topic=topic.value, says=says, cites=cites, quotes=quotes)
+
+
+def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
+    """What else is known: other unhealthy checks, and what came before."""
+    unhealthy = [
+        (number, check)
+        for number, check in case.checks
+        if check.status in (CheckStatus.CRITICAL, CheckStatus.WARNING) and topic_of_check(check) is not topic
     ]
+    unhealthy.sort(key=lambda one: one[1].status is not CheckStatus.CRITICAL)
+    also = (_effect("Also", case.evidence[number]) for number, _ in unhealthy)
+    return [*islice(also, _MAX_EFFECTS), *_episodes(case)]
 
 
-def _values(maps: Iterable[dict[str, str]]) -> set[str]:
-    """The values without links: the URL of a dashboard may contain any word."""
-    values = {value for each in maps for value in each.values()}
-    return {value for value in values if "://" not in value or " " in value}
+def _episodes(case: _Case) -> list[Claim]:
+    latest = case.evidence.get(f"{EvidenceKind.EPISODE}-1")
+    return [_effect("Before", latest)] if latest else []
 
 
-def _status(checks: dict[str, Check], cause: Cause) -> CheckStatus:
-    return checks[cause].status if cause in checks else CheckStatus.UNKNOWN
-
-
-def _bounded(confidence: float) -> float:
-    return round(min(_MAX_CONFIDENCE, max(_MIN_CONFIDENCE, confidence)), 2)
+def _effect(word: str, one: Evidence) -> Claim:
+    return Claim(kind=ClaimKind.EFFECT, says=f"{word}: {one.says}", cites=[one.id], quotes=[one.says])

@@ -24,7 +24,7 @@ TOP_PROCESSES = 3
 CPU_WINDOW_SECONDS = 0.03
 """Seconds between the two readings of CPU time. The kernel counts in steps of 10 ms: enough for a ranking."""
 
-FILE_SEARCH_SECONDS = 0.25
+FILE_SEARCH_SECONDS = 0.15
 FILE_SEARCH_DEPTH = 8
 LARGE_BYTES = 50 * 2**20
 OLD_BYTES = 10 * 2**20
@@ -95,10 +95,10 @@ def _shown(name: str | None) -> str:
     name = name or "?"
     if len(name) > 15:
         name = name.split()[0][:64]
-    return one_line(name)
+    return printable(name)
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """A text from outside as one line, without characters that move a terminal's cursor."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 

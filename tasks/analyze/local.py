@@ -1,30 +1,30 @@
-"""Analysis without a model: the words of the alert, the checks, and a look at this host."""
+"""Analysis without a model and a network: what the evidence votes for, and a look at this host if it is meant."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import psutil
 
-from orchestration.analysis import AnalysisInput
-from orchestration.contracts import AnalyzeResult, Check, Target
+from orchestration.analysis import FOLLOW_THE_RUNBOOK, AnalysisInput
+from orchestration.contracts import AnalyzeResult, Check, CheckStatus, Claim, ClaimKind, Recommendation, Target
+from orchestration.redaction import one_line
+from orchestration.support import unsupported
 from orchestration.threads import in_daemon_thread
-from tasks.analyze.advice import Findings, advise, also_look_at, worst_path
-from tasks.analyze.diagnosis import Cause, Diagnosis, diagnose, unhealthy
-from tasks.analyze.host import in_bytes, look_around, one_line, top_by_cpu, top_by_memory
+from tasks.analyze.advice import HIGH, MEDIUM, Findings, advise, also_look_at, worst_path
+from tasks.analyze.diagnosis import IN_WORDS, Diagnosis, diagnose
+from tasks.analyze.host import in_bytes, look_around, printable, top_by_cpu, top_by_memory
+from tasks.analyze.topics import Topic, topic_of_check
 
-LOOK_TIMEOUT_SECONDS = 1.0
+LOOK_TIMEOUT_SECONDS = 0.25
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
 
-_IN_WORDS = {
-    Cause.MEMORY: "memory is short",
-    Cause.DISK: "a disk is filling up",
-    Cause.CPU: "the CPU is overloaded",
-    Cause.NETWORK: "the network is disturbed",
-    Cause.PROCESS: "a process is down or failing",
-}
+_TITLE_CHARACTERS = 100
+_NOTE_CHARACTERS = 200
 
 
 class LocalAnalysis:
@@ -33,65 +33,70 @@ class LocalAnalysis:
     name = "local"
 
     async def analyze(self, case: AnalysisInput) -> AnalyzeResult:
-        """The likely cause, what the host of the alert shows about it, and what to do.
+        """The likely cause with its evidence, and what to do, within 0.3 s.
 
-        Only the host that runs this process can be looked at: an alert about another one gets no findings of this one,
-        and its steps say where they are to be taken. `diagnosis.py` has the rules for the cause and the confidence.
+        `diagnosis.py` has the rules for the cause and the confidence. This host's processes and files are looked at
+        only if the alert is about this host.
         """
-        here = case.is_about_this_host
-        diagnosis = diagnose(case, of_this_host=here)
-        cause = diagnosis.cause
+        diagnosis, dropped = _supported(diagnose(case))
+        target = case.target or Target(is_own=case.is_about_this_host)
         checks = case.check.checks if case.check else []
-        own = next((check for check in checks if check.name == cause), None)
-        findings = await _look(case, cause, own) if here else Findings(check=own)
-        also = [check for check in unhealthy(checks) if check.name != cause]
-        place = "" if here else f"on {_where(case)}: "
-        recommendations = [
-            one.model_copy(update={"actions": [f"{place}{action}" for action in one.actions]})
-            for one in advise(cause, findings)
-        ] + list(map(also_look_at, also))
+        check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
+        name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
+        known = Findings(target=target, name=name, about=diagnosis.about, event=diagnosis.event, check=check)
+        findings = await _look(case, diagnosis.topic, known) if target.is_own else known
+        recommendations = list(_recommend(case, diagnosis, findings))
         return AnalyzeResult(
             summary=_summary(case, diagnosis, findings),
-            probable_cause=f"{cause}: {'; '.join(diagnosis.evidence)}" if cause else "unknown",
-            actions=[f"{each.title}: {next(iter(each.actions), each.description)}" for each in recommendations],
+            probable_cause=_cause(diagnosis),
+            actions=list(dict.fromkeys(_in_one_line(each) for each in recommendations)),
             recommendations=recommendations,
             confidence=diagnosis.confidence,
+            claims=list(diagnosis.claims),
+            evidence=list(diagnosis.evidence),
+            dropped=dropped,
             model_info={"provider": self.name},
             errors=findings.errors,
         )
 
 
-def _where(case: AnalysisInput) -> str:
-    """The host where a step is to be taken, for people."""
-    host = case.target.host if case.target else ""
-    return host[:80] or "the host concerned"
+def _supported(diagnosis: Diagnosis) -> tuple[Diagnosis, list[str]]:
+    """The diagnosis with the claims that its evidence supports, as of a model; and why the others are dropped."""
+    known = {one.id: one for one in diagnosis.evidence}
+    judged = [(claim, unsupported(claim, known)) for claim in diagnosis.claims]
+    kept = [claim for claim, why in judged if why is None]
+    dropped = [f"{one_line(claim.says, 200)!r}: {why}" for claim, why in judged if why is not None]
+    # The first claim is the answer. Without it nothing is known.
+    if diagnosis.claims and judged[0][1] is not None:
+        return Diagnosis(claims=kept, evidence=diagnosis.evidence), dropped
+    return replace(diagnosis, claims=kept), dropped
 
 
-async def _look(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
-    """What this host shows about a cause. `errors` says what could not be read."""
+async def _look(case: AnalysisInput, topic: Topic | None, known: Findings) -> Findings:
+    """What this host shows about a topic, beside what is known. `errors` says what could not be read."""
     try:
         async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
-            return await _findings(case, cause, check)
+            return await _findings(case, topic, known)
     except TimeoutError:
         problem = f"no answer after {LOOK_TIMEOUT_SECONDS:g} s"
     except (OSError, psutil.Error) as error:
         problem = str(error)
-    return Findings(check=check, errors=[f"could not look at this host for {cause}: {problem}"])
+    return replace(known, errors=[f"could not look at this host for {topic}: {problem}"])
 
 
-async def _findings(case: AnalysisInput, cause: Cause | None, check: Check | None) -> Findings:
-    match cause:
-        case Cause.MEMORY:
-            return Findings(processes=await top_by_memory(), check=check)
-        case Cause.CPU:
+async def _findings(case: AnalysisInput, topic: Topic | None, known: Findings) -> Findings:
+    match topic:
+        case Topic.MEMORY:
+            return replace(known, processes=await top_by_memory())
+        case Topic.CPU:
             load = os.getloadavg() if hasattr(os, "getloadavg") else None
-            return Findings(processes=await top_by_cpu(), load=load, check=check)
-        case Cause.DISK:
+            return replace(known, processes=await top_by_cpu(), load=load)
+        case Topic.DISK:
             labels = (alert.labels.get(name, "") for alert in case.alerts for name in ("mountpoint", "mount", "path"))
-            root = await in_daemon_thread(_root_to_search, tuple(dict.fromkeys(labels)), worst_path(check))
-            return Findings(files=await in_daemon_thread(look_around, root), check=check)
+            root = await in_daemon_thread(_root_to_search, tuple(dict.fromkeys(labels)), worst_path(known.check))
+            return replace(known, files=await in_daemon_thread(look_around, root))
         case _:
-            return Findings(check=check)
+            return known
 
 
 def _root_to_search(named: Sequence[str], worst: str) -> str:
@@ -103,39 +108,90 @@ def _root_to_search(named: Sequence[str], worst: str) -> str:
     return next((mount for mount in named if mount in local), worst)
 
 
+def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) -> Iterator[Recommendation]:
+    """What to do, the most useful first: what people wrote down for this alert comes before what code advises."""
+    if case.runbook or any("runbook" in alert.links for alert in case.alerts):
+        yield Recommendation(type="runbook", priority=HIGH, title=FOLLOW_THE_RUNBOOK)
+    if diagnosis.healthy:
+        yield Recommendation(type="general", priority=MEDIUM, title="See whether it still fires: nothing is wrong now")
+    else:
+        yield from advise(diagnosis.topic, findings)
+    if note := next((note for episode in case.episodes for note in episode.notes), ""):
+        title = "See what helped before"
+        yield Recommendation(type="episode", priority=MEDIUM, title=title, description=one_line(note, _NOTE_CHARACTERS))
+    for check in _unhealthy(case):
+        if (topic := topic_of_check(check)) is None or topic is not diagnosis.topic:
+            yield also_look_at(check, findings)
+
+
+def _unhealthy(case: AnalysisInput) -> list[Check]:
+    """The checks with status critical or warning, the critical ones first."""
+    bad = (CheckStatus.CRITICAL, CheckStatus.WARNING)
+    found = [check for check in (case.check.checks if case.check else []) if check.status in bad]
+    return sorted(found, key=lambda check: check.status is not CheckStatus.CRITICAL)
+
+
+def _in_one_line(each: Recommendation) -> str:
+    detail = next(iter(each.actions), each.description)
+    return f"{each.title}: {detail}" if detail else each.title
+
+
+def _cause(diagnosis: Diagnosis) -> str:
+    if diagnosis.topic is None:
+        return "nothing is wrong now" if diagnosis.healthy else "unknown"
+    first = next(iter(diagnosis.claims), None)
+    return f"{diagnosis.topic}: {_why(first)}" if first else diagnosis.topic.value
+
+
+def _why(claim: Claim) -> str:
+    return claim.says.partition(": ")[2]
+
+
 def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) -> str:
     """The analysis in one or two sentences, for a person who was asleep a minute ago."""
-    target = case.target.name[:100] if case.target else ""
-    title = _title(case)
-    about = f"{title} ({target})" if target and case.alerts and case.target and case.target.host not in title else title
-    if diagnosis.cause is None:
-        return f"{about}: no cause recognized. {_checked(case)}."
-    verdict = f"{about}: probably {_IN_WORDS[diagnosis.cause]}."
-    return f"{verdict} {_headline(findings, case.target)}".strip()
+    title, claim = _title(case), next(iter(diagnosis.claims), None)
+    if diagnosis.healthy and claim is not None:
+        return f"{title}: nothing is wrong there now. {_why(claim)}."
+    if diagnosis.topic is None:
+        return f"{title}: no cause recognized, {_looked_at(case)}."
+    if claim is None or claim.kind is not ClaimKind.CAUSE:
+        return f"{title}: probably {IN_WORDS[diagnosis.topic]}."
+    return f"{title}: probably {IN_WORDS[diagnosis.topic]}. {_headline(findings) or _sentence(_why(claim))}"
 
 
-def _checked(case: AnalysisInput) -> str:
-    if case.check is None or not case.check.checks:
-        return "Nothing was checked"
-    bad = [f"{check.name} is {check.status}" for check in unhealthy(case.check.checks)]
-    target = case.check.target.name if case.check.target else ""
-    return f"{f'On {target} ' if target else ''}{', '.join(bad) or 'no check is unhealthy'}"
+def _looked_at(case: AnalysisInput) -> str:
+    checks = case.check.checks if case.check else []
+    if not checks:
+        return "and nothing was looked at"
+    bad = [f"{check.name} is {check.status}" for check in _unhealthy(case)]
+    return ", ".join(bad) or f"and no check is unhealthy ({', '.join(check.name for check in checks[:5])})"
 
 
-def _headline(findings: Findings, target: Target | None) -> str:
-    """The most important finding, in one sentence."""
-    own = target.host if target and target.host else "this host"
+def _headline(findings: Findings) -> str:
+    """The most important finding on this host, in one sentence."""
+    own = socket.gethostname()
     if findings.processes:
         return f"Most on {own} by {findings.processes[0]}."
     if findings.files and findings.files.large:
         largest = findings.files.large[0]
         return f"Largest file found on {own}: {largest.path!a}, {in_bytes(largest.size_bytes)}."
-    return f"Check of {findings.check.target or own}: {findings.check.message}." if findings.check else ""
+    return ""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
 
 
 def _title(case: AnalysisInput) -> str:
     title = case.incident.title if case.incident else ""
     if not title and case.alerts:
         title = case.alerts[0].title or case.alerts[0].name
-    title = one_line(title) or "Health check"
-    return title if len(title) <= 100 else f"{title[:99]}…"
+    title = one_line(title, _TITLE_CHARACTERS) or "Health check"
+    named = (
+        list(dict.fromkeys(alert.place for alert in case.alerts)) if any(alert.place for alert in case.alerts) else []
+    )
+    if not named and case.target is not None and case.alerts:
+        named = [case.target.name]
+    places = [place for place in named if place and place not in title]
+    shown = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else "".join(places)
+    return printable(f"{title} ({one_line(shown, 80)})" if shown else title)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from orchestration.analysis import AnalysisInput, AnalysisProvider
-from orchestration.contracts import ALL_CLEAR, AnalyzeResult, CheckResult, Stage, StageContext, StageError
-from orchestration.engine.run import ActiveRun, NodeKind, Step
+from orchestration.alert import Incident
+from orchestration.analysis import LOCAL, MODEL, AnalysisInput, AnalysisProvider, ModelOptions, block_of, is_provider
+from orchestration.contracts import (
+    ALL_CLEAR,
+    AnalyzeResult,
+    ChangeEvent,
+    CheckResult,
+    Episode,
+    Stage,
+    StageContext,
+    StageError,
+)
+from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
 from orchestration.errors import BadInput, Unavailable
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
 from orchestration.settings import Settings
+from orchestration.store.change_events import changes_of, earlier_episodes
 from orchestration.store.story import all_checks
+from tasks.analyze.deadline import PatientAnalysis
 from tasks.analyze.local import LocalAnalysis
+from tasks.analyze.model.provider import ModelAnalysis
 
-PROVIDERS: Mapping[str, Callable[[], AnalysisProvider]] = {"local": LocalAnalysis}
-"""The analysis providers by name."""
+PROVIDERS = (LOCAL, MODEL, f"{MODEL}/NAME")
+"""The analysis providers, as a person is told their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +70,7 @@ def ensure_provider(name: str | None) -> None:
     Raises:
         BadInput: naming those that do.
     """
-    if name is not None and name not in PROVIDERS:
+    if name is not None and not is_provider(name):
         raise BadInput(f"provider: there is no {name[:80]!r}; there are: {', '.join(PROVIDERS)}")
 
 
@@ -68,17 +81,67 @@ class IntelligenceNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
-    usual = run.services.analysis
+    incident = await run.incident()
+    events, episodes = await _past_of(run, incident)
     name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
-    ensure_provider(name if name != usual.name else None)
     return AnalyzeConfig(
-        provider=usual if name in (None, usual.name) else PROVIDERS[name](),
+        provider=await _provider(run, step, name),
         evidence=AnalysisInput(
-            incident=await run.incident(),
+            incident=incident,
             alerts=run.alerts,
             check=all_checks(run.found(CheckResult, step.before)),
+            events=events,
+            episodes=episodes,
         ),
     )
+
+
+async def _provider(run: ActiveRun, step: Step, name: str | None) -> AnalysisProvider:
+    """Whoever has this name. None means the installation's model, or the usual provider where it has none."""
+    usual = run.services.analysis
+    if name == usual.name:
+        return usual
+    ensure_provider(name)
+    if name == LOCAL:
+        return LocalAnalysis()
+    model = await find_model(run.services, name)
+    if model is None:
+        return usual
+    asked = ModelAnalysis(
+        options=model,
+        database=run.services.database,
+        local=LocalAnalysis(),
+        tools=run.services.tools,
+        run_id=run.run_id,
+        environment=run.record.environment,
+    )
+    return PatientAnalysis(model=asked, run=run, step=step)
+
+
+async def find_model(services: Services, name: str | None) -> ModelOptions | None:
+    """The model of this provider's name. None means that nobody has named one, and that the installation has none.
+
+    Raises:
+        BadInput: the model that is named does not exist, or cannot be used.
+        BadSetting: the settings name half a model.
+        Unavailable: the store of the blocks does not answer.
+    """
+    found = None if services.models is None else await services.models.find(None if name is None else block_of(name))
+    if found is None and name is not None:
+        raise BadInput(
+            "provider: no model is set up. Save a block of the type analysis-model named default in Prefect, "
+            "or set ANALYSIS_MODEL"
+        )
+    return found
+
+
+async def _past_of(run: ActiveRun, incident: Incident | None) -> tuple[list[ChangeEvent], list[Episode]]:
+    """What was changed before an incident, and its earlier episodes."""
+    if incident is None:
+        return [], []
+    async with run.services.database.statement() as tx:
+        events = await changes_of(tx, incident, run.alerts, run.services.settings)
+        return events, await earlier_episodes(tx, incident)
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
@@ -91,7 +154,7 @@ def _fallback(settings: Settings, error: StageError) -> AnalyzeResult | None:
 
 def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:
     provider = IntelligenceNode.model_validate(node.config).provider
-    if provider is not None and provider not in PROVIDERS:
+    if provider is not None and not is_provider(provider):
         message = f"there is no provider {provider[:80]!r} (known: {', '.join(PROVIDERS)})"
         yield DefinitionProblem(node=node.id, field="config.provider", message=message)
 

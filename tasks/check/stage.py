@@ -6,14 +6,16 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self, cast
 
 from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert
-from orchestration.contracts import ALL_CLEAR, Check, CheckResult, CheckStatus, Stage, StageContext
+from orchestration.changes.csv_input import read_dependencies
+from orchestration.contracts import ALL_CLEAR, Change, Check, CheckResult, CheckStatus, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
-from orchestration.errors import BadInput, BadSetting
+from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
 from orchestration.policy.checking import rule_for
 from orchestration.policy.model import CheckRule
@@ -22,6 +24,7 @@ from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.target import OwnHost, target_of
 from orchestration.threads import in_daemon_thread
+from tasks.check.changes import find_changes
 from tasks.check.checkers.base import CheckerConfig, LeftOut, Subject
 from tasks.check.checkers.registry import CHECKERS, AnyChecker
 
@@ -126,7 +129,8 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
         BadInput: a checker's options are wrong.
     """
     unfit = {name: config.checkers[name].unfit(config.options(name), config.subject) for name in config.names}
-    found = await asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
+    looking = asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
+    found, changes = await asyncio.gather(looking, _changes(config, context))
     checks = [one for one in found if isinstance(one, Check)]
     refused = {name: reason for name, reason in (one for one in found if not isinstance(one, Check))}
     passed = sum(found.status is CheckStatus.OK for found in checks)
@@ -138,8 +142,24 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
         timings={found.name: found.duration_ms for found in checks},
         errors=[f"{found.name}: {found.error}" for found in checks if found.error],
         target=config.subject.target,
+        changes=changes,
         left_out={**config.left_out, **{name: reason for name, reason in unfit.items() if reason}, **refused},
     )
+
+
+async def _changes(config: CheckConfig, context: StageContext) -> list[Change]:
+    """What has changed at the target and its neighbours, by their series; nothing if that cannot be known in time."""
+    finder = config.subject.prometheus
+    if finder is None or not config.subject.alerts:
+        return []
+    try:
+        async with asyncio.timeout(config.timeout_seconds):
+            prometheus = await finder.find()
+            return await find_changes(prometheus, config.subject) if prometheus is not None else []
+    except (BadInput, BadSetting, Unavailable, TimeoutError) as error:
+        reason = str(error) or f"no answer in {config.timeout_seconds:g} s"
+        logger.warning("What changed at the target of run %s is not known: %s", context.run_id, reason)
+        return []
 
 
 async def _run(config: CheckConfig, name: str, context: StageContext) -> Check | tuple[str, str]:
@@ -221,13 +241,26 @@ async def subject_of(
 ) -> Subject:
     """What the checks of a run with these alerts are about, and what they may connect to."""
     own = await in_daemon_thread(OwnHost.read)
+    calls = await in_daemon_thread(read_calls, settings.changes_dependencies_file) if prometheus else ()
     return Subject(
         target=target_of(alerts, own),
         own_name=own.name,
         alerts=alerts,
         rules=settings.address_rules,
         prometheus=prometheus,
+        calls=calls,
     )
+
+
+def read_calls(file: str | None) -> Sequence[tuple[str, str]]:
+    """Who depends on whom, from CHANGES_DEPENDENCIES_FILE. What is wrong with it is logged: no check fails for it."""
+    if file is None:
+        return ()
+    try:
+        return read_dependencies(Path(file).read_bytes(), file)
+    except (OSError, BadInput) as error:
+        logger.warning("CHANGES_DEPENDENCIES_FILE cannot be used: %s", error)
+        return ()
 
 
 async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:

@@ -11,7 +11,7 @@ from orchestration.policy.escalating import notified_by, plan
 from orchestration.reasons import Reason
 from orchestration.store.actions import note_event
 from orchestration.store.database import Transaction, read_clock
-from orchestration.store.incidents import get_incident, raise_version_for, update_incident
+from orchestration.store.incidents import get_incident, raise_version, raise_version_for, update_incident
 from orchestration.store.present import read_present
 from tasks.ingest.incidents import NotifyDecision
 
@@ -27,8 +27,7 @@ async def begin_escalation(tx: Transaction, incident: Incident, active: ActivePo
     progress = None
     if active is not None:
         decision = active.route(present.alerts, environment=incident.environment, at=present.at)
-        named = (plan(active.policy, name, incident.severity, present.at) for name in decision.escalations)
-        progress = next((one for one in named if one is not None), None)
+        progress = plan(active.policy, decision, incident.severity, present.at)
     if progress is None:
         return await update_incident(tx, int(incident.id), escalation=None) if incident.escalation else incident
     if (before := progress_of(incident)) is not None:
@@ -51,8 +50,13 @@ async def escalate(tx: Transaction, incident: Incident, active: ActivePolicy | N
         return NotifyDecision(False, Reason.NOT_DUE)
     progress = _take_due(progress, active, await read_clock(tx))
     await _save(tx, incident, progress, run_id)
-    await raise_version_for(tx, incident.id, [name for step in progress.last for name in step.channels])
-    return NotifyDecision(True, Reason.ESCALATION_ENDED if progress.is_over else Reason.ESCALATED)
+    channels = [name for step in progress.last for name in step.channels]
+    if None in channels:
+        # Which the default channels are is known when they are notified.
+        await raise_version(tx, incident.id)
+    else:
+        await raise_version_for(tx, incident.id, [name for name in channels if name])
+    return NotifyDecision(True, Reason.ESCALATION_ENDED if progress.steps and progress.is_over else Reason.ESCALATED)
 
 
 def _take_due(progress: EscalationProgress, active: ActivePolicy | None, at: datetime) -> EscalationProgress:
@@ -61,8 +65,9 @@ def _take_due(progress: EscalationProgress, active: ActivePolicy | None, at: dat
 
 async def _save(tx: Transaction, incident: Incident, progress: EscalationProgress, run_id: str) -> Incident:
     for step in progress.last:
-        said = {"to": ", ".join(step.people or step.channels), "why": step.note}
-        whom = step.model_dump(mode="json", include={"number", "people", "channels"})
+        channels = [name or "the default channels" for name in step.channels]
+        said = {"to": ", ".join(step.people or channels), "why": step.note}
+        whom = {"number": step.number, "people": list(step.people), "channels": channels}
         details = {"escalation": progress.name, **whom, **said}
         await note_event(tx, incident, "incident_escalated", details, run_id=run_id)
     await update_incident(tx, int(incident.id), escalation=progress.model_dump(mode="json"))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol, cast
 
-from orchestration.alert import Alert, Severity
+from orchestration.alert import Alert, Severity, title_of
 from orchestration.contracts import Stage
 from orchestration.engine.plan import begins_with_ingest, plan_for
 from orchestration.engine.run import NodeKinds, Plan
@@ -225,6 +225,12 @@ def _title_of_value(plan: Plan, payload: object) -> str:
     return one_line(given, _TITLE_CHARACTERS) if isinstance(given, str) and given.strip() else str(plan.name)
 
 
+def _severity_of_value(payload: object) -> Severity:
+    """How bad the payload of a definition without alerts says that it is."""
+    given = cast("dict[str, object]", payload).get("severity") if isinstance(payload, dict) else None
+    return Severity(str(given)) if given in [one.value for one in Severity] else Severity.INFO
+
+
 def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     """The runs of a push with alerts, or the storm that it is: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
@@ -275,6 +281,7 @@ def _single(payload: object, title: str, intake: _Intake) -> NewPush:
         payload=StoredPush.model_validate({"data": data}).model_dump_json().encode(),
         options=intake.options_json,
         title=title,
+        severity=_severity_of_value(payload),
         max_retries=intake.settings.max_retries_per_stage,
         lease_owner=intake.metadata.reserved_by,
         lease_seconds=intake.settings.lease_seconds,
@@ -378,13 +385,6 @@ def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRu
         signals.emit(Signal.STARTED, tags)
         why = {"reason": reason} if original is None else {"reason": reason, "duplicate_of": original}
         signals.emit(Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, **why)
-
-
-def title_of(alerts: Sequence[Alert]) -> str:
-    """A run's title in lists: the incident's title, or the alert's name with its host."""
-    lead = alerts[0]
-    more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    return lead.title or f"{lead.name}{f' on {lead.host}' if lead.host else ''}{more}"
 
 
 def checked_name(what: str, text: str) -> str:

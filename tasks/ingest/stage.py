@@ -188,6 +188,10 @@ async def _follow_up(context: StageContext, config: IngestConfig) -> IngestResul
                 decision = NotifyDecision(True, Reason.REDELIVERY)
             case RunReason.STATE:
                 decision = NotifyDecision(True, Reason.STATE)
+            case RunReason.ANALYSIS if incident.status.ended:
+                decision = NotifyDecision(False, Reason.ALREADY_RESOLVED)
+            case RunReason.ANALYSIS:
+                decision = NotifyDecision(True, Reason.ANALYSIS)
             case _:
                 decision = await follow_up(tx, incident, run.run_id, config.reason, config.settings, config.policy)
         if decision.notify and config.reason in _HELD_BACK_TOO:

@@ -5,13 +5,14 @@ All text from outside is cleaned, redacted and bounded here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus
+from orchestration.alert import PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, named
 from orchestration.contracts import CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Fact
@@ -19,6 +20,7 @@ from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
 from orchestration.series import value_in_words
 from orchestration.states import RunReason
+from tasks.notify.changed import changed
 from tasks.notify.subject import MessageSubject
 
 _MAX_NAMED = 20  # hosts and alerts that are named; the others are counted
@@ -48,7 +50,9 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
     rows = {
         "Test": _TEST if subject.test else "",
         "What": _what(subject),
-        "Value": _measured(subject.check) or _value(subject.relevant),
+        "With it": _with_it(subject),
+        "Value": _measured(subject.check) or _value(subject),
+        "Changed": changed(subject),
         "Where": _where(subject),
         "Since": since,
         "Why now": _why_now(subject),
@@ -64,7 +68,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
 
 def _why_now(subject: MessageSubject) -> str:
     """Why there is this message. One that is only brought up to date needs no reason: it notifies nobody."""
-    if subject.reason == Reason.STATE:
+    if subject.reason in (Reason.STATE, Reason.ANALYSIS):
         return ""
     return meaning_of(subject.reason) or one_line(subject.reason, 200)
 
@@ -156,17 +160,28 @@ def _what(subject: MessageSubject) -> str:
         return one_line(subject.title, 300)
     if not alerts:
         return one_line(subject.incident.title, 300) if subject.incident else _health(subject.check)
-    names = list(dict.fromkeys(alert.name for alert in alerts))
-    if len(names) > 1:
-        more = " or more" if subject.unread else ""
-        counts = [f"{name} ×{sum(a.name == name for a in alerts)}{more}" for name in names[:_MAX_NAMED]]
-        return _some([*counts, *names[_MAX_NAMED:]])
-    says = _description(alerts, _SHORT)
-    alike = len({alert.description for alert in alerts}) == 1
-    name = one_line(names[0], 120)
-    return (
-        f"{name}: {says if alike else f'{says} (the first of {len(alerts) + subject.unread} alerts)'}" if says else name
-    )
+    lead, says = alerts[0], _description(alerts, _SHORT)
+    severities = {alert.severity for alert in alerts}
+    name = f"{one_line(lead.name, 120)}{f' ({lead.severity.value})' if len(severities) > 1 else ''}"
+    if not says:
+        return name
+    alike = subject.is_mixed or len({alert.description for alert in alerts}) == 1
+    return f"{name}: {says if alike else f'{says} (the first of {len(alerts) + subject.unread} alerts)'}"
+
+
+def _with_it(subject: MessageSubject) -> str:
+    """The alerts beside the worst one, if they are not more of the same: how many of each name and severity."""
+    if not subject.is_mixed:
+        return ""
+    says_severity = len({alert.severity for alert in subject.relevant}) > 1
+    counts = Counter((alert.name, alert.severity) for alert in subject.relevant[1:])
+    more = " or more" if subject.unread else ""
+    shown = [
+        f"{one_line(name, 80)} ×{count}{more}{f' ({severity.value})' if says_severity else ''}"
+        for (name, severity), count in counts.items()
+    ]
+    left_out = f"; {subject.omitted} more that the sender left out" if subject.omitted else ""
+    return f"{_some(shown, limit=160)}{left_out}"
 
 
 def _description(alerts: Sequence[Alert], limit: int) -> str:
@@ -176,8 +191,7 @@ def _description(alerts: Sequence[Alert], limit: int) -> str:
 
 def _is_cut(alerts: Sequence[Alert]) -> bool:
     """Whether the description says more than there is room for at the top."""
-    one_name = len({alert.name for alert in alerts}) == 1
-    return not one_name or _description(alerts, _SHORT) != _description(alerts, _LONG)
+    return _description(alerts, _SHORT) != _description(alerts, _LONG)
 
 
 def _measured(check: CheckResult | None) -> str:
@@ -186,13 +200,15 @@ def _measured(check: CheckResult | None) -> str:
     return one_line(next(filter(None, found), ""), 200)
 
 
-def _value(alerts: Sequence[Alert]) -> str:
-    """What was measured, against its limit, of the first alert that says it."""
-    for alert in alerts:
+def _value(subject: MessageSubject) -> str:
+    """What was measured, against its limit, of the first alert that says it. Of another than the first it says whose
+    value it is."""
+    for place, alert in enumerate(subject.relevant):
         value = _first_of(alert.annotations, _VALUES) or _first_of(alert.labels, _VALUES)
         if value:
             limit = _first_of(alert.annotations, _LIMITS) or _first_of(alert.labels, _LIMITS)
-            return f"{one_line(value, 120)}{f', limit {one_line(limit, 60)}' if limit else ''}"
+            whose = f" ({one_line(named(alert.name, alert.place), 120)})" if place else ""
+            return f"{one_line(value, 120)}{f', limit {one_line(limit, 60)}' if limit else ''}{whose}"
     return ""
 
 
@@ -226,19 +242,24 @@ def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80, bey
 
 
 def _since(subject: MessageSubject) -> str:
+    """Since when the worst alert fires, and the first of all if that is another one; until when, if it is over."""
     starts = [alert.started_at for alert in subject.relevant if alert.started_at]
-    start = min(starts) if starts else subject.incident.opened_at if subject.incident else None
-    if start is None:
+    first = min(starts) if starts else subject.incident.opened_at if subject.incident else None
+    if first is None:
         return ""
-    began = _moment(start, subject.zone)
     if subject.status is AlertStatus.FIRING:
+        start = (subject.relevant[0].started_at if subject.is_mixed else None) or first
         lasts = (subject.at - start).total_seconds() if subject.at else 0.0
-        return f"{began}, for {_duration(lasts)}" if lasts >= _WORTH_SAYING_SECONDS else began
+        began = _moment(start, subject.zone)
+        says = f"{began}, for {_duration(lasts)}" if lasts >= _WORTH_SAYING_SECONDS else began
+        earlier = (start - first).total_seconds() >= _WORTH_SAYING_SECONDS
+        return f"{says}; the first of its alerts since {_moment(first, subject.zone)}" if earlier else says
     ends = [alert.ended_at for alert in subject.relevant if alert.ended_at]
     end = max(ends) if ends else subject.incident.resolved_at if subject.incident else None
-    if end is None or end < start:
+    began = _moment(first, subject.zone)
+    if end is None or end < first:
         return began
-    return f"{began}, until {_moment(end, subject.zone)} ({_duration((end - start).total_seconds())})"
+    return f"{began}, until {_moment(end, subject.zone)} ({_duration((end - first).total_seconds())})"
 
 
 def _moment(moment: datetime, zone: ZoneInfo | None = None) -> str:

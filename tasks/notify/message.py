@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-from orchestration.alert import AlertStatus, web_address
+from orchestration.alert import AlertStatus, named, web_address
+from orchestration.analysis import FOLLOW_THE_RUNBOOK
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus
 from orchestration.message import Message
 from orchestration.redaction import REDACTED, one_line, redact_text
@@ -22,6 +23,8 @@ LINES_ABOVE_THE_FOLD = 12
 """The most lines of a message before the word More: what a person reads in half a minute."""
 
 _FIRST_STEPS = 3
+_MAX_CLAIMS, _MAX_CITED = 3, 2
+_MAX_LINES, _LINE_CHARACTERS = 40, 1000  # of a text that somebody has asked to send
 _MAX_CHECKS = 20  # that are named; the others are counted
 _MAX_ACTIONS = 8
 _MAX_LINKS = 8
@@ -30,7 +33,6 @@ _MAX_URL_CHARACTERS = 2000
 _NAME_CHARACTERS, _PLACE_CHARACTERS, _TITLE_CHARACTERS = 60, 24, 84
 
 _TEST_TITLE = "[TEST] "
-_RUNBOOK = "Follow the runbook."
 
 _LINKS_FIRST = ("runbook", LINK, "dashboard", "panel", "incident", "source", "silence", "run")
 _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
@@ -43,7 +45,7 @@ def render_message(subject: MessageSubject) -> Message:
     Deterministic: equal subjects are equal messages.
     """
     links = _links(subject)
-    analysis = list(_analysis(subject.analysis))
+    analysis = [*_said(subject), *_analysis(subject.analysis)]
     view: dict[str, Any] = {
         "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(facts_of(subject)),
@@ -80,7 +82,7 @@ def _folded(view: dict[str, Any]) -> dict[str, Any]:
     if steps:
         steps[0] |= {"label": "Do first"}
         # The runbook's own step has its link.
-        steps[0] |= {"url": links.pop("runbook")} if steps[0]["says"] == _RUNBOOK else {}
+        steps[0] |= {"url": links.pop("runbook")} if steps[0]["says"] == FOLLOW_THE_RUNBOOK else {}
     room = LINES_ABOVE_THE_FOLD - 1 - len(view["facts"]) - len(view["follow_ups"])
     shown = min(max(room - 1, 1), _FIRST_STEPS)
     left = max(room - len(steps[:shown]), 0)
@@ -93,21 +95,32 @@ def _folded(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _title(subject: MessageSubject) -> str:
-    """One line of which the first 100 characters, a lock screen, say how bad it is, what it is, and where."""
+    """One line of which the first 100 characters, a lock screen, say how bad it is, what it is, and where.
+
+    All three are of one alert, the worst: its severity never stands beside the name and the place of another one.
+    """
     word = "RESOLVED" if subject.status is AlertStatus.RESOLVED else subject.severity.value.upper()
-    names = list(dict.fromkeys(alert.name for alert in subject.relevant))
     if not subject.alerts and subject.incident is None:
         if subject.check is None and subject.title:
             return f"[{word}] {one_line(subject.title, 160)}"
         host = one_line(subject.checked_host, 80)
         return f"[{worst_check(subject.check).value.upper()}] Health{f' of {host}' if host else ' check'}"
     environment = f" ({one_line(subject.environment, 40)})" if subject.environment else ""
-    if len(names) != 1:
-        name = subject.incident.title if subject.incident else f"{names[0]} and {len(names) - 1} more"
+    if not subject.relevant:
+        name = subject.incident.title if subject.incident else subject.title
         return f"[{word}] {one_line(name, 160)}{environment}"
-    name = one_line(names[0], _NAME_CHARACTERS) or "nameless alert"
-    where = place_of(subject, named=2, limit=max(_TITLE_CHARACTERS - len(name), _PLACE_CHARACTERS))
-    return f"[{word}] {name}{f' on {where}' if where else ''}{environment}"
+    lead = subject.relevant[0]
+    name = one_line(lead.name, _NAME_CHARACTERS) or "nameless alert"
+    limit = max(_TITLE_CHARACTERS - len(name), _PLACE_CHARACTERS)
+    where = one_line(lead.place, limit) if subject.is_mixed else place_of(subject, named=2, limit=limit)
+    more = _others(subject) if subject.is_mixed else ""
+    return f"[{word}] {named(name, where, more)}{environment}"
+
+
+def _others(subject: MessageSubject) -> str:
+    """How many alerts there are beside the one that the title names."""
+    count = len(subject.relevant) - 1 + subject.unread + subject.omitted
+    return f" and {count} more alert{'s' if count > 1 else ''}"
 
 
 def _checks(check: CheckResult | None) -> list[str]:
@@ -125,6 +138,14 @@ def _check(check: Check) -> str:
     return f"{_MARKS[check.status]} {what}: {check.status.value}{f', {says}' if says else ''}"
 
 
+def _said(subject: MessageSubject) -> Iterable[str]:
+    """The text that a run was asked to send, line by line."""
+    lines = [line for each in subject.text.splitlines() if (line := one_line(each, _LINE_CHARACTERS))]
+    yield from lines[:_MAX_LINES]
+    if len(lines) > _MAX_LINES:
+        yield f"and {len(lines) - _MAX_LINES} more lines"
+
+
 def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
     if analysis is None:
         return
@@ -135,10 +156,23 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
         summary, cause = f"{summary}: {why}" if why else f"{summary}.", ""
     if summary:
         yield summary
-    if cause:
+    claims = list(_claims(analysis))
+    if cause and not claims:
         yield f"Probable cause: {cause}"
+    yield from claims
     if analysis.confidence > 0:
         yield f"Confidence: {analysis.confidence:.0%}"
+    if note := one_line(str(analysis.model_info.get("note") or ""), 300):
+        yield f"Note: {note}"
+
+
+def _claims(analysis: AnalyzeResult) -> Iterable[str]:
+    """The first claims, each with the evidence that it cites: what was seen, in a few words."""
+    evidence = {one.id: one for one in analysis.evidence}
+    for claim in analysis.claims[:_MAX_CLAIMS]:
+        cited = [evidence[each] for each in claim.cites if each in evidence][:_MAX_CITED]
+        seen = "; ".join(one_line(f"{one.about}: {one.says}" if one.about else one.says, 120) for one in cited)
+        yield f"{claim.kind.value.capitalize()}: {one_line(claim.says, 200)}{f' ({seen})' if seen else ''}"
 
 
 def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:
@@ -150,20 +184,29 @@ def _actions(subject: MessageSubject, links: dict[str, str]) -> list[str]:
         advice = [
             f"{one.title}: {one.description}" if one.description else one.title for one in analysis.recommendations
         ]
-    runbook = [_RUNBOOK] if "runbook" in links else []
+    runbook = [FOLLOW_THE_RUNBOOK] if "runbook" in links else []
     return [line for line in dict.fromkeys([*runbook, *(one_line(step, 300) for step in advice)]) if line][
         :_MAX_ACTIONS
     ]
 
 
 def _links(subject: MessageSubject) -> dict[str, str]:
-    """The web links of the alerts, without secrets, and our own pages; the most useful links first."""
+    """The web links of the alerts, without secrets, and our own pages; the most useful links first.
+
+    A link that only alerts of another name than the worst one have says whose it is: their runbook is not its runbook.
+    """
     found: dict[str, str] = dict(subject.pages)
+    others = dict[str, tuple[str, str]]()
     for alert in subject.relevant[:_MAX_ALERTS_WITH_LINKS]:
         for name, url in alert.links.items():
             address = web_address(url)
-            if address and len(url) <= _MAX_URL_CHARACTERS:
-                clean = redact_text(address).replace(REDACTED, "redacted")
-                found.setdefault(one_line(name, 40), quote(clean, safe=_URL_CHARACTERS))
+            if not address or len(url) > _MAX_URL_CHARACTERS:
+                continue
+            clean = quote(redact_text(address).replace(REDACTED, "redacted"), safe=_URL_CHARACTERS)
+            if alert.name == subject.relevant[0].name:
+                found.setdefault(one_line(name, 40), clean)
+            else:
+                others.setdefault(one_line(name, 40), (one_line(alert.name, 40), clean))
+    found |= {f"{name} of {whose}": url for name, (whose, url) in others.items() if name not in found}
     names = dict.fromkeys((*_LINKS_FIRST, *found))
     return {name: found[name] for name in [name for name in names if name in found][:_MAX_LINKS]}

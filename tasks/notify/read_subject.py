@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from orchestration.contracts import AnalyzeResult, CheckResult, IngestResult, TransformResult
+from orchestration.alert import Severity
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, IngestResult, TransformResult
 from orchestration.engine.run import ActiveRun, Step
 from orchestration.escalation import EscalationProgress, progress_of
 from orchestration.pages import pages_of
 from orchestration.responses import offered_for
+from orchestration.settings import Settings
+from orchestration.store.change_events import changes_of
+from orchestration.store.database import AsyncConnection
 from orchestration.store.present import Present, read_present
 from orchestration.store.story import all_checks
 from tasks.notify.subject import MessageSubject
@@ -27,10 +33,21 @@ async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
         return found
     async with run.services.database.statement() as tx:
         present = await read_present(tx, incident_id)
+        changes = await _changes_of(tx, present, found, run.services.settings)
     subject = _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
+    subject = replace(subject, changes=changes)
     if subject.version is None or run.services.settings.slack_signing_secret is None:
         return subject
     return replace(subject, buttons=offered_for(present.incident))
+
+
+async def _changes_of(
+    tx: AsyncConnection, present: Present, found: MessageSubject, settings: Settings
+) -> Sequence[ChangeEvent]:
+    """What was changed before an incident that has not ended."""
+    if present.incident.status.ended:
+        return ()
+    return await changes_of(tx, present.incident, present.alerts or found.alerts, settings)
 
 
 def _with_present(found: MessageSubject, present: Present, *, reconciles: bool) -> MessageSubject:
@@ -74,6 +91,19 @@ def _failures(run: ActiveRun, step: Step) -> list[str]:
     return [f"{node_id} failed, and is left out: {error.message}" for node_id, error in failed]
 
 
+def _said_by(run: ActiveRun) -> dict[str, Any]:
+    """What the payload of a definition without alerts says: its `title`, its `message` and its `severity`."""
+    given = run.start_value if run.push.data is not None else None
+    said = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    text, severity = said.get("message"), said.get("severity")
+    known = severity in [one.value for one in Severity]
+    return {
+        "title": run.record.title,
+        "text": text if isinstance(text, str) else "",
+        "said_severity": Severity(str(severity)) if known else None,
+    }
+
+
 def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
     record = run.record
     ingested = run.found(IngestResult, step.before)
@@ -94,7 +124,7 @@ def _found_by(run: ActiveRun, step: Step) -> MessageSubject:
         extracts={node_id: made.output for node_id, made in results.items() if isinstance(made, TransformResult)},
         firing=0,
         resolved=0,
-        title=record.title if record.options.defined else "",
+        **(_said_by(run) if record.options.defined else {}),
         test=record.options.test,
         pages=pages_of(run.services.settings, incident_id=record.incident_id, flow_run_id=record.prefect_flow_run_id),
         omitted=run.push.omitted,

@@ -11,7 +11,7 @@ from tasks.notify.subject import MessageSubject
 
 def is_escalation(run: ActiveRun) -> bool:
     """Whether the run is a step of an escalation, or sends again what a channel has refused of one."""
-    if run.record.reason is RunReason.STATE:
+    if run.record.reason.disturbs_nobody:
         return False
     reasons = {run.record.reason, *([run.followed.record.reason] if run.followed else [])}
     return RunReason.ESCALATION in reasons

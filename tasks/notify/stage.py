@@ -10,12 +10,13 @@ from typing import cast
 
 from pydantic import Field
 
-from orchestration.alert import Incident, Severity
+from orchestration.alert import AlertStatus, Incident, Severity
 from orchestration.contracts import Contract, NotifyResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, BadSetting, DeliveryFailed
 from orchestration.graph import Name, NodeConfig
 from orchestration.message import NamedChannel
+from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions
@@ -23,6 +24,7 @@ from orchestration.signals import logger
 from orchestration.states import RunReason
 from orchestration.store import standings
 from orchestration.store.channels import OUTAGE_SECONDS
+from orchestration.store.follow_ups import change_state
 from tasks.notify.ledger import Notification, Outcome, bring_up_to_date
 from tasks.notify.read_subject import read_subject
 from tasks.notify.reconcile import Why
@@ -39,6 +41,10 @@ class NotifyConfig:
     channels: Sequence[NamedChannel]
     others: Callable[[Collection[str]], Awaitable[Sequence[NamedChannel]]]
     """The channels beside these, for what none of these accepts."""
+    catch_all: Sequence[NamedChannel] = ()
+    """The channels of the policy that are told what reached nobody, before the others are."""
+    contacts: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """The channels of each person of the policy whom the run notifies on all of them."""
     excepted: Sequence[str] = ()
     """The channels that are left out, because the message is about them."""
     missing: Mapping[str, DeliveryFailed] = field(default_factory=dict[str, DeliveryFailed])
@@ -47,6 +53,8 @@ class NotifyConfig:
     """Whether the policy says that nobody is notified."""
     state_only: bool = False
     """Whether only messages that are there are brought up to date."""
+    settled: bool = False
+    """Whether the incident is over, and the run names nobody who was told of it."""
 
 
 async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
@@ -57,7 +65,7 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
             one of those that failed.
         Unavailable: the ledger cannot be read or written.
     """
-    if not config.channels and config.state_only:
+    if not config.channels and (config.state_only or config.settled):
         return NotifyResult(skip_reason=Reason.COALESCED)
     if not config.channels and config.nobody:
         return NotifyResult(skip_reason=Reason.NOBODY)
@@ -133,31 +141,50 @@ def _failed(
 
 
 async def _fail_over(config: NotifyConfig, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], float | None]:
-    """Send the message on the other channels, if none of the run's own has accepted it.
+    """Send the message on other channels, if it has reached nobody, or not a person whom the policy names.
 
-    This happens at once if all of them refuse it for good, or do not exist. Otherwise it happens only for a critical
-    incident, after `OUTAGE_SECONDS`.
+    These are the catch-all channels of the policy. Where none of them accepts what has reached nobody, or there are
+    none, all channels are notified.
 
-    Returns the outcomes on the other channels, and the seconds until they are due, None if no wait is needed.
+    Returns the outcomes on these channels, and the seconds until they are due, None if no wait is needed.
     """
     failures = _failures(config, outcomes)
-    if any(one.reached or one.silent for one in outcomes):
-        return [], None
-    subject = config.notification.subject
-    if any(failure.retryable for failure in failures.values()):
-        if subject.severity is not Severity.CRITICAL or subject.version is None or subject.incident is None:
-            return [], None
-        async with config.notification.database.statement() as tx:
-            failing = await standings.failing_channels(tx, subject.incident.id)
-        left = OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0)
-        if left > 0:
-            return [], left
-    names = {one.delivery.channel for one in outcomes} | config.missing.keys()
-    notes = [f"{channel} did not accept it: {redact_text(str(failure))}" for channel, failure in failures.items()]
-    elsewhere = await _notify_all(config.notification, await config.others(names), notes=notes)
-    if not any(one.reached for one in elsewhere):
-        logger.error("Run %s: the message reached nobody: %s", subject.run_id, "; ".join([*notes, *subject.delivery]))
+    reached = any(one.reached or one.silent for one in outcomes)
+    firing = config.notification.subject.status is AlertStatus.FIRING
+    lost = [names for names in config.contacts.values() if names <= failures.keys()] if firing else []
+    groups = lost if reached else [frozenset(failures)]
+    waits = [await _seconds_until_failover(config, {name: failures[name] for name in group}) for group in groups]
+    due = {name for group, wait in zip(groups, waits, strict=True) if wait == 0 for name in group}
+    if not due:
+        return [], min((wait for wait in waits if wait is not None), default=None)
+    asked = {one.delivery.channel for one in outcomes} | config.missing.keys()
+    notes = [f"{name} did not accept it: {redact_text(str(failures[name]))}" for name in sorted(due)]
+    instead = [named for named in config.catch_all if named.name not in asked]
+    elsewhere = await _notify_all(config.notification, instead, notes=notes)
+    if not reached and not any(one.reached for one in elsewhere):
+        asked |= {named.name for named in instead}
+        elsewhere += await _notify_all(config.notification, await config.others(asked), notes=notes)
+        if not any(one.reached for one in elsewhere):
+            subject = config.notification.subject
+            said = "; ".join([*notes, *subject.delivery])
+            logger.error("Run %s: the message reached nobody: %s", subject.run_id, said)
     return elsewhere, None
+
+
+async def _seconds_until_failover(config: NotifyConfig, failures: Mapping[str, DeliveryFailed]) -> float | None:
+    """When a message that all of these channels have refused goes to others. None means that it does not.
+
+    It goes at once if all of them refuse it for good, or do not exist. Otherwise it goes only for a critical incident,
+    after `OUTAGE_SECONDS`.
+    """
+    if not any(failure.retryable for failure in failures.values()):
+        return 0
+    subject = config.notification.subject
+    if subject.severity is not Severity.CRITICAL or subject.version is None or subject.incident is None:
+        return None
+    async with config.notification.database.statement() as tx:
+        failing = await standings.failing_channels(tx, subject.incident.id)
+    return max(0.0, OUTAGE_SECONDS - min((failing.get(channel, 0.0) for channel in failures), default=0.0))
 
 
 class NotifyNode(NodeConfig):
@@ -174,6 +201,10 @@ class NotifyNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
+    if run.record.reason is RunReason.ANALYSIS and run.record.incident_id is not None:
+        # Only now, as what others bring up to date before it does not have the model's answer.
+        async with run.services.database.transaction() as tx:
+            await change_state(tx, int(run.record.incident_id))
     subject, policy = await read_subject(run, step), await run.services.active_policy()
     notification = Notification(
         database=run.services.database,
@@ -186,7 +217,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         lease_seconds=run.services.settings.lease_seconds,
         redelivery=run.record.reason is RunReason.REDELIVERY,
         escalation=is_escalation(run),
-        state_only=run.record.reason is RunReason.STATE,
+        state_only=run.record.reason.disturbs_nobody,
         respond_link=respond_link(run.services.settings, policy),
     )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
@@ -195,6 +226,8 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
     names = tuple(asked) or route_of(run, subject, policy)
     excepted = run.record.options.except_channels
     chosen, missing = await _select(run, names)
+    owed = await _still_owed(run, subject.incident, missing)
+    settled, missing = bool(missing) and not owed, owed
     chosen = [named for named in chosen if named.name not in excepted]
     if not chosen and not missing and excepted:
         chosen = list(await run.services.channels.others(excepted))
@@ -205,10 +238,37 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         notification=notification,
         channels=list(channels.values()),
         others=partial(_others, run),
+        catch_all=await _catch_all(run, policy),
+        contacts=_contacts(policy, names),
         excepted=excepted,
         missing=missing,
         nobody=not names,
+        settled=settled,
     )
+
+
+async def _catch_all(run: ActiveRun, active: ActivePolicy | None) -> list[NamedChannel]:
+    names = active.policy.catch_all if active else ()
+    found, _ = await _select(run, [name for name in names if name not in run.record.options.except_channels])
+    return found
+
+
+def _contacts(active: ActivePolicy | None, names: Sequence[str | None]) -> dict[str, frozenset[str]]:
+    """The people of the policy all of whose contacts are among these names."""
+    people = active.policy.people if active else {}
+    return {name: frozenset(one.contacts) for name, one in people.items() if {*one.contacts} <= {*names}}
+
+
+async def _still_owed(
+    run: ActiveRun, incident: Incident | None, missing: Mapping[str, DeliveryFailed]
+) -> dict[str, DeliveryFailed]:
+    """The channels that do not exist, without those to which nobody owes the end of an incident: it is over, others
+    were told of it, and these never were."""
+    if incident is None or not missing or not incident.status.ended:
+        return dict(missing)
+    async with run.services.database.statement() as tx:
+        told = await standings.channels_told(tx, incident.id)
+    return {name: error for name, error in missing.items() if not told or name in told}
 
 
 async def _state_only(run: ActiveRun, notification: Notification, asked: Sequence[str]) -> NotifyConfig:

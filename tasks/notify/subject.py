@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity
-from orchestration.contracts import AnalyzeResult, CheckResult, CheckStatus
+from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
+from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
@@ -43,6 +44,10 @@ class MessageSubject:
     """How many alerts of the whole incident are resolved."""
     title: str = ""
     """The title of a run that is neither about an alert nor about the health of this host."""
+    text: str = ""
+    """What such a run was asked to say."""
+    said_severity: Severity | None = None
+    """How bad such a run was asked to say it is. None means that it was not."""
     extracts: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     """The outputs of transforms, by node id."""
     test: bool = False
@@ -79,6 +84,8 @@ class MessageSubject:
     """What kept the incident back before this message."""
     buttons: Sequence[Response] = ()
     """What can be done about it with a button whose press comes back."""
+    changes: Sequence[ChangeEvent] = ()
+    """What somebody has changed shortly before, the newest first."""
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     """The pages about the incident and the run on our own sites: name to URL."""
 
@@ -112,7 +119,7 @@ class MessageSubject:
         if self.incident:
             return self.incident.severity
         if self.check is None and self.title:
-            return Severity.INFO
+            return self.said_severity or Severity.INFO
         return _OF_CHECK.get(worst_check(self.check), Severity.WARNING)
 
     @property
@@ -128,10 +135,15 @@ class MessageSubject:
             return ""
         return one_line(incident.acknowledged_by or "somebody", 80)
 
-    @property
+    @cached_property
     def relevant(self) -> Sequence[Alert]:
-        """The firing alerts of the run; all of them, if none fires."""
-        return [alert for alert in self.alerts if alert.firing] or self.alerts
+        """The firing alerts of the run, the worst first, then the oldest; all of them, if none fires."""
+        return worst_first([alert for alert in self.alerts if alert.firing] or self.alerts)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the alerts differ in name or severity, so that what is true of the first is not true of all."""
+        return len({(alert.name, alert.severity) for alert in self.relevant}) > 1
 
 
 def worst_check(check: CheckResult | None) -> CheckStatus:

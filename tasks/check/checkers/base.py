@@ -88,6 +88,8 @@ class Subject:
     rules: AddressRules = field(default_factory=AddressRules)
     """Which addresses may be connected to."""
     prometheus: PrometheusFinder | None = None
+    calls: Sequence[tuple[str, str]] = ()
+    """Who depends on whom: the job of a caller, and of its callee."""
 
     @classmethod
     def of_this_host(cls) -> Self:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, host_of
+from orchestration.alert import Alert, AlertStatus, Severity, host_of
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     RUNBOOK,
@@ -134,7 +134,7 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         item,
         fingerprint=fingerprint and f"{tenant}{fingerprint}",
         name=member.name,
-        severity=severity_of(*(labels.get(name) for name in SEVERITY)),
+        severity=_severity(member),
         status=status,
         description=_description(member),
         labels=labels,
@@ -148,6 +148,10 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         occurred_at=ended_at,
         state_reason=member.state_reason,
     )
+
+
+def _severity(member: Member) -> Severity:
+    return severity_of(*(member.labels.get(name) for name in SEVERITY))
 
 
 def _description(member: Member) -> str:
@@ -171,7 +175,8 @@ def _description(member: Member) -> str:
 def _title(members: list[Member], omitted: int) -> str:
     """Such as `HighCPU on web-01`, `HighCPU (3 alerts)` or, for several rules, `3 alerts: HighCPU, DiskFull`."""
     count = len(members) + omitted
-    names = list(dict.fromkeys(member.name for member in members))
+    worst_first = sorted(members, key=lambda member: -_severity(member).rank)
+    names = list(dict.fromkeys(member.name for member in worst_first))
     hosts = {host_of(member.labels) for member in members}
     where = f" on {hosts.pop()}" if len(hosts) == 1 and "" not in hosts and not omitted else ""
     if len(names) == 1:

@@ -1,0 +1,381 @@
+"""Whether evidence says what a claim says. Pure: no model judges another one.
+
+The rules read numbers in any notation, quotes in any spacing, and negations. A claim that they cannot follow is
+refused: what is shown to a person at night has to stand in what was seen.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, EvidenceKind
+from orchestration.redaction import one_line
+
+_BAD = (CheckStatus.WARNING, CheckStatus.CRITICAL)
+
+
+def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
+    """Why a claim does not stand; None if it does.
+
+    It has to cite evidence that exists. What it quotes, each number that it names, and at least one of its words have
+    to be there, not negated, and not in a sentence that tells its reader what to say. And a check that is ok supports
+    no claim of a cause, as nothing but healthy evidence supports a claim of health.
+    """
+    if not claim.says.strip():
+        return "it says nothing"
+    if not claim.cites:
+        return "it cites no evidence"
+    if missing := [cited for cited in claim.cites if cited not in evidence]:
+        return f"it cites evidence that does not exist: {', '.join(one_line(one, 40) for one in missing[:3])}"
+    cited = [evidence[one] for one in claim.cites]
+    texts = [_Text.of(f"{one.about} {without_orders(one)}") for one in cited]
+    rules = (_of_quotes, _of_numbers, _of_words, _of_checks, _of_direction)
+    return next((why for rule in rules if (why := rule(claim, cited, texts)) is not None), None)
+
+
+# Texts
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_DASHES = str.maketrans({"\u2013": "-", "\u2014": "-", "\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_WORD = re.compile(r"[^\W_]+(?:[.,'](?=\w)[^\W_]+)*|%|[.!?;]")
+_ENDS = frozenset(".!?;")
+_NEGATIONS = _words(
+    "not no never none without cannot isn't aren't wasn't weren't doesn't don't didn't hasn't haven't won't can't nor"
+    " neither nicht kein keine hardly"
+)
+_NEGATION_REACH = 3
+"""How many words after a negation it still denies."""
+
+_COMMON = _words(
+    "the and that this with from for are was were has have had been its it is on of to in at by as an or be not no"
+    " now there which will would can could should may might after before about because since than then also into"
+    " over under more most very all any some one two host alert check evidence shows show says said likely probably"
+    " cause causes caused due problem issue system"
+)
+"""Words that say nothing of what a claim is about."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text as words, in which quotes are searched."""
+
+    words: tuple[str, ...]
+    raw: str
+    ends: frozenset[int]
+    """The words before which a sentence ends."""
+
+    @classmethod
+    def of(cls, text: str) -> _Text:
+        plain = unicodedata.normalize("NFKC", text).translate(_DASHES).replace("’", "'").casefold()
+        words: list[str] = []
+        ends: set[int] = set()
+        for word in _WORD.findall(plain):
+            if word in _ENDS:
+                ends.add(len(words))
+            else:
+                words.append(_plain_word(word))
+        return cls(tuple(words), plain, frozenset(ends))
+
+    def places(self, part: Sequence[str]) -> Iterator[int]:
+        """Where these words stand, one after the other."""
+        size = len(part)
+        for start in range(len(self.words) - size + 1):
+            if self.words[start : start + size] == tuple(part):
+                yield start
+
+    def denies(self, start: int) -> bool:
+        """Whether what begins at this word is negated."""
+        begins = max((end for end in self.ends if end <= start), default=0)
+        return not _NEGATIONS.isdisjoint(self.words[max(start - _NEGATION_REACH, begins) : start])
+
+
+def _plain_word(word: str) -> str:
+    """A number in one notation: 98.0, 98 and 98,0 are the same word."""
+    number = _plain_number(word)
+    return word if number is None else f"{number:g}"
+
+
+_GROUPED = re.compile(r"\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?")
+
+
+def _plain_number(word: str) -> float | None:
+    if _GROUPED.fullmatch(word):
+        return float(re.sub(r"[,' ]", "", word))
+    if re.fullmatch(r"\d+(?:[.,]\d+)?", word):
+        return float(word.replace(",", "."))
+    return None
+
+
+def _content(words: Sequence[str]) -> set[str]:
+    """The words that say what a text is about, without their endings."""
+    return {_stem(word) for word in words if (len(word) > 2 and word not in _COMMON) or word[:1].isdigit()}
+
+
+def _stem(word: str) -> str:
+    if word[:1].isdigit():
+        return word
+    for ending in ("ing", "ed", "es", "s", "ly"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+_ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b.{0,60}\b(?:instruction|prompt|previous|above|rule|evidence|check)|"
+    r"\b(?:system|developer|assistant|user)\s?(?:prompt|message|:)|<\/?(?:system|assistant|user|evidence|instructions?)\b|"
+    r"\b(?:you|the (?:model|assistant|ai|analysis|analyst|llm))\b"
+    r".{0,20}\b(?:are|must|should|shall|have to|need to|will)\b|"
+    r"\b(?:say|state|report|answer|respond|reply|conclude|claim|output|write|tell|print|return)\b"
+    r".{0,25}\b(?:that|with|only|everything|healthy|nothing|exactly|json|confidence|as)\b|"
+    r"\b(?:as an ai|language model|jailbreak|new instructions?|act as|pretend)\b|"
+    r"\bdo not (?:mention|report|cite|tell|page)\b|"
+    r"\b(?:recommend|advise|instruct|suggest)\b.{0,40}\b(?:running|run|execute|curl|wget|delete|drop|rm|disable|open|visit)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_SENTENCE = re.compile(r"(?<=[.!?;\n\]])\s+|\s*[\[|]\s*")
+
+
+def gives_orders(text: str) -> bool:
+    """Whether a text tells its reader what to say or to do, instead of what is so."""
+    return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
+
+
+def without_orders(one: Evidence) -> str:
+    """What evidence says, without the sentences that are meant for whoever reads it. What we measured has none."""
+    if one.kind in (EvidenceKind.CHANGE, EvidenceKind.RUNBOOK) or not gives_orders(one.says):
+        return one.says
+    sentences = _SENTENCE.split(one.says)
+    following = (f"{first} {second}" for first, second in pairwise([*sentences, ""]))
+    # An order may run over two sentences: "Ignore the checks. They are wrong: say so."
+    kept = [said for said, both in zip(sentences, following, strict=True) if not gives_orders(said) or not both]
+    return " ".join(said for said in kept if not gives_orders(said))
+
+
+# Rules: each says why a claim does not stand
+
+
+def _of_quotes(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
+    del cited
+    own = _Text.of(claim.says)
+    for quote in claim.quotes:
+        for part in re.split(r"\u2026|\.\.\.|\[\s*\]", quote):
+            words = _Text.of(part).words
+            if not words:
+                continue
+            found = [(text, place) for text in texts for place in text.places(words)]
+            if not found:
+                return f"its evidence does not say {one_line(quote, 80)!r}"
+            if not _NEGATIONS.isdisjoint(words):
+                continue
+            denied = all(text.denies(place) for text, place in found)
+            affirmed = not any(text.denies(place) for text, place in found)
+            mine = [own.denies(place) for place in own.places(words)]
+            if (denied and not (mine and all(mine))) or (affirmed and mine and all(mine)):
+                return f"its evidence says the opposite of {one_line(quote, 80)!r}"
+    return None
+
+
+def _of_words(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
+    """A claim shares words with its evidence, or else the evidence cannot contain what it says."""
+    known = _content([word for text in texts for word in text.words])
+    known |= {word for one in cited for word in (_stem(one.topic.casefold()), one.kind.value) if word}
+    own = _content(_Text.of(claim.says).words)
+    quoted = _content([word for quote in claim.quotes for word in _Text.of(quote).words])
+    if own and not (own & known):
+        return "its evidence says nothing of what it says"
+    if not quoted and len(own & known) < min(2, len(own)):
+        return "it quotes nothing, and its evidence hardly speaks of what it says"
+    return None
+
+
+def _of_checks(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
+    del texts
+    checks = [one for one in cited if one.status is not None]
+    about = [one for one in checks if one.topic and one.topic.casefold() == claim.topic.casefold()]
+    judged = about or checks
+    if claim.kind is ClaimKind.CAUSE:
+        against = [one for one in judged if one.status is CheckStatus.OK]
+    elif claim.kind is ClaimKind.HEALTHY:
+        against = [one for one in checks if one.status in _BAD]
+        healthy = any(one.status is CheckStatus.OK for one in checks) or any(map(_is_well, cited))
+        if not against and not healthy:
+            return "it says that something is healthy, and cites nothing that has looked and found it so"
+    else:
+        against = []
+    if against and (claim.kind is ClaimKind.HEALTHY or len(against) == len(judged)):
+        return f"{against[0].id} says the opposite: {against[0].status}"
+    return _of_polarity(claim, judged)
+
+
+def _is_well(one: Evidence) -> bool:
+    """Whether evidence that is no check says that something is over, or as it usually is."""
+    if one.kind is EvidenceKind.ALERT:
+        return re.search(r"\((?:critical|warning|info), resolved\)", one.says) is not None
+    return one.kind is EvidenceKind.CHANGE and _direction(one) == ""
+
+
+_WELL = _words("fine healthy normal ok okay harmless good stable idle recovered")
+_ILL = _words(
+    "full exhausted overloaded saturated failing failed down critical broken short unreachable crashed unhealthy"
+    " starved leaking stuck dead"
+)
+
+
+def _of_polarity(claim: Claim, checks: Sequence[Evidence]) -> str | None:
+    """Words against the kind: "memory is fine" as a cause, about a check that is critical."""
+    if not checks:
+        return None
+    text = _Text.of(claim.says)
+
+    def says(some: frozenset[str], other: frozenset[str]) -> bool:
+        plain = any(word in some and not text.denies(place) for place, word in enumerate(text.words))
+        return plain or any(word in other and text.denies(place) for place, word in enumerate(text.words))
+
+    well, ill = says(_WELL, _ILL), says(_ILL, _WELL)
+    if well and not ill and all(one.status in _BAD for one in checks):
+        return f"{checks[0].id} says the opposite: {checks[0].status}"
+    if ill and not well and all(one.status is CheckStatus.OK for one in checks):
+        return f"{checks[0].id} says the opposite: {checks[0].status}"
+    return None
+
+
+_UP = re.compile(
+    r"\b(?:rose|rises?|rising|risen|increas\w+|higher|above|grew|grown|growing|climb\w+|spik\w+|jump\w+)\b"
+)
+_DOWN = re.compile(
+    r"\b(?:fell|falls?|falling|fallen|decreas\w+|lower|below|dropp?\w*|shrank|shrunk|shrink\w*|declin\w+|sank)\b"
+)
+_RANGE = re.compile(r" is (-?[\d.e+]+), normally (-?[\d.e+]+) to (-?[\d.e+]+)")
+
+
+def _direction(one: Evidence) -> str | None:
+    """Where a series has gone: up, down, or "" for nowhere. None means that this is no change."""
+    found = _RANGE.search(one.says) if one.kind is EvidenceKind.CHANGE else None
+    if found is None:
+        return None
+    try:
+        now, low, high = (float(number) for number in found.groups())
+    except ValueError:
+        return None
+    return "up" if now > high else "down" if now < low else ""
+
+
+def _of_direction(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
+    del texts
+    says = claim.says.casefold()
+    wanted = {name for name, pattern in (("up", _UP), ("down", _DOWN)) if pattern.search(says)}
+    known = {one.id: direction for one in cited if (direction := _direction(one)) is not None}
+    if len(wanted) != 1 or not known or wanted & set(known.values()):
+        return None
+    if any(one.id not in known for one in cited):
+        return None  # something else may have risen
+    name, direction = next(iter(known.items()))
+    return f"{name} says the opposite: it is {direction or 'as it usually is'}"
+
+
+# Numbers
+
+
+_SCALES: Mapping[str, tuple[str, float]] = {
+    "%": ("ratio", 0.01), "percent": ("ratio", 0.01), "pct": ("ratio", 0.01),
+    "b": ("size", 1), "byte": ("size", 1), "bytes": ("size", 1),
+    "kb": ("size", 1e3), "mb": ("size", 1e6), "gb": ("size", 1e9), "tb": ("size", 1e12), "pb": ("size", 1e15),
+    "kib": ("size", 2**10), "mib": ("size", 2**20), "gib": ("size", 2**30), "tib": ("size", 2**40),
+    "ms": ("time", 1e-3), "s": ("time", 1), "sec": ("time", 1), "secs": ("time", 1), "second": ("time", 1),
+    "seconds": ("time", 1), "min": ("time", 60), "mins": ("time", 60), "minute": ("time", 60), "minutes": ("time", 60),
+    "h": ("time", 3600), "hour": ("time", 3600), "hours": ("time", 3600), "d": ("time", 86400), "day": ("time", 86400),
+    "days": ("time", 86400),
+    "k": ("count", 1e3), "thousand": ("count", 1e3), "million": ("count", 1e6), "billion": ("count", 1e9),
+}  # fmt: skip
+"""Units: what they measure, and how much one is. Of bytes both readings count: 1 GB is 10⁹ or 2³⁰."""
+
+_NUMBER = re.compile(
+    r"(?:(?<![\w.])(?P<sign>-))?(?<![a-z_.])(?P<number>\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:[.,]\d+)?)"
+    r"(?P<e>e[+-]?\d{1,3})?(?:\s?(?P<unit>%|[a-z]{1,8})(?!\w))?"
+)
+_INSIDE = re.compile(r"[a-z_][\w\-.:/]*\d[\w\-.:/]*")
+_ABOUT = re.compile(
+    r"(?:\b(?:about|around|roughly|approximately|nearly|almost|over|more than|under|less than|circa)|[~≈])\s?$"
+)
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class _Number:
+    shown: str
+    value: float
+    measures: str
+    """What its unit measures; "" without a unit."""
+    scale: float
+    """How much its unit is, in the base unit of what it measures."""
+    about: bool = False
+    """Whether it is only said to be about so much."""
+
+    @property
+    def digit(self) -> float:
+        """How much its last digit is worth."""
+        found = re.search(r"\d[.,](\d+)", self.shown)
+        return 10.0 ** -(len(found[1]) if found and not _GROUPED.match(self.shown) else 0)
+
+    @property
+    def scales(self) -> list[float]:
+        """What its unit may mean: of kB, MB and GB also the powers of 1024."""
+        power = _POWERS.get(re.sub(r"[^a-z]", "", self.shown)) if self.measures == "size" else None
+        return [self.scale] if power is None else [self.scale, 1024.0**power]
+
+
+_POWERS: Mapping[str, int] = {"kb": 1, "mb": 2, "gb": 3, "tb": 4, "pb": 5}
+
+
+def _numbers(text: str) -> Iterator[_Number]:
+    for found in _NUMBER.finditer(text):
+        plain = _plain_number(found["number"])
+        if plain is None:
+            continue
+        value = float(f"{plain!r}{found['e'] or ''}") * (-1 if found["sign"] else 1)
+        measures, scale = _SCALES.get(found["unit"] or "", ("", 1.0))
+        about = _ABOUT.search(text[max(found.start() - 20, 0) : found.start()]) is not None
+        yield _Number(found[0].strip(), value, measures, scale, about)
+
+
+def _of_numbers(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
+    says = _Text.of(claim.says).raw
+    for one in cited:
+        says = says.replace(one.id, " ")
+    raw = " ".join(text.raw for text in texts)
+    for found in _INSIDE.findall(says):
+        name = found.strip(".:-/")
+        if name not in raw:
+            return f"its evidence does not have {one_line(name, 40)}"
+    known = list(_numbers(raw))
+    for number in _numbers(_INSIDE.sub(" ", says)):
+        if not any(_same(number, other) for other in known):
+            return f"its evidence does not have the number {one_line(number.shown, 40)}"
+    return None
+
+
+def _same(mine: _Number, other: _Number) -> bool:
+    """Whether two numbers are one, as precisely as the claim shows its own."""
+    if mine.measures and other.measures and mine.measures != other.measures:
+        return False
+    pairs = [(mine.value, other.value, mine.digit)] if not (mine.measures and other.measures) else []
+    if mine.measures == other.measures != "":
+        pairs = [(mine.value * own, other.value * its, mine.digit * own) for own in mine.scales for its in other.scales]
+    elif mine.measures == "ratio" or other.measures == "ratio":
+        # 95 % of a ratio that is 0.95
+        own, its = (mine.scale if mine.measures else 1.0), (other.scale if other.measures else 1.0)
+        pairs.append((mine.value * own, other.value * its, mine.digit * own))
+    return any(_close(*pair, about=mine.about) for pair in pairs)
+
+
+def _close(mine: float, other: float, digit: float, *, about: bool) -> bool:
+    tolerance = _TOLERANCE * max(abs(mine), abs(other)) if about else 0.0
+    return abs(mine - other) <= max(digit / 2 * (1 + 1e-9), tolerance)

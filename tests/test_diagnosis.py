@@ -1,0 +1,271 @@
+"""What the local diagnosis makes of the evidence: words, checks, series, changes by people, and what came before."""
+
+from __future__ import annotations
+
+import string
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.alert import Alert, Incident
+from orchestration.analysis import AnalysisInput
+from orchestration.contracts import (
+    Change,
+    ChangeEvent,
+    Check,
+    CheckResult,
+    CheckStatus,
+    ClaimKind,
+    Episode,
+    Target,
+)
+from orchestration.support import unsupported
+from tasks.analyze.diagnosis import Diagnosis, diagnose
+from tasks.analyze.topics import CLEAR_WORDS, Topic, topics_in, words_of
+
+LETTERS = st.text(string.ascii_lowercase, min_size=1, max_size=5)
+BEGAN = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
+OK, WARNING, CRITICAL, UNKNOWN = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.CRITICAL, CheckStatus.UNKNOWN
+
+
+def alert(name: str, description: str = "", **labels: str) -> Alert:
+    return Alert(
+        source="generic",
+        fingerprint="f",
+        name=name,
+        description=description,
+        labels=labels,
+        incident_key="key",
+        started_at=BEGAN,
+    )
+
+
+def seen(*changes: Change, host: str = "web-1", says: str = "", **statuses: CheckStatus) -> CheckResult:
+    """What the check stage has found at a host."""
+    found = [
+        Check(name=name, target=host, status=status, message=says or f"{name} {status}")
+        for name, status in statuses.items()
+    ]
+    return CheckResult(checks=found, changes=list(changes), target=Target(host=host))
+
+
+def change(entity: str, metric: str, score: float = 10.0, now: float = 9.0) -> Change:
+    return Change(entity=entity, metric=metric, now=now, low=1.0, high=2.0, score=score)
+
+
+def deploy(minutes_before: float, **labels: str) -> ChangeEvent:
+    at = BEGAN - timedelta(minutes=minutes_before)
+    return ChangeEvent(id="1", at=at, kind="deploy", title="shop 2.4.1", by="ada", labels=labels)
+
+
+def diagnosis(*alerts: Alert, check: CheckResult | None = None, **more: object) -> Diagnosis:
+    found = diagnose(AnalysisInput(alerts=alerts, check=check, **more))  # type: ignore[arg-type]
+    known = {one.id: one for one in found.evidence}
+    assert [unsupported(claim, known) for claim in found.claims] == [None] * len(found.claims)
+    return found
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [
+        ("HighCPU", Topic.CPU),
+        ("CPUThrottlingHigh", Topic.CPU),
+        ("node_cpu0_busy", Topic.CPU),
+        ("TooManyCPUs", Topic.CPU),
+        ("MemoryPressure", Topic.MEMORY),
+        ("OOMKilled", Topic.MEMORY),
+        ("container oomkilled", Topic.MEMORY),
+        ("DiskSpaceLow", Topic.DISK),
+        ("NodeFilesystemFull", Topic.DISK),
+        ("KubePersistentVolumeFillingUp", Topic.DISK),
+        ("HostUnreachable", Topic.NETWORK),
+        ("KubePodCrashLooping", Topic.PROCESS),
+        ("SSLCertificateExpiry", Topic.CERTIFICATE),
+        ("CoreDNSDown", Topic.DNS),
+        ("PostgresqlTooManyConnections", Topic.CONNECTIONS),
+        ("KafkaConsumerLag", Topic.BACKLOG),
+        ("scpu", None),
+        ("Cputnik", None),
+        ("diskette", None),
+        ("InMemoriam", None),
+        ("checkout-errors", None),
+        ("éCPU", None),
+    ],
+)
+def test_a_topic_is_recognised_by_whole_words(name: str, topic: Topic | None) -> None:
+    assert diagnosis(alert(name)).topic is topic
+
+
+@given(word=st.sampled_from(sorted(set().union(*CLEAR_WORDS.values()))), before=LETTERS, after=LETTERS)
+def test_a_keyword_inside_a_word_is_none(word: str, before: str, after: str) -> None:
+    assert word not in words_of(before + word + after)
+
+
+@given(
+    word=st.sampled_from([(topic, word) for topic in Topic for word in sorted(CLEAR_WORDS[topic])]),
+    mark=st.sampled_from([" ", "_", "-", ".", ":", "/", "\n", "("]),
+    write=st.sampled_from([str.lower, str.upper, str.title]),
+)
+def test_a_keyword_between_any_marks_is_one(word: tuple[Topic, str], mark: str, write: object) -> None:
+    written = write(word[1])  # type: ignore[operator]
+    assert topics_in([f"xyz{mark}{written}{mark}xyz"]) == {word[0]: 1.0}
+
+
+@given(st.text())
+def test_any_text_has_words(text: str) -> None:
+    assert all(word == word.lower() for word in words_of(text) if word.isascii())
+
+
+def test_a_name_outweighs_the_description_and_labels() -> None:
+    assert diagnosis(alert("HighCPU", "memory is fine", resource="memory")).topic is Topic.CPU
+
+
+def test_the_names_of_teams_and_hosts_say_nothing() -> None:
+    named = alert("Slow", "memory-cache on cpu-7 is slow", team="storage", service="memory-cache", instance="cpu-7:80")
+    assert diagnosis(named).topic is None
+
+
+def test_annotations_are_read_but_no_links() -> None:
+    linked = alert("Trouble").model_copy(update={"annotations": {"dashboard": "https://grafana.example.com/d/cpu"}})
+    said = alert("Trouble").model_copy(update={"annotations": {"summary": "the CPU is busy"}})
+    assert diagnosis(linked).topic is None
+    assert diagnosis(said).topic is Topic.CPU
+
+
+def test_an_earlier_summary_of_the_incident_is_no_evidence() -> None:
+    incident = Incident(id="1", incident_key="k", title="Trouble", summary="probably the CPU", opened_at=BEGAN)
+    assert diagnosis(incident=incident).topic is None
+
+
+def test_words_alone_never_make_it_sure() -> None:
+    assert diagnosis(alert("OOMKilled", "out of memory: memory, swap and heap")).confidence <= 0.5
+
+
+# Checks
+
+
+@given(topic=st.sampled_from([Topic.MEMORY, Topic.DISK, Topic.CPU, Topic.NETWORK]))
+def test_the_better_a_check_supports_the_topic_the_surer(topic: Topic) -> None:
+    told = alert(f"{topic} trouble")
+    found = [diagnosis(told, check=seen(**{topic: status})) for status in (UNKNOWN, WARNING, CRITICAL)]
+    assert {one.topic for one in found} == {topic}
+    confidences = [one.confidence for one in found]
+    assert confidences == sorted(set(confidences))
+
+
+def test_a_critical_check_decides_between_two_topics_in_the_text() -> None:
+    assert diagnosis(alert("Slow", "cpu or disk"), check=seen(cpu=OK, disk=CRITICAL)).topic is Topic.DISK
+
+
+def test_without_a_word_a_critical_check_is_the_cause() -> None:
+    assert diagnosis(alert("Trouble"), check=seen(disk=CRITICAL)).topic is Topic.DISK
+
+
+@pytest.mark.parametrize(
+    ("checker", "says", "topic"),
+    [
+        ("http", "503 Service Unavailable", None),
+        ("tcp", "connection refused", Topic.PROCESS),
+        ("tcp", "no answer after 2 s", Topic.NETWORK),
+        ("http", "certificate has expired", Topic.CERTIFICATE),
+        ("tls", "2 days left", Topic.CERTIFICATE),
+        ("dns", "NXDOMAIN", Topic.DNS),
+    ],
+)
+def test_a_check_from_outside_speaks_by_what_it_says(checker: str, says: str, topic: Topic | None) -> None:
+    assert diagnosis(alert("Trouble"), check=seen(says=says, **{checker: CRITICAL})).topic is topic
+
+
+# Nothing is wrong
+
+
+def test_healthy_checks_of_the_topic_say_that_nothing_is_wrong_now() -> None:
+    found = diagnosis(alert("DiskSpaceLow"), check=seen(disk=OK))
+    assert (found.healthy, found.topic) == (True, None)
+    assert found.claims[0].kind is ClaimKind.HEALTHY
+    assert found.confidence > 0.6
+
+
+def test_a_check_of_something_else_says_nothing_about_it() -> None:
+    assert not diagnosis(alert("MemoryPressure"), check=seen(tcp=OK)).healthy
+    assert not diagnosis(alert("DiskSpaceLow"), check=seen(disk=OK, cpu=WARNING)).healthy
+    assert not diagnosis(alert("DiskSpaceLow"), check=seen(disk=UNKNOWN)).healthy
+
+
+def test_a_strange_series_is_no_health() -> None:
+    assert not diagnosis(alert("DiskSpaceLow"), check=seen(change("web-1", "http_errors"), disk=OK)).healthy
+
+
+# What changed
+
+
+def test_the_strangest_series_of_the_target_names_the_topic() -> None:
+    found = diagnosis(alert("HighLatency", instance="web-1"), check=seen(change("web-1", "node_memory_used")))
+    assert found.topic is Topic.MEMORY
+    assert "node_memory_used is 9, normally 1 to 2" in found.claims[0].says
+
+
+def test_a_strange_series_of_another_service_is_a_dependency() -> None:
+    found = diagnosis(alert("HighLatency", instance="web-1"), check=seen(change("search", "latency_p99")))
+    assert (found.topic, found.about) == (Topic.DEPENDENCY, "search")
+
+
+def test_less_traffic_is_a_symptom_and_more_is_a_cause() -> None:
+    less, more = change("web-1", "requests_per_second", now=0.1), change("web-1", "requests_per_second")
+    assert diagnosis(alert("Slow", instance="web-1"), check=seen(less)).topic is None
+    assert diagnosis(alert("Slow", instance="web-1"), check=seen(more)).topic is Topic.TRAFFIC
+
+
+def test_a_deploy_right_before_is_the_cause_and_one_hours_before_is_none() -> None:
+    told = alert("HighErrorRate", instance="web-1", service="shop")
+    check = CheckResult(target=Target(host="web-1", labels={"service": "shop"}))
+    just = diagnosis(told, check=check, events=[deploy(5, service="shop")])
+    assert (just.topic, just.event and just.event.by) == (Topic.DEPLOY, "ada")
+    assert diagnosis(told, check=check, events=[deploy(300, service="shop")]).topic is None
+    assert diagnosis(told, check=check, events=[deploy(5, service="billing")]).topic is None
+
+
+def test_what_came_before_is_said() -> None:
+    earlier = Episode(id="7", began_at=BEGAN - timedelta(days=2), ended_by="bob", notes=["restarted the importer"])
+    found = diagnosis(alert("MemoryPressure"), check=seen(memory=CRITICAL), episodes=[earlier])
+    assert "restarted the importer" in found.claims[-1].says
+
+
+def test_split_evidence_is_less_sure() -> None:
+    one = diagnosis(alert("Slow"), check=seen(memory=CRITICAL))
+    two = diagnosis(alert("Slow"), check=seen(memory=CRITICAL, disk=CRITICAL))
+    assert two.confidence < one.confidence
+
+
+@pytest.mark.parametrize(
+    ("says", "topic"),
+    [
+        ("write failed: No space left on device", Topic.DISK),
+        ("FATAL: sorry, too many clients already", Topic.CONNECTIONS),
+        ("dial tcp: lookup db on 10.0.0.2:53: no such host", Topic.DNS),
+        ("inventory answered 502 Bad Gateway", Topic.DEPENDENCY),
+    ],
+)
+def test_the_errors_of_systems_are_known(says: str, topic: Topic) -> None:
+    assert diagnosis(alert("Job failed", says)).topic is topic
+
+
+def test_what_the_target_depends_on_is_named_if_that_is_down() -> None:
+    check = Check(name="tcp", target="redis-1:6379", status=CRITICAL, message="connection refused")
+    found = diagnosis(alert("Slow", instance="web-1"), check=CheckResult(checks=[check], target=Target(host="web-1")))
+    assert (found.topic, found.about) == (Topic.DEPENDENCY, "redis-1:6379")
+
+
+def test_what_is_normal_again_is_over() -> None:
+    over = change("web-1", "http_errors").model_copy(update={"until": BEGAN})
+    assert diagnosis(alert("Slow", instance="web-1"), check=seen(over, http=OK)).healthy
+
+
+def test_a_campaign_is_no_deploy() -> None:
+    newsletter = deploy(5).model_copy(update={"kind": "campaign"})
+    assert diagnosis(alert("HighErrorRate"), events=[newsletter]).topic is None
