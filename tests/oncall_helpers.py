@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ async def store_policy(database: Database, policy: dict[str, Any]) -> None:
 
 
 def assert_lists(notes: Sequence[str], *parts: str) -> None:
-    """What an import has left out is listed: each of these is said, and each note names its line."""
+    """What an import has left out is listed: each of these is said, and each note names its line, or its field if it is
+    about what was made."""
     said = "\n".join(notes)
     for part in parts:
         assert part in said, said
-    assert all(note.startswith("line ") for note in notes), notes
+    assert all(re.match(r"line \d|[a-z_]+\[\d+\]: ", note) for note in notes), notes

@@ -71,7 +71,7 @@ def visits(doors: dict[str, socket.socket]) -> int:
 
 async def checked(*, allow: str = "", deny: str = "", configs: Any = None, **labels: str) -> CheckResult:
     """The checks of an alert with these labels that connect to something."""
-    alert = Alert(source="s", fingerprint="f", name="A", incident_key="k", labels=labels)
+    alert = Alert(source="s", fingerprint="f", name="The website does not answer", incident_key="k", labels=labels)
     settings = load_settings({"checkers_allow": allow, "checkers_deny": deny, "checkers_timeout_seconds": 3})
     subject = await subject_of([alert], settings)
     config = CheckConfig.from_settings(settings, names=NETWORK_CHECKS, configs=configs, subject=subject)

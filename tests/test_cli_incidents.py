@@ -134,7 +134,7 @@ async def test_of_several_each_is_tried_and_what_was_refused_is_said(services: S
     [
         ("list,--status,asleep", 1, "There is no status 'asleep' of an incident. Known: open, all, acknowledged, "),
         ("snooze,1", 2, "Say how long: --for TIME or --until MOMENT, one of them"),
-        ("snooze,1,--for,a while", 1, "--for='a while': expected a time such as 90s, 30m, 2h or 1d"),
+        ("snooze,1,--for,a while", 1, "--for='a while': expected a time such as 90s, 30m, 1h30m, 2h or 1d"),
         ("snooze,1,--until,noon", 1, "--until: 'noon' is no moment; expected 03:12, or 2026-11-26 03:12, in UTC"),
         ("ack,1,--by,", 1, "by: expected a name of 1 to 64 printable characters"),
     ],

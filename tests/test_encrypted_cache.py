@@ -72,10 +72,10 @@ async def test_what_is_in_the_database_is_unreadable(database: Database, setting
 
     async with database.transaction() as tx:
         query = text("select content from sealed_copy where name <> 'channel-names'")
-        (content,) = (await tx.execute(query)).scalars().all()
+        contents = [bytes(content) for content in (await tx.execute(query)).scalars().all()]
 
-    assert b"very-secret" not in bytes(content)
-    assert b"oncall" not in bytes(content)
+    assert contents
+    assert not any(b"very-secret" in content or b"oncall" in content for content in contents)
 
 
 async def test_another_key_opens_nothing(database: Database, settings: Settings, home: Path) -> None:

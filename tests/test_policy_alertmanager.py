@@ -97,6 +97,13 @@ def test_what_is_not_taken_over_is_listed_with_its_line():
     )
 
 
+def test_a_receiver_that_hears_of_no_end_is_listed():
+    text = (
+        "route: {receiver: x}\nreceivers:\n  - name: x\n    webhook_configs: [{url: 'http://x', send_resolved: false}]"
+    )
+    assert_lists(import_alertmanager(text).notes, "send_resolved of x is not taken over")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -168,6 +168,19 @@ def test_what_of_goalert_is_not_taken_over_is_listed_with_its_line() -> None:
     )
 
 
+def test_a_step_of_goalert_that_notifies_nobody_is_listed() -> None:
+    user = {"type": "user", "id": "u1", "name": "Ana"}
+    steps = [{"stepNumber": 0, "delayMinutes": 7, "targets": []}, {"stepNumber": 1, "targets": [user]}]
+    export = {"escalationPolicies": [{"id": "p", "name": "p", "steps": steps}], "users": [{"id": "u1", "name": "Ana"}]}
+    notes = import_goalert(json.dumps(export), NOW).notes
+    assert any("a step that notifies nobody is left out; the next one comes 7m sooner" in note for note in notes)
+
+
+def test_an_answer_of_goalert_with_an_error_is_said() -> None:
+    with pytest.raises(BadPolicy, match="is an answer with errors, and no export: 'unauthorized'"):
+        import_goalert('{"errors": [{"message": "unauthorized"}], "data": null}', NOW)
+
+
 def test_two_who_are_on_call_together_in_goalert_are_named() -> None:
     config = json.loads(GOALERT)
     rules = config["data"]["schedules"]["nodes"][0]["targets"][0]["rules"]

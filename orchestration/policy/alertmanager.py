@@ -89,6 +89,10 @@ class _Import(ConfigReader):
                 self._channel(name, kind, place, alone=len(integrations) == 1, taken=taken)
                 for kind, place in integrations
             )
+            for _, place in integrations:
+                options = self.as_object(receiver[str(place[-2])][place[-1]], place)
+                if str(options.get("send_resolved")).lower() == "false":
+                    self.note(place, f"send_resolved of {name} is not taken over: whoever is paged hears of the end")
             if not integrations:
                 self.note(path, f"the receiver {name} has no integration: its routes notify nobody")
 

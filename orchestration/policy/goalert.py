@@ -68,6 +68,9 @@ class _Import(ConfigReader):
         """All of the lists."""
         config, within = self.as_object(self.document.value, ()), ()
         self.problems += self.document.problems
+        if not config.get("data") and (errors := self.as_list(config.get("errors"), ("errors",))):
+            said = self.as_object(errors[0], ("errors", 0)).get("message")
+            self.refuse(f"is an answer with errors, and no export: {shown(str(said))}")
         if isinstance(config.get("data"), dict):
             config, within = config["data"], ("data",)
         if not any(name in config for name in _SECTIONS):
@@ -290,6 +293,8 @@ class _Import(ConfigReader):
             made = [{**direct, **(made.pop(0) if made else {"wait": 0})}, *made]
         if made:
             made[-1]["wait"] = wait
+        else:
+            self.note(path, f"a step that notifies nobody is left out; the next one comes {wait} sooner")
         return made
 
     def _targets(self, step: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str, object, object]]:

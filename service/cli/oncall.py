@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from orchestration.errors import BadInput
+from orchestration.message import is_channel
 from orchestration.moments import parse_moment
 from orchestration.policy.oncall import ScheduleState, ScheduleWarning, state_of
 from orchestration.policy.schedules import Override, Shift
@@ -96,7 +97,7 @@ def add(
 ) -> int:
     """Put a person on call instead of everybody else, for a time. A later override wins over an earlier one."""
 
-    async def add_it(tx: AsyncConnection) -> tuple[OverrideRecord, str]:
+    async def add_it(tx: AsyncConnection) -> tuple[OverrideRecord, str, bool]:
         now = await read_clock(tx)
         found = await read_schedules(tx, now)
         zone = found.get(schedule).schedule.time_zone
@@ -106,9 +107,13 @@ def add(
         begins = parse_moment(start, now, clock_time="next", name="--from", time_zone=zone) if start else now
         ends = parse_moment(until, max(now, begins), clock_time="next", name="--until", time_zone=zone)
         new = Override(person=person, starts_at=begins, ends_at=ends)
-        return await add_override(tx, schedule, new, created_by=getpass.getuser()), zone
+        channels, contacts = await read_channel_names(tx), found.policy.people[person].contacts
+        reached = channels is None or any(is_channel(contact, channels) for contact in contacts)
+        return await add_override(tx, schedule, new, created_by=getpass.getuser()), zone, reached
 
-    added, zone = read(load_settings(), add_it)
+    added, zone, reached = read(load_settings(), add_it)
+    if not reached:
+        errors.print(f"Warning: nothing reaches {person}: none of the contacts is a channel", style="yellow")
     if json:
         as_json(added.model_dump(mode="json"))
     else:

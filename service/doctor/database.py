@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from flows.upkeep import STUCK_SECONDS
@@ -23,6 +24,9 @@ OLDEST_MAJOR = 14
 CLOCK_WARNING_SECONDS, CLOCK_BROKEN_SECONDS = 1.0, 10.0
 
 _LATER = ("migrations", "clock", "workers", "inbox", "runs", "heartbeats", "policy", "oncall")
+_SHOWN = 5
+"""How many warnings of one kind are shown."""
+
 _START = "Start it with `alert-pipeline up`. Other commands start it for their own duration"
 _RESTARTS = "The stack restarts it by itself. If it does not, see logs/postgres.log in ALERT_PIPELINE_HOME"
 
@@ -153,9 +157,8 @@ async def _policy(database: Database) -> Finding:
     warnings = list(parse_policy(record.config, channels=channels).warnings)
     if not warnings:
         return ok("policy", detail)
-    more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
     fix = "Set the channel up (docs/channels.md), or change the policy: `alert-pipeline policy show`"
-    return warning("policy", f"{detail}: {warnings[0]}{more}", fix)
+    return warning("policy", f"{detail}: {_some(map(str, warnings))}", fix)
 
 
 async def _on_call(database: Database) -> Finding:
@@ -171,9 +174,15 @@ async def _on_call(database: Database) -> Finding:
     warnings = warnings_of(found, now, channels=channels)
     if not warnings:
         return ok("oncall", people)
-    more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
     fix = "See all of it with `alert-pipeline oncall`, and change the policy, or add an override (docs/oncall.md)"
-    return warning("oncall", f"{people}; {warnings[0]}{more}", fix)
+    return warning("oncall", f"{people}; {_some(map(str, warnings))}", fix)
+
+
+def _some(found: Iterable[str]) -> str:
+    """The first of some warnings, each once, and how many more there are."""
+    texts = list(dict.fromkeys(found))
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return f"{'; '.join(texts[:_SHOWN])}{more}"
 
 
 async def _heartbeats(database: Database) -> Finding:

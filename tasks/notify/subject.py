@@ -138,7 +138,9 @@ class MessageSubject:
         if incident is None or self.status is AlertStatus.RESOLVED:
             return []
         progress = progress_of(incident)
-        unanswered = progress is not None and progress.is_over and incident.status is IncidentStatus.OPEN
+        unanswered = (
+            progress is not None and progress.count > 0 and progress.is_over and incident.status is IncidentStatus.OPEN
+        )
         return [
             *(["flapping"] if incident.is_flapping else []),
             *(["nobody acknowledged"] if unanswered and incident.snoozed_until is None else []),
