@@ -318,11 +318,14 @@ LAST_ERROR = """
 
 # While the incident is open, its version grows, so that the other channels are told that one was given up. After the
 # end that is not worth a message: the history says it, and so does the next message about the incident.
+# The incident is locked first, as by whoever looks at a channel.
 _GIVE_UP = text(
     f"""
-    with given_up as (
+    with locked as (select id from incident where id = :incident_id for no key update),
+    given_up as (
         update incident_channel as known set given_up_at = clock_timestamp()
-        where known.incident_id = :incident_id and known.channel = any(:channels)
+        from locked
+        where known.incident_id = locked.id and known.channel = any(:channels)
         returning known.channel, {LAST_ERROR} as error
     ),
     ledger as (

@@ -194,7 +194,7 @@ async def raise_version(tx: AsyncConnection, incident_id: str) -> None:
 # the state.
 _RAISE_FOR = text(
     """
-    with before as (select id, version, news_version from incident where id = :incident_id),
+    with before as (select id, version, news_version from incident where id = :incident_id for no key update),
     raised as (
         update incident set version = version + 2, news_version = version + 1, updated_at = clock_timestamp()
         where id = :incident_id
