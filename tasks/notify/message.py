@@ -157,10 +157,9 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
         summary, cause = f"{summary}: {why}" if why else f"{summary}.", ""
     if summary:
         yield summary
-    claims = list(_claims(analysis))
-    if cause and not claims:
+    if cause and not analysis.claims:
         yield f"Probable cause: {cause}"
-    yield from claims
+    yield from _claims(analysis)
     if analysis.confidence > 0:
         yield f"Confidence: {analysis.confidence:.0%}"
     if note := one_line(str(analysis.model_info.get("note") or ""), 300):
@@ -170,10 +169,13 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
 def _claims(analysis: AnalyzeResult) -> Iterable[str]:
     """The first claims, each with the evidence that it cites and does not repeat: what was seen, in a few words.
 
-    The alert is left out, because the message is about it.
+    The alert is left out, because the message is about it, and so is a claim that the summary repeats.
     """
+    summary = analysis.summary.casefold()
     evidence = {one.id: one for one in analysis.evidence if one.kind is not EvidenceKind.ALERT}
     for claim in analysis.claims[:_MAX_CLAIMS]:
+        if (why := claim.says.partition(": ")[2].casefold()) and why in summary:
+            continue
         cited = [evidence[each] for each in claim.cites if each in evidence and evidence[each].says not in claim.says]
         texts = (f"{one.about}: {one.says}" if one.about else one.says for one in cited[:_MAX_CITED])
         seen = "; ".join(one_line(text, 120) for text in texts)
