@@ -112,3 +112,18 @@ def trigger(*alerts: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The body of POST /orchestration/pipeline/."""
     payload = alerts[0] if len(alerts) == 1 else {"alerts": list(alerts or [alert()])}
     return {"payload": payload} | more
+
+
+async def answer_after_run(asking: Awaitable[httpx.Response], services: Services) -> httpx.Response:
+    """The answer to a request that waits for its run, which is executed as a worker would."""
+    task = asyncio.ensure_future(asking)
+    before = {run.run_id for run in await all_runs(services.database)}
+
+    async def stored() -> object:
+        return task.done() or {run.run_id for run in await all_runs(services.database)} - before
+
+    await eventually(stored)
+    for run in await all_runs(services.database):
+        if not run.status.final:
+            await run_to_end(services, run.run_id)
+    return await task

@@ -17,7 +17,7 @@ from orchestration.store import definitions, keys
 from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.keys import Scope
-from tests.api_helpers import alert, all_runs, eventually, open_api, run_of, run_to_end, trigger
+from tests.api_helpers import alert, all_runs, answer_after_run, eventually, open_api, run_of, run_to_end, trigger
 from tests.auth_helpers import FAR
 from tests.broken_definitions import BROKEN
 from tests.cli_helpers import row_counts
@@ -39,18 +39,6 @@ async def api(settings: Settings, database: Database) -> AsyncIterator[httpx.Asy
 @pytest.fixture
 def services(services: Services, database: Database) -> Services:
     return replace(services, definitions=StoredDefinitions(database))
-
-
-async def carried(asking: asyncio.Task[httpx.Response], services: Services) -> httpx.Response:
-    """The answer to a request that waits for its run, which is carried as a worker would."""
-
-    async def stored() -> object:
-        return asking.done() or await all_runs(services.database)
-
-    await eventually(stored)
-    for run in await all_runs(services.database):
-        await run_to_end(services, run.run_id)
-    return await asking
 
 
 async def test_definitions_are_listed_and_shown(api: httpx.AsyncClient, database: Database) -> None:
@@ -105,7 +93,7 @@ async def test_a_definition_is_run_and_waited_for(
 ) -> None:
     await put(database, look(checker_names=["memory"]))
     asking = asyncio.create_task(api.post("/orchestration/definitions/look/execute/"))
-    answer = await carried(asking, services)
+    answer = await answer_after_run(asking, services)
 
     result = answer.json()
     assert answer.status_code == 200, answer.text

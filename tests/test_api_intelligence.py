@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import CHANNEL_NAMES, MODELS, EncryptedCache
 from service.api.notify import DRIVERS
-from tests.api_helpers import all_runs, eventually, open_api, run_to_end
+from tests.api_helpers import all_runs, answer_after_run, open_api, run_to_end
 from tests.conftest import MemoryChannel, MemoryChannels
 from tests.model_server import model_server, said
 from tests.notify_helpers import rows, tell
@@ -29,21 +28,6 @@ async def api(settings: Settings, database: Database) -> AsyncIterator[httpx.Asy
         yield client
 
 
-async def carried(asking: Awaitable[httpx.Response], services: Services) -> httpx.Response:
-    """The answer to a request that waits for its run, which is executed as a worker would."""
-    task = asyncio.ensure_future(asking)
-    before = {run.run_id for run in await all_runs(services.database)}
-
-    async def stored() -> object:
-        return task.done() or {run.run_id for run in await all_runs(services.database)} - before
-
-    await eventually(stored)
-    for run in await all_runs(services.database):
-        if not run.status.final:
-            await run_to_end(services, run.run_id)
-    return await task
-
-
 # Intelligence
 
 
@@ -54,7 +38,7 @@ async def test_an_incident_is_analyzed_anew_and_nobody_is_notified(
         services = with_model(services, model)
         run = await page(services)
         asked = api.post("/intelligence/recommendations/", json={"incident_id": run.incident_id})
-        answer = await carried(asked, services)
+        answer = await answer_after_run(asked, services)
     assert answer.status_code == 200, answer.text
     found = answer.json()
     assert (found["incident_id"], found["provider"], found["fallback_used"]) == (run.incident_id, "model", False)
@@ -72,7 +56,7 @@ async def test_an_incident_is_analyzed_anew_and_nobody_is_notified(
 async def test_without_an_incident_the_host_is_analyzed_by_the_rules(
     api: httpx.AsyncClient, services: Services, channel: MemoryChannel
 ) -> None:
-    answer = await carried(api.post("/intelligence/recommendations/", json={"provider": "local"}), services)
+    answer = await answer_after_run(api.post("/intelligence/recommendations/", json={"provider": "local"}), services)
     assert (answer.status_code, answer.json()["provider"], answer.json()["incident_id"]) == (200, "local", None)
     assert channel.messages == []
 
@@ -85,7 +69,7 @@ async def test_a_model_that_fails_shows_in_the_answer_and_in_the_health(
         services = with_model(services, model)
         run = await page(services)
         asked = api.post("/intelligence/recommendations/", json={"incident_id": run.incident_id})
-        answer = await carried(asked, services)
+        answer = await answer_after_run(asked, services)
     assert (answer.status_code, answer.json()["fallback_used"]) == (200, True)
     assert "answered 500" in answer.json()["errors"][0]
     health = (await api.get("/intelligence/health/")).json()

@@ -386,9 +386,9 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     elif topics:
         return None  # what was looked at is not what the alert is about
     cites = [*dict.fromkeys([*by_expression, *by_topic, *(number for number, _ in checks)])][:_MAX_CITED]
-    says = "; ".join(case.evidence[number].says for number in cites)
     quotes = [case.evidence[number].says for number in cites]
-    claim = Claim(kind=ClaimKind.HEALTHY, says=f"Nothing is wrong there now: {says}", cites=cites, quotes=quotes)
+    says = f"Nothing is wrong there now: {'; '.join(quotes)}"
+    claim = Claim(kind=ClaimKind.HEALTHY, says=says, cites=cites, quotes=quotes)
     evidence = list(case.evidence.values())
     return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
 
