@@ -1,0 +1,43 @@
+"""The second set of cases that were held out is sound. How well an analysis does on them is no test."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.analysis import COLUMNS, score
+from bench.analysis_cases import CAUSES, HEALTHY, UNKNOWN, Group, cases
+from tasks.ingest.sources import parse_push
+from tests.analysis.test_cases import assert_answerable, perfect
+
+HELD_OUT = Path(__file__).parent / "held_out_2"
+NAMED = {case.name: case for case in cases(HELD_OUT)}
+
+
+def test_there_are_two_or_three_cases_of_each_cause() -> None:
+    kinds = Counter(case.expected.kind for case in NAMED.values())
+    assert all(2 <= kinds[cause] <= 3 for cause in CAUSES)
+    assert (len(NAMED), kinds[HEALTHY], kinds[UNKNOWN]) == (36, 8, 2)
+    assert {case.setting.group for case in NAMED.values()} == set(Group)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_answer_of_a_case_can_be_given(name: str) -> None:
+    case = NAMED[name]
+    push = parse_push(json.loads((HELD_OUT / name / "push.json").read_text()))
+    assert push.alerts
+    assert not push.errors
+    assert case.target is not None
+    if case.setting.metric:
+        assert (case.setting.entity, case.setting.metric) in case.series
+    assert_answerable(case)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_expected_answer_is_right_in_everything(name: str) -> None:
+    scored = score(NAMED[name], perfect(NAMED[name]), 1.0)
+    wrong = [column for column in COLUMNS if getattr(scored, column) is (column == "confident_and_wrong")]
+    assert wrong == []
