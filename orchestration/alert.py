@@ -165,6 +165,16 @@ def worst_first(alerts: Iterable[Alert]) -> list[Alert]:
 _NO_START = datetime.max.replace(tzinfo=UTC)
 
 
+def first_start(alerts: Iterable[Alert]) -> datetime | None:
+    """When the first of the alerts began: the trouble as a whole. None if none says when it began."""
+    return min((alert.started_at for alert in alerts if alert.started_at), default=None)
+
+
+def latest_start(alerts: Iterable[Alert]) -> datetime | None:
+    """When the latest of the alerts began, before which a change of its own may lie. None if none says when."""
+    return max((alert.started_at for alert in alerts if alert.started_at), default=None)
+
+
 def title_of(alerts: Sequence[Alert]) -> str:
     """The title of what these alerts are together: that of its sender, or name and host of the worst one."""
     lead = worst_first(alerts)[0]

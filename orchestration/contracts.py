@@ -54,6 +54,14 @@ class CheckStatus(StrEnum):
     CRITICAL = "critical"
     UNKNOWN = "unknown"
 
+    @property
+    def is_unhealthy(self) -> bool:
+        """Whether something wrong was found. To have found nothing out is not unhealthy."""
+        return self in (CheckStatus.CRITICAL, CheckStatus.WARNING)
+
+
+WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
+
 
 class Target(Contract):
     """What an alert is about, found once in each run."""
@@ -140,6 +148,11 @@ class Evidence(Contract):
     says: str = Field(description="What is known, in one line, with its numbers.")
     status: CheckStatus | None = Field(default=None, description="Of a check: what it found.")
     topic: str = Field(default="", description="Of a check or a change: memory, disk, cpu, network, ….")
+
+    @property
+    def is_unhealthy(self) -> bool:
+        """Whether it is a check that found something wrong."""
+        return self.status is not None and self.status.is_unhealthy
 
 
 class ClaimKind(StrEnum):

@@ -15,8 +15,6 @@ from itertools import pairwise
 from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, EvidenceKind
 from orchestration.redaction import one_line
 
-_BAD = (CheckStatus.WARNING, CheckStatus.CRITICAL)
-
 
 def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
     """Why a claim does not stand; None if it does.
@@ -204,7 +202,7 @@ def _of_checks(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) 
     if claim.kind is ClaimKind.CAUSE:
         against = [one for one in judged if one.status is CheckStatus.OK]
     elif claim.kind is ClaimKind.HEALTHY:
-        against = [one for one in checks if one.status in _BAD]
+        against = [one for one in checks if one.is_unhealthy]
         healthy = any(one.status is CheckStatus.OK for one in checks) or any(map(_is_well, cited))
         if not against and not healthy:
             return "it says that something is healthy, and cites nothing that has looked and found it so"
@@ -240,7 +238,7 @@ def _of_polarity(claim: Claim, checks: Sequence[Evidence]) -> str | None:
         return plain or any(word in other and text.denies(place) for place, word in enumerate(text.words))
 
     well, ill = says(_WELL, _ILL), says(_ILL, _WELL)
-    if well and not ill and all(one.status in _BAD for one in checks):
+    if well and not ill and all(one.is_unhealthy for one in checks):
         return f"{checks[0].id} says the opposite: {checks[0].status}"
     if ill and not well and all(one.status is CheckStatus.OK for one in checks):
         return f"{checks[0].id} says the opposite: {checks[0].status}"

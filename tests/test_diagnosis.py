@@ -23,7 +23,7 @@ from orchestration.contracts import (
 )
 from orchestration.support import unsupported
 from tasks.analyze.diagnosis import Diagnosis, diagnose
-from tasks.analyze.topics import CLEAR_WORDS, Topic, topics_in, words_of
+from tasks.analyze.topics import CLEAR_WORDS, Topic, topic_of_metric, topics_in, words_of
 
 LETTERS = st.text(string.ascii_lowercase, min_size=1, max_size=5)
 BEGAN = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
@@ -289,3 +289,39 @@ def test_that_nobody_answers_is_never_surely_the_network() -> None:
 
 def test_an_alert_need_not_be_in_english() -> None:
     assert diagnosis(alert("Speicherplatz knapp", "Laufwerk D: nur noch 2 % frei")).topic is Topic.DISK
+
+
+# Whole
+
+
+@pytest.mark.parametrize("length", range(100, 180, 7))
+def test_a_long_text_of_an_alert_is_quoted_between_words(length: int) -> None:
+    text = " ".join(["disk"] * length)[:length] + " degradedstate" * 20
+    found = diagnosis(alert("NodeRAIDDegraded", text, host="obs-4"))
+    assert (found.topic, found.claims[0].kind) == (Topic.DISK, ClaimKind.CAUSE)
+
+
+def test_what_prometheus_says_of_other_topics_is_no_sign_that_all_is_well() -> None:
+    check = seen(prometheus=OK, says="cpu is 18 % busy, memory is 31 % in use", host="lb-2")
+    found = diagnosis(alert("HighErrorRateOfBackend", "Too many 5xx on the backend", host="lb-2"), check=check)
+    assert not found.healthy
+
+
+def test_all_that_is_strange_with_one_neighbour_is_one_dependency() -> None:
+    changes = [change("shop-web", "requests_per_second"), change("shop-web", "cpu_busy_percent", score=6.0)]
+    found = diagnosis(alert("TargetResponseTime", host="shop-alb"), check=seen(*changes, host="shop-alb"))
+    assert found.topic is Topic.TRAFFIC
+
+
+@pytest.mark.parametrize(
+    ("metric", "topic"),
+    [
+        ("new_connections_per_second", Topic.TRAFFIC),
+        ("packets received per second", Topic.TRAFFIC),
+        ("packets dropped per second", Topic.NETWORK),
+        ("connections", Topic.CONNECTIONS),
+        ("node_nf_conntrack_entries", Topic.CONNECTIONS),
+    ],
+)
+def test_how_much_is_asked_is_traffic_and_how_much_is_held_is_not(metric: str, topic: Topic) -> None:
+    assert topic_of_metric(metric) is topic

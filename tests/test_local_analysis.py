@@ -345,6 +345,25 @@ def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str)
     assert (result.confidence, result.fallback_used, result.errors) == (0.0, True, [cause])
 
 
+async def test_a_pod_gets_commands_of_kubernetes() -> None:
+    pod = {"namespace": "shop", "pod": "cart-5c7d8", "container": "cart"}
+    there = CheckResult(target=Target(labels=pod))
+    result = await analysis_of(alert("KubePodCrashLooping", "Pod is crash looping", **pod), check=there)
+    assert result.actions[0].endswith("kubectl -n shop logs cart-5c7d8 -c cart --previous --tail=50")
+    hostile = {**pod, "pod": "cart; reboot"}
+    result = await analysis_of(
+        alert("KubePodCrashLooping", "Pod is crash looping", **hostile),
+        check=CheckResult(target=Target(labels=hostile)),
+    )
+    assert not any("kubectl" in action for action in result.actions)
+
+
+async def test_a_disk_that_fails_is_not_searched_for_large_files() -> None:
+    there = CheckResult(target=Target(host="obs-4"))
+    result = await analysis_of(alert("NodeRAIDDegraded", "RAID array md2 is degraded", host="obs-4"), check=there)
+    assert result.actions[0] == "See which disk of the array fails: on obs-4: cat /proc/mdstat"
+
+
 async def test_a_windows_server_gets_commands_of_windows() -> None:
     there = CheckResult(target=Target(host="sql-1"))
     result = await analysis_of(alert("HighCPU", "MSSQL on Windows", host="sql-1"), check=there)

@@ -237,7 +237,8 @@ async def test_what_a_model_says_that_obeys_an_alert_is_dropped(
     )  # fmt: skip
     services = with_model(services, model)
     found = await analysis_of(services, await page(services, description=order))
-    assert (found.claims, found.actions, found.confidence) == ([], [], 0.2)
+    assert (found.claims, found.confidence) == ([], 0.2)
+    assert not any("curl" in action for action in found.actions)  # the steps are those of the local analysis
     assert len(found.dropped) == 3
     assert "everything is healthy" not in found.summary.lower()
     [message] = channel.messages

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Alert, Incident
+from orchestration.alert import Alert, Incident, latest_start
 from orchestration.changes.events import PostedChange, concerns
 from orchestration.contracts import ChangeEvent, Episode
 from orchestration.redaction import one_line
@@ -99,9 +99,8 @@ async def changes_of(
     An alert that joins an incident later may have a change of its own before it: the latest beginning counts.
     """
     firing = [alert for alert in alerts if alert.firing] or list(alerts)
-    starts = [alert.started_at for alert in firing if alert.started_at]
     labels = {pair for alert in firing for pair in (*alert.labels.items(), ("host", alert.place))}
-    began_at = max([incident.opened_at, *starts])
+    began_at = max(incident.opened_at, latest_start(firing) or incident.opened_at)
     return await changes_before(tx, began_at, labels, incident.environment, settings.changes_window_minutes)
 
 

@@ -10,12 +10,11 @@ import typer
 from rich.text import Text
 
 from orchestration.contracts import CheckResult, CheckStatus, StageContext, Target
-from orchestration.embedded_stack import find_running_stack
 from orchestration.errors import BadInput
-from orchestration.prometheus import Prometheus
 from orchestration.settings import Settings, load_settings
 from orchestration.store.records import new_id
 from orchestration.target import OwnHost, read_place
+from service.cli.prometheus import CommandPrometheus
 from service.cli.terminal import Json, as_json, fail, output
 from tasks.check.checkers.base import Subject
 from tasks.check.stage import CheckConfig
@@ -104,7 +103,7 @@ async def _look(
         target=own.target if target is None else _target(target, own),
         own_name=own.name,
         rules=settings.address_rules,
-        prometheus=_Source(settings),
+        prometheus=CommandPrometheus(settings),
     )
     config = CheckConfig.from_settings(settings, names=names, configs=options, subject=subject)
     return await check_stage(StageContext(trace_id=new_id(), run_id=new_id()), config)
@@ -115,28 +114,6 @@ def _target(text: str, own: OwnHost) -> Target:
     if place is None:
         raise BadInput(f"--target: expected a host, host:port, [IPv6]:port or a URL, got {text[:80]!r}")
     return Target(host=place.host, port=place.port, url=place.url, is_own=own.is_it(place.host))
-
-
-class _Source:
-    """Where this command finds Prometheus: in the settings, else in a Prefect that runs. It starts none."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    async def find(self) -> Prometheus | None:
-        """See `orchestration.prometheus.PrometheusFinder`."""
-        # Prefect takes seconds to import, and only a block needs it.
-        stack = find_running_stack(self._settings)
-        url = self._settings.prefect_api_url or (stack.prefect_api_url if stack else None)
-        if self._settings.prometheus_url is None and url is None:
-            return None
-        from prefect.settings import temporary_settings
-
-        from blocks.prefect_api import address_settings
-        from blocks.prometheus.source import PrometheusSources
-
-        with temporary_settings(address_settings(self._settings, url)):
-            return await PrometheusSources(self._settings).find()
 
 
 def _exit_code(found: CheckResult, *, fail_on_unknown: bool) -> int:

@@ -19,6 +19,7 @@ from orchestration.requests import RunRequest
 from orchestration.settings import Settings
 from orchestration.store.records import new_id
 from service.cli.definition_input import check_payload, load_definition
+from service.cli.prometheus import CommandPrometheus
 from service.cli.terminal import as_json, output, show_facts
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import IntelligenceNode
@@ -163,7 +164,8 @@ async def _checked(settings: Settings, context: StageContext, alerts: Sequence[A
     """The checks of one run; None if it has none: one of resolved alerts checks and analyzes nothing."""
     if alerts and not any(alert.firing for alert in alerts):
         return None
-    config = CheckConfig.from_settings(settings, subject=await subject_of(alerts, settings))
+    subject = await subject_of(alerts, settings, CommandPrometheus(settings))
+    config = CheckConfig.from_settings(settings, subject=subject)
     return await check(context, config) if config.names else None
 
 

@@ -6,7 +6,6 @@ commands, and the text of an alert comes from somebody else. A command for anoth
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from orchestration.contracts import ChangeEvent, Check, Recommendation, Target
 from orchestration.redaction import one_line
 from orchestration.target import read_place
 from tasks.analyze.host import OLD_BYTES, OLD_DAYS, FileFindings, ProcessUse, in_bytes
+from tasks.analyze.platforms import ON_WINDOWS, SAFE, on_kubernetes
 from tasks.analyze.topics import Topic, topic_of_check
 
 HIGH, MEDIUM = "high", "medium"
@@ -23,7 +23,6 @@ GENERAL = "general"
 
 _FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
 _MAIL_PORTS = (25, 587)
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class Findings:
     processes: Sequence[ProcessUse] = ()
     path: str = ""
     """The file system or folder that the alert names."""
+    is_failing: bool = False
+    """Whether the alert speaks of a disk that fails, and not of one that is full."""
     files: FileFindings | None = None
     load: tuple[float, float, float] | None = None
     check: Check | None = None
@@ -49,12 +50,12 @@ class Findings:
     @property
     def service(self) -> str:
         """What the target is called if it has no host; "" if that is unsafe in a shell."""
-        return self.name if _SAFE.fullmatch(self.name) else ""
+        return self.name if SAFE.fullmatch(self.name) else ""
 
     @property
     def place(self) -> str:
         """The target's name if a shell can have it; "" if it has none, or one that is unsafe there."""
-        return self.target.host if _SAFE.fullmatch(self.target.host) else ""
+        return self.target.host if SAFE.fullmatch(self.target.host) else ""
 
     def there(self, *commands: str) -> list[str]:
         """Commands that are run on the target. For another host, or a service, they say so."""
@@ -66,9 +67,12 @@ class Findings:
 
 def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
     """The recommendations for a topic, the most urgent first. None means that it is unknown."""
-    if topic and topic in _ON_WINDOWS and findings.is_windows:
-        title, *commands = _ON_WINDOWS[topic]
-        return [_advice(topic, HIGH, f"{title}", _found(findings), *findings.there(*commands))]
+    if topic and findings.is_windows and (known := ON_WINDOWS.get(topic)) is not None:
+        title, *commands = known
+        return [_advice(topic, HIGH, title, _found(findings), *findings.there(*commands))]
+    if topic and (known := on_kubernetes(topic, findings.target.labels)) is not None:
+        title, *commands = known
+        return [_advice(topic, HIGH, title, _found(findings), *commands)]
     if topic:
         return _ADVICE[topic](findings)
     unknown = "Nothing that is known names a cause."
@@ -112,6 +116,10 @@ def _memory(findings: Findings) -> list[Recommendation]:
 
 
 def _disk(findings: Findings) -> list[Recommendation]:
+    if findings.is_failing:
+        shown = findings.there("cat /proc/mdstat", "lsblk -o NAME,SIZE,STATE,MODEL,SERIAL", "smartctl --scan")
+        errors = findings.there("journalctl -k --since -1h --no-pager | grep -iE 'i/o error|ata[0-9]|nvme|md[0-9]'")
+        return [_advice(Topic.DISK, HIGH, "See which disk of the array fails", _found(findings), *shown, *errors)]
     root = findings.files.root if findings.files else findings.path or worst_path(findings.check)
     path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
     fills = findings.there(
@@ -229,22 +237,6 @@ def _traffic(findings: Findings) -> list[Recommendation]:
         _advice(Topic.TRAFFIC, MEDIUM, "Add capacity, or limit what is not needed", ""),
     ]
 
-
-_ON_WINDOWS: Mapping[Topic, tuple[str, ...]] = {
-    Topic.MEMORY: (
-        "Find what uses the memory",
-        "Get-Process | Sort-Object WorkingSet -Descending | Select-Object -First 10",
-    ),
-    Topic.DISK: ("Find what fills the disk", "Get-Volume", "Get-ChildItem C:\\ -Directory -Force"),
-    Topic.CPU: ("Find what uses the CPU", "Get-Process | Sort-Object CPU -Descending | Select-Object -First 10"),
-    Topic.NETWORK: ("Find where the network ends", "Get-NetAdapter", "Get-NetIPConfiguration"),
-    Topic.PROCESS: (
-        "Find which service stopped, and why",
-        "Get-Service | Where-Object {$_.StartType -eq 'Automatic' -and $_.Status -ne 'Running'}",
-        "Get-WinEvent -LogName System -MaxEvents 50",
-    ),
-}
-"""Of each topic the title and the commands of PowerShell."""
 
 _ADVICE: Mapping[Topic, Callable[[Findings], list[Recommendation]]] = {
     Topic.MEMORY: _memory,

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import islice
+from textwrap import shorten
 from typing import TypeVar
 
-from orchestration.alert import Alert
+from orchestration.alert import Alert, first_start
 from orchestration.analysis import AnalysisInput
 from orchestration.contracts import (
     Change,
@@ -27,9 +28,17 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.evidence import evidence_of
-from orchestration.redaction import one_line
 from orchestration.target import read_place
-from tasks.analyze.topics import Topic, is_symptom, names_in, topic_of_check, topics_in, topics_in_errors, words_of
+from tasks.analyze.topics import (
+    Topic,
+    is_symptom,
+    names_in,
+    topic_of_check,
+    topic_of_metric,
+    topics_in,
+    topics_in_errors,
+    words_of,
+)
 
 _NAME, _DESCRIPTION, _LABEL = 2.0, 1.0, 0.5
 """How much a word of the alert counts, by the place where it stands."""
@@ -168,8 +177,8 @@ class _Case:
 
     @property
     def began_at(self) -> datetime | None:
-        starts = [alert.started_at for alert in self.given.alerts if alert.started_at]
-        return min(starts) if starts else self.given.incident.opened_at if self.given.incident else None
+        opened_at = self.given.incident.opened_at if self.given.incident else None
+        return first_start(self.given.alerts) or opened_at
 
     def is_other(self, name: str) -> bool:
         """Whether a name is surely of something else than the target."""
@@ -188,9 +197,7 @@ def diagnose(given: AnalysisInput) -> Diagnosis:
     """Find what the incident is about. A check, a change and an event count only as they concern its target."""
     case = _Case(given)
     votes = [*_of_words(case), *_of_checks(case), *_of_changes(case), *_of_events(case)]
-    weights: dict[Topic, float] = {}
-    for vote in votes:
-        weights[vote.topic] = weights.get(vote.topic, 0.0) + vote.weight
+    weights = _weights(votes)
     healthy = _healthy(case, {vote.topic for vote in votes if vote.by_words})
     if healthy is not None:
         return healthy
@@ -208,6 +215,20 @@ def diagnose(given: AnalysisInput) -> Diagnosis:
         about=next((vote.about for vote in own if vote.about), ""),
         event=next((vote.event for vote in own if vote.event), None),
     )
+
+
+def _weights(votes: Iterable[_Vote]) -> dict[Topic, float]:
+    """The sum of the votes for each topic. All that is wrong with one other thing is one dependency, not several."""
+    weights: dict[Topic, float] = {}
+    strongest: dict[str, float] = {}
+    for vote in votes:
+        weight = vote.weight
+        if vote.topic is Topic.DEPENDENCY and vote.about:
+            known = strongest.get(vote.about, 0.0)
+            strongest[vote.about] = max(known, weight)
+            weight = strongest[vote.about] - known
+        weights[vote.topic] = weights.get(vote.topic, 0.0) + weight
+    return weights
 
 
 def _found_well(case: _Case) -> set[Topic]:
@@ -325,8 +346,7 @@ def _elsewhere(topic: Topic | None, weight: float, cites: str, about: str) -> It
 def _topic_of_metric(change: Change) -> Topic | None:
     if is_symptom(change.metric):
         return None
-    found = topics_in([change.metric])
-    topic = max(found, key=lambda one: found[one], default=None)
+    topic = topic_of_metric(change.metric)
     # Less traffic is what an outage looks like, and more processes are no process that is down.
     if (topic is Topic.TRAFFIC and change.now < change.high) or (topic is Topic.PROCESS and _is_up(change)):
         return None
@@ -370,7 +390,7 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     checks = [(number, check) for number, check in case.checks if check.status is not CheckStatus.UNKNOWN]
     if not checks or any(check.status is not CheckStatus.OK for _, check in checks):
         return None
-    by_expression = [number for number, check in checks if check.name == "prometheus"]
+    by_expression = [number for number, check in checks if check.name == "prometheus" and _is_about(check, topics)]
     covered = {topic_of_check(check) for _, check in checks}
     strange = {_topic_of_metric(change) for _, change in case.changes if change.until is None}
     if not by_expression and not strange <= covered - {None}:
@@ -393,12 +413,19 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
 
 
+def _is_about(check: Check, topics: set[Topic]) -> bool:
+    """Whether what Prometheus says can be the alert's own expression. Its host's figures of other topics are not."""
+    topic = topic_of_check(check)
+    return topic is None or not topics or topic in topics
+
+
 def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
     cites = [*dict.fromkeys(vote.cites for vote in votes)][:_MAX_CITED]
     shown = [case.evidence[number] for number in cites]
     seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
     if not seen:
-        quotes = [one_line(one.says.partition(" [")[0], _QUOTE) for one in shown[:1]]
+        # Cut between words: half a word is nothing that the alert says.
+        quotes = [shorten(one.says.partition(" [")[0], _QUOTE, placeholder=" …") for one in shown[:1]]
         why = f"the alert says so, and nothing else was seen: {''.join(quotes)}"
     else:
         quotes = [one.says for one in seen[:_MAX_QUOTED]]
@@ -412,7 +439,7 @@ def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
     unhealthy = [
         (number, check)
         for number, check in case.checks
-        if check.status in (CheckStatus.CRITICAL, CheckStatus.WARNING) and topic_of_check(check) is not topic
+        if check.status.is_unhealthy and topic_of_check(check) is not topic
     ]
     unhealthy.sort(key=lambda one: one[1].status is not CheckStatus.CRITICAL)
     also = (_effect("Also", case.evidence[number]) for number, _ in unhealthy)

@@ -26,6 +26,7 @@ LOOK_TIMEOUT_SECONDS = 0.25
 
 _WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "win32"})
 _PATH = re.compile(r"(?<![\w/:.])/(?:[\w@+-][\w.@+-]*/?){0,12}(?![\w/])")
+_FAILING = re.compile(r"raid|\bsmart\b|mdadm|degraded|i/?o errors?|bad sectors?|predictive failure", re.IGNORECASE)
 _READ = 2000
 _MAX_ALERTS = 100
 _TITLE_CHARACTERS = 100
@@ -56,6 +57,7 @@ class LocalAnalysis:
             about=diagnosis.about,
             event=diagnosis.event,
             path="" if target.is_own else _named_path(case),
+            is_failing=any(_FAILING.search(f"{alert.name} {alert.description}"[:_READ]) for alert in case.alerts[:1]),
             check=check,
         )
         findings = await _look(case, diagnosis.topic, known) if target.is_own else known
@@ -156,8 +158,7 @@ def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) ->
 
 def _unhealthy(case: AnalysisInput) -> list[Check]:
     """The checks with status critical or warning, the critical ones first."""
-    bad = (CheckStatus.CRITICAL, CheckStatus.WARNING)
-    found = [check for check in (case.check.checks if case.check else []) if check.status in bad]
+    found = [check for check in (case.check.checks if case.check else []) if check.status.is_unhealthy]
     return sorted(found, key=lambda check: check.status is not CheckStatus.CRITICAL)
 
 

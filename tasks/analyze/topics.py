@@ -35,18 +35,32 @@ def names_in(text: str) -> frozenset[str]:
 
 
 CLEAR_WORDS: dict[Topic, frozenset[str]] = {
-    Topic.MEMORY: names_in("memory mem ram swap swapping heap oom ooms oomkill oomkilled rss"),
-    Topic.DISK: names_in("disk disks filesystem filesystems storage inode inodes enospc mountpoint nvme"),
-    Topic.CPU: names_in("cpu cpus processor processors loadavg cputhrottling"),
-    Topic.CERTIFICATE: names_in("certificate certificates cert certs x509 ssl"),
-    Topic.DNS: names_in("dns nxdomain servfail resolver coredns nameserver enotfound getaddrinfo"),
-    Topic.CONNECTIONS: names_in("connections numbackends deadlock deadlocks maxconn"),
-    Topic.BACKLOG: names_in("backlog lag queue queues queued consumerlag unacked undelivered"),
-    Topic.DEPLOY: names_in("deploy deployed deploying rollout rollback"),
+    Topic.MEMORY: names_in("memory mem ram swap swapping heap oom ooms oomkill oomkilled rss hugepages metaspace"),
+    Topic.DISK: names_in(
+        "disk disks filesystem filesystems storage inode inodes enospc mountpoint nvme ssd hdd raid mdadm smart zfs "
+        "zpool lvm datastore tablespace persistentvolume persistentvolumeclaim pvc ebs iops iowait"
+    ),
+    Topic.CPU: names_in("cpu cpus processor processors loadavg cputhrottling runqueue"),
+    Topic.CERTIFICATE: names_in(
+        "certificate certificates cert certs x509 ssl letsencrypt acme pki keystore truststore ocsp"
+    ),
+    Topic.DNS: names_in("dns nxdomain servfail resolver coredns kubedns nameserver nameservers enotfound getaddrinfo"),
+    Topic.CONNECTIONS: names_in(
+        "connections numbackends deadlock deadlocks maxconn conntrack sockets pgbouncer emfile"
+    ),
+    Topic.BACKLOG: names_in(
+        "backlog lag queue queues queued consumerlag unacked undelivered deadletter dlq mailq spool"
+    ),
+    Topic.DEPLOY: names_in("deploy deployed deploying rollout rollback rolledback"),
     Topic.DEPENDENCY: names_in("upstream downstream dependency dependencies"),
-    Topic.TRAFFIC: names_in("traffic rps qps surge ddos ratelimit ratelimited"),
-    Topic.NETWORK: names_in("network packet packets unreachable connectivity nic icmp ping retransmits"),
-    Topic.PROCESS: names_in("processes systemd zombie zombies crashloop crashlooping crashloopbackoff daemon pid"),
+    Topic.TRAFFIC: names_in("traffic rps qps pps surge ddos flood ratelimit ratelimited bandwidth"),
+    Topic.NETWORK: names_in(
+        "network packet packets unreachable connectivity nic icmp ping retransmits bgp ospf vpn ipsec vlan lacp "
+        "wan jitter"
+    ),
+    Topic.PROCESS: names_in(
+        "processes procs systemd supervisord zombie zombies crashloop crashlooping crashloopbackoff daemon pid"
+    ),
 }
 """Words that name exactly one topic."""
 
@@ -64,17 +78,19 @@ OTHER_LANGUAGES: dict[Topic, frozenset[str]] = {
 
 VAGUE_WORDS: dict[Topic, frozenset[str]] = {
     Topic.MEMORY: names_in("leak leaking malloc"),
-    Topic.DISK: names_in("volume volumes partition mount fs space quota"),
-    Topic.CPU: names_in("load load1 load5 core cores throttling throttled"),
+    Topic.DISK: names_in("volume volumes partition mount fs space quota array drive drives io degraded watermark"),
+    Topic.CPU: names_in("load load1 load5 core cores throttling throttled steal"),
     Topic.CERTIFICATE: names_in("tls expiry expires expired expiring handshake"),
-    Topic.DNS: names_in("resolve resolving lookup"),
-    Topic.CONNECTIONS: names_in("connection pool sessions locks"),
-    Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting ready"),
+    Topic.DNS: names_in("resolve resolving lookup lookups"),
+    Topic.CONNECTIONS: names_in("connection pool sessions locks descriptors"),
+    Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting ready offset undeliverable"),
     Topic.DEPLOY: names_in("release released version canary"),
     Topic.DEPENDENCY: names_in("backend backends"),
-    Topic.TRAFFIC: names_in("requests throughput spike"),
-    Topic.NETWORK: names_in("interface gateway tcp link dropped drops timeout"),
-    Topic.PROCESS: names_in("process crash crashed crashing looping restarting restarted restarts down up"),
+    Topic.TRAFFIC: names_in("request requests requestcount throughput spike hits flows"),
+    Topic.NETWORK: names_in("interface tcp link dropped drops timeout loss tunnel peer carrier"),
+    Topic.PROCESS: names_in(
+        "process crash crashed crashing looping restarting restarted restarts stopped exited absent down up"
+    ),
 }
 """Words that often name a topic and often something else: a load balancer, an API gateway."""
 
@@ -95,14 +111,25 @@ PHRASES: tuple[tuple[Topic, re.Pattern[str]], ...] = tuple(
         (
             Topic.CONNECTIONS,
             r"too many (clients|connections)|connections? (pool|slots) (is |are )?(exhausted|full|reserved)"
-            r"|remaining connection slots|pool.{0,20}(timed? ?out|exhausted)|lock wait timeout",
+            r"|remaining connection slots|pool.{0,20}(timed? ?out|exhausted)|lock wait timeout|too many open files",
         ),
         (Topic.DEPENDENCY, r"\b50[234] (bad gateway|service unavailable|gateway time-?out)|upstream (connect|request)"),
         (Topic.NETWORK, r"no route to host|network is unreachable|connection timed out"),
-        (Topic.PROCESS, r"connection refused|segmentation fault|core dumped|exited with|back-?off restarting"),
+        (
+            Topic.PROCESS,
+            r"connection refused|segmentation fault|core dumped|exited with|back-?off restarting"
+            r"|\bnot running\b|\b(has|was|is) (stopped|terminated)\b|\bfailed to start\b|\bno process(es)?\b",
+        ),
     )
 )
 """What operating systems, databases and libraries say in their errors."""
+
+_RATE = re.compile(
+    r"(?:requests?|connections?|flows?|packets|sessions|queries|hits|calls|logins|orders)(?:count|s?_total|_in|_received)?"
+    r"(?: received)?[ _](?:per[ _]second|per[ _]minute|rate\b|ps\b)|\b(?:r|q|p)ps\b",
+    re.IGNORECASE,
+)
+"""Metrics of how much is asked of something, such as new_connections_per_second."""
 
 SYMPTOM_WORDS = names_in(
     "latency duration seconds error errors failed failures fault faults availability unavailable slow 5xx "
@@ -122,6 +149,8 @@ TOPIC_OF_CHECKER: dict[str, Topic] = {
 
 _REFUSED = names_in("refused refuses reset closed")
 _UNREACHABLE = names_in("timed timeout unreachable route answer")
+
+_LOST = SYMPTOM_WORDS | names_in("dropped drops lost loss discarded refused rejected retransmitted")
 
 _CLEAR, _VAGUE = 1.0, 0.5
 """How much a clear and a vague word count."""
@@ -169,6 +198,14 @@ def is_symptom(metric: str) -> bool:
     return bool(words_of(metric) & SYMPTOM_WORDS) or any(part in metric.lower() for part in ("5xx", "p99", "p95"))
 
 
+def topic_of_metric(text: str) -> Topic | None:
+    """What a metric is about, by its name or by what is said of it."""
+    if _RATE.search(text) and not words_of(text) & _LOST:
+        return Topic.TRAFFIC
+    found = topics_in([text])
+    return max(found, key=lambda topic: found[topic], default=None)
+
+
 def topic_of_check(check: Check) -> Topic | None:
     """What a check is about: by its checker, or, if that looks from outside, by what it says."""
     if (known := TOPIC_OF_CHECKER.get(check.name)) is not None:
@@ -183,4 +220,4 @@ def topic_of_check(check: Check) -> Topic | None:
         if words & _REFUSED:
             return Topic.PROCESS
         return Topic.NETWORK if words & _UNREACHABLE else None
-    return max(found, key=lambda topic: found[topic], default=None)
+    return topic_of_metric(message)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import chain, islice, zip_longest
 
-from orchestration.alert import AlertStatus
+from orchestration.alert import AlertStatus, latest_start
 from orchestration.contracts import Change, ChangeEvent
 from orchestration.redaction import one_line
 from tasks.notify.subject import MessageSubject
@@ -27,8 +27,8 @@ def changed(subject: MessageSubject) -> str:
 
 
 def _began_at(subject: MessageSubject) -> datetime | None:
-    starts = [alert.started_at for alert in subject.relevant if alert.started_at]
-    return max(starts) if starts else subject.incident.opened_at if subject.incident else None
+    opened_at = subject.incident.opened_at if subject.incident else None
+    return latest_start(subject.relevant) or opened_at
 
 
 def _of_event(event: ChangeEvent, began_at: datetime | None) -> str:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import FLAPPING, PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, named
+from orchestration.alert import FLAPPING, PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, first_start, named
 from orchestration.contracts import CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Fact
@@ -256,8 +256,7 @@ def _some(names: Sequence[str], *, named: int = _MAX_NAMED, limit: int = 80, bey
 
 def _since(subject: MessageSubject) -> str:
     """Since when the worst alert fires, and the first of all if that is another one; until when, if it is over."""
-    starts = [alert.started_at for alert in subject.relevant if alert.started_at]
-    first = min(starts) if starts else subject.incident.opened_at if subject.incident else None
+    first = first_start(subject.relevant) or (subject.incident.opened_at if subject.incident else None)
     if first is None:
         return ""
     if subject.status is AlertStatus.FIRING:

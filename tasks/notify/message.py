@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from orchestration.alert import AlertStatus, named, web_address
 from orchestration.analysis import FOLLOW_THE_RUNBOOK
-from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, EvidenceKind
+from orchestration.contracts import WORST_FIRST, AnalyzeResult, Check, CheckResult, CheckStatus, EvidenceKind
 from orchestration.message import Message
 from orchestration.redaction import REDACTED, one_line, redact_text
 from orchestration.respond_links import LINK
 from tasks.notify.facts import details_of, facts_of, follow_ups_of, place_of
-from tasks.notify.subject import WORST_FIRST, MessageSubject, worst_check
+from tasks.notify.subject import MessageSubject, worst_check
 from tasks.notify.templates import render
 
 LINES_ABOVE_THE_FOLD = 12

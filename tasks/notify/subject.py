@@ -11,14 +11,12 @@ from zoneinfo import ZoneInfo
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
-from orchestration.contracts import AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
+from orchestration.contracts import WORST_FIRST, AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.responses import Response
-
-WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
 

@@ -70,9 +70,9 @@ class ModelAnalysis:
             number = await model_questions.reserve(tx, key, self.options, tokens, self.run_id)
         if number is None:
             return await self._without_budget(case)
-        return await self._ask(question, number)
+        return await self._ask(question, number, case)
 
-    async def _ask(self, question: Question, number: int) -> AnalyzeResult:
+    async def _ask(self, question: Question, number: int, case: AnalysisInput) -> AnalyzeResult:
         """Ask, and note what came of it."""
         try:
             said = await question.ask()
@@ -85,8 +85,17 @@ class ModelAnalysis:
             raise
         answer = judge(_restored(said, question), question.evidence)
         answer = answer.model_copy(update={"model_info": self._info(question.used)})
+        if not answer.recommendations:
+            answer = await self._with_local_steps(answer, case)
         await self._settle(question, number, answer=answer)
         return answer
+
+    async def _with_local_steps(self, answer: AnalyzeResult, case: AnalysisInput) -> AnalyzeResult:
+        """The answer with the steps of the local analysis: whoever was woken up needs a first one."""
+        local = await self.local.analyze(case)
+        info = {**answer.model_info, NOTE: "the steps are those of the local analysis"}
+        steps = {"actions": local.actions, "recommendations": local.recommendations}
+        return answer.model_copy(update={**steps, "model_info": info})
 
     async def _settle(
         self, question: Question, number: int, *, answer: AnalyzeResult | None = None, error: str | None = None

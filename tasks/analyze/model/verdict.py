@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from orchestration.contracts import (
+    WORST_FIRST,
     AnalyzeResult,
-    CheckStatus,
     Claim,
     ClaimKind,
     Evidence,
@@ -89,13 +89,10 @@ def _summary(
     return one_line(" ".join(f"{claim.says.rstrip('.')}." for claim in in_order[:3]), _LONG)
 
 
-_WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING)
-
-
 def _from_evidence(evidence: Sequence[Evidence], dropped: int) -> str:
     """What is known, in the words of the evidence: none of the model's words stands."""
     said = f"none of its {dropped} claims stands" if dropped else "it claims nothing"
-    bad = [one for status in _WORST_FIRST for one in evidence if one.status is status]
+    bad = [one for status in WORST_FIRST if status.is_unhealthy for one in evidence if one.status is status]
     changed = [one for one in evidence if one.kind in (EvidenceKind.CHANGE, EvidenceKind.EVENT)]
     alerts = [one for one in evidence if one.kind is EvidenceKind.ALERT]
     known = [f"{one.about}: {without_orders(one)}".removeprefix(": ") for one in (*bad, *changed, *alerts)[:2]]

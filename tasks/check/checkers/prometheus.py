@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert, Severity
-from orchestration.contracts import Check, CheckStatus
+from orchestration.contracts import WORST_FIRST, Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
 from orchestration.prometheus import Prometheus, Sample, Series
 from orchestration.redaction import one_line
@@ -25,7 +25,6 @@ ENOUGH_POINTS = 24
 """With fewer points of the long past, the last minutes are looked at instead."""
 
 _SHORT = timedelta(minutes=20)
-_WORST_FIRST = (CheckStatus.CRITICAL, CheckStatus.WARNING, CheckStatus.UNKNOWN, CheckStatus.OK)
 _NO_REAL_DISKS = "tmpfs|ramfs|overlay|squashfs|iso9660|devtmpfs|autofs|nsfs"
 
 
@@ -59,7 +58,7 @@ async def check_prometheus(config: PrometheusConfig, subject: Subject) -> Check:
     return Check(
         name="prometheus",
         target=host.name if host else "",
-        status=next(status for status in _WORST_FIRST if any(part.status is status for part in parts)),
+        status=next(status for status in WORST_FIRST if any(part.status is status for part in parts)),
         message=one_line("; ".join(part.says for part in parts), 500),
         metrics={name: value for part in parts for name, value in part.metrics.items()},
     )
@@ -225,5 +224,5 @@ async def _host(prometheus: Prometheus, subject: Subject, alert: Alert | None) -
     says += [f"{name.removesuffix('_percent')} {written(found[0].value)} %" for name, found in figures.items() if found]
     if disk:
         says[-1] += f" of {disk[0].labels.get('mountpoint', 'a disk')}"
-    status = next(status for status in _WORST_FIRST if status in statuses)
+    status = next(status for status in WORST_FIRST if status in statuses)
     return _Part(status, ", ".join(says), metrics, instance or host)
