@@ -123,6 +123,19 @@ def test_what_was_strange_before_the_trouble_has_not_caused_it() -> None:
     assert found(ranked, "db").score > found(ranked, "batch").score == 0
 
 
+def test_a_cause_that_jumps_is_found_while_the_alerts_own_series_only_rises() -> None:
+    normal = {("web", "latency"): steady(0.1), ("db", "latency"): steady(0.02), ("mail", "latency"): steady(0.02)}
+    during = {
+        ("web", "latency"): now(0.1, 0.1, *(0.1 + 0.03 * number for number in range(1, 11))),
+        ("db", "latency"): now(0.02, 0.02, *[0.32] * 10),
+        ("mail", "latency"): now(0.02, 0.02, 0.02, 0.02, 0.02, 0.02, *[0.04] * 6),
+    }
+    from_the_begin_on = {name: points[2:] for name, points in during.items()}
+    for seen in (during, from_the_begin_on):
+        assert order(normal, seen, ("web", "db"), ("web", "mail"))[0] == "db"
+        assert order(normal, seen)[0] == "db"
+
+
 def test_a_cause_that_shows_one_step_earlier_is_found() -> None:
     normal = {("web", "latency"): steady(0.1), ("db", "latency"): steady(0.02), ("mail", "latency"): steady(0.02)}
     during = {

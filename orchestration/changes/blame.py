@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestration.changes.evidence import Shown
+from orchestration.changes.shown import Shown
 from orchestration.changes.series import Kind
 
 Dependency = tuple[str, str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from statistics import median
 
 from orchestration.changes.series import (
@@ -26,6 +27,12 @@ from orchestration.changes.series import (
 
 _NOVEL = 1.0
 """The deviation of a series that has no past: it is new, and nobody can say how strange it is."""
+
+_NEARLY = 0.8
+"""A target with this part of its largest deviation is at its peak: what remains may be chance."""
+
+_SUDDEN = 1.5
+"""How many steps a jump may take: where it lies between two points is not known."""
 
 _BACK = 2
 """How many points at the end show that a series is normal again."""
@@ -73,18 +80,50 @@ class Deviation:
 
 
 def trouble_of(past: Sequence[Point], during: Sequence[Point], metric: str) -> Trouble:
-    """The times at which the target deviates by at least half of its largest deviation, and the others."""
-    points, normal = during, range_at(past, [moment for moment, _ in during])
-    middle = normal.middle if normal else median(value for _, value in points)
-    distances = [_signed(value - middle, direction_of(kind_of(metric))) for _, value in points]
-    worst = max(distances)
-    step = step_of(points) or step_of(past)
+    """The times at which the target deviates by at least half of its largest deviation, and those when it is well.
+
+    While its deviation only begins to grow, it is neither: the cause may be there already.
+    """
+    normal = range_at(past, [moment for moment, _ in during])
+    middle = normal.middle if normal else median(value for _, value in during)
+    shape = [(moment, _signed(value - middle, direction_of(kind_of(metric)))) for moment, value in during]
+    worst = max(distance for _, distance in shape)
+    step = step_of(during) or step_of(past)
+    rises = list(_rises(shape, worst, step))
     bad: list[tuple[float, float]] = []
     well: list[tuple[float, float]] = []
-    for (moment, _), distance in zip(points, distances, strict=True):
-        times = bad if worst <= 0 or distance >= worst / 2 else well
-        times.append((moment - step / 2, moment + step / 2))
+    for moment, distance in shape:
+        around = (moment - step / 2, moment + step / 2)
+        if worst <= 0 or distance >= worst / 2:
+            bad.append(around)
+        elif not any(begin < moment < end for begin, end in rises):
+            well.append(around)
     return Trouble(tuple(bad), tuple(well), step)
+
+
+def _rises(shape: Sequence[Point], worst: float, step: float) -> Iterator[tuple[float, float]]:
+    """From when on a deviation grows to half of its largest, each time that it takes longer than a step.
+
+    The line through its half and its peak leads back to its begin. A cause can show one step sooner.
+    """
+    half, most = worst / 2, _NEARLY * worst
+    for number, (moment, distance) in enumerate(shape):
+        if worst <= 0 or number == 0 or not shape[number - 1][1] < half <= distance:
+            continue
+        high = takewhile(lambda one: shape[one][1] >= half, range(number, len(shape)))
+        peak = next((one for one in high if shape[one][1] >= most), None)
+        if peak is None:
+            continue
+        middle, top = _crossing(shape, number, half), _crossing(shape, peak, most)
+        begin = middle - (top - middle) / (2 * _NEARLY - 1)
+        if moment - begin > _SUDDEN * step:
+            yield begin - step, moment
+
+
+def _crossing(shape: Sequence[Point], number: int, level: float) -> float:
+    """When a deviation that reaches a level at this point has passed it since the point before."""
+    (earlier, low), (later, high) = shape[number - 1], shape[number]
+    return later - (later - earlier) * (high - level) / (high - low) if low < level else later
 
 
 def deviations(normal: Table, during: Table, trouble: Trouble) -> Iterator[Deviation]:
