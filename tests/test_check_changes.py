@@ -44,6 +44,11 @@ def lately(usual: float, now: float, *, minutes: float = 6) -> Values:
     return lambda moment: steady(now if moment >= begin else usual)(moment)
 
 
+def until_lately(value: float) -> Values:
+    """A series that has ended a few minutes ago."""
+    return lately(value, math.nan)
+
+
 @dataclass
 class Known:
     """A Prometheus with made-up series: the instance, the job and the metric of each, and its values by time."""
@@ -66,7 +71,10 @@ class Known:
         count = int((end - start).total_seconds() / step_seconds) + 1
         times = [start.timestamp() + step_seconds * number for number in range(count)]
         return [
-            Series({"instance": instance, "job": job, "metric": metric}, [(one, values(one)) for one in times])
+            Series(
+                {"instance": instance, "job": job, "metric": metric},
+                [(one, value) for one in times if not math.isnan(value := values(one))],
+            )
             for (instance, job, metric), values in self.series.items()
             if f'"metric", "{metric}"' in expression
         ]
@@ -103,6 +111,28 @@ async def test_the_series_that_left_their_past_are_found_with_numbers_and_times(
     assert 0.15 < change.low < change.high < 0.25
     assert change.since is not None
     assert abs(change.since - (datetime.now(UTC) - timedelta(minutes=6))) < timedelta(minutes=2)
+
+
+async def test_traffic_that_falls_away_or_ends_is_a_change() -> None:
+    known = Known({
+        ("lb-1:80", "lb", "http_requests_total"): lately(100, 0),
+        ("lb-2:80", "lb", "http_requests_total"): until_lately(100),
+        ("lb-3:80", "lb", "http_requests_total"): steady(100),
+    })  # fmt: skip
+    changes = await find_changes(known, about("lb-1", job="lb"))
+    assert {change.entity: change.now for change in changes} == {"lb-1:80": 0, "lb-2:80": 0}
+    assert all(95 < change.low < change.high < 105 for change in changes)
+
+
+async def test_an_instance_that_a_rollout_replaces_is_no_change() -> None:
+    begin = datetime.now(UTC).timestamp() - 60 * 8
+    known = Known({
+        ("web-old:80", "web", "http_requests_total"): until_lately(100),
+        ("web-new:80", "web", "http_requests_total"): lambda moment: 100 if moment > begin else math.nan,
+        ("lb-1:80", "lb", "http_requests_total"): until_lately(100),
+    })  # fmt: skip
+    (change,) = await find_changes(known, about("web-old", job="web"))
+    assert change.entity == "lb-1:80"
 
 
 async def test_what_a_job_depends_on_is_looked_at_and_comes_first_if_it_explains_it() -> None:

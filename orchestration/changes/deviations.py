@@ -15,6 +15,7 @@ from orchestration.changes.series import (
     Range,
     Table,
     between,
+    can_fall,
     clean,
     direction_of,
     growth,
@@ -33,6 +34,9 @@ _NEARLY = 0.8
 
 _SUDDEN = 1.5
 """How many steps a jump may take: where it lies between two points is not known."""
+
+_GONE, _STEADY_POINTS, _MOST_MISSING = 2, 5, 1000
+"""How many points in a row show by their absence that a series has ended, and how many before that it was there."""
 
 _BACK = 2
 """How many points at the end show that a series is normal again."""
@@ -127,9 +131,12 @@ def _crossing(shape: Sequence[Point], number: int, level: float) -> float:
 
 
 def deviations(normal: Table, during: Table, trouble: Trouble) -> Iterator[Deviation]:
-    """What each series of the incident shows; a series without a point in the time of the trouble is left out."""
-    for name, points in during.items():
-        if found := deviation_of(name, clean(normal.get(name, ())), clean(points), trouble):
+    """What each series of the incident shows; a series without a point in the time of the trouble is left out.
+
+    One that ends counts as 0 if its kind is one that falls.
+    """
+    for name in dict.fromkeys([*during, *normal]):
+        if found := deviation_of(name, clean(normal.get(name, ())), clean(during.get(name, ())), trouble):
             yield found
 
 
@@ -137,6 +144,7 @@ def deviation_of(name: Name, past: Sequence[Point], points: Sequence[Point], tro
     """What one series shows. The larger of two: at the times of the trouble, and one step earlier."""
     if is_counter(past):
         past, points = growth(past), growth(points)
+    points = _ended(kind_of(name[1]), past, points, trouble) or points
     if not points:
         return None
     normal = range_at(past, [moment for moment, _ in points])
@@ -157,12 +165,31 @@ def _at(
     if normal is None:
         change = _novel_change(kind, now)
         return Deviation(name, kind, now, None, _NOVEL if change else 0.0, change, bad[0][0])
-    direction = direction_of(kind) or (1 if now >= normal.middle else -1)
     before = median(value for _, value in well) if well else normal.middle
+    fall = min(normal.fall(now, normal.low), normal.fall(now, before)) if can_fall(kind) else 0.0
+    direction = -1 if fall else direction_of(kind) or (1 if now >= normal.middle else -1)
     change = max((now - before) * direction, 0.0)
-    excess = min(normal.excess(now, direction), normal.in_units(change))
+    excess = max(min(normal.excess(now, direction), normal.in_units(change)), fall)
     since = _left_at(points, bad[-1][0], normal, direction) if excess else None
     return Deviation(name, kind, now, normal, excess, change, since, _back_at(points, normal, direction))
+
+
+def _ended(kind: Kind, past: Sequence[Point], points: Sequence[Point], trouble: Trouble) -> Sequence[Point]:
+    """A series without gaps that ends before or in the trouble, with 0 from its end on; empty if it does not end."""
+    known = sorted(dict([*past[-_STEADY_POINTS:], *points]).items())
+    if not can_fall(kind) or len(known) < _STEADY_POINTS:
+        return []
+    recent = known[-_STEADY_POINTS:]
+    step, last, end = step_of(recent), recent[-1][0], max(until for _, until in trouble.bad)
+    seen_from = min(begin for begin, _ in (*trouble.well, *trouble.bad))
+    # What has ended long before, or comes and goes, is no news.
+    if last < seen_from - 2 * step or recent[-1][0] - recent[0][0] > _STEADY_POINTS * step:
+        return []
+    missing = int((end - last) / step)
+    if missing < _GONE:
+        return []
+    zeros = [(last + step * number, 0.0) for number in range(1, min(missing, _MOST_MISSING) + 1)]
+    return [*points, *zeros]
 
 
 def _left_at(points: Sequence[Point], last: float, normal: Range, direction: int) -> float | None:
