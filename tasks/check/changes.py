@@ -127,8 +127,11 @@ async def _read(prometheus: Prometheus, selector: str, now: datetime, began: dat
     long, recent = _named(past), _named(lately)
     # The minutes before the trouble are past too: a young Prometheus has no other.
     end = before.timestamp()
-    before_it = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
-    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
+    before_it = {
+        name: [*long.get(name, ()), *(one for one in recent.get(name, ()) if one[0] < end)]
+        for name in dict.fromkeys([*recent, *long])
+    }
+    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in (*past, *lately)})
 
 
 def _named(found: Sequence[RangeOfSeries]) -> Series:
@@ -170,7 +173,12 @@ def _strangest(
     began, now = trouble
     first = min((points[0][0] for points in known.lately.values() if points), default=began)
     times = Trouble(((began, now),), ((first, began - _STEP),), _STEP)
-    found = [one for one in deviations(known.past, known.lately, times) if one.strength >= _CLEAR and one.normal]
+    replaced = _replaced(known, first)
+    found = [
+        one
+        for one in deviations(known.past, known.lately, times)
+        if one.strength >= _CLEAR and one.normal and one.name[0] not in replaced
+    ]
     found.sort(key=lambda one: (-one.strength * _WEIGHTS.get(kind_of(one.name[1]), 1.0), one.name))
     order = _causes_first(known, target, calls, found)
     found.sort(key=lambda one: order.get(one.name[0], len(order)))
@@ -181,6 +189,19 @@ def _strangest(
         if taken[one.name[0]] <= _MOST_OF_ONE:
             chosen.append(one)
     return [change_of(one) for one in chosen[:MAX_CHANGES]]
+
+
+def _replaced(known: _Known, first: float) -> set[str]:
+    """The entities that have ended, of jobs that have a new one: a rollout replaces instances all the time."""
+    ends: dict[str, float] = {}
+    begins: dict[str, float] = {}
+    for (entity, _), points in (*known.past.items(), *known.lately.items()):
+        if points:
+            ends[entity] = max(ends.get(entity, points[-1][0]), points[-1][0])
+            begins[entity] = min(begins.get(entity, points[0][0]), points[0][0])
+    latest = max(ends.values(), default=first)
+    new = {known.jobs.get(entity) for entity, begin in begins.items() if begin > first + _STEP}
+    return {entity for entity, end in ends.items() if end < latest - 2 * _STEP and known.jobs.get(entity) in new}
 
 
 def _causes_first(
