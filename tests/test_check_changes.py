@@ -113,6 +113,16 @@ async def test_the_series_that_left_their_past_are_found_with_numbers_and_times(
     assert abs(change.since - (datetime.now(UTC) - timedelta(minutes=6))) < timedelta(minutes=2)
 
 
+@pytest.mark.parametrize("minutes", [3, 9, 25, 40, 300])
+async def test_a_change_is_found_however_long_ago_the_trouble_began(minutes: float) -> None:
+    known = Known({("db-77:9100", "node", "node_load1"): lately(1, 40, minutes=minutes)})
+    began = datetime.now(UTC) - timedelta(minutes=minutes - 1)
+    subject = replace(about("db-77", job="node"), alerts=[an_alert(started_at=began)])
+    (found,) = await find_changes(known, subject)
+    assert found.metric == "node_load1"
+    assert found.low < 1.1 < 30 < found.now
+
+
 async def test_traffic_that_falls_away_or_ends_is_a_change() -> None:
     known = Known({
         ("lb-1:80", "lb", "http_requests_total"): lately(100, 0),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from orchestration.alert import Alert
+from orchestration.alert import Alert, first_start
 from orchestration.changes.blame import Dependencies, Dependency
 from orchestration.changes.deviations import Deviation, Trouble, deviations
 from orchestration.changes.ranking import change_of, rank
@@ -34,6 +34,7 @@ _CLEAR = 1.5
 _DAY, _DAY_STEP = timedelta(days=1), 600.0
 _LATELY, _STEP = timedelta(minutes=30), 60.0
 _LONGEST_TROUBLE = timedelta(minutes=10)
+"""The part of a long trouble that is looked at: how it is now."""
 _RATE = "5m"
 
 _NEVER = re.compile(
@@ -60,6 +61,7 @@ async def find_changes(prometheus: Prometheus, subject: Subject) -> list[Change]
     """
     now = datetime.now(UTC)
     began, target = _began_at(subject.alerts, now), subject.target
+    shows = max(began, now - _LONGEST_TROUBLE)
     if target is None:
         return []
     read = await asyncio.gather(*(_read(prometheus, one, now, began) for one in _selectors(target, subject.calls)))
@@ -68,7 +70,8 @@ async def find_changes(prometheus: Prometheus, subject: Subject) -> list[Change]
         known.past.update(one.past)
         known.lately.update(one.lately)
         known.jobs.update(one.jobs)
-    return await in_own_thread(_strangest, known, target, subject.calls, (began.timestamp(), now.timestamp()))
+    times = (began.timestamp(), shows.timestamp(), now.timestamp())
+    return await in_own_thread(_strangest, known, target, subject.calls, times)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,9 @@ class _Known:
 
 
 def _began_at(alerts: Sequence[Alert], now: datetime) -> datetime:
-    """Since when the trouble shows: since the alerts began, but within the last minutes, which are compared."""
-    starts = [alert.started_at for alert in alerts if alert.firing and alert.started_at]
-    earliest = min(starts, default=now)
-    return min(max(earliest, now - _LONGEST_TROUBLE), now - timedelta(seconds=2 * _STEP))
+    """Since when there is trouble: since the alerts began, within the last day, and for two steps at least."""
+    earliest = first_start(alert for alert in alerts if alert.firing) or now
+    return min(max(earliest, now - _DAY), now - timedelta(seconds=2 * _STEP))
 
 
 def _selectors(target: Target, calls: Sequence[Dependency]) -> list[str]:
@@ -168,11 +170,14 @@ def _parts(names: Sequence[str], selector: str) -> dict[str, str]:
 
 
 def _strangest(
-    known: _Known, target: Target, calls: Sequence[Dependency], trouble: tuple[float, float]
+    known: _Known, target: Target, calls: Sequence[Dependency], trouble: tuple[float, float, float]
 ) -> list[Change]:
-    began, now = trouble
+    """The changes of a trouble: since when there is trouble, since when it is looked at, and now."""
+    began, shows, now = trouble
     first = min((points[0][0] for points in known.lately.values() if points), default=began)
-    times = Trouble(((began, now),), ((first, began - _STEP),), _STEP)
+    # Of an old trouble the last half hour has no minute that was well.
+    well = ((first, began - _STEP),) if first < began - _STEP else ()
+    times = Trouble(((shows, now),), well, _STEP)
     replaced = _replaced(known, first)
     found = [
         one
