@@ -188,6 +188,9 @@ def named(name: str, host: str, more: str = "") -> str:
 
 
 FLAPPING = "flapping"
+
+STORM_KEY = "policy:storm:"
+"""How the incident key of a storm begins. As with every key of the policy, what is in it stays in it until it ends."""
 """What keeps an incident back that begins and ends again and again, in `Incident.held`."""
 
 
@@ -245,6 +248,11 @@ class Incident(BaseModel, frozen=True):
         """Until when it is kept back at least."""
         until = (self.held or {}).get("until")
         return _aware(datetime.fromisoformat(until)) if isinstance(until, str) else None
+
+    @property
+    def is_storm(self) -> bool:
+        """Whether it stands for many incidents that opened at once."""
+        return self.incident_key.startswith(STORM_KEY)
 
     @property
     def is_flapping(self) -> bool:

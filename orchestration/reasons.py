@@ -31,6 +31,8 @@ class Reason(StrEnum):
     NOTHING_OPEN = auto()
     STALE = auto()
     KEPT_ELSEWHERE = auto()
+    FOLDED = auto()
+    STORM_GREW = auto()
     IGNORED = auto()
     ACKNOWLEDGED = auto()
     SNOOZED = auto()
@@ -75,7 +77,10 @@ _IN_WORDS: dict[str, str] = {
     Reason.SOME_RESOLVED: "some alerts of the incident are resolved, others still fire",
     Reason.NOTHING_OPEN: "alerts are resolved that belong to no open incident",
     Reason.STALE: "it is older than what is known about its alerts, and changes nothing",
-    Reason.KEPT_ELSEWHERE: "it fires in an incident of the grouping before, which keeps it until it ends",
+    Reason.KEPT_ELSEWHERE: "it fires in another incident, of a storm or of the grouping before, which keeps it "
+    "until it ends",
+    Reason.FOLDED: "it is one of many that came at once: the storm's message speaks for all of them",
+    Reason.STORM_GREW: "the storm has more alerts, which the messages that can be edited show now and then",
     Reason.IGNORED: "the event says nothing about the state of an alert",
     Reason.ACKNOWLEDGED: "somebody has acknowledged the incident",
     Reason.SNOOZED: "somebody has snoozed the incident",

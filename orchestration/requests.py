@@ -76,3 +76,4 @@ class StoredPush(Contract):
         default=False, description="The sender says that every alert of the incident has ended, also those left out."
     )
     data: JsonValue = Field(default=None, description="The payload itself, for a definition without an ingest node.")
+    folded: list[str] = Field(default_factory=list[str], description="The runs of a storm whose alerts these are too.")

@@ -196,8 +196,8 @@ class Flapping(Contract, strict=True):
 class Storm(Contract, strict=True):
     """When incidents count as one storm: more than `threshold` of one route opened within `window`."""
 
-    threshold: int = Field(ge=1, le=100_000)
-    window: Duration
+    threshold: int = Field(default=20, ge=1, le=100_000)
+    window: Duration = timedelta(minutes=1)
 
 
 class Timing(Contract, strict=True):
@@ -207,7 +207,8 @@ class Timing(Contract, strict=True):
     remind_critical_after: Duration | None = None
     expire_after: Duration | None = None
     flapping: Flapping | None = None
-    storm: Storm | None = None
+    storm: Storm | Literal[False] = Storm()
+    """False means that there are no storms: each incident is notified by itself."""
 
     def note_on(self, reason: RunReason, severity: Severity) -> str:
         """What the policy says of a reminder or an expiry, in words; "" if it says nothing."""

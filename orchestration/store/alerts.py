@@ -72,6 +72,8 @@ class _Recording:
     moments: Mapping[str, Moments]
     omitted: int = 0
     """How many alerts the sender has left out of a group of which it says that it fires."""
+    route: str = ""
+    """The name of the route that the alerts take."""
     group: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The incident's `details`: its source, and the sizes of a group that its sender has cut off."""
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -85,20 +87,28 @@ class _Recording:
 
 
 async def record_alerts(
-    tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun, *, all_resolved: bool = False, omitted: int = 0
+    tx: AsyncConnection,
+    alerts: Sequence[Alert],
+    run: QueuedRun,
+    *,
+    all_resolved: bool = False,
+    omitted: int = 0,
+    route: str = "",
 ) -> RecordedAlerts:
     """Upsert the alerts of one run, and update their incident.
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open incident,
     reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
     ends in every incident that it is in. What is older than what is known changes nothing. `omitted` is how many alerts
-    of the incident the sender has left out, and `all_resolved` is whether it says that they have ended too.
+    of the incident the sender has left out, and `all_resolved` is whether it says that they have ended too. `route` is
+    noted with an incident that is new.
 
     Raises:
         RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
     """
     recording = await _compare(tx, alerts, run)
     recording.omitted = 0 if all_resolved else omitted
+    recording.route = route
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
     elsewhere = await _kept_elsewhere(tx, fresh, recording)
     here = [alert for alert in fresh if alert.fingerprint not in elsewhere]
@@ -256,7 +266,7 @@ def _only_repeats(alert: Alert, recording: _Recording) -> bool:
 
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
     lead, run = worst_first(firing)[0], recording.run
-    recording.group = {"source": lead.source}
+    recording.group = {"source": lead.source, "route": recording.route}
     opened = await tx.execute(
         insert(_I)
         .values(

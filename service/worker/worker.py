@@ -26,6 +26,7 @@ from service.worker.executor import RunExecutor
 from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
 from service.worker.watch import Watch
+from tasks.ingest.storms import fold_storms
 
 RUNS_PER_SLOT = 16
 """How many runs a worker has at most for each slot, if most of them only wait."""
@@ -176,11 +177,22 @@ class Worker:
         return POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
 
     async def _claim(self) -> None:
-        """Claim as many runs as there are free slots."""
+        """Claim as many runs as there are free slots, after what is a storm has become one run."""
+        if await self._fold():
+            self.wake()  # there is more, and what is no storm does not wait for it
         controls = self._watch.controls
         room = 0 if controls.paused else self._room(self.concurrency)
         if room > 0:
             self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
+
+    async def _fold(self) -> bool:
+        try:
+            return await fold_storms(self._services)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - without it each incident is told by itself
+            logger.exception("Waiting runs could not be folded into a storm")
+            return False
 
     async def _claim_overdue(self) -> None:
         """Claim critical runs that have waited too long, whatever is set in Prefect and however busy this worker is."""

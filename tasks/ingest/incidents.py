@@ -20,8 +20,11 @@ class NotifyDecision:
     """What else the message says of the decision."""
 
 
-def decide(change: IncidentChange) -> NotifyDecision:
-    """Decide whether somebody is notified. The first rule that applies decides and gives the reason; else `repeat`."""
+def decide(change: IncidentChange, *, storm: bool = False) -> NotifyDecision:
+    """Decide whether somebody is notified. The first rule that applies decides and gives the reason; else `repeat`.
+
+    `storm` is whether the incident is one: its message speaks for all that join it.
+    """
     rules = (
         (change.opened, NotifyDecision(True, Reason.OPENED)),
         (change.reopened, NotifyDecision(True, Reason.REOPENED)),
@@ -29,6 +32,7 @@ def decide(change: IncidentChange) -> NotifyDecision:
         (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
         (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
         (change.snoozed and change.material, NotifyDecision(False, Reason.SNOOZED)),
+        (storm and (change.new_episode or change.new_firing > 0), NotifyDecision(False, Reason.STORM_GREW)),
         (change.new_episode, NotifyDecision(True, Reason.NEW_EPISODE)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
         (change.stale, NotifyDecision(False, Reason.STALE)),

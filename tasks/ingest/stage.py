@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestration.alert import Incident, Severity
+from orchestration.alert import STORM_KEY, Incident, Severity
 from orchestration.contracts import Contract, IngestResult, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
 from orchestration.errors import BadInput, is_retryable
@@ -21,7 +21,7 @@ from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
-from orchestration.store import actions, incidents, ingest_order, runs
+from orchestration.store import actions, incidents, ingest_order, runs, storms
 from orchestration.store import alerts as alert_store
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
@@ -33,6 +33,7 @@ from tasks.ingest.escalate import begin_escalation
 from tasks.ingest.follow_up import follow_up
 from tasks.ingest.hold import keep_back
 from tasks.ingest.incidents import NotifyDecision, decide
+from tasks.ingest.storms import route_of
 
 MAX_LATER_RUNS = 50
 """How many runs that were accepted after this one it records, if they wait for their own turn."""
@@ -137,10 +138,16 @@ async def _look(tx: Transaction, run: QueuedRun, config: IngestConfig) -> Ingest
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
     push = StoredPush.model_validate(payload)
+    route = route_of(config.policy, push.alerts, run.environment)
     recorded = await alert_store.record_alerts(
-        tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted
+        tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted, route=route
     )
-    decision = decide(recorded.change)
+    storm = run.incident_key.startswith(STORM_KEY)
+    decision = decide(recorded.change, storm=storm)
+    if recorded.incident is not None and storm:
+        await storms.link_folded(tx, push.folded, recorded.incident.id)
+        if recorded.change.known and not decision.notify:
+            await storms.show_growth(tx, recorded.incident.id)
     if recorded.incident is not None:
         decision, incident = await _bring_to_somebody(tx, recorded.incident, recorded.change, decision, config, run)
         recorded = replace(recorded, incident=incident)

@@ -140,6 +140,7 @@ class MessageSubject:
             progress is not None and progress.count > 0 and progress.is_over and incident.status is IncidentStatus.OPEN
         )
         return [
+            *(["storm"] if incident.is_storm else []),
             *(["flapping"] if incident.is_flapping else []),
             *(["nobody acknowledged"] if unanswered and incident.snoozed_until is None else []),
         ]

@@ -1,0 +1,266 @@
+"""Storms in the store: which waiting runs could open an incident, and how many of them become one run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestration.alert import STORM_KEY, Severity
+from orchestration.reasons import Reason
+from orchestration.states import RunReason, RunStatus
+from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES
+
+SHOW_EVERY_SECONDS = 10.0
+"""How often at most the growth of a storm is shown in a message that can be edited."""
+
+HOT_WINDOWS = 5
+"""For so many windows after its latest member a storm takes new ones, however few they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingRun:
+    """A run with alerts that waits to be claimed for the first time."""
+
+    id: int
+    run_id: str
+    trace_id: str
+    source: str
+    environment: str
+    incident_key: str
+    payload: dict[str, Any]
+    options: dict[str, Any]
+
+
+# Two looks at small parts of an index: this is asked before each claim.
+_MANY = text(
+    f"""
+    select (
+        select count(*) from (
+            select 1 from pipeline_run
+            where status in {CLAIMABLE_STATUSES!r} and due_at is null and reason = '{RunReason.PUSH}' and awaits_ingest
+            limit :more
+        ) as waiting
+    ) as waiting, (
+        select count(*) from (
+            select 1 from incident where opened_at > clock_timestamp() - cast(:window as interval) limit :more
+        ) as opened
+    ) as opened
+    """
+)
+
+
+async def may_be_storm(tx: AsyncConnection, threshold: int, window: timedelta) -> bool:
+    """Whether a run waits, and so many incidents have been opened lately or are about to be that it can be a storm."""
+    found = (await tx.execute(_MANY, {"more": threshold + 1, "window": window})).one()
+    return found.waiting > 0 and found.waiting + found.opened > threshold
+
+
+_LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")
+
+
+async def lock_storms(tx: AsyncConnection) -> bool:
+    """Be the only one that folds, until the transaction ends. False: another process folds already."""
+    return bool((await tx.execute(_LOCK)).scalar_one())
+
+
+# A run of a key of which an earlier one is being executed waits for that one: its alerts are recorded in order.
+_WAITING = text(
+    f"""
+    select run.id, run.run_id, run.trace_id, run.source, run.environment, run.incident_key, run.payload, run.options
+    from pipeline_run as run
+    where run.status = '{RunStatus.PENDING}' and run.due_at is null and run.reason = '{RunReason.PUSH}'
+        and run.awaits_ingest and run.started_at is null and not starts_with(run.incident_key, '{STORM_KEY}')
+        and (run.lease_owner is null or run.lease_expires_at < clock_timestamp())
+        and not exists (
+            select 1 from pipeline_run as earlier
+            where earlier.incident_key = run.incident_key and earlier.environment = run.environment
+                and earlier.awaits_ingest and earlier.id < run.id
+                and (earlier.started_at is not null or earlier.lease_expires_at >= clock_timestamp())
+        )
+    order by run.id limit :limit
+    for update skip locked
+    """
+)
+
+
+async def list_waiting(tx: AsyncConnection, limit: int) -> list[WaitingRun]:
+    """The runs that wait to be claimed for the first time, in the order of acceptance. They are locked."""
+    return [WaitingRun(**row) for row in (await tx.execute(_WAITING, {"limit": limit})).mappings()]
+
+
+_OPENED = text(
+    f"""
+    select environment, metadata->>'source' as source, metadata->>'route' as route, count(*) as incidents
+    from incident
+    where opened_at > clock_timestamp() - cast(:window as interval) and not starts_with(incident_key, '{STORM_KEY}')
+    group by 1, 2, 3
+    """
+)
+
+
+async def count_opened(tx: AsyncConnection, window: timedelta) -> Counter[tuple[str, str, str]]:
+    """How many incidents were opened lately, by environment, source and route."""
+    found = (await tx.execute(_OPENED, {"window": window})).tuples()
+    return Counter({(place, source or "", route or ""): count for place, source, route, count in found})
+
+
+_OPEN = text(
+    f"""
+    select environment, incident_key, id from incident
+    where status in {OPEN_STATUSES!r} and (environment, incident_key) in (
+        select * from unnest(cast(:environments as text[]), cast(:keys as text[]))
+    )
+    """
+)
+
+
+async def list_open(tx: AsyncConnection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """The ids of the open incidents with these environments and keys."""
+    keys = {"environments": [place for place, _ in pairs], "keys": [key for _, key in pairs]}
+    return {(place, key): incident_id for place, key, incident_id in (await tx.execute(_OPEN, keys)).tuples()}
+
+
+_HOT = text(
+    f"""
+    select incident.environment, incident.incident_key
+    from incident
+    where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}') and exists (
+        select 1 from membership
+        where membership.incident_id = incident.id
+            and membership.joined_at > clock_timestamp() - :windows * cast(:window as interval)
+    )
+    """
+)
+
+
+async def list_hot(tx: AsyncConnection, window: timedelta) -> set[tuple[str, str]]:
+    """The environments and keys of the open storms that took a member lately."""
+    found = (await tx.execute(_HOT, {"window": window, "windows": HOT_WINDOWS})).tuples()
+    return {(place, key) for place, key in found}
+
+
+_IN_STORMS = text(
+    f"""
+    select alert.environment, alert.source, alert.fingerprint, min(incident.incident_key)
+    from membership
+    join incident on incident.id = membership.incident_id
+    join alert on alert.id = membership.alert_id
+    where membership.status = 'firing' and incident.status in {OPEN_STATUSES!r}
+        and starts_with(incident.incident_key, '{STORM_KEY}') and alert.fingerprint = any(:fingerprints)
+    group by 1, 2, 3
+    """
+)
+
+
+async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) -> dict[tuple[str, str, str], str]:
+    """The keys of the storms in which these alerts fire, by environment, source and fingerprint."""
+    found = (await tx.execute(_IN_STORMS, {"fingerprints": list(fingerprints)})).tuples()
+    return {(place, source, fingerprint): key for place, source, fingerprint, key in found}
+
+
+_CARRY = text(
+    """
+    update pipeline_run set incident_key = :key, payload = cast(:payload as jsonb), title = :title,
+        severity = :severity, priority = :priority, content_hash = null, updated_at = clock_timestamp()
+    where id = :id
+    """
+)
+_FOLD = text(
+    f"""
+    update pipeline_run set status = '{RunStatus.SKIPPED}', skip_reason = '{Reason.FOLDED}', duplicate_of = :carrier,
+        incident_id = coalesce(:incident_id, incident_id), awaits_ingest = false, completed_at = clock_timestamp(),
+        updated_at = clock_timestamp(),
+        total_duration_ms = extract(epoch from clock_timestamp() - created_at) * 1000
+    where id = any(:ids)
+    """
+)
+
+
+async def fold(
+    tx: AsyncConnection,
+    runs: Sequence[WaitingRun],
+    *,
+    key: str,
+    payload: bytes,
+    title: str,
+    severity: Severity,
+    incident_id: int | None,
+) -> None:
+    """Make one run of the storm out of several. The last one carries the alerts of all, so that it comes after what was
+    accepted before it; the others are over.
+
+    Args:
+        tx: the transaction that has locked the runs.
+        runs: they, in the order of acceptance.
+        key: the incident key of the storm.
+        payload: the `StoredPush` with all of their alerts, as JSON.
+        title: of the run.
+        severity: the worst of the alerts.
+        incident_id: the storm's incident, if it is open.
+    """
+    *others, carrier = runs
+    values = {"id": carrier.id, "key": key, "payload": payload.decode(), "title": title}
+    await tx.execute(_CARRY, {**values, "severity": severity.value, "priority": severity.rank})
+    if others:
+        ids = [run.id for run in others]
+        await tx.execute(_FOLD, {"ids": ids, "carrier": carrier.run_id, "incident_id": incident_id})
+
+
+_LINK = text("update pipeline_run set incident_id = :incident_id where run_id = any(:run_ids) and incident_id is null")
+
+
+async def link_folded(tx: AsyncConnection, run_ids: Sequence[str], incident_id: str) -> None:
+    """Let folded runs name the storm in which their alerts are."""
+    await tx.execute(_LINK, {"run_ids": list(run_ids), "incident_id": int(incident_id)})
+
+
+_FOLLOWS = text(
+    f"""
+    select run_id from incident_channel as known
+    where incident_id = :incident_id and shows_state and version > 0 and not exists (
+        select 1 from pipeline_run
+        where incident_id = :incident_id and reason = '{RunReason.STATE}' and status = '{RunStatus.PENDING}'
+    )
+    order by sent_at desc nulls last limit 1
+    """
+)
+
+
+async def show_growth(tx: AsyncConnection, incident_id: str) -> None:
+    """Queue the run that shows how a storm has grown, where a message can be edited and no such run waits."""
+    follows = (await tx.execute(_FOLLOWS, {"incident_id": int(incident_id)})).scalar_one_or_none()
+    if follows is not None:
+        options: dict[str, object] = {"follows": follows}
+        await add_follow_up(
+            tx, int(incident_id), RunReason.STATE, follows=follows, due_in_seconds=SHOW_EVERY_SECONDS, options=options
+        )
+
+
+_SHARED = text(
+    """
+    with firing as (
+        select alert.labels from membership join alert on alert.id = membership.alert_id
+        where membership.incident_id = :incident_id and membership.status = 'firing'
+    )
+    select label.key, label.value, count(*)::float / (select count(*) from firing) as share
+    from firing cross join lateral jsonb_each_text(firing.labels) as label
+    group by 1, 2 having count(*) >= :least * (select count(*) from firing)
+    order by share desc, 1 limit 10
+    """
+)
+
+_SHARE = 0.8
+"""The part of its members that share a label which a storm names."""
+
+
+async def shared_labels(tx: AsyncConnection, incident_id: str) -> dict[str, str]:
+    """The labels that at least 80 % of the firing members of a storm have, the most frequent first."""
+    found = (await tx.execute(_SHARED, {"incident_id": int(incident_id), "least": _SHARE})).tuples()
+    return {name: value for name, value, _ in found}

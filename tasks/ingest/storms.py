@@ -1,0 +1,268 @@
+"""Storms: many incidents that open on one route at once become one, whose message speaks for all of them.
+
+Before each claim a worker looks whether so many runs wait. If they do, those that would open an incident of their own
+become one run of the storm's incident, hundreds in a transaction. From there on the storm is an incident like any
+other: its alerts are its members, and it ends with the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from orchestration.alert import STORM_KEY, Alert, Severity
+from orchestration.policy.active import ActivePolicy
+from orchestration.policy.model import Storm
+from orchestration.policy.routing import Decision
+from orchestration.reasons import Reason
+from orchestration.requests import RunOptions, StoredPush
+from orchestration.signals import Signal, Signals, Tags, logger
+from orchestration.states import RunStatus
+from orchestration.store import storms
+from orchestration.store.database import Database, Transaction
+from orchestration.store.storms import WaitingRun
+
+BATCH = 500
+"""How many runs are folded in one transaction."""
+
+_MOST_READ = 20_000
+_TOLD_ALONE = 3
+"""How many critical incidents at the beginning of a storm are told by themselves."""
+
+_NO_OPTIONS = RunOptions()
+DEFAULT_ROUTE = "default"
+
+
+class StormServices(Protocol):
+    """What folding needs of a process's services."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def signals(self) -> Signals: ...
+
+    async def active_policy(self) -> ActivePolicy | None: ...
+
+
+Place = tuple[str, str, str]
+"""Where a storm can be: environment, source and route."""
+Key = tuple[str, str]
+"""The environment and the key of an incident."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A run that waits, with what it says."""
+
+    run: WaitingRun
+    push: StoredPush
+    route: str
+
+    @property
+    def place(self) -> Place:
+        """Where it would open an incident."""
+        return self.run.environment, self.run.source, self.route
+
+    @property
+    def alerts(self) -> set[tuple[str, str, str]]:
+        """The environments, sources and fingerprints of its alerts."""
+        return {(self.run.environment, self.run.source, alert.fingerprint) for alert in self.push.alerts}
+
+    @property
+    def key(self) -> Key:
+        """The incident that it is about."""
+        return self.run.environment, self.run.incident_key
+
+    @property
+    def firing(self) -> bool:
+        """Whether an alert of it fires."""
+        return any(alert.firing for alert in self.push.alerts)
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of its alerts."""
+        return Severity.worst(*(alert.severity for alert in self.push.alerts))
+
+
+def key_of(source: str, route: str) -> str:
+    """The incident key of the storm of a source on a route."""
+    return f"{STORM_KEY}{source}:{route}"
+
+
+def route_of(policy: ActivePolicy | None, alerts: Sequence[Alert], environment: str) -> str:
+    """The name of the route that alerts take now: of all its targets."""
+    if policy is None:
+        return DEFAULT_ROUTE
+    return _name_of(policy.route(alerts, environment=environment, at=datetime.now(UTC)))
+
+
+def _name_of(decision: Decision) -> str:
+    return ",".join(filter(None, (target.name or target.route for target in decision.targets))) or DEFAULT_ROUTE
+
+
+async def fold_storms(services: StormServices) -> bool:
+    """Fold one batch of waiting runs, if there is a storm. True means that there may be more to fold.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    policy = await services.active_policy()
+    rule = Storm() if policy is None else policy.policy.timing.storm
+    if not rule:
+        return False
+    async with services.database.statement() as tx:
+        if not await storms.may_be_storm(tx, rule.threshold, rule.window):
+            return False
+    async with services.database.transaction() as tx:
+        if not await storms.lock_storms(tx):
+            return False
+        limit = min(max(BATCH, rule.threshold + 1), _MOST_READ)
+        runs = await storms.list_waiting(tx, limit)
+        waiting = await asyncio.to_thread(_read, runs, policy)
+        chosen = await _choose(tx, waiting, rule)
+        incident_ids = await storms.list_open(tx, list(chosen))
+        folded = [
+            one for storm, group in chosen.items() for one in await _fold(tx, storm, group, incident_ids.get(storm))
+        ]
+    _signal(services.signals, folded)
+    return bool(folded) and len(runs) == limit
+
+
+def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
+    """What the runs say. From a run on that repeats an alert, or that says something special, its key is left alone."""
+    found: list[Waiting] = []
+    left, seen = set[tuple[str, str]](), set[tuple[str, str, str]]()
+    for run in runs:
+        key = (run.environment, run.incident_key)
+        one = None if key in left else _read_one(run, policy)
+        if one is None or not seen.isdisjoint(one.alerts):
+            left.add(key)
+            continue
+        seen |= one.alerts
+        found.append(one)
+    return found
+
+
+def _read_one(run: WaitingRun, policy: ActivePolicy | None) -> Waiting | None:
+    """The run, if it can be folded: its alerts are all that it is about."""
+    try:
+        push = StoredPush.model_validate(run.payload)
+        options = RunOptions.model_validate(run.options)
+    except ValidationError as error:
+        logger.error("Run %s cannot be read, it is not folded: %d problems", run.run_id, error.error_count())
+        return None
+    if options != _NO_OPTIONS or not push.alerts or push.omitted or push.all_resolved or push.errors:
+        return None
+    if policy is None:
+        return Waiting(run=run, push=push, route=DEFAULT_ROUTE)
+    decision = policy.route(push.alerts, environment=run.environment, at=datetime.now(UTC))
+    return None if decision.definition else Waiting(run=run, push=push, route=_name_of(decision))
+
+
+async def _choose(tx: Transaction, waiting: Sequence[Waiting], rule: Storm) -> Mapping[Key, list[Waiting]]:
+    ended = [alert.fingerprint for one in waiting for alert in one.push.alerts if not alert.firing]
+    return choose(
+        waiting,
+        rule,
+        opened=await storms.count_opened(tx, rule.window),
+        hot=await storms.list_hot(tx, rule.window),
+        known=await storms.list_open(tx, [one.key for one in waiting]),
+        members=await storms.members_of_storms(tx, ended),
+    )
+
+
+def choose(
+    waiting: Sequence[Waiting],
+    rule: Storm,
+    *,
+    opened: Mapping[Place, int],
+    hot: Collection[Key],
+    known: Collection[Key],
+    members: Mapping[tuple[str, str, str], str],
+) -> Mapping[Key, list[Waiting]]:
+    """The runs that become one run of a storm, by the key of the storm, in the order of acceptance. Pure.
+
+    Args:
+        waiting: the runs that wait, in the order of acceptance.
+        rule: when incidents are a storm.
+        opened: how many incidents were opened lately.
+        hot: the storms that take new members, however few.
+        known: what has an open incident: what is said of that is told by itself.
+        members: the keys of storms in which alerts fire, by environment, source and fingerprint.
+    """
+    opening: dict[Place, list[Waiting]] = defaultdict(list)
+    folded: dict[Key, list[Waiting]] = defaultdict(list)
+    for one in waiting:
+        if one.key in known:
+            continue
+        if one.firing:
+            opening[one.place].append(one)
+        elif (key := _storm_of(one, members)) is not None:
+            folded[one.run.environment, key].append(one)
+    for place, found in opening.items():
+        storm = (place[0], key_of(*place[1:]))
+        if storm in hot:
+            folded[storm] += found
+        elif len({one.key for one in found}) + opened.get(place, 0) > rule.threshold:
+            folded[storm] += _without_first_critical(found)
+    return {storm: sorted(found, key=lambda one: one.run.id) for storm, found in folded.items() if found}
+
+
+def _storm_of(one: Waiting, members: Mapping[tuple[str, str, str], str]) -> str | None:
+    """The storm in which all alerts of a run fire that have ended. None means that there is no such one."""
+    place = (one.run.environment, one.run.source)
+    keys = {members.get((*place, alert.fingerprint)) for alert in one.push.alerts}
+    return keys.pop() if len(keys) == 1 else None
+
+
+def _without_first_critical(found: Sequence[Waiting]) -> list[Waiting]:
+    """Without the first few critical ones, and what else is said of their incidents."""
+    critical = dict.fromkeys(one.key for one in found if one.severity is Severity.CRITICAL)
+    alone = set(list(critical)[:_TOLD_ALONE])
+    return [one for one in found if one.key not in alone]
+
+
+async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_id: int | None) -> list[Waiting]:
+    """Write the run of a storm. Returns the runs that are over."""
+    *others, _ = group
+    alerts = [alert for one in group for alert in one.push.alerts]
+    payload = StoredPush(alerts=alerts, folded=[one.run.run_id for one in others])
+    await storms.fold(
+        tx,
+        [one.run for one in group],
+        key=storm[1],
+        payload=payload.model_dump_json().encode(),
+        title=title_of_storm(alerts),
+        severity=Severity.worst(*(one.severity for one in group)),
+        incident_id=incident_id,
+    )
+    return others
+
+
+def title_of_storm(alerts: Sequence[Alert]) -> str:
+    """What a run of a storm is called: the most frequent names of its alerts."""
+    names = Counter(alert.name for alert in alerts).most_common(3)
+    return f"{len(alerts):,} alerts at once: {', '.join(name for name, _ in names)}"[:200]
+
+
+def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
+    """Send the two signals of each run that is over before it began."""
+    for one in folded:
+        tags = Tags(
+            trace_id=one.run.trace_id,
+            run_id=one.run.run_id,
+            source=one.run.source,
+            alert_fingerprint=one.push.alerts[0].fingerprint,
+            environment=one.run.environment,
+        )
+        signals.emit(Signal.STARTED, tags)
+        signals.emit(
+            Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, reason=Reason.FOLDED.value
+        )
