@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import pytest
+from datetime import timedelta
 
 from orchestration.engine.run import Services
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
-from tasks.ingest.storms import fold_storms
+from tasks.ingest.storms import fold_storms, release_calm
 from tests.api_helpers import alert, run_to_end
 from tests.conftest import MemoryChannel
 from tests.inbox_helpers import accept_push
+from tests.life_helpers import let_pass
 from tests.notify_helpers import rows
+from tests.oncall_helpers import store_policy
 
 
 async def accept(services: Services, count: int, *, first: int = 0, **more: object) -> list[str]:
@@ -73,3 +74,97 @@ async def test_a_storm_is_one_incident_from_its_first_page_to_its_all_clear(
     (storm,) = await rows(services.database, "select * from incident")
     assert storm["status"] == "resolved"
     assert await rows(services.database, "select 1 from alert where status = 'firing'") == []
+
+
+async def test_what_outlives_a_storm_becomes_an_incident_of_its_own(services: Services, channel: MemoryChannel) -> None:
+    await accept(services, 60, severity="warning", team="storage")
+    await work(services)
+    await accept(services, 57, severity="warning", status="resolved", team="storage")
+    await work(services)
+    await release_calm(services)
+    assert len(channel.messages) == 1  # it is not calm yet
+    await let_pass(services.database, timedelta(minutes=30))
+    await release_calm(services)
+    await work(services)
+    first, *others = channel.messages
+    assert "team=storage" in first.text
+    assert sorted((message.status, message.title.partition(" ")[0]) for message in others) == [
+        *[("firing", "[WARNING]")] * 3,
+        ("resolved", "[RESOLVED]"),
+    ]
+    (over,) = [message for message in others if message.status == "resolved"]
+    assert "3 still fire, each as an incident of its own" in over.text
+    found = await rows(services.database, "select incident_key, status from incident order by id")
+    assert [row["status"] for row in found] == ["resolved", *["open"] * 3]
+
+
+async def test_the_first_critical_ones_of_a_storm_are_told_by_themselves(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 200, severity="critical")
+    await work(services)
+    assert len(channel.messages) == 4
+    assert sum("storm" in message.title for message in channel.messages) == 1
+
+
+async def test_a_storm_that_gets_worse_is_told_and_one_that_grows_is_not(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 100, severity="warning")
+    await work(services)
+    await accept(services, 1, first=100, severity="warning")
+    await work(services)
+    assert len(channel.messages) == 1
+    await accept(services, 1, first=101, severity="critical")
+    await work(services)
+    assert [message.title.partition("]")[0] for message in channel.messages] == ["[WARNING, storm", "[CRITICAL, storm"]
+
+
+async def test_few_at_once_are_no_storm(services: Services, channel: MemoryChannel) -> None:
+    await accept(services, 20, severity="warning")
+    await work(services)
+    assert len(channel.messages) == 20
+    await accept(services, 1, first=20, severity="warning")  # one more of the same minute
+    await work(services)
+    assert "storm" in channel.messages[-1].title
+
+
+async def test_a_policy_can_switch_storms_off(services: Services, channel: MemoryChannel) -> None:
+    await store_policy(services.database, {"timing": {"storm": False}})
+    await accept(services, 40, severity="warning")
+    await work(services)
+    assert len(channel.messages) == 40
+
+
+async def test_another_route_is_no_part_of_a_storm(services: Services, channel: MemoryChannel) -> None:
+    routes = [{"name": "db", "matchers": ["team=db"], "channels": ["memory"]}, {"name": "web", "channels": ["memory"]}]
+    await store_policy(services.database, {"routes": routes})
+    await accept(services, 100, severity="warning", team="db")
+    await accept(services, 2, first=500, severity="warning", team="web")
+    await work(services)
+    assert sorted("storm" in message.title for message in channel.messages) == [False, False, True]
+
+
+async def test_what_has_an_open_incident_is_told_by_itself(services: Services, channel: MemoryChannel) -> None:
+    await accept(services, 1, severity="warning")
+    await work(services)
+    await accept(services, 1, severity="warning", status="resolved")
+    await accept(services, 100, first=1, severity="warning")
+    await work(services)
+    assert [message.status for message in channel.messages] in (
+        ["firing", "resolved", "firing"],
+        ["firing", "firing", "resolved"],
+    )
+
+
+async def test_an_alert_that_ends_within_the_batch_is_recorded_in_order(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 100, severity="warning")
+    await accept(services, 40, severity="warning", status="resolved")
+    await accept(services, 40, severity="warning")
+    await work(services)
+    assert len(await rows(services.database, "select 1 from membership where status = 'firing'")) == 100
+    await accept(services, 100, severity="warning", status="resolved")
+    await work(services)
+    assert [message.status for message in channel.messages] == ["firing", "resolved"]

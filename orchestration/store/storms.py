@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import STORM_KEY, Severity
+from orchestration.alert import STORM_KEY, Alert, Severity
+from orchestration.contracts import Contract
 from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.follow_ups import add_follow_up
@@ -243,6 +245,58 @@ async def show_growth(tx: AsyncConnection, incident_id: str) -> None:
         )
 
 
+# A member whose alert fires no more has ended here already.
+_CALM = text(
+    f"""
+    select incident.id, incident.environment, incident.incident_key
+    from incident
+    join lateral (
+        select count(*) as firing, max(joined_at) as latest from membership
+        where membership.incident_id = incident.id and membership.status = 'firing'
+    ) as known on true
+    where incident.status in {OPEN_STATUSES!r} and starts_with(incident.incident_key, '{STORM_KEY}')
+        and known.firing between 1 and :threshold
+        and not exists (
+            select 1 from membership where membership.incident_id = incident.id
+                and joined_at > clock_timestamp() - :windows * cast(:window as interval)
+        )
+    """
+)
+
+
+async def list_calm(tx: AsyncConnection, threshold: int, window: timedelta) -> list[tuple[int, str, str]]:
+    """The open storms that took no member for long, and in which few alerts still fire: id, environment and key."""
+    values = {"threshold": threshold, "window": window, "windows": HOT_WINDOWS}
+    return [(row.id, row.environment, row.incident_key) for row in await tx.execute(_CALM, values)]
+
+
+_LEAVE = text(
+    """
+    with left_it as (
+        update membership set status = 'released', updated_at = clock_timestamp()
+        where incident_id = :incident_id and status = 'firing'
+        returning alert_id
+    )
+    select said.alert from left_it
+    join alert as left_alert on left_alert.id = left_it.alert_id
+    join pipeline_run as run on run.id = left_alert.last_run
+    cross join lateral (
+        select alert from jsonb_array_elements(run.payload->'alerts') as alert
+        where alert->>'fingerprint' = left_alert.fingerprint limit 1
+    ) as said
+    order by left_alert.id
+    """
+)
+
+
+async def leave_storm(tx: AsyncConnection, incident_id: int) -> list[Alert]:
+    """Let what still fires leave a storm. Returns the alerts, as a push said them last.
+
+    The caller has the lock of the storm's key.
+    """
+    return [Alert.model_validate(said) for said in (await tx.execute(_LEAVE, {"incident_id": incident_id})).scalars()]
+
+
 _SHARED = text(
     """
     with firing as (
@@ -260,7 +314,19 @@ _SHARE = 0.8
 """The part of its members that share a label which a storm names."""
 
 
-async def shared_labels(tx: AsyncConnection, incident_id: str) -> dict[str, str]:
-    """The labels that at least 80 % of the firing members of a storm have, the most frequent first."""
-    found = (await tx.execute(_SHARED, {"incident_id": int(incident_id), "least": _SHARE})).tuples()
-    return {name: value for name, value, _ in found}
+_RELEASED = text("select count(*) from membership where incident_id = :incident_id and status = 'released'")
+
+
+class StormFacts(Contract):
+    """What a message says of a storm beside what it says of each incident."""
+
+    shared: dict[str, str] = Field(description="The labels that at least 80 % of what fires in it have.")
+    released: int = Field(description="How many alerts have outlived it, each as an incident of its own.")
+
+
+async def read_storm(tx: AsyncConnection, incident_id: str) -> StormFacts:
+    """What is true of a storm now."""
+    values = {"incident_id": int(incident_id)}
+    found = (await tx.execute(_SHARED, {**values, "least": _SHARE})).tuples()
+    released = (await tx.execute(_RELEASED, values)).scalar_one()
+    return StormFacts(shared={name: value for name, value, _ in found}, released=released)

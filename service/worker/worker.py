@@ -25,6 +25,7 @@ from service.worker.calendars import look_after_calendars
 from service.worker.executor import RunExecutor
 from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
+from service.worker.storms import look_after_storms
 from service.worker.watch import Watch
 from tasks.ingest.storms import fold_storms
 
@@ -104,6 +105,7 @@ class Worker:
             duties.create_task(_keep_up(self._watch.run))
             duties.create_task(_keep_up(partial(look_after_incidents, self._services)))
             duties.create_task(_keep_up(partial(look_after_calendars, self._services)))
+            duties.create_task(_keep_up(partial(look_after_storms, self._services)))
             duties.create_task(_keep_up(self._keep_claiming))
 
     async def end(self, grace_seconds: float) -> None:

@@ -16,17 +16,22 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from orchestration.alert import STORM_KEY, Alert, Severity
+from orchestration.alert import STORM_KEY, Alert, Severity, title_of
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.model import Storm
 from orchestration.policy.routing import Decision
 from orchestration.reasons import Reason
 from orchestration.requests import RunOptions, StoredPush
+from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags, logger
-from orchestration.states import RunStatus
-from orchestration.store import storms
+from orchestration.states import RunReason, RunStatus
+from orchestration.store import incidents, pushes, storms
 from orchestration.store.database import Database, Transaction
+from orchestration.store.follow_ups import add_follow_up
+from orchestration.store.pushes import NewPush, NewRun
+from orchestration.store.records import new_id
 from orchestration.store.storms import WaitingRun
+from tasks.ingest.incidents import split_by_incident
 
 BATCH = 500
 """How many runs are folded in one transaction."""
@@ -47,6 +52,9 @@ class StormServices(Protocol):
 
     @property
     def signals(self) -> Signals: ...
+
+    @property
+    def settings(self) -> Settings: ...
 
     async def active_policy(self) -> ActivePolicy | None: ...
 
@@ -266,3 +274,45 @@ def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
         signals.emit(
             Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, reason=Reason.FOLDED.value
         )
+
+
+async def release_calm(services: StormServices) -> None:
+    """End the storms that took no new member for long: the few alerts that still fire become incidents of their own.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    policy = await services.active_policy()
+    rule = (policy.policy.timing.storm if policy else None) or Storm()
+    async with services.database.statement() as tx:
+        calm = await storms.list_calm(tx, rule.threshold, rule.window)
+    for incident_id, environment, key in calm:
+        async with services.database.transaction() as tx:
+            await incidents.lock_incident(tx, environment, key)
+            alerts = await storms.leave_storm(tx, incident_id)
+            if alerts:
+                await pushes.write_pushes(tx, [_push_of(alerts, environment, services.settings)])
+            await add_follow_up(tx, incident_id, RunReason.MEMBER_ENDED)
+
+
+def _push_of(alerts: Sequence[Alert], environment: str, settings: Settings) -> NewPush:
+    """The runs with which alerts that have outlived a storm open incidents of their own."""
+    trace_id = new_id()
+    runs = [
+        NewRun(
+            run_id=new_id(),
+            trace_id=trace_id,
+            source=group[0].source,
+            environment=environment,
+            payload=StoredPush(alerts=group).model_dump_json().encode(),
+            incident_key=group[0].incident_key,
+            title=title_of(group),
+            alert_fingerprint=group[0].fingerprint,
+            severity=Severity.worst(*(alert.severity for alert in group)),
+            max_retries=settings.max_retries_per_stage,
+            firing=True,
+            awaits_ingest=True,
+        )
+        for group in split_by_incident(alerts)
+    ]
+    return NewPush(runs=tuple(runs))

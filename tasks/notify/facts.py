@@ -49,6 +49,7 @@ def facts_of(subject: MessageSubject) -> Iterator[Fact]:
     since = _since(subject)
     rows = {
         "Test": _TEST if subject.test else "",
+        "Storm": _storm(subject),
         "Flapping": _flapping(subject),
         "What": _what(subject),
         "With it": _with_it(subject),
@@ -74,6 +75,18 @@ def _why_now(subject: MessageSubject) -> str:
     if subject.reason == Reason.SEVERITY_RAISED and subject.rose_from is not None:
         return f"it got worse: it is {subject.severity.value} now (it was {subject.rose_from.value})"
     return meaning_of(subject.reason) or one_line(subject.reason, 200)
+
+
+def _storm(subject: MessageSubject) -> str:
+    """That many incidents are one message, how many they are, and what they have in common."""
+    if (storm := subject.storm) is None:
+        return ""
+    total = subject.firing + subject.resolved
+    now = f", {subject.firing:,} of them firing" if subject.firing and subject.resolved else ""
+    shared = ", ".join(f"{one_line(name, 40)}={one_line(value, 60)}" for name, value in storm.shared.items())
+    common = f"; most have in common: {shared}" if shared else ""
+    left = f"; {storm.released:,} still fire, each as an incident of its own" if storm.released else ""
+    return f"{total:,} alerts opened at once{now}. This message speaks for all of them{common}{left}"
 
 
 def _flapping(subject: MessageSubject) -> str:

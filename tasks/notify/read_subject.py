@@ -17,6 +17,7 @@ from orchestration.settings import Settings
 from orchestration.store.change_events import changes_of
 from orchestration.store.database import AsyncConnection
 from orchestration.store.present import Present, read_present
+from orchestration.store.storms import read_storm
 from orchestration.store.story import all_checks
 from tasks.notify.subject import MessageSubject
 
@@ -34,8 +35,9 @@ async def read_subject(run: ActiveRun, step: Step) -> MessageSubject:
     async with run.services.database.statement() as tx:
         present = await read_present(tx, incident_id)
         changes = await _changes_of(tx, present, found, run.services.settings)
+        storm = await read_storm(tx, incident_id) if present.incident.is_storm else None
     subject = _with_present(found, present, reconciles=bool(run.found(IngestResult, step.before)))
-    subject = replace(subject, changes=changes)
+    subject = replace(subject, changes=changes, storm=storm)
     if subject.version is None or run.services.settings.slack_signing_secret is None:
         return subject
     return replace(subject, buttons=offered_for(present.incident))

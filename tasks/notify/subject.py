@@ -17,6 +17,7 @@ from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.responses import Response
+from orchestration.store.storms import StormFacts
 
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
 
@@ -81,6 +82,8 @@ class MessageSubject:
     """Who is on call."""
     on_call_until: datetime | None = None
     """Until when. None means that it is not known, or that nobody is."""
+    storm: StormFacts | None = None
+    """What is true of the storm. None means that the incident is none."""
     kept_back: str = ""
     """What kept the incident back before this message."""
     buttons: Sequence[Response] = ()
