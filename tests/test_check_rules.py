@@ -187,9 +187,9 @@ def test_the_exit_code_says_how_it_is(
 
 
 def test_what_may_not_be_looked_at_is_said(receiver: HttpReceiver, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("http", "-t", receiver.url) == 0
+    assert run("http", "-t", receiver.url) == 3
     assert "- not http: 127.0.0.1 is a loopback address" in capsys.readouterr().out
-    assert run("http", "-t", receiver.url, "--fail-on-unknown") == 1
+    assert run("http", "-t", receiver.url, "--fail-on-unknown") == 3
     assert receiver.requests == []
 
 

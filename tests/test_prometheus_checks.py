@@ -162,7 +162,7 @@ async def test_where_none_is_set_up_there_is_no_row() -> None:
     result = await checked(None, alert("up == 0"))
     assert (result.checks, result.left_out) == ([], {"prometheus": "no Prometheus source is set up"})
     result = await checked(None, alert())
-    assert result.left_out == {"prometheus": "the alert names neither an expression nor a host"}
+    assert result.left_out == {"prometheus": "neither an expression nor a host is named"}
 
 
 async def test_one_that_does_not_answer_leaves_it_unknown_in_time(receiver: HttpReceiver) -> None:
