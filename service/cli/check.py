@@ -12,9 +12,10 @@ from rich.text import Text
 
 from orchestration.contracts import CheckResult, CheckStatus, StageContext, Target
 from orchestration.errors import BadInput
+from orchestration.places import read_place
 from orchestration.settings import Settings, load_settings
 from orchestration.store.records import new_id
-from orchestration.target import OwnHost, read_place
+from orchestration.target import OwnHost
 from service.cli.prometheus import CommandPrometheus
 from service.cli.terminal import Json, as_json, fail, output
 from tasks.check.checkers.base import Subject
@@ -108,7 +109,7 @@ async def _look(
         rules=settings.address_rules,
         prometheus=CommandPrometheus(settings),
     )
-    if subject.target and "tls" in (names or ()):
+    if target is not None and subject.target and "tls" in (names or ()):
         options = {**options, "tls": {**_port_of_tls(subject.target), **options.get("tls", {})}}
     config = CheckConfig.from_settings(settings, names=names, configs=options, subject=subject)
     return await check_stage(StageContext(trace_id=new_id(), run_id=new_id()), config)
@@ -122,8 +123,8 @@ def _target(text: str, own: OwnHost) -> Target:
 
 
 def _port_of_tls(target: Target) -> dict[str, object]:
-    """The port at which a target speaks TLS if somebody says that it does. Of this host, and of http, none is meant."""
-    return {} if target.url or (target.is_own and target.port is None) else {"port": target.port or 443}
+    """The port at which a target speaks TLS if somebody says that it does. A URL says itself whether it does."""
+    return {} if target.url else {"port": target.port or 443}
 
 
 def _exit_code(found: CheckResult, names: Sequence[str], *, fail_on_unknown: bool) -> int:

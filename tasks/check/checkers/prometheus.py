@@ -12,10 +12,10 @@ from pydantic import Field, JsonValue
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import WORST_FIRST, Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
+from orchestration.places import read_place
 from orchestration.prometheus import Prometheus, Sample, Series
 from orchestration.redaction import one_line
 from orchestration.series import normal_range, sparkline, value_in_words, written
-from orchestration.target import read_place
 from tasks.check.checkers.base import Ceilings, CheckerConfig, LeftOut, Subject
 from tasks.check.checkers.promql import Condition, condition_of, expression_of, host_pattern, only_with
 

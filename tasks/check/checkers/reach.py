@@ -19,9 +19,9 @@ from typing import TypeVar
 import certifi
 
 from orchestration.addresses import AddressRules, IPAddress, connectable
+from orchestration.contracts import CheckStatus
 from orchestration.errors import Unavailable
 from orchestration.threads import in_daemon_thread
-from orchestration.contracts import CheckStatus
 from tasks.check.checkers.base import LeftOut
 
 T = TypeVar("T")

@@ -94,7 +94,9 @@ async def _named(asked: Sequence[httpx.URL]) -> AsyncIterator[None]:
     except LeftOut as refused:
         if len(asked) < 2:
             raise
-        raise RefusedRedirect(f"redirected to {_without_credentials(asked[-1])}, which may not be asked: {refused}") from None
+        raise RefusedRedirect(
+            f"redirected to {_without_credentials(asked[-1])}, which may not be asked: {refused}"
+        ) from None
 
 
 async def _without_user(request: httpx.Request) -> None:
