@@ -206,6 +206,46 @@ def webhook(sent: list[dict[str, Any]]) -> dict[str, Any]:
     return {"version": "4", "groupKey": "{}:{}", "status": "firing", "receiver": "x", "alerts": alerts}
 
 
+GIB = 1024**3
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("figures", "percent"),
+    [
+        # As df says: 100 GiB, of which 30 are used and 20 only root may use.
+        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 50 * GIB}, 37.5),
+        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 70 * GIB}, 30),
+        # Nothing is left for programs, though root could still write.
+        ({"size": 100 * GIB, "free": 5 * GIB, "avail": 0}, 100),
+        ({"size": 100 * GIB, "free": 100 * GIB, "avail": 95 * GIB}, 0),
+        # An exporter, or a rule that keeps only some series, without what is free.
+        ({"size": 100 * GIB, "avail": 40 * GIB}, 60),
+        ({"size": 0, "free": 0, "avail": 0}, None),
+    ],
+)
+async def test_a_disk_is_as_full_as_df_says(
+    receiver: HttpReceiver, tmp_path: Path, figures: dict[str, int], percent: float | None
+) -> None:
+    labels = 'device="/dev/sda1",fstype="ext4",mountpoint="/"'
+    text = "".join(f"node_filesystem_{name}_bytes{{{labels}}} {value}\n" for name, value in figures.items())
+    receiver.answer_with(Answer(200, text.encode(), {"Content-Type": "text/plain; version=0.0.4"}))
+    target = receiver.url.removeprefix("http://")
+    with prometheus(tmp_path, target) as (url, _):
+        receiver.wait_for(3)  # the first answer is stored before the second is asked for
+        (found,) = (await checked(PrometheusClient(url=url), alert(), host="127.0.0.1")).checks
+    assert found.metrics.get("disk_percent") == percent
+    assert found.metrics["up"] is True
+
+
+async def test_the_row_of_a_go_between_names_the_host_that_it_speaks_of(receiver: HttpReceiver) -> None:
+    up = {"metric": {"instance": "worker-3:9100"}, "value": [0, "1"]}
+    receiver.answer_with(Answer.json({"status": "success", "data": {"resultType": "vector", "result": [up]}}))
+    told = alert("kube_node_status == 0", job="kube-state-metrics", instance="10.42.0.7:8080", node="worker-3")
+    (found,) = (await checked(PrometheusClient(url=receiver.url), told, host="worker-3")).checks
+    assert found.target == "worker-3"
+
+
 @needs_prometheus
 async def test_a_rule_that_fires_shows_its_value_on_the_page_and_the_figures_of_its_host(
     services: Services, channel: MemoryChannel, receiver: HttpReceiver, tmp_path: Path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -87,7 +87,7 @@ async def fetch(
 
 
 @asynccontextmanager
-async def _named(asked: Sequence[httpx.URL]) -> AsyncIterator[None]:
+async def _named(asked: Sequence[httpx.URL]) -> AsyncGenerator[None]:
     """Make a refusal that a redirect has led to say so: up to there the target has answered."""
     try:
         yield
