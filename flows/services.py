@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from blocks.analysis_model import ModelResolver
 from blocks.channels.resolver import ChannelResolver, read_channel_blocks
+from blocks.dependencies import SavedDependencies
 from blocks.prefect_api import BlockSource
 from blocks.prometheus.source import PrometheusSources
 from flows.definitions import DefinitionResolver
@@ -55,6 +56,7 @@ def make_services(
         definitions=DefinitionResolver(database),
         policies=StoredPolicies(database),
         prometheus=prometheus,
+        dependencies=SavedDependencies(blocks),
         tools=PipelineTools(settings=settings, database=database, prometheus=prometheus),
     )
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from orchestration.changes.events import concerns
+from orchestration.changes.events import concerns, likelihood
 from orchestration.contracts import AnalyzeResult, Change, ChangeEvent, CheckResult
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
@@ -123,6 +123,32 @@ async def test_the_analysis_gets_changes_and_earlier_episodes(services: Services
     assert (event.kind, event.title, event.by, event.labels) == ("deploy", "web 2.4.1", "ada", {"service": "web"})
     assert (episode.id, episode.ended_by, episode.notes) == (first, "ada", ["the pool of connections was full"])
     assert episode.began_at < episode.ended_at
+
+
+async def test_an_incident_that_opens_again_has_its_own_earlier_episode(services: Services) -> None:
+    first = await opened(services)
+    async with services.database.transaction() as tx:
+        await actions.note(tx, first, ADA, "a restart helped")
+    await push(services, status="resolved")
+    assert await opened(services) == first
+    async with services.database.transaction() as tx:
+        incident = await get_incident(tx, first)
+        assert incident is not None
+        (episode,) = await earlier_episodes(tx, incident)
+    assert (episode.id, episode.notes) == (first, ["a restart helped"])
+    assert episode.ended_at is not None
+    assert episode.began_at < episode.ended_at
+
+
+def test_what_was_done_at_the_very_moment_or_failed_is_less_likely_the_cause() -> None:
+    def made(seconds_before: float, title: str = "web 2.4.1") -> float:
+        event = ChangeEvent(id="1", at=NOW - timedelta(seconds=seconds_before), kind="deploy", title=title)
+        return likelihood(event, NOW, timedelta(hours=1))
+
+    assert made(360) > made(1200) > made(3000) > made(3600) == 0
+    assert made(360) > made(0) > 0
+    assert made(360) > made(360, "deploy of web to production: failure") > 0
+    assert made(-30) > 0 == made(-120)
 
 
 async def test_episodes_of_another_environment_are_none(services: Services, database: Database) -> None:

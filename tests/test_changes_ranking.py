@@ -123,6 +123,19 @@ def test_what_was_strange_before_the_trouble_has_not_caused_it() -> None:
     assert found(ranked, "db").score > found(ranked, "batch").score == 0
 
 
+def test_a_cause_that_jumps_is_found_while_the_alerts_own_series_only_rises() -> None:
+    normal = {("web", "latency"): steady(0.1), ("db", "latency"): steady(0.02), ("mail", "latency"): steady(0.02)}
+    during = {
+        ("web", "latency"): now(0.1, 0.1, *(0.1 + 0.03 * number for number in range(1, 11))),
+        ("db", "latency"): now(0.02, 0.02, *[0.32] * 10),
+        ("mail", "latency"): now(0.02, 0.02, 0.02, 0.02, 0.02, 0.02, *[0.04] * 6),
+    }
+    from_the_begin_on = {name: points[2:] for name, points in during.items()}
+    for seen in (during, from_the_begin_on):
+        assert order(normal, seen, ("web", "db"), ("web", "mail"))[0] == "db"
+        assert order(normal, seen)[0] == "db"
+
+
 def test_a_cause_that_shows_one_step_earlier_is_found() -> None:
     normal = {("web", "latency"): steady(0.1), ("db", "latency"): steady(0.02), ("mail", "latency"): steady(0.02)}
     during = {
@@ -205,6 +218,65 @@ def test_traffic_is_explained_by_callers() -> None:
     during = {(name, "requests"): now(100, 400, 400) for name in ("shop", "web", "db")}
     ranked = order(normal, during, ("shop", "web"), ("web", "db"), target="web", metric="requests")
     assert ranked.index("shop") < ranked.index("db")
+
+
+def varied(low: float, high: float) -> list[Point]:
+    """A past that is spread evenly between two values, out of order."""
+    return [(moment, low + (high - low) * (number * 37 % 100) / 100) for number, (moment, _) in enumerate(steady(1))]
+
+
+@pytest.mark.parametrize("metric", ["requests", "cpu", "orders"])
+def test_a_fall_in_use_counts_although_no_value_is_below_0(metric: str) -> None:
+    normal = {("web", "latency"): steady(0.1), ("lb", metric): varied(50, 150), ("db", metric): varied(50, 150)}
+    during = {
+        ("web", "latency"): now(0.1, 0.1, 0.4, 0.4),
+        ("lb", metric): now(100, 100, 0, 0),
+        ("db", metric): now(100, 100, 58, 61),
+    }
+    ranked = rank(normal, during, ("web", "latency"))
+    (change,) = found(ranked, "lb").changes
+    assert (change.now, change.low > 50, change.score > 2) == (0, True, True)
+    assert found(ranked, "db").changes == []
+
+
+def test_a_series_that_ends_falls_to_0_and_one_that_comes_and_goes_does_not() -> None:
+    normal = {
+        ("web", "latency"): steady(0.1),
+        ("lb", "requests"): steady(100),
+        ("gone", "requests"): steady(100, begin=NOW - 100 * STEP),
+        ("long_gone", "requests"): steady(100),
+        ("job", "requests"): steady(100),
+        ("late", "requests"): steady(100),
+    }
+    during = {
+        ("web", "latency"): now(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 0.4),
+        ("lb", "requests"): now(100, 99, 100, 101, 100, 100),
+        ("job", "requests"): [point for n, point in enumerate(now(*[100] * 9)) if n in (0, 1, 4, 5)],
+        ("late", "requests"): now(*[100] * 8),
+    }
+    ranked = rank(normal, during, ("web", "latency"))
+    assert {one.entity for one in ranked if one.changes} == {"web", "lb"}
+    assert found(ranked, "lb").changes[0].now == 0
+    during = {name: points[6:] if name[0] == "web" else points for name, points in during.items()}
+    normal = {**normal, ("gone", "requests"): steady(100, begin=NOW - 94 * STEP)}
+    gone = found(rank(normal, during, ("web", "latency")), "gone")
+    assert gone.why.startswith("requests is 0, normally 9")
+
+
+def test_a_quiet_hour_of_few_requests_is_no_fall() -> None:
+    chance = random.Random(5)
+
+    def few(begin: float, count: int, mean: float) -> list[Point]:
+        """Requests as they come by chance."""
+        return [
+            (begin + STEP * n, float(sum(chance.random() < mean / 1000 for _ in range(1000)))) for n in range(count)
+        ]
+
+    names = [(f"p{number}", "requests") for number in range(20)]
+    normal = {("web", "latency"): steady(0.1), **{name: few(PAST, 150, 4 + n) for n, name in enumerate(names)}}
+    during = {("web", "latency"): now(0.1, 0.1, 0.4, 0.4), **{name: few(NOW, 4, 3 + n) for n, name in enumerate(names)}}
+    ranked = rank(normal, during, ("web", "latency"))
+    assert max(change.score for one in ranked if one.entity != "web" for change in one.changes or ()) < 1.5
 
 
 def test_a_circle_of_calls_ends() -> None:

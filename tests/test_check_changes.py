@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
+from blocks.channels.resolver import ChannelCache
+from blocks.dependencies import SavedDependencies, ServiceDependencies
+from blocks.prefect_api import BlockSource, SavedBlock
 from blocks.prometheus.client import PrometheusClient
 from orchestration.contracts import Change, CheckResult, StageContext, Target
 from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.prometheus import Sample, Series
+from orchestration.store.database import Database
+from orchestration.store.encrypted_cache import EncryptedCache
 from tasks.check.changes import MAX_CHANGES, find_changes
 from tasks.check.checkers.base import Subject
 from tasks.check.stage import CheckConfig, check, read_calls
@@ -36,6 +42,11 @@ def steady(value: float) -> Values:
 def lately(usual: float, now: float, *, minutes: float = 6) -> Values:
     begin = datetime.now(UTC).timestamp() - 60 * minutes
     return lambda moment: steady(now if moment >= begin else usual)(moment)
+
+
+def until_lately(value: float) -> Values:
+    """A series that has ended a few minutes ago."""
+    return lately(value, math.nan)
 
 
 @dataclass
@@ -60,7 +71,10 @@ class Known:
         count = int((end - start).total_seconds() / step_seconds) + 1
         times = [start.timestamp() + step_seconds * number for number in range(count)]
         return [
-            Series({"instance": instance, "job": job, "metric": metric}, [(one, values(one)) for one in times])
+            Series(
+                {"instance": instance, "job": job, "metric": metric},
+                [(one, value) for one in times if not math.isnan(value := values(one))],
+            )
             for (instance, job, metric), values in self.series.items()
             if f'"metric", "{metric}"' in expression
         ]
@@ -97,6 +111,38 @@ async def test_the_series_that_left_their_past_are_found_with_numbers_and_times(
     assert 0.15 < change.low < change.high < 0.25
     assert change.since is not None
     assert abs(change.since - (datetime.now(UTC) - timedelta(minutes=6))) < timedelta(minutes=2)
+
+
+@pytest.mark.parametrize("minutes", [3, 9, 25, 40, 300])
+async def test_a_change_is_found_however_long_ago_the_trouble_began(minutes: float) -> None:
+    known = Known({("db-77:9100", "node", "node_load1"): lately(1, 40, minutes=minutes)})
+    began = datetime.now(UTC) - timedelta(minutes=minutes - 1)
+    subject = replace(about("db-77", job="node"), alerts=[an_alert(started_at=began)])
+    (found,) = await find_changes(known, subject)
+    assert found.metric == "node_load1"
+    assert found.low < 1.1 < 30 < found.now
+
+
+async def test_traffic_that_falls_away_or_ends_is_a_change() -> None:
+    known = Known({
+        ("lb-1:80", "lb", "http_requests_total"): lately(100, 0),
+        ("lb-2:80", "lb", "http_requests_total"): until_lately(100),
+        ("lb-3:80", "lb", "http_requests_total"): steady(100),
+    })  # fmt: skip
+    changes = await find_changes(known, about("lb-1", job="lb"))
+    assert {change.entity: change.now for change in changes} == {"lb-1:80": 0, "lb-2:80": 0}
+    assert all(95 < change.low < change.high < 105 for change in changes)
+
+
+async def test_an_instance_that_a_rollout_replaces_is_no_change() -> None:
+    begin = datetime.now(UTC).timestamp() - 60 * 8
+    known = Known({
+        ("web-old:80", "web", "http_requests_total"): until_lately(100),
+        ("web-new:80", "web", "http_requests_total"): lambda moment: 100 if moment > begin else math.nan,
+        ("lb-1:80", "lb", "http_requests_total"): until_lately(100),
+    })  # fmt: skip
+    (change,) = await find_changes(known, about("web-old", job="web"))
+    assert change.entity == "lb-1:80"
 
 
 async def test_what_a_job_depends_on_is_looked_at_and_comes_first_if_it_explains_it() -> None:
@@ -166,10 +212,80 @@ def test_a_file_of_dependencies_that_is_wrong_is_no_dependency(
     (tmp_path / "calls.csv").write_text("caller,callee\nweb,db\n")
     (tmp_path / "wrong.csv").write_text("a,b\n")
     assert read_calls(str(tmp_path / "calls.csv")) == [("web", "db")]
-    assert read_calls(None) == ()
     for name in ("wrong.csv", "missing.csv"):
         assert read_calls(str(tmp_path / name)) == ()
     assert caplog.text.count("CHANGES_DEPENDENCIES_FILE cannot be used") == 2
+
+
+@dataclass
+class Blocks:
+    """The saved blocks, from a Prefect that may be down."""
+
+    found: list[SavedBlock] | Exception
+    asked: int = 0
+
+    async def __call__(self) -> list[SavedBlock]:
+        self.asked += 1
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def dependencies_block(calls: Any, name: str = "default") -> SavedBlock:
+    return SavedBlock(name=name, slug=ServiceDependencies.get_block_type_slug(), data={"calls": calls})
+
+
+DB_IS_SLOW = {
+    ("web-1:80", "web", "latency_seconds_mean"): lately(0.1, 0.9),
+    ("db-1:80", "db", "latency_seconds_mean"): lately(0.05, 0.85),
+}
+
+
+async def page_about_web(services: Services, channel: Any, source: BlockSource, **settings: Any) -> str:
+    """What the page says has changed, where these blocks are saved."""
+    started = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    changed = services.settings.model_copy(update={"checkers_enabled": ("prometheus",), **settings})
+    known = Known(DB_IS_SLOW)
+    with_blocks = replace(services, prometheus=known, settings=changed, dependencies=SavedDependencies(source))
+    await push(with_blocks, startsAt=started, labels={"alertname": "Slow", "instance": "web-1", "job": "web"})
+    facts = {fact.label: fact.value for fact in channel.messages[-1].facts}
+    return facts["Changed"]
+
+
+async def test_a_block_says_what_a_job_depends_on(services: Services, channel: Any, database: Database) -> None:
+    prefect = Blocks([dependencies_block({"web": ["db"]}), dependencies_block({"web": ["far"]}, "other")])
+    cache = ChannelCache(EncryptedCache(database), Fernet.generate_key(), source=prefect)
+    assert (await page_about_web(services, channel, cache)).startswith("latency_seconds_mean of db-1:80 0.8")
+    prefect.found = Unavailable("Prefect does not answer")
+    await cache.refresh()
+    asked = prefect.asked
+    assert "of db-1:80" in await page_about_web(services, channel, cache)
+    assert prefect.asked == asked
+
+
+async def test_the_file_comes_before_the_block(services: Services, channel: Any, tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text("caller,callee\nweb,db\n")
+    prefect = Blocks([])
+    file = str(tmp_path / "calls.csv")
+    said = await page_about_web(services, channel, prefect, changes_dependencies_file=file)
+    assert said.startswith("latency_seconds_mean of db-1:80")
+    assert prefect.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "logged"),
+    [
+        ([dependencies_block(["web"])], "The service-dependencies block 'default' is broken: calls: "),
+        ([dependencies_block({"web": "db"})], "is broken: calls.web: "),
+        ([dependencies_block({"web": ["db"] * 10_001})], "is broken: calls: it may have 10,000 pairs"),
+        (Unavailable("Prefect does not answer"), "who depends on whom is not known: Prefect does not answer"),
+    ],
+)
+async def test_a_block_that_is_broken_or_unknown_is_no_dependency(
+    found: list[SavedBlock] | Exception, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await SavedDependencies(Blocks(found))() == ()
+    assert logged in caplog.text
 
 
 @needs_prometheus

@@ -325,3 +325,38 @@ def test_all_that_is_strange_with_one_neighbour_is_one_dependency() -> None:
 )
 def test_how_much_is_asked_is_traffic_and_how_much_is_held_is_not(metric: str, topic: Topic) -> None:
     assert topic_of_metric(metric) is topic
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "topic"),
+    [
+        ("DiskReadsSlow", "The disk is not full, memory is not the problem; reads take 800 ms", Topic.DISK),
+        ("OrdersPerMinuteLow", "Only 3 orders per minute, normally 140. Disk and CPU are fine.", None),
+        ("HighLatency", "Memory of db-77 is 91 % used. CPU is 12 %. The disk is not full.", Topic.MEMORY),
+        ("LoginsFail", "3400 failed logins; process memory of the attackers unknown", None),
+        ("CheckoutSlow", "Memory OK, disk OK, but connections to db-1 are exhausted", Topic.CONNECTIONS),
+        ("DiskLow", "Disk has 4 % left", Topic.DISK),
+        ("ProcessGone", "Process asterisk is not running", Topic.PROCESS),
+        ("WriteFailed", "write: no space left on device", Topic.DISK),
+        ("BGPPeerDown", "Session with 192.0.2.7 is down", Topic.NETWORK),
+    ],
+)
+def test_what_an_alert_says_is_well_is_not_the_cause(name: str, says: str, topic: Topic | None) -> None:
+    assert diagnosis(alert(name, says, host="db-77")).topic is topic
+
+
+@pytest.mark.parametrize("checker", ["tcp", "http", "cpu", "memory"])
+def test_a_firing_alert_about_something_that_nobody_looked_at_is_not_healthy(checker: str) -> None:
+    check = seen(**{checker: OK})
+    assert not diagnosis(alert("InvoicesNotSent", "214 invoices have not been sent", host="web-1"), check=check).healthy
+
+
+def test_a_look_of_a_moment_is_no_sure_sign_that_all_is_well() -> None:
+    found = diagnosis(alert("HighCPU", host="web-1"), check=seen(cpu=OK, memory=OK))
+    assert (found.healthy, found.confidence) == (True, 0.5)
+
+
+def test_that_something_was_changed_before_is_no_proof() -> None:
+    found = diagnosis(alert("ErrorsHigh", service="web"), events=[deploy(2)] * 5)
+    assert found.topic is Topic.DEPLOY
+    assert found.confidence <= 0.6

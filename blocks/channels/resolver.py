@@ -21,6 +21,7 @@ from blocks.analysis_model import AnalysisModel, known_models
 from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
 from blocks.channels.prefects import CAPABILITY, SLUGS, AnyChannel, prefects_channel
+from blocks.dependencies import ServiceDependencies
 from blocks.prefect_api import BlockSource, SavedBlock, read_blocks_with, read_saved_blocks
 from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
@@ -38,12 +39,12 @@ _BY_SLUG = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()
 _SAVED_BLOCKS = TypeAdapter(list[SavedBlock])
 
 
-_OTHERS = (AnalysisModel.get_block_type_slug(),)
+_OTHERS = (AnalysisModel.get_block_type_slug(), ServiceDependencies.get_block_type_slug())
 """The types of blocks of ours that are no channels. They are read and cached together with the channels."""
 
 
 async def read_channel_blocks() -> list[SavedBlock]:
-    """The blocks saved in Prefect that a run may need, sorted by name: our channels and models, then Prefect's own.
+    """The blocks saved in Prefect that a run may need, sorted by name: what is ours, then Prefect's own.
 
     Raises:
         PrefectUnavailable: Prefect's API does not answer.

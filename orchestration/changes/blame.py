@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from orchestration.changes.evidence import Shown
 from orchestration.changes.series import Kind
+from orchestration.changes.shown import Shown
 
 Dependency = tuple[str, str]
 """A caller, and whom it calls."""
+
+DependencySource = Callable[[], Awaitable[Sequence[Dependency]]]
+"""Finds who depends on whom in this installation. It raises nothing: without an answer nothing is known."""
 
 _HOPS = 30
 _SMALLEST = 1e-4

@@ -96,6 +96,24 @@ def concerns(event: ChangeEvent, labels: Iterable[tuple[str, str]], environment:
     return not parts or bool({_part_of(value) for value in parts} & there)
 
 
+_FAILED = re.compile(r"\b(?:fail(?:ed|ure)?|cancel(?:l?ed)?|error|timed out|aborted|skipped|rejected)\b", re.IGNORECASE)
+_AT_ONCE = timedelta(seconds=10)
+"""What was done within the last seconds before an alert, or after it, has hardly made its rule fire."""
+
+
+def likelihood(event: ChangeEvent, began_at: datetime, window: timedelta) -> float:
+    """How likely it is, by its time and its outcome alone, that an event caused what began at this moment: from 0 to 1.
+
+    The nearer before it, the likelier; less if it came at the same moment, or if it says that it failed. Outside of the
+    window it is 0.
+    """
+    before = began_at - event.at
+    if not timedelta(minutes=-1) <= before < window:
+        return 0.0
+    near = 1 - max(before, timedelta()) / window
+    return near * (0.5 if before < _AT_ONCE else 1.0) * (0.4 if _FAILED.search(event.title) else 1.0)
+
+
 def moment_of(value: object, now: datetime, name: str) -> datetime:
     """A time in a body: Unix seconds or milliseconds, or ISO 8601; now if it is None.
 

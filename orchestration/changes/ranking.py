@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from orchestration.changes.blame import Dependencies, Dependency, divide_blame
 from orchestration.changes.deviations import Deviation, deviations, trouble_of
-from orchestration.changes.evidence import Shown
 from orchestration.changes.series import Name, Range, Table, clean
+from orchestration.changes.shown import Shown
 from orchestration.changes.words import reason
 from orchestration.contracts import Change
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, log
 from statistics import median
 
 Point = tuple[float, float]
@@ -28,6 +28,10 @@ _LARGEST = 1e100
 """What is larger measures nothing, and its square is no number any more."""
 _SMALLEST_SHARE = 0.01
 """A change of less than a hundredth of the usual value is none, however steady the series has been."""
+_FAR = 10.0
+"""The deviation of a series that has always been 0 and is not, and of one that falls to nothing."""
+_NOTHING = 0.1
+"""A fall ends at this part of the half-width: of a series that varies as much as it is large, 0 may be chance."""
 
 
 class Kind(StrEnum):
@@ -66,6 +70,11 @@ def kind_of(metric: str) -> Kind:
 def direction_of(kind: Kind) -> int:
     """Where the trouble lies: 1 above the normal range, -1 below, 0 on either side."""
     return {Kind.LATENCY: 1, Kind.FAILURES: 1, Kind.USE: 1, Kind.SUCCESS: -1}.get(kind, 0)
+
+
+def can_fall(kind: Kind) -> bool:
+    """Whether a series that falls to a fraction of its usual values is news, as of traffic: it is not used any more."""
+    return kind in (Kind.TRAFFIC, Kind.USE, Kind.OTHER)
 
 
 def clean(points: Sequence[Point]) -> Sequence[Point]:
@@ -120,7 +129,18 @@ class Range:
 
     def in_units(self, distance: float) -> float:
         """A distance in units. Of a series that has always been 0, any distance is far."""
-        return distance / self.unit if self.unit else (10.0 if distance else 0.0)
+        return distance / self.unit if self.unit else (_FAR if distance else 0.0)
+
+    def fall(self, value: float, before: float) -> float:
+        """How far a value has fallen below `before`, in units of a logarithmic scale; 0 unless it has halved.
+
+        What is never below 0 can fall no further than its own size, which may be few of the usual units.
+        """
+        left = max(value, _NOTHING * self.unit)
+        if self.low <= 0 or left <= 0 or value * 2 > before or before <= left:
+            return 0.0
+        width = max((log(self.high) - log(self.low)) / 2, _SMALLEST_SHARE)
+        return min((log(before) - log(left)) / width, _FAR)
 
 
 def range_of(values: Iterable[float]) -> Range | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from orchestration.changes.deviations import Deviation
-from orchestration.changes.evidence import Shown
+from orchestration.changes.shown import Shown
 
 
 def reason(shown: Shown, entity: str, blame: Mapping[str, float]) -> str:

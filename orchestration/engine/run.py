@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from orchestration.alert import Alert, Incident
 from orchestration.analysis import AnalysisProvider, ModelSource, PendingAnswers, ReadOnlyTools
+from orchestration.changes.blame import DependencySource
 from orchestration.contracts import Contract, StageContext, StageError
 from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.engine.waits import Waits
@@ -163,6 +164,8 @@ class Services:
     """Finds the policy. None means that the default channels are notified here."""
     prometheus: PrometheusFinder | None = None
     """Finds the Prometheus that alerts are checked with. None means that there is none here."""
+    dependencies: DependencySource | None = None
+    """Finds who depends on whom, where no file says it. None means that nothing does."""
     models: ModelSource | None = None
     """Finds the models that analyze. None means that only `analysis` does."""
     tools: ReadOnlyTools | None = None

@@ -106,7 +106,22 @@ async def changes_of(
 
 _EPISODES = text(
     """
-    select incident.id, incident.opened_at, coalesce(incident.resolved_at, incident.closed_at) as ended_at,
+    (select ended.incident_id as id, began.at as opened_at, ended.at as ended_at, ended.details->>'by' as ended_by,
+        array(select details->>'text' from history where incident_id = :id and event = :note
+            and at between began.at and reopened.at order by id desc limit :notes) as notes
+    from history as ended
+    cross join lateral (
+        select at from history where incident_id = :id and id < ended.id
+            and event in ('incident_opened', 'incident_reopened') order by id desc limit 1
+    ) as began
+    cross join lateral (
+        select at from history where incident_id = :id and id > ended.id and event = 'incident_reopened'
+        order by id limit 1
+    ) as reopened
+    where ended.incident_id = :id and ended.event in ('incident_resolved', 'incident_expired')
+    order by ended.id desc limit :episodes)
+    union all
+    (select incident.id, incident.opened_at, coalesce(incident.resolved_at, incident.closed_at) as ended_at,
         (select details->>'by' from history where incident_id = incident.id and event = 'incident_resolved'
             order by id desc limit 1) as ended_by,
         array(select details->>'text' from history where incident_id = incident.id and event = :note
@@ -114,14 +129,15 @@ _EPISODES = text(
     from incident
     where incident_key = (select incident_key from incident where id = :id)
         and environment = (select environment from incident where id = :id) and id < :id
-    order by id desc limit :episodes
+    order by incident.id desc limit :episodes)
+    limit :episodes
     """
 )
 
 
 async def earlier_episodes(tx: AsyncConnection, incident: Incident) -> list[Episode]:
-    """The earlier incidents with the same key in the same environment, the newest first: when, how long, and how each
-    ended."""
+    """When it was like this before, the newest first, and how each time ended: before this incident was reopened, and
+    the earlier incidents with its key in its environment."""
     values = {"id": int(incident.id), "note": NOTE, "notes": _MOST_NOTES, "episodes": _MOST_EPISODES}
     return [
         Episode(

@@ -30,6 +30,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 
 from blocks.analysis_model import AnalysisModel
 from blocks.channels import CHANNELS
+from blocks.dependencies import ServiceDependencies
 from blocks.prometheus.source import PrometheusSource
 from orchestration.errors import BadSetting
 from orchestration.signals import logger
@@ -105,7 +106,7 @@ async def register(client: PrefectClient, *, canary: bool = False) -> None:
     await asyncio.gather(*(ensure(client, deployment) for deployment in wanted_deployments()))
     if canary:
         await _switch_on(client, CANARY)
-    for block_type in (*CHANNELS.values(), AnalysisModel, PrometheusSource):
+    for block_type in (*CHANNELS.values(), AnalysisModel, PrometheusSource, ServiceDependencies):
         await block_type.aregister_type_and_schema(client=client)
     logger.info("Prefect knows the work pool %s and the deployments", POOL_NAME)
 

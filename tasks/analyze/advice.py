@@ -37,6 +37,8 @@ class Findings:
     """What stands out beside the target, such as a service that it depends on."""
     event: ChangeEvent | None = None
     """The change that people made which is probably the cause."""
+    is_replica: bool = False
+    """Whether the alert speaks of a copy of a database that is behind."""
     processes: Sequence[ProcessUse] = ()
     path: str = ""
     """The file system or folder that the alert names."""
@@ -61,7 +63,9 @@ class Findings:
         """Commands that are run on the target. For another host, or a service, they say so."""
         if self.target.is_own:
             return list(commands)
-        where = f"on {self.place}" if self.place else f"where {self.service} runs" if self.service else "on its host"
+        where = f"on {self.place}" if self.place else f"where {self.service} runs" if self.service else ""
+        if not where:
+            return []  # nobody knows where
         return [f"{where}: {command}" for command in commands]
 
 
@@ -211,8 +215,10 @@ def _connections(findings: Findings) -> list[Recommendation]:
 
 
 def _backlog(findings: Findings) -> list[Recommendation]:
-    consumers = "See whether the consumers of the queue run, and what they wait for"
-    return [_advice(Topic.BACKLOG, HIGH, consumers, _found(findings))]
+    what = "See whether the consumers of the queue run, and what they wait for"
+    if findings.is_replica:
+        what = "See whether the replica still follows, and what holds it back: a long query, its disk, or the network"
+    return [_advice(Topic.BACKLOG, HIGH, what, _found(findings))]
 
 
 def _deploy(findings: Findings) -> list[Recommendation]:

@@ -14,8 +14,9 @@ from itertools import islice
 from textwrap import shorten
 from typing import TypeVar
 
-from orchestration.alert import Alert, first_start
+from orchestration.alert import Alert, Severity, first_start
 from orchestration.analysis import AnalysisInput
+from orchestration.changes.events import likelihood
 from orchestration.contracts import (
     Change,
     ChangeEvent,
@@ -37,6 +38,7 @@ from tasks.analyze.topics import (
     topic_of_metric,
     topics_in,
     topics_in_errors,
+    without_denied,
     words_of,
 )
 
@@ -72,6 +74,9 @@ _RIVAL = 0.45
 _MAX_BY_WORDS, _MAX = 0.45, 0.95
 """The most confidence if only the alert's own words speak for it, and at all."""
 
+_MAX_BY_TIME = 0.6
+"""The most confidence if all that speaks for it is that somebody changed something before: that is no proof."""
+
 _MAX_UNREACHABLE = 0.55
 """The most confidence that it is the network if all that was seen is that nobody answers: the host may be down."""
 
@@ -81,7 +86,8 @@ _SURELY = 2.4
 """The weight from which one piece of evidence for a root explains a symptom: a critical check, a deploy just before."""
 
 _HEALTHY_BY_EXPRESSION, _HEALTHY_BY_TOPIC, _HEALTHY = 0.8, 0.7, 0.5
-"""The confidence that all is well: by the alert's own expression, by a check of its topic, by any check."""
+"""The confidence that all is well: by the alert's own expression, by a check of its topic, by less, such as a look that
+lasts a moment, or any check where nothing speaks of trouble, or what was strange is over."""
 
 _UNKNOWN = 0.1
 
@@ -257,6 +263,8 @@ def _confidence(weight: float, rival: float, votes: Sequence[_Vote]) -> float:
     most = _MAX
     if all(vote.by_words for vote in votes):
         most = _MAX_BY_WORDS
+    elif all(vote.by_words or vote.event for vote in votes):
+        most = _MAX_BY_TIME
     elif votes[0].topic is Topic.NETWORK and all(vote.by_words or vote.from_outside for vote in votes):
         most = _MAX_UNREACHABLE
     return round(min(sure, most), 2)
@@ -279,7 +287,8 @@ def _of_words(case: _Case) -> Iterator[_Vote]:
     cites = "alert-1" if "alert-1" in case.evidence else ""
     identities = sorted(_identities(alerts), key=len, reverse=True)
     for weight, texts in ((_NAME, names), (_DESCRIPTION, says), (_LABEL, labels)):
-        for topic, clarity in topics_in(_without(text, identities) for text in texts).items():
+        said = (without_denied(_without(text, identities)) for text in texts)
+        for topic, clarity in topics_in(said).items():
             yield _Vote(topic=topic, weight=weight * clarity, cites=cites, by_words=True)
     for topic in topics_in_errors(names | says):
         yield _Vote(topic=topic, weight=_ERROR, cites=cites, by_words=True)
@@ -360,10 +369,9 @@ def _is_up(change: Change) -> bool:
 def _of_events(case: _Case) -> Iterator[_Vote]:
     began = case.began_at
     for number, event in case.events:
-        before = began - event.at if began is not None else EVENT_WINDOW
         concerned = not event.labels or any(_concerns(value, case.names) for value in event.labels.values())
-        if concerned and words_of(event.kind) & _MADE and timedelta(minutes=-1) <= before < EVENT_WINDOW:
-            weight = _EVENT * (1 - max(before, timedelta()) / EVENT_WINDOW)
+        weight = _EVENT * likelihood(event, began, EVENT_WINDOW) if began is not None else 0.0
+        if concerned and weight and words_of(event.kind) & _MADE:
             yield _Vote(topic=Topic.DEPLOY, weight=weight, cites=number, event=event)
 
 
@@ -397,14 +405,16 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
         return None
     by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
     alone = not case.given.alerts and case.given.incident is None
-    outside = not topics or topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
-    confidence = _HEALTHY
+    outside = bool(topics) and topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
+    of_topic = {check.name for _, check in checks if topic_of_check(check) in topics}
     if by_expression or alone:
         confidence = _HEALTHY_BY_EXPRESSION
-    elif any(topic_of_check(check) in topics for _, check in checks) or (outside and by_topic):
-        confidence = _HEALTHY_BY_TOPIC
-    elif topics:
+    elif of_topic or (outside and by_topic):
+        confidence = _HEALTHY if of_topic == {"cpu"} else _HEALTHY_BY_TOPIC
+    elif topics or (_speaks_of_trouble(case) and not any(change.until for _, change in case.changes)):
         return None  # what was looked at is not what the alert is about
+    else:
+        confidence = _HEALTHY
     cites = [*dict.fromkeys([*by_expression, *by_topic, *(number for number, _ in checks)])][:_MAX_CITED]
     quotes = [case.evidence[number].says for number in cites]
     says = f"Nothing is wrong there now: {'; '.join(quotes)}"
@@ -413,10 +423,14 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
 
 
+def _speaks_of_trouble(case: _Case) -> bool:
+    return any(alert.firing and alert.severity is not Severity.INFO for alert in case.given.alerts)
+
+
 def _is_about(check: Check, topics: set[Topic]) -> bool:
     """Whether what Prometheus says can be the alert's own expression. Its host's figures of other topics are not."""
     topic = topic_of_check(check)
-    return topic is None or not topics or topic in topics
+    return topic is None or topic in topics
 
 
 def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:

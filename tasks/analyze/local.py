@@ -27,6 +27,7 @@ LOOK_TIMEOUT_SECONDS = 0.25
 _WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "win32"})
 _PATH = re.compile(r"(?<![\w/:.])/(?:[\w@+-][\w.@+-]*/?){0,12}(?![\w/])")
 _FAILING = re.compile(r"raid|\bsmart\b|mdadm|degraded|i/?o errors?|bad sectors?|predictive failure", re.IGNORECASE)
+_REPLICA = re.compile(r"replica|standby|secondary|seconds[ _]behind", re.IGNORECASE)
 _READ = 2000
 _MAX_ALERTS = 100
 _TITLE_CHARACTERS = 100
@@ -49,15 +50,16 @@ class LocalAnalysis:
         checks = case.check.checks if case.check else []
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
         name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
-        windows = _is_windows(case)
+        said = " ".join(f"{alert.name} {alert.description}"[:_READ] for alert in case.alerts[:1])
         known = Findings(
             target=target,
             name=name,
-            is_windows=windows,
+            is_windows=_is_windows(case),
             about=diagnosis.about,
             event=diagnosis.event,
             path="" if target.is_own else _named_path(case),
-            is_failing=any(_FAILING.search(f"{alert.name} {alert.description}"[:_READ]) for alert in case.alerts[:1]),
+            is_failing=_FAILING.search(said) is not None,
+            is_replica=_REPLICA.search(said) is not None,
             check=check,
         )
         findings = await _look(case, diagnosis.topic, known) if target.is_own else known

@@ -175,6 +175,37 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+_CLAUSES = re.compile(r"[.;,!?](?=\s|$)|\n|\bbut\b|\bwhile\b|\balthough\b", re.IGNORECASE)
+_WELL = re.compile(
+    r"\b(?:fine|ok(?:ay)?|normal|healthy|unaffected|within limits)\b"
+    r"|(?:\bnot|n[’']t|\bnever|\bno) (?:\w+ ){0,2}"
+    r"(?:full|high|low|problem|issue|cause|affected|overloaded|exhausted|short)\b"
+    r"|\bunknown\b",
+    re.IGNORECASE,
+)
+_USED = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d+)?) ?(?:%|percent\b)", re.IGNORECASE)
+_SCARCE = re.compile(
+    r"\b(?:free|left|available|remaining|idle|below|less|under|only|lost|loss|errors?|drops?|rate)\b|<", re.IGNORECASE
+)
+_HALF = 50.0
+
+
+def without_denied(text: str) -> str:
+    """A text without the clauses that say that something is well: the disk is not full, CPU is 12 %."""
+    return ". ".join(clause for clause in _CLAUSES.split(text[:_MAX_CHARACTERS]) if not _is_denied(clause))
+
+
+def _is_denied(clause: str) -> bool:
+    if _WELL.search(clause):
+        return True
+    used = [float(share) for share in _USED.findall(clause)]
+    return bool(used) and max(used) < _HALF and not _SCARCE.search(clause) and len(clause.split()) <= _FEW_WORDS
+
+
+_FEW_WORDS = 8
+"""A clause with a low share is about nothing else if it is short."""
+
+
 def topics_in(texts: Iterable[str]) -> dict[Topic, float]:
     """The topics that the texts name: 1 if a clear word names it, 0.5 if only a vague word does."""
     words = frozenset[str]().union(*(words_of(text) for text in texts))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from orchestration.alert import Alert
+from orchestration.alert import Alert, first_start
 from orchestration.changes.blame import Dependencies, Dependency
 from orchestration.changes.deviations import Deviation, Trouble, deviations
 from orchestration.changes.ranking import change_of, rank
@@ -34,6 +34,7 @@ _CLEAR = 1.5
 _DAY, _DAY_STEP = timedelta(days=1), 600.0
 _LATELY, _STEP = timedelta(minutes=30), 60.0
 _LONGEST_TROUBLE = timedelta(minutes=10)
+"""The part of a long trouble that is looked at: how it is now."""
 _RATE = "5m"
 
 _NEVER = re.compile(
@@ -60,6 +61,7 @@ async def find_changes(prometheus: Prometheus, subject: Subject) -> list[Change]
     """
     now = datetime.now(UTC)
     began, target = _began_at(subject.alerts, now), subject.target
+    shows = max(began, now - _LONGEST_TROUBLE)
     if target is None:
         return []
     read = await asyncio.gather(*(_read(prometheus, one, now, began) for one in _selectors(target, subject.calls)))
@@ -68,7 +70,8 @@ async def find_changes(prometheus: Prometheus, subject: Subject) -> list[Change]
         known.past.update(one.past)
         known.lately.update(one.lately)
         known.jobs.update(one.jobs)
-    return await in_own_thread(_strangest, known, target, subject.calls, (began.timestamp(), now.timestamp()))
+    times = (began.timestamp(), shows.timestamp(), now.timestamp())
+    return await in_own_thread(_strangest, known, target, subject.calls, times)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,9 @@ class _Known:
 
 
 def _began_at(alerts: Sequence[Alert], now: datetime) -> datetime:
-    """Since when the trouble shows: since the alerts began, but within the last minutes, which are compared."""
-    starts = [alert.started_at for alert in alerts if alert.firing and alert.started_at]
-    earliest = min(starts, default=now)
-    return min(max(earliest, now - _LONGEST_TROUBLE), now - timedelta(seconds=2 * _STEP))
+    """Since when there is trouble: since the alerts began, within the last day, and for two steps at least."""
+    earliest = first_start(alert for alert in alerts if alert.firing) or now
+    return min(max(earliest, now - _DAY), now - timedelta(seconds=2 * _STEP))
 
 
 def _selectors(target: Target, calls: Sequence[Dependency]) -> list[str]:
@@ -127,8 +129,11 @@ async def _read(prometheus: Prometheus, selector: str, now: datetime, began: dat
     long, recent = _named(past), _named(lately)
     # The minutes before the trouble are past too: a young Prometheus has no other.
     end = before.timestamp()
-    before_it = {name: [*long.get(name, ()), *(one for one in recent[name] if one[0] < end)] for name in recent}
-    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in lately})
+    before_it = {
+        name: [*long.get(name, ()), *(one for one in recent.get(name, ()) if one[0] < end)]
+        for name in dict.fromkeys([*recent, *long])
+    }
+    return _Known(before_it, recent, {_entity(one.labels): one.labels.get("job", "") for one in (*past, *lately)})
 
 
 def _named(found: Sequence[RangeOfSeries]) -> Series:
@@ -165,12 +170,20 @@ def _parts(names: Sequence[str], selector: str) -> dict[str, str]:
 
 
 def _strangest(
-    known: _Known, target: Target, calls: Sequence[Dependency], trouble: tuple[float, float]
+    known: _Known, target: Target, calls: Sequence[Dependency], trouble: tuple[float, float, float]
 ) -> list[Change]:
-    began, now = trouble
+    """The changes of a trouble: since when there is trouble, since when it is looked at, and now."""
+    began, shows, now = trouble
     first = min((points[0][0] for points in known.lately.values() if points), default=began)
-    times = Trouble(((began, now),), ((first, began - _STEP),), _STEP)
-    found = [one for one in deviations(known.past, known.lately, times) if one.strength >= _CLEAR and one.normal]
+    # Of an old trouble the last half hour has no minute that was well.
+    well = ((first, began - _STEP),) if first < began - _STEP else ()
+    times = Trouble(((shows, now),), well, _STEP)
+    replaced = _replaced(known, first)
+    found = [
+        one
+        for one in deviations(known.past, known.lately, times)
+        if one.strength >= _CLEAR and one.normal and one.name[0] not in replaced
+    ]
     found.sort(key=lambda one: (-one.strength * _WEIGHTS.get(kind_of(one.name[1]), 1.0), one.name))
     order = _causes_first(known, target, calls, found)
     found.sort(key=lambda one: order.get(one.name[0], len(order)))
@@ -181,6 +194,19 @@ def _strangest(
         if taken[one.name[0]] <= _MOST_OF_ONE:
             chosen.append(one)
     return [change_of(one) for one in chosen[:MAX_CHANGES]]
+
+
+def _replaced(known: _Known, first: float) -> set[str]:
+    """The entities that have ended, of jobs that have a new one: a rollout replaces instances all the time."""
+    ends: dict[str, float] = {}
+    begins: dict[str, float] = {}
+    for (entity, _), points in (*known.past.items(), *known.lately.items()):
+        if points:
+            ends[entity] = max(ends.get(entity, points[-1][0]), points[-1][0])
+            begins[entity] = min(begins.get(entity, points[0][0]), points[0][0])
+    latest = max(ends.values(), default=first)
+    new = {known.jobs.get(entity) for entity, begin in begins.items() if begin > first + _STEP}
+    return {entity for entity, end in ends.items() if end < latest - 2 * _STEP and known.jobs.get(entity) in new}
 
 
 def _causes_first(

@@ -12,6 +12,7 @@ from typing import Self, cast
 from pydantic import Field, JsonValue
 
 from orchestration.alert import Alert
+from orchestration.changes.blame import DependencySource
 from orchestration.changes.csv_input import read_dependencies
 from orchestration.contracts import ALL_CLEAR, Change, Check, CheckResult, CheckStatus, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
@@ -218,7 +219,7 @@ async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
         settings,
         names=allowed if names is None else names,
         configs={**(_usable(rule) if rule else {}), **options.checker_configs, **own.checker_configs},
-        subject=await subject_of(run.alerts, settings, run.services.prometheus),
+        subject=await subject_of(run.alerts, settings, run.services.prometheus, run.services.dependencies),
     )
     not_allowed = {name: _why_not(name) for name in (rule.checkers if rule else ()) if name not in allowed}
     return replace(config, left_out={**config.left_out, **not_allowed})
@@ -252,11 +253,18 @@ def _usable(rule: CheckRule) -> dict[str, Mapping[str, object]]:
 
 
 async def subject_of(
-    alerts: Sequence[Alert], settings: Settings, prometheus: PrometheusFinder | None = None
+    alerts: Sequence[Alert],
+    settings: Settings,
+    prometheus: PrometheusFinder | None = None,
+    dependencies: DependencySource | None = None,
 ) -> Subject:
     """What the checks of a run with these alerts are about, and what they may connect to."""
     own = await in_daemon_thread(OwnHost.read)
-    calls = await in_daemon_thread(read_calls, settings.changes_dependencies_file) if prometheus else ()
+    file, calls = settings.changes_dependencies_file, ()
+    if prometheus and file is not None:
+        calls = await in_daemon_thread(read_calls, file)
+    elif prometheus and dependencies:
+        calls = await dependencies()
     return Subject(
         target=target_of(alerts, own),
         own_name=own.name,
@@ -267,10 +275,8 @@ async def subject_of(
     )
 
 
-def read_calls(file: str | None) -> Sequence[tuple[str, str]]:
+def read_calls(file: str) -> Sequence[tuple[str, str]]:
     """Who depends on whom, from CHANGES_DEPENDENCIES_FILE. What is wrong with it is logged: no check fails for it."""
-    if file is None:
-        return ()
     try:
         return read_dependencies(Path(file).read_bytes(), file)
     except (OSError, BadInput) as error:

@@ -7,12 +7,15 @@ from datetime import datetime, timedelta
 from itertools import chain, islice, zip_longest
 
 from orchestration.alert import AlertStatus, latest_start
+from orchestration.changes.events import likelihood
 from orchestration.contracts import Change, ChangeEvent
 from orchestration.redaction import one_line
 from tasks.notify.subject import MessageSubject
 
 _SHOWN = 3
 _ABOUT_NOW = timedelta(minutes=1)
+_WINDOW = timedelta(hours=1)
+"""What was done earlier is shown in the order of its time."""
 
 
 def changed(subject: MessageSubject) -> str:
@@ -20,7 +23,8 @@ def changed(subject: MessageSubject) -> str:
     if subject.status is not AlertStatus.FIRING:
         return ""
     began_at = _began_at(subject)
-    events = [_of_event(event, began_at) for event in subject.changes[:_SHOWN]]
+    likeliest = sorted(subject.changes, key=lambda event: -likelihood(event, began_at or event.at, _WINDOW))
+    events = [_of_event(event, began_at) for event in likeliest[:_SHOWN]]
     series = [_of_series(change, subject) for change in (subject.check.changes if subject.check else [])[:_SHOWN]]
     in_turn: Iterator[str | None] = chain.from_iterable(zip_longest(events, series))
     return "; ".join(islice(filter(None, in_turn), _SHOWN))

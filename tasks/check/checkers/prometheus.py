@@ -163,7 +163,8 @@ def _points(series: Sequence[Series], labels: Mapping[str, str]) -> Sequence[tup
 
 def _judged(alert: Alert, condition: Condition, now: Sample, limit: float | None, past: _Past) -> _Part:
     before = [value for moment, value in past.points if not _is_since(alert, moment)]
-    usual = normal_range(before) or normal_range([value for _, value in past.points])
+    # A range that holds the trouble itself would call it normal.
+    usual = normal_range(before)
     # The last step of the past may lie before the value that is looked at now.
     line = sparkline([*past.points, (past.end, now.value)], start=past.start, end=past.end)
     metrics: dict[str, JsonValue] = {
