@@ -118,7 +118,7 @@ def without_go_between(labels: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in labels.items()
-        if name != "instance" and (name not in ("pod", "service", "container") or not _is_go_between(value))
+        if name != "instance" and (name not in ("pod", "service", "container") or not _is_its_own(value, labels))
     }
 
 
@@ -164,12 +164,21 @@ def _values(labels: Mapping[str, str], names: tuple[str, ...]) -> Iterator[str]:
     lower = {name.lower(): value for name, value in labels.items()}
     for name in names:
         for value in (lower.get(f"exported_{name}"), lower.get(name) if name != "instance" else None):
-            if value and not _is_go_between(value):
+            if value and not _is_its_own(value, labels):
                 yield value
 
 
+def _is_its_own(value: str, labels: Mapping[str, str]) -> bool:
+    """Whether a value names the exporter that has sent it, such as its service. Another one may be in trouble."""
+    sender = _plain(f"{labels.get('job', '')} {labels.get('instance', '')}")
+    if "kubelet" in sender and _plain(value).endswith("kubelet"):
+        return True
+    named = _GO_BETWEENS.search(_plain(value))
+    return named is not None and named[0] in sender
+
+
 def _is_go_between(name: str) -> bool:
-    return _GO_BETWEENS.search(_plain(name)) is not None or _plain(name).endswith("-kubelet")
+    return _GO_BETWEENS.search(_plain(name)) is not None
 
 
 def _plain(name: str) -> str:

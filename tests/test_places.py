@@ -53,6 +53,9 @@ def alerts_of(name: str, labels: dict[str, str]) -> list[Alert]:
         ("KubeNodeNotReady", {**KSM, "node": "worker-3"}, "worker-3", "worker-3"),
         ("KubeQuotaExceeded", {**KSM, "namespace": "shop", "resourcequota": "compute"}, "compute", ""),
         ("KubePersistentVolumeErrors", {**KSM, "persistentvolume": "pv-7"}, "pv-7", ""),
+        # A pod that is an exporter itself, of which another one speaks.
+        ("KubePodCrashLooping", {**KSM, "pod": "pushgateway-0", "service": "kube-state-metrics"}, "pushgateway-0", ""),
+        ("KubeDeploymentGenerationMismatch", {**KSM, "deployment": "blackbox-exporter"}, "blackbox-exporter", ""),
         # The kubelet and cAdvisor.
         ("KubePersistentVolumeFillingUp", {**KUBELET, "node": "worker-3", "persistentvolumeclaim": "data-pg-0"},
          "data-pg-0", "worker-3"),
