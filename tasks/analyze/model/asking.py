@@ -222,11 +222,12 @@ def _no_answer(options: ModelOptions, error: Exception) -> ModelUnavailable:
 
 def _code_in(body: object, options: ModelOptions) -> str:
     """The vendor's code for the error, if the answer has one; "" if it has none that is surely no part of the key."""
-    inner = cast("dict[str, object]", body).get("error", body) if isinstance(body, dict) else None
-    fields = cast("dict[str, object]", inner) if isinstance(inner, dict) else {}
+    outer = cast("dict[str, object]", body) if isinstance(body, dict) else {}
+    inner = outer.get("error")
+    fields = cast("dict[str, object]", inner) if isinstance(inner, dict) else outer
     key = options.api_key.get_secret_value().casefold() if options.api_key else ""
     codes = (value for name in ("code", "type") if isinstance(value := fields.get(name), str))
-    # Eight letters in a row of the key, or a key within the code, could only come from the key.
+    # What has six letters in a row of the key may come from it.
     return next((code for code in codes if _CODE.fullmatch(code) and not _share_letters(code, key)), "")
 
 
