@@ -49,6 +49,8 @@ _SERVICE = re.compile(r"\bservice\s\S+\s(?:stop|start|restart|reload|force-\w+)\
 _CALL = re.compile(r"\b[a-z_]\w*(?:\.\w+)*\([^)\s]*\)|\b[a-z_]\w*(?:\.\w+)+\(")
 _ARGUMENT = re.compile(r"-|/|~|\.|\$|[\"'<>|;&*%:]|\d|\w*[=_@/\\*]|\w+\.\w|\w+-\d")
 
+_SHELL_ARGUMENT = re.compile(r"-\w|/|~/|\$|[\"'<>|;&*%]|\d+$")
+
 
 def _commands(text: str) -> Iterator[str]:
     """What in a text is a command, or looks like one."""
@@ -93,10 +95,10 @@ def _command_in(part: str) -> str | None:
 
 def _is_used(name: str, following: str, *, begins: bool) -> bool:
     """Whether the name of a program is meant as such, by the word that follows it."""
+    if name.partition(".")[0] in _ENGLISH:
+        return _SHELL_ARGUMENT.match(following) is not None or (begins and (not following or following == "now"))
     if _ARGUMENT.match(following):
         return True
-    if name.partition(".")[0] in _ENGLISH:
-        return begins and (not following or following == "now")
     return (
         (begins and following.casefold() not in _PROSE)
         or following in _SUBCOMMANDS
