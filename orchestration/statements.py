@@ -189,7 +189,7 @@ def statements(text: str, *, names_first: bool = False) -> list[Statement]:
         clauses = [*(_CUT.split(header) if colon else []), *_CUT.split(rest)]
         for clause in filter(None, (each.strip() for each in clauses)):
             one = _statement(clause, is_name=names_first and number == 0)
-            inherited = begun | (frozenset() if one.about else last)
+            inherited = begun if one.about else begun | last
             over = tuple(_TOKEN.findall(header.casefold())) if colon and clause in rest else ()
             found.append(replace(one, inherited=inherited, header=over))
             last = one.about or last

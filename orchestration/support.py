@@ -189,7 +189,7 @@ def _of_words(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -
     known |= {word for one in cited for word in (_stem(one.topic.casefold()), one.kind.value) if word}
     own = _content(_Text.of(claim.says).words)
     # One word is no statement, and everything can be quoted with it.
-    quoted = [quote for quote in claim.quotes if len(words := _content(_Text.of(quote).words)) > 1 or _has_digit(words)]
+    quoted = [quote for quote in claim.quotes if _is_statement(quote)]
     if own and not (own & known):
         return "its evidence says nothing of what it says"
     if not quoted and len(own & known) < min(2, len(own)):
@@ -280,6 +280,11 @@ def _of_direction(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text
         return None  # something else may have risen
     name, direction = next(iter(known.items()))
     return f"{name} says the opposite: it is {direction or 'as it usually is'}"
+
+
+def _is_statement(quote: str) -> bool:
+    words = _content(_Text.of(quote).words)
+    return len(words) > 1 or _has_digit(words) or len(quote.split()) > 2
 
 
 def _has_digit(words: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ from orchestration.contracts import (
 )
 from orchestration.redaction import one_line
 from orchestration.support import gives_orders, unsupported, without_orders
+from orchestration.target import read_place
 from tasks.analyze.advice import Findings
 from tasks.analyze.model.commands import refused, runs_on_a_host
 from tasks.analyze.model.question import ModelAnswer, ModelStep
@@ -146,6 +147,8 @@ def _placed(action: str, title: str, case: AnalysisInput) -> str:
     """A step's action; a command about the machine on which it runs says which one that is."""
     target = case.target or Target(is_own=case.is_about_this_host)
     name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
+    if not target.is_own and not target.host and (place := read_place(name)) is not None:
+        target = target.model_copy(update={"host": place.host})
     said = f"{title} {action}".casefold()
     if not runs_on_a_host(action) or (target.host and re.search(rf"\bon {re.escape(target.host.casefold())}\b", said)):
         return action
