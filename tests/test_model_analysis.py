@@ -312,7 +312,7 @@ REFUSALS: dict[str, tuple[Callable[[str], Answer], str]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "name"), zip(KEYS, REFUSALS, strict=True))
+@pytest.mark.parametrize(("key", "name"), list(zip(KEYS, REFUSALS, strict=True)))
 async def test_what_a_vendor_says_of_an_error_never_has_the_key(
     services: Services,
     channel: MemoryChannel,

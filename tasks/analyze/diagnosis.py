@@ -110,7 +110,7 @@ _NAMES = names_in(
 
 IN_WORDS = {
     Topic.MEMORY: "memory is short",
-    Topic.DISK: "a disk is filling up or failing",
+    Topic.DISK: "a disk is the trouble",
     Topic.CPU: "the CPU is overloaded",
     Topic.CERTIFICATE: "a certificate is the trouble",
     Topic.DNS: "names fail to resolve",
@@ -454,7 +454,7 @@ def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
     seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
     if not seen:
         # Cut between words: half a word is nothing that the alert says.
-        quotes = [shorten(one.says.partition(" [")[0], _QUOTE, placeholder=" …") for one in shown[:1]]
+        quotes = [shorten(one.says.rpartition(" [")[0] or one.says, _QUOTE, placeholder=" …") for one in shown[:1]]
         why = f"the alert says so, and nothing else was seen: {''.join(quotes)}"
     else:
         quotes = [one.says for one in seen[:_MAX_QUOTED]]
