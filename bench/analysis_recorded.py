@@ -51,7 +51,7 @@ class RecordedModel:
         question = Question(options=options, prompt=written(known, disguise), evidence=known, disguise=disguise)
         with patch("tasks.analyze.model.asking.open_model", open_recorded):
             said = await question.ask()
-        return judge(said, question.evidence)
+        return judge(said, question.evidence, evidence)
 
 
 def _key(evidence: list[Evidence]) -> str:

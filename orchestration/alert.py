@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from orchestration.places import host_of, place_of
 from orchestration.redaction import redact_text
 
 OWN_SOURCE = "alert-pipeline"
@@ -71,21 +72,6 @@ def bounded_key(key: str) -> str:
 _KEY_BYTES = 512
 Key = Annotated[str, Field(min_length=1), AfterValidator(bounded_key)]
 """A stable name that is compared for equality, at most 512 bytes long."""
-
-HOST_LABELS = ("instance", "host", "hostname", "node")
-"""The labels that name the host of an alert, in the order in which they are read."""
-
-PLACE_LABELS = (*HOST_LABELS, "nodename", "server", "pod", "service", "heartbeat", "entity")
-"""The labels that say where an alert happens, in the order in which they are read: the host first."""
-
-
-def host_of(labels: Mapping[str, str]) -> str:
-    """The host that the labels name (see `HOST_LABELS`), as they name it, such as `db-1:9100`; "" if they name none.
-
-    The incident key, the title and the message all use this function, so that they name the same host.
-    """
-    return next((host for name in HOST_LABELS if (host := labels.get(name))), "")
-
 
 _UNSAFE_IN_URL = re.compile("[\\s<>\"'`|\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _URL_CHARACTERS = 4096
@@ -154,7 +140,7 @@ class Alert(BaseModel, frozen=True):
     @property
     def place(self) -> str:
         """Where the alert happens, for people: the host, else the server, pod or service; "" if nothing is named."""
-        return next((place for name in PLACE_LABELS if (place := self.labels.get(name))), "")
+        return place_of(self.labels)
 
 
 def worst_first(alerts: Iterable[Alert]) -> list[Alert]:

@@ -1,35 +1,25 @@
-"""What alerts are about: a host, a port, a URL; and whether it is the host that runs this pipeline.
-
-Monitoring systems say it in many ways: `db-77:9100`, `[fe80::1]:9100`, `https://shop.example.com/health`, `DB-77.`. An
-`instance` can also be that of a go-between, such as the blackbox exporter: then another label has the target.
-"""
+"""What alerts are about: a host, a port, a URL; and whether it is the host that runs this pipeline."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 import psutil
 
-from orchestration.alert import HOST_LABELS, PLACE_LABELS, Alert
+from orchestration.alert import Alert
 from orchestration.contracts import Target
+from orchestration.places import Place, address_of, is_loopback, named_hosts, read_place, without_go_between
 
 MAX_ALERTS = 200
 """How many alerts of a run are read: more alerts than these would not name one target."""
 
 _MAX_CHARACTERS = 2000
-
-_PROBED = (
-    *("probe_target", "__param_target", "param_target", "target", "target_url", "probe_url", "monitor_url"),
-    *("exported_target", "exported_instance", "probe", "monitor_hostname", "exported_host", "exported_node"),
-)
-"""Labels with what a go-between has asked, in the order in which they are read. They count if they have an address."""
 
 _LINKS = ("url", "http_url", "site_url", "website", "site", "endpoint")
 """Labels with what was asked, or with a link to a page about the alert. They count if no other label has a host, and
@@ -41,22 +31,28 @@ _REACH = re.compile(
     re.IGNORECASE,
 )
 
-_HOSTS = (*HOST_LABELS, "nodename", "server")
-"""Labels that name a host, in the order in which they are read."""
-
 _FULL_HOSTS = ("fqdn", "host_name", "server_name", "domain", "ip", "ip_address", "address")
 """Labels that often mean something else: they count if they have an IP address, or a name with a domain or a port."""
 
-_GO_BETWEENS = re.compile(
-    r"blackbox|black-box|kube-?state-?metrics|push-?gateway|snmp|ipmi|smokeping|cloudwatch|stackdriver|json-exporter"
-    r"|ssl-exporter|domain-exporter|uptime-?kuma"
+_MACHINES = re.compile(
+    r"(exported_)?(instance|host|host_?name|node|node_?name|server|server_?name|fqdn|machine|vm|vm_name)"
+    r"|(k8s|kubernetes|kube)[_.](node|host)([_.]name)?|host\.name",
+    re.IGNORECASE,
 )
-"""Names of exporters that speak about others, in an `instance` or a `job`."""
+_SITES = re.compile(
+    r"((exported|k8s|kubernetes|kube|cloud|aws|gcp|azure|eks|gke|aks|ecs|src|source|origin)[_.])*"
+    r"(cluster|data_?cent(er|re)|dc|region|zone|(availability|avail)_?zone|az|site|location|rack|vpc|tenant|customer"
+    r"|account|subscription|project|pod|namespace|prometheus|prometheus_replica|fleet|edge|colo|pop)([_.]?(name|id|uid))?",
+    re.IGNORECASE,
+)
+"""Labels that say where a host is. What is called localhost there is another host than the pipeline's."""
 
-_ABOUT_OTHERS = frozenset({*PLACE_LABELS, *_FULL_HOSTS, "namespace", "deployment", "statefulset"}) - {"instance"}
+_BRIDGES = re.compile(
+    r"docker|br-|virbr|vnet|veth|lxcbr|lxdbr|podman|cni|flannel|cali|cilium|vmnet|vboxnet|kube|nerdctl"
+)
+"""Interfaces to what runs on a host. Their addresses are the same on many hosts."""
 
-_NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*")
-
+_HOSTS_FILE_BYTES = 256 * 1024
 
 _T = TypeVar("_T")
 
@@ -67,30 +63,68 @@ class OwnHost:
 
     name: str
     addresses: frozenset[str] = field(default_factory=frozenset[str])
+    names: frozenset[str] = field(default_factory=frozenset[str])
+    """Its further names with a domain, in lower case."""
+    common: frozenset[str] = field(default_factory=frozenset[str])
+    """Addresses that other hosts have as well, each for itself, such as those of Docker's bridge."""
 
     @classmethod
-    def read(cls) -> OwnHost:
-        """This host. The call blocks for some milliseconds."""
-        found = (one.address.partition("%")[0] for each in psutil.net_if_addrs().values() for one in each)
-        return cls(socket.gethostname(), frozenset(found))
+    def read(cls, hosts_file: Path = Path("/etc/hosts")) -> OwnHost:
+        """This host, as its interfaces and /etc/hosts say. The call blocks for milliseconds, and asks no server."""
+        found = [
+            (interface, one.address.partition("%")[0])
+            for interface, each in psutil.net_if_addrs().items()
+            for one in each
+        ]
+        addresses = frozenset(address for interface, address in found if not _BRIDGES.match(interface))
+        common = frozenset(address for _, address in found) - addresses
+        return cls(socket.gethostname(), addresses, frozenset(_names_in(hosts_file, addresses)), common)
 
-    def is_it(self, host: str) -> bool:
+    def is_it(self, host: str, labels: Mapping[str, str] | None = None) -> bool:
         """Whether a host that an alert names is this one.
 
-        A short name matches any domain: web-1 is web-1.example.com. Two full names must be equal.
+        A name with a domain has to be this host's own full name. localhost, and a name without a domain, are this host
+        unless the alert's other labels name another place: every host is localhost, and two sites may both have a db-1.
         """
-        if (address := _address(host)) is not None:
-            return address.is_loopback or str(address) in self.addresses
         own = self.name.lower().rstrip(".")
-        if host in (own, "localhost", "localhost.localdomain") or host.endswith(".localhost"):
-            return True
-        both_full = "." in host and "." in own
-        return bool(host) and not both_full and host.partition(".")[0] == own.partition(".")[0]
+        if self.is_common(host):
+            return not self.names_another(labels or {})
+        if (address := address_of(host)) is not None:
+            return str(address) in self.addresses
+        if "." in host:
+            return host == own or host in self.names
+        return host == own.partition(".")[0] != "" and not self._names_another_machine(labels or {})
+
+    def is_common(self, host: str) -> bool:
+        """Whether a host that an alert names is the one where the name is read, whichever that is."""
+        return is_loopback(host) or host in self.common
+
+    def names_another(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels say where something is, other than on this host: its cluster, its site, its machine."""
+        return self._names_another_machine(labels) or any(
+            value and _SITES.fullmatch(name) for name, value in labels.items()
+        )
+
+    def _names_another_machine(self, labels: Mapping[str, str]) -> bool:
+        for name, value in labels.items():
+            place = read_place(value) if _MACHINES.fullmatch(name) else None
+            if place is not None and not self.is_common(place.host) and not self.is_it(place.host):
+                return True
+        return False
 
     @property
     def target(self) -> Target:
         """This host as the target of a run without alerts: a health check."""
         return Target(host=self.name.lower(), is_own=True)
+
+
+def _names_in(file: Path, addresses: frozenset[str]) -> Iterator[str]:
+    """The names with a domain that a hosts file gives to these addresses or to loopback; none if it cannot be read."""
+    with suppress(OSError), file.open("rb") as opened:
+        for line in opened.read(_HOSTS_FILE_BYTES).decode(errors="replace").splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            if address in addresses or is_loopback(address):
+                yield from (name.lower().rstrip(".") for name in names if "." in name and not is_loopback(name))
 
 
 def target_of(alerts: Iterable[Alert], own: OwnHost) -> Target | None:
@@ -103,10 +137,11 @@ def target_of(alerts: Iterable[Alert], own: OwnHost) -> Target | None:
     relevant = [alert for alert in known if alert.firing] or known
     if not relevant:
         return own.target
-    named = [place for alert in relevant if (place := _place_of(alert)) is not None]
+    found = [(alert, place) for alert in relevant if (place := _place_of(alert, own)) is not None]
+    named = [place for _, place in found]
     hosts = dict.fromkeys(place.host for place in named)
-    shared = _shared([alert.labels for alert in relevant])
-    is_own = bool(hosts) and all(map(own.is_it, hosts))
+    shared = _shared([without_go_between(alert.labels) for alert in relevant])
+    is_own = bool(found) and all(own.is_it(place.host, alert.labels) for alert, place in found)
     if len(hosts) > 1:
         target = Target(host=own.name.lower() if is_own else "", is_own=is_own, labels=shared)
     else:
@@ -120,29 +155,19 @@ def target_of(alerts: Iterable[Alert], own: OwnHost) -> Target | None:
     return target if target.name or shared else None
 
 
-@dataclass(frozen=True)
-class _Place:
-    host: str
-    port: int | None = None
-    url: str = ""
+def _place_of(alert: Alert, own: OwnHost) -> Place | None:
+    """The address that one alert is about; None if it names none.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is surely an address, and no word."""
-        has_domain = "." in self.host and not self.host.replace(".", "").isdecimal()
-        return bool(self.url or self.port) or has_domain or _address(self.host) is not None
-
-
-def _place_of(alert: Alert) -> _Place | None:
-    """The address that one alert is about; None if it names none."""
+    The localhost of another place is no address: nobody here can look at it.
+    """
     labels = alert.labels
-    left_out = {"instance"} if _is_of_go_between(labels) else set[str]()
-    places = (
-        *(place for place in _places(labels, _PROBED) if place.is_full),
-        *(place for place in _places(labels, [label for label in _HOSTS if label not in left_out])),
-        *(place for place in _places(labels, _FULL_HOSTS) if place.is_full),
-        *(place for place in _places(labels, _LINKS if _is_about_reach(alert) else ()) if place.is_full),
-    )
+    places = [
+        *_places(named_hosts(labels)),
+        *(place for place in _places_in(labels, _FULL_HOSTS) if place.is_full),
+        *(place for place in _places_in(labels, _LINKS if _is_about_reach(alert) else ()) if place.is_full),
+    ]
+    if places and own.is_common(places[0].host) and own.names_another(labels):
+        return next((place for place in places if not own.is_common(place.host)), Place(""))
     return next(iter(places), None)
 
 
@@ -150,64 +175,12 @@ def _is_about_reach(alert: Alert) -> bool:
     return _REACH.search(f"{alert.name} {alert.description}"[:_MAX_CHARACTERS]) is not None
 
 
-def _places(labels: Mapping[str, str], names: Iterable[str]) -> Iterator[_Place]:
-    return (place for name in names if (place := read_place(labels.get(name, ""))) is not None)
+def _places(texts: Iterable[str]) -> Iterator[Place]:
+    return (place for text in texts if (place := read_place(text)) is not None)
 
 
-def _is_of_go_between(labels: Mapping[str, str]) -> bool:
-    """Whether `instance` is that of an exporter that speaks about others, and another label says about whom."""
-    instance = labels.get("instance", "").lower()
-    # The instance of a job such as blackbox-http is often what was probed: then the exporter's name is not in it.
-    is_one = bool(_GO_BETWEENS.search(instance.replace("_", "-").partition("/")[0]))
-    is_one = is_one or (
-        ":" in instance and labels.get("job", "").replace("_", "-") in ("kube-state-metrics", "pushgateway")
-    )
-    return is_one and not _ABOUT_OTHERS.isdisjoint(name for name, value in labels.items() if value)
-
-
-def read_place(text: str) -> _Place | None:
-    """The host, the port and the URL in a text such as a label has; None if it is no address.
-
-    The host is in lower case, without a dot at its end and without a zone; a URL has no user, password or fragment.
-    """
-    text = text.strip()
-    if not text or len(text) > _MAX_CHARACTERS or not text.isprintable() or any(map(str.isspace, text)):
-        return None
-    if (bare := _address(text.partition("%")[0])) is not None:  # IPv6 without brackets, of which any part is a port
-        return _Place(str(bare))
-    with suppress(ValueError):
-        parts = urlsplit(text if "://" in text else f"//{text}")
-        host, port = _host(text, parts), parts.port
-        if not parts.scheme and parts.path and not parts.port:  # a word such as shop/web-0
-            return None
-        is_web = parts.scheme in ("http", "https")
-        if host and port != 0 and (is_web or not host.isdecimal()):  # a number alone is an id
-            return _Place(host, port, _url(parts, host) if is_web else "")
-    return None
-
-
-def _host(text: str, parts: SplitResult) -> str:
-    if "://" not in text and ("@" in text or "\\" in text):
-        return ""
-    host = (parts.hostname or "").partition("%")[0].rstrip(".").lower()
-    if (address := _address(host)) is not None:
-        return str(address)
-    return host if len(host) <= 253 and _NAME.fullmatch(host) else ""
-
-
-def _url(parts: SplitResult, host: str) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    port = "" if parts.port is None else f":{parts.port}"
-    return SplitResult(parts.scheme, f"{shown}{port}", parts.path, parts.query, "").geturl()
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a text is; an IPv4 address within an IPv6 one is this IPv4 address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+def _places_in(labels: Mapping[str, str], names: Iterable[str]) -> Iterator[Place]:
+    return _places(labels.get(name, "") for name in names)
 
 
 def _only(values: set[_T]) -> _T | None:

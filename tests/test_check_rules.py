@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from tests.engine_helpers import execute
 from tests.inbox_helpers import accept_push
 from tests.prometheus_helpers import free_port
 from tests.receivers import Answer, HttpReceiver
+from tests.test_target_checkers import certificate, tls_server
 
 HERE = socket.gethostname()
 
@@ -187,10 +190,71 @@ def test_the_exit_code_says_how_it_is(
 
 
 def test_what_may_not_be_looked_at_is_said(receiver: HttpReceiver, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("http", "-t", receiver.url) == 0
+    assert run("http", "-t", receiver.url) == 3
     assert "- not http: 127.0.0.1 is a loopback address" in capsys.readouterr().out
-    assert run("http", "-t", receiver.url, "--fail-on-unknown") == 1
+    assert run("http", "-t", receiver.url, "--fail-on-unknown") == 3
     assert receiver.requests == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["http", "-t", "http://127.0.0.1:9/"], "- not http: 127.0.0.1 is a loopback address"),
+        (["http", "-t", "ftp://files.example.com/y"], "- not http: no http or https URL is named"),
+        (["http", "-t", "db-77"], "- not http: no http or https URL is named"),
+        (["tcp", "-t", "db-77"], "- not tcp: db-77 is named without a port"),
+        (["tcp", "memory", "-t", "localhost"], "- not tcp: localhost is named without a port"),
+        (["dns", "-t", "10.0.0.9"], "- not dns: 10.0.0.9 is an address, and no name"),
+        (["tls", "-t", "http://db-77/"], "- not tls: nothing says that http://db-77/ speaks TLS"),
+        (["cpu", "disk", "-t", "db-77"], "- not cpu, disk: it looks only at the host that runs this pipeline"),
+        (["prometheus"], "- not prometheus: the other checks look at this host itself"),
+        # Nobody has named a checker, and none can look: nothing is known, which is no success.
+        (["-t", "http://10.0.0.9/"], "10.0.0.9 is a private address"),
+        (["-t", "10.0.0.9:5432", "--json"], "10.0.0.9 is a private address"),
+    ],
+)
+def test_a_checker_that_could_not_look_is_no_success(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 3
+    out = capsys.readouterr().out
+    assert says in out
+    assert "the alert" not in out
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_what_was_found_counts_more_than_what_could_not_look(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tcp", "dns", "-t", f"localhost:{free_port()}") == 2
+    assert "- not dns: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_a_checker_that_nobody_named_need_not_look(receiver: HttpReceiver) -> None:
+    assert run("-t", receiver.url) != 3  # how full this machine is decides
+
+
+@pytest.mark.usefixtures("_allowed")
+@pytest.mark.parametrize("days", [-3, 90])
+async def test_who_names_tls_says_that_the_port_speaks_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], days: int
+) -> None:
+    pem, key = certificate(tmp_path, days=days)
+    async with tls_server(pem, key) as port:
+        options = json.dumps({"tls": {"ca_file": str(pem)}})
+        code = await asyncio.to_thread(run, "tls", "-t", f"localhost:{port}", "--config", options)
+    out = capsys.readouterr().out
+    assert f"tls of localhost:{port}: " in out
+    assert (code, "expired" in out) == ((2, True) if days < 0 else (0, False))
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_a_redirect_that_may_not_be_followed_is_a_row(
+    receiver: HttpReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver.answer_with(Answer(302, b"", {"Location": "http://169.254.169.254/"}))
+    assert run("http", "-t", receiver.url) == 0
+    assert f"? http of {receiver.url}: unknown, redirected to http://169.254.169.254/" in capsys.readouterr().out
+    assert run("http", "-t", receiver.url, "--fail-on-unknown") == 1
 
 
 @pytest.mark.usefixtures("_allowed")

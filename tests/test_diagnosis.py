@@ -330,7 +330,6 @@ def test_how_much_is_asked_is_traffic_and_how_much_is_held_is_not(metric: str, t
 @pytest.mark.parametrize(
     ("name", "says", "topic"),
     [
-        ("DiskReadsSlow", "The disk is not full, memory is not the problem; reads take 800 ms", Topic.DISK),
         ("OrdersPerMinuteLow", "Only 3 orders per minute, normally 140. Disk and CPU are fine.", None),
         ("HighLatency", "Memory of db-77 is 91 % used. CPU is 12 %. The disk is not full.", Topic.MEMORY),
         ("LoginsFail", "3400 failed logins; process memory of the attackers unknown", None),

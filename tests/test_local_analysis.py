@@ -370,6 +370,14 @@ async def test_a_replica_that_is_behind_is_no_queue_of_work() -> None:
     assert result.actions[0].startswith("See whether the replica still follows")
 
 
+async def test_a_disk_that_is_not_full_is_not_searched_for_what_fills_it() -> None:
+    there = CheckResult(target=Target(host="db-5"))
+    says = "The disk is not full, memory is not the problem; reads take 800 ms"
+    result = await analysis_of(alert("DiskReadsSlow", says, host="db-5"), check=there)
+    assert result.probable_cause == "unknown"
+    assert not any("fills" in action for action in result.actions)
+
+
 async def test_a_disk_that_fails_is_not_searched_for_large_files() -> None:
     there = CheckResult(target=Target(host="obs-4"))
     result = await analysis_of(alert("NodeRAIDDegraded", "RAID array md2 is degraded", host="obs-4"), check=there)

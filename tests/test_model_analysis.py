@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
@@ -285,6 +286,68 @@ async def test_an_outage_is_an_outage_and_never_an_empty_success(
     assert [status for status, _ in tried] == [*(["retrying"] * 3 if retried else []), "failed", "succeeded"]
     assert all(words in (message or "") for _, message in tried[:-1])
     assert all(one["error"] and one["answer"] is None for one in await questions(services.database))
+
+
+KEYS = ("sk-brkkey", "plainwords", "Zm9v/YmFy+==", "geheim mit leerzeichen", "insufficient_quota", "k'<b>\"e")
+
+REFUSALS: dict[str, tuple[Callable[[str], Answer], str]] = {
+    "the key in a message": (
+        lambda key: Answer.json({"error": {"message": f"Incorrect API key provided: {key}"}}, 401),
+        "answered 401: it refuses the key",
+    ),
+    "a part of the key": (
+        lambda key: Answer.json({"error": {"message": f"Bad key {key[:7]}****{key[-5:]}"}}, 403),
+        "answered 403: it refuses the key",
+    ),
+    "the key as the code": (lambda key: Answer.json({"error": {"code": key, "message": key}}, 400), "answered 400"),
+    "markup": (
+        lambda key: Answer(404, f"<script>alert('{key}')</script>".encode(), {"Content-Type": "text/html"}),
+        "answered 404: it does not know the model or the address",
+    ),
+    "another form of the key": (
+        lambda key: Answer.json({"detail": [f"{quote(key, safe='')} see https://vendor.example/docs"]}, 422),
+        "answered 422",
+    ),
+    "the key in a text": (lambda key: Answer(402, key.encode()), "answered 402: it wants to be paid"),
+}
+
+
+@pytest.mark.parametrize(("key", "name"), list(zip(KEYS, REFUSALS, strict=True)))
+async def test_what_a_vendor_says_of_an_error_never_has_the_key(
+    services: Services,
+    channel: MemoryChannel,
+    model: HttpReceiver,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    name: str,
+) -> None:
+    refuse, words = REFUSALS[name]
+    model.answer_next(refuse(key))
+    run = await page(with_model(services, model, api_key=SecretStr(key)))
+    told = [message.text for message in channel.messages]
+    for table in ("stage_execution", "pipeline_run", "model_question"):
+        told += map(str, await rows(services.database, f"select * from {table}"))
+    told.append(caplog.text)
+    assert run.intelligence_fallback_used
+    assert words in told[0]
+    for one in told:
+        assert not any(part in one for part in (key, quote(key, safe=""), "<script", "vendor.example", "****"))
+
+
+async def test_a_code_of_the_vendor_says_why(services: Services, channel: MemoryChannel, model: HttpReceiver) -> None:
+    model.answer_next(*[Answer.json({"error": {"message": "<b>No</b>", "code": "insufficient_quota"}}, 429)] * 4)
+    await page(with_model(services, model))
+    assert "answered 429: its limit of requests or tokens is reached (insufficient_quota)" in channel.messages[0].text
+
+
+async def test_a_tool_that_does_not_exist_is_told_without_the_words_of_a_library(
+    services: Services, channel: MemoryChannel, model: HttpReceiver
+) -> None:
+    model.answer_with(calls(("destroy_everything", {"now": True})))
+    await page(with_model(services, model))
+    [message] = channel.messages
+    assert "gave an answer that cannot be read: it has not the form that was asked for" in message.text
+    assert not any(word in message.text for word in ("pydantic", "https://", "destroy_everything", "retries"))
 
 
 async def test_without_the_packages_that_ask_models_each_page_says_what_is_missing(

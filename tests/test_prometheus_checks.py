@@ -162,7 +162,7 @@ async def test_where_none_is_set_up_there_is_no_row() -> None:
     result = await checked(None, alert("up == 0"))
     assert (result.checks, result.left_out) == ([], {"prometheus": "no Prometheus source is set up"})
     result = await checked(None, alert())
-    assert result.left_out == {"prometheus": "the alert names neither an expression nor a host"}
+    assert result.left_out == {"prometheus": "neither an expression nor a host is named"}
 
 
 async def test_one_that_does_not_answer_leaves_it_unknown_in_time(receiver: HttpReceiver) -> None:
@@ -204,6 +204,46 @@ def webhook(sent: list[dict[str, Any]]) -> dict[str, Any]:
     """What Alertmanager makes of the alerts that Prometheus has sent to it."""
     alerts = [{"status": "firing", "fingerprint": "f1", **one, "endsAt": "0001-01-01T00:00:00Z"} for one in sent]
     return {"version": "4", "groupKey": "{}:{}", "status": "firing", "receiver": "x", "alerts": alerts}
+
+
+GIB = 1024**3
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("figures", "percent"),
+    [
+        # As df says: 100 GiB, of which 30 are used and 20 only root may use.
+        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 50 * GIB}, 37.5),
+        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 70 * GIB}, 30),
+        # Nothing is left for programs, though root could still write.
+        ({"size": 100 * GIB, "free": 5 * GIB, "avail": 0}, 100),
+        ({"size": 100 * GIB, "free": 100 * GIB, "avail": 95 * GIB}, 0),
+        # An exporter, or a rule that keeps only some series, without what is free.
+        ({"size": 100 * GIB, "avail": 40 * GIB}, 60),
+        ({"size": 0, "free": 0, "avail": 0}, None),
+    ],
+)
+async def test_a_disk_is_as_full_as_df_says(
+    receiver: HttpReceiver, tmp_path: Path, figures: dict[str, int], percent: float | None
+) -> None:
+    labels = 'device="/dev/sda1",fstype="ext4",mountpoint="/"'
+    text = "".join(f"node_filesystem_{name}_bytes{{{labels}}} {value}\n" for name, value in figures.items())
+    receiver.answer_with(Answer(200, text.encode(), {"Content-Type": "text/plain; version=0.0.4"}))
+    target = receiver.url.removeprefix("http://")
+    with prometheus(tmp_path, target) as (url, _):
+        receiver.wait_for(3)  # the first answer is stored before the second is asked for
+        (found,) = (await checked(PrometheusClient(url=url), alert(), host="127.0.0.1")).checks
+    assert found.metrics.get("disk_percent") == percent
+    assert found.metrics["up"] is True
+
+
+async def test_the_row_of_a_go_between_names_the_host_that_it_speaks_of(receiver: HttpReceiver) -> None:
+    up = {"metric": {"instance": "worker-3:9100"}, "value": [0, "1"]}
+    receiver.answer_with(Answer.json({"status": "success", "data": {"resultType": "vector", "result": [up]}}))
+    told = alert("kube_node_status == 0", job="kube-state-metrics", instance="10.42.0.7:8080", node="worker-3")
+    (found,) = (await checked(PrometheusClient(url=receiver.url), told, host="worker-3")).checks
+    assert found.target == "worker-3"
 
 
 @needs_prometheus

@@ -113,6 +113,91 @@ FALLS = [
 ]
 
 
+WORDS = {
+    one.id: one
+    for one in (
+        Evidence(
+            id="alert-1",
+            kind=EvidenceKind.ALERT,
+            about="db-77:9100",
+            says="HighLatency (critical, firing) Memory of db-77 is 91 % used. CPU is 12 %. The disk is not full. "
+            "OOM killer ran 3 times. The backup did not run. Orders are 12 per minute, refunds are 3 per minute. "
+            "[instance=db-77:9100, severity=critical]",
+        ),
+        Evidence(
+            id="alert-2",
+            kind=EvidenceKind.ALERT,
+            about="web-1",
+            says="HighMemory (critical, firing) Memory of web-1 is 91 % used. [instance=web-1:9100]",
+        ),
+        Evidence(
+            id="check-2",
+            kind=EvidenceKind.CHECK,
+            about="web-1",
+            says="prometheus is ok: memory is 5.8 % in use, cpu is 11 % busy",
+            status=CheckStatus.OK,
+            topic="prometheus",
+        ),
+    )
+}
+
+OPPOSITE = [
+    ("The OOM killer has never run", "OOM killer ran 3 times"),
+    ("The OOM killer did not run", "OOM killer ran 3 times"),
+    ("No OOM killer ran", "OOM killer ran 3 times"),
+    ("The disk has run out of space", "disk"),
+    ("The disk is full", "The disk is not full"),
+    ("No space is left on the disk", "disk"),
+    ("The disk is exhausted", "Memory of db-77 is 91 % used"),
+    ("The CPU is overloaded", "CPU is 12 %"),
+    ("The CPU is saturated on db-77", "CPU is 12 %"),
+    ("The processor is overloaded", "CPU is 12 %"),
+    ("Memory is fine", "Memory of db-77 is 91 % used"),
+    ("The backup ran", "The backup did not run"),
+    ("The CPU is 91 % used and memory 12 %", "91 % used"),
+    ("CPU is 91 %", "91 % used"),
+    ("Memory of db-77 is 12 % used", "Memory of db-77"),
+    ("The CPU of db-77 is 91 % used", "91 % used"),
+    ("Refunds are 12 per minute", "12 per minute"),
+    ("The OOM killer ran 12 times", "OOM killer ran 3 times"),
+    ("Ninety-nine percent of memory is used by mysqld since three hours", "Memory of db-77"),
+    ("Memory is ninety two percent used", "Memory of db-77"),
+    ("The OOM killer ran four times", "OOM killer ran 3 times"),
+    ("Memory of db-77 is used by mysqld", "Memory of db-77 is 91 % used"),
+    ("postgres uses the memory of db-77", "Memory of db-77 is 91 % used"),
+    ("Memory of db-77 is 91 % used because of Kafka", "91 % used"),
+    ("Memory of backup-host is used", "91 % used"),
+]
+
+
+@pytest.mark.parametrize(("says", "quote"), OPPOSITE)
+def test_a_claim_falls_that_says_otherwise_than_its_evidence_or_more(says: str, quote: str) -> None:
+    assert unsupported(claim(says, "alert-1", quotes=[quote]), WORDS) is not None
+
+
+@pytest.mark.parametrize(
+    ("says", "quote"),
+    [
+        ("Memory of db-77 is 91 % used", "91 % used"),
+        ("Memory is ninety-one percent used", "Memory of db-77 is 91 % used"),
+        ("The memory of db-77 is short", "Memory of db-77 is 91 % used"),
+        ("The OOM killer ran three times", "OOM killer ran 3 times"),
+        ("The disk is not full", "The disk is not full"),
+        ("The backup did not run", "backup did not run"),
+        ("The backup failed", "backup did not run"),
+        ("The CPU is 12 % and memory is 91 % used", "CPU is 12 %"),
+        ("Refunds are 3 per minute", "refunds are 3 per minute"),
+    ],
+)
+def test_a_claim_stands_in_other_words(says: str, quote: str) -> None:
+    assert unsupported(claim(says, "alert-1", quotes=[quote]), WORDS) is None
+
+
+def test_what_an_alert_says_is_no_cause_while_a_check_finds_it_well() -> None:
+    says = claim("Memory of web-1 is 91 % used", "alert-2", quotes=["91 % used"])
+    assert unsupported(says, WORDS) == "check-2 says the opposite: ok"
+
+
 @pytest.mark.parametrize("one", STANDS, ids=lambda one: one.says)
 def test_a_claim_stands_on_what_its_evidence_says(one: Claim) -> None:
     assert unsupported(one, EVIDENCE) is None

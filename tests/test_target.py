@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus
 from orchestration.contracts import Target
-from orchestration.target import OwnHost, read_place, target_of
+from orchestration.places import read_place
+from orchestration.target import OwnHost, target_of
 
 OWN = OwnHost("Web-1.example.com", frozenset({"10.0.0.5", "fd00::5"}))
 
@@ -107,7 +109,7 @@ def test_any_text_is_an_address_or_none(text: str) -> None:
 def test_the_label_that_names_the_target_is_found(labels: dict[str, str], name: str) -> None:
     target = found(alert(**labels))
     assert target.name == name
-    assert target.labels == labels
+    assert target.labels.items() <= labels.items()
     assert not target.is_own
 
 
@@ -126,7 +128,14 @@ def test_the_label_that_names_the_target_is_found(labels: dict[str, str], name: 
         ("web-1", "WEB-1", True),
         ("WEB-1.:9100", "web-1", True),
         ("web-1", "web-1.example.com", True),
-        ("web-1.example.com", "web-1", True),
+        ("web-1.example.com", "web-1", False),
+        ("web-1.example.com:9100", "web-1.example.com", True),
+        ("web-1.customer-a.example", "web-1", False),
+        ("web-1.local", "web-1", False),
+        ("web-1.com", "web-1", False),
+        ("example.com", "web-1.example.com", False),
+        ("web-1.example.com.customer-a.example", "web-1.example.com", False),
+        ("https://web-1.customer-a.example/health", "web-1", False),
         ("web-1.example.com", "web-1.example.org", False),
         ("web-10", "web-1", False),
         ("http://2130706433/", "web-1", False),
@@ -138,10 +147,79 @@ def test_this_host_is_known_by_its_names_and_addresses(host: str, own: str, same
     assert target.is_own is same
 
 
-def test_this_host_can_be_read() -> None:
-    own = OwnHost.read()
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"cluster": "eu-west-prod"},
+        {"k8s_cluster": "eu"},
+        {"cluster_name": "eu"},
+        {"kubernetes.cluster.name": "eu"},
+        {"datacenter": "fra2"},
+        {"dc": "fra2"},
+        {"region": "eu-west-1"},
+        {"availability_zone": "eu-west-1a"},
+        {"site": "berlin"},
+        {"rack": "b12"},
+        {"tenant": "customer-a"},
+        {"node": "worker-3"},
+        {"host": "db-77"},
+        {"nodename": "web-1.customer-a.example"},
+        {"fqdn": "shop.customer-a.example"},
+        {"exported_node": "worker-3"},
+        {"pod": "web-0", "namespace": "shop"},
+        {"prometheus": "monitoring/k8s"},
+    ],
+)
+@pytest.mark.parametrize("here", ["localhost:9100", "127.0.0.1:9100", "[::1]:9100", "172.17.0.1:9100"])
+def test_the_localhost_of_another_place_is_not_this_host(here: str, elsewhere: dict[str, str]) -> None:
+    """A Prometheus that scrapes itself calls itself localhost, wherever it runs."""
+    own = OwnHost("web-1", frozenset({"10.0.0.5", "127.0.0.1"}), common=frozenset({"172.17.0.1"}))
+    there = target_of([alert(instance=here, **elsewhere)], own)
+    assert there is not None
+    assert not there.is_own
+    assert there.host not in ("localhost", "127.0.0.1", "::1", "172.17.0.1")
+    both = target_of([alert(instance=here, **elsewhere), alert(instance="web-1:9100")], own)
+    assert both is None or not both.is_own
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"instance": "localhost:9100", "job": "node", "severity": "critical", "monitor": "example", "env": "prod"},
+        {"instance": "localhost:9100", "nodename": "web-1"},
+        {"instance": "127.0.0.1:9100", "host": "10.0.0.5"},
+        {"host": "localhost", "device": "eth0", "mountpoint": "/"},
+        {"instance": "localhost:9100", "timezone": "Europe/Berlin", "component": "disk"},
+        # A name and an address of its own are this host's, wherever that is.
+        {"instance": "10.0.0.5:9100", "cluster": "eu-west-prod"},
+        {"instance": "web-1:9100", "region": "eu-west-1", "host": "web-1"},
+    ],
+)
+def test_localhost_is_this_host_where_nothing_names_another_place(labels: dict[str, str]) -> None:
+    target = target_of([alert(**labels)], OwnHost("web-1", frozenset({"10.0.0.5", "127.0.0.1"})))
+    assert target is not None
+    assert target.is_own
+
+
+def test_a_short_name_beside_the_name_of_another_machine_is_that_machine() -> None:
+    other = target_of([alert(instance="web-1:9100", nodename="web-1.customer-a.example")], OwnHost("web-1"))
+    assert other is not None
+    assert not other.is_own
+
+
+def test_this_host_can_be_read(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(
+        "127.0.0.1 localhost localhost.localdomain\n127.0.1.1\tVM.Corp.example vm # the old one: vm.old.example\n"
+        "192.0.2.77 db-77.corp.example\n::1 ip6-localhost\n\n# 127.0.0.1 no.corp.example\nnonsense\n"
+    )
+    own = OwnHost.read(hosts)
     assert own.name == socket.gethostname()
+    assert own.names == {"vm.corp.example"}
     assert own.is_it("127.0.0.1")
+    assert own.is_it("vm.corp.example")
+    assert not own.is_it("db-77.corp.example")
+    assert OwnHost.read(tmp_path / "missing").names == frozenset()
 
 
 def test_without_alerts_the_target_is_this_host() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.resolver
 import dns.rrset
 import pytest
 from cryptography import x509
@@ -25,15 +26,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from orchestration.addresses import AddressList, AddressRules
+from orchestration.alert import Alert
 from orchestration.contracts import Check, CheckResult, CheckStatus, StageContext, Target
 from orchestration.errors import BadInput, Unavailable
+from orchestration.prometheus import Sample
 from tasks.check.checkers.base import Subject
 from tasks.check.checkers.registry import CHECKERS
 from tasks.check.stage import CheckConfig, check
 from tests.prometheus_helpers import free_port
 from tests.receivers import Answer, HttpReceiver
 
-OK, WARNING, CRITICAL = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.CRITICAL
+OK, WARNING, CRITICAL, UNKNOWN = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.CRITICAL, CheckStatus.UNKNOWN
 RULES = AddressRules(allow=AddressList.parse(["127.0.0.0/8", "::1", "localhost"]))
 
 
@@ -158,8 +161,48 @@ async def test_http_without_an_answer_is_critical(receiver: HttpReceiver) -> Non
     receiver.answer_with(Answer(hang=True))
     silent = await look("http", {"timeout": 0.1}, host="127.0.0.1", url=receiver.url)
     assert (silent.status, silent.message) == (CRITICAL, "no answer within 0.1 s")
-    nobody = await look("http", host="no-such-host.invalid", url="http://no-such-host.invalid/")
-    assert (nobody.status, nobody.message) == (CRITICAL, "no-such-host.invalid has no address")
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "refused"),
+    [
+        ("http://169.254.169.254/latest/", "169.254.169.254 is the metadata service of a cloud"),
+        ("http://me:secret@10.1.2.3:8080/", "10.1.2.3 is a private address"),
+        ("https://[fe80::1]/", "fe80::1 is a link-local address"),
+        ("http://metadata.google.internal/", "metadata.google.internal is the metadata service"),
+    ],
+)
+async def test_http_names_a_redirect_that_may_not_be_followed(
+    receiver: HttpReceiver, leads_to: str, refused: str
+) -> None:
+    """The target has answered, so that there is a row; what is behind the redirect is not known."""
+    receiver.answer_with(Answer(302, b"", {"Location": leads_to}))
+    found = await look("http", host="127.0.0.1", url=f"{receiver.url}/")
+    assert (found.status, found.error) == (UNKNOWN, None)
+    assert "redirected to http" in found.message
+    assert refused in found.message
+    assert "secret" not in found.message
+    receiver.answer_with(Answer(302, b"", {"Location": "http://no-such-host.invalid/"}))
+    nowhere = await look("http", host="127.0.0.1", url=f"{receiver.url}/")
+    assert (nowhere.status, nowhere.message) == (UNKNOWN, "no-such-host.invalid has no address here")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("http", {"host": "no-such-host.invalid", "url": "http://no-such-host.invalid/"}),
+        ("http", {"host": "no-such-host.invalid", "url": "https://no-such-host.invalid/"}),
+        ("tcp", {"host": "no-such-host.invalid", "port": 9100}),
+        ("tcp", {"host": "b\u00fccher-no-such-host.invalid", "port": 9100}),
+        ("tls", {"host": "no-such-host.invalid", "port": 443}),
+        ("tls", {"host": "no-such-host.invalid", "url": "https://no-such-host.invalid/"}),
+    ],
+)
+async def test_a_name_that_is_not_known_here_leaves_it_unknown(name: str, target: dict[str, Any]) -> None:
+    """Whoever watches the host knows its name. Only the dns checker looks at names."""
+    found = await look(name, **target)
+    assert found.status is UNKNOWN
+    assert "has no address here" in found.message
 
 
 async def test_http_reads_a_bounded_part_of_an_endless_body(receiver: HttpReceiver) -> None:
@@ -368,6 +411,76 @@ async def test_dns_that_does_not_answer_is_unknown() -> None:
         await look("dns", broken.options(timeout=0.5), host="shop.example.com")
     silent.close()
     broken.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "says", "url", "status"),
+    [
+        ("HighCPU", {"instance": "gone.example.com:9100", "job": "node"}, "CPU is at 97 %", "", UNKNOWN),
+        ("DiskFull", {"host": "gone.example.com"}, "/ is 99 % full. The last alert is resolved.", "", UNKNOWN),
+        ("HostDown", {"instance": "gone.example.com:9100"}, "it does not answer", "", UNKNOWN),
+        ("DNSLookupFailed", {"host": "gone.example.com"}, "SERVFAIL", "", CRITICAL),
+        ("Login slow", {"host": "gone.example.com"}, "getaddrinfo ENOTFOUND gone.example.com", "", CRITICAL),
+        ("ProbeFailed", {"instance": "gone.example.com:5432"}, "no answer", "", CRITICAL),
+        ("Down", {"instance": "gone.example.com:443", "job": "blackbox-tcp"}, "no answer", "", CRITICAL),
+        ("Slow", {"target": "https://gone.example.com/"}, "9 s", "https://gone.example.com/", CRITICAL),
+    ],
+)
+async def test_a_name_that_does_not_exist_is_critical_if_the_alert_is_about_the_name(
+    name_server: NameServer, name: str, labels: dict[str, str], says: str, url: str, status: CheckStatus
+) -> None:
+    told = Alert(source="t", fingerprint="f", name=name, incident_key="k", labels=labels, description=says)
+    about = Subject(target=Target(host="gone.example.com", url=url), own_name="vm", rules=RULES, alerts=[told])
+    checker = CHECKERS["dns"]
+    found = await checker.run(checker.parse(name_server.options()), about)
+    assert (found.status, found.message) == (status, "the name does not exist (NXDOMAIN)")
+
+
+class UpSays:
+    """A Prometheus that knows of `up` alone."""
+
+    host = "prometheus.example.com"
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    async def find(self) -> Any:
+        return self
+
+    async def query(self, expression: str, **_: Any) -> list[Sample]:
+        return [Sample({"instance": "gone.example.com:9100"}, self._value)] if expression.startswith("up{") else []
+
+
+@pytest.mark.parametrize(("up", "status"), [(1.0, UNKNOWN), (0.0, CRITICAL)])
+async def test_a_host_that_prometheus_reaches_is_not_gone(
+    name_server: NameServer, up: float, status: CheckStatus
+) -> None:
+    told = Alert(
+        source="t", fingerprint="f", name="ProbeFailed", incident_key="k", labels={"instance": "gone.example.com:9100"}
+    )
+    prometheus: Any = UpSays(up)
+    about = Subject(
+        target=Target(host="gone.example.com"), own_name="vm", rules=RULES, alerts=[told], prometheus=prometheus
+    )
+    config = CheckConfig(
+        names=("dns", "prometheus"), timeout_seconds=5, configs={"dns": name_server.options()}, subject=about
+    )
+    result = await check(StageContext(trace_id="t", run_id="r"), config)
+    found = {one.name: one for one in result.checks}
+    assert found["dns"].status is status
+    assert found["dns"].message.startswith("the name does not exist (NXDOMAIN)")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "search example.com\n", None])
+async def test_a_machine_without_name_servers_leaves_it_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    file, read = tmp_path / "resolv.conf", dns.resolver.BaseResolver.read_resolv_conf
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(dns.resolver.BaseResolver, "read_resolv_conf", lambda self, _: read(self, str(file)))
+    with pytest.raises(Unavailable, match="this machine names no name server"):
+        await look("dns", host="gone.example.com")
 
 
 # All at once

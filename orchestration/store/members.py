@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Severity, host_of, named
+from orchestration.alert import AlertStatus, Severity, named
+from orchestration.places import host_of
 from orchestration.policy.grouping import KEY_START
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up

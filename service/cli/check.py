@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -11,17 +12,19 @@ from rich.text import Text
 
 from orchestration.contracts import CheckResult, CheckStatus, StageContext, Target
 from orchestration.errors import BadInput
+from orchestration.places import read_place
 from orchestration.settings import Settings, load_settings
 from orchestration.store.records import new_id
-from orchestration.target import OwnHost, read_place
+from orchestration.target import OwnHost
 from service.cli.prometheus import CommandPrometheus
 from service.cli.terminal import Json, as_json, fail, output
 from tasks.check.checkers.base import Subject
 from tasks.check.stage import CheckConfig
 from tasks.check.stage import check as check_stage
 
-WRONG_USE = 3
-"""Exit code after a wrong name, target or option: 1 and 2 say what the checks have found."""
+NOT_LOOKED = 3
+"""Exit code after a wrong name, target or option, and if nothing was looked at: 1 and 2 say what the checks have found.
+"""
 
 _MARKS = {
     CheckStatus.OK: ("✓", "green"),
@@ -59,8 +62,9 @@ def check(
 ) -> int:
     """Look at a target now, as the check stage does for an alert about it.
 
-    Exit code: 2 if a check is critical, 1 if one is a warning (with --fail-on-unknown also if one is unknown, or none
-    could look), 3 for a wrong name or target, else 0. CHECKERS_ALLOW and CHECKERS_DENY say which addresses are checked.
+    Exit code: 2 if a check is critical, 1 if one is a warning (with --fail-on-unknown also if one is unknown), 3 for a
+    wrong name or target, and if a checker that you name could not look, or none could; else 0. CHECKERS_ALLOW and
+    CHECKERS_DENY say which addresses are checked. Who names tls says that the port speaks TLS.
 
     Examples:
 
@@ -78,9 +82,9 @@ def check(
         CheckConfig.from_settings(settings, names=names or None, configs=options)
         found = asyncio.run(_look(settings, names or None, target, options))
     except BadInput as error:
-        fail(str(error), code=WRONG_USE)
+        fail(str(error), code=NOT_LOOKED)
     as_json(found.model_dump(mode="json")) if json else _show(found)
-    return _exit_code(found, fail_on_unknown=fail_on_unknown)
+    return _exit_code(found, names or (), fail_on_unknown=fail_on_unknown)
 
 
 def _options(text: str | None) -> dict[str, dict[str, object]]:
@@ -105,6 +109,8 @@ async def _look(
         rules=settings.address_rules,
         prometheus=CommandPrometheus(settings),
     )
+    if target is not None and subject.target and "tls" in (names or ()):
+        options = {**options, "tls": {**_port_of_tls(subject.target), **options.get("tls", {})}}
     config = CheckConfig.from_settings(settings, names=names, configs=options, subject=subject)
     return await check_stage(StageContext(trace_id=new_id(), run_id=new_id()), config)
 
@@ -116,13 +122,20 @@ def _target(text: str, own: OwnHost) -> Target:
     return Target(host=place.host, port=place.port, url=place.url, is_own=own.is_it(place.host))
 
 
-def _exit_code(found: CheckResult, *, fail_on_unknown: bool) -> int:
+def _port_of_tls(target: Target) -> dict[str, object]:
+    """The port at which a target speaks TLS if somebody says that it does. A URL says itself whether it does."""
+    return {} if target.url else {"port": target.port or 443}
+
+
+def _exit_code(found: CheckResult, names: Sequence[str], *, fail_on_unknown: bool) -> int:
     statuses = {one.status for one in found.checks}
     if CheckStatus.CRITICAL in statuses:
         return 2
     if CheckStatus.WARNING in statuses:
         return 1
-    return int(fail_on_unknown and (CheckStatus.UNKNOWN in statuses or not statuses))
+    if not statuses or not found.left_out.keys().isdisjoint(names):
+        return NOT_LOOKED
+    return int(fail_on_unknown and CheckStatus.UNKNOWN in statuses)
 
 
 def _show(found: CheckResult) -> None:

@@ -82,6 +82,7 @@ _MAX_UNREACHABLE = 0.55
 
 _ROOTS = frozenset({Topic.MEMORY, Topic.DISK, Topic.CERTIFICATE, Topic.DNS, Topic.CONNECTIONS, Topic.DEPLOY})
 _SYMPTOMS = frozenset({Topic.BACKLOG, Topic.DEPENDENCY})
+_LOADED = frozenset({Topic.CPU, Topic.CONNECTIONS})
 _SURELY = 2.4
 """The weight from which one piece of evidence for a root explains a symptom: a critical check, a deploy just before."""
 
@@ -95,6 +96,8 @@ _MAX_ALERTS = 100  # enough words to judge by; ten thousand alerts would block t
 _MAX_CITED, _MAX_QUOTED, _MAX_EFFECTS = 4, 2, 3
 _QUOTE = 160  # characters of the alert
 
+_REACH = names_in("down up unreachable offline reachable available unavailable answer answers responding probe")
+
 _OUTSIDE = frozenset({"http", "tcp", "tls", "dns"})
 """Checkers that see whether the target serves, as its users do."""
 
@@ -107,7 +110,7 @@ _NAMES = names_in(
 
 IN_WORDS = {
     Topic.MEMORY: "memory is short",
-    Topic.DISK: "a disk is filling up or failing",
+    Topic.DISK: "a disk is the trouble",
     Topic.CPU: "the CPU is overloaded",
     Topic.CERTIFICATE: "a certificate is the trouble",
     Topic.DNS: "names fail to resolve",
@@ -247,7 +250,13 @@ def _found_well(case: _Case) -> set[Topic]:
 
 
 def _explained(topic: Topic, votes: Sequence[_Vote], weights: Mapping[Topic, float]) -> Topic:
-    """The root of a symptom: work that piles up, and what fails elsewhere, have a cause if one was surely seen."""
+    """The root of a symptom: work that piles up, and what fails elsewhere, have a cause if one was surely seen.
+
+    What is asked more than usual uses more: that is the root of a busy CPU and of many connections.
+    """
+    if topic in _LOADED:
+        asked = sum(vote.weight for vote in votes if vote.topic is Topic.TRAFFIC and not vote.by_words)
+        return Topic.TRAFFIC if Topic.TRAFFIC in weights and asked >= _SURELY else topic
     if topic not in _SYMPTOMS:
         return topic
     seen: dict[Topic, float] = {}
@@ -406,6 +415,8 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
     alone = not case.given.alerts and case.given.incident is None
     outside = bool(topics) and topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
+    # That something can be connected to says nothing of a process that has failed there.
+    outside = outside and (Topic.PROCESS not in topics or _speaks_of_reach(case))
     of_topic = {check.name for _, check in checks if topic_of_check(check) in topics}
     if by_expression or alone:
         confidence = _HEALTHY_BY_EXPRESSION
@@ -421,6 +432,10 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     claim = Claim(kind=ClaimKind.HEALTHY, says=says, cites=cites, quotes=quotes)
     evidence = list(case.evidence.values())
     return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
+
+
+def _speaks_of_reach(case: _Case) -> bool:
+    return any(words_of(f"{alert.name} {alert.description}") & _REACH for alert in case.given.alerts[:_MAX_ALERTS])
 
 
 def _speaks_of_trouble(case: _Case) -> bool:
@@ -439,7 +454,7 @@ def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
     seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
     if not seen:
         # Cut between words: half a word is nothing that the alert says.
-        quotes = [shorten(one.says.partition(" [")[0], _QUOTE, placeholder=" …") for one in shown[:1]]
+        quotes = [shorten(one.says.rpartition(" [")[0] or one.says, _QUOTE, placeholder=" …") for one in shown[:1]]
         why = f"the alert says so, and nothing else was seen: {''.join(quotes)}"
     else:
         quotes = [one.says for one in seen[:_MAX_QUOTED]]

@@ -55,8 +55,8 @@ CLEAR_WORDS: dict[Topic, frozenset[str]] = {
     Topic.DEPENDENCY: names_in("upstream downstream dependency dependencies"),
     Topic.TRAFFIC: names_in("traffic rps qps pps surge ddos flood ratelimit ratelimited bandwidth"),
     Topic.NETWORK: names_in(
-        "network packet packets unreachable connectivity nic icmp ping retransmits bgp ospf vpn ipsec vlan lacp "
-        "wan jitter"
+        "network infiniband ethernet transceiver packet packets unreachable connectivity nic icmp ping retransmits bgp "
+        "ospf vpn ipsec vlan lacp wan jitter"
     ),
     Topic.PROCESS: names_in(
         "processes procs systemd supervisord zombie zombies crashloop crashlooping crashloopbackoff daemon pid"

@@ -135,7 +135,7 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
     unfit = {name: config.checkers[name].unfit(config.options(name), config.subject) for name in config.names}
     looking = asyncio.gather(*(_run(config, name, context) for name, reason in unfit.items() if not reason))
     found, changes = await asyncio.gather(looking, _changes(config, context))
-    checks = [one for one in found if isinstance(one, Check)]
+    checks = _without_own_ignorance([one for one in found if isinstance(one, Check)])
     refused = {name: reason for name, reason in (one for one in found if not isinstance(one, Check))}
     passed = sum(found.status is CheckStatus.OK for found in checks)
     return CheckResult(
@@ -149,6 +149,18 @@ async def check(context: StageContext, config: CheckConfig) -> CheckResult:
         changes=changes,
         left_out={**config.left_out, **{name: reason for name, reason in unfit.items() if reason}, **refused},
     )
+
+
+def _without_own_ignorance(checks: Sequence[Check]) -> list[Check]:
+    """A host that Prometheus reaches is there, also if the name servers of this machine do not know its name."""
+    if not any(one.metrics.get("up") is True for one in checks):
+        return [*checks]
+    return [
+        one.model_copy(update={"status": CheckStatus.UNKNOWN, "message": f"{one.message} here; Prometheus reaches it"})
+        if one.status is CheckStatus.CRITICAL and one.metrics.get("exists") is False
+        else one
+        for one in checks
+    ]
 
 
 async def _changes(config: CheckConfig, context: StageContext) -> list[Change]:

@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import JsonValue
 
-from orchestration.alert import FLAPPING, PLACE_LABELS, Alert, AlertStatus, Incident, IncidentStatus, first_start, named
+from orchestration.alert import FLAPPING, Alert, AlertStatus, Incident, IncidentStatus, first_start, named
 from orchestration.contracts import CheckResult, CheckStatus
 from orchestration.escalation import progress_of
 from orchestration.message import Fact
+from orchestration.places import PLACE_LABELS
 from orchestration.reasons import Reason, meaning_of
 from orchestration.redaction import REDACTED, is_secret, one_line, redact
 from orchestration.series import value_in_words

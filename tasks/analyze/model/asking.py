@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -76,8 +76,9 @@ class Question:
                         usage_limits=limits,
                         model_settings={"max_tokens": options.max_output_tokens, "max_retries": 0},
                     )
-            except Exception as error:
-                raise _no_answer(options, error) from error
+            except Exception as error:  # noqa: BLE001 - whatever is raised, there is no answer
+                # Without its cause: a logged traceback would have the vendor's words, and the key that they repeat.
+                raise _no_answer(options, error) from None
             finally:
                 self.used = Used(
                     requests=usage.requests,
@@ -175,22 +176,75 @@ def _read_text(text: str) -> ModelAnswer:
         raise ModelRetry(f"Answer with the JSON object of the answer alone: {where}: {problem['msg']}") from None
 
 
+_MEANINGS: Mapping[int, str] = {
+    400: "it does not take the question",
+    401: "it refuses the key",
+    402: "it wants to be paid",
+    403: "it refuses the key",
+    404: "it does not know the model or the address",
+    408: "it took too long",
+    413: "the question is too long for it",
+    422: "it does not take the question",
+    429: "its limit of requests or tokens is reached",
+}
+"""What a status says. The vendor's own words stay outside: they may repeat the key, in whatever form."""
+
+_CODE = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,3}")
+"""The form of a vendor's code for an error, such as insufficient_quota."""
+
+
 def _no_answer(options: ModelOptions, error: Exception) -> ModelUnavailable:
-    """Why there is no answer, in one sentence without the question."""
+    """Why there is no answer, on one line, in words of our own: others' may have the question, the key, or markup."""
     from pydantic_ai import exceptions
 
     who = str(options)
     if isinstance(error, TimeoutError):
         return ModelUnavailable(f"{who} did not answer within {options.seconds:g} s", retryable=True)
     if isinstance(error, exceptions.UsageLimitExceeded):
-        said = one_line(str(error), 200)
-        return ModelUnavailable(f"{who} came to no answer within its bounds: {said}", retryable=False)
+        bounds = f"{options.max_requests} requests and {options.max_tool_calls} looks by itself"
+        return ModelUnavailable(f"{who} came to no answer within its bounds: {bounds}", retryable=False)
     if isinstance(error, exceptions.ModelHTTPError):
-        said = one_line(str(error.body or error.message), 200)
-        final = error.status_code in _FINAL_STATUSES
-        answered = f"{who} answered {error.status_code}: {said}"
-        return ModelUnavailable(answered, retryable=not final, retry_after_seconds=error.retry_after)
+        status = error.status_code
+        means = _MEANINGS.get(status, "it is out of order" if status >= 500 else "it gives no analysis")
+        code = _code_in(error.body, options)
+        answered = f"{who} answered {status}: {means}{f' ({code})' if code else ''}"
+        return ModelUnavailable(
+            answered, retryable=status not in _FINAL_STATUSES, retry_after_seconds=error.retry_after
+        )
     if isinstance(error, exceptions.ModelAPIError):
-        return ModelUnavailable(f"{who} does not answer: {one_line(str(error), 200)}", retryable=True)
-    said = one_line(f"{type(error).__name__}: {error}", 200)
+        return ModelUnavailable(f"{who} does not answer: {_broken_by(error)}", retryable=True)
+    if isinstance(error, exceptions.UnexpectedModelBehavior):
+        said = "it has not the form that was asked for"
+    else:
+        said = type(error).__name__
     return ModelUnavailable(f"{who} gave an answer that cannot be read: {said}", retryable=True)
+
+
+def _code_in(body: object, options: ModelOptions) -> str:
+    """The vendor's code for the error, if the answer has one; "" if it has none that is surely no part of the key."""
+    outer = cast("dict[str, object]", body) if isinstance(body, dict) else {}
+    inner = outer.get("error")
+    fields = cast("dict[str, object]", inner) if isinstance(inner, dict) else outer
+    key = options.api_key.get_secret_value().casefold() if options.api_key else ""
+    codes = (value for name in ("code", "type") if isinstance(value := fields.get(name), str))
+    # What has six letters in a row of the key may come from it.
+    return next((code for code in codes if _CODE.fullmatch(code) and not _share_letters(code, key)), "")
+
+
+def _share_letters(code: str, key: str) -> bool:
+    size = min(6, len(key))
+    return any(key[start : start + size] in code for start in range(len(key) - size + 1)) if key else False
+
+
+def _broken_by(error: BaseException) -> str:
+    """What broke the connection, by the first error under it."""
+    from tasks.analyze.model.bounded_client import AnswerTooLong
+
+    seen: BaseException | None = error
+    while (under := seen.__cause__ or seen.__context__) is not None:
+        if isinstance(under, AnswerTooLong):
+            return str(under)
+        seen = under
+    if isinstance(seen, OSError) and seen.strerror:
+        return one_line(seen.strerror, 80)
+    return "the connection failed"

@@ -11,6 +11,10 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """The longest answer that is read. The vendors' clients would read any to its end."""
 
 
+class AnswerTooLong(httpx2.ReadError):
+    """An answer has more bytes than are read."""
+
+
 class BoundedClient(httpx2.AsyncClient):
     """Refuses answers that are too long, and follows no redirect, which could take the key elsewhere."""
 
@@ -22,7 +26,7 @@ class BoundedClient(httpx2.AsyncClient):
         """Send a request, and read its answer as far as it may go.
 
         Raises:
-            httpx2.ReadError: the answer is longer.
+            AnswerTooLong: the answer is longer.
         """
         response = await super().send(request, stream=True, **options)
         response.stream = _Bounded(cast("httpx2.AsyncByteStream", response.stream))
@@ -43,7 +47,7 @@ class _Bounded(httpx2.AsyncByteStream):
         async for part in self._stream:
             size += len(part)
             if size > MAX_ANSWER_BYTES:
-                raise httpx2.ReadError(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
+                raise AnswerTooLong(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
             yield part
 
     async def aclose(self) -> None:

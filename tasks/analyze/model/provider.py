@@ -83,7 +83,7 @@ class ModelAnalysis:
             error = "nobody waits for the answer any more" if cut else redact_text(str(problem), limit=500)
             await asyncio.shield(self._settle(question, number, error=error))
             raise
-        answer = judge(_restored(said, question), question.evidence)
+        answer = judge(_restored(said, question), question.evidence, case)
         answer = answer.model_copy(update={"model_info": self._info(question.used)})
         if not answer.recommendations:
             answer = await self._with_local_steps(answer, case)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
+from orchestration.analysis import AnalysisInput
 from orchestration.contracts import (
     WORST_FIRST,
     AnalyzeResult,
@@ -13,9 +15,13 @@ from orchestration.contracts import (
     Evidence,
     EvidenceKind,
     Recommendation,
+    Target,
 )
 from orchestration.redaction import one_line
 from orchestration.support import gives_orders, unsupported, without_orders
+from orchestration.target import read_place
+from tasks.analyze.advice import Findings
+from tasks.analyze.model.commands import refused, runs_on_a_host
 from tasks.analyze.model.question import ModelAnswer, ModelStep
 
 UNSUPPORTED_CONFIDENCE = 0.2
@@ -28,18 +34,29 @@ _MOST_CONFIDENCE = 0.95
 _MAX_CLAIMS, _MAX_STEPS, _MAX_ACTIONS = 12, 8, 8
 _SENTENCE, _LONG = 300, 600
 
-_NO_STEP = re.compile(
-    r"\|\s*(?:sudo\s+)?(?:ba|z|da|k)?sh\b|\brm\s+-[a-z]*[rf][a-z]*\s+/(?:\s|\*|$)|\bmkfs\b|\bdd\s+if=|:\(\)\s*\{|base64\s+(?:-d|--decode)"
+_URL = re.compile(
+    r"\b[a-z][a-z0-9+.\-]*://[^\s\"'<>)`]+|\bwww\.[^\s\"'<>)`]+"
+    r"|(?<![\w./@\-])(?:(?:[a-z0-9\-]+\.)+[a-z]{2,24}|\d{1,3}(?:\.\d{1,3}){3})(?::\d{1,5})?/[^\s\"'<>)`]*",
+    re.IGNORECASE,
 )
-"""Commands that nobody should copy at night: what is fetched and executed unread, and what destroys a machine."""
+"""Addresses, with and without a scheme."""
 
-_URL = re.compile(r"\b[a-z][a-z0-9+.\-]*://[^\s\"'<>)]+", re.IGNORECASE)
+_KINDS = re.compile(r"[\w.\-]*\.(?:apps|batch|k8s\.io|kubernetes\.io)/")
+"""Kinds and labels of Kubernetes, which look like addresses."""
+
+_GOES_TO = re.compile(
+    r"\b(?:visit|browse|download|fetch|upload|send|post|connect|go|log ?in)\b[^.]{0,40}?\s"
+    r"((?:[a-z0-9\-]+\.)+[a-z]{2,24})(?![\w.\-])",
+    re.IGNORECASE,
+)
+"""A name of a host that a step leads to."""
+
 _ALIKE_WORDS = 4
 """From how many equal words in a row a step repeats an order that stands in the evidence."""
 
 
-def judge(answer: ModelAnswer, evidence: Sequence[Evidence]) -> AnalyzeResult:
-    """The analysis that is left of an answer, in words that evidence supports."""
+def judge(answer: ModelAnswer, evidence: Sequence[Evidence], case: AnalysisInput) -> AnalyzeResult:
+    """The analysis that is left of an answer about a case, in words that evidence supports."""
     known = {one.id: one for one in evidence}
     kept: list[Claim] = []
     dropped: list[str] = []
@@ -52,7 +69,7 @@ def judge(answer: ModelAnswer, evidence: Sequence[Evidence]) -> AnalyzeResult:
             dropped.append(f"{one_line(claim.says, 200)!r}: {why}")
     if (more := len(answer.claims) - _MAX_CLAIMS) > 0:
         dropped.append(f"{more} more claims: only the first {_MAX_CLAIMS} are read")
-    steps, refused = _steps(answer.recommendations, kept, known)
+    steps, refused = _steps(answer.recommendations, kept, known, case)
     causes = [claim for claim in kept if claim.kind is ClaimKind.CAUSE]
     return AnalyzeResult(
         summary=_summary(answer, kept, evidence, known) if kept else _from_evidence(evidence, len(dropped)),
@@ -100,7 +117,7 @@ def _from_evidence(evidence: Sequence[Evidence], dropped: int) -> str:
 
 
 def _steps(
-    said: Sequence[ModelStep], kept: Sequence[Claim], known: Mapping[str, Evidence]
+    said: Sequence[ModelStep], kept: Sequence[Claim], known: Mapping[str, Evidence], case: AnalysisInput
 ) -> tuple[list[Recommendation], list[str]]:
     """The steps that follow from claims which stand, and why each other one is left out."""
     steps: list[Recommendation] = []
@@ -116,10 +133,26 @@ def _steps(
                 priority=one.priority.lower() if one.priority.lower() in ("high", "medium", "low") else "medium",
                 title=one_line(one.title, 120),
                 description=one_line(one.description, _LONG),
-                actions=[one_line(action, _SENTENCE) for action in one.actions[:_MAX_ACTIONS] if action.strip()],
+                actions=[
+                    one_line(_placed(action, one.title, case), _SENTENCE)
+                    for action in one.actions[:_MAX_ACTIONS]
+                    if action.strip()
+                ],
             )
         )
     return steps, refused
+
+
+def _placed(action: str, title: str, case: AnalysisInput) -> str:
+    """A step's action; a command about the machine on which it runs says which one that is."""
+    target = case.target or Target(is_own=case.is_about_this_host)
+    name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
+    if not target.is_own and not target.host and (place := read_place(name)) is not None:
+        target = target.model_copy(update={"host": place.host})
+    said = f"{title} {action}".casefold()
+    if not runs_on_a_host(action) or (target.host and re.search(rf"\bon {re.escape(target.host.casefold())}\b", said)):
+        return action
+    return Findings(target=target, name=name).there(action)[0]
 
 
 def _no_step(step: ModelStep, kept: Sequence[Claim], known: Mapping[str, Evidence]) -> str | None:
@@ -128,12 +161,9 @@ def _no_step(step: ModelStep, kept: Sequence[Claim], known: Mapping[str, Evidenc
     rests_on = {cited for claim in kept for cited in claim.cites}
     if not rests_on.intersection(step.cites):
         return "it follows from no claim that stands"
-    text = " ".join([step.title, step.description, *step.actions])
-    if _NO_STEP.search(text):
-        return "it has a command that should not be copied"
-    runbooks = " ".join(one.says for one in known.values() if one.kind is EvidenceKind.RUNBOOK)
-    if any(url not in runbooks for url in _URL.findall(text)):
-        return "it leads to an address that no runbook names"
+    text = "\n".join([step.title, step.description, *step.actions])
+    if (why := _leads_astray(text, known)) is not None:
+        return why
     orders = [
         sentence
         for one in known.values()
@@ -141,6 +171,19 @@ def _no_step(step: ModelStep, kept: Sequence[Claim], known: Mapping[str, Evidenc
         if gives_orders(sentence)
     ]
     return "it repeats an order that stands in the evidence" if any(_alike(text, order) for order in orders) else None
+
+
+def _leads_astray(text: str, known: Mapping[str, Evidence]) -> str | None:
+    for said in text.split("\n"):
+        if (command := refused(unicodedata.normalize("NFKC", said))) is not None:
+            return f"it has a command that may do more than look: {one_line(command, 80)}"
+    runbooks = " ".join(one.says for one in known.values() if one.kind is EvidenceKind.RUNBOOK)
+    if any(url not in runbooks for url in _URL.findall(_KINDS.sub(" ", text))):
+        return "it leads to an address that no runbook names"
+    evidence = " ".join(f"{one.about} {one.says}" for one in known.values()).casefold()
+    if any(host.casefold() not in evidence for host in _GOES_TO.findall(text)):
+        return "it leads to an address that no runbook names"
+    return None
 
 
 def _alike(text: str, order: str) -> bool:

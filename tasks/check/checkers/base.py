@@ -151,6 +151,7 @@ def local_checker(name: str, config: type[ConfigT], run: Callable[[ConfigT], Awa
 
 
 def not_of_this_host(_options: object, subject: Subject) -> str:
-    """Why a checker of this host cannot look at a subject; "" if the alert is about this host."""
-    is_own = subject.target is not None and subject.target.is_own
-    return "" if is_own else "it looks only at the host that runs this pipeline, and the alert is not about it"
+    """Why a checker of this host cannot look at a subject; "" if it can."""
+    if subject.target is not None and subject.target.is_own:
+        return ""
+    return "it looks only at the host that runs this pipeline, which is not the target"

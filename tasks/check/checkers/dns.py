@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -16,6 +17,15 @@ from orchestration.contracts import Check, CheckStatus
 from orchestration.errors import Unavailable
 from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import CheckerConfig, LeftOut, Names, Port, Seconds, Subject
+
+_OF_NAMES = re.compile(
+    r"dns|nxdomain|name.?server|name.?resolution|resolver|resolving|(not|to) resolve|enotfound|getaddrinfo"
+    r"|blackbox|probe|website|certificate",
+    re.IGNORECASE,
+)
+"""How alerts speak that are about what a name leads to."""
+
+_READ = 2000
 
 Record = Literal["A", "AAAA", "CNAME", "MX", "NS", "TXT", "SRV", "CAA"]
 
@@ -47,7 +57,7 @@ def unfit_for_dns(_config: DnsConfig, subject: Subject) -> str:
     """The target needs a name with a domain. A short name need not be in DNS, nor that of this host."""
     host = subject.target.host if subject.target else ""
     if not host:
-        return "the alert names no host"
+        return "no host is named"
     with suppress(ValueError):
         ipaddress.ip_address(host)
         return f"{host} is an address, and no name"
@@ -57,7 +67,9 @@ def unfit_for_dns(_config: DnsConfig, subject: Subject) -> str:
 
 
 async def check_dns(config: DnsConfig, subject: Subject) -> Check:
-    """Ask for the records. A name that does not exist is critical; servers that do not answer leave it unknown."""
+    """Ask for the records. A name that does not exist is critical if the alert is about the name: an alert about CPU
+    only calls the host so, and those who call it so may ask other servers. Servers that do not answer leave it unknown.
+    """
     assert subject.target is not None  # noqa: S101  unfit_for_dns() has said so
     host = subject.target.host
     if reason := subject.rules.refusal_of_name(host):
@@ -67,20 +79,32 @@ async def check_dns(config: DnsConfig, subject: Subject) -> Check:
     started = time.perf_counter()
     answers = await asyncio.gather(*(_ask(dns, resolver, host, kind, config.timeout) for kind in config.records))
     seconds = time.perf_counter() - started
+    without = CheckStatus.CRITICAL if _is_about_the_name(config, subject) else CheckStatus.UNKNOWN
     if any(answer is None for answer in answers):
-        return Check(name="dns", target=host, status=CheckStatus.CRITICAL, message="the name does not exist (NXDOMAIN)")
+        says = "the name does not exist (NXDOMAIN)"
+        return Check(name="dns", target=host, status=without, message=says, metrics={"exists": False})
     found = {kind: values for kind, values in zip(config.records, answers, strict=True) if values}
     metrics: dict[str, JsonValue] = {
         "latency_ms": round(seconds * 1000, 1),
         "records": {kind: [*values] for kind, values in found.items()},
     }
+    if not found:
+        metrics["exists"] = False
+        says = f"the name exists, but has no {' or '.join(config.records)} record"
+        return Check(name="dns", target=host, status=without, message=says, metrics=metrics)
     status, says = _judged(config, found, seconds)
     return Check(name="dns", target=host, status=status, message=says, metrics=metrics)
 
 
+def _is_about_the_name(config: DnsConfig, subject: Subject) -> bool:
+    """Whether somebody wants to know of this name: by hand, by the option `expect`, or by an alert of a probe."""
+    if not subject.alerts or config.expect or (subject.target and subject.target.url):
+        return True
+    texts = (f"{one.name} {one.labels.get('job', '')} {one.description[:_READ]}" for one in subject.alerts[:_READ])
+    return any(_OF_NAMES.search(text) for text in texts)
+
+
 def _judged(config: DnsConfig, found: dict[str, list[str]], seconds: float) -> tuple[CheckStatus, str]:
-    if not found:
-        return CheckStatus.CRITICAL, f"the name exists, but has no {' or '.join(config.records)} record"
     shown = "; ".join(f"{kind} {', '.join(values[:4])}" for kind, values in found.items())
     values = {value.rstrip(".").lower() for each in found.values() for value in each}
     if missing := [one for one in config.expect if one.rstrip(".").lower() not in values]:
@@ -114,8 +138,15 @@ def _dnspython() -> ModuleType:
 
 
 def _resolver(servers: tuple[str, ...], port: int) -> Any:
-    """Reading resolv.conf can block."""
-    resolver: Any = import_module("dns.asyncresolver").Resolver(configure=not servers)
+    """A resolver that asks these servers, or else those of resolv.conf. Reading that can block.
+
+    Raises:
+        Unavailable: resolv.conf is missing or names no server.
+    """
+    try:
+        resolver: Any = import_module("dns.asyncresolver").Resolver(configure=not servers)
+    except import_module("dns.resolver").NoResolverConfiguration:
+        raise Unavailable("this machine names no name server") from None
     if servers:
         resolver.nameservers, resolver.port = list(servers), port
     return resolver

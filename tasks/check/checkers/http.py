@@ -13,7 +13,7 @@ from orchestration.policy.patterns import check_pattern, matches_all
 from orchestration.redaction import one_line
 from orchestration.threads import in_daemon_thread, in_own_thread
 from tasks.check.checkers.base import CheckerConfig, Port, Seconds, Subject
-from tasks.check.checkers.reach import Reach, in_words, trusted
+from tasks.check.checkers.reach import Reach, in_words, status_without_answer, trusted
 
 _SHOWN_HOPS = 3
 
@@ -71,7 +71,7 @@ class HttpConfig(CheckerConfig):
 
 def unfit_for_http(config: HttpConfig, subject: Subject) -> str:
     """The target needs a URL, or the options say how to make one of its host."""
-    return "" if subject.target and config.url_of(subject.target) else "the alert names no URL"
+    return "" if subject.target and config.url_of(subject.target) else "no http or https URL is named"
 
 
 async def check_http(config: HttpConfig, subject: Subject) -> Check:
@@ -91,9 +91,12 @@ async def check_http(config: HttpConfig, subject: Subject) -> Check:
                 read=bool(config.body),
             )
     except TimeoutError:
-        return _bad(url, f"no answer within {config.timeout:g} s")
+        return _without_answer(url, f"no answer within {config.timeout:g} s")
+    except web.RefusedRedirect as refused:
+        return _without_answer(url, str(refused), CheckStatus.UNKNOWN)
     except (OSError, *web.ERRORS) as error:
-        return _bad(url, _why(error))
+        cause = _cause(error)
+        return _without_answer(url, _why(cause), status_without_answer(cause))
     return await _judged(config, url, found)
 
 
@@ -125,18 +128,22 @@ async def _judged(config: HttpConfig, url: str, found: Any) -> Check:
     return Check(name="http", target=url, status=status, message=one_line("; ".join(says), 500), metrics=metrics)
 
 
-def _bad(url: str, reason: str) -> Check:
-    return Check(name="http", target=url, status=CheckStatus.CRITICAL, message=one_line(reason, 300))
+def _without_answer(url: str, reason: str, status: CheckStatus = CheckStatus.CRITICAL) -> Check:
+    return Check(name="http", target=url, status=status, message=one_line(reason, 300))
 
 
-def _why(error: Exception) -> str:
-    """The system's reason, which the libraries wrap in errors of their own."""
+def _cause(error: Exception) -> BaseException:
+    """The system's error, which the libraries wrap in errors of their own."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError):
-            return in_words(link)
+            return link
         link = link.__cause__ or link.__context__
-    return str(error) or type(error).__name__
+    return error
+
+
+def _why(cause: BaseException) -> str:
+    return in_words(cause) if isinstance(cause, OSError) else str(cause) or type(cause).__name__
 
 
 def _shown(seconds: float) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 from orchestration.alert import Alert, Severity
 from orchestration.contracts import WORST_FIRST, Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
+from orchestration.places import read_place
 from orchestration.prometheus import Prometheus, Sample, Series
 from orchestration.redaction import one_line
 from orchestration.series import normal_range, sparkline, value_in_words, written
@@ -39,7 +40,7 @@ def unfit_for_prometheus(_config: PrometheusConfig, subject: Subject) -> str:
     if any(expression_of(alert) for alert in subject.alerts):
         return ""
     if subject.target is None or not subject.target.host:
-        return "the alert names neither an expression nor a host"
+        return "neither an expression nor a host is named"
     is_health_check = not subject.alerts and subject.target.is_own
     return "the other checks look at this host itself" if is_health_check else ""
 
@@ -196,9 +197,12 @@ _LIMITS = {
 
 _CPU = 'avg(100 * (1 - rate(node_cpu_seconds_total{{mode="idle", {by}}}[5m])))'
 _MEMORY = "max(100 * (1 - node_memory_MemAvailable_bytes{{{by}}} / node_memory_MemTotal_bytes{{{by}}}))"
+_OF_DISKS = f'{{{{fstype!~"{_NO_REAL_DISKS}", {{by}}}}}}'
+_SIZE, _FREE, _AVAILABLE = (f"node_filesystem_{figure}_bytes{_OF_DISKS}" for figure in ("size", "free", "avail"))
+# As df counts: what only root may use is neither used nor available.
 _DISK = (
-    f'topk(1, 100 * (1 - node_filesystem_avail_bytes{{{{fstype!~"{_NO_REAL_DISKS}", {{by}}}}}} '
-    f'/ (node_filesystem_size_bytes{{{{fstype!~"{_NO_REAL_DISKS}", {{by}}}}}} > 0)))'
+    f"topk(1, 100 * ({_SIZE} - {_FREE}) / (({_SIZE} - {_FREE} + {_AVAILABLE}) > 0) "
+    f"or 100 * (1 - {_AVAILABLE} / ({_SIZE} > 0)))"
 )
 
 
@@ -208,6 +212,8 @@ async def _host(prometheus: Prometheus, subject: Subject, alert: Alert | None) -
     if not host:
         return None
     instance = alert.labels.get("instance", "") if alert else ""
+    place = read_place(instance)
+    name = instance if place and place.host == host else host  # it may be an exporter's, that speaks of this host
     by = f"instance=~{host_pattern(host)}"
     up, cpu, memory, disk = await asyncio.gather(
         prometheus.query(f"up{{{by}}}"), *(prometheus.query(query.format(by=by)) for query in (_CPU, _MEMORY, _DISK))
@@ -226,4 +232,4 @@ async def _host(prometheus: Prometheus, subject: Subject, alert: Alert | None) -
     if disk:
         says[-1] += f" of {disk[0].labels.get('mountpoint', 'a disk')}"
     status = next(status for status in WORST_FIRST if status in statuses)
-    return _Part(status, ", ".join(says), metrics, instance or host)
+    return _Part(status, ", ".join(says), metrics, name)

@@ -19,6 +19,7 @@ from typing import TypeVar
 import certifi
 
 from orchestration.addresses import AddressRules, IPAddress, connectable
+from orchestration.contracts import CheckStatus
 from orchestration.errors import Unavailable
 from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import LeftOut
@@ -38,7 +39,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class NoSuchName(OSError):
-    """A host's name has no address."""
+    """A host's name has no address that this machine knows."""
 
 
 async def resolve_name(host: str) -> Sequence[str]:
@@ -82,12 +83,12 @@ class Reach:
             found = await self.resolve(host)
         except socket.gaierror as error:
             if error.errno in _NO_SUCH_NAME:
-                raise NoSuchName(f"{host} has no address") from None
+                raise NoSuchName(f"{host} has no address here") from None
             raise Unavailable(f"the name {host} could not be resolved: {error.strerror}") from None
         except UnicodeError:
             raise NoSuchName(f"{host} is no name of a host") from None
         if not found:
-            raise NoSuchName(f"{host} has no address")
+            raise NoSuchName(f"{host} has no address here")
         return found
 
     async def connect(self, host: str, connect: Callable[[str], Awaitable[T]], close: Callable[[T], object]) -> T:
@@ -165,6 +166,14 @@ def _context(ca_file: str, verify: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def status_without_answer(error: BaseException) -> CheckStatus:
+    """What is found out by a connection that failed: nothing if this machine does not know the name.
+
+    Another machine may know it: the one that watches the host, or a name server that this machine does not ask.
+    """
+    return CheckStatus.UNKNOWN if isinstance(error, NoSuchName) else CheckStatus.CRITICAL
 
 
 def in_words(error: Exception) -> str:

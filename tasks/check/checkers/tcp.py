@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from orchestration.contracts import Check, CheckStatus
 from tasks.check.checkers.base import CheckerConfig, Port, Seconds, Subject
-from tasks.check.checkers.reach import NoSuchName, Reach, in_words
+from tasks.check.checkers.reach import Reach, in_words, status_without_answer
 
 
 class TcpConfig(CheckerConfig):
@@ -23,7 +23,7 @@ class TcpConfig(CheckerConfig):
 def unfit_for_tcp(config: TcpConfig, subject: Subject) -> str:
     """The target needs a host, and a port that it or the options name."""
     if subject.target is None or not subject.target.host:
-        return "the alert names no host"
+        return "no host is named"
     return "" if config.port or subject.target.port else f"{subject.target.host} is named without a port"
 
 
@@ -38,10 +38,11 @@ async def check_tcp(config: TcpConfig, subject: Subject) -> Check:
     try:
         async with asyncio.timeout(config.timeout):
             opened = await Reach(subject.rules).open_socket(target.host, port)
-    except (OSError, NoSuchName) as error:
+    except OSError as error:
         late = isinstance(error, TimeoutError)
         reason = f"no answer within {config.timeout:g} s" if late else in_words(error)
-        return Check(name="tcp", target=name, status=CheckStatus.CRITICAL, message=reason, metrics=metrics)
+        status = status_without_answer(error)
+        return Check(name="tcp", target=name, status=status, message=reason, metrics=metrics)
     with opened:
         seconds = time.perf_counter() - started
         metrics |= {"connect_ms": round(seconds * 1000, 1), "address": opened.getpeername()[0]}

@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, model_validator
 from orchestration.contracts import Check, CheckStatus
 from orchestration.redaction import one_line
 from tasks.check.checkers.base import CheckerConfig, Port, Seconds, Subject
-from tasks.check.checkers.reach import Reach, in_words, trusted
+from tasks.check.checkers.reach import Reach, in_words, status_without_answer, trusted
 
 USUAL_PORTS = frozenset({443, 465, 563, 636, 853, 990, 992, 993, 994, 995, 5061, 5986, 6443, 8443, 9443})
 """Ports at which a connection begins with TLS."""
@@ -44,7 +44,7 @@ def unfit_for_tls(config: TlsConfig, subject: Subject) -> str:
     """The target needs an https URL, or a port at which connections begin with TLS, or the options name one."""
     target = subject.target
     if target is None or not target.host:
-        return "the alert names no host"
+        return "no host is named"
     if config.port or target.url.startswith("https:") or (not target.url and target.port in USUAL_PORTS):
         return ""
     return f"nothing says that {target.name} speaks TLS"
@@ -71,7 +71,8 @@ async def check_tls(config: TlsConfig, subject: Subject) -> Check:
     except OSError as error:
         late = isinstance(error, TimeoutError)
         reason = problem or (f"no answer within {config.timeout:g} s" if late else in_words(error))
-        return Check(name="tls", target=shown, status=CheckStatus.CRITICAL, message=reason)
+        status = CheckStatus.CRITICAL if problem else status_without_answer(error)
+        return Check(name="tls", target=shown, status=status, message=reason)
     days, metrics = _described(peer)
     status = _status(config, days) if not problem else CheckStatus.CRITICAL
     message = one_line(f"{f'{problem}; ' if problem else ''}{_says(days, metrics)}", 300)

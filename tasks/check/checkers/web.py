@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httpcore
 import httpx
 
+from tasks.check.checkers.base import LeftOut
 from tasks.check.checkers.reach import Reach
 
 MAX_REDIRECTS = 5
@@ -26,6 +28,10 @@ ERRORS = (
     *(httpx.HTTPError, httpx.InvalidURL),
 )
 """What a request can end with, beside what `Reach.connect()` raises."""
+
+
+class RefusedRedirect(Exception):
+    """A redirect leads to an address that may not be connected to. The text says where, and why."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,18 @@ async def fetch(
     """The answer to one request. It sends no cookies and no credentials, uses no proxy, and reads at most 1 MiB.
 
     Raises:
-        LeftOut: a redirect leads to an address that may not be connected to.
+        LeftOut: the URL leads to an address that may not be connected to.
+        RefusedRedirect: a redirect leads to such an address.
         OSError: no connection; also `ERRORS`.
     """
     transport = _Transport(
         httpcore.AsyncConnectionPool(ssl_context=context, network_backend=_Backend(reach), retries=0)
     )
+    asked = list[httpx.URL]()
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(request.url)
+
     started = time.perf_counter()
     client = httpx.AsyncClient(
         transport=transport,
@@ -61,9 +73,9 @@ async def fetch(
         timeout=None,  # noqa: S113  the caller limits the time of it all
         trust_env=False,
         headers={"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
-        event_hooks={"request": [_without_user]},
+        event_hooks={"request": [_without_user, note]},
     )
-    async with client, client.stream(method, url) as response:
+    async with client, _named(asked), client.stream(method, url) as response:
         seconds = time.perf_counter() - started
         body = await _beginning(response) if read else b""
         led_to = [*response.history[1:], response]
@@ -72,6 +84,19 @@ async def fetch(
             for hop, next_one in zip(response.history, led_to, strict=False)
         ]
         return Fetched(response.status_code, _without_credentials(response.url), hops, seconds, body)
+
+
+@asynccontextmanager
+async def _named(asked: Sequence[httpx.URL]) -> AsyncGenerator[None]:
+    """Make a refusal that a redirect has led to say so: up to there the target has answered."""
+    try:
+        yield
+    except LeftOut as refused:
+        if len(asked) < 2:
+            raise
+        raise RefusedRedirect(
+            f"redirected to {_without_credentials(asked[-1])}, which may not be asked: {refused}"
+        ) from None
 
 
 async def _without_user(request: httpx.Request) -> None:

@@ -12,8 +12,9 @@ from email.utils import parsedate_to_datetime
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Severity, host_of, web_address
+from orchestration.alert import Alert, AlertStatus, Severity, web_address
 from orchestration.errors import json_kind
+from orchestration.places import host_of
 from tasks.ingest.sources.source import JsonObject
 from tasks.ingest.sources.spelling import in_words, readable, says_nothing
 

@@ -12,7 +12,8 @@ from functools import partial
 
 from pydantic import JsonValue
 
-from orchestration.alert import HOST_LABELS, Alert, AlertStatus
+from orchestration.alert import Alert, AlertStatus
+from orchestration.places import HOST_LABELS
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     PAGE,

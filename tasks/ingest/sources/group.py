@@ -9,7 +9,8 @@ from itertools import islice
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, Severity, host_of
+from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.places import host_of
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     RUNBOOK,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
-from orchestration.alert import Alert, AlertStatus, host_of
+from orchestration.alert import Alert, AlertStatus
+from orchestration.places import host_of
 from tasks.ingest.sources.fields import (
     DASHBOARD,
     PAGE,
