@@ -21,9 +21,6 @@ OWN_SOURCE = "alert-pipeline"
 HEARTBEAT_SOURCE = "heartbeat"
 """The source of the alert that a heartbeat is missing."""
 
-TOO_MANY = "TooManyIncidents"
-"""The name of the alert that stands for the incidents of a push that has too many. Its fingerprint begins with it."""
-
 TOO_LARGE = "PushTooLarge"
 """The name of the alert that stands for a push that is too large to be read. Its fingerprint begins with it."""
 

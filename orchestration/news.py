@@ -245,6 +245,12 @@ class IncidentChange:
         return self.opened or self.reopened or self.new_episode or self.severity_raised
 
     @property
+    def only_grew(self) -> bool:
+        """Whether all that is new is that more alerts fire."""
+        other = self.opened or self.reopened or self.severity_raised or self.resolved
+        return not other and (self.new_episode or self.new_firing > 0)
+
+    @property
     def material(self) -> bool:
         """Whether the incident has changed in a way that somebody should hear of."""
         grown = self.opened or self.reopened or self.new_episode or self.severity_raised or self.new_firing > 0

@@ -21,6 +21,7 @@ from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_o
 from orchestration.store import members
 from orchestration.store.incidents import (
     INCIDENT_COLUMNS,
+    NEXT_STATE,
     NEXT_VERSION,
     UNACKNOWLEDGED,
     get_incident,
@@ -457,7 +458,7 @@ async def _settle(
         values |= UNACKNOWLEDGED
         recording.note(ACKNOWLEDGEMENT_ENDED, old=IncidentStatus.ACKNOWLEDGED, new=IncidentStatus.OPEN)
     if settled.material and not settled.opened:
-        values |= NEXT_VERSION
+        values |= NEXT_STATE if incident.is_storm and settled.only_grew else NEXT_VERSION
     if listed and (recording.omitted or _OMITTED in recording.group):
         values["details"] = _group_now(recording, listed)
     if values:

@@ -55,6 +55,10 @@ NEXT_VERSION: dict[str, Any] = {"version": _I.version + 1, "news_version": _I.ve
 """The columns of an incident that has changed in a way that somebody should hear of."""
 
 
+NEXT_STATE: dict[str, Any] = {"version": _I.version + 1}
+"""The columns of an incident that has changed in a way that is only shown where that disturbs nobody."""
+
+
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id, which must exist."""
     row = (await tx.execute(select(*INCIDENT_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()

@@ -70,6 +70,7 @@ class IncidentRow(Base):
             postgresql_where=text(f"status in {OPEN_STATUSES!r}"),
         ),
         Index(None, "incident_key", "id"),
+        Index(None, "opened_at"),
     )
 
 

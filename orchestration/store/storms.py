@@ -40,28 +40,32 @@ class WaitingRun:
     options: dict[str, Any]
 
 
-# Two looks at small parts of an index: this is asked before each claim.
+# Small parts of an index: this is asked before each claim, and mostly nothing waits.
 _MANY = text(
     f"""
-    select (
-        select count(*) from (
+    with known as (
+        select count(*) as waiting from (
             select 1 from pipeline_run
             where status in {CLAIMABLE_STATUSES!r} and due_at is null and reason = '{RunReason.PUSH}' and awaits_ingest
             limit :more
         ) as waiting
-    ) as waiting, (
+    )
+    select case when waiting = 0 then false else waiting + (
         select count(*) from (
             select 1 from incident where opened_at > clock_timestamp() - cast(:window as interval) limit :more
         ) as opened
-    ) as opened
+    ) >= :more or exists (
+        select 1 from incident where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')
+    ) end
+    from known
     """
 )
 
 
 async def may_be_storm(tx: AsyncConnection, threshold: int, window: timedelta) -> bool:
-    """Whether a run waits, and so many incidents have been opened lately or are about to be that it can be a storm."""
-    found = (await tx.execute(_MANY, {"more": threshold + 1, "window": window})).one()
-    return found.waiting > 0 and found.waiting + found.opened > threshold
+    """Whether a run waits, and a storm is open, or so many incidents were opened lately, or are about to be, that they
+    can be one."""
+    return bool((await tx.execute(_MANY, {"more": threshold + 1, "window": window})).scalar_one())
 
 
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")

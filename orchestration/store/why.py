@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import TOO_LARGE, TOO_MANY, Incident
+from orchestration.alert import TOO_LARGE, Incident
 from orchestration.contracts import CheckResult, Stage
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.reasons import Reason
@@ -142,7 +142,7 @@ async def _with_refused(tx: AsyncConnection, facts: Facts, matchers: Sequence[Ma
 
 async def _list_cut(tx: AsyncConnection, since: datetime, until: datetime) -> list[RunRecord]:
     """The pushes of a time span of which only one message was made, because they were too large; newest first."""
-    one_for_all = or_(*(_R.alert_fingerprint.startswith(f"{name}/") for name in (TOO_LARGE, TOO_MANY)))
+    one_for_all = _R.alert_fingerprint.startswith(f"{TOO_LARGE}/")
     query = select(*RUN_COLUMNS).where(_R.created_at.between(since, until), _R.reason == RunReason.PUSH, one_for_all)
     rows = await tx.execute(query.order_by(_R.created_at.desc()).limit(_REFUSED_SHOWN))
     return readable_runs(rows.mappings())
@@ -318,7 +318,16 @@ def _entire(value: str) -> str:
 
 def _fit(name: Any, labels: Any, asked: str, matchers: Sequence[Matcher], fits_name: FitsName) -> ColumnElement[bool]:
     """Whether an alert of the query has such labels or, without matchers, such a name."""
-    return and_(*(_fits(name, labels, *matcher) for matcher in matchers)) if matchers else fits_name(name, asked)
+    if matchers:
+        return and_(*(_fits(name, labels, *matcher) for matcher in matchers))
+    called, _, place = asked.partition(" on ")
+    if not place:
+        return fits_name(name, asked)
+    # As the title of an incident of its own would be.
+    path = cast("$.* ? (@ == $place || @ starts with $with_port)", JSONPATH)
+    places = func.jsonb_build_object("place", place, "with_port", f"{place}:")
+    there = func.jsonb_path_exists(labels, path, places)
+    return or_(fits_name(name, asked), and_(_is_called(name, called), there))
 
 
 def _begins(text: Any, asked: str) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""What a push becomes that is more than people can be told: one alert that says so.
+"""What a push becomes that is more than people can be told, or than can be read.
 
 Thousands of pages at once are none: nobody reads them, and what matters waits behind them.
 """
@@ -6,19 +6,20 @@ Thousands of pages at once are none: nobody reads them, and what matters waits b
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from orchestration.alert import TOO_LARGE, TOO_MANY, Alert, AlertStatus, Severity
+from orchestration.alert import TOO_LARGE, Alert
+from orchestration.policy.active import ActivePolicy
 from orchestration.redaction import one_line
-from orchestration.store import incidents
+from orchestration.store import incidents, storms
 from orchestration.store.database import Database
 from tasks.ingest.alert_secrets import identity_without_secrets, stored_key
 from tasks.ingest.sources import Push
+from tasks.ingest.storms import key_of, route_of
 
-_NAMES_SHOWN = 10
 _NAME_CHARACTERS = 80
 _NAME = re.compile(
     r'''"(?:alert_?name|alert_title|condition_name|rule_?name|check_name|name|title)"\s*:\s*"((?:[^"\\]|\\.){1,200})"''',
@@ -26,71 +27,57 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Storm:
-    """A push with more incidents than `ceiling`."""
+@dataclass(frozen=True, kw_only=True)
+class HugePush:
+    """A push with so many incidents that it is a storm by itself."""
 
     push: Push
     groups: list[list[Alert]]
     """Its alerts, one list for each incident."""
-    ceiling: int
+    environment: str
     keys: list[str]
     """The incident key under which each group is stored."""
     fingerprints: list[set[str]]
     """The fingerprints under which the alerts of each group are stored."""
+    routes: list[str]
+    """The route of each group."""
 
     @classmethod
-    def of(cls, push: Push, groups: list[list[Alert]], ceiling: int) -> Self:
-        """The storm with the identities of its alerts. This takes time and no database, so a thread can do it."""
-        fingerprints = [{identity_without_secrets(alert.fingerprint) for alert in group} for group in groups]
-        return cls(push, groups, ceiling, [stored_key(group[0]) for group in groups], fingerprints)
+    def of(cls, push: Push, groups: list[list[Alert]], environment: str, policy: ActivePolicy | None) -> Self:
+        """The push with the identities of its alerts. This takes time and no database, so a thread can do it."""
+        return cls(
+            push=push,
+            groups=groups,
+            environment=environment,
+            keys=[stored_key(group[0]) for group in groups],
+            fingerprints=[{identity_without_secrets(alert.fingerprint) for alert in group} for group in groups],
+            routes=[route_of(policy, group, environment) for group in groups],
+        )
 
-    async def split(self, database: Database, environment: str) -> list[list[Alert]]:
-        """The groups that become a run each. The last one may be the alert that stands for all that are not open yet.
+    async def split(self, database: Database, ceiling: int) -> tuple[list[list[Alert]], Mapping[str, list[Alert]]]:
+        """The groups that become a run each, and the alerts of storms by the storm's key.
 
-        Whoever was told of an incident is told its end too, so what the push says of open incidents and firing alerts
-        is a run for each. There are never more of those than people were told of one by one.
+        Whoever was told of an incident is told its end too, so what the push says of open incidents and of alerts that
+        fire in one is a run for each. There are never more of those than people were told of one by one.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        source, own = self.push.source, _key_of_storm(self.push.source)
+        source, named = self.push.source, set[str]().union(*self.fingerprints)
         async with database.transaction() as tx:
-            live = await incidents.live_keys(tx, environment, {own, *self.keys})
-            firing = await incidents.list_firing(tx, source, environment, set[str]().union(*self.fingerprints))
-        known, others = list[list[Alert]](), list[list[Alert]]()
-        for group, key, fingerprints in zip(self.groups, self.keys, self.fingerprints, strict=True):
-            (known if key in live or fingerprints & firing else others).append(group)
-        # However few ends are left, they may be those that the open storm waits for.
-        ends_storm = own in live and not any(alert.firing for group in others for alert in group)
-        if len(others) > self.ceiling or (others and ends_storm):
-            others = [[_too_many_incidents(source, others, self.ceiling)]]
-        return [*known, *others]
-
-
-def _key_of_storm(source: str) -> str:
-    return f"{TOO_MANY}/{source}"
-
-
-def _too_many_incidents(source: str, groups: Sequence[Sequence[Alert]], ceiling: int) -> Alert:
-    """The one alert that stands for more than `ceiling` incidents. It fires as long as one of them does."""
-    found = [alert for group in groups for alert in group]
-    firing = [alert for alert in found if alert.firing]
-    names = Counter(one_line(alert.name, _NAME_CHARACTERS) for alert in found)
-    frequent = ", ".join(f"{name} ({count:,})" for name, count in names.most_common(_NAMES_SHOWN))
-    others = f" and {len(names) - _NAMES_SHOWN:,} other names" if len(names) > _NAMES_SHOWN else ""
-    return Alert(
-        source=source,
-        fingerprint=_key_of_storm(source),
-        incident_key=_key_of_storm(source),
-        name=TOO_MANY,
-        title=f"{len(groups):,} incidents in one push from {source}",
-        severity=Severity.worst(*(alert.severity for alert in firing or found)),
-        status=AlertStatus.FIRING if firing else AlertStatus.RESOLVED,
-        description=f"A push has {len(found):,} alerts of {len(groups):,} incidents, {len(firing):,} of them "
-        f"firing. That is more than ORCHESTRATION_MAX_INCIDENTS_PER_PUSH={ceiling}, so this is one message for all, "
-        f"and nobody is notified of each. The most frequent: {frequent}{others}",
-    )
+            live = await incidents.live_keys(tx, self.environment, set(self.keys))
+            firing = await incidents.list_firing(tx, source, self.environment, named)
+            members = await storms.members_of_storms(tx, list(named))
+        alone, folded = list[list[Alert]](), defaultdict[str, list[Alert]](list)
+        many = list[list[Alert]]()
+        for group, key, names, route in zip(self.groups, self.keys, self.fingerprints, self.routes, strict=True):
+            storm = next((found for name in names if (found := members.get((self.environment, source, name)))), None)
+            if key in live or (storm is None and names & firing):
+                alone.append(group)
+                continue
+            many.append(group)
+            folded[storm or key_of(source, route)] += group
+        return ([*alone, *many], {}) if len(many) <= ceiling else (alone, folded)
 
 
 def too_large_push(source: str, sender: str, size_bytes: int | None, limit: str, beginning: str) -> dict[str, object]:

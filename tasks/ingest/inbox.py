@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,10 +34,11 @@ from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
-from tasks.ingest.ceilings import Storm
+from tasks.ingest.ceilings import HugePush
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
+from tasks.ingest.storms import BATCH, title_of_storm
 
 _NAME_CHARACTERS = 128
 _TITLE_CHARACTERS = 200
@@ -103,7 +104,7 @@ async def accept(
 
     A push with alerts becomes one run for each of its incidents, in the order of the push. Its sender decides which
     alerts are one incident, or the grouping of the policy. If they are more than
-    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not open yet become one run that says how many. A request
+    `ORCHESTRATION_MAX_INCIDENTS_PER_PUSH`, those that are not open yet become a storm, hundreds a run. A request
     without alerts (a check of this host's health, a definition without an ingest node) becomes a single run. The runs
     share the trace id. Workers are notified at commit, unless the runs are reserved. `write` writes them, by default in
     a transaction of their own.
@@ -126,9 +127,9 @@ async def accept(
         push = await asyncio.to_thread(_by_incident, request.payload, intake)
     else:
         push = _by_incident(request.payload, intake)
-    if isinstance(push, Storm):
-        groups = await push.split(services.database, intake.environment)
-        push = await asyncio.to_thread(_runs_of_groups, request.payload, push.push, groups, intake)
+    if isinstance(push, HugePush):
+        alone, folded = await push.split(services.database, services.settings.max_incidents_per_push)
+        push = await asyncio.to_thread(_runs_of_storms, request.payload, push.push, alone, folded, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
     _signal_skipped(services.signals, written, push.runs)
     return written
@@ -231,8 +232,8 @@ def _severity_of_value(payload: object) -> Severity:
     return Severity(str(given)) if given in [one.value for one in Severity] else Severity.INFO
 
 
-def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
-    """The runs of a push with alerts, or the storm that it is: everything that takes time and no database."""
+def _by_incident(payload: object, intake: _Intake) -> NewPush | HugePush:
+    """The runs of a push with alerts, unless it is huge: everything that takes time and no database."""
     push = parse_push(payload, source=intake.source)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
@@ -241,7 +242,7 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush | Storm:
     groups = split_by_incident(push.alerts)
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
-        return Storm.of(push, groups, ceiling)
+        return HugePush.of(push, groups, intake.environment, intake.policy)
     return _runs_of_groups(payload, push, groups, intake)
 
 
@@ -268,6 +269,24 @@ def _runs_of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)
+
+
+def _runs_of_storms(
+    payload: object,
+    push: Push,
+    alone: Sequence[Sequence[Alert]],
+    folded: Mapping[str, Sequence[Alert]],
+    intake: _Intake,
+) -> NewPush:
+    """A run for each group, and for each batch of alerts of a storm."""
+    of_groups = _runs_of_groups(payload, push, alone, intake)
+    of_storms: list[NewRun] = []
+    for key, alerts in folded.items():
+        for start in range(0, len(alerts), BATCH):
+            batch = [without_secrets(alert) for alert in alerts[start : start + BATCH]]
+            run = _run(replace(push, omitted=0, all_resolved=False), batch, intake, reserved=False)
+            of_storms.append(replace(run, incident_key=key, title=title_of_storm(batch)))
+    return replace(of_groups, runs=(*of_groups.runs, *of_storms))
 
 
 def _single(payload: object, title: str, intake: _Intake) -> NewPush:

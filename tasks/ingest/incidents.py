@@ -32,7 +32,7 @@ def decide(change: IncidentChange, *, storm: bool = False) -> NotifyDecision:
         (change.resolved, NotifyDecision(True, Reason.RESOLVED)),
         (change.severity_raised, NotifyDecision(True, Reason.SEVERITY_RAISED)),
         (change.snoozed and change.material, NotifyDecision(False, Reason.SNOOZED)),
-        (storm and (change.new_episode or change.new_firing > 0), NotifyDecision(False, Reason.STORM_GREW)),
+        (storm and change.only_grew, NotifyDecision(False, Reason.STORM_GREW)),
         (change.new_episode, NotifyDecision(True, Reason.NEW_EPISODE)),
         (change.new_firing > 0, NotifyDecision(True, Reason.NEW_ALERTS)),
         (change.stale, NotifyDecision(False, Reason.STALE)),

@@ -78,9 +78,10 @@ async def ingest(context: StageContext, config: IngestConfig) -> IngestResult:
     result, follow = None, True
     while result is None:
         result, follow = await _ingest_next(context, config)
-    # What was accepted meanwhile is true as well: who is notified hears of it in the same message.
+    # What was accepted meanwhile is true as well: who is notified hears of it in the same message. But the page of a
+    # storm does not wait for thousands that follow.
     for _ in range(MAX_LATER_RUNS):
-        if not follow:
+        if not follow or config.incident_key.startswith(STORM_KEY):
             break
         _, follow = await _ingest_next(context, config)
     return result
