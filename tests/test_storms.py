@@ -38,11 +38,12 @@ async def work(services: Services) -> list[RunRecord]:
     """What a worker does with all that waits: fold, then execute. Returns the runs that it has executed."""
     done: list[RunRecord] = []
     while True:
-        while await fold_storms(services):
+        while (await fold_storms(services)).more:
             pass
         waiting = await rows(
             services.database,
-            "select run_id from pipeline_run where status = 'pending' and due_at is null order by priority desc, id",
+            "select run_id from pipeline_run where status = 'pending' "
+            "and (due_at is null or due_at <= clock_timestamp()) order by priority desc, id",
         )
         if not waiting:
             return done
@@ -111,7 +112,9 @@ async def test_what_outlives_a_storm_becomes_an_incident_of_its_own(services: Se
 async def test_the_first_critical_ones_of_a_storm_are_told_by_themselves(
     services: Services, channel: MemoryChannel
 ) -> None:
-    await accept(services, 200, severity="critical")
+    await accept(services, 100, severity="critical")
+    await fold_storms(services)
+    await accept(services, 100, first=100, severity="critical")  # before the storm is an incident
     await work(services)
     assert len(channel.messages) == 4
     assert sum("storm" in message.title for message in channel.messages) == 1

@@ -29,6 +29,8 @@ CLAIMABLE: ColumnElement[bool] = _T.status.in_(
 _FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < clock_timestamp() or lease_owner = :lost)"
 _LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
 
+_ALL = 2**62
+
 UNREADABLE_SECONDS = 30.0
 """How long a run waits, in seconds, after a worker has claimed it and cannot read its row."""
 
@@ -60,12 +62,14 @@ async def claim_runs(
     deadline_seconds: float,
     overdue_only: bool = False,
     limit_of_all: int | None = None,
+    up_to: int | None = None,
 ) -> list[Claim]:
     """Lease up to `limit` runs that no process executes: critical ones first, then the oldest.
 
     Two workers that claim at the same time get different runs, and neither waits for the other. Each run gets an owner
     name of its own, `process` and a random part, so that a re-claim by the same process gets a new owner name.
     A run that this version cannot read, because another has written it, is put off and not returned.
+    Of new pushes only those up to the number `up_to` are claimed: what came later may be a storm.
     `limit_of_all` is how many runs all workers together may execute at a time; None means no limit, and then this is
     a single statement, which needs no transaction.
     """
@@ -78,7 +82,13 @@ async def claim_runs(
     overdue = _OVERDUE if overdue_only else "true"
     claimed = await tx.execute(
         _claim_statement(overdue),
-        {"process": process, "limit": limit, "lease_seconds": lease_seconds, "deadline": deadline_seconds},
+        {
+            "process": process,
+            "limit": limit,
+            "lease_seconds": lease_seconds,
+            "deadline": deadline_seconds,
+            "up_to": _ALL if up_to is None else up_to,
+        },
     )
     rows = sorted(claimed.mappings(), key=lambda row: (-row["priority"], row["id"]))
     runs = [
@@ -131,7 +141,7 @@ def _claim_statement(condition: str) -> TextualSelect:
     return text(
         f"""
         with at_once as (
-            {_CANDIDATE} and {condition} and due_at is null
+            {_CANDIDATE} and {condition} and due_at is null and (id <= :up_to or not awaits_ingest)
             order by priority desc, id limit :limit for update skip locked
         ),
         {by_time}

@@ -50,22 +50,24 @@ _MANY = text(
             limit :more
         ) as waiting
     )
-    select case when waiting = 0 then false else waiting + (
-        select count(*) from (
-            select 1 from incident where opened_at > clock_timestamp() - cast(:window as interval) limit :more
-        ) as opened
-    ) >= :more or exists (
-        select 1 from incident where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')
-    ) end
+    select (select coalesce(max(id), 0) from pipeline_run) as latest,
+        case when waiting = 0 then false else waiting + (
+            select count(*) from (
+                select 1 from incident where opened_at > clock_timestamp() - cast(:window as interval) limit :more
+            ) as opened
+        ) >= :more or exists (
+            select 1 from incident where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')
+        ) end as may_be
     from known
     """
 )
 
 
-async def may_be_storm(tx: AsyncConnection, threshold: int, window: timedelta) -> bool:
+async def may_be_storm(tx: AsyncConnection, threshold: int, window: timedelta) -> tuple[bool, int]:
     """Whether a run waits, and a storm is open, or so many incidents were opened lately, or are about to be, that they
-    can be one."""
-    return bool((await tx.execute(_MANY, {"more": threshold + 1, "window": window})).scalar_one())
+    can be one; and the number of the latest run that was seen."""
+    found = (await tx.execute(_MANY, {"more": threshold + 1, "window": window})).one()
+    return bool(found.may_be), int(found.latest)
 
 
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")
@@ -142,12 +144,15 @@ _HOT = text(
         where membership.incident_id = incident.id
             and membership.joined_at > clock_timestamp() - :windows * cast(:window as interval)
     )
+    union
+    select environment, incident_key from pipeline_run
+    where awaits_ingest and starts_with(incident_key, '{STORM_KEY}')
     """
 )
 
 
 async def list_hot(tx: AsyncConnection, window: timedelta) -> set[tuple[str, str]]:
-    """The environments and keys of the open storms that took a member lately."""
+    """The environments and keys of the open storms that took a member lately, or are about to open."""
     found = (await tx.execute(_HOT, {"window": window, "windows": HOT_WINDOWS})).tuples()
     return {(place, key) for place, key in found}
 
@@ -217,6 +222,14 @@ async def fold(
     if others:
         ids = [run.id for run in others]
         await tx.execute(_FOLD, {"ids": ids, "carrier": carrier.run_id, "incident_id": incident_id})
+
+
+_ALONE = text("update pipeline_run set due_at = clock_timestamp() where id = any(:ids)")
+
+
+async def leave_alone(tx: AsyncConnection, runs: Sequence[WaitingRun]) -> None:
+    """Let runs be executed by themselves: what has a time to wait for, though it has come, is never folded."""
+    await tx.execute(_ALONE, {"ids": [run.id for run in runs]})
 
 
 _LINK = text("update pipeline_run set incident_id = :incident_id where run_id = any(:run_ids) and incident_id is null")

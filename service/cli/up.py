@@ -81,6 +81,10 @@ def ensure_port_free(host: str, port: int, *, option: str) -> None:
         raise BadSetting(f"{host}:{port} {reason}; choose another with {option}") from None
 
 
+_NICE = 5
+"""An alert that is not accepted is lost sooner than one that waits for its worker."""
+
+
 @dataclass
 class OwnCommand:
     """An `alert-pipeline` command as a child process on the same terminal, as a `process.Server`."""
@@ -89,6 +93,8 @@ class OwnCommand:
     arguments: list[str]
     env: Mapping[str, str]
     ready: Callable[[], Awaitable[bool]]
+    nice: int = 0
+    """How much it yields to the other processes of the machine."""
     stop_signal = signal.SIGTERM
     stop_seconds = GRACE_SECONDS
 
@@ -106,7 +112,7 @@ class OwnCommand:
             env=self.env,
             # In a session of its own the child does not get Ctrl-C: this process ends its children in order.
             start_new_session=True,
-            preexec_fn=follow_parent(self.stop_signal),
+            preexec_fn=follow_parent(self.stop_signal, self.nice),
         )
         try:
             async with asyncio.timeout(READY_SECONDS):
@@ -140,7 +146,7 @@ async def _serve(
         api = ["api", "--host", host, "--port", str(port)]
         commands = [
             OwnCommand("the API", api, env, lambda: _answers(client, health)),
-            OwnCommand("a worker", ["worker"], env, lambda: _answers(client, readiness)),
+            OwnCommand("a worker", ["worker"], env, lambda: _answers(client, readiness), nice=_NICE),
         ]
         supervisors = [
             Supervisor(command, progress=progress, notice=logger.warning, changed=lambda: None) for command in commands

@@ -51,6 +51,10 @@ _DEFAULTS = {
 }
 
 
+_NICE = 10
+"""No alert waits for Prefect, so it yields to all that alerts wait for."""
+
+
 class PrefectServer:
     """Starts and ends Prefect's server, as a `process.Server`.
 
@@ -98,6 +102,7 @@ class PrefectServer:
             env=self._environment(),
             death_signal=self.stop_signal,
             pass_fds=(self._listener.fileno(),),
+            nice=_NICE,
         )
         try:
             await self._wait_until_ready(server, log)

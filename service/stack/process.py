@@ -41,10 +41,11 @@ async def spawn(
     death_signal: signal.Signals,
     account: Account | None = None,
     pass_fds: Sequence[int] = (),
+    nice: int = 0,
 ) -> Process:
     """Start `command` as a child that gets `death_signal` when this process dies for any reason (Linux).
 
-    Call this in the main thread: the kernel watches the thread that forks.
+    Call this in the main thread: the kernel watches the thread that forks. `nice` is how much it yields to others.
 
     Raises:
         OSError: the program or `log` cannot be opened.
@@ -65,12 +66,15 @@ async def spawn(
             umask=0o077,
             # In a session of its own the child gets no signal that is sent to the keeper's process group.
             start_new_session=True,
-            preexec_fn=follow_parent(death_signal),
+            preexec_fn=follow_parent(death_signal, nice),
         )
 
 
-def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` that makes Linux send the child this signal when its parent dies; None on other systems."""
+def follow_parent(signal_number: signal.Signals, nice: int = 0) -> Callable[[], None] | None:
+    """A `preexec_fn` that makes Linux send the child this signal when its parent dies; None on other systems.
+
+    With `nice` the child yields so much to the API and PostgreSQL, which accept alerts, when all want the processor.
+    """
     if sys.platform != "linux":
         return None
     # Loaded before the fork: the child of a process with threads may do very little.
@@ -78,11 +82,20 @@ def follow_parent(signal_number: signal.Signals) -> Callable[[], None] | None:
     parent = os.getpid()
 
     def in_child() -> None:
+        if nice:
+            _yield_to_others(nice)
         prctl(_SET_PARENT_DEATH_SIGNAL, int(signal_number), 0, 0, 0)
         if os.getppid() != parent:  # the parent died before the kernel watched it
             os._exit(1)
 
     return in_child
+
+
+def _yield_to_others(nice: int) -> None:
+    """Lower the priority of this process, and of its session: Linux weighs sessions against each other first."""
+    os.nice(nice)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as own:  # noqa: PTH123 - little after a fork
+        own.write(str(nice))
 
 
 async def end(process: Process, signal_number: signal.Signals, grace_seconds: float) -> None:

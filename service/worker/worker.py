@@ -27,7 +27,7 @@ from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
 from service.worker.storms import look_after_storms
 from service.worker.watch import Watch
-from tasks.ingest.storms import fold_storms
+from tasks.ingest.storms import Folded, fold_storms
 
 RUNS_PER_SLOT = 16
 """How many runs a worker has at most for each slot, if most of them only wait."""
@@ -180,21 +180,22 @@ class Worker:
 
     async def _claim(self) -> None:
         """Claim as many runs as there are free slots, after what is a storm has become one run."""
-        if await self._fold():
-            self.wake()  # there is more, and what is no storm does not wait for it
+        folded = await self._fold()
+        if folded.more:
+            self.wake()  # what is no storm does not wait for it
         controls = self._watch.controls
         room = 0 if controls.paused else self._room(self.concurrency)
         if room > 0:
-            self._start_all(await self._claim_runs(room, limit_of_all=controls.limit))
+            self._start_all(await self._claim_runs(room, limit_of_all=controls.limit, up_to=folded.seen))
 
-    async def _fold(self) -> bool:
+    async def _fold(self) -> Folded:
         try:
             return await fold_storms(self._services)
         except Unavailable:
             raise
         except Exception:  # noqa: BLE001 - without it each incident is told by itself
             logger.exception("Waiting runs could not be folded into a storm")
-            return False
+            return Folded()
 
     async def _claim_overdue(self) -> None:
         """Claim critical runs that have waited too long, whatever is set in Prefect and however busy this worker is."""
@@ -216,7 +217,7 @@ class Worker:
             task.add_done_callback(lambda _, slot=slot: self._free(slot))
 
     async def _claim_runs(
-        self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None
+        self, room: int, *, overdue_only: bool = False, limit_of_all: int | None = None, up_to: int | None = None
     ) -> list[Claim]:
         settings, database = self._services.settings, self._services.database
         async with database.statement() if limit_of_all is None else database.transaction() as tx:
@@ -228,6 +229,7 @@ class Worker:
                 deadline_seconds=settings.page_deadline_seconds,
                 overdue_only=overdue_only,
                 limit_of_all=limit_of_all,
+                up_to=up_to,
             )
 
     async def _execute(self, claim: Claim, slot: Slot) -> None:

@@ -115,8 +115,18 @@ def _name_of(decision: Decision) -> str:
     return ",".join(filter(None, (target.name or target.route for target in decision.targets))) or DEFAULT_ROUTE
 
 
-async def fold_storms(services: StormServices) -> bool:
-    """Fold one batch of waiting runs, if there is a storm. True means that there may be more to fold.
+@dataclass(frozen=True)
+class Folded:
+    """What folding has done."""
+
+    seen: int | None = None
+    """The number of the latest run that it has seen. None means that it has not looked."""
+    more: bool = False
+    """Whether there may be more to fold."""
+
+
+async def fold_storms(services: StormServices) -> Folded:
+    """Fold one batch of waiting runs, if there is a storm.
 
     Raises:
         Unavailable: the database does not answer.
@@ -124,23 +134,25 @@ async def fold_storms(services: StormServices) -> bool:
     policy = await services.active_policy()
     rule = Storm() if policy is None else policy.policy.timing.storm
     if not rule:
-        return False
+        return Folded()
     async with services.database.statement() as tx:
-        if not await storms.may_be_storm(tx, rule.threshold, rule.window):
-            return False
+        may_be, seen = await storms.may_be_storm(tx, rule.threshold, rule.window)
+    if not may_be:
+        return Folded(seen)
     async with services.database.transaction() as tx:
         if not await storms.lock_storms(tx):
-            return False
+            return Folded(seen)  # another process folds, and what it has locked is not claimed
         limit = min(max(BATCH, rule.threshold + 1), _MOST_READ)
         runs = await storms.list_waiting(tx, limit)
         waiting = await asyncio.to_thread(_read, runs, policy)
-        chosen = await _choose(tx, waiting, rule)
+        chosen, alone = await _choose(tx, waiting, rule)
+        await storms.leave_alone(tx, [one.run for one in alone])
         incident_ids = await storms.list_open(tx, list(chosen))
         folded = [
             one for storm, group in chosen.items() for one in await _fold(tx, storm, group, incident_ids.get(storm))
         ]
     _signal(services.signals, folded)
-    return bool(folded) and len(runs) == limit
+    return Folded(seen, more=bool(folded) and len(runs) == limit)
 
 
 def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
@@ -174,7 +186,9 @@ def _read_one(run: WaitingRun, policy: ActivePolicy | None) -> Waiting | None:
     return None if decision.definition else Waiting(run=run, push=push, route=_name_of(decision))
 
 
-async def _choose(tx: Transaction, waiting: Sequence[Waiting], rule: Storm) -> Mapping[Key, list[Waiting]]:
+async def _choose(
+    tx: Transaction, waiting: Sequence[Waiting], rule: Storm
+) -> tuple[Mapping[Key, list[Waiting]], list[Waiting]]:
     ended = [alert.fingerprint for one in waiting for alert in one.push.alerts if not alert.firing]
     return choose(
         waiting,
@@ -194,8 +208,10 @@ def choose(
     hot: Collection[Key],
     known: Collection[Key],
     members: Mapping[tuple[str, str, str], str],
-) -> Mapping[Key, list[Waiting]]:
-    """The runs that become one run of a storm, by the key of the storm, in the order of acceptance. Pure.
+) -> tuple[Mapping[Key, list[Waiting]], list[Waiting]]:
+    """The runs that become one run of a storm, by the key of the storm, and those that are told by themselves. Pure.
+
+    Both are in the order of acceptance. The first few critical incidents of a storm are told by themselves.
 
     Args:
         waiting: the runs that wait, in the order of acceptance.
@@ -207,6 +223,7 @@ def choose(
     """
     opening: dict[Place, list[Waiting]] = defaultdict(list)
     folded: dict[Key, list[Waiting]] = defaultdict(list)
+    alone: list[Waiting] = []
     for one in waiting:
         if one.key in known:
             continue
@@ -219,8 +236,10 @@ def choose(
         if storm in hot:
             folded[storm] += found
         elif len({one.key for one in found}) + opened.get(place, 0) > rule.threshold:
-            folded[storm] += _without_first_critical(found)
-    return {storm: sorted(found, key=lambda one: one.run.id) for storm, found in folded.items() if found}
+            first = _first_critical(found)
+            alone += [one for one in found if one.key in first]
+            folded[storm] += [one for one in found if one.key not in first]
+    return {storm: sorted(found, key=lambda one: one.run.id) for storm, found in folded.items() if found}, alone
 
 
 def _storm_of(one: Waiting, members: Mapping[tuple[str, str, str], str]) -> str | None:
@@ -230,11 +249,9 @@ def _storm_of(one: Waiting, members: Mapping[tuple[str, str, str], str]) -> str 
     return keys.pop() if len(keys) == 1 else None
 
 
-def _without_first_critical(found: Sequence[Waiting]) -> list[Waiting]:
-    """Without the first few critical ones, and what else is said of their incidents."""
+def _first_critical(found: Sequence[Waiting]) -> set[Key]:
     critical = dict.fromkeys(one.key for one in found if one.severity is Severity.CRITICAL)
-    alone = set(list(critical)[:_TOLD_ALONE])
-    return [one for one in found if one.key not in alone]
+    return set(list(critical)[:_TOLD_ALONE])
 
 
 async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_id: int | None) -> list[Waiting]:
