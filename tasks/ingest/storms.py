@@ -152,7 +152,10 @@ async def fold_storms(services: StormServices) -> Folded:
             one for storm, group in chosen.items() for one in await _fold(tx, storm, group, incident_ids.get(storm))
         ]
     _signal(services.signals, folded)
-    return Folded(seen, more=bool(folded) and len(runs) == limit)
+    if len(runs) < limit:
+        return Folded(seen)
+    # What waits behind the batch may belong to the storm. If nothing of the batch does, nothing waits for it.
+    return Folded(runs[-1].id, more=True) if folded else Folded(seen)
 
 
 def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
