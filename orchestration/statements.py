@@ -89,7 +89,7 @@ GENERIC = _words(
     " exceeds exceeded cross hit hits got gets get goes went gone become becomes became remain remains stay stays"
     " shown fill fills filled filling fail fails failed failing broke break breaks broken answer answers answered wait"
     " waits waited exist exists find finds found happen happens happened came come comes rest sees behind able fine"
-    " healthy was't exhausted overloaded saturated short dead stuck unreachable unavailable crashed crashes crash"
+    " healthy wasn't exhausted overloaded saturated short dead stuck unreachable unavailable crashed crashes crash"
     " working set preceded following followed active ready other another same both enough plenty space amount times"
     " time well utc made make makes something depends depend name names resolve reachable target targets november"
     " december january february march april june july august september october queries instead around roughly"
