@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from orchestration.alert import STORM_KEY, Alert, worst_first
 from orchestration.contracts import AnalyzeResult, CheckResult, ConditionResult, IngestResult, Stage
 from orchestration.redaction import redact_text
+from orchestration.requests import StoredPush
 from orchestration.store.attempts import AttemptRecord
 from orchestration.store.database import Database
+from orchestration.store.runs import get_payload
 from orchestration.store.story import Story, all_checks, read_story
 
+_MOST_MEMBERS = 500
 _MARKS = {"ok": "✓", "warning": "⚠", "critical": "✗", "unknown": "?"}
 
 
@@ -17,7 +21,10 @@ async def tell_story(database: Database, run_id: str) -> str:
     """What happened in a run: the alert, the findings, the messages sent, and every attempt."""
     async with database.transaction() as tx:
         story = await read_story(tx, run_id)
-    sections = [_head(story), _checks(story), _analysis(story), _deliveries(story), _attempts(story)]
+        is_storm = (story.run.incident_key or "").startswith(STORM_KEY)
+        push = StoredPush.model_validate(await get_payload(tx, run_id)) if is_storm else StoredPush()
+    found = (_checks(story), _analysis(story), _deliveries(story), _attempts(story))
+    sections = [_head(story), _members(push.alerts), *found]
     return redact_text("\n\n".join(section for section in sections if section))
 
 
@@ -38,6 +45,18 @@ def _head(story: Story) -> str:
     if run.last_error_message:
         facts["Last error"] = _cell(f"{run.last_error_type}: {run.last_error_message}")
     return f"# {_cell(run.title or 'Alert')}\n\n{_table(['', ''], facts.items())}"
+
+
+def _members(alerts: Sequence[Alert]) -> str:
+    """The alerts of a storm's run, the worst first; "" for other runs."""
+    if not alerts:
+        return ""
+    shown = [
+        (_cell(alert.name), _cell(alert.place), alert.severity, alert.status)
+        for alert in worst_first(alerts)[:_MOST_MEMBERS]
+    ]
+    more = f"\n\nand {len(alerts) - len(shown):,} more" if len(alerts) > len(shown) else ""
+    return f"## Alerts\n\n{_table(['Alert', 'Where', 'Severity', 'Status'], shown)}{more}"
 
 
 def _checks(story: Story) -> str:

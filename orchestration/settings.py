@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(4 * 1024 * 1024, ge=1024, validation_alias="ORCHESTRATION_MAX_PAYLOAD_BYTES")
     """The largest push that is read, in bytes of JSON. Of a larger one over HTTP, one message says that it came."""
     max_incidents_per_push: int = Field(200, ge=1, validation_alias="ORCHESTRATION_MAX_INCIDENTS_PER_PUSH")
-    """If a push has more incidents, those that are not open yet become one run, which counts them and names some."""
+    """If a push has more incidents, those that are not open yet are a storm: one message for all."""
     page_deadline_seconds: float = Field(30.0, ge=0, le=3600, validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS")
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")

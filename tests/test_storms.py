@@ -7,13 +7,20 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from flows.report import tell_story
+from orchestration.alert import Alert, AlertStatus, Severity
 from orchestration.engine.run import Services
+from orchestration.policy.model import Storm
+from orchestration.requests import StoredPush
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.records import RunRecord
-from tasks.ingest.storms import fold_storms, release_calm
+from orchestration.store.storms import WaitingRun, count_by_label
+from tasks.ingest.storms import Waiting, choose, fold_storms, release_calm
 from tests.api_helpers import alert, run_to_end
 from tests.conftest import MemoryChannel
 from tests.inbox_helpers import accept_push
@@ -181,3 +188,55 @@ async def test_an_alert_that_ends_within_the_batch_is_recorded_in_order(
     await accept(services, 100, severity="warning", status="resolved")
     await work(services)
     assert [message.status for message in channel.messages] == ["firing", "resolved"]
+
+
+async def test_a_storm_lists_its_alerts_by_label_and_in_its_artifact(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 60, severity="warning", team="storage")
+    first, *_ = await work(services)
+    async with services.database.transaction() as tx:
+        by_label = {one.label: one for one in await count_by_label(tx, str(first.incident_id))}
+    assert by_label["team"].most == {"storage": 60}
+    assert by_label["alertname"].most == {"DiskFull0": 20, "DiskFull1": 20, "DiskFull2": 20}
+    assert (by_label["instance"].different, len(by_label["instance"].most)) == (60, 5)
+    told = await tell_story(services.database, first.run_id)
+    assert "| DiskFull0 | db-0 | warning | firing |" in told.replace("\\", "")
+
+
+@given(waiting=st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.booleans(), st.sampled_from("ab")), max_size=40))
+def test_whatever_waits_each_run_is_folded_at_most_once_and_in_order(
+    waiting: list[tuple[int, bool, bool, str]],
+) -> None:
+    runs = [
+        made(number, f"key-{key}", firing=firing, critical=critical, route=route)
+        for number, (key, firing, critical, route) in enumerate(waiting)
+    ]
+    chosen, alone = choose(runs, Storm(threshold=3), opened={}, hot=set(), known={("production", "key-0")}, members={})
+    ids = [one.run.id for group in chosen.values() for one in group] + [one.run.id for one in alone]
+    assert len(ids) == len(set(ids))
+    for group in chosen.values():
+        assert [one.run.id for one in group] == sorted(one.run.id for one in group)
+        assert len({one.route for one in group}) == 1
+        assert all(one.run.incident_key != "key-0" and one.firing for one in group)
+    by_route = {group[0].route for group in chosen.values()}
+    for route in "ab":
+        opening = {one.key for one in runs if one.route == route and one.firing and one.run.incident_key != "key-0"}
+        assert len(opening) > 3 or route not in by_route
+
+
+def made(number: int, key: str, *, firing: bool, critical: bool, route: str) -> Waiting:
+    severity = Severity.CRITICAL if critical else Severity.WARNING
+    status = AlertStatus.FIRING if firing else AlertStatus.RESOLVED
+    one = Alert(source="s", fingerprint=f"{key}-{number}", name="A", incident_key=key, severity=severity, status=status)
+    run = WaitingRun(
+        id=number,
+        run_id=str(number),
+        trace_id="t",
+        source="s",
+        environment="production",
+        incident_key=key,
+        payload={},
+        options={},
+    )
+    return Waiting(run=run, push=StoredPush(alerts=[one]), route=route)

@@ -331,6 +331,44 @@ _SHARE = 0.8
 """The part of its members that share a label which a storm names."""
 
 
+_BY_LABEL = text(
+    """
+    with counted as (
+        select label.key, label.value, count(*) as alerts
+        from membership join alert on alert.id = membership.alert_id
+        cross join lateral jsonb_each_text(alert.labels || jsonb_build_object('alertname', alert.name)) as label
+        where membership.incident_id = :incident_id and membership.status = 'firing'
+        group by 1, 2
+    ), ranked as (
+        select *, count(*) over (partition by key) as different,
+            row_number() over (partition by key order by alerts desc, value) as place
+        from counted
+    )
+    select key, value, alerts, different from ranked where place <= :most order by different, key, place
+    """
+)
+
+_VALUES_SHOWN = 5
+
+
+class LabelCount(Contract):
+    """How the alerts that fire in a storm divide by one label."""
+
+    label: str
+    different: int = Field(description="How many values it has among them.")
+    most: dict[str, int] = Field(description="The most frequent values, and how many alerts have each.")
+
+
+async def count_by_label(tx: AsyncConnection, incident_id: str) -> list[LabelCount]:
+    """The labels of what fires in a storm, those with the fewest values first: they tell most."""
+    values = {"incident_id": int(incident_id), "most": _VALUES_SHOWN}
+    found: dict[str, LabelCount] = {}
+    for name, value, alerts, different in (await tx.execute(_BY_LABEL, values)).tuples():
+        known = found.setdefault(name, LabelCount(label=name, different=different, most={}))
+        known.most[value] = alerts
+    return list(found.values())
+
+
 _RELEASED = text("select count(*) from membership where incident_id = :incident_id and status = 'released'")
 
 

@@ -31,6 +31,7 @@ from orchestration.store.incidents import ChannelRecord, IncidentStory, read_inc
 from orchestration.store.records import HistoryRecord, RunRecord
 from orchestration.store.silences import silenced_now
 from orchestration.store.standings import wait_for_messages
+from orchestration.store.storms import LabelCount, count_by_label
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, shortened, show_facts
 
@@ -57,6 +58,7 @@ STYLES = {
 }
 _SEVERITY_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
 _SHOWN_ALERTS = 20
+_SHOWN_LABELS = 12
 _SHOWN_HISTORY = 30
 
 
@@ -91,18 +93,20 @@ def show_list(
 def show(incident: Which, json: Json = False) -> int:
     """Show an incident: its alerts, who was notified on which channel, who did what, and what comes next."""
 
-    async def query(tx: AsyncConnection) -> tuple[IncidentSummary, IncidentStory]:
+    async def query(tx: AsyncConnection) -> tuple[IncidentSummary, IncidentStory, list[LabelCount]]:
         found = await find_by_words(tx, incident)
         story = await read_incident(tx, int(found.id))
         if story is None:
             raise BadInput(f"Incident {found.id} was deleted just now")
-        return await summarize(tx, found), story
+        by_label = await count_by_label(tx, found.id) if found.is_storm else []
+        return await summarize(tx, found), story, by_label
 
-    summary, story = read(load_settings(), query)
+    summary, story, by_label = read(load_settings(), query)
     if json:
-        as_json(_flat(summary) | story.model_dump(mode="json", exclude={"incident"}))
+        labels = {"by_label": [one.model_dump(mode="json") for one in by_label]} if summary.incident.is_storm else {}
+        as_json(_flat(summary) | story.model_dump(mode="json", exclude={"incident"}) | labels)
     else:
-        _show(summary, story)
+        _show(summary, story, by_label)
     return 0
 
 
@@ -268,7 +272,7 @@ def _status(incident: Incident) -> str:
     return "snoozed" if incident.snoozed_until and incident.status is IncidentStatus.OPEN else incident.status.value
 
 
-def _show(summary: IncidentSummary, story: IncidentStory) -> None:
+def _show(summary: IncidentSummary, story: IncidentStory, by_label: Sequence[LabelCount]) -> None:
     incident = summary.incident
     output.print(f"#{incident.id} {incident.title}: {incident.status.value}", style=f"bold {STYLES[incident.status]}")
     facts = {
@@ -287,10 +291,17 @@ def _show(summary: IncidentSummary, story: IncidentStory) -> None:
     }
     show_facts(facts, width=14)
     _section("Next", [_upcoming(run, story, incident) for run in story.upcoming] or ["nothing"])
+    if by_label:
+        _section("Firing, by label", [_label(one) for one in by_label], _SHOWN_LABELS)
     _section("Alerts", [f"{one.status:<9} {one.severity:<8} {one.name}" for one in story.alerts], _SHOWN_ALERTS)
     _section("Notified", [_channel(one, incident) for one in story.channels] or ["nobody, as far as is known"])
     history = [line for line in reversed(story.history) if line.alert_id is None]
     _section("History", [_event(line) for line in history][-_SHOWN_HISTORY:])
+
+
+def _label(one: LabelCount) -> str:
+    others = f" and {one.different - len(one.most):,} other values" if one.different > len(one.most) else ""
+    return f"{one.label}: {', '.join(f'{value} ({count:,})' for value, count in one.most.items())}{others}"
 
 
 def _section(title: str, lines: Sequence[str], most: int | None = None) -> None:
