@@ -307,8 +307,8 @@ def _of_its_own(claim: Claim, cited: Sequence[Evidence]) -> list[Statement]:
 
 def _is_said_in_full(quote: str, says: str) -> bool:
     """Whether a quote is all of a statement: a part of one can be put together anew."""
-    whole = rf"(?:^|[.,;:!?)\]]\s){re.escape(quote)}(?:$|(?<=[.!?])|[.,;!?]|\s\[)"
-    return len(quote.split()) > 1 and re.search(whole, says) is not None
+    sentence = rf"(?:^|[.,;:!?)\]]\s){re.escape(quote)}(?:$|(?<=[.!?])|[.,;!?]|\s\[)"
+    return len(quote.split()) > 1 and re.search(sentence, says) is not None
 
 
 _ASIDE = re.compile(r"\bthe alert says so, and nothing else was seen\b|^Probably (?:something that it depends on)\b")
