@@ -128,6 +128,13 @@ class Episode(Contract):
     notes: list[str] = Field(default_factory=list[str], description="What people wrote down, the newest first.")
 
 
+class StormFacts(Contract):
+    """What a message says of a storm beside what it says of each incident."""
+
+    shared: dict[str, str] = Field(description="The labels that at least 80 % of what fires in it have.")
+    released: int = Field(description="How many alerts have outlived it, each as an incident of its own.")
+
+
 class EvidenceKind(StrEnum):
     """Where a piece of evidence comes from."""
 

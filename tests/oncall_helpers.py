@@ -33,6 +33,11 @@ async def store_policy(database: Database, policy: dict[str, Any]) -> None:
         await store_definition(tx, new, created_by="test")
 
 
+async def switch_storms_off(database: Database) -> None:
+    """Let each incident be told by itself, however many there are."""
+    await store_policy(database, {"timing": {"storm": False}})
+
+
 def assert_lists(notes: Sequence[str], *parts: str) -> None:
     """What an import has left out is listed: each of these is said, and each note names its line, or its field if it is
     about what was made."""

@@ -18,6 +18,7 @@ from orchestration.states import RunStatus
 from orchestration.store.database import Database, open_database
 from service.stack import attach
 from tests.api_helpers import all_runs, until
+from tests.oncall_helpers import switch_storms_off
 from tests.receivers import HttpReceiver
 from tests.service_helpers import ApiProcess, Sender
 from tests.stack_fixtures import answers, new_home, part_pid
@@ -35,6 +36,7 @@ async def test_an_api_that_is_killed_right_after_its_answers_has_lost_none_of_th
     database: Database, home: Path, receiver: HttpReceiver, tmp_path: Path
 ) -> None:
     settings = worker_settings(home, receiver)
+    await switch_storms_off(database)
     with closing(ApiProcess(settings, database.url, tmp_path / "first.log")) as api:
         sender = Sender(api)
         async with httpx.AsyncClient(timeout=20) as client:
@@ -67,6 +69,7 @@ async def test_postgresql_restarts_under_load(receiver: HttpReceiver, tmp_path: 
         settings = worker_settings(home, receiver)
         with attach(settings, need_prefect=False) as addresses:
             async with open_database(addresses.database_url) as database:
+                await switch_storms_off(database)
                 with closing(ApiProcess(settings, database.url, tmp_path / "api.log")) as api:
                     await restart_under_load(settings, database, Sender(api), receiver)
 

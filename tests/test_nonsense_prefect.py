@@ -17,13 +17,14 @@ from flows.services import open_services
 from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store import workers
-from orchestration.store.database import Database
+from orchestration.store.database import Database, open_database
 from service.mirror.deployments import POOL_NAME, register
 from service.prefect_patches import send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from tests.api_helpers import all_runs
 from tests.nonsense import ANSWERS, Proxy, proxy
+from tests.oncall_helpers import switch_storms_off
 from tests.receivers import HttpReceiver, http_receiver
 from tests.worker_helpers import eventually, prefect_at, push, worker_settings
 
@@ -167,6 +168,8 @@ async def running(home: Path, stack: StackAddresses, postgres_url: str) -> Async
         await register(client)
     with http_receiver() as receiver, temporary_settings({PREFECT_API_AUTH_STRING: stack.prefect_auth_string}):
         settings = worker_settings(home, receiver, worker_grace_seconds=0)
+        async with open_database(postgres_url) as database:
+            await switch_storms_off(database)
         async with (
             proxy(stack.prefect_api_url) as address,
             open_services(settings, postgres_url) as services,

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import STORM_KEY, Alert, Severity
-from orchestration.contracts import Contract
+from orchestration.contracts import Contract, StormFacts
 from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.follow_ups import add_follow_up
@@ -176,7 +176,7 @@ async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) ->
     return {(place, source, fingerprint): key for place, source, fingerprint, key in found}
 
 
-_CARRY = text(
+_GATHER = text(
     """
     update pipeline_run set incident_key = :key, payload = cast(:payload as jsonb), title = :title,
         severity = :severity, priority = :priority, content_hash = null, updated_at = clock_timestamp()
@@ -185,7 +185,7 @@ _CARRY = text(
 )
 _FOLD = text(
     f"""
-    update pipeline_run set status = '{RunStatus.SKIPPED}', skip_reason = '{Reason.FOLDED}', duplicate_of = :carrier,
+    update pipeline_run set status = '{RunStatus.SKIPPED}', skip_reason = '{Reason.FOLDED}', duplicate_of = :last,
         incident_id = coalesce(:incident_id, incident_id), awaits_ingest = false, completed_at = clock_timestamp(),
         updated_at = clock_timestamp(),
         total_duration_ms = extract(epoch from clock_timestamp() - created_at) * 1000
@@ -216,12 +216,12 @@ async def fold(
         severity: the worst of the alerts.
         incident_id: the storm's incident, if it is open.
     """
-    *others, carrier = runs
-    values = {"id": carrier.id, "key": key, "payload": payload.decode(), "title": title}
-    await tx.execute(_CARRY, {**values, "severity": severity.value, "priority": severity.rank})
+    *others, last = runs
+    values = {"id": last.id, "key": key, "payload": payload.decode(), "title": title}
+    await tx.execute(_GATHER, {**values, "severity": severity.value, "priority": severity.rank})
     if others:
         ids = [run.id for run in others]
-        await tx.execute(_FOLD, {"ids": ids, "carrier": carrier.run_id, "incident_id": incident_id})
+        await tx.execute(_FOLD, {"ids": ids, "last": last.run_id, "incident_id": incident_id})
 
 
 _ALONE = text("update pipeline_run set due_at = clock_timestamp() where id = any(:ids)")
@@ -370,13 +370,6 @@ async def count_by_label(tx: AsyncConnection, incident_id: str) -> list[LabelCou
 
 
 _RELEASED = text("select count(*) from membership where incident_id = :incident_id and status = 'released'")
-
-
-class StormFacts(Contract):
-    """What a message says of a storm beside what it says of each incident."""
-
-    shared: dict[str, str] = Field(description="The labels that at least 80 % of what fires in it have.")
-    released: int = Field(description="How many alerts have outlived it, each as an incident of its own.")
 
 
 async def read_storm(tx: AsyncConnection, incident_id: str) -> StormFacts:

@@ -11,13 +11,12 @@ from zoneinfo import ZoneInfo
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
-from orchestration.contracts import WORST_FIRST, AnalyzeResult, ChangeEvent, CheckResult, CheckStatus
+from orchestration.contracts import WORST_FIRST, AnalyzeResult, ChangeEvent, CheckResult, CheckStatus, StormFacts
 from orchestration.escalation import progress_of
 from orchestration.message import Upcoming
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.responses import Response
-from orchestration.store.storms import StormFacts
 
 _OF_CHECK = {CheckStatus.OK: Severity.INFO, CheckStatus.CRITICAL: Severity.CRITICAL}
 
