@@ -22,6 +22,9 @@ from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES
 SHOW_EVERY_SECONDS = 10.0
 """How often at most the growth of a storm is shown in a message that can be edited."""
 
+MOST_READ = 20_000
+"""How many waiting runs are counted, and looked at together, at most."""
+
 HOT_WINDOWS = 5
 """For so many windows after its latest member a storm takes new ones, however few they are."""
 
@@ -47,27 +50,41 @@ _MANY = text(
         select count(*) as waiting from (
             select 1 from pipeline_run
             where status in {CLAIMABLE_STATUSES!r} and due_at is null and reason = '{RunReason.PUSH}' and awaits_ingest
-            limit :more
+            limit {MOST_READ}
         ) as waiting
     )
-    select (select coalesce(max(id), 0) from pipeline_run) as latest,
-        case when waiting = 0 then false else waiting + (
-            select count(*) from (
-                select 1 from incident where opened_at > clock_timestamp() - cast(:window as interval) limit :more
-            ) as opened
-        ) >= :more or exists (
+    select waiting, (select coalesce(max(id), 0) from pipeline_run) as latest,
+        waiting > 0 and exists (
             select 1 from incident where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')
-        ) end as may_be
+        ) as is_open,
+        case when waiting = 0 then 0 else (
+            select count(*) from (
+                select 1 from incident where opened_at > clock_timestamp() - interval '1 day' limit 1
+            ) as opened
+        ) end as opened
     from known
     """
 )
 
 
-async def may_be_storm(tx: AsyncConnection, threshold: int, window: timedelta) -> tuple[bool, int]:
-    """Whether a run waits, and a storm is open, or so many incidents were opened lately, or are about to be, that they
-    can be one; and the number of the latest run that was seen."""
-    found = (await tx.execute(_MANY, {"more": threshold + 1, "window": window})).one()
-    return bool(found.may_be), int(found.latest)
+@dataclass(frozen=True)
+class Waiting:
+    """How much waits to be claimed for the first time."""
+
+    runs: int
+    """At most `MOST_READ`."""
+    latest: int
+    """The number of the latest run that was seen."""
+    is_open: bool
+    """Whether something waits, and a storm is open."""
+    opened: int
+    """1 if an incident was opened within a day; 0 if not, or if nothing waits."""
+
+
+async def look(tx: AsyncConnection) -> Waiting:
+    """What waits now."""
+    found = (await tx.execute(_MANY)).one()
+    return Waiting(found.waiting, found.latest, found.is_open, found.opened)
 
 
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")

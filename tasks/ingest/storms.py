@@ -36,7 +36,6 @@ from tasks.ingest.incidents import split_by_incident
 BATCH = 500
 """How many runs are folded in one transaction."""
 
-_MOST_READ = 20_000
 _TOLD_ALONE = 3
 """How many critical incidents at the beginning of a storm are told by themselves."""
 
@@ -131,18 +130,23 @@ async def fold_storms(services: StormServices) -> Folded:
     Raises:
         Unavailable: the database does not answer.
     """
+    async with services.database.statement() as tx:
+        found = await storms.look(tx)
+    seen = found.latest
+    if found.runs == 0 or (found.runs == 1 and found.opened == 0 and not found.is_open):
+        return Folded(seen)  # whatever the policy says, which is read as late as possible
     policy = await services.active_policy()
     rule = Storm() if policy is None else policy.policy.timing.storm
     if not rule:
         return Folded()
     async with services.database.statement() as tx:
-        may_be, seen = await storms.may_be_storm(tx, rule.threshold, rule.window)
-    if not may_be:
+        opened = sum((await storms.count_opened(tx, rule.window)).values())
+    if not found.is_open and found.runs + opened <= rule.threshold:
         return Folded(seen)
     async with services.database.transaction() as tx:
         if not await storms.lock_storms(tx):
             return Folded(seen)  # another process folds, and what it has locked is not claimed
-        limit = min(max(BATCH, rule.threshold + 1), _MOST_READ)
+        limit = min(max(BATCH, rule.threshold + 1), storms.MOST_READ)
         runs = await storms.list_waiting(tx, limit)
         waiting = await asyncio.to_thread(_read, runs, policy)
         chosen, alone = await _choose(tx, waiting, rule)
