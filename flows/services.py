@@ -19,6 +19,7 @@ from orchestration.settings import Settings, load_settings
 from orchestration.signals import SignalBackend, make_signals
 from orchestration.store.database import Database, open_database
 from orchestration.store.policies import StoredPolicies
+from orchestration.tracing import span_backends
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
 
@@ -52,7 +53,7 @@ def make_services(
     prometheus = PrometheusSources(settings)
     return Services(
         database=database,
-        signals=make_signals(settings, *counted),
+        signals=make_signals(settings, *counted, *span_backends(settings)),
         settings=settings,
         channels=ChannelResolver(settings, source=blocks, console=console),
         analysis=LocalAnalysis(),

@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     """StatsD port."""
     statsd_prefix: str = Field("pipeline", pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$")
     """StatsD metric prefix."""
+    otel_exporter_otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^\s?#]+$")
+    """Where spans go, over OTLP/HTTP, such as http://127.0.0.1:4318 (OpenTelemetry's variable). None means nowhere."""
     statsd_tags: StatsdTags = StatsdTags.NONE
     """Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them."""
 

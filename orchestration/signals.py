@@ -102,6 +102,8 @@ class DeliveryTried:
 
     tags: Tags
     """The attempt that sent it."""
+    node: str
+    """The node of the run that sent it."""
     channel: str
     driver: str
     outcome: str

@@ -168,7 +168,7 @@ def test_names_from_outside_make_a_bounded_number_of_time_series(counted: Proces
     for number in range(3 * MOST_NAMES):
         counted.note(PushAccepted(source=f"s{number}", outcome="queued"))
         counted.emit(Signal.STARTED, replace(tags, source=f"s{number}"), {})
-        tried = {"channel": f"c{number}", "driver": "slack", "outcome": "sent", "duration_ms": 1.0}
+        tried = {"node": "notify", "channel": f"c{number}", "driver": "slack", "outcome": "sent", "duration_ms": 1.0}
         counted.note(DeliveryTried(tags=tags, **tried))
 
     found = shown(counted)

@@ -18,6 +18,7 @@ from orchestration.store.gauges import StateReader
 from orchestration.store.policies import FRESH_SECONDS, StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
+from orchestration.tracing import span_backends
 from service.api import (
     changes,
     definitions,
@@ -128,7 +129,7 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
         api = ApiState(
             settings=settings,
             database=database,
-            signals=make_signals(settings, counted),
+            signals=make_signals(settings, counted, *span_backends(settings)),
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
             policies=StoredPolicies(database),

@@ -251,7 +251,9 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
 def _note_try(run: ActiveRun, step: Step, channel: str, driver: str, outcome: str, duration_ms: float) -> None:
     tags = run.tags(step.node.stage.value, run.tries[step.node.id].number)
     run.services.signals.note(
-        DeliveryTried(tags=tags, channel=channel, driver=driver, outcome=outcome, duration_ms=duration_ms)
+        DeliveryTried(
+            tags=tags, node=step.node.id, channel=channel, driver=driver, outcome=outcome, duration_ms=duration_ms
+        )
     )
 
 
