@@ -39,27 +39,22 @@ CAPACITIES = frozenset({"memory", "swap", "cpu", "disk", "inode", "connection"})
 """What can be full."""
 
 _NEGATIONS = _words(
-    "not no never none without cannot nor neither nothing nobody nicht kein keine hardly isn't"
-    " aren't wasn't weren't"
+    "not no never none without cannot nor neither nothing nobody nicht kein keine hardly isn't aren't wasn't weren't"
     " doesn't don't didn't hasn't haven't hadn't won't can't couldn't wouldn't shouldn't rarely nowhere unable"
 )
 _WELL = _words(
-    "fine healthy normal ok okay harmless good stable idle recovered reachable responsive responding"
-    " answering successful succeeded valid enough plenty well unaffected ample"
+    "fine healthy normal ok okay harmless good stable idle recovered reachable responsive responding answering"
+    " successful succeeded valid enough plenty well unaffected ample"
 )
 _FULL = _words(
-    "full exhausted overloaded saturated short overcommitted pegged maxed starved overwhelmed"
-    " depleted overloading"
+    "full exhausted overloaded saturated short overcommitted pegged maxed starved overwhelmed depleted overloading"
     " filled overused high low"
 )
 _ILL = _FULL | _words(
-    "fail failing failed fails failure failures down critical broken unreachable crashed crashes crash"
-    " unhealthy leaking"
-    " leaks stuck dead expired expires invalid unavailable refused refuses error errors corrupted"
-    " corrupt lost missing"
-    " stopped timeout timeouts nxdomain servfail enotfound econnrefused etimedout degraded"
-    " overflowing killed lacks lack"
-    " fill fills behind"
+    "fail failing failed fails failure failures down critical broken unreachable crashed crashes crash unhealthy"
+    " leaking leaks stuck dead expired expires invalid unavailable refused refuses error errors corrupted corrupt lost"
+    " missing stopped timeout timeouts nxdomain servfail enotfound econnrefused etimedout degraded overflowing killed"
+    " lacks lack fill fills behind"
 )
 _OUT = re.compile(
     r"\b(?:run|runs|ran|running) out\b"
@@ -76,48 +71,29 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s?(?:%|percent|pct)")
 
 GENERIC = _words(
-    "used uses use using usage utilization utilisation utilized percent pct full free busy idle"
-    " available left remaining"
-    " high low above below over under limit normally normal now currently current about total value"
-    " rate level only"
-    " already just still nearly almost more less than most least many much few some all every each"
-    " at is are was were be"
-    " been being has have had does do did done can could will would may might must should the a an"
-    " and or but of on in to"
-    " for from by with without as it its this that these those there here they them their which"
-    " what when where while"
-    " since until before after during because due so too very not no never none ago minute minutes"
-    " hour hours second"
-    " seconds day days week month ms min sec bytes byte kb mb gb tb kib mib gib tib per then than"
-    " also again once between"
-    " within up out off down into back long longer one two three four five six seven eight nine ten"
-    " twenty thirty forty"
-    " fifty sixty seventy eighty ninety hundred thousand million half first last next critical"
-    " warning info firing"
-    " resolved ok host hosts alert alerts check checks evidence shows show says said likely"
-    " probably probable cause"
-    " causes caused problem issue system seen nothing else whose whom how nobody trouble wrong"
-    " rise rises rose rising risen grow grows grew growing fall falls fell falling increase increases increased"
-    " increasing decrease decreased drop drops dropped jump jumps jumped spike spikes spiked climb"
-    " climbs climbed slow"
-    " slower fast unusual usual high higher low lower big large small new old bad good start starts"
-    " started began begin"
-    " stop stops stopped end ends ended run runs ran running work works need needs reach reaches"
-    " reached exceed exceeds"
-    " exceeded cross hit hits got gets get goes went gone become becomes became remain remains stay"
-    " stays show shown"
-    " fill fills filled filling fail fails failed failing broke break breaks broken answer answers"
-    " answered wait waits"
-    " waited exist exists find finds found happen happens happened came come comes rest sees behind"
-    " able fine healthy"
-    " was't exhausted overloaded saturated short down dead stuck unreachable unavailable crashed"
-    " crashes crash working"
-    " set preceded following followed active ready other another same both enough plenty space"
-    " amount times time"
-    " well utc made make makes something depends depend name names resolve resolved reachable target targets seen"
-    " said november december"
-    " january february march april june july august september october queries instead around"
-    " roughly approximately circa least io api http https url id os"
+    "used uses use using usage utilization utilisation utilized percent pct full free busy idle available left"
+    " remaining high low above below over under limit normally normal now currently current about total value rate"
+    " level only already just still nearly almost more less than most least many much few some all every each at is"
+    " are was were be been being has have had does do did done can could will would may might must should the a an and"
+    " or but of on in to for from by with without as it its this that these those there here they them their which"
+    " what when where while since until before after during because due so too very not no never none ago minute"
+    " minutes hour hours second seconds day days week month ms min sec bytes byte kb mb gb tb kib mib gib tib per then"
+    " also again once between within up out off down into back long longer one two three four five six seven eight"
+    " nine ten twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million half first last next"
+    " critical warning info firing resolved ok host hosts alert alerts check checks evidence shows show says said"
+    " likely probably probable cause causes caused problem issue system seen nothing else whose whom how nobody"
+    " trouble wrong rise rises rose rising risen grow grows grew growing fall falls fell falling increase increases"
+    " increased increasing decrease decreased drop drops dropped jump jumps jumped spike spikes spiked climb climbs"
+    " climbed slow slower fast unusual usual higher lower big large small new old bad good start starts started began"
+    " begin stop stops stopped end ends ended run runs ran running work works need needs reach reaches reached exceed"
+    " exceeds exceeded cross hit hits got gets get goes went gone become becomes became remain remains stay stays"
+    " shown fill fills filled filling fail fails failed failing broke break breaks broken answer answers answered wait"
+    " waits waited exist exists find finds found happen happens happened came come comes rest sees behind able fine"
+    " healthy wasn't exhausted overloaded saturated short dead stuck unreachable unavailable crashed crashes crash"
+    " working set preceded following followed active ready other another same both enough plenty space amount times"
+    " time well utc made make makes something depends depend name names resolve reachable target targets november"
+    " december january february march april june july august september october queries instead around roughly"
+    " approximately circa io api http https url id os"
 )
 """Words that say nothing of what a statement is about."""
 
@@ -132,8 +108,8 @@ class Statement:
     """What it is about, in its own words, by their stems."""
     resources: frozenset[str]
     inherited: frozenset[str] = frozenset()
-    """What the clauses before it in its sentence are about, if it names nothing itself; and what"
-    " stands before a colon."""
+    """What the clauses before it in its sentence are about, if it names nothing itself; and what
+    stands before a colon."""
     header: tuple[str, ...] = ()
     """The words before a colon, which hold for what follows."""
     is_name: bool = False

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, EvidenceKind
+from orchestration.quantities import are_same, numbers_in, plain_number
 from orchestration.redaction import one_line
 from orchestration.statements import CAPACITIES, GENERIC, Statement, in_digits, statements, stem, with_spaces
 
@@ -99,19 +100,8 @@ class _Text:
 
 def _plain_word(word: str) -> str:
     """A number in one notation: 98.0, 98 and 98,0 are the same word."""
-    number = _plain_number(word)
+    number = plain_number(word)
     return word if number is None else f"{number:g}"
-
-
-_GROUPED = re.compile(r"\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?")
-
-
-def _plain_number(word: str) -> float | None:
-    if _GROUPED.fullmatch(word):
-        return float(re.sub(r"[,' ]", "", word))
-    if re.fullmatch(r"\d+(?:[.,]\d+)?", word):
-        return float(word.replace(",", "."))
-    return None
 
 
 def _content(words: Sequence[str]) -> set[str]:
@@ -382,8 +372,8 @@ def _of_amounts(mine: Statement, known: Sequence[Statement], places: Set[str]) -
     if not subject:
         return None
     elsewhere = {word for other in known if not other.is_name for word in other.about}
-    for number in _numbers(_INSIDE.sub(" ", in_digits(mine.text))):
-        having = [other for other in known if any(_same(number, each) for each in _numbers(in_digits(other.text)))]
+    for number in numbers_in(_INSIDE.sub(" ", in_digits(mine.text))):
+        having = [other for other in known if any(are_same(number, each) for each in numbers_in(in_digits(other.text)))]
         if having and not any(_is_of(mine, subject, other, elsewhere) for other in having):
             return f"its evidence has {one_line(number.shown, 40)} of something else: {one_line(having[0].text, 80)!r}"
     return None
@@ -444,70 +434,8 @@ def _host(place: str) -> str:
     return re.sub(r"^[a-z]+://|:\d+$|/.*$", "", place.casefold())
 
 
-# Numbers
-
-
-_SCALES: Mapping[str, tuple[str, float]] = {
-    "%": ("ratio", 0.01), "percent": ("ratio", 0.01), "pct": ("ratio", 0.01),
-    "b": ("size", 1), "byte": ("size", 1), "bytes": ("size", 1),
-    "kb": ("size", 1e3), "mb": ("size", 1e6), "gb": ("size", 1e9), "tb": ("size", 1e12), "pb": ("size", 1e15),
-    "kib": ("size", 2**10), "mib": ("size", 2**20), "gib": ("size", 2**30), "tib": ("size", 2**40),
-    "ms": ("time", 1e-3), "s": ("time", 1), "sec": ("time", 1), "secs": ("time", 1), "second": ("time", 1),
-    "seconds": ("time", 1), "min": ("time", 60), "mins": ("time", 60), "minute": ("time", 60), "minutes": ("time", 60),
-    "h": ("time", 3600), "hour": ("time", 3600), "hours": ("time", 3600), "d": ("time", 86400), "day": ("time", 86400),
-    "days": ("time", 86400),
-    "k": ("count", 1e3), "thousand": ("count", 1e3), "million": ("count", 1e6), "billion": ("count", 1e9),
-}  # fmt: skip
-"""Units: what they measure, and how much one is. Of bytes both readings count: 1 GB is 10⁹ or 2³⁰."""
-
-_NUMBER = re.compile(
-    r"(?:(?<![\w.])(?P<sign>-))?(?<![a-z_.])(?P<number>\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:[.,]\d+)?)"
-    r"(?P<e>e[+-]?\d{1,3})?(?:\s?(?P<unit>%|[a-z]{1,8})(?!\w))?"
-)
 _INSIDE = re.compile(r"[a-z_][\w\-.:/]*\d[\w\-.:/]*")
-_ABOUT = re.compile(
-    r"(?:\b(?:about|around|roughly|approximately|nearly|almost|over|more than|under|less than|circa)|[~≈])\s?$"
-)
 _BETWEEN = re.compile(r"\b[\w-]+ (?:seconds?|minutes?|hours?|days?) (?:before|after|earlier|later|ago)\b")
-_TOLERANCE = 0.05
-
-
-@dataclass(frozen=True)
-class _Number:
-    shown: str
-    value: float
-    measures: str
-    """What its unit measures; "" without a unit."""
-    scale: float
-    """How much its unit is, in the base unit of what it measures."""
-    about: bool = False
-    """Whether it is only said to be about so much."""
-
-    @property
-    def digit(self) -> float:
-        """How much its last digit is worth."""
-        found = re.search(r"\d[.,](\d+)", self.shown)
-        return 10.0 ** -(len(found[1]) if found and not _GROUPED.match(self.shown) else 0)
-
-    @property
-    def scales(self) -> list[float]:
-        """What its unit may mean: of kB, MB and GB also the powers of 1024."""
-        power = _POWERS.get(re.sub(r"[^a-z]", "", self.shown)) if self.measures == "size" else None
-        return [self.scale] if power is None else [self.scale, 1024.0**power]
-
-
-_POWERS: Mapping[str, int] = {"kb": 1, "mb": 2, "gb": 3, "tb": 4, "pb": 5}
-
-
-def _numbers(text: str) -> Iterator[_Number]:
-    for found in _NUMBER.finditer(text):
-        plain = _plain_number(found["number"])
-        if plain is None:
-            continue
-        value = float(f"{plain!r}{found['e'] or ''}") * (-1 if found["sign"] else 1)
-        measures, scale = _SCALES.get(found["unit"] or "", ("", 1.0))
-        about = _ABOUT.search(text[max(found.start() - 20, 0) : found.start()]) is not None
-        yield _Number(found[0].strip(), value, measures, scale, about)
 
 
 def _of_numbers(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text]) -> str | None:
@@ -523,27 +451,8 @@ def _of_numbers(claim: Claim, cited: Sequence[Evidence], texts: Sequence[_Text])
         name = found.strip(".:-/")
         if name not in raw:
             return f"its evidence does not have {one_line(name, 40)}"
-    known = list(_numbers(raw))
-    for number in _numbers(_INSIDE.sub(" ", says)):
-        if not any(_same(number, other) for other in known):
+    known = list(numbers_in(raw))
+    for number in numbers_in(_INSIDE.sub(" ", says)):
+        if not any(are_same(number, other) for other in known):
             return f"its evidence does not have the number {one_line(number.shown, 40)}"
     return None
-
-
-def _same(mine: _Number, other: _Number) -> bool:
-    """Whether two numbers are one, as precisely as the claim shows its own."""
-    if mine.measures and other.measures and mine.measures != other.measures:
-        return False
-    pairs = [(mine.value, other.value, mine.digit)] if not (mine.measures and other.measures) else []
-    if mine.measures == other.measures != "":
-        pairs = [(mine.value * own, other.value * its, mine.digit * own) for own in mine.scales for its in other.scales]
-    elif mine.measures == "ratio" or other.measures == "ratio":
-        # 95 % of a ratio that is 0.95
-        own, its = (mine.scale if mine.measures else 1.0), (other.scale if other.measures else 1.0)
-        pairs.append((mine.value * own, other.value * its, mine.digit * own))
-    return any(_close(*pair, about=mine.about) for pair in pairs)
-
-
-def _close(mine: float, other: float, digit: float, *, about: bool) -> bool:
-    tolerance = _TOLERANCE * max(abs(mine), abs(other)) if about else 0.0
-    return abs(mine - other) <= max(digit / 2 * (1 + 1e-9), tolerance)

@@ -29,7 +29,7 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.evidence import evidence_of
-from orchestration.target import read_place
+from orchestration.places import read_place
 from tasks.analyze.topics import (
     Topic,
     is_symptom,
