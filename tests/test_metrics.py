@@ -14,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 
 from orchestration.engine.run import Services
 from orchestration.errors import DeliveryFailed
@@ -45,10 +47,10 @@ NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
 PATH = "/metrics"
 
 
-def samples(text: str) -> dict[str, float]:
+def samples(shown: str) -> dict[str, float]:
     """The samples by their name and labels, such as `runs{priority="critical"}`, without our prefix."""
     found = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(shown):
         for one in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(one.labels.items()))
             found[one.name.removeprefix("alert_pipeline_") + (f"{{{labels}}}" if labels else "")] = one.value
@@ -99,6 +101,32 @@ async def test_what_waits_and_what_is_open_is_the_state_of_the_database(
     assert found['incidents_open{severity="warning",status="open"}'] == 1
     assert found['incidents_open{severity="critical",status="open"}'] == 0
     assert (found["workers_alive"], found["workers_with_prefect"], found["database_up"]) == (1, 0, 1)
+
+
+async def test_a_storm_is_shown_with_its_members(api: httpx.AsyncClient, services: Services) -> None:
+    names = ("Down", "Slow", "Full")
+    for name in names:
+        (run_id,) = await accept_push(services, alert(name), source="generic", environment="production")
+        await run_to_end(services, run_id)
+    async with services.database.transaction() as tx:
+        opened = "insert into incident (incident_key, title, severity) values ('policy:storm:x', 'Storm', 'critical')"
+        (storm,) = (await tx.execute(text(f"{opened} returning id"))).scalars()
+        joined = "insert into membership (incident_id, alert_id, status) select :storm, id, 'firing' from alert"
+        await tx.execute(text(joined), {"storm": storm})
+
+    found = await scrape(api)
+
+    assert (found["storms_open"], found["storm_members"]) == (1, len(names))
+    assert found['incidents_open{severity="critical",status="open"}'] == 1 + len(names)
+
+
+async def test_openmetrics_is_spoken_too(api: httpx.AsyncClient) -> None:
+    """The format that Prometheus asks for first."""
+    answer = await api.get(PATH, headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    names = {family.name for family in openmetrics_families(answer.text)}
+    assert {"alert_pipeline_build", "alert_pipeline_runs_waiting", "alert_pipeline_run_duration_seconds"} <= names
 
 
 async def test_the_api_counts_the_pushes_that_it_accepts_and_refuses(api: httpx.AsyncClient) -> None:
@@ -247,8 +275,8 @@ async def test_the_page_the_rules_and_the_dashboard_name_only_metrics_that_exist
         names.add(exported(one))
         if one.type == "histogram":
             names |= {f"{one.name}_{part}" for part in ("bucket", "count", "sum")}
-    for text in (PAGE, RULES.read_text(), DASHBOARD.read_text()):
-        assert set(re.findall(r"\balert_pipeline_\w+", text)) <= names
+    for page in (PAGE, RULES.read_text(), DASHBOARD.read_text()):
+        assert set(re.findall(r"\balert_pipeline_\w+", page)) <= names
 
 
 def test_the_dashboard_has_panels_that_do_not_overlap() -> None:
@@ -293,9 +321,9 @@ async def test_promtool_accepts_the_metrics(
     (run_id,) = await accept_push(services, alert("Disk"), source="generic", environment="production")
     await run_to_end(services, run_id)
     worker = exposition("", counted, worker_gauges(_NoWorker(), Breaker()))[0].decode()  # type: ignore[arg-type]
-    for text in ((await api.get(PATH)).text, worker):
+    for content in ((await api.get(PATH)).text, worker):
         command = ["promtool", "check", "metrics"]
         checked = await asyncio.to_thread(
-            subprocess.run, command, input=text, capture_output=True, text=True, timeout=30, check=False
+            subprocess.run, command, input=content, capture_output=True, text=True, timeout=30, check=False
         )
         assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout + checked.stderr

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Severity
+from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store.database import Database
@@ -24,6 +24,9 @@ MOST_COUNTED = 20_000
 """Up to this number runs of one priority, and incidents, are counted. Where there are more, this is the number."""
 
 MOST_CHANNELS = 100
+
+_STORM_KEY = "policy:storm:"
+"""How the incident key of a storm begins."""
 
 FRESH_SECONDS = 1.0
 """For so long a state that was read is good: who scrapes often, or many who scrape, cost the database nothing more."""
@@ -49,6 +52,10 @@ class PipelineState:
     queues: Mapping[Severity, Queue]
     incidents: Mapping[tuple[str, str], int]
     """The incidents that have not ended, by severity and status; what is missing is 0."""
+    storms: int
+    """How many of them are storms."""
+    storm_members: int
+    """The alerts that fire in a storm."""
     workers: list[WorkerRecord]
     failing_channels: Mapping[str, float]
     """The channels that do not work, and for how many seconds."""
@@ -89,6 +96,20 @@ _INCIDENTS = text(
     """
 )
 
+_STORM = f"incident.status in {OPEN_STATUSES!r} and starts_with(incident_key, '{_STORM_KEY}')"
+_STORMS = text(
+    f"""
+    select
+        (select count(*) from (select 1 from incident where {_STORM} limit :most) as storm),
+        (
+            select count(*) from (
+                select 1 from incident join membership on membership.incident_id = incident.id
+                where {_STORM} and membership.status = '{AlertStatus.FIRING.value}' limit :most
+            ) as member
+        )
+    """
+)
+
 _CHANNELS = text(
     """
     select name, extract(epoch from clock_timestamp() - failing_since)
@@ -112,10 +133,13 @@ async def read_state(tx: AsyncConnection) -> PipelineState:
         for priority, waiting, running, oldest in (await tx.execute(_QUEUES, {"most": MOST_COUNTED})).tuples()
     }
     incidents = (await tx.execute(_INCIDENTS, {"most": MOST_COUNTED})).tuples()
+    storms, members = (await tx.execute(_STORMS, {"most": MOST_COUNTED})).tuples().one()
     channels = (await tx.execute(_CHANNELS, {"most": MOST_CHANNELS})).tuples()
     return PipelineState(
         queues=queues,
         incidents={(severity, status): count for severity, status, count in incidents},
+        storms=storms,
+        storm_members=members,
         workers=await list_workers(tx),
         failing_channels={name: float(seconds) for name, seconds in channels},
     )

@@ -78,6 +78,8 @@ def _of_incidents(state: PipelineState) -> Iterable[Metric]:
         for status in (IncidentStatus.OPEN, IncidentStatus.ACKNOWLEDGED):
             found.add_metric([severity.value, status.value], state.incidents.get((severity.value, status.value), 0))
     yield found
+    yield GaugeMetricFamily(f"{PREFIX}storms_open", "Storms that have not ended.", value=state.storms)
+    yield GaugeMetricFamily(f"{PREFIX}storm_members", "Alerts that fire in a storm.", value=state.storm_members)
 
 
 def _of_workers(state: PipelineState) -> Iterable[Metric]:
