@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
@@ -16,9 +16,10 @@ from flows.model_tools import PipelineTools
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.run import Services
 from orchestration.settings import Settings, load_settings
-from orchestration.signals import make_signals
+from orchestration.signals import SignalBackend, make_signals
 from orchestration.store.database import Database, open_database
 from orchestration.store.policies import StoredPolicies
+from orchestration.tracing import span_backends
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
 
@@ -37,17 +38,22 @@ async def open_services(settings: Settings, database_url: str) -> AsyncGenerator
 
 
 def make_services(
-    settings: Settings, database: Database, *, blocks: BlockSource = read_channel_blocks, console: bool = False
+    settings: Settings,
+    database: Database,
+    *,
+    blocks: BlockSource = read_channel_blocks,
+    console: bool = False,
+    counted: Sequence[SignalBackend] = (),
 ) -> Services:
     """The services of a process.
 
     `blocks` lists the saved channel blocks. With `console`, messages that name no channel go to the console where no
-    other channel is set up: for commands, whose console somebody reads.
+    other channel is set up: for commands, whose console somebody reads. The signals also go to `counted`.
     """
     prometheus = PrometheusSources(settings)
     return Services(
         database=database,
-        signals=make_signals(settings),
+        signals=make_signals(settings, *counted, *span_backends(settings)),
         settings=settings,
         channels=ChannelResolver(settings, source=blocks, console=console),
         analysis=LocalAnalysis(),

@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     """StatsD port."""
     statsd_prefix: str = Field("pipeline", pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$")
     """StatsD metric prefix."""
+    otel_exporter_otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^\s?#]+$")
+    """Where spans go, over OTLP/HTTP, such as http://127.0.0.1:4318 (OpenTelemetry's variable). None means nowhere."""
     statsd_tags: StatsdTags = StatsdTags.NONE
     """Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them."""
 
@@ -169,6 +171,8 @@ class Settings(BaseSettings):
     """How many runs a worker executes at the same time, not counting runs that only wait."""
     worker_grace_seconds: float = Field(30.0, ge=0, le=3600)
     """How long a worker that is stopped waits for its runs to end, in seconds."""
+    worker_metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Port on 127.0.0.1 where a worker serves its metrics for Prometheus. None means nowhere. See metrics.md."""
     duplicate_window_seconds: float = Field(
         300.0, ge=0, allow_inf_nan=False, validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS"
     )

@@ -1,4 +1,4 @@
-"""Monitoring signals: six names, eight tags each, sent to the log or to StatsD.
+"""Monitoring signals: six names, eight tags each, sent to the log or to StatsD, and counted for `/metrics`.
 
 A backend that fails never disturbs a run: the error is logged, and the run goes on.
 """
@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestration.redaction import redact_text
 from orchestration.settings import MetricsBackend, Settings, StatsdTags
@@ -65,6 +65,61 @@ class SignalBackend(Protocol):
 
     def emit(self, signal: Signal, tags: Tags, fields: Mapping[str, Field]) -> None:
         """Send one signal. `fields` may contain duration_ms, status, error_type, message, retryable, engine, …"""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushAccepted:
+    """A push is stored."""
+
+    source: str
+    outcome: str
+    """queued, or why none of its runs is executed: duplicate, repeated (under its idempotency key) or ignored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushRefused:
+    """A push is answered with an error."""
+
+    source: str
+    """The source that its address names; "" if that names none."""
+    status: int
+    """The HTTP status of the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsClaimed:
+    """A worker has claimed runs."""
+
+    count: int
+    overdue: int
+    """How many of them are critical and have waited longer than their deadline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryTried:
+    """A message was sent to a channel, or was about to be."""
+
+    tags: Tags
+    """The attempt that sent it."""
+    node: str
+    """The node of the run that sent it."""
+    channel: str
+    driver: str
+    outcome: str
+    """sent, failed (worth a retry), refused (for good), or postponed (the channel asked to wait)."""
+    duration_ms: float
+
+
+Fact = PushAccepted | PushRefused | RunsClaimed | DeliveryTried
+
+
+@runtime_checkable
+class FactBackend(Protocol):
+    """A signal backend that also wants to know what is no signal."""
+
+    def note(self, fact: Fact) -> None:
+        """Count one fact."""
         ...
 
 
@@ -148,6 +203,7 @@ class Signals:
 
     def __init__(self, backends: Sequence[SignalBackend]) -> None:
         self._backends = list(backends)
+        self._noting = [backend for backend in backends if isinstance(backend, FactBackend)]
 
     def emit(self, signal: Signal, tags: Tags, **fields: Field) -> None:
         """Send one signal. Never raises: an error of a backend is logged, so that it cannot cost an alert."""
@@ -156,11 +212,23 @@ class Signals:
             try:
                 backend.emit(signal, tags, clean)
             except Exception as error:  # noqa: BLE001 - an error of any kind in a backend must not stop the run
-                logger.error("%s could not send a signal: %s", type(backend).__name__, redact_text(str(error)))
+                _log_failure(backend, error)
+
+    def note(self, fact: Fact) -> None:
+        """Hand a fact to the backends that want to know it. Never raises."""
+        for backend in self._noting:
+            try:
+                backend.note(fact)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log_failure(backend, error)
 
 
-def make_signals(settings: Settings) -> Signals:
-    """The signals of a process, with the backend that the settings name.
+def _log_failure(backend: object, error: Exception) -> None:
+    logger.error("%s could not send a signal: %s", type(backend).__name__, redact_text(str(error)))
+
+
+def make_signals(settings: Settings, *more: SignalBackend) -> Signals:
+    """The signals of a process, with the backend that the settings name, and `more`.
 
     If the StatsD host cannot be resolved, this is logged and the signals go to the log: an outage of the
     monitoring must not keep a page from going out.
@@ -169,10 +237,10 @@ def make_signals(settings: Settings) -> Signals:
     if settings.metrics_backend is MetricsBackend.STATSD:
         host, port = settings.statsd_host, settings.statsd_port
         try:
-            return Signals([StatsdBackend(host, port, settings.statsd_prefix, settings.statsd_tags)])
+            return Signals([StatsdBackend(host, port, settings.statsd_prefix, settings.statsd_tags), *more])
         except OSError as error:
             logger.error("STATSD_HOST=%r cannot be resolved (%s): signals go to the log instead", host, error)
-    return Signals([LoggingBackend()])
+    return Signals([LoggingBackend(), *more])
 
 
 def make_visible(level: str) -> None:

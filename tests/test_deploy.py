@@ -81,7 +81,10 @@ def test_a_unit_starts_an_existing_command(unit: Path) -> None:
     found.make_context(name, arguments)
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", None), ("requirements-model.lock", "model")])
+@pytest.mark.parametrize(
+    ("lock", "extra"),
+    [("requirements.lock", None), ("requirements-model.lock", "model"), ("requirements-otel.lock", "otel")],
+)
 def test_the_lock_has_a_hash_for_each_pin_and_names_no_registry(lock: str, extra: str | None) -> None:
     """docs/deployment.md installs from it, with `pip install --require-hashes`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -87,7 +87,8 @@ async def _open(run: ActiveRun, step: Step) -> int:
     node = step.node
     async with run.writing:
         run.waits.begin(node.id)
-        run.tries.setdefault(node.id, Tries()).count += 1
+        tries = run.tries.setdefault(node.id, Tries())
+        tries.count += 1
         run.record, number = await open_attempt(
             run.services.database,
             run.record,
@@ -97,6 +98,7 @@ async def _open(run: ActiveRun, step: Step) -> int:
             input_ref=run.input_ref(step.before),
             due_in_seconds=run.waits.seconds_until_retry,
         )
+        tries.number = number
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, number), node=_own_name(node))
     return number
 

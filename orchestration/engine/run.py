@@ -185,6 +185,8 @@ class Tries:
     began_at: float = field(default_factory=time.monotonic)
     """When the first attempt began, as `time.monotonic()` counts."""
     count: int = 0
+    number: int = 1
+    """The number of the latest attempt, those of earlier processes counted."""
 
 
 class ActiveRun:

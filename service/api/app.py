@@ -14,9 +14,11 @@ from orchestration.settings import Settings
 from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
+from orchestration.store.gauges import StateReader
 from orchestration.store.policies import FRESH_SECONDS, StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
+from orchestration.tracing import span_backends
 from service.api import (
     changes,
     definitions,
@@ -25,6 +27,7 @@ from service.api import (
     heartbeats,
     incidents,
     intelligence,
+    metrics,
     notify,
     oncall,
     pagerduty,
@@ -50,7 +53,7 @@ LAST_WRITE_SECONDS = 2.0
 
 _PARTS = (
     *(pushes, runs, incidents, heartbeats, changes, oncall, definitions, intelligence, notify),
-    *(health, why, slack, pagerduty, respond),
+    *(health, metrics, why, slack, pagerduty, respond),
 )
 
 Extension = Callable[[FastAPI], None]
@@ -122,10 +125,11 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
     async with AsyncExitStack() as opening:
         database = Database(database_url)
         opening.push_async_callback(database.close)
+        counted = metrics.api_metrics()
         api = ApiState(
             settings=settings,
             database=database,
-            signals=make_signals(settings),
+            signals=make_signals(settings, counted, *span_backends(settings)),
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
             policies=StoredPolicies(database),
@@ -133,6 +137,8 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
             waiter=RunWaiter(database),
             refusals=RefusalLog(database),
             presence=Presence(database),
+            metrics=counted,
+            state_reader=StateReader(database),
         )
         opening.push_async_callback(api.waiter.close)
         await _migrate(api)

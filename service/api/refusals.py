@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.requests import Request
 
 from orchestration.errors import PipelineError
+from orchestration.signals import PushRefused
 from orchestration.store import keys
 from orchestration.store.refused import LOCAL_KEY, READ_BYTES, Refusal
 from service.api.auth import CALLER, HOW, HOW_HERE, token_of
@@ -16,14 +17,19 @@ from service.api.state import state_of
 
 _PUSHES = ("/alerts/", "/orchestration/")
 _OTHERS = ("/resume/", "/validate/")
+_WEBHOOK = "/alerts/webhook/"
+_STORED = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+"""What a caller who waits for the end of the run may be answered: the push is stored all the same."""
 
 
 async def note_refusal(request: Request, status: int, reason: str) -> None:
     """Note an answer, if it refuses a push: a POST to an address for pushes, or to one that looks like it."""
     path = request.scope["path"].removeprefix(prefix_of(request))
-    if request.method != "POST" or not HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if request.method != "POST" or not path.startswith(_PUSHES) or path.endswith(_OTHERS):
         return
-    if not path.startswith(_PUSHES) or path.endswith(_OTHERS):
+    if status not in _STORED:
+        state_of(request).signals.note(PushRefused(source=_source_in(path), status=status))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return
     raw = await _beginning(request)
     headers, caller = request.headers, request.scope.get(CALLER)
@@ -44,6 +50,11 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
         details=details,
     )
     state_of(request).refusals.note(refusal)
+
+
+def _source_in(path: str) -> str:
+    """The source that an address names; "" if it names none."""
+    return path.removeprefix(_WEBHOOK).strip("/").lower() if path.startswith(_WEBHOOK) else ""
 
 
 async def _beginning(request: Request) -> bytes:

@@ -12,12 +12,14 @@ from starlette.requests import Request
 
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import Unavailable
+from orchestration.metrics import ProcessMetrics
 from orchestration.policy.active import ActivePolicy
 from orchestration.settings import Settings
 from orchestration.signals import Signals, logger
 from orchestration.store import runs
 from orchestration.store.database import Database, notifications
 from orchestration.store.definitions import StoredDefinitions
+from orchestration.store.gauges import StateReader
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
@@ -106,6 +108,8 @@ class ApiState:
     waiter: RunWaiter
     refusals: RefusalLog
     presence: Presence
+    metrics: ProcessMetrics
+    state_reader: StateReader
     unverified: UnverifiedBytes = field(default_factory=UnverifiedBytes)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""

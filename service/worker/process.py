@@ -30,6 +30,7 @@ from service.mirror.flow_runs import FlowRunMirror
 from service.prefect_patches import keep_own_sigterm_handler, limit_answers, limit_end_of_services
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
+from service.worker.metrics import serve_metrics, worker_gauges, worker_metrics
 from service.worker.reach import Reach
 from service.worker.watch import Watch
 from service.worker.worker import Worker
@@ -63,12 +64,14 @@ async def open_worker(
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
             await channels.restore()
-        services = make_services(settings, database, blocks=channels)
+        metrics = worker_metrics(settings)
+        services = make_services(settings, database, blocks=channels, counted=[metrics] if metrics else [])
         opening.enter_context(use_services(services))
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
         watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
         worker = Worker(services, executor, watch, breaker, concurrency=slots)
+        await opening.enter_async_context(serve_metrics(settings, metrics, worker_gauges(worker, breaker)))
         # Once before the first claim, so that the first alert does not pay for detecting an outage or a pause.
         await watch.look()
         reach = Reach(services.channels, EncryptedCache(database))

@@ -14,7 +14,7 @@ from orchestration.engine.run import Services
 from orchestration.engine.waits import Slot, use_slot
 from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.redaction import redact_text
-from orchestration.signals import logger
+from orchestration.signals import RunsClaimed, logger
 from orchestration.store import claims, workers
 from orchestration.store.claims import Claim
 from orchestration.store.database import notifications
@@ -208,6 +208,9 @@ class Worker:
         return min(slots - self.working, slots * RUNS_PER_SLOT - self.running)
 
     def _start_all(self, claimed: list[Claim]) -> None:
+        if claimed:
+            overdue = sum(claim.overdue for claim in claimed)
+            self._services.signals.note(RunsClaimed(count=len(claimed), overdue=overdue))
         for claim in claimed:
             # Each in the context in which the worker was opened, with Prefect's settings and client.
             slot = self._new_slot()

@@ -27,7 +27,7 @@ from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
-from orchestration.signals import Signal, Signals, Tags
+from orchestration.signals import PushAccepted, Signal, Signals, Tags
 from orchestration.states import RunStatus
 from orchestration.store import incidents
 from orchestration.store.database import Database
@@ -132,6 +132,7 @@ async def accept(
         push = await asyncio.to_thread(_runs_of_storms, request.payload, push.push, alone, folded, intake)
     written = await (write_alone(services.database, push) if write is None else write(push))
     _signal_skipped(services.signals, written, push.runs)
+    services.signals.note(PushAccepted(source=push.runs[0].source, outcome=_outcome_of(written)))
     return written
 
 
@@ -385,6 +386,14 @@ def _run(push: Push, group: Sequence[Alert], intake: _Intake, *, reserved: bool)
 def _digest(value: object) -> str:
     """The SHA-256 of a value as JSON with sorted keys: equal values have equal digests."""
     return hashlib.sha256(to_json(value, sort_keys=True)).hexdigest()
+
+
+def _outcome_of(written: WrittenPush) -> str:
+    if written.repeated:
+        return "repeated"
+    if written.ignored:
+        return "ignored"
+    return "duplicate" if len(written.duplicates) == len(written.run_ids) else "queued"
 
 
 def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:

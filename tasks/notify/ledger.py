@@ -95,6 +95,8 @@ class Notification:
     """Whether only messages that are there are brought up to date."""
     respond_link: Callable[[MessageSubject, str], str] = lambda _subject, _channel: ""
     """The address on which whoever reads a channel can answer; "" if there is none."""
+    tried: Callable[[str, str, str, float], None] = lambda _channel, _driver, _outcome, _duration_ms: None
+    """Hears of each try: the channel, its driver, the outcome as in `DeliveryTried`, the milliseconds."""
 
     def place(self, named: NamedChannel) -> Place:
         """Where the message to this channel is on record."""
@@ -237,6 +239,7 @@ class _ChannelLedger:
         """Send one message, and record what became of it."""
         message: Message | None = None
         failure: DeliveryFailed | None = None
+        started = time.perf_counter()
         try:
             known = {"idempotency_key": tried.key, "thread": _thread(look), "silent": look.is_silent}
             message = self._render(subject, look).model_copy(update=known)
@@ -249,6 +252,8 @@ class _ChannelLedger:
                 pause = min(failure.retry_after_seconds, channels.LONGEST_RETRY_AFTER_SECONDS)
                 self._notification.asked_pauses.note(self._named.name, pause)
             delivery = self._delivery(deliveries.FAILED, error=redact_text(str(failure)))
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        self._notification.tried(self._named.name, delivery.driver, _outcome_of(failure), elapsed_ms)
         if failure is None and message is not None:
             self._texts.append(_text_to_keep(message))
         await self._record(tried, delivery, failure, message, look.turn)
@@ -333,6 +338,14 @@ class _ChannelLedger:
     def _delivery(self, status: str, *, error: str | None = None) -> Delivery:
         driver = self._named.channel.driver
         return Delivery(driver=driver, provider=driver, channel=self._named.name, status=status, error=error)
+
+
+def _outcome_of(failure: DeliveryFailed | None) -> str:
+    if failure is None:
+        return "sent"
+    if isinstance(failure, NotSent):
+        return "postponed"
+    return "failed" if failure.retryable else "refused"
 
 
 def _is_overtaken(look: _Look, subject: MessageSubject) -> bool:

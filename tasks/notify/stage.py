@@ -20,7 +20,7 @@ from orchestration.policy.active import ActivePolicy
 from orchestration.reasons import Reason
 from orchestration.redaction import redact_text
 from orchestration.requests import RunOptions
-from orchestration.signals import logger
+from orchestration.signals import DeliveryTried, logger
 from orchestration.states import RunReason
 from orchestration.store import standings
 from orchestration.store.channels import OUTAGE_SECONDS
@@ -219,6 +219,7 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         escalation=is_escalation(run),
         state_only=run.record.reason.disturbs_nobody,
         respond_link=respond_link(run.services.settings, policy),
+        tried=partial(_note_try, run, step),
     )
     asked = cast("NotifyNode", step.config).names or [name for name in [run.record.options.notify_driver] if name]
     if notification.state_only:
@@ -244,6 +245,15 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
         missing=missing,
         nobody=not names,
         settled=settled,
+    )
+
+
+def _note_try(run: ActiveRun, step: Step, channel: str, driver: str, outcome: str, duration_ms: float) -> None:
+    tags = run.tags(step.node.stage.value, run.tries[step.node.id].number)
+    run.services.signals.note(
+        DeliveryTried(
+            tags=tags, node=step.node.id, channel=channel, driver=driver, outcome=outcome, duration_ms=duration_ms
+        )
     )
 
 
