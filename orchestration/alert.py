@@ -171,10 +171,10 @@ def named(name: str, host: str, more: str = "") -> str:
 
 
 FLAPPING = "flapping"
+"""What keeps an incident back that begins and ends again and again, in `Incident.held`."""
 
 STORM_KEY = "policy:storm:"
 """How the incident key of a storm begins. As with every key of the policy, what is in it stays in it until it ends."""
-"""What keeps an incident back that begins and ends again and again, in `Incident.held`."""
 
 
 class IncidentStatus(StrEnum):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import STORM_KEY, AlertStatus, Severity
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
 from orchestration.store.database import Database
@@ -24,9 +24,6 @@ MOST_COUNTED = 20_000
 """Up to this number runs of one priority, and incidents, are counted. Where there are more, this is the number."""
 
 MOST_CHANNELS = 100
-
-_STORM_KEY = "policy:storm:"
-"""How the incident key of a storm begins."""
 
 FRESH_SECONDS = 1.0
 """For so long a state that was read is good: who scrapes often, or many who scrape, cost the database nothing more."""
@@ -96,7 +93,7 @@ _INCIDENTS = text(
     """
 )
 
-_STORM = f"incident.status in {OPEN_STATUSES!r} and starts_with(incident_key, '{_STORM_KEY}')"
+_STORM = f"incident.status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')"
 _STORMS = text(
     f"""
     select
