@@ -434,7 +434,10 @@ def _host(place: str) -> str:
     return re.sub(r"^[a-z]+://|:\d+$|/.*$", "", place.casefold())
 
 
-_INSIDE = re.compile(r"[a-z_][\w\-.:/]*\d[\w\-.:/]*")
+_INSIDE = re.compile(
+    r"[a-z_][\w\-.:/]*\d[\w\-.:/]*|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-f:.]*:[0-9a-f:.]*\](?::\d+)?"
+)
+"""Names with digits, and addresses with their ports: no numbers."""
 _BETWEEN = re.compile(r"\b[\w-]+ (?:seconds?|minutes?|hours?|days?) (?:before|after|earlier|later|ago)\b")
 
 

@@ -359,3 +359,66 @@ def test_that_something_was_changed_before_is_no_proof() -> None:
     found = diagnosis(alert("ErrorsHigh", service="web"), events=[deploy(2)] * 5)
     assert found.topic is Topic.DEPLOY
     assert found.confidence <= 0.6
+
+
+HOST = "db-77 is up, cpu 12.1 %, memory 7.8 %, disk 31.2 % of /"
+
+
+@pytest.mark.parametrize("place", ["db-77:9100", "10.0.0.5:9100", "127.0.0.1:8871", "[2001:db8::7]:9100"])
+@pytest.mark.parametrize(
+    ("name", "says", "finding", "topic"),
+    [
+        ("HighCPU", "CPU of it is 98.5 %", "HighCPU is 98.5, limit > 90, normally 2 to 5", Topic.CPU),
+        ("DiskFull", "/ has 3 % left", "DiskFull is 3, limit < 5, normally 40 to 60", Topic.DISK),
+        ("ErrorRate", "12 % of requests fail", "ErrorRate is 0.12, limit > 0.05", None),
+    ],
+)
+def test_the_figures_of_a_host_beside_an_alerts_own_value_are_no_cause(
+    place: str, name: str, says: str, finding: str, topic: Topic | None
+) -> None:
+    host = place.rpartition(":")[0].strip("[]")
+    check = Check(name="prometheus", target=place, status=CRITICAL, message=f"{finding}; {HOST}")
+    found = diagnosis(alert(name, says, instance=place), check=CheckResult(checks=[check], target=Target(host=host)))
+    assert found.topic in (topic, Topic.TRAFFIC if topic is None else topic)
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "labels", "check"),
+    [
+        (
+            "NodeFilesystemAlmostOutOfSpace",
+            "Filesystem mounted on /data has only 2.1% available space left.",
+            {"mountpoint": "/data"},
+            Check(name="disk", target="vm", status=OK, message="/ is 31 % full"),
+        ),
+        (
+            "InodesLow",
+            "Filesystem / has only 1 % free inodes",
+            {"mountpoint": "/"},
+            Check(name="disk", target="vm", status=OK, message="/ is 31 % full"),
+        ),
+        (
+            "RaidDegraded",
+            "RAID array md0 is degraded: 1 of 2 disks failed",
+            {},
+            Check(name="disk", target="vm", status=OK, message="/ is 31 % full"),
+        ),
+        (
+            "ServiceDown",
+            "nginx is not running",
+            {"service": "nginx"},
+            Check(name="process", target="vm", status=OK, message="no process to look for is configured"),
+        ),
+    ],
+)
+def test_a_check_of_something_else_is_no_sign_that_all_is_well(
+    name: str, says: str, labels: dict[str, str], check: Check
+) -> None:
+    there = CheckResult(checks=[check], target=Target(host="vm", is_own=True))
+    assert not diagnosis(alert(name, says, instance="vm:9100", **labels), check=there).healthy
+
+
+def test_a_check_of_the_very_path_is_a_sign_that_all_is_well() -> None:
+    check = Check(name="disk", target="vm", status=OK, message="/data is 31 % full")
+    there = CheckResult(checks=[check], target=Target(host="vm", is_own=True))
+    assert diagnosis(alert("DiskFull", "/data is full", instance="vm:9100", mountpoint="/data"), check=there).healthy

@@ -345,6 +345,13 @@ def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str)
     assert (result.confidence, result.fallback_used, result.errors) == (0.0, True, [cause])
 
 
+@pytest.mark.parametrize("says", ["FS [(C:)]: Space is critically low", "C: is 97 % full", r"C:\Logs is full"])
+async def test_a_drive_is_one_of_windows(says: str) -> None:
+    there = CheckResult(target=Target(host="fs-1"))
+    result = await analysis_of(alert("Disk space is low", says, host="fs-1"), check=there)
+    assert result.actions[0] == "Find what fills the disk: on fs-1: Get-Volume"
+
+
 async def test_a_pod_gets_commands_of_kubernetes() -> None:
     pod = {"namespace": "shop", "pod": "cart-5c7d8", "container": "cart"}
     there = CheckResult(target=Target(labels=pod))

@@ -6,6 +6,7 @@ target of the alert decides. Where nothing was seen, or the votes are split, the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ from tasks.analyze.topics import (
     Topic,
     is_symptom,
     names_in,
+    names_several,
     topic_of_check,
     topic_of_metric,
     topics_in,
@@ -417,7 +419,9 @@ def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
     outside = bool(topics) and topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
     # That something can be connected to says nothing of a process that has failed there.
     outside = outside and (Topic.PROCESS not in topics or _speaks_of_reach(case))
-    of_topic = {check.name for _, check in checks if topic_of_check(check) in topics}
+    of_topic = {check.name for _, check in checks if topic_of_check(check) in topics and _covers(check, case)}
+    if not of_topic and any(topic_of_check(check) in topics for _, check in checks) and not by_expression:
+        return None
     if by_expression or alone:
         confidence = _HEALTHY_BY_EXPRESSION
     elif of_topic or (outside and by_topic):
@@ -442,10 +446,29 @@ def _speaks_of_trouble(case: _Case) -> bool:
     return any(alert.firing and alert.severity is not Severity.INFO for alert in case.given.alerts)
 
 
+def _covers(check: Check, case: _Case) -> bool:
+    """Whether a check has looked at the very thing of which the alert speaks: that path, space and not inodes."""
+    if check.name == "process":
+        return _NO_PROCESS not in check.message
+    if topic_of_check(check) is not Topic.DISK:
+        return True
+    alerts = case.given.alerts[:_MAX_ALERTS]
+    if any(words_of(f"{alert.name} {alert.description}") & _NOT_SPACE for alert in alerts):
+        return False
+    paths = {alert.labels[name] for alert in alerts for name in _PATH_LABELS if alert.labels.get(name)}
+    seen = set(re.findall(r"(?<!\S)/\S*", check.message)) | set(re.findall(r"(?<!\S)/\S*", str(check.metrics)))
+    return not paths or not seen or paths <= {path.rstrip(",;:") for path in seen}
+
+
+_NO_PROCESS = "no process to look for"
+_NOT_SPACE = names_in("inode inodes raid smart mdadm degraded readonly iops iowait latency slow")
+_PATH_LABELS = ("mountpoint", "mount", "path", "filesystem")
+
+
 def _is_about(check: Check, topics: set[Topic]) -> bool:
     """Whether what Prometheus says can be the alert's own expression. Its host's figures of other topics are not."""
     topic = topic_of_check(check)
-    return topic is None or topic in topics
+    return topic in topics if topic is not None else not names_several(check)
 
 
 def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:

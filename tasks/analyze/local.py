@@ -25,6 +25,7 @@ LOOK_TIMEOUT_SECONDS = 0.25
 """How long the look at this host may take. If a disk or the process table hangs, the page goes out without it."""
 
 _WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "win32"})
+_DRIVE = re.compile(r"(?<![\w/])[A-Z]:(?=[\\\s),]|$)")
 _PATH = re.compile(r"(?<![\w/:.])/(?:[\w@+-][\w.@+-]*/?){0,12}(?![\w/])")
 _FAILING = re.compile(r"raid|\bsmart\b|mdadm|degraded|i/?o errors?|bad sectors?|predictive failure", re.IGNORECASE)
 _REPLICA = re.compile(r"replica|standby|secondary|seconds[ _]behind", re.IGNORECASE)
@@ -88,10 +89,10 @@ def _named_path(case: AnalysisInput) -> str:
 
 
 def _is_windows(case: AnalysisInput) -> bool:
-    """Whether the alerts say that the host runs Windows."""
+    """Whether the alerts say that the host runs Windows, or name a drive of it."""
     alerts = case.alerts[:_MAX_ALERTS]
-    texts = (" ".join([alert.name, alert.description, *alert.labels.values()]) for alert in alerts)
-    return any(words_of(text) & _WINDOWS for text in texts)
+    texts = (" ".join([alert.name, alert.description, *alert.labels.values()])[:_READ] for alert in alerts)
+    return any(words_of(text) & _WINDOWS or _DRIVE.search(text) for text in texts)
 
 
 def _supported(diagnosis: Diagnosis) -> tuple[Diagnosis, list[str]]:

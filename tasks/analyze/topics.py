@@ -187,7 +187,7 @@ _USED = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d+)?) ?(?:%|percent\b)", re.IGNOREC
 _SCARCE = re.compile(
     r"\b(?:free|left|available|remaining|idle|below|less|under|only|lost|loss|errors?|drops?|rate)\b|<", re.IGNORECASE
 )
-_HALF = 50.0
+_HALF, _HIGH = 50.0, 70.0
 
 
 def without_denied(text: str) -> str:
@@ -251,4 +251,28 @@ def topic_of_check(check: Check) -> Topic | None:
         if words & _REFUSED:
             return Topic.PROCESS
         return Topic.NETWORK if words & _UNREACHABLE else None
-    return topic_of_metric(message)
+    return _topic_of_finding(message)
+
+
+def _topic_of_finding(message: str) -> Topic | None:
+    """What Prometheus' first sentence is about, which is that of the alert's own expression.
+
+    If it lists several figures of a host, it is about the highest share; about none if all are low.
+    """
+    first = message.partition("; ")[0]
+    named = [topic for topic, clarity in topics_in([first]).items() if clarity == _CLEAR]
+    if len(named) < 2:
+        return topic_of_metric(first)
+    shares = {
+        float(share): topic
+        for clause in first.split(", ")
+        for share in _USED.findall(clause)
+        if (topic := topic_of_metric(clause)) is not None
+    }
+    highest = max(shares, default=0.0)
+    return shares[highest] if highest >= _HIGH else None
+
+
+def names_several(check: Check) -> bool:
+    """Whether a check lists figures of a host, and is about none of them."""
+    return check.name == "prometheus" and topic_of_check(check) is None and len(topics_in([check.message])) > 1
