@@ -249,7 +249,8 @@ async def _set_up(run: ActiveRun, step: Step) -> NotifyConfig:
 
 
 def _note_try(run: ActiveRun, step: Step, channel: str, driver: str, outcome: str, duration_ms: float) -> None:
-    tags = run.tags(step.node.stage.value, run.tries[step.node.id].number)
+    tried = run.tries.get(step.node.id)
+    tags = run.tags(step.node.stage.value, tried.number if tried else 1)
     run.services.signals.note(
         DeliveryTried(
             tags=tags, node=step.node.id, channel=channel, driver=driver, outcome=outcome, duration_ms=duration_ms
