@@ -6,7 +6,7 @@ after the other, whichever process executes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -73,8 +73,8 @@ class _Recording:
     moments: Mapping[str, Moments]
     omitted: int = 0
     """How many alerts the sender has left out of a group of which it says that it fires."""
-    route: str = ""
-    """The name of the route that the alerts take."""
+    route: Callable[[], str] | None = None
+    """Names the route that the alerts take."""
     group: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The incident's `details`: its source, and the sizes of a group that its sender has cut off."""
     history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -94,15 +94,15 @@ async def record_alerts(
     *,
     all_resolved: bool = False,
     omitted: int = 0,
-    route: str = "",
+    route: Callable[[], str] | None = None,
 ) -> RecordedAlerts:
     """Upsert the alerts of one run, and update their incident.
 
     `alerts` share one incident key and have distinct fingerprints. A firing alert joins the key's open incident,
     reopens a resolved one, or opens a new one; with its last firing member resolved the incident is resolved. An alert
     ends in every incident that it is in. What is older than what is known changes nothing. `omitted` is how many alerts
-    of the incident the sender has left out, and `all_resolved` is whether it says that they have ended too. `route` is
-    noted with an incident that is new.
+    of the incident the sender has left out, and `all_resolved` is whether it says that they have ended too. `route`
+    names the route that they take, which is noted with an incident that is new.
 
     Raises:
         RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
@@ -267,7 +267,7 @@ def _only_repeats(alert: Alert, recording: _Recording) -> bool:
 
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
     lead, run = worst_first(firing)[0], recording.run
-    recording.group = {"source": lead.source, "route": recording.route}
+    recording.group = {"source": lead.source, "route": recording.route() if recording.route else ""}
     opened = await tx.execute(
         insert(_I)
         .values(

@@ -30,6 +30,7 @@ _FREE = "(lease_owner is null or lease_owner = :owner or lease_expires_at < cloc
 _LEASE = "lease_owner = :owner, lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)"
 
 _ALL = 2**62
+"""A number that no run has yet."""
 
 UNREADABLE_SECONDS = 30.0
 """How long a run waits, in seconds, after a worker has claimed it and cannot read its row."""

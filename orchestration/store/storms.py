@@ -57,19 +57,17 @@ _MANY = text(
         waiting > 0 and exists (
             select 1 from incident where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}')
         ) as is_open,
-        case when waiting = 0 then 0 else (
-            select count(*) from (
-                select 1 from incident where opened_at > clock_timestamp() - interval '1 day' limit 1
-            ) as opened
-        ) end as opened
+        waiting > 0 and exists (
+            select 1 from incident where opened_at > clock_timestamp() - interval '1 day'
+        ) as has_opened
     from known
     """
 )
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """How much waits to be claimed for the first time."""
+class Backlog:
+    """What waits to be claimed for the first time, as far as a storm is concerned."""
 
     runs: int
     """At most `MOST_READ`."""
@@ -77,14 +75,19 @@ class Waiting:
     """The number of the latest run that was seen."""
     is_open: bool
     """Whether something waits, and a storm is open."""
-    opened: int
-    """1 if an incident was opened within a day; 0 if not, or if nothing waits."""
+    has_opened: bool
+    """Whether something waits, and an incident was opened within a day."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether whatever waits is no storm by any policy."""
+        return self.runs == 0 or (self.runs == 1 and not self.has_opened and not self.is_open)
 
 
-async def look(tx: AsyncConnection) -> Waiting:
+async def look(tx: AsyncConnection) -> Backlog:
     """What waits now."""
     found = (await tx.execute(_MANY)).one()
-    return Waiting(found.waiting, found.latest, found.is_open, found.opened)
+    return Backlog(found.waiting, found.latest, found.is_open, found.has_opened)
 
 
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")
@@ -221,8 +224,9 @@ async def fold(
     severity: Severity,
     incident_id: int | None,
 ) -> None:
-    """Make one run of the storm out of several. The last one carries the alerts of all, so that it comes after what was
-    accepted before it; the others are over.
+    """Make one run of the storm out of several: the last one, with the alerts of all. The others are over.
+
+    As the last one it comes after whatever was accepted before it.
 
     Args:
         tx: the transaction that has locked the runs.
@@ -245,8 +249,9 @@ _ALONE = text("update pipeline_run set due_at = clock_timestamp() where id = any
 
 
 async def leave_alone(tx: AsyncConnection, runs: Sequence[WaitingRun]) -> None:
-    """Let runs be executed by themselves: what has a time to wait for, though it has come, is never folded."""
-    await tx.execute(_ALONE, {"ids": [run.id for run in runs]})
+    """Let runs be executed by themselves: what is due at a moment, also one that has come, is never folded."""
+    if runs:
+        await tx.execute(_ALONE, {"ids": [run.id for run in runs]})
 
 
 _LINK = text("update pipeline_run set incident_id = :incident_id where run_id = any(:run_ids) and incident_id is null")
@@ -285,7 +290,7 @@ _CALM = text(
     select incident.id, incident.environment, incident.incident_key
     from incident
     join lateral (
-        select count(*) as firing, max(joined_at) as latest from membership
+        select count(*) as firing from membership
         where membership.incident_id = incident.id and membership.status = 'firing'
     ) as known on true
     where incident.status in {OPEN_STATUSES!r} and starts_with(incident.incident_key, '{STORM_KEY}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from orchestration.alert import STORM_KEY, Incident, Severity
@@ -139,9 +140,13 @@ async def _look(tx: Transaction, run: QueuedRun, config: IngestConfig) -> Ingest
 
 async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], config: IngestConfig) -> IngestResult:
     push = StoredPush.model_validate(payload)
-    route = route_of(config.policy, push.alerts, run.environment)
     recorded = await alert_store.record_alerts(
-        tx, push.alerts, run, all_resolved=push.all_resolved, omitted=push.omitted, route=route
+        tx,
+        push.alerts,
+        run,
+        all_resolved=push.all_resolved,
+        omitted=push.omitted,
+        route=partial(route_of, config.policy, push.alerts, run.environment),
     )
     storm = run.incident_key.startswith(STORM_KEY)
     decision = decide(recorded.change, storm=storm)

@@ -131,35 +131,26 @@ async def fold_storms(services: StormServices) -> Folded:
         Unavailable: the database does not answer.
     """
     async with services.database.statement() as tx:
-        found = await storms.look(tx)
-    seen = found.latest
-    if found.runs == 0 or (found.runs == 1 and found.opened == 0 and not found.is_open):
-        return Folded(seen)  # whatever the policy says, which is read as late as possible
+        backlog = await storms.look(tx)
+    if backlog.is_alone:
+        return Folded(backlog.latest)  # the policy is read as late as possible
     policy = await services.active_policy()
     rule = Storm() if policy is None else policy.policy.timing.storm
     if not rule:
         return Folded()
-    async with services.database.statement() as tx:
-        opened = sum((await storms.count_opened(tx, rule.window)).values())
-    if not found.is_open and found.runs + opened <= rule.threshold:
-        return Folded(seen)
     async with services.database.transaction() as tx:
-        if not await storms.lock_storms(tx):
-            return Folded(seen)  # another process folds, and what it has locked is not claimed
+        opened = await storms.count_opened(tx, rule.window)
+        is_storm = backlog.is_open or backlog.runs + opened.total() > rule.threshold
+        # If another process folds already, what it has locked is not claimed.
+        if not is_storm or not await storms.lock_storms(tx):
+            return Folded(backlog.latest)
         limit = min(max(BATCH, rule.threshold + 1), storms.MOST_READ)
         runs = await storms.list_waiting(tx, limit)
-        waiting = await asyncio.to_thread(_read, runs, policy)
-        chosen, alone = await _choose(tx, waiting, rule)
-        await storms.leave_alone(tx, [one.run for one in alone])
-        incident_ids = await storms.list_open(tx, list(chosen))
-        folded = [
-            one for storm, group in chosen.items() for one in await _fold(tx, storm, group, incident_ids.get(storm))
-        ]
+        folded = await _fold_batch(tx, await asyncio.to_thread(_read, runs, policy), rule, opened)
     _signal(services.signals, folded)
-    if len(runs) < limit:
-        return Folded(seen)
-    # What waits behind the batch may belong to the storm. If nothing of the batch does, nothing waits for it.
-    return Folded(runs[-1].id, more=True) if folded else Folded(seen)
+    # What waits behind a full batch may belong to the storm. If nothing of the batch does, nothing waits for it.
+    more = bool(folded) and len(runs) == limit
+    return Folded(runs[-1].id if more else backlog.latest, more=more)
 
 
 def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
@@ -193,18 +184,22 @@ def _read_one(run: WaitingRun, policy: ActivePolicy | None) -> Waiting | None:
     return None if decision.definition else Waiting(run=run, push=push, route=_name_of(decision))
 
 
-async def _choose(
-    tx: Transaction, waiting: Sequence[Waiting], rule: Storm
-) -> tuple[Mapping[Key, list[Waiting]], list[Waiting]]:
+async def _fold_batch(
+    tx: Transaction, waiting: Sequence[Waiting], rule: Storm, opened: Mapping[Place, int]
+) -> list[Waiting]:
+    """Write the runs of storms. Returns the runs that are over."""
     ended = [alert.fingerprint for one in waiting for alert in one.push.alerts if not alert.firing]
-    return choose(
+    chosen, alone = choose(
         waiting,
         rule,
-        opened=await storms.count_opened(tx, rule.window),
+        opened=opened,
         hot=await storms.list_hot(tx, rule.window),
         known=await storms.list_open(tx, [one.key for one in waiting]),
         members=await storms.members_of_storms(tx, ended),
     )
+    await storms.leave_alone(tx, [one.run for one in alone])
+    ids = await storms.list_open(tx, list(chosen))
+    return [one for storm, group in chosen.items() for one in await _fold(tx, storm, group, ids.get(storm))]
 
 
 def choose(
