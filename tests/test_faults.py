@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 
+from flows.flow_run import ENGINE
 from flows.services import open_services
 from orchestration.engine.run import Services
 from orchestration.requests import RunOptions
@@ -109,7 +111,9 @@ async def test_a_worker_that_is_killed_in_each_of_the_four_stages_loses_nothing(
     with beside(WorkerProcess(settings, stack, tmp_path / "second.log", **environment)) as (second,):
         after = {run_id: await over(database, run_id) for run_id in every}
         for run_id in every:
-            await assert_crashed(stack, before[run_id].prefect_flow_run_id)
+            # A Prefect that is too slow for the second worker may hear of the lost flow run only after the run's end.
+            states = {StateType.CRASHED} if after[run_id].engine == ENGINE else TERMINAL_STATES
+            await assert_ended(stack, before[run_id].prefect_flow_run_id, states)
         assert second.end() == 0
 
     assert {record.status for record in after.values()} == {RunStatus.NOTIFIED}
@@ -124,13 +128,13 @@ async def two_wait_for_locks(database: Database) -> bool:
     return await waiting_for_locks(database) >= 2
 
 
-async def assert_crashed(stack: StackAddresses, flow_run_id: str | None) -> None:
+async def assert_ended(stack: StackAddresses, flow_run_id: str | None, states: Collection[StateType]) -> None:
     async with prefect_at(stack) as client:
 
-        async def crashed() -> bool:
-            return (await client.read_flow_run(UUID(flow_run_id))).state_type is StateType.CRASHED
+        async def marked() -> bool:
+            return (await client.read_flow_run(UUID(flow_run_id))).state_type in states
 
-        await eventually(crashed, "the flow run of the dead worker to be marked")
+        await eventually(marked, "the flow run of the dead worker to be marked")
 
 
 async def test_with_prefect_down_a_critical_alert_is_on_the_channel_within_five_seconds(
