@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, FlowRunCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Running, to_state_create
 
 from blocks.channels.resolver import ChannelCache
 from orchestration.encryption import load_key
@@ -19,6 +21,7 @@ from orchestration.settings import Settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache
+from orchestration.store.records import new_id
 from service.mirror.deployments import POOL_NAME, register
 from service.mirror.flow_runs import FlowRunMirror
 from service.stack import StackAddresses
@@ -105,6 +108,26 @@ async def test_of_several_limits_the_smallest_counts(places: dict[str, Set], wat
     await watch.look()
 
     assert watch.controls == OperatorControls(limit=2)
+
+
+@pytest.mark.parametrize("on_deployment", [True, False])
+async def test_a_flow_run_that_nobody_executes_is_ended_also_without_a_deployment(
+    client: PrefectClient, watch: Watch, on_deployment: bool
+) -> None:
+    """A worker opens flow runs of the flow alone while no deployment is registered, and may die then."""
+    deployment = await client.read_deployment_by_name("alert-pipeline/default")
+    wanted = FlowRunCreate(
+        flow_id=deployment.flow_id,
+        deployment_id=deployment.id if on_deployment else None,
+        parameters={"run_id": new_id()},
+        state=to_state_create(Running()),
+    )
+    answer = await client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json"))
+    lost = FlowRun.model_validate(answer.json())
+
+    await watch.look()
+
+    assert (await client.read_flow_run(lost.id)).state_type is StateType.CRASHED
 
 
 class Failing(FlowRunMirror):

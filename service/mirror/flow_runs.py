@@ -98,13 +98,10 @@ class FlowRunMirror:
         Raises:
             Unavailable: the database does not answer.
         """
-        of_linear = (await self.target()).deployment_id
-        ours = [of_linear, *(deployment.id for deployment in await definition_deployments(self._client))]
-        deployments = [str(deployment_id) for deployment_id in ours if deployment_id is not None]
-        if not deployments:
-            return 0
-        wanted = {"deployment_id": {"any_": deployments}, "state": {"type": {"any_": _NOT_ENDED}}}
-        found = await self._client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=PAGE_SIZE)
+        # By flow: a flow run that was opened before its deployment was registered belongs to none.
+        ours = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME, DEFINITION_FLOW_NAME]))
+        not_ended = FlowRunFilter.model_validate({"state": {"type": {"any_": _NOT_ENDED}}})
+        found = await self._client.read_flow_runs(flow_filter=ours, flow_run_filter=not_ended, limit=PAGE_SIZE)
         ended = 0
         for flow_run in found:
             state = None if str(flow_run.id) in busy else await _missing_end(database, flow_run)
