@@ -92,6 +92,17 @@ def measure_accept(times: int) -> list[Figures]:
     ]
 
 
+def tell_one_by_one(env: Mapping[str, str]) -> None:
+    """Switch storms off: each alert of a benchmark is to be told by itself."""
+    subprocess.run(
+        [str(Path(sys.executable).parent / "alert-pipeline"), "policy", "apply", "-"],
+        env={**os.environ, **env},
+        input=b"timing: {storm: false}",
+        check=True,
+        capture_output=True,
+    )
+
+
 @contextmanager
 def full_service(target: Receiver, **env: str) -> Iterator[int]:
     """Run `alert-pipeline up` with the receiver as its channel. Yields the API's port."""
@@ -100,6 +111,7 @@ def full_service(target: Receiver, **env: str) -> Iterator[int]:
         arguments = ["up", "--port", str(port), "--prefect-port", str(free_port())]
         own = {"ALERT_PIPELINE_HOME": str(home), "NOTIFY_WEBHOOK_URL": target.url, **env}
         with started(arguments, own, port, "/ready/"):
+            tell_one_by_one(own)
             yield port
 
 
@@ -153,6 +165,7 @@ def direct_service(target: Receiver) -> Iterator[int]:
             "NOTIFY_WEBHOOK_URL": target.url,
             "CHECKERS_ENABLED": "memory",
         }
+        tell_one_by_one(env)
         with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
             yield port
 

@@ -41,7 +41,7 @@ class MortalDatabase(Database):
     """The database as one worker sees it: from its death on, every statement is refused, and nothing is committed."""
 
     def __init__(self, real: Database, on_death: Callable[[], None]) -> None:
-        self.url, self.engine, self._autocommit = real.url, real.engine, real._autocommit  # pyright: ignore[reportPrivateUsage]
+        self.__dict__.update(real.__dict__)
         self._on_death = on_death
         self.dead = False
         self.dies_after: int | None = None
@@ -85,9 +85,9 @@ class MortalDatabase(Database):
             raise Unavailable("the worker is dead")
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(self, *, flushed: bool = False) -> AsyncGenerator[AsyncConnection]:
         await self.point()
-        async with super().transaction() as tx:
+        async with super().transaction(flushed=flushed) as tx:
             yield tx
             self._live()
 

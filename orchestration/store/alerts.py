@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import TextClause, func, insert, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
 from orchestration.errors import PipelineError
+from orchestration.json_text import to_json
 from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
 from orchestration.store import members
 from orchestration.store.incidents import (
@@ -31,8 +32,9 @@ from orchestration.store.incidents import (
 )
 from orchestration.store.ingest_order import QueuedRun
 from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
+from orchestration.store.prepared import Prepared, prepared
 from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
-from orchestration.store.table import as_json, columns_of, insert_many
+from orchestration.store.table import Base, as_json, columns_of, insert_many
 
 _A = AlertRow
 _I = IncidentRow
@@ -191,26 +193,40 @@ async def _kept_elsewhere(
     return found
 
 
+_KNOWN_FIELDS = [*KnownAlert.__dataclass_fields__]
+_KNOWN = Prepared(
+    select(_A.id, _A.fingerprint, *(getattr(_A, name) for name in _KNOWN_FIELDS))
+    .where(
+        _A.source == bindparam("source"),
+        _A.environment == bindparam("place"),
+        _A.fingerprint == func.any(bindparam("fingerprints")),
+    )
+    .order_by(_A.id)
+    .with_for_update()
+)
+
+
 async def _known_alerts(
     tx: AsyncConnection, alerts: Sequence[Alert], environment: str
 ) -> dict[str, tuple[int, KnownAlert]]:
     """The ids of these alerts and what is known of them before this push, by fingerprint. Their rows are locked."""
     known: dict[str, tuple[int, KnownAlert]] = {}
-    names = [*KnownAlert.__dataclass_fields__]
-    columns = [getattr(_A, name) for name in names]
     for start in range(0, len(alerts), _CHUNK):
         wanted = [alert.fingerprint for alert in alerts[start : start + _CHUNK]]
-        query = (
-            select(_A.id, _A.fingerprint, *columns)
-            .where(_A.source == alerts[0].source, _A.environment == environment, _A.fingerprint.in_(wanted))
-            .order_by(_A.id)
-            .with_for_update()
-        )
-        for row in (await tx.execute(query)).mappings():
-            values = {name: row[name] for name in names}
+        keys = {"source": alerts[0].source, "place": environment, "fingerprints": wanted}
+        for row in await _KNOWN.rows(tx, keys):
+            values = {name: row[name] for name in _KNOWN_FIELDS}
             values |= {"status": AlertStatus(row["status"]), "severity": Severity(row["severity"])}
             known[row["fingerprint"]] = row["id"], KnownAlert(**values)
     return known
+
+
+_LATEST = Prepared(
+    select(*INCIDENT_COLUMNS, _I.details.label("group"))
+    .where(_I.incident_key == bindparam("key"), _I.environment == bindparam("place"))
+    .order_by(_I.id.desc())
+    .limit(1)
+)
 
 
 async def _find_or_open(
@@ -222,13 +238,7 @@ async def _find_or_open(
     """
     run = recording.run
     firing = [alert for alert in fresh if alert.firing]
-    query = (
-        select(*INCIDENT_COLUMNS, _I.details.label("group"))
-        .where(_I.incident_key == run.incident_key, _I.environment == run.environment)
-        .order_by(_I.id.desc())
-        .limit(1)
-    )
-    row = (await tx.execute(query)).mappings().one_or_none()
+    row = await _LATEST.row(tx, {"key": run.incident_key, "place": run.environment})
     latest, recording.group = (None, {}) if row is None else (incident_of(row), row["group"])
     if latest is not None:
         if not (latest.status.ended and firing and await _fires_again(tx, int(latest.id), firing, recording)):
@@ -265,24 +275,32 @@ def _only_repeats(alert: Alert, recording: _Recording) -> bool:
     return recording.moments[alert.fingerprint].overtaken or alert.severity.rank <= known.severity.rank
 
 
+_INSERT = prepared(
+    f"""
+    insert into incident (environment, incident_key, title, severity, description, metadata, heard_at)
+    values (:environment, :incident_key, :title, :severity, :description, cast(:details as jsonb), :heard_at)
+    returning {", ".join(column.name for column in INCIDENT_COLUMNS)}
+    """
+)
+
+
 async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
     lead, run = worst_first(firing)[0], recording.run
     recording.group = {"source": lead.source, "route": recording.route() if recording.route else ""}
-    opened = await tx.execute(
-        insert(_I)
-        .values(
-            environment=run.environment,
-            incident_key=run.incident_key,
-            title=lead.title or lead.name,
-            severity=Severity.worst(*(alert.severity for alert in firing)).value,
-            description=lead.description,
-            details=recording.group,
-            heard_at=run.created_at,
-        )
-        .returning(*INCIDENT_COLUMNS)
+    opened = await _INSERT.one(
+        tx,
+        {
+            "environment": run.environment,
+            "incident_key": run.incident_key,
+            "title": lead.title or lead.name,
+            "severity": Severity.worst(*(alert.severity for alert in firing)).value,
+            "description": lead.description,
+            "details": to_json(recording.group).decode(),
+            "heard_at": run.created_at,
+        },
     )
     recording.note("incident_opened", new=IncidentStatus.OPEN)
-    return incident_of(opened.mappings().one())
+    return incident_of(opened)
 
 
 async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> Incident:
@@ -293,10 +311,15 @@ async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert]
 
 
 @cache
-def _upsert_of(names: tuple[str, ...]) -> TextClause:
+def _insert_of(table: type[Base], names: tuple[str, ...], more: str = "") -> Prepared:
+    return Prepared(insert_many(table, names, more))
+
+
+@cache
+def _upsert_of(names: tuple[str, ...]) -> Prepared:
     identity = ("source", "environment", "fingerprint")
     changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in identity)
-    return insert_many(
+    return _insert_of(
         _A,
         names,
         f"""
@@ -319,8 +342,8 @@ async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recor
         chunk = ordered[start : start + _CHUNK]
         rows = [_row(alert, recording) for alert in chunk]
         known = [recording.known[alert.fingerprint][0] for alert in chunk if alert.fingerprint in recording.known]
-        written = await tx.execute(_upsert_of(tuple(rows[0])), {"rows": as_json(rows), "known": known})
-        ids |= {row[0]: row[1] for row in written}
+        written = await _upsert_of(tuple(rows[0])).rows(tx, {"rows": as_json(rows), "known": known})
+        ids |= {row["fingerprint"]: row["id"] for row in written}
     if len(ids) < len(fresh):
         raise RecordedMeanwhile("Another push has recorded an alert of this one meanwhile")
     return ids
@@ -494,4 +517,4 @@ async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id
     lines = [{**line, "incident_id": incident_id} for line in recording.history]
     for start in range(0, len(lines), _CHUNK):
         chunk = lines[start : start + _CHUNK]
-        await tx.execute(insert_many(HistoryRow, tuple(chunk[0])), {"rows": as_json(chunk)})
+        await _insert_of(HistoryRow, tuple(chunk[0])).run(tx, {"rows": as_json(chunk)})

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import RowMapping, TextualSelect, func, or_, select, text, update
-from sqlalchemy.exc import IntegrityError
+from psycopg.errors import UniqueViolation
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import StageError
@@ -19,8 +19,9 @@ from orchestration.json_text import to_json
 from orchestration.states import RunStatus, StageStatus, advance
 from orchestration.store.database import Database
 from orchestration.store.models import PipelineRunRow, StageExecutionRow
+from orchestration.store.prepared import Prepared, Row, prepared
 from orchestration.store.records import AttemptRecord, Node, RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, changes, ensure_leased, get_run, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, changes, ensure_leased, get_run, run_record
 from orchestration.store.table import columns_of
 
 _T = StageExecutionRow
@@ -147,7 +148,7 @@ async def _change(
     owner: str,
     status: RunStatus | None,
     values: Mapping[str, Any],
-) -> RowMapping:
+) -> Row:
     """Change an attempt and its run in one statement. If the run has changed since, look at it and retry."""
     while True:
         new = changes(run.status, status, values)
@@ -155,10 +156,9 @@ async def _change(
         parameters = {**attempt, **condition, **{_RUN + name: value for name, value in new.items()}}
         try:
             async with database.statement() as connection:
-                found = await connection.execute(_statement(of_attempt, tuple(new)), parameters)
-                if (row := found.mappings().one_or_none()) is not None:
+                if (row := await _statement(of_attempt, tuple(new)).row(connection, parameters)) is not None:
                     return row
-        except IntegrityError as error:
+        except UniqueViolation as error:
             # A statement that had to wait for the run's row does not see the attempt that was opened meanwhile.
             if "uq_stage_execution" not in str(error):
                 raise
@@ -168,11 +168,11 @@ async def _change(
 
 
 @lru_cache(maxsize=128)
-def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextualSelect:
+def _statement(of_attempt: str, columns: tuple[str, ...]) -> Prepared:
     """The statement that changes the run, if it still has the status and the lease that the caller knows."""
     counted = ["total_attempts = total_attempts + 1"] if of_attempt == _OPEN else []
     sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, _SET_DUE, "updated_at = clock_timestamp()"]
-    return text(
+    return prepared(
         f"""
         with run as (
             update pipeline_run set {", ".join(sets)}
@@ -181,7 +181,7 @@ def _statement(of_attempt: str, columns: tuple[str, ...]) -> TextualSelect:
         ),
         {of_attempt}
         """
-    ).columns(PipelineRunRow.id, *RUN_COLUMNS, *([StageExecutionRow.attempt] if of_attempt == _OPEN else []))
+    )
 
 
 # Without a wait both are null.

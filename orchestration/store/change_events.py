@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, Incident, latest_start
@@ -17,6 +17,7 @@ from orchestration.redaction import one_line
 from orchestration.settings import Settings
 from orchestration.store.actions import NOTE
 from orchestration.store.models import ChangeEventRow
+from orchestration.store.prepared import Prepared, prepared
 from orchestration.store.table import as_json
 
 _T = ChangeEventRow
@@ -71,6 +72,14 @@ async def list_changes(tx: AsyncConnection, *, limit: int) -> list[ChangeEvent]:
     return [_event(row) for row in rows]
 
 
+_WITHIN = Prepared(
+    select(*_COLUMNS)
+    .where(_T.at.between(bindparam("from"), bindparam("to")))
+    .order_by(_T.at.desc(), _T.id.desc())
+    .limit(_READ)
+)
+
+
 async def changes_before(
     tx: AsyncConnection, began_at: datetime, labels: Collection[tuple[str, str]], environment: str, minutes: float
 ) -> list[ChangeEvent]:
@@ -83,11 +92,8 @@ async def changes_before(
         environment: where it is.
         minutes: the length of the window.
     """
-    window = _T.at.between(began_at - timedelta(minutes=minutes), began_at + _AFTER)
-    rows = (
-        await tx.execute(select(*_COLUMNS).where(window).order_by(_T.at.desc(), _T.id.desc()).limit(_READ))
-    ).mappings()
-    events = (_event(row) for row in rows)
+    window = {"from": began_at - timedelta(minutes=minutes), "to": began_at + _AFTER}
+    events = (_event(row) for row in await _WITHIN.rows(tx, window))
     return [event for event in events if concerns(event, labels, environment)][:_MOST_EVENTS]
 
 
@@ -104,7 +110,7 @@ async def changes_of(
     return await changes_before(tx, began_at, labels, incident.environment, settings.changes_window_minutes)
 
 
-_EPISODES = text(
+_EPISODES = prepared(
     """
     (select ended.incident_id as id, began.at as opened_at, ended.at as ended_at, ended.details->>'by' as ended_by,
         array(select details->>'text' from history where incident_id = :id and event = :note
@@ -141,13 +147,13 @@ async def earlier_episodes(tx: AsyncConnection, incident: Incident) -> list[Epis
     values = {"id": int(incident.id), "note": NOTE, "notes": _MOST_NOTES, "episodes": _MOST_EPISODES}
     return [
         Episode(
-            id=str(row.id),
-            began_at=row.opened_at,
-            ended_at=row.ended_at,
-            ended_by=one_line(row.ended_by or "", 80),
-            notes=[one_line(note, _NOTE_CHARACTERS) for note in row.notes if note],
+            id=str(row["id"]),
+            began_at=row["opened_at"],
+            ended_at=row["ended_at"],
+            ended_by=one_line(row["ended_by"] or "", 80),
+            notes=[one_line(note, _NOTE_CHARACTERS) for note in row["notes"] if note],
         )
-        for row in await tx.execute(_EPISODES, values)
+        for row in await _EPISODES.rows(tx, values)
     ]
 
 

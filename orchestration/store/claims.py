@@ -9,15 +9,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import ColumnElement, TextualSelect, bindparam, column, func, or_, select, text, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
 from orchestration.states import RunStatus, advance
 from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
+from orchestration.store.prepared import Prepared, prepared
 from orchestration.store.records import RunRecord
-from orchestration.store.runs import RUN_COLUMN_NAMES, RUN_COLUMNS, readable_run, run_record
+from orchestration.store.runs import RUN_COLUMN_NAMES, readable_run, run_record
 
 _T = PipelineRunRow
 CLAIMABLE: ColumnElement[bool] = _T.status.in_(
@@ -81,8 +82,8 @@ async def claim_runs(
     if limit <= 0:
         return []
     overdue = _OVERDUE if overdue_only else "true"
-    claimed = await tx.execute(
-        _claim_statement(overdue),
+    claimed = await _claim_statement(overdue).rows(
+        tx,
         {
             "process": process,
             "limit": limit,
@@ -91,7 +92,7 @@ async def claim_runs(
             "up_to": _ALL if up_to is None else up_to,
         },
     )
-    rows = sorted(claimed.mappings(), key=lambda row: (-row["priority"], row["id"]))
+    rows = sorted(claimed, key=lambda row: (-row["priority"], row["id"]))
     runs = [
         Claim(record=record, owner=row["lease_owner"], overdue=row["overdue"])
         for row in rows
@@ -124,7 +125,7 @@ _CANDIDATE = f"""
 
 
 @lru_cache
-def _claim_statement(condition: str) -> TextualSelect:
+def _claim_statement(condition: str) -> Prepared:
     """Claim runs that are due at once, and runs that have become due; each has an index that no other run is in.
 
     Of the latter each priority is a range of its index, so that runs that are due later cost nothing.
@@ -139,7 +140,7 @@ def _claim_statement(condition: str) -> TextualSelect:
         for severity in Severity
     )
     due = " ".join(f"union all select * from due_{severity.rank}" for severity in Severity)
-    return text(
+    return prepared(
         f"""
         with at_once as (
             {_CANDIDATE} and {condition} and due_at is null and (id <= :up_to or not awaits_ingest)
@@ -155,11 +156,11 @@ def _claim_statement(condition: str) -> TextualSelect:
         returning {", ".join(f"pipeline_run.{name}" for name in RUN_COLUMN_NAMES.split(", "))},
             pipeline_run.id, pipeline_run.priority, chosen.overdue
         """
-    ).columns(*RUN_COLUMNS, _T.id, _T.priority, column("overdue"))
+    )
 
 
 # One look at the index of due runs for each priority.
-_NEXT_DUE = text(
+_NEXT_DUE = prepared(
     f"""
     select extract(epoch from min(next.due_at) - clock_timestamp())
     from (values {", ".join(f"({severity.rank})" for severity in Severity)}) as known (priority)
@@ -175,7 +176,7 @@ _NEXT_DUE = text(
 
 async def seconds_until_due(tx: AsyncConnection) -> float | None:
     """The time until the next run becomes due, in seconds; None if none does. A run that a process executes counts."""
-    seconds = (await tx.execute(_NEXT_DUE)).scalar_one()
+    seconds = await _NEXT_DUE.value(tx)
     return None if seconds is None else float(seconds)
 
 
@@ -269,7 +270,7 @@ async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
     )
 
 
-_BEGIN = text(
+_BEGIN = prepared(
     f"""
     update pipeline_run
     set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
@@ -279,7 +280,7 @@ _BEGIN = text(
     where run_id = :run_id and {_FREE}
     returning {RUN_COLUMN_NAMES}
     """
-).columns(*RUN_COLUMNS)
+)
 
 
 async def begin(
@@ -305,5 +306,5 @@ async def begin(
         advance(advance(current.status, RunStatus.RETRYING), standing)
     values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
     started = {"standing": standing.value, "engine": engine, "prefect_flow_run_id": prefect_flow_run_id}
-    row = (await tx.execute(_BEGIN, {**values, **started})).mappings().one_or_none()
+    row = await _BEGIN.row(tx, {**values, **started})
     return None if row is None else run_record(row)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import ColumnElement, event, func, select
+from sqlalchemy import ColumnElement, event, func, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -37,9 +37,14 @@ IDLE_SECONDS = 1.0
 
 
 class Database:
-    """A pool of connections to our PostgreSQL database. It belongs to the event loop in which it was made."""
+    """A pool of connections to our PostgreSQL database. It belongs to the event loop in which it was made.
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    With `relaxed`, a commit does not wait until it is on disk; only a flushed transaction does, which brings all that
+    was committed before it to disk as well. If the machine then loses power, the last moments (0.6 s at most) are as
+    if they had not happened yet. That suits whoever executes runs: what was accepted, and what was sent, is flushed.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, relaxed: bool = False) -> None:
         self.url = url
         self.engine: AsyncEngine = create_async_engine(
             sqlalchemy_url(url),
@@ -49,18 +54,25 @@ class Database:
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._relaxed = relaxed
+        if relaxed:
+            event.listen(self.engine.sync_engine, "connect", _relax)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
         event.listen(self.engine.sync_engine, "checkout", _ping_idle)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(self, *, flushed: bool = False) -> AsyncGenerator[AsyncConnection]:
         """One transaction: committed at the end, rolled back when the body raises.
+
+        With `flushed` the commit is on disk when this returns, also in a relaxed database.
 
         Raises:
             Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
             async with self.engine.begin() as connection:
+                if flushed and self._relaxed:
+                    await connection.execute(_FLUSH)
                 yield connection
 
     @asynccontextmanager
@@ -93,18 +105,28 @@ def _outages() -> Generator[None]:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, pool_size: int = 10) -> AsyncGenerator[Database]:
+async def open_database(url: str, *, pool_size: int = 10, relaxed: bool = False) -> AsyncGenerator[Database]:
     """A database whose schema is up to date; its connections are closed at the end.
 
     Raises:
         Unavailable: the database does not answer, or a newer version has migrated its schema.
     """
     await asyncio.to_thread(migrate, url)
-    database = Database(url, pool_size=pool_size)
+    database = Database(url, pool_size=pool_size, relaxed=relaxed)
     try:
         yield database
     finally:
         await database.close()
+
+
+_FLUSH = text("set local synchronous_commit = on")
+
+
+def _relax(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("set synchronous_commit = off")
+    cursor.close()
+    connection.commit()
 
 
 def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Severity
@@ -18,6 +18,7 @@ from orchestration.errors import DeliveryFailed, NotSent
 from orchestration.json_text import to_json
 from orchestration.store import channels, claims
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow
+from orchestration.store.prepared import Row, prepared
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
 from orchestration.store.runs import ensure_leased, get_run
 from orchestration.store.table import columns_of
@@ -79,7 +80,7 @@ ALIVE = "run.lease_owner is not null and run.lease_expires_at > clock_timestamp(
 PERHAPS_ACCEPTED = "delivery.response->>'perhaps_accepted' is distinct from 'false'"
 """A condition on a row of `delivery` that is not `sent`: the channel has not surely refused each try."""
 
-_OPEN = text(
+_OPEN = prepared(
     f"""
     insert into delivery (
         pipeline_run_id, incident_id, version, node_id, channel, driver, target, idempotency_key, status, tries, error,
@@ -151,7 +152,7 @@ async def _open(
     status: str,
     error: str | None = None,
     left_seconds: float | None = None,
-) -> RowMapping | None:
+) -> Row | None:
     values = {
         "run_id": place.run_id,
         "owner": place.owner,
@@ -166,7 +167,7 @@ async def _open(
         "status": status,
         "error": error,
     }
-    row = (await tx.execute(_OPEN, values)).mappings().one_or_none()
+    row = await _OPEN.row(tx, values)
     if row is None:
         ensure_leased(await get_run(tx, place.run_id), place.owner)
     return row
@@ -211,7 +212,7 @@ _SETTLED = f"""
     ),
 """
 
-_SETTLE_SENT = text(
+_SETTLE_SENT = prepared(
     f"""
     {_SETTLED}
     known as (
@@ -266,7 +267,7 @@ async def settle_sent(
     if silent:
         delivery = delivery.model_copy(update={"response": {**delivery.response, "silent": True}})
     values = {**_result_of(tried, delivery), "thread": thread, "reserved_until": reserved_until}
-    await tx.execute(_SETTLE_SENT, {**values, **told_now})
+    await _SETTLE_SENT.run(tx, {**values, **told_now})
 
 
 async def settle_failed(

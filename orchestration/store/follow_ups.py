@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.states import TIMER_REASONS, RunReason
+from orchestration.store.prepared import prepared
 from orchestration.store.records import new_id
 from orchestration.store.runs import INBOX_CHANNEL
 
@@ -22,7 +23,7 @@ _TITLE = f"""
 # The new run copies the trace and the options of the run that it follows, so that it uses and leaves out the same
 # channels. The options `follows` and `answer` are not copied: they belong to one run. `created_at` is the moment at
 # which the run is due, because lists and waits count from it.
-_INSERT = text(
+_INSERT = prepared(
     f"""
     insert into pipeline_run (
         run_id, trace_id, reason, due_at, incident_id, title, source, alert_fingerprint, severity, priority,
@@ -82,8 +83,8 @@ async def add_follow_up(
         "options": orjson.dumps(options or {}).decode(),
         "channel": INBOX_CHANNEL,
     }
-    row = (await tx.execute(_INSERT, values)).first()
-    return None if row is None else str(row[0])
+    row = await _INSERT.row(tx, values)
+    return None if row is None else str(row["run_id"])
 
 
 _RAISE = text("update incident set version = version + 1, updated_at = clock_timestamp() where id = :incident_id")

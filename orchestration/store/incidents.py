@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, false, func, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, false, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Incident, IncidentStatus, UtcDatetime
@@ -25,6 +25,7 @@ from orchestration.store.models import (
     MembershipRow,
     PipelineRunRow,
 )
+from orchestration.store.prepared import Prepared, prepared
 from orchestration.store.records import HistoryRecord, RunRecord, readable
 from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
 from orchestration.store.table import columns_of
@@ -59,10 +60,12 @@ NEXT_STATE: dict[str, Any] = {"version": _I.version + 1}
 """The columns of an incident that has changed in a way that is only shown where that disturbs nobody."""
 
 
+_BY_ID = Prepared(select(*INCIDENT_COLUMNS).where(_I.id == bindparam("wanted")))
+
+
 async def get_incident(tx: AsyncConnection, incident_id: str) -> Incident:
     """The incident with this id, which must exist."""
-    row = (await tx.execute(select(*INCIDENT_COLUMNS).where(_I.id == int(incident_id)))).mappings().one()
-    return incident_of(row)
+    return incident_of(await _BY_ID.one(tx, {"wanted": int(incident_id)}))
 
 
 _SHOWN_ID = 40
@@ -150,10 +153,12 @@ async def firing_labels(tx: AsyncConnection, environment: str) -> list[dict[str,
     return list(found.scalars())
 
 
+_LOCK_KEY = prepared("select pg_advisory_xact_lock(hashtextextended(:key, 0))")
+
+
 async def lock_incident(tx: AsyncConnection, environment: str, key: str) -> None:
     """Lock the incidents of this key until the transaction ends; wait for another process that has the lock."""
-    lock = {"key": f"{environment}\n{key}"}
-    await tx.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), lock)
+    await _LOCK_KEY.run(tx, {"key": f"{environment}\n{key}"})
 
 
 _IS_NOTIFIED = text(

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import IngestResult
 from orchestration.store.models import PipelineRunRow
+from orchestration.store.prepared import Prepared, prepared
 
 _T = PipelineRunRow
 
@@ -35,7 +36,7 @@ class QueuedRun:
 
 
 _QUEUED = [getattr(_T, name) for name in QueuedRun.__dataclass_fields__]
-_BY_ID = select(*_QUEUED).where(_T.run_id == bindparam("wanted"))
+_BY_ID = Prepared(select(*_QUEUED).where(_T.run_id == bindparam("wanted")))
 
 _FIRST_TWO = (
     select(_T.id)
@@ -45,7 +46,7 @@ _FIRST_TWO = (
 )
 _OWN = select(_T.id).where(_T.run_id == bindparam("wanted"))
 # One list of ids: with two conditions joined by OR PostgreSQL reads the whole table.
-_NEXT = select(*_QUEUED).where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select()))).order_by(_T.id)
+_NEXT = Prepared(select(*_QUEUED).where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select()))).order_by(_T.id))
 
 
 async def next_to_ingest(
@@ -57,7 +58,7 @@ async def next_to_ingest(
     earlier. The caller has the lock of the key.
     """
     keys = {"wanted": run_id, "key": incident_key, "place": environment}
-    found = [QueuedRun(**row) for row in (await tx.execute(_NEXT, keys)).mappings()]
+    found = [QueuedRun(**row) for row in await _NEXT.rows(tx, keys)]
     own = next(run for run in found if run.run_id == run_id)
     waiting = [run for run in found if run.awaits_ingest]
     if own.ingest_result is None and all(own.id < run.id for run in waiting):
@@ -67,12 +68,22 @@ async def next_to_ingest(
 
 async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:
     """The run with this id, which must exist."""
-    return QueuedRun(**(await tx.execute(_BY_ID, {"wanted": run_id})).mappings().one())
+    return QueuedRun(**await _BY_ID.one(tx, {"wanted": run_id}))
 
 
 async def leave_order(tx: AsyncConnection, run: QueuedRun) -> None:
     """Let later runs of the key go on without this one, whose alerts cannot be recorded."""
     await tx.execute(update(_T).where(_T.id == run.id).values(awaits_ingest=False))
+
+
+_SAVE = prepared(
+    """
+    update pipeline_run
+    set ingest_result = cast(:result as jsonb), awaits_ingest = false, title = coalesce(:title, title),
+        incident_id = :incident_id, alert_fingerprint = :alert_fingerprint, severity = :severity
+    where run_id = :run_id
+    """
+)
 
 
 async def save_ingest_result(
@@ -82,15 +93,14 @@ async def save_ingest_result(
 
     `title` is the run's new title. None means that it keeps its own.
     """
-    await tx.execute(
-        update(_T)
-        .where(_T.run_id == run_id)
-        .values(
-            ingest_result=result.model_dump(mode="json"),
-            awaits_ingest=False,
-            **({} if title is None else {"title": title}),
-            incident_id=int(result.incident_id) if result.incident_id else None,
-            alert_fingerprint=result.alert_fingerprint,
-            severity=result.severity.value,
-        )
+    await _SAVE.run(
+        tx,
+        {
+            "run_id": run_id,
+            "result": result.model_dump_json(),
+            "title": title,
+            "incident_id": int(result.incident_id) if result.incident_id else None,
+            "alert_fingerprint": result.alert_fingerprint,
+            "severity": result.severity.value,
+        },
     )

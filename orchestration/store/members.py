@@ -14,6 +14,7 @@ from orchestration.policy.grouping import KEY_START
 from orchestration.states import RunReason
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.models import OPEN_STATUSES, AlertRow, MembershipRow
+from orchestration.store.prepared import prepared
 
 _A = AlertRow
 _M = MembershipRow
@@ -70,7 +71,7 @@ async def heard_elsewhere(
         await add_follow_up(tx, incident_id, RunReason.MEMBER_ENDED)
 
 
-_JOIN = text(
+_JOIN = prepared(
     f"""
     insert into membership (incident_id, alert_id, status)
     select :incident_id, alert_id, '{AlertStatus.FIRING}' from unnest(cast(:alert_ids as bigint[])) as alert_id
@@ -89,7 +90,7 @@ async def join(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int]
     An alert in `repeats` that a person has dismissed stays dismissed: the push repeats the same firing.
     """
     values = {"incident_id": incident_id, "alert_ids": list(alert_ids), "repeats": list(repeats)}
-    return len((await tx.execute(_JOIN, values)).all())
+    return len(await _JOIN.rows(tx, values))
 
 
 async def dismissed(tx: AsyncConnection, incident_id: int, alert_ids: Collection[int]) -> set[int]:

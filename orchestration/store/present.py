@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, Severity, UtcDatetime
@@ -18,6 +17,7 @@ from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.deliveries import LAST_ERROR
 from orchestration.store.incidents import INCIDENT_COLUMNS, incident_of
 from orchestration.store.models import OPEN_STATUSES, AlertRow
+from orchestration.store.prepared import prepared
 from orchestration.store.table import columns_of
 
 MAX_MEMBERS = 200
@@ -26,7 +26,7 @@ MAX_MEMBERS = 200
 _ALERT_COLUMNS = [column.name for column in columns_of(AlertRow, Alert) if column.name not in ("status", "raw_payload")]
 
 # The worst and oldest of the firing ones come first; if none fires, those that ended last.
-_MEMBERS = text(
+_MEMBERS = prepared(
     f"""
     select {", ".join(f"alert.{name}" for name in _ALERT_COLUMNS)}, membership.status,
         count(*) filter (where membership.status = '{AlertStatus.FIRING}') over () as firing,
@@ -43,7 +43,7 @@ _MEMBERS = text(
     """
 )
 
-_INCIDENT = text(
+_INCIDENT = prepared(
     f"""
     select clock_timestamp() as now, {", ".join(f"incident.{column.name}" for column in INCIDENT_COLUMNS)},
         incident.metadata->>'omitted' as omitted, timer.reason, timer.due_at, (
@@ -97,8 +97,8 @@ class Present(Contract):
 async def read_present(tx: AsyncConnection, incident_id: str) -> Present:
     """The incident with this id, which must exist, with its members."""
     key = {"incident_id": int(incident_id)}
-    found = (await tx.execute(_INCIDENT, key)).mappings().one()
-    rows = (await tx.execute(_MEMBERS, key)).mappings().all()
+    found = await _INCIDENT.one(tx, key)
+    rows = await _MEMBERS.rows(tx, key)
     incident = incident_of(found)
     firing, members = (rows[0]["firing"], rows[0]["members"]) if rows else (0, 0)
     alerts = [_alert_of(row, incident) for row in rows]

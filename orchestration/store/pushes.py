@@ -227,7 +227,7 @@ async def write_alone(database: Database, push: NewPush) -> WrittenPush:
         KeyReused: its key came with another body before; nothing is written.
         Unavailable: the database does not answer.
     """
-    async with database.transaction() as tx:
+    async with database.transaction(flushed=True) as tx:
         return await write_push(tx, push)
 
 

@@ -10,11 +10,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, and_, bindparam, column, func, insert, literal, or_, select, text, tuple_, update
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql.expression import Executable
 
 from orchestration.contracts import Contract, StageError
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
@@ -22,6 +20,7 @@ from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunReason, RunStatus, advance
 from orchestration.store.models import HistoryRow, PipelineRunRow
+from orchestration.store.prepared import Prepared, Row, prepared
 from orchestration.store.records import RunRecord
 from orchestration.store.table import columns_of
 
@@ -41,8 +40,10 @@ DONE_CHANNEL = "alert_pipeline_done"
 RESUMED = "run_resumed"
 """The event of a line of history that says that a run was resumed."""
 
-_BY_ID = select(*RUN_COLUMNS).where(_T.run_id == bindparam("wanted"))
-_WITH_PAYLOAD = _BY_ID.add_columns(_T.payload).with_for_update()
+_WANTED = select(*RUN_COLUMNS).where(_T.run_id == bindparam("wanted"))
+_BY_ID, _LOCKED = Prepared(_WANTED), Prepared(_WANTED.with_for_update())
+_WITH_PAYLOAD = Prepared(_WANTED.add_columns(_T.payload).with_for_update())
+_PAYLOAD = Prepared(_WANTED.with_only_columns(_T.payload))
 
 
 def run_record(row: Mapping[Any, Any]) -> RunRecord:
@@ -76,7 +77,7 @@ async def get_run(tx: AsyncConnection, run_id: str, *, lock: bool = False) -> Ru
     Raises:
         RunNotFound: there is no such run.
     """
-    return run_record(await _row(tx, _BY_ID.with_for_update() if lock else _BY_ID, run_id))
+    return run_record(await _row(tx, _LOCKED if lock else _BY_ID, run_id))
 
 
 async def get_run_with_payload(tx: AsyncConnection, run_id: str) -> tuple[RunRecord, dict[str, Any]]:
@@ -95,7 +96,7 @@ async def get_payload(tx: AsyncConnection, run_id: str) -> dict[str, Any]:
     Raises:
         RunNotFound: there is no such run.
     """
-    return (await _row(tx, _BY_ID.with_only_columns(_T.payload), run_id))["payload"]
+    return (await _row(tx, _PAYLOAD, run_id))["payload"]
 
 
 async def change_payload(tx: AsyncConnection, run_id: str, payload: Mapping[str, Any], *, title: str) -> None:
@@ -103,8 +104,8 @@ async def change_payload(tx: AsyncConnection, run_id: str, payload: Mapping[str,
     await tx.execute(update(_T).where(_T.run_id == run_id).values(payload=dict(payload), title=title))
 
 
-async def _row(tx: AsyncConnection, query: Executable, run_id: str) -> RowMapping:
-    row = (await tx.execute(query, {"wanted": run_id})).mappings().one_or_none()
+async def _row(tx: AsyncConnection, query: Prepared, run_id: str) -> Row:
+    row = await query.row(tx, {"wanted": run_id})
     if row is None:
         raise RunNotFound(f"There is no pipeline run {run_id!r}")
     return row
@@ -178,7 +179,7 @@ def error_columns(error: StageError | None) -> dict[str, Any]:
 
 _SET_ERROR = ", ".join(f"{name} = case when :keeps_error then {name} else :{name} end" for name in error_columns(None))
 
-_FINISH = text(
+_FINISH = prepared(
     f"""
     update pipeline_run
     set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
@@ -188,7 +189,7 @@ _FINISH = text(
     where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
     returning {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
     """
-).columns(*RUN_COLUMNS, column("notified"))
+)
 
 
 async def finish(
@@ -218,8 +219,7 @@ async def finish(
     errors = {"keeps_error": status is RunStatus.FAILED and error is None, **error_columns(error)}
     while True:
         move = {"status": advance(known, status).value, "known": known.value}
-        row = (await tx.execute(_FINISH, {**values, **errors, **move})).mappings().one_or_none()
-        if row is not None:
+        if (row := await _FINISH.row(tx, {**values, **errors, **move})) is not None:
             return run_record(row)
         current = await get_run(tx, run_id)
         ensure_leased(current, owner)

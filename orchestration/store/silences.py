@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, insert, select, text, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity, UtcDatetime
@@ -17,11 +17,15 @@ from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.actions import MAX_NOTE_CHARACTERS, Actor
 from orchestration.store.database import read_clock
 from orchestration.store.models import OPEN_STATUSES, SilenceRow
+from orchestration.store.prepared import Prepared
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.table import columns_of
 
 _T = SilenceRow
 _COLUMNS = columns_of(_T, Silence)
+_ACTIVE: ColumnElement[bool] = _T.ends_at > func.clock_timestamp()
+_NEWEST = select(*_COLUMNS).order_by(_T.id.desc()).limit(bindparam("limit"))
+_ALL, _NOT_ENDED = Prepared(_NEWEST), Prepared(_NEWEST.where(_ACTIVE))
 
 LONGEST = timedelta(days=366)
 """The longest time for which alerts can be silenced."""
@@ -192,12 +196,8 @@ async def silenced_now(tx: AsyncConnection) -> set[int]:
 
 async def list_silences(tx: AsyncConnection, *, ended: bool = False, limit: int = MOST) -> list[Silence]:
     """The silences, the newest first: those that have not ended, or all of them."""
-    query = select(*_COLUMNS).order_by(_T.id.desc()).limit(limit)
-    found = (await tx.execute(query if ended else query.where(_ACTIVE))).mappings()
-    return [_silence(row) for row in found]
+    return [_silence(row) for row in await (_ALL if ended else _NOT_ENDED).rows(tx, {"limit": limit})]
 
-
-_ACTIVE: ColumnElement[bool] = _T.ends_at > func.clock_timestamp()
 
 # What is kept back is looked at again now, by the run that waits for the end of what keeps it back.
 _LOOK_AGAIN = text(

@@ -18,6 +18,7 @@ from orchestration.errors import Unavailable
 from orchestration.store import channels
 from orchestration.store.database import Database
 from orchestration.store.deliveries import ALIVE, FAILED, PERHAPS_ACCEPTED, SENDING, SENT, Place
+from orchestration.store.prepared import prepared
 
 _LOOK_SECONDS = 0.02
 """How often somebody who waits for messages looks whether they are sent."""
@@ -76,7 +77,7 @@ class Standing(Contract):
 
 # The incident is locked first, as by whoever changes both. The lock is shared: a person who acts on the incident waits
 # for whoever looks, and so sees each message that is sent because of what was true before.
-_LOCK = text(
+_LOCK = prepared(
     """
     insert into incident_channel as known (incident_id, channel, driver, shows_state)
     select id, :channel, :driver, :shows_state from incident where id = :incident_id for share
@@ -88,7 +89,7 @@ _LOCK = text(
 )
 
 # A separate statement, after the lock, so that it sees what the previous owner of the lock has committed.
-_LOOK = text(
+_LOOK = prepared(
     f"""
     select incident.version, incident.news_version, incident.status, incident.severity,
         coalesce(incident.snoozed_until > clock_timestamp(), false) as snoozed,
@@ -126,9 +127,9 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
     """What the channel knows of the incident, and what is true now. The pair is locked until the transaction ends."""
     keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
     channel = {"driver": place.driver, "shows_state": place.shows_state}
-    known = (await tx.execute(_LOCK, {**keys, **channel})).mappings().one()
+    known = await _LOCK.one(tx, {**keys, **channel})
     mine = {"run_id": place.run_id, "node_id": place.node_id}
-    now = (await tx.execute(_LOOK, {**keys, **mine})).mappings().one()
+    now = await _LOOK.one(tx, {**keys, **mine})
     return Standing(
         version=now["version"],
         news_version=now["news_version"],
@@ -147,7 +148,7 @@ async def lock_and_look(tx: AsyncConnection, place: Place) -> Standing:
     )
 
 
-_IS_BEHIND = text(
+_IS_BEHIND = prepared(
     """
     select case when known.shows_state then incident.version else incident.news_version end > known.version
     from incident join incident_channel as known on known.incident_id = incident.id and known.channel = :channel
@@ -159,7 +160,7 @@ _IS_BEHIND = text(
 async def is_behind(tx: AsyncConnection, place: Place) -> bool:
     """Whether there is something that the channel should know and was not told."""
     keys = {"incident_id": int(place.incident_id or 0), "channel": place.channel}
-    return bool((await tx.execute(_IS_BEHIND, keys)).scalar_one_or_none())
+    return bool(await _IS_BEHIND.value(tx, keys))
 
 
 # The ledger counts a try whose process died as perhaps accepted: no answer to it is on record.

@@ -18,6 +18,7 @@ from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES
+from orchestration.store.prepared import prepared
 
 SHOW_EVERY_SECONDS = 10.0
 """How often at most the growth of a storm is shown in a message that can be edited."""
@@ -44,7 +45,7 @@ class WaitingRun:
 
 
 # Small parts of an index: this is asked before each claim, and mostly nothing waits.
-_MANY = text(
+_MANY = prepared(
     f"""
     with known as (
         select count(*) as waiting from (
@@ -86,8 +87,8 @@ class Backlog:
 
 async def look(tx: AsyncConnection) -> Backlog:
     """What waits now."""
-    found = (await tx.execute(_MANY)).one()
-    return Backlog(found.waiting, found.latest, found.is_open, found.has_opened)
+    found = await _MANY.one(tx)
+    return Backlog(found["waiting"], found["latest"], found["is_open"], found["has_opened"])
 
 
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('alert-pipeline/storms', 0))")

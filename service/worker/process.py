@@ -59,7 +59,7 @@ async def open_worker(
     limit_end_of_services()
     limit_answers()
     async with AsyncExitStack() as opening:
-        database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4))
+        database = await opening.enter_async_context(open_database(database_url, pool_size=slots + 4, relaxed=True))
         client = await enter_prefect(opening, settings, prefect_api_url)
         channels = ChannelCache(EncryptedCache(database), load_key(settings), drivers=configured_drivers(settings))
         with suppress(Unavailable):
