@@ -85,9 +85,9 @@ class MortalDatabase(Database):
             raise Unavailable("the worker is dead")
 
     @asynccontextmanager
-    async def transaction(self, *, flushed: bool = False) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         await self.point()
-        async with super().transaction(flushed=flushed) as tx:
+        async with super().transaction() as tx:
             yield tx
             self._live()
 

@@ -26,18 +26,29 @@ from orchestration.store.records import RunRecord, new_id
 
 @asynccontextmanager
 async def lease_run(
-    services: Services, run_id: str, *, engine: str, prefect_flow_run_id: str | None = None, owner: str | None = None
+    services: Services,
+    run_id: str,
+    *,
+    engine: str,
+    prefect_flow_run_id: str | None = None,
+    owner: str | None = None,
+    claimed: RunRecord | None = None,
 ) -> AsyncGenerator[ActiveRun]:
     """Hold a run's lease while the body works on the run. A failed or abandoned run goes on where it stood.
 
-    `owner` is the name under which the caller has leased the run already, by a claim or a reservation.
+    `owner` is the name under which the caller has leased the run already, by a claim or a reservation. `claimed` is the
+    run as it was then.
 
     Raises:
         RunNotFound: there is no such run.
         RunBusy: another process executes it.
         BadInput: the run is over.
     """
-    run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
+    run = None
+    if claimed is not None and owner is not None:
+        run = await _begin_anew(services, claimed, owner, engine, prefect_flow_run_id)
+    if run is None:
+        run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
     with correlated(trace_id=run.record.trace_id, run_id=run_id):
         keeper = asyncio.create_task(_keep_lease(run, asyncio.current_task()))
         try:
@@ -142,6 +153,30 @@ def _busy(record: RunRecord) -> RunBusy:
     )
 
 
+async def _begin_anew(
+    services: Services, claimed: RunRecord, owner: str, engine: str, prefect_flow_run_id: str | None
+) -> ActiveRun | None:
+    """Begin a run that nobody has executed before, in one statement. None means that it is no such run any more."""
+    if claimed.started_at is not None:
+        return None
+    async with services.database.statement() as tx:
+        begun = await claims.begin(
+            tx,
+            claimed,
+            owner=owner,
+            seconds=services.settings.lease_seconds,
+            lost=None,
+            standing=claimed.status,
+            engine=engine,
+            prefect_flow_run_id=prefect_flow_run_id,
+        )
+    if begun is None:
+        return None
+    run = ActiveRun(services, claimed, begun[1], [], engine=engine, owner=owner)
+    run.record = begun[0]
+    return run
+
+
 async def _load_and_claim(
     services: Services, run_id: str, owner: str, engine: str, prefect_flow_run_id: str | None
 ) -> ActiveRun:
@@ -161,7 +196,7 @@ async def _load_and_claim(
         run = ActiveRun(services, record, payload, earlier_attempts, engine=engine, owner=owner)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
-        claimed = await claims.begin(
+        begun = await claims.begin(
             tx,
             record,
             owner=owner,
@@ -171,9 +206,9 @@ async def _load_and_claim(
             engine=engine,
             prefect_flow_run_id=prefect_flow_run_id,
         )
-        if claimed is None:
+        if begun is None:
             raise _busy(record)
-        run.record = claimed
+        run.record = begun[0]
     return run
 
 

@@ -245,3 +245,8 @@ class Policy(Contract, strict=True):
     people: dict[_Name, Person] = Field(default_factory=dict[str, Person])
     schedules: dict[_Name, Schedule] = Field(default_factory=dict[str, Schedule])
     timing: Timing = Timing()
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether it can keep an incident back by itself: in a window, or because another alert explains it."""
+        return bool(self.windows or self.inhibitions)

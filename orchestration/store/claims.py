@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -277,8 +278,8 @@ _BEGIN = prepared(
         prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
         started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(), due_at = null,
         completed_at = null, total_duration_ms = null
-    where run_id = :run_id and {_FREE}
-    returning {RUN_COLUMN_NAMES}
+    where run_id = :run_id and status = :known and {_FREE}
+    returning {RUN_COLUMN_NAMES}, payload
     """
 )
 
@@ -293,11 +294,12 @@ async def begin(
     standing: RunStatus,
     engine: str,
     prefect_flow_run_id: str | None,
-) -> RunRecord | None:
-    """Lease a run and start it: a new run, a failed run, or a run whose process died. Returns the run after that.
+) -> tuple[RunRecord, dict[str, Any]] | None:
+    """Lease a run and start it: a new run, a failed run, or a run whose process died. Returns the run after that, and
+    the payload that it was started with.
 
-    `current` is the run as the caller has just locked it, `standing` is the status that follows from its finished
-    stages, `lost` is an owner that is known to be dead. None means that another owner has the lease.
+    `current` is the run as the caller has just locked or claimed it, `standing` is the status that follows from its
+    finished stages, `lost` is an owner that is known to be dead. None means that another owner has the lease.
 
     Raises:
         IllegalTransition: a run with this status cannot be started.
@@ -305,6 +307,6 @@ async def begin(
     if current.status is not standing:
         advance(advance(current.status, RunStatus.RETRYING), standing)
     values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
-    started = {"standing": standing.value, "engine": engine, "prefect_flow_run_id": prefect_flow_run_id}
-    row = await _BEGIN.row(tx, {**values, **started})
-    return None if row is None else run_record(row)
+    started = {"known": current.status.value, "standing": standing.value, "engine": engine}
+    row = await _BEGIN.row(tx, {**values, **started, "prefect_flow_run_id": prefect_flow_run_id})
+    return None if row is None else (run_record(row), row["payload"])

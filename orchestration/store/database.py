@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import ColumnElement, event, func, select, text
+from sqlalchemy import ColumnElement, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -39,9 +39,10 @@ IDLE_SECONDS = 1.0
 class Database:
     """A pool of connections to our PostgreSQL database. It belongs to the event loop in which it was made.
 
-    With `relaxed`, a commit does not wait until it is on disk; only a flushed transaction does, which brings all that
-    was committed before it to disk as well. If the machine then loses power, the last moments (0.6 s at most) are as
-    if they had not happened yet. That suits whoever executes runs: what was accepted, and what was sent, is flushed.
+    With `relaxed`, a commit does not wait until it is on disk, unless a statement in it says `FLUSHED`, which brings to
+    disk whatever was committed before it as well. If the machine loses power, the last moments (0.6 s at most) before
+    that are as if they had not happened yet. That suits whoever executes runs: what was accepted is on disk, and so is
+    what was sent, so the rest is done again.
     """
 
     def __init__(self, url: str, *, pool_size: int = 10, relaxed: bool = False) -> None:
@@ -54,25 +55,20 @@ class Database:
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._relaxed = relaxed
         if relaxed:
             event.listen(self.engine.sync_engine, "connect", _relax)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
         event.listen(self.engine.sync_engine, "checkout", _ping_idle)
 
     @asynccontextmanager
-    async def transaction(self, *, flushed: bool = False) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """One transaction: committed at the end, rolled back when the body raises.
-
-        With `flushed` the commit is on disk when this returns, also in a relaxed database.
 
         Raises:
             Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
             async with self.engine.begin() as connection:
-                if flushed and self._relaxed:
-                    await connection.execute(_FLUSH)
                 yield connection
 
     @asynccontextmanager
@@ -119,7 +115,8 @@ async def open_database(url: str, *, pool_size: int = 10, relaxed: bool = False)
         await database.close()
 
 
-_FLUSH = text("set local synchronous_commit = on")
+FLUSHED = "set_config('synchronous_commit', 'on', true)"
+"""An expression in SQL: the transaction in which it is evaluated is on disk when its commit returns."""
 
 
 def _relax(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

@@ -17,6 +17,7 @@ from orchestration.contracts import Delivery
 from orchestration.errors import DeliveryFailed, NotSent
 from orchestration.json_text import to_json
 from orchestration.store import channels, claims
+from orchestration.store.database import FLUSHED
 from orchestration.store.models import OPEN_STATUSES, DeliveryRow
 from orchestration.store.prepared import Row, prepared
 from orchestration.store.records import CHANNEL_GIVEN_UP, DeliveryRecord
@@ -102,7 +103,7 @@ _OPEN = prepared(
             when delivery.tries > 0 and {PERHAPS_ACCEPTED} then '{{"perhaps_accepted": true}}'
             else excluded.response end
     where delivery.status <> '{SENT}'
-    returning id, tries, response ? 'perhaps_accepted' as perhaps_accepted
+    returning id, tries, response ? 'perhaps_accepted' as perhaps_accepted, {FLUSHED}
     """
 )
 
@@ -224,7 +225,7 @@ _SETTLE_SENT = prepared(
         where known.incident_id = settled.incident_id and known.channel = :channel and known.version <= settled.version
     ),
     {channels.ACCEPTED}
-    select (select count(*) from woken) as woken from settled
+    select (select count(*) from woken) as woken, {FLUSHED} from settled
     """
 )
 
@@ -237,9 +238,9 @@ _NOT_ACCEPTED = f"""
     ),
 """
 
-_SETTLE_FAILED = text(f"{_NOT_ACCEPTED} {channels.REFUSED} select 0 as woken from settled")
+_SETTLE_FAILED = text(f"{_NOT_ACCEPTED} {channels.REFUSED} select {FLUSHED} from settled")
 
-_SETTLE_UNSENT = text(f"{_NOT_ACCEPTED} {channels.UNASKED} select 0 as woken from settled")
+_SETTLE_UNSENT = text(f"{_NOT_ACCEPTED} {channels.UNASKED} select {FLUSHED} from settled")
 
 
 async def settle_sent(

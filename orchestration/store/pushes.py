@@ -18,7 +18,7 @@ from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
 from orchestration.reasons import Reason
 from orchestration.states import RunStatus
-from orchestration.store.database import Database
+from orchestration.store.database import FLUSHED, Database
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.table import types_of
@@ -176,7 +176,8 @@ _WRITE = text(
     order by ordinality
     returning
         run_id, duplicate_of,
-        case when skip_reason is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end
+        case when skip_reason is null and lease_owner is null then cast(pg_notify(:channel, '') as text) end,
+        {FLUSHED}
     """
 )
 
@@ -227,7 +228,7 @@ async def write_alone(database: Database, push: NewPush) -> WrittenPush:
         KeyReused: its key came with another body before; nothing is written.
         Unavailable: the database does not answer.
     """
-    async with database.transaction(flushed=True) as tx:
+    async with database.transaction() as tx:
         return await write_push(tx, push)
 
 

@@ -96,7 +96,12 @@ class RunExecutor:
         engine = DIRECT if flow_run is None else ENGINE
         with ExitStack() as ending:
             async with lease_run(
-                self._services, claim.run_id, engine=engine, prefect_flow_run_id=flow_run_id, owner=claim.owner
+                self._services,
+                claim.run_id,
+                engine=engine,
+                prefect_flow_run_id=flow_run_id,
+                owner=claim.owner,
+                claimed=claim.record,
             ) as run:
                 execution = Execution(run)
                 # Registered until Prefect has the final state, so that reconcile() leaves its flow run alone.

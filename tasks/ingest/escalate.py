@@ -21,7 +21,7 @@ async def begin_escalation(tx: Transaction, incident: Incident, active: ActivePo
 
     Returns the incident after that.
     """
-    if active is None and incident.escalation is None:
+    if incident.escalation is None and (active is None or not active.policy.escalations):
         return incident
     present = await read_present(tx, incident.id)
     progress = None

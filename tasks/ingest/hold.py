@@ -29,7 +29,7 @@ from tasks.ingest.incidents import NotifyDecision
 async def find_hold(tx: Transaction, incident: Incident, active: ActivePolicy | None) -> Hold | None:
     """What keeps an open incident back now. None means that nothing does."""
     silences = await list_silences(tx)
-    if active is None and not silences:
+    if not silences and (active is None or not active.policy.holds_back):
         return None
     present = await read_present(tx, incident.id)
     explains = active is not None and bool(active.policy.inhibitions)

@@ -192,7 +192,7 @@ class _ChannelLedger:
     async def _look(self, subject: MessageSubject, reserved: Turn | None) -> _Look:
         """Look at the channel and, if something is to be sent and it is its turn, open a try: a short transaction."""
         place = self._place
-        async with self._database.transaction(flushed=True) as tx:
+        async with self._database.transaction() as tx:
             if subject.version is None:
                 if (sent := await deliveries.find_sent(tx, place)) is not None:
                     return _Look(sent_as=sent.provider_id)
@@ -294,7 +294,7 @@ class _ChannelLedger:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             try:
-                async with self._database.transaction(flushed=True) as tx:
+                async with self._database.statement() as tx:
                     if failure is not None or message is None:
                         failed = failure or DeliveryFailed("nothing was sent", retryable=True)
                         await deliveries.settle_failed(
