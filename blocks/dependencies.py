@@ -47,6 +47,9 @@ class ServiceDependencies(Block):
         return [(caller, callee) for caller, callees in self.calls.items() for callee in callees]
 
 
+SLUG = ServiceDependencies.get_block_type_slug()
+
+
 class SavedDependencies:
     """The dependencies of the block `default`, as `orchestration.changes.blame.DependencySource` requires.
 
@@ -58,14 +61,13 @@ class SavedDependencies:
 
     async def __call__(self) -> Sequence[Dependency]:
         """Who depends on whom; nothing if there is no block. What is wrong is logged: no check fails for it."""
-        slug = ServiceDependencies.get_block_type_slug()
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 saved = await self._source()
         except (Unavailable, TimeoutError) as error:
             logger.warning("Whether a block says who depends on whom is not known: %s", error or "Prefect is too slow")
             return ()
-        return next((_pairs(one) for one in saved if one.slug == slug and one.name == BLOCK_NAME), ())
+        return next((_pairs(one) for one in saved if one.slug == SLUG and one.name == BLOCK_NAME), ())
 
 
 def _pairs(saved: SavedBlock) -> Sequence[Dependency]:

@@ -46,6 +46,12 @@ _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, ConnectionRefusedErr
 _CONSOLE_WIDTH = 78
 
 
+@cache
+def _slug(block: type[NotificationBlock]) -> str:
+    # Prefect makes it out of the name anew each time.
+    return block.get_block_type_slug()
+
+
 class ChannelBlock(KnownFieldsBlock, NotificationBlock):
     """A channel as a Prefect block: the fields that an operator sets, and how a message is sent with them.
 
@@ -69,7 +75,7 @@ class ChannelBlock(KnownFieldsBlock, NotificationBlock):
     @property
     def driver(self) -> str:
         """The key of the class in `blocks.channels.CHANNELS`: the block type's slug is `DRIVER-channel`."""
-        return self.get_block_type_slug().removesuffix("-channel")
+        return _slug(type(self)).removesuffix("-channel")
 
     @property
     def shows_state(self) -> bool:

@@ -252,6 +252,19 @@ def _usable(rule: CheckRule) -> dict[str, Mapping[str, object]]:
     return found
 
 
+OWN_HOST_SECONDS = 10.0
+"""For how long what was read of this host counts: its addresses may change, and each run needs them."""
+
+_last_read: tuple[float, OwnHost] | None = None
+
+
+async def _own_host() -> OwnHost:
+    global _last_read
+    if _last_read is None or time.monotonic() - _last_read[0] > OWN_HOST_SECONDS:
+        _last_read = time.monotonic(), await in_daemon_thread(OwnHost.read)
+    return _last_read[1]
+
+
 async def subject_of(
     alerts: Sequence[Alert],
     settings: Settings,
@@ -259,7 +272,7 @@ async def subject_of(
     dependencies: DependencySource | None = None,
 ) -> Subject:
     """What the checks of a run with these alerts are about, and what they may connect to."""
-    own = await in_daemon_thread(OwnHost.read)
+    own = await _own_host()
     file, calls = settings.changes_dependencies_file, ()
     if prometheus and file is not None:
         calls = await in_daemon_thread(read_calls, file)
