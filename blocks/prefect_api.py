@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from orchestration.contracts import Contract
 from orchestration.embedded_stack import find_auth_string
@@ -77,6 +77,14 @@ class SavedBlock(Contract):
     data: dict[str, Any]
     type_name: str = ""
     """The name of its type, as people read it."""
+
+
+def problem_of_block(error: ValidationError) -> str:
+    """The first thing that is wrong with a block's fields, with the name of the field."""
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"]))
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {said}" if field else said
 
 
 BlockSource = Callable[[], Awaitable[list[SavedBlock]]]

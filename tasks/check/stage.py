@@ -75,10 +75,7 @@ class CheckConfig:
 
         Raises:
             BadInput: the run's names or options are wrong.
-            BadSetting: a name in CHECKERS_ENABLED or CHECKERS_SKIP is wrong.
         """
-        _check_setting("CHECKERS_ENABLED", settings.checkers_enabled)
-        _check_setting("CHECKERS_SKIP", settings.checkers_skip)
         wanted = settings.checkers_enabled if names is None else _names(names)
         by_name = _options_by_name({} if configs is None else configs)
         # Made once with every name wanted, so that a skipped one is still looked at for a mistake.
@@ -101,12 +98,6 @@ class CheckConfig:
 
 
 _SKIPPED = "the operator has switched it off with CHECKERS_SKIP"
-
-
-def _check_setting(variable: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in CHECKERS:
-            raise BadSetting(f"{variable}: unknown checker {name!r}; there are: {', '.join(sorted(CHECKERS))}")
 
 
 def _names(names: object) -> tuple[str, ...]:
