@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestration.contracts import Contract
 from orchestration.embedded_stack import find_auth_string
-from orchestration.errors import PipelineError, Unavailable
+from orchestration.errors import PipelineError, Unavailable, error_in_words
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 
@@ -166,4 +166,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return "it took too long"
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {redact_text(text, limit=200)}" if text else type(error).__name__
+    return error_in_words(type(error).__name__, redact_text(text, limit=200))

@@ -333,9 +333,9 @@ async def test_an_empty_analysis_is_no_success() -> None:
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (StageError(error_type="ConnectionError", message="no model"), "ConnectionError: no model"),
-        (StageError(error_type="TimeoutError", message=""), "TimeoutError"),
-        (StageError(error_type="Unavailable", message="no model"), "Unavailable: no model"),
+        (StageError(error_type="ConnectionError", message="no model"), "no model"),
+        (StageError(error_type="TimeoutError", message=""), "an unexpected error (TimeoutError)"),
+        (StageError(error_type="Unavailable", message="no model"), "no model"),
     ],
 )
 def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str) -> None:

@@ -183,7 +183,7 @@ _WORDS = {"extra_forbidden": "there is no such field"}
 def _validation_error(_request: Request, error: Exception) -> Answer:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     # The first part of a location is "body", "path" or "query", which the caller does not write.
-    found = [(problem["loc"][1:], _WORDS.get(problem["type"], problem["msg"])) for problem in error.errors()]
+    found = [(problem["loc"][1:], str(_WORDS.get(problem["type"], problem["msg"]))) for problem in error.errors()]
     return Answer(_in_one_line(found), HTTPStatus.UNPROCESSABLE_ENTITY)
 
 

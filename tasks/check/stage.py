@@ -16,7 +16,7 @@ from orchestration.changes.blame import DependencySource
 from orchestration.changes.csv_input import read_dependencies
 from orchestration.contracts import ALL_CLEAR, Change, Check, CheckResult, CheckStatus, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
-from orchestration.errors import BadInput, BadSetting, Unavailable
+from orchestration.errors import BadInput, BadSetting, Unavailable, error_in_words
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
 from orchestration.policy.checking import rule_for
 from orchestration.policy.model import CheckRule
@@ -190,7 +190,7 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check |
 
 
 def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return error_in_words(type(error).__name__, str(error))
 
 
 class ContextNode(NodeConfig):

@@ -179,7 +179,8 @@ def _title(members: list[Member], omitted: int) -> str:
     worst_first = sorted(members, key=lambda member: -_severity(member).rank)
     names = list(dict.fromkeys(member.name for member in worst_first))
     hosts = {host_of(member.labels) for member in members}
-    where = f" on {hosts.pop()}" if len(hosts) == 1 and "" not in hosts and not omitted else ""
+    host = hosts.pop() if len(hosts) == 1 and not omitted else ""
+    where = f" on {host}" if host and f" {host.lower()} " not in f" {' '.join(names).lower()} " else ""
     if len(names) == 1:
         return one_line_text(f"{names[0]}{where}" if where or count == 1 else f"{names[0]} ({count} alerts)")
     more = ", …" if len(names) > _NAMES_IN_A_TITLE else ""
