@@ -144,6 +144,7 @@ def test_a_line_shows_a_short_peak_and_where_there_is_nothing() -> None:
     assert len(line) == 24
     assert line == "▁" * 12 + "█" + "▁" * 7 + "····"
     assert sparkline([], start=0, end=1) == ""
+    assert sparkline([(1.0, 5.0)], start=0, end=1) == ""
 
 
 @pytest.mark.parametrize(
