@@ -188,6 +188,17 @@ async def test_an_expression_that_it_cannot_evaluate_is_said(receiver: HttpRecei
     )
 
 
+async def test_an_expression_that_is_too_long_to_be_asked_is_said(receiver: HttpReceiver) -> None:
+    up = {"metric": {"instance": "db-77:9100"}, "value": [0, "1"]}
+    receiver.answer_with(Answer.json({"status": "success", "data": {"resultType": "vector", "result": [up]}}))
+    link = f"http://p:9090/graph?g0.expr={'a' * 60_000}"
+    told = alert("", instance="db-77:9100").model_copy(update={"links": {}, "raw_payload": {"generatorURL": link}})
+    (found,) = (await checked(PrometheusClient(url=receiver.url), told, host="db-77")).checks
+    assert (
+        f"is not asked: its link has {len(link):,} characters, and at most 4,096 are read; db-77 is up" in found.message
+    )
+
+
 # A real one
 
 
