@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from blocks.prefect_api import BlockSource, SavedBlock
+from blocks.prefect_api import BlockSource, SavedBlock, problem_of_block
 from orchestration.analysis import ModelOptions
-from orchestration.errors import BadInput, BadSetting, Unavailable
-from orchestration.settings import Settings
+from orchestration.errors import BadInput, Unavailable
+from orchestration.setting_rules import model_problems
+from orchestration.settings import Settings, secret_text
 from orchestration.signals import logger
 from orchestration.store.encrypted_cache import KnownModel
 
@@ -64,16 +64,18 @@ class AnalysisModel(Block):
 
     @field_validator("base_url")
     @classmethod
-    def _is_web_address(cls, value: str) -> str:
-        if value:
-            try:
-                parts = urlsplit(value)
-                usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable or not value.isprintable() or " " in value or "@" in value:
-                raise ValueError("must be a http:// or https:// URL with a host, without a user")
+    def _without_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for field, problem in model_problems(
+            model=self.model, base_url=self.base_url, api_key=secret_text(self.api_key)
+        ):
+            raise ValueError(f"{field}: {problem}")
+        if self.cost_per_hour is not None and not self.price_input and not self.price_output:
+            raise ValueError("cost_per_hour: it has no effect without price_input or price_output")
+        return self
 
     def options(self, name: str) -> ModelOptions:
         """What the analysis needs of the block with this name."""
@@ -109,7 +111,6 @@ class ModelResolver:
 
         Raises:
             BadInput: there is no such block, it is broken, or it is switched off.
-            BadSetting: the settings name half a model.
             Unavailable: Prefect does not answer, and a block is named.
         """
         try:
@@ -132,10 +133,8 @@ def _options(saved: SavedBlock) -> ModelOptions:
     try:
         model = AnalysisModel.model_validate(saved.data)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "block"
         raise BadInput(
-            f"The analysis-model block {saved.name!r} is broken: {field}: {problem['msg']}. "
+            f"The analysis-model block {saved.name!r} is broken: {problem_of_block(error)}. "
             "Edit it in Prefect's UI under Blocks"
         ) from None
     if not model.enabled:
@@ -146,21 +145,13 @@ def _options(saved: SavedBlock) -> ModelOptions:
 
 
 def from_settings(settings: Settings) -> ModelOptions | None:
-    """The model that the environment names; None if it names none.
-
-    Raises:
-        BadSetting: the URL cannot be used.
-    """
+    """The model that the environment names; None if it names none."""
     if settings.analysis_model is None:
         return None
-    try:
-        model = AnalysisModel(
-            api=settings.analysis_model_api,
-            model=settings.analysis_model,
-            base_url=settings.analysis_model_url or "",
-            api_key=settings.analysis_model_key,
-            tokens_per_hour=settings.analysis_model_tokens_per_hour,
-        )
-    except ValidationError as error:
-        raise BadSetting(f"ANALYSIS_MODEL_URL {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    return model.options(SETTINGS)
+    return AnalysisModel(
+        api=settings.analysis_model_api,
+        model=settings.analysis_model,
+        base_url=settings.analysis_model_url or "",
+        api_key=settings.analysis_model_key,
+        tokens_per_hour=settings.analysis_model_tokens_per_hour,
+    ).options(SETTINGS)

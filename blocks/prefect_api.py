@@ -12,11 +12,11 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from orchestration.contracts import Contract
 from orchestration.embedded_stack import find_auth_string
-from orchestration.errors import PipelineError, Unavailable
+from orchestration.errors import PipelineError, Unavailable, error_in_words
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 
@@ -77,6 +77,14 @@ class SavedBlock(Contract):
     data: dict[str, Any]
     type_name: str = ""
     """The name of its type, as people read it."""
+
+
+def problem_of_block(error: ValidationError) -> str:
+    """The first thing that is wrong with a block's fields, with the name of the field."""
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"]))
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {said}" if field else said
 
 
 BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
@@ -158,4 +166,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return "it took too long"
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {redact_text(text, limit=200)}" if text else type(error).__name__
+    return error_in_words(type(error).__name__, redact_text(text, limit=200))

@@ -20,7 +20,7 @@ from orchestration.embedded_stack import find_running_stack
 from orchestration.engine.execution import CANCELLED, Execution, offered_execution, registered
 from orchestration.engine.lease import lease_run, new_lease_owner
 from orchestration.engine.run import ActiveRun, Services
-from orchestration.errors import BadInput, RunBusy
+from orchestration.errors import BadInput, RunBusy, error_in_words
 from orchestration.requests import RunRequest
 from orchestration.settings import load_settings
 from orchestration.signals import logger
@@ -161,7 +161,7 @@ def final_state(record: RunRecord) -> State[Any]:
         case _ if record.last_error_type == CANCELLED.error_type:
             return Cancelled(message=f"Run {record.run_id} was cancelled. It can be resumed.")
         case _:
-            return Failed(message=f"{record.last_error_type}: {record.last_error_message}")
+            return Failed(message=error_in_words(record.last_error_type, record.last_error_message))
 
 
 async def _introduce(record: RunRecord) -> None:

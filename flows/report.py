@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestration.alert import STORM_KEY, Alert, worst_first
 from orchestration.contracts import AnalyzeResult, CheckResult, ConditionResult, IngestResult, Stage
+from orchestration.errors import error_in_words
 from orchestration.redaction import redact_text
 from orchestration.requests import StoredPush
 from orchestration.store.attempts import AttemptRecord
@@ -43,7 +44,7 @@ def _head(story: Story) -> str:
     if run.total_duration_ms is not None:
         facts["Took"] = f"{run.total_duration_ms / 1000:.2f} s"
     if run.last_error_message:
-        facts["Last error"] = _cell(f"{run.last_error_type}: {run.last_error_message}")
+        facts["Last error"] = _cell(error_in_words(run.last_error_type, run.last_error_message))
     return f"# {_cell(run.title or 'Alert')}\n\n{_table(['', ''], facts.items())}"
 
 
@@ -104,7 +105,7 @@ def _attempts(story: Story) -> str:
 def _attempt(attempt: AttemptRecord) -> tuple[object, ...]:
     took = "" if attempt.duration_ms is None else f"{attempt.duration_ms:.0f} ms"
     skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
-    said = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
+    said = error_in_words(attempt.error_type, attempt.error_message) if attempt.error_type else skipped
     if attempt.stage is Stage.CONDITION and (decided := attempt.result(ConditionResult)) is not None:
         said = f"{decided.expression}: {'yes' if decided.holds else 'no'}"
     return attempt.node_id, attempt.attempt, attempt.status, took, _cell(said)

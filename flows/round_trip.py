@@ -21,7 +21,7 @@ from pydantic import Field
 from orchestration.alert import AlertStatus, Severity, UtcDatetime
 from orchestration.contracts import Contract, Stage
 from orchestration.engine.run import NodeKinds
-from orchestration.errors import BadInput, BadSetting, PipelineError, RunNotFound, Unavailable
+from orchestration.errors import BadInput, BadSetting, PipelineError, RunNotFound, Unavailable, error_in_words
 from orchestration.graph import DefinitionSource
 from orchestration.local_key import load_local_key
 from orchestration.redaction import one_line, redact_text
@@ -362,12 +362,12 @@ async def _ping(url: str) -> str:
         async with httpx.AsyncClient(timeout=REQUEST_SECONDS, follow_redirects=True) as client:
             answer = await client.get(url)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"{type(error).__name__}: {urlsplit(url).hostname} could not be reached"
+        return f"{urlsplit(url).hostname} could not be reached: {error_in_words(type(error).__name__, str(error))}"
     return "" if answer.is_success else f"{urlsplit(url).hostname} answered {answer.status_code}"
 
 
 def _said(error: Exception) -> str:
-    words = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    words = str(error) if isinstance(error, PipelineError) else error_in_words(type(error).__name__, str(error))
     return one_line(redact_text(words), 300)
 
 

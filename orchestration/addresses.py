@@ -7,7 +7,7 @@ host ask the metadata service of its cloud, or a service that listens on loopbac
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -27,6 +27,12 @@ _METADATA = frozenset(
 Tencent."""
 
 _NEVER = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "240.0.0.0/4", "fec0::/10")))
+_NEVER_NETWORKS = (
+    *_NEVER,
+    *map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "224.0.0.0/4", "ff00::/8")),
+)
+"""The networks of which no address may be allowed."""
+
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data", "metadata.azure.internal"})
 
 _WITH_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")))
@@ -73,6 +79,23 @@ class AddressRules:
 
     allow: AddressList = AddressList()
     deny: AddressList = AddressList()
+
+    def idle_allowances(self, entries: Iterable[str]) -> Iterator[str]:
+        """What of the entries of `allow` has no effect, each with the reason."""
+        for entry in entries:
+            one = AddressList.parse([entry])
+            refused = [self.refusal_of_name(name) for name in one.names if not name.startswith("*.")]
+            refused += [self._of_network(network) for network in one.networks]
+            yield from filter(None, refused)
+
+    def _of_network(self, network: _Network) -> str:
+        if any(_is_within(network, denied) for denied in self.deny.networks):
+            return f"{network} is in CHECKERS_DENY"
+        first = connectable(network.network_address)
+        kind = _never(first) if network.num_addresses == 1 else ""
+        if not kind and any(_is_within(network, never) for never in _NEVER_NETWORKS):
+            kind = _never(network.broadcast_address)
+        return f"{network} is {kind}, which is never checked" if kind else ""
 
     def refusal_of_name(self, name: str) -> str:
         """Why a host of this name may not be connected to, whatever its address is; "" if that decides."""
@@ -141,6 +164,12 @@ def _embedded(address: IPAddress) -> list[IPAddress]:
     ):
         found.append(low)
     return [one for one in found if one is not None]
+
+
+def _is_within(network: _Network, other: _Network) -> bool:
+    return (
+        network.version == other.version and network.prefixlen >= other.prefixlen and network.network_address in other
+    )
 
 
 def _network(entry: str) -> _Network | None:

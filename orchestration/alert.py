@@ -71,7 +71,8 @@ Key = Annotated[str, Field(min_length=1), AfterValidator(bounded_key)]
 """A stable name that is compared for equality, at most 512 bytes long."""
 
 _UNSAFE_IN_URL = re.compile("[\\s<>\"'`|\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_URL_CHARACTERS = 4096
+MOST_IN_A_LINK = 4096
+"""The characters of a link that is read."""
 
 
 def web_address(value: object) -> str:
@@ -79,7 +80,7 @@ def web_address(value: object) -> str:
 
     Characters that could break out of a message's markup are percent-encoded.
     """
-    if not isinstance(value, str) or len(value) > _URL_CHARACTERS:
+    if not isinstance(value, str) or len(value) > MOST_IN_A_LINK:
         return ""
     url = value.strip()
     try:

@@ -130,3 +130,14 @@ _JSON_KINDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
+
+
+def error_in_words(error_type: str | None, message: str | None) -> str:
+    """An error as people read it: its sentence, without the name of its class, which records keep beside it.
+
+    Where there is no sentence, such as of a KeyError, the name is all that says something.
+    """
+    said = (message or "").strip()
+    if error_type and error_type != said and (" " not in said or said[0] in "'\""):
+        return f"an unexpected error ({error_type}{f': {said}' if said else ''})"
+    return f"an unexpected error ({error_type})" if error_type and error_type == said else said

@@ -39,10 +39,10 @@ def sparkline(points: Sequence[tuple[float, float]], *, start: float, end: float
     """The values between two moments as block characters, oldest first; a dot where there is no value.
 
     Each character is the value of its part of the time that is the farthest from the middle of them all, so that a
-    short peak is seen. "" means that there is no finite value.
+    short peak is seen. "" means that there are fewer than two finite values, which show no course.
     """
     finite = [(moment, value) for moment, value in points if math.isfinite(value) and start <= moment <= end]
-    if not finite or end <= start:
+    if len(finite) < 2 or end <= start:
         return ""
     lowest, highest = min(value for _, value in finite), max(value for _, value in finite)
     middle = sorted(value for _, value in finite)[len(finite) // 2]

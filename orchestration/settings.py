@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
 
 import platformdirs
-from pydantic import AliasGenerator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasGenerator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestration.addresses import AddressList, AddressRules
 from orchestration.errors import BadSetting
+from orchestration.redaction import redact_text
+from orchestration.setting_rules import (
+    MAX_SECONDS,
+    SecondsBySource,
+    is_unambiguous_database_url,
+    model_problems,
+    prometheus_problems,
+    read_certificates,
+    web_url_problem,
+    without_user,
+)
+
+CHECKER_NAMES = (
+    *("cpu", "memory", "disk", "network", "process"),
+    *("http", "tcp", "tls", "dns", "prometheus"),
+)
+"""The names of all checkers. `tasks/check/checkers/registry.py` has what they do."""
 
 ROOT_HOME = Path("/var/lib/alert-pipeline")
 """The data folder of root. PostgreSQL runs as its own user there, and must be able to enter this folder."""
@@ -42,65 +56,6 @@ Names = Annotated[tuple[str, ...], NoDecode]
 """Names separated by commas."""
 
 
-@dataclass(frozen=True)
-class SecondsBySource:
-    """A time in seconds, with another one for single sources. `str()` gives the form of the variable."""
-
-    default: float
-    by_source: Mapping[str, float] = field(default_factory=dict[str, float])
-
-    def of(self, source: str) -> float:
-        """The seconds for this source."""
-        return self.by_source.get(source, self.default)
-
-    @classmethod
-    def parse(cls, text: str) -> SecondsBySource:
-        """Parse the form of the variable, such as `86400` or `86400,pagerduty=604800`.
-
-        Raises:
-            ValueError: the text has another form, or a time is negative or not finite.
-        """
-        default, *others = text.split(",")
-        named = [one.partition("=") for one in others]
-        if not all(_SOURCE_NAME.fullmatch(source.strip()) for source, _, _ in named):
-            raise ValueError(_BY_SOURCE_FORM)
-        return cls(_seconds(default), {source.strip(): _seconds(seconds) for source, _, seconds in named})
-
-    def __str__(self) -> str:
-        return ",".join([f"{self.default:g}", *(f"{name}={value:g}" for name, value in self.by_source.items())])
-
-
-_SOURCE_NAME = re.compile("[a-z0-9_-]+")
-_BY_SOURCE_FORM = "expected seconds, and source=seconds for single sources, such as 86400,pagerduty=604800"
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise ValueError(_BY_SOURCE_FORM) from None
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(_BY_SOURCE_FORM)
-    return seconds
-
-
-def _is_unambiguous(url: str) -> bool:
-    """Whether a database URL has one user, one password and one list of hosts, however it is read."""
-    authority, _, rest = re.sub("[/?]", "\n", url.split("://", 1)[1], count=1).partition("\n")
-    _, _, hosts = authority.rpartition("@")
-    if authority.count("@") > 1 or "@" in rest or re.search(r"[\s#\x00-\x1f]", url):
-        return False
-    if re.search("%(?![0-9A-Fa-f]{2})", url) or not all(_HOST.fullmatch(host) for host in hosts.split(",")):
-        return False
-    try:
-        return "\x00" not in unquote(url, errors="strict")
-    except UnicodeDecodeError:
-        return False
-
-
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
-
-
 class Settings(BaseSettings):
     """The settings of one process. `docs/settings.md` lists them in a table.
 
@@ -111,6 +66,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
+        allow_inf_nan=False,
         hide_input_in_errors=True,
         alias_generator=AliasGenerator(validation_alias=str.upper),
         use_attribute_docstrings=True,
@@ -118,9 +74,7 @@ class Settings(BaseSettings):
 
     max_retries_per_stage: int = Field(3, ge=0, le=20, validation_alias="ORCHESTRATION_MAX_RETRIES_PER_STAGE")
     """Max retries per stage before failing: 3 retries are up to 4 attempts."""
-    backoff_factor: float = Field(
-        2.0, ge=0, le=60, allow_inf_nan=False, validation_alias="ORCHESTRATION_BACKOFF_FACTOR"
-    )
+    backoff_factor: float = Field(2.0, ge=0, le=60, validation_alias="ORCHESTRATION_BACKOFF_FACTOR")
     """Exponential backoff factor: factor ** n seconds before retry n (2, 4, 8 s)."""
     intelligence_fallback_enabled: bool = Field(True, validation_alias="ORCHESTRATION_INTELLIGENCE_FALLBACK_ENABLED")
     """Enable fallback when AI fails: the page goes out without the analysis."""
@@ -132,7 +86,7 @@ class Settings(BaseSettings):
     """StatsD port."""
     statsd_prefix: str = Field("pipeline", pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$")
     """StatsD metric prefix."""
-    otel_exporter_otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^\s?#]+$")
+    otel_exporter_otlp_endpoint: str | None = None
     """Where spans go, over OTLP/HTTP, such as http://127.0.0.1:4318 (OpenTelemetry's variable). None means nowhere."""
     statsd_tags: StatsdTags = StatsdTags.NONE
     """Format of the tags of StatsD metrics: `none`, or `dogstatsd` if the server understands them."""
@@ -147,7 +101,7 @@ class Settings(BaseSettings):
     """The name of the model that analyzes, at the API that ANALYSIS_MODEL_API names. None means none."""
     analysis_model_api: Literal["openai", "anthropic", "ollama"] = "openai"
     """The kind of that API: openai (and whatever is compatible with it), anthropic, or ollama."""
-    analysis_model_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    analysis_model_url: str | None = None
     """The base URL of that API, such as https://models.example.com/v1. None means the vendor's own."""
     analysis_model_key: SecretStr | None = None
     """The key of that API."""
@@ -163,7 +117,7 @@ class Settings(BaseSettings):
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
     """How long Prefect may take to start a run before the run is executed without Prefect, in seconds."""
-    retention_days: float = Field(90.0, gt=0, validation_alias="ORCHESTRATION_RETENTION_DAYS")
+    retention_days: float = Field(90.0, gt=0, le=36_500, validation_alias="ORCHESTRATION_RETENTION_DAYS")
     """How long finished runs, resolved incidents and their alerts are stored, in days."""
     inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")
     """The number of waiting runs from which the upkeep flow warns that the inbox is long."""
@@ -174,7 +128,7 @@ class Settings(BaseSettings):
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
     """Port on 127.0.0.1 where a worker serves its metrics for Prometheus. None means nowhere. See metrics.md."""
     duplicate_window_seconds: float = Field(
-        300.0, ge=0, allow_inf_nan=False, validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS"
+        300.0, ge=0, le=MAX_SECONDS, validation_alias="ORCHESTRATION_DUPLICATE_WINDOW_SECONDS"
     )
     """How long an identical push over HTTP is skipped as a duplicate, in seconds. 0 means never."""
     api_auth: Literal["auto", "on", "off"] = Field(
@@ -188,7 +142,7 @@ class Settings(BaseSettings):
     """How far the timestamp of a signed request may be in the past or future, in seconds."""
     api_signature_v1: bool = False
     """Accept signed requests of version 1 too, whose signature covers the body but not the address."""
-    api_rate_limit_per_second: float = Field(2000.0, ge=0, allow_inf_nan=False)
+    api_rate_limit_per_second: float = Field(2000.0, ge=0)
     """How many requests per second one key, or one address without a key, may make. 0 means no limit."""
     api_max_connections: int = Field(2000, ge=1)
     """How many connections the API has at most; a new one closes the one that has waited longest for its caller."""
@@ -208,10 +162,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="ORCHESTRATION_LOG_LEVEL")
     """The lowest level that is logged: DEBUG, INFO, WARNING or ERROR. Most signals are INFO."""
 
-    checkers_enabled: Names = (
-        *("cpu", "memory", "disk", "network", "process"),
-        *("http", "tcp", "tls", "dns", "prometheus"),
-    )
+    checkers_enabled: Names = CHECKER_NAMES
     """The checkers that may run for alerts, separated by commas. Those run that can look at what the alert is about."""
     checkers_skip: Names = ()
     """The checkers that never run, separated by commas."""
@@ -224,7 +175,7 @@ class Settings(BaseSettings):
     checkers_deny: Names = ()
     """Networks and hosts that checks never connect to, whatever CHECKERS_ALLOW says, separated by commas."""
 
-    prometheus_url: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")
+    prometheus_url: str | None = None
     """The Prometheus that alerts are checked with. None means the block `default` in Prefect, if there is one."""
     prometheus_username: str | None = None
     """User name at Prometheus."""
@@ -237,11 +188,11 @@ class Settings(BaseSettings):
     prometheus_ca_file: str | None = None
     """File with the certificate of the authority of Prometheus in PEM, if it is not a known one."""
 
-    notify_remind_after_seconds: float = Field(14400, ge=0, allow_inf_nan=False)
+    notify_remind_after_seconds: float = Field(14400, ge=0, le=MAX_SECONDS)
     """After how long an incident that still fires is notified again, in seconds. 0 means never."""
-    notify_remind_critical_after_seconds: float = Field(3600, ge=0, allow_inf_nan=False)
+    notify_remind_critical_after_seconds: float = Field(3600, ge=0, le=MAX_SECONDS)
     """The same for a critical incident."""
-    incident_acknowledge_seconds: float = Field(28800, ge=0, allow_inf_nan=False)
+    incident_acknowledge_seconds: float = Field(28800, ge=0, le=MAX_SECONDS)
     """How long an acknowledgement stops the reminders of an incident, in seconds. 0 means until it ends."""
     incident_expire_after_seconds: Annotated[SecondsBySource, NoDecode] = Field(
         SecondsBySource(86400),
@@ -263,7 +214,7 @@ class Settings(BaseSettings):
     """How long the canary may take until its channel has accepted it, in seconds."""
     canary_ping_url: SecretStr | None = None
     """What is requested when the canary arrived in time: the address of a dead man's switch outside."""
-    canary_api_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    canary_api_url: str | None = None
     """The API that the canary goes through. None means http://127.0.0.1:8000, or the queue if none is there."""
     canary_api_key: SecretStr | None = None
     """The API key of the canary, with the scope trigger. None means the local key, on the machine of the API."""
@@ -321,7 +272,7 @@ class Settings(BaseSettings):
     """PostgreSQL of this project: postgresql://user:password@host/database. None means embedded."""
     prefect_api_url: str | None = None
     """Prefect's API (a setting of Prefect). None means embedded."""
-    prefect_ui_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    prefect_ui_url: str | None = None
     """Prefect's UI, for links to it (a setting of Prefect). None means PREFECT_API_URL without /api."""
     home: Path = Field(default_factory=lambda: default_home(), validation_alias="ALERT_PIPELINE_HOME")
     """The data folder of the embedded stack."""
@@ -337,6 +288,37 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("checkers_enabled", "checkers_skip")
+    @classmethod
+    def _are_checkers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in CHECKER_NAMES:
+                raise ValueError(f"unknown checker {name[:80]!r}; there are: {', '.join(sorted(CHECKER_NAMES))}")
+        return value
+
+    @field_validator("prometheus_url", "analysis_model_url", "canary_api_url")
+    @classmethod
+    def _is_base_url(cls, value: str | None) -> str | None:
+        if value is not None and (problem := web_url_problem(value)):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint", "prefect_ui_url")
+    @classmethod
+    def _is_base_url_of_others(cls, value: str | None) -> str | None:
+        """A variable that other programs read as well, and which may have a user."""
+        if value is not None and (problem := web_url_problem(without_user(value))):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _has_no_control_characters(cls, value: object, about: ValidationInfo) -> object:
+        secret = secret_text(value) if isinstance(value, SecretStr) and about.field_name != "secret_key" else ""
+        if not secret.isprintable():
+            raise ValueError("expected a value without line breaks and other control characters")
         return value
 
     @field_validator("checkers_allow", "checkers_deny")
@@ -360,7 +342,7 @@ class Settings(BaseSettings):
     def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host/database")
-        if value is not None and not _is_unambiguous(value.get_secret_value()):
+        if value is not None and not is_unambiguous_database_url(value.get_secret_value()):
             # libpq's own message would show a part of the password.
             raise ValueError(
                 "it cannot be read as postgresql://user:password@host:port/database: write the characters "
@@ -402,16 +384,93 @@ def load_settings(overrides: dict[str, Any] | None = None) -> Settings:
         BadSetting: names each wrong variable, the expected value, and the actual value unless it is a secret.
     """
     try:
-        fields = Settings.model_fields
-        return Settings(**{str(fields[name].validation_alias): value for name, value in (overrides or {}).items()})
+        settings = Settings(**{variable_of(name): value for name, value in (overrides or {}).items()})
     except ValidationError as error:
-        raise BadSetting("; ".join(_explain(problem) for problem in error.errors())) from None
+        raise BadSetting("; ".join(_explain_error(problem) for problem in error.errors())) from None
+    if problems := list(_contradictions(settings)):
+        raise BadSetting("; ".join(dict.fromkeys(_explain(name, expected) for name, expected in problems)))
+    return settings
 
 
-def _explain(problem: ErrorDetails) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    field = next((f for f in Settings.model_fields.values() if f.validation_alias == name), None)
+def variable_of(field: str) -> str:
+    """The environment variable of a setting."""
+    return str(Settings.model_fields[field].validation_alias)
+
+
+_NEEDS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("analysis_model_api", "analysis_model_url", "analysis_model_key", "analysis_model_tokens_per_hour"),
+        "analysis_model",
+    ),
+    **dict.fromkeys(
+        (
+            *("prometheus_username", "prometheus_password", "prometheus_token"),
+            *("prometheus_verify_tls", "prometheus_ca_file"),
+        ),
+        "prometheus_url",
+    ),
+    "smtp_username": "smtp_password",
+    "smtp_password": "smtp_username",
+    "ntfy_token": "ntfy_topic",
+    "webhook_authorization": "webhook_url",
+}
+"""Settings that have no effect without another one."""
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What of the settings does not fit the others: the field, and what is expected."""
+    for name, other in _NEEDS.items():
+        if name in settings.model_fields_set and getattr(settings, other) is None:
+            yield name, f"it has no effect without {variable_of(other)}: set both, or none"
+    yield from _of_prometheus(settings)
+    if settings.analysis_model is not None:
+        found = model_problems(
+            model=settings.analysis_model,
+            base_url=settings.analysis_model_url or "",
+            api_key=secret_text(settings.analysis_model_key),
+        )
+        fields = {"model": "analysis_model", "base_url": "analysis_model_url", "api_key": "analysis_model_key"}
+        yield from ((fields[name], problem) for name, problem in found)
+    if idle := list(settings.address_rules.idle_allowances(settings.checkers_allow)):
+        yield "checkers_allow", f"expected what may be checked: {'; '.join(idle)}"
+
+
+def _of_prometheus(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.prometheus_url is None:
+        return
+    certificates = ""
+    if settings.prometheus_ca_file is not None:
+        try:
+            certificates = read_certificates(settings.prometheus_ca_file)
+        except ValueError as error:
+            yield "prometheus_ca_file", str(error)
+    found = prometheus_problems(
+        url=settings.prometheus_url,
+        username=settings.prometheus_username or "",
+        password=secret_text(settings.prometheus_password),
+        token=secret_text(settings.prometheus_token),
+        verify_tls=settings.prometheus_verify_tls,
+        ca=certificates,
+    )
+    for name, problem in found:
+        yield "prometheus_ca_file" if name == "ca" else f"prometheus_{name}", problem
+
+
+def secret_text(secret: SecretStr | None) -> str:
+    """The text of a secret; "" if it is not set."""
+    return "" if secret is None else secret.get_secret_value()
+
+
+def _explain_error(problem: ErrorDetails) -> str:
+    variable = str(problem["loc"][0]) if problem["loc"] else "settings"
+    name = next((name for name in Settings.model_fields if variable_of(name) == variable), variable)
+    return _explain(name, problem["msg"].removeprefix("Value error, "))
+
+
+def _explain(name: str, expected: str) -> str:
+    """One wrong setting, with its value unless this is a secret."""
+    field = Settings.model_fields.get(name)
+    variable = name if field is None else variable_of(name)
     secret = field is not None and "SecretStr" in str(field.annotation)
-    value = "" if secret or name not in os.environ else f"={os.environ[name]!r}"
-    expected = problem["msg"].removeprefix("Value error, ")
-    return f"{name}{value}: {expected[0].lower()}{expected[1:]}"
+    shown = "" if secret or variable not in os.environ else f"={redact_text(os.environ[variable], limit=200)!r}"
+    return f"{variable}{shown}: {expected[0].lower()}{expected[1:]}"

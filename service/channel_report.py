@@ -16,7 +16,7 @@ from blocks.channels.resolver import ChannelResolver
 from blocks.prefect_api import address_settings
 from orchestration.alert import AlertStatus, UtcDatetime
 from orchestration.contracts import Contract
-from orchestration.errors import BadInput, BadSetting, DeliveryFailed, PipelineError, Unavailable
+from orchestration.errors import BadInput, BadSetting, DeliveryFailed, PipelineError, Unavailable, error_in_words
 from orchestration.message import Fact, Message, NamedChannel, plain_message
 from orchestration.redaction import redact_text
 from orchestration.settings import Settings
@@ -181,7 +181,7 @@ async def _test(named: NamedChannel) -> Tested:
     except DeliveryFailed as error:
         said, ok = (f"{error}" if provider_id is None else f"it was accepted, but: {error}"), False
     except Exception as error:  # noqa: BLE001 - the code of a block of somebody's own
-        said, ok = f"{type(error).__name__}: {redact_text(str(error), limit=200)}", False
+        said, ok = error_in_words(type(error).__name__, redact_text(str(error), limit=200)), False
     return Tested(
         name=named.name,
         kind=channel.driver,

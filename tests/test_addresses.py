@@ -158,7 +158,7 @@ def test_there_are_forty_hostile_targets_and_more() -> None:
     assert len(set(HOSTILE)) >= 40
 
 
-@pytest.mark.parametrize("allow", ["0.0.0.0/0,::/0", "169.254.0.0/16", "*.internal", "metadata.google.internal"])
+@pytest.mark.parametrize("allow", ["0.0.0.0/0,::/0", "168.0.0.0/6", "*.internal", "*.google.internal"])
 @pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal", "[fd00:ec2::254]", "100.100.100.200"])
 async def test_nobody_may_allow_the_metadata_service(
     host: str, allow: str, connections: Sequence[tuple[Any, ...]]
@@ -166,6 +166,12 @@ async def test_nobody_may_allow_the_metadata_service(
     result = await checked(allow=allow, url=f"http://{host}/")
     assert not any(found.status == "ok" for found in result.checks)
     assert [address for address in connections if address[1] != 53] == []
+
+
+@pytest.mark.parametrize("allow", ["169.254.0.0/16", "metadata.google.internal", "fe80::1", "224.0.0.0/8"])
+def test_a_setting_that_allows_what_is_never_checked_is_refused(allow: str) -> None:
+    with pytest.raises(BadSetting, match="which is never checked"):
+        load_settings({"checkers_allow": allow})
 
 
 # Redirects and rebinding

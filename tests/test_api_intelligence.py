@@ -105,11 +105,16 @@ async def test_the_providers_are_the_rules_and_the_models_of_blocks(api: httpx.A
         (b'{"incident_id": 7.5}', 422, "incident_id"),
         (b'{"provider": "http://evil.example"}', 422, "provider"),
         (b'{"provider": "oracle"}', 422, "there are: local, model, model/NAME"),
+        (b'{"provider": "model"}', 422, "provider: no model is set up that 'model' could name; there are: model/off"),
+        (b'{"provider": "model/nope"}', 422, "provider: no model is set up that 'model/nope' could name"),
+        (b'{"provider": "model/off"}', 422, "'off' is switched off"),
+        (b'{"checker_names": ["cpu"]}', 422, "checker_names: there is no such field"),
     ],
 )
 async def test_a_wrong_question_is_refused_in_clear_words(
     api: httpx.AsyncClient, database: Database, body: bytes, status: int, words: str
 ) -> None:
+    await EncryptedCache(database).write(MODELS, b'[{"name": "off", "enabled": false}]')
     answer = await api.post("/intelligence/recommendations/", content=body)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
     assert await all_runs(database) == []
@@ -177,6 +182,13 @@ MESSAGES: list[tuple[Any, int, str]] = [
     ({"title": "x", "severity": "fatal"}, 422, "severity"),
     ({"title": "x", "channel": "lost"}, 422, "there is no channel or driver 'lost'"),
     ({"title": "x", "channel": ["a"]}, 422, "channel"),
+    ({"title": "x", "channel": "lost"}, 422, "channel: there is no channel"),
+    ({"title": "x", "driver": "nope"}, 422, "driver: there is no channel or driver 'nope'"),
+    ({"title": "x", "driver": "slack", "channel": "ops"}, 422, "a channel or a driver, and not both"),
+    ({"title": "x", "chanel": "ops", "serverity": "critical"}, 422, "chanel: there is no such field"),
+    ({"title": "x", "serverity": "critical", "url": "https://x"}, 422, "url: there is no such field"),
+    ({"title": "x", "config": {}}, 422, "config: there is no such field"),
+    ({"title": "\u0000 \u200b\n"}, 422, "title: expected a title with at least one sign"),
     ([], 422, "object"),
 ]
 
@@ -190,6 +202,14 @@ async def test_a_wrong_message_is_refused_and_so_is_a_batch_with_one(
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
     batch = await api.post("/notify/batch/", json={"notifications": [{"title": "right"}, body]})
     assert batch.status_code == status
+    assert body == [] or "notifications.1" in batch.json()["error"]
+    assert await all_runs(database) == []
+
+
+async def test_a_lone_surrogate_is_no_title(api: httpx.AsyncClient, database: Database) -> None:
+    for title in (b"\\ud800", b"\\u0000", b"\\ufffd"):
+        answer = await api.post("/notify/send/", content=b'{"title": "%s"}' % title)
+        assert (answer.status_code, answer.json()["error"][:6]) == (422, "title:"), answer.text
     assert await all_runs(database) == []
 
 

@@ -82,8 +82,8 @@ async def test_a_broken_check_is_an_error_and_leaves_the_others_alone(caplog: py
     with caplog.at_level(logging.WARNING):
         result = await check(CONTEXT, config_of(broken=broken, fine=finding(CheckStatus.OK)))
     first = result.checks[0]
-    assert (first.status, first.error) == (CheckStatus.UNKNOWN, "PermissionError: may not look")
-    assert result.errors == ["broken: PermissionError: may not look"]
+    assert (first.status, first.error) == (CheckStatus.UNKNOWN, "may not look")
+    assert result.errors == ["broken: may not look"]
     assert (result.checks_passed, result.checks_failed) == (1, 1)
     assert "check broken of run run" in caplog.text
 
@@ -138,7 +138,7 @@ async def test_a_time_out_of_the_checkers_own_is_told_apart() -> None:
         raise TimeoutError("the host said nothing")
 
     result = await check(CONTEXT, config_of(impatient=impatient))
-    assert result.checks[0].error == "TimeoutError: the host said nothing"
+    assert result.checks[0].error == "the host said nothing"
 
 
 async def test_cancelling_the_stage_cancels_its_checkers() -> None:

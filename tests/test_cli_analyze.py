@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestration.changes import csv_input
+from orchestration.changes.ranking import rank
 from orchestration.errors import BadInput
 from service.cli import main
 from tests.changed_system import BEGIN, STEP, Series, System
@@ -60,6 +61,41 @@ def test_without_json_it_is_a_table(run: Run, capsys: pytest.CaptureFixture[str]
     assert lines[0].split() == ["ENTITY", "SCORE", "WHY"]
     assert lines[1].startswith("p5 ")
     assert lines[-1].startswith("… and 2 more")
+
+
+def test_files_without_trouble_say_so_beside_the_ranking(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    assert capsys.readouterr().err == ""
+    words = ["--target", "p0", "--metric", "latency.mean", "--json"]
+    for normal, during in (("normal.csv.gz", "normal.csv.gz"), ("during.csv.gz", "normal.csv.gz")):
+        main.app(["analyze", "changes", "--normal", normal, "--during", during, *words], standalone_mode=False)
+        shown = capsys.readouterr()
+        assert len(json.loads(shown.out)) == 12
+        assert "latency.mean of p0 does not leave its normal range" in shown.err
+        assert len(shown.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["inf", "-Infinity", "1e400"])
+def test_infinite_values_are_gaps_and_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    before = gzip.decompress((tmp_path / "during.csv.gz").read_bytes()).decode()
+    moment = before.splitlines()[-1].partition(",")[0]
+    (tmp_path / "during.csv").write_text(f"{before}\n{float(moment) + STEP},p1,latency.mean,{value}\n")
+    words = ["--normal", "normal.csv.gz", "--during", "during.csv", "--target", "p0", "--metric", "latency.mean"]
+    main.app(["analyze", "changes", *words, "--json"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)[0]["score"] > 0
+    assert "during.csv has 1 infinite values, which are read as gaps; the first series that has one is" in shown.err
+
+
+def test_a_huge_value_is_a_value() -> None:
+    past = [(n * 60.0, 1.0 + n % 3) for n in range(60)]
+    for huge in (1e308, -1e308):
+        during = [(4000.0 + n * 60, 2.0 if n < 5 else huge) for n in range(10)]
+        [found] = rank({("a", "m"): past}, {("a", "m"): during}, ("a", "m"))
+        assert found.score > 100
+        assert "m is -1" in found.why or "m is 1" in found.why
 
 
 @pytest.mark.parametrize(

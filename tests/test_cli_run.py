@@ -214,7 +214,7 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
     assert finished.returncode == 1
     assert "✗ Pipeline FAILED" in finished.stdout
     assert re.search(r"^  Notify: failed, \d+ ms, 4 attempts$", finished.stdout, re.MULTILINE)
-    assert "\n    ✗ DeliveryFailed: generic: 127.0.0.1 answered 500" in finished.stdout
+    assert "\n    ✗ generic: 127.0.0.1 answered 500" in finished.stdout
     assert "not executed" not in finished.stdout
     assert "Traceback" not in finished.stderr
     assert [line for line in without_log(finished.stderr) if " failed in stage notify: " not in line] == []
@@ -227,7 +227,7 @@ async def test_a_channel_that_fails_is_tried_four_times_and_each_try_is_shown(
     shown = command("monitor_pipeline", "--run-id", run.run_id)
     for attempt in (1, 2, 3, 4):
         assert f"✗ notify   attempt {attempt}" in shown.stdout
-    assert shown.stdout.count("DeliveryFailed: generic: 127.0.0.1 answered 500") == 5  # each try, and the last error
+    assert shown.stdout.count("generic: 127.0.0.1 answered 500") == 5  # each try, and the last error
     assert "✗ generic to 127.0.0.1: failed after 4 tries" in shown.stdout
 
 

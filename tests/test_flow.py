@@ -184,7 +184,7 @@ async def test_without_an_analysis_the_page_goes_out_and_says_so(
     retried = [f"analyze {n} retrying" for n in (1, 2, 3)] + ["analyze 4 failed"]
     assert tries(story)[2:] == [*retried, "analyze 5 succeeded", "notify 1 succeeded"]
     assert result.analyze.fallback_used
-    assert result.analyze.errors == ["Unavailable: the model answered 503"]
+    assert result.analyze.errors == ["the model answered 503"]
     assert [fields.get("fallback") for signal, tags, fields in signals.seen if tags.stage == "analyze"][-1] is True
     async with prefect_of(stack) as client:
         flow_run = await flow_run_of(client, run)

@@ -13,7 +13,7 @@ from orchestration.alert import Alert, IncidentStatus, Severity
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput, IllegalTransition, IncidentNotFound
 from orchestration.requests import RunOptions, StoredPush
-from orchestration.settings import SecondsBySource
+from orchestration.setting_rules import SecondsBySource
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Done, Via

@@ -290,7 +290,7 @@ async def test_without_an_analysis_the_page_goes_out_and_says_so(
     assert result.analyze
     assert result.analyze.fallback_used
     assert result.analyze.confidence == 0
-    assert result.analyze.errors == ["Unavailable: the model does not answer"]
+    assert result.analyze.errors == ["the model does not answer"]
     told = [name for name, (_, _, fields) in zip(signals.names(), signals.seen, strict=True) if fields.get("fallback")]
     assert told == ["stage.succeeded/analyze/5", "completed/pipeline/1"]
 

@@ -31,6 +31,7 @@ from orchestration.contracts import (
     Target,
 )
 from orchestration.errors import Unavailable
+from orchestration.target import OwnHost, target_of
 from tasks.analyze.advice import Findings, advise
 from tasks.analyze.host import FileFindings, FoundFile, look_around
 from tasks.analyze.local import LocalAnalysis
@@ -333,9 +334,9 @@ async def test_an_empty_analysis_is_no_success() -> None:
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (StageError(error_type="ConnectionError", message="no model"), "ConnectionError: no model"),
-        (StageError(error_type="TimeoutError", message=""), "TimeoutError"),
-        (StageError(error_type="Unavailable", message="no model"), "Unavailable: no model"),
+        (StageError(error_type="ConnectionError", message="no model"), "no model"),
+        (StageError(error_type="TimeoutError", message=""), "an unexpected error (TimeoutError)"),
+        (StageError(error_type="Unavailable", message="no model"), "no model"),
     ],
 )
 def test_the_fallback_says_so_and_keeps_the_cause(error: StageError, cause: str) -> None:
@@ -412,3 +413,13 @@ async def test_the_file_system_that_the_alert_names_is_looked_at(
     there = CheckResult(target=Target(host="db-1"))
     result = await analysis_of(alert("DiskFull", description, host="db-1", **labels), check=there)
     assert result.recommendations[0].actions[1] == f"on db-1: df -h {path}"
+
+
+async def test_a_test_notification_of_grafana_is_nothing_to_look_at() -> None:
+    labels = {"alertname": "TestAlert", "instance": "Grafana"}
+    test = Alert(source="grafana", fingerprint="f", name="TestAlert", incident_key="k", labels=labels)
+    target = target_of([test], OwnHost("vm"))
+    found = await LocalAnalysis().analyze(AnalysisInput(alerts=[test], check=CheckResult(target=target)))
+    assert target is not None
+    assert target.host == ""
+    assert found.actions == ["Nothing is to be done: it is a test notification"]

@@ -310,11 +310,11 @@ def test_an_outage_of_the_model_is_said_plainly_with_its_cause():
         summary="AI analysis unavailable",
         actions=["Manual investigation required"],
         fallback_used=True,
-        errors=["ModelUnavailable: 503 from the provider, token=abc123"],
+        errors=["503 from the provider, token=abc123"],
     )
     message = render_message(a_subject(analysis=analysis))
-    assert message.summary.startswith("AI analysis unavailable: ModelUnavailable: 503 from the provider")
-    assert "AI analysis unavailable: ModelUnavailable" in message.text
+    assert message.summary.startswith("AI analysis unavailable: 503 from the provider")
+    assert "AI analysis unavailable: " in message.text
     assert "abc123" not in message.text
     assert message.actions == ["Follow the runbook.", "Manual investigation required"]
 

@@ -144,6 +144,7 @@ def test_a_line_shows_a_short_peak_and_where_there_is_nothing() -> None:
     assert len(line) == 24
     assert line == "▁" * 12 + "█" + "▁" * 7 + "····"
     assert sparkline([], start=0, end=1) == ""
+    assert sparkline([(1.0, 5.0)], start=0, end=1) == ""
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,17 @@ async def test_an_expression_that_it_cannot_evaluate_is_said(receiver: HttpRecei
     assert (found.status, found.message) == (
         CheckStatus.UNKNOWN,
         "Prometheus cannot evaluate the expression: parse error at 3",
+    )
+
+
+async def test_an_expression_that_is_too_long_to_be_asked_is_said(receiver: HttpReceiver) -> None:
+    up = {"metric": {"instance": "db-77:9100"}, "value": [0, "1"]}
+    receiver.answer_with(Answer.json({"status": "success", "data": {"resultType": "vector", "result": [up]}}))
+    link = f"http://p:9090/graph?g0.expr={'a' * 60_000}"
+    told = alert("", instance="db-77:9100").model_copy(update={"links": {}, "raw_payload": {"generatorURL": link}})
+    (found,) = (await checked(PrometheusClient(url=receiver.url), told, host="db-77")).checks
+    assert (
+        f"is not asked: its link has {len(link):,} characters, and at most 4,096 are read; db-77 is up" in found.message
     )
 
 

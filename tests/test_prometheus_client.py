@@ -6,9 +6,11 @@ import base64
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from pydantic import ValidationError
 
 from blocks.prefect_api import SavedBlock
 from blocks.prometheus.client import PrometheusClient
@@ -156,9 +158,9 @@ async def test_the_settings_come_first(tmp_path: Path) -> None:
     found = await PrometheusSources(settings, read=block).find()
     assert found is not None
     assert (found.host, found.token, block.asked) == ("settings:9090", "t", 0)
-    broken = load_settings({"prometheus_url": "http://p", "prometheus_ca_file": str(tmp_path / "none")})
+    gone = settings.model_copy(update={"prometheus_ca_file": str(tmp_path / "gone since the start")})
     with pytest.raises(BadSetting, match="PROMETHEUS_CA_FILE"):
-        await PrometheusSources(broken).find()
+        await PrometheusSources(gone).find()
     with pytest.raises(BadSetting, match="PROMETHEUS_URL"):
         load_settings({"prometheus_url": "http://ada:pw@p"})
 
@@ -188,6 +190,23 @@ async def test_a_broken_block_is_named() -> None:
     sources = PrometheusSources(load_settings({}), read=Block(saved(url="prometheus:9090")))
     with pytest.raises(BadSetting, match=r"The Prometheus source 'default' is broken: url: .* Edit it in Prefect's UI"):
         await sources.find()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"username": "ada"}, "password: expected one"),
+        ({"password": "pw-7"}, "username: expected one"),
+        ({"username": "ada", "password": "pw-7", "token": "t"}, "token: expected a token, or a user name"),
+        ({"token": "a\nb"}, "token: expected letters, digits"),
+        ({"ca": "no certificate"}, "ca: expected certificates in PEM"),
+        ({"url": "https://p:99999"}, "url: expected a port"),
+        ({"url": "https://p/?a=b"}, "url: expected a URL without a query"),
+    ],
+)
+def test_a_block_whose_fields_do_not_fit_is_refused_when_it_is_made(fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        PrometheusSource(**{"url": "https://p", **fields})
 
 
 def test_a_block_keeps_its_secrets_to_itself() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import certifi
 import pytest
 
 from orchestration.errors import BadSetting
-from orchestration.settings import MetricsBackend, Settings, load_settings
+from orchestration.settings import CHECKER_NAMES, MetricsBackend, Settings, load_settings
+from tasks.check.checkers.registry import CHECKERS
 
 OF_THE_SPEC: dict[str, tuple[str, Any]] = {
     "ORCHESTRATION_MAX_RETRIES_PER_STAGE": ("max_retries_per_stage", 3),
@@ -44,6 +46,23 @@ WRONG = [
     ("ORCHESTRATION_LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
     ("CHECKERS_SKIP_ALL", "sometimes", "boolean"),
     ("CHECKERS_TIMEOUT_SECONDS", "0", "greater than 0"),
+    ("CHECKERS_TIMEOUT_SECONDS", "nan", "finite"),
+    ("CHECKERS_ENABLED", "cpu,nope", "unknown checker 'nope'; there are: cpu, disk"),
+    ("CHECKERS_SKIP", "all", "unknown checker 'all'"),
+    ("CHECKERS_ALLOW", "169.254.169.254", "169.254.169.254/32 is the metadata service of a cloud"),
+    ("CHECKERS_ALLOW", "10.0.0.0/8,fe80::/64", "fe80::/64 is a link-local address"),
+    ("CHECKERS_ALLOW", "::ffff:169.254.169.254", "metadata service"),
+    ("CHECKERS_ALLOW", "0.0.0.0/8", "never checked"),
+    ("CHECKERS_ALLOW", "db-1,Metadata.google.internal.", "metadata.google.internal is the metadata service"),
+    ("ORCHESTRATION_RETENTION_DAYS", "inf", "finite"),
+    ("ORCHESTRATION_RETENTION_DAYS", "1e300", "less than or equal to 36500"),
+    ("INCIDENT_EXPIRE_AFTER_SECONDS", "86400,zabbix=1e300", "expected seconds"),
+    ("PROMETHEUS_URL", "http://x:99999", "a port from 1 to 65535"),
+    ("PROMETHEUS_URL", "http://x:0", "a port from 1 to 65535"),
+    ("PROMETHEUS_URL", "http://x?a=1", "without a query"),
+    ("PROMETHEUS_URL", "prometheus:9090", "http:// or https:// URL"),
+    ("CANARY_API_URL", "http://x:99999", "a port from 1 to 65535"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://", "http:// or https:// URL"),
     ("SMTP_PORT", "smtp", "integer"),
     ("SMTP_SECURITY", "ssl", "'starttls', 'tls' or 'none'"),
 ]
@@ -102,6 +121,72 @@ def test_a_wrong_value_names_its_variable_and_what_was_expected(
     assert len(str(wrong.value).splitlines()) == 1
 
 
+PROMETHEUS = {"PROMETHEUS_URL": "https://prometheus.example.com"}
+MODEL = {"ANALYSIS_MODEL": "gpt-5-mini"}
+DOES_NOT_FIT: list[tuple[dict[str, str], str]] = [
+    ({**PROMETHEUS, "PROMETHEUS_USERNAME": "u"}, "PROMETHEUS_PASSWORD: expected one"),
+    ({**PROMETHEUS, "PROMETHEUS_PASSWORD": SECRET}, "PROMETHEUS_USERNAME: expected one"),
+    (
+        {**PROMETHEUS, "PROMETHEUS_USERNAME": "u", "PROMETHEUS_PASSWORD": SECRET, "PROMETHEUS_TOKEN": SECRET},
+        "PROMETHEUS_TOKEN: expected a token, or a user name with a password, and not both",
+    ),
+    ({**PROMETHEUS, "PROMETHEUS_TOKEN": f"{SECRET}\nb"}, "PROMETHEUS_TOKEN: expected a value without line breaks"),
+    ({**PROMETHEUS, "PROMETHEUS_TOKEN": f"{SECRET}ö"}, "PROMETHEUS_TOKEN: expected letters, digits and signs"),
+    ({**PROMETHEUS, "PROMETHEUS_CA_FILE": "/nonexistent"}, "PROMETHEUS_CA_FILE='/nonexistent': expected a file"),
+    ({**PROMETHEUS, "PROMETHEUS_CA_FILE": __file__}, "expected certificates in PEM"),
+    ({**PROMETHEUS, "PROMETHEUS_CA_FILE": "/dev/zero"}, "PROMETHEUS_CA_FILE='/dev/zero': expected a file"),
+    ({"PROMETHEUS_TOKEN": SECRET}, "PROMETHEUS_TOKEN: it has no effect without PROMETHEUS_URL"),
+    ({"PROMETHEUS_VERIFY_TLS": "0"}, "PROMETHEUS_VERIFY_TLS='0': it has no effect without PROMETHEUS_URL"),
+    ({"ANALYSIS_MODEL_KEY": SECRET}, "ANALYSIS_MODEL_KEY: it has no effect without ANALYSIS_MODEL"),
+    ({"ANALYSIS_MODEL_URL": "http://m/v1"}, "ANALYSIS_MODEL_URL='http://m/v1': it has no effect without"),
+    ({"ANALYSIS_MODEL_API": "ollama"}, "ANALYSIS_MODEL_API='ollama': it has no effect without"),
+    ({**MODEL, "ANALYSIS_MODEL_URL": "http://m/v1?x=1"}, "ANALYSIS_MODEL_URL='http://m/v1?x=1': expected a URL"),
+    ({**MODEL, "ANALYSIS_MODEL_KEY": f"{SECRET} "}, "ANALYSIS_MODEL_KEY: expected letters, digits and signs"),
+    ({"ANALYSIS_MODEL": " "}, "ANALYSIS_MODEL=' ': expected a name"),
+    ({"SMTP_HOST": "mail", "EMAIL_TO": "a@example.com", "SMTP_USERNAME": "u"}, "SMTP_USERNAME='u': it has no effect"),
+    ({"NTFY_TOKEN": SECRET}, "NTFY_TOKEN: it has no effect without NTFY_TOPIC"),
+    ({"NOTIFY_WEBHOOK_AUTHORIZATION": SECRET}, "NOTIFY_WEBHOOK_AUTHORIZATION: it has no effect without"),
+    ({"CHECKERS_ALLOW": "10.1.0.0/16", "CHECKERS_DENY": "10.0.0.0/8"}, "10.1.0.0/16 is in CHECKERS_DENY"),
+    ({"PROMETHEUS_URL": f"http://u:{SECRET}@p"}, "PROMETHEUS_URL='http://"),
+]
+
+
+@pytest.mark.parametrize(("environment", "expected"), DOES_NOT_FIT)
+def test_settings_that_do_not_fit_each_other_stop_the_start_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+
+    with pytest.raises(BadSetting) as wrong:
+        load_settings()
+
+    assert expected in str(wrong.value)
+    assert SECRET not in str(wrong.value)
+    assert len(str(wrong.value).splitlines()) == 1
+
+
+def test_settings_that_fit_each_other_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = certifi.where()
+    for variable, value in {
+        **PROMETHEUS,
+        "PROMETHEUS_USERNAME": "u",
+        "PROMETHEUS_PASSWORD": SECRET,
+        "PROMETHEUS_CA_FILE": authority,
+        **MODEL,
+        "ANALYSIS_MODEL_URL": "http://[::1]:8864/v1",
+        "CHECKERS_ALLOW": "10.0.0.0/8,0.0.0.0/0,::/0,*.internal,localhost,127.0.0.1",
+        "CHECKERS_DENY": "10.0.9.0/24",
+    }.items():
+        monkeypatch.setenv(variable, value)
+
+    assert load_settings().prometheus_ca_file == authority
+
+
+def test_the_settings_know_every_checker() -> None:
+    assert set(CHECKER_NAMES) == set(CHECKERS)
+
+
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATSD_PORT", "x")
     monkeypatch.setenv("ORCHESTRATION_BACKOFF_FACTOR", "y")
@@ -132,6 +217,7 @@ def test_settings_never_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> N
         "APPRISE_URL",
     ):
         monkeypatch.setenv(variable, SECRET)
+    monkeypatch.setenv("SMTP_USERNAME", "ada")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}@db/alerts")
 
     settings = load_settings()

@@ -13,6 +13,7 @@ import pytest
 from orchestration.alert import Alert, AlertStatus, Severity
 from orchestration.errors import BadInput
 from tasks.ingest.sources import SOURCES, parse_push, recognise
+from tasks.ingest.sources.fields import on_place
 from tests.payloads import NAMES, body
 
 VENDORS = ("pagerduty", "datadog", "newrelic", "opsgenie", "zabbix")
@@ -247,3 +248,35 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of each field of a body, at any depth."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, inner in steps for way in ((*path, key), *paths_in(inner, (*path, key)))]
+
+
+def test_datadogs_title_names_the_host_once_and_what_happened_is_in_the_text() -> None:
+    happened = "system.cpu.user over host:i-0abc was > 90.0 on average during the last 5m"
+    sent: dict[str, Any] = {
+        "alert_id": "1",
+        "title": "[Triggered on {host:i-0abc}] CPU is high on i-0abc",
+        "alert_transition": "Triggered",
+        "alert_type": "error",
+        "hostname": "i-0abc",
+        "alert_status": happened,
+        "body": "Mail ops@example.com. @webhook-x @slack-ops",
+    }
+    [alert] = SOURCES["datadog"].parse(sent).alerts
+    assert alert.title == "CPU is high on i-0abc"
+    assert alert.description == f"{happened}\nMail ops@example.com."
+    [short] = SOURCES["datadog"].parse({**sent, "alert_status": "Triggered", "body": "@webhook-x"}).alerts
+    assert short.description == "Triggered"
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "title"),
+    [
+        ("CPU is high on web-1", "web-1", "CPU is high on web-1"),
+        ("Web-1: CPU is high", "web-1", "Web-1: CPU is high"),
+        ("CPU of web-10", "web-1", "CPU of web-10 on web-1"),
+        ("CPU of web-1.example.com", "web-1", "CPU of web-1.example.com on web-1"),
+        ("CPU", "", "CPU"),
+    ],
+)
+def test_a_title_names_its_place_once(name: str, place: str, title: str) -> None:
+    assert on_place(name, place) == title

@@ -471,6 +471,39 @@ async def test_a_host_that_prometheus_reaches_is_not_gone(
     assert found["dns"].message.startswith("the name does not exist (NXDOMAIN)")
 
 
+@pytest.mark.parametrize(
+    ("says", "labels", "status"),
+    [
+        ("probe of https://gone.example.com/pay failed for 3 min (status 503)", {}, UNKNOWN),
+        ("HTTP/1.1 502 Bad Gateway", {}, UNKNOWN),
+        ("the page answers with 404 since 3 min", {}, UNKNOWN),
+        ("probe failed", {"status_code": "500"}, UNKNOWN),
+        ("dial tcp 10.0.0.9:443: connect: connection refused", {}, UNKNOWN),
+        ("TLS handshake failed", {}, UNKNOWN),
+        ("the certificate expires in 3 days", {}, UNKNOWN),
+        ("the probe fails for 3 min", {}, CRITICAL),
+        ("503 seconds without an answer", {}, CRITICAL),
+        ("status 0: no such host", {}, CRITICAL),
+    ],
+)
+async def test_who_has_got_an_answer_has_resolved_the_name(
+    name_server: NameServer, says: str, labels: dict[str, str], status: CheckStatus
+) -> None:
+    url = "https://gone.example.com/pay"
+    told = Alert(
+        source="t",
+        fingerprint="f",
+        name="ProbeFailed",
+        incident_key="k",
+        description=says,
+        labels={"job": "blackbox", "instance": url, **labels},
+    )
+    about = Subject(target=Target(host="gone.example.com", url=url), own_name="vm", rules=RULES, alerts=[told])
+    config = CheckConfig(names=("dns",), timeout_seconds=5, configs={"dns": name_server.options()}, subject=about)
+    [found] = (await check(StageContext(trace_id="t", run_id="r"), config)).checks
+    assert found.status is status
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "search example.com\n", None])
 async def test_a_machine_without_name_servers_leaves_it_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None

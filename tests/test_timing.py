@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Incident, IncidentStatus, Severity
 from orchestration.errors import BadSetting
-from orchestration.settings import SecondsBySource, load_settings
+from orchestration.setting_rules import SecondsBySource
+from orchestration.settings import load_settings
 from orchestration.states import RunReason
 from orchestration.timing import Timing, is_due, is_quiet, next_follow_up
 

@@ -17,6 +17,7 @@ import orjson
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.prometheus import MAX_POINTS, MAX_SERIES, Sample, Series
 from orchestration.redaction import one_line
+from orchestration.setting_rules import prometheus_problems
 from orchestration.threads import in_daemon_thread, in_own_thread
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -35,7 +36,7 @@ class PrometheusClient:
     """One Prometheus server, as `orchestration.prometheus.Prometheus` describes it.
 
     Raises:
-        BadSetting: the URL is none, has a user or a password in it, or both a user and a token are given.
+        BadSetting: the URL is none, or the fields do not fit each other.
     """
 
     url: str
@@ -48,10 +49,16 @@ class PrometheusClient:
     timeout_seconds: float = TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
-        if problem := problem_of(self.url):
-            raise BadSetting(f"The URL of Prometheus {problem}")
-        if self.username and self.token:
-            raise BadSetting("Prometheus: give a user name with a password, or a token, and not both")
+        found = prometheus_problems(
+            url=self.url,
+            username=self.username,
+            password=self.password,
+            token=self.token,
+            verify_tls=self.verify_tls,
+            ca=self.ca,
+        )
+        for field, problem in found:
+            raise BadSetting(f"Prometheus: {field}: {problem}")
 
     @property
     def host(self) -> str:
@@ -132,20 +139,6 @@ class PrometheusClient:
         raise Unavailable(f"Prometheus at {self.host} answers {status}: {said}")
 
 
-def problem_of(url: str) -> str:
-    """What is wrong with the URL of a Prometheus, in words that follow "The URL"; "" if nothing is."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return "cannot be read"
-    if not usable or not url.isprintable() or " " in url:
-        return "must be a http:// or https:// URL with a host"
-    if "@" in parts.netloc:
-        return "has a user in it: write user name and password into their own fields"
-    return "has a query or a fragment" if parts.query or parts.fragment else ""
-
-
 def _series_of(data: Any) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
     kind, result = data["resultType"], data["result"]
     if kind == "scalar":
@@ -180,10 +173,7 @@ def _tls(verify: bool, ca: str) -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     context.load_default_certs()
     if ca:
-        try:
-            context.load_verify_locations(cadata=ca)
-        except (ssl.SSLError, ValueError):
-            raise BadSetting("The certificates of Prometheus's authority are no PEM text") from None
+        context.load_verify_locations(cadata=ca)
     return context
 
 

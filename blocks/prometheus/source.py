@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from typing import Self, TypedDict
 
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from blocks.prefect_api import SavedBlock, read_saved_blocks
-from blocks.prometheus.client import PrometheusClient, problem_of
+from blocks.prefect_api import SavedBlock, problem_of_block, read_saved_blocks
+from blocks.prometheus.client import PrometheusClient
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.settings import Settings
+from orchestration.setting_rules import prometheus_problems, read_certificates
+from orchestration.settings import Settings, secret_text
 from orchestration.signals import logger
 from orchestration.threads import in_own_thread
 
@@ -25,6 +26,17 @@ KNOWN_FOR_SECONDS = 60.0
 
 READ_TIMEOUT_SECONDS = 1.0
 """How long Prefect may take to give the block: a check waits for it."""
+
+
+class _Reached(TypedDict):
+    """How a Prometheus is reached. An empty text is a field that is not set."""
+
+    url: str
+    username: str
+    password: str
+    token: str
+    verify_tls: bool
+    ca: str
 
 
 class PrometheusSource(Block):
@@ -43,24 +55,22 @@ class PrometheusSource(Block):
     verify_tls: bool = Field(default=True, description="Whether its certificate has to be trusted.")
     ca: str | None = Field(default=None, description="The certificate of its authority in PEM, if it is no known one.")
 
-    @field_validator("url")
-    @classmethod
-    def _usable(cls, value: str) -> str:
-        if problem := problem_of(value):
-            raise ValueError(f"the URL {problem}")
-        return value
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for field, problem in prometheus_problems(**self._how()):
+            raise ValueError(f"{field}: {problem}")
+        return self
 
     def client(self) -> PrometheusClient:
-        """The client that asks it.
+        """The client that asks it."""
+        return PrometheusClient(**self._how())
 
-        Raises:
-            BadSetting: a user and a token are given.
-        """
-        return PrometheusClient(
+    def _how(self) -> _Reached:
+        return _Reached(
             url=self.url,
             username=self.username or "",
-            password=self.password.get_secret_value() if self.password else "",
-            token=self.token.get_secret_value() if self.token else "",
+            password=secret_text(self.password),
+            token=secret_text(self.token),
             verify_tls=self.verify_tls,
             ca=self.ca or "",
         )
@@ -125,17 +135,15 @@ def client_of(settings: Settings) -> PrometheusClient:
     Raises:
         BadSetting: a variable is wrong.
     """
-    ca = ""
-    if settings.prometheus_ca_file is not None:
-        try:
-            ca = Path(settings.prometheus_ca_file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadSetting(f"PROMETHEUS_CA_FILE: it cannot be read: {error}") from None
+    try:
+        ca = "" if settings.prometheus_ca_file is None else read_certificates(settings.prometheus_ca_file)
+    except ValueError as error:
+        raise BadSetting(f"PROMETHEUS_CA_FILE: {error}") from None
     return PrometheusClient(
         url=settings.prometheus_url or "",
         username=settings.prometheus_username or "",
-        password=settings.prometheus_password.get_secret_value() if settings.prometheus_password else "",
-        token=settings.prometheus_token.get_secret_value() if settings.prometheus_token else "",
+        password=secret_text(settings.prometheus_password),
+        token=secret_text(settings.prometheus_token),
         verify_tls=settings.prometheus_verify_tls,
         ca=ca,
     )
@@ -145,9 +153,7 @@ def _built(saved: SavedBlock) -> PrometheusClient:
     try:
         return PrometheusSource.model_validate(saved.data).client()
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "block"
         raise BadSetting(
-            f"The Prometheus source {saved.name!r} is broken: {field}: {problem['msg'].removeprefix('Value error, ')}. "
+            f"The Prometheus source {saved.name!r} is broken: {problem_of_block(error)}. "
             "Edit it in Prefect's UI under Blocks"
         ) from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestration.changes.blame import Dependencies, Dependency, divide_blame
-from orchestration.changes.deviations import Deviation, deviations, trouble_of
+from orchestration.changes.deviations import Deviation, deviation_of, deviations, trouble_of
 from orchestration.changes.series import Name, Range, Table, clean
 from orchestration.changes.shown import Shown
 from orchestration.changes.words import reason
@@ -52,6 +52,13 @@ def rank(normal: Table, during: Table, target: Name, dependencies: Iterable[Depe
         Ranked(entity, round(score, 4), reason(shown, entity, blame), _changes_of(shown.of(entity)))
         for entity, score in ordered
     ]
+
+
+def has_trouble(normal: Table, during: Table, target: Name) -> bool:
+    """Whether the target leaves its normal range by at least half of its width, or has none to leave."""
+    past, points = clean(normal.get(target, ())), clean(during[target])
+    found = deviation_of(target, past, points, trouble_of(past, points, target[1]))
+    return found is None or found.normal is None or found.excess >= 1.0
 
 
 def _changes_of(found: Iterable[Deviation]) -> list[Change]:

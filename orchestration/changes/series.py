@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from itertools import pairwise
-from math import inf, isfinite, log
+from math import copysign, inf, isfinite, log
 from statistics import median
 
 Point = tuple[float, float]
@@ -25,7 +25,7 @@ _DAY, _HOUR = 86_400, 3_600
 _MIN_PAST = 5
 _MIN_OF_HOURS = 8
 _LARGEST = 1e100
-"""What is larger measures nothing, and its square is no number any more."""
+"""What is larger counts as this: its square would be no number any more."""
 _SMALLEST_SHARE = 0.01
 """A change of less than a hundredth of the usual value is none, however steady the series has been."""
 _FAR = 10.0
@@ -78,8 +78,12 @@ def can_fall(kind: Kind) -> bool:
 
 
 def clean(points: Sequence[Point]) -> Sequence[Point]:
-    """The points in order of time, without what is no number; of several at one moment the last."""
-    finite = [point for point in points if isfinite(point[0]) and -_LARGEST < point[1] < _LARGEST]
+    """The points in order of time, without what is no finite number; of several at one moment the last."""
+    finite = [
+        point if -_LARGEST < point[1] < _LARGEST else (point[0], copysign(_LARGEST, point[1]))
+        for point in points
+        if isfinite(point[0]) and isfinite(point[1])
+    ]
     if all(earlier[0] < later[0] for earlier, later in pairwise(finite)):
         return finite
     return sorted(dict(finite).items())

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from orchestration.alert import IncidentStatus
+from orchestration.errors import error_in_words
 from orchestration.reasons import Reason
 from orchestration.redaction import one_line
 from orchestration.states import RunReason, RunStatus
@@ -80,7 +81,8 @@ def _together(group: Sequence[ExplainedRun]) -> Iterator[Event]:
     first, last = group[0].run, group[-1].run
     count = f"{len(group)}", f"since {first.created_at:%H:%M:%S}"
     if last.reason is RunReason.REDELIVERY:
-        text = f"{count[0]} redeliveries {count[1]} failed: {last.last_error_type}: {last.last_error_message}"
+        failed = error_in_words(last.last_error_type, last.last_error_message)
+        text = f"{count[0]} redeliveries {count[1]} failed: {failed}"
         for one in group:
             yield from (_delivery_event(delivery, one.run) for delivery in one.deliveries)
         yield Event(at=last.completed_at or last.updated_at, mark="✗", text=text, run_id=last.run_id)
@@ -166,11 +168,11 @@ def _failure_events(one: ExplainedRun) -> Iterator[Event]:
         fatal = [attempt for attempt in failures if attempt.node_id == failures[-1].node_id]
         failures = [attempt for attempt in failures if attempt not in fatal]
         after = f" at {fatal[-1].node_id}, {_numbers(fatal)}" if fatal else ""
-        text = f"the run failed{after}: {run.last_error_type}: {run.last_error_message}"
+        text = f"the run failed{after}: {error_in_words(run.last_error_type, run.last_error_message)}"
         yield Event(at=run.completed_at or run.updated_at, mark="✗", text=text, run_id=run.run_id)
     for node in dict.fromkeys(attempt.node_id for attempt in failures):
         tried = [attempt for attempt in failures if attempt.node_id == node]
-        text = f"{node}, {_numbers(tried)}: {tried[-1].error_type}: {tried[-1].error_message}"
+        text = f"{node}, {_numbers(tried)}: {error_in_words(tried[-1].error_type, tried[-1].error_message)}"
         yield Event(at=tried[-1].completed_at or run.updated_at, mark="✗", text=text, run_id=run.run_id)
 
 

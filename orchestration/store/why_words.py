@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from orchestration.alert import AlertStatus, IncidentStatus
 from orchestration.contracts import Stage
+from orchestration.errors import error_in_words
 from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.deliveries import FAILED, GIVEN_UP, SUPERSEDED
@@ -189,7 +190,7 @@ def _failed_sentence(facts: Facts, one: ExplainedRun) -> str:
     what = "the message about" if one.deliveries or run.current_stage == Stage.NOTIFY else "the run for"
     failed = (
         f"Nobody was notified of {facts.subject} {clock(one.moment, facts.now)}: {what} it failed "
-        f"({run.last_error_type}: {run.last_error_message})."
+        f"({error_in_words(run.last_error_type, run.last_error_message)})."
     )
     if (later := _first_sent(facts, after=one.moment)) is not None:
         return f"{failed} Later, {_told(later, facts.now)[:-1]} of what was true by then."

@@ -87,7 +87,7 @@ async def execute_definition(
 
     All incidents of the payload are run. The answer is the first run that failed, or else the first run.
     """
-    push = await pushes.store(request, asked.run_request(name))
+    push = await pushes.store(request, asked.run_request(name), channel_field=asked.channel_field)
     return await pushes.finished(request, response, push)
 
 

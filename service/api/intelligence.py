@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestration.alert import UtcDatetime
-from orchestration.analysis import LOCAL, MODEL
+from orchestration.analysis import LOCAL, MODEL, block_of
 from orchestration.contracts import AnalyzeResult, Claim, Evidence, Recommendation
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.store import incidents
@@ -20,6 +20,7 @@ from service.api.problems import HttpProblem
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import Short
 from service.api.state import ApiState
+from tasks.analyze.stage import ensure_provider
 from tasks.single import analysis_request
 
 router = APIRouter(prefix="/intelligence", tags=["intelligence"], route_class=GuardedRoute)
@@ -68,7 +69,9 @@ class IntelligenceHealth(BaseModel):
 
 
 class Ask(BaseModel):
-    """What to analyze."""
+    """What to analyze. An unknown field is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     incident_id: Short | None = Field(
         default=None, description="The incident. By default the health of the worker's host is analyzed."
@@ -163,6 +166,7 @@ async def recommend(request: ApiRequest, response: Response, asked: Annotated[As
 
     This is a run of the queue, which a worker executes: it is on record, and costs what an analysis costs.
     """
+    await _check_model(request.api, asked.provider)
     environment = "production"
     if asked.incident_id is not None:
         async with request.api.database.transaction() as tx:
@@ -176,6 +180,32 @@ async def recommend(request: ApiRequest, response: Response, asked: Annotated[As
         why = result.final_error.message if result.final_error else result.skip_reason or "the run ended without one"
         raise HttpProblem(502, f"There is no analysis: {why}", details={"run_id": result.run_id})
     return _recommended(result.run_id, result.trace_id, result.incident_id, result.analyze)
+
+
+async def _check_model(api: ApiState, provider: str | None) -> None:
+    """Refuse a model that nobody has set up, as far as the blocks are known here.
+
+    Raises:
+        BadInput: there is no such model, or it is switched off.
+    """
+    ensure_provider(provider)
+    if provider is None or provider == LOCAL:
+        return
+    async with api.database.transaction() as tx:
+        models = await read_models(tx)
+    block = block_of(provider)
+    if models is None or (block is None and _usual(api, models) == _SETTINGS):
+        return
+    known = {one.name: one for one in models}
+    wanted = known.get(block or _DEFAULT)
+    if wanted is None:
+        there = ", ".join(f"{MODEL}/{name}" for name in sorted(known)) or "none"
+        raise BadInput(
+            f"provider: no model is set up that {provider!r} could name; there are: {there}. Save a block of the type "
+            "Analysis Model in Prefect, or set ANALYSIS_MODEL, here and where the workers run"
+        )
+    if not wanted.enabled:
+        raise BadInput(f"provider: the analysis-model block {wanted.name!r} is switched off")
 
 
 def _recommended(run_id: str, trace_id: str, incident_id: str | None, found: AnalyzeResult) -> Recommended:

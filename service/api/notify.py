@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from orchestration.alert import Severity, UtcDatetime
 from orchestration.requests import RunRequest
@@ -23,22 +23,38 @@ router = APIRouter(prefix="/notify", tags=["notify"], route_class=GuardedRoute)
 MAX_BATCH = 100
 """How many messages a batch has at most."""
 
+_NO_SIGN = "\ufffd"
+"""What stands for a sign that cannot be stored."""
+
 DRIVERS = ("console", "slack", "email", "generic", "pagerduty", "ntfy", "apprise")
 """The drivers of channels. This process does not import them: they need Prefect."""
 
 _STORES: dict[str, Any] = {"status_code": 202, "responses": problems(409), "openapi_extra": pushes.HEADERS}
 
 
-class Send(BaseModel):
-    """A message, and where it goes."""
+def _has_text(title: str) -> str:
+    # A line break becomes a space later, and what has no sign is left out.
+    if not any(sign.isprintable() and not sign.isspace() and sign != _NO_SIGN for sign in title):
+        raise ValueError("expected a title with at least one sign that can be shown")
+    return title
 
-    title: Annotated[str, Field(min_length=1, max_length=300, description="One line.")]
-    message: Annotated[str, Field(max_length=10_000, description="The text.")] = ""
+
+class Send(BaseModel):
+    """A message, and where it goes. An unknown field is refused: with a typing error, somebody else would get it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[
+        str,
+        Field(min_length=1, max_length=300, description="One line; a line break in it becomes a space."),
+        AfterValidator(_has_text),
+    ]
+    message: Annotated[str, Field(max_length=10_000, description="The text. By default the title is all.")] = ""
     severity: Severity = Field(default=Severity.INFO, description="How bad it is. Critical runs come first.")
     channel: ChannelName | None = Field(
         default=None, description="A channel block's name. By default the default channels get it."
     )
-    driver: ChannelName | None = Field(default=None, description="A driver, if no channel is named.")
+    driver: ChannelName | None = Field(default=None, description="A driver, instead of a channel.")
     environment: Short = "production"
     labels: dict[Short, Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=dict[str, str], max_length=64, description="Labels that are kept with the run."
@@ -47,10 +63,15 @@ class Send(BaseModel):
     test: bool = Field(default=False, strict=True, description="The message says that this is a test.")
 
     @model_validator(mode="after")
-    def _has_a_title(self) -> Self:
-        if not self.title.strip():
-            raise ValueError("title: it is empty")
+    def _has_one_destination(self) -> Self:
+        if self.channel is not None and self.driver is not None:
+            raise ValueError("name a channel or a driver, and not both")
         return self
+
+    @property
+    def channel_field(self) -> str:
+        """The field that names the channel."""
+        return "channel" if self.driver is None else "driver"
 
     def run_request(self) -> RunRequest:
         """The request for the run that sends it."""
@@ -68,6 +89,8 @@ class Send(BaseModel):
 
 class Batch(BaseModel):
     """Several messages. If one of them is wrong, none is sent."""
+
+    model_config = ConfigDict(extra="forbid")
 
     notifications: Annotated[list[Send], Field(min_length=1, max_length=MAX_BATCH)]
 
@@ -117,7 +140,9 @@ async def send(request: ApiRequest, asked: Send) -> Response:
     It is stored when this answers, and goes out as every message does: by a run of the queue, with retries, paced, and
     on record. With an `Idempotency-Key` header the same request may be sent again, and sends nothing more.
     """
-    return pushes.queued(request, await pushes.store(request, asked.run_request()), "Message queued")
+    return pushes.queued(
+        request, await pushes.store(request, asked.run_request(), channel_field=asked.channel_field), "Message queued"
+    )
 
 
 @router.post("/batch/", **_STORES)
@@ -125,8 +150,8 @@ async def send(request: ApiRequest, asked: Send) -> Response:
 async def send_batch(request: ApiRequest, asked: Annotated[Batch, Body()]) -> BatchQueued:
     """Send several messages, each by a run of its own. With an `Idempotency-Key` header none is sent twice."""
     wanted = [one.run_request() for one in asked.notifications]
-    for one in wanted:
-        await pushes.check_names(request, one.options)
+    for number, (message, one) in enumerate(zip(asked.notifications, wanted, strict=True)):
+        await pushes.check_names(request, one.options, f"notifications.{number}.{message.channel_field}")
     stored = [await pushes.store(request, one, part=number) for number, one in enumerate(wanted)]
     sent = [
         Sent(run_id=push.run_ids[0], trace_id=push.trace_id, status_url=pushes.status_url(request, push.run_ids[0]))

@@ -176,10 +176,14 @@ def _methods_at(request: Request) -> set[str]:
     return methods | ({"HEAD"} if "GET" in methods else set())
 
 
+_WORDS = {"extra_forbidden": "there is no such field"}
+"""What is clearer than pydantic's own words, by the type of the error."""
+
+
 def _validation_error(_request: Request, error: Exception) -> Answer:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     # The first part of a location is "body", "path" or "query", which the caller does not write.
-    found = [(problem["loc"][1:], problem["msg"]) for problem in error.errors()]
+    found = [(problem["loc"][1:], str(_WORDS.get(problem["type"], problem["msg"]))) for problem in error.errors()]
     return Answer(_in_one_line(found), HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
@@ -188,7 +192,7 @@ def _in_one_line(found: Sequence[tuple[Sequence[int | str], str]]) -> str:
     parts: list[str] = []
     for location, message in found[:10]:
         text = message.removeprefix("Value error, ")
-        parts.append(f"{'.'.join(map(str, location)) or 'the body'}: {text[:1].lower()}{text[1:]}")
+        parts.append(f"{'.'.join(str(part)[:80] for part in location) or 'the body'}: {text[:1].lower()}{text[1:]}")
     return "; ".join(parts)
 
 

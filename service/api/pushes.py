@@ -131,7 +131,7 @@ async def start_pipeline(request: ApiRequest, asked: Trigger) -> Response:
     When this answers, the alert is stored and is going to be handled, even if this process dies. With an
     `Idempotency-Key` header the same push may be sent again, and is answered with the same runs.
     """
-    return queued(request, await store(request, asked.run_request()))
+    return queued(request, await store(request, asked.run_request(), channel_field=asked.channel_field))
 
 
 @router.post("/orchestration/pipeline/sync/", responses=FINISHED, openapi_extra=HEADERS, tags=["pipelines"])
@@ -142,7 +142,8 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
     All incidents of the push are run. The answer is the first run that failed, or else the first run; the header
     `X-Run-Ids` names all.
     """
-    return await finished(request, response, await store(request, asked.run_request()))
+    push = await store(request, asked.run_request(), channel_field=asked.channel_field)
+    return await finished(request, response, push)
 
 
 @router.post("/alerts/webhook/", **ACCEPTS_EVENTS, tags=["webhooks"])
@@ -179,10 +180,13 @@ async def accept_webhook_of_source(
     return queued(request, await store(request, wanted))
 
 
-async def store(request: ApiRequest, wanted: RunRequest, *, part: int | None = None) -> WrittenPush:
+async def store(
+    request: ApiRequest, wanted: RunRequest, *, part: int | None = None, channel_field: str = "notify_channel"
+) -> WrittenPush:
     """Store a push, or the run of a definition that needs none. It is committed when this returns.
 
-    `part` is the number of the request within a batch, whose idempotency key is for all of it.
+    `part` is the number of the request within a batch, whose idempotency key is for all of it. `channel_field` is the
+    field of the body that names the channel.
 
     Raises:
         BadInput: the payload has no alert, the definition cannot be run with it, or a name does not exist.
@@ -201,7 +205,7 @@ async def store(request: ApiRequest, wanted: RunRequest, *, part: int | None = N
         wanted = wanted.model_copy(update={"trace_id": trace_id})
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await check_names(request, wanted.options)
+            await check_names(request, wanted.options, channel_field)
             return await accept(api, wanted, metadata, write=api.writer.write)
     except TimeoutError:
         await _allow_retry(request)
@@ -212,8 +216,8 @@ async def store(request: ApiRequest, wanted: RunRequest, *, part: int | None = N
         raise
 
 
-async def check_names(request: ApiRequest, options: RunOptions) -> None:
-    """Refuse providers, checkers and channels that do not exist.
+async def check_names(request: ApiRequest, options: RunOptions, channel_field: str) -> None:
+    """Refuse providers, checkers and channels that do not exist. `channel_field` is where the body names the channel.
 
     Channels are blocks in Prefect, which this process does not ask: workers write the names that they know. While no
     worker has, every name is accepted.
@@ -231,7 +235,7 @@ async def check_names(request: ApiRequest, options: RunOptions) -> None:
     known: list[str] = orjson.loads(content)
     if not is_channel(channel, known):
         raise BadInput(
-            f"notify_channel: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
+            f"{channel_field}: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
             "A new block is known after half a minute"
         )
 

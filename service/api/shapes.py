@@ -106,6 +106,11 @@ class RunRequestBody(BaseModel):
             options=options,
         )
 
+    @property
+    def channel_field(self) -> str:
+        """The field that names the channel."""
+        return "notify_driver" if self.notify_channel is None else "notify_channel"
+
 
 class Trigger(RunRequestBody):
     """One or more alerts, and how to handle them."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from math import isfinite, isinf
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from orchestration.changes.csv_input import MAX_BYTES, read_dependencies, read_series
-from orchestration.changes.ranking import Ranked, rank
+from orchestration.changes.ranking import Ranked, has_trouble, rank
 from orchestration.changes.series import Table as SeriesTable
 from orchestration.errors import BadInput
 from orchestration.redaction import one_line
-from service.cli.terminal import Json, as_json, output, read_file
+from service.cli.terminal import Json, as_json, errors, output, read_file
 
 _SHOWN = 10
 
@@ -32,9 +33,16 @@ def changes(
     The files of series have the columns time (Unix seconds), entity, metric and value. More in docs/changes.md.
     """
     past, present = read_series(_read(normal), normal), read_series(_read(during), during)
+    for table, called in ((past, normal), (present, during)):
+        _say_infinite(table, called)
     _check_target(present, during, target, metric)
     calls = read_dependencies(_read(dependencies), dependencies) if dependencies is not None else None
     ranked = rank(past, present, (target, metric), calls)
+    if not has_trouble(past, present, (target, metric)):
+        errors.print(
+            f"Note: {one_line(metric, 80)} of {one_line(target, 80)} does not leave its normal range in {during}: "
+            "there is no trouble to explain, and the order says little"
+        )
     if json:
         as_json([{"entity": one.entity, "score": one.score, "why": one.why} for one in ranked])
     else:
@@ -51,8 +59,18 @@ def _read(name: str) -> bytes:
     return content
 
 
+def _say_infinite(table: SeriesTable, called: str) -> None:
+    infinite = [(name, sum(isinf(value) for _, value in points)) for name, points in table.items()]
+    if found := [(name, count) for name, count in infinite if count]:
+        (entity, metric), _ = found[0]
+        errors.print(
+            f"Note: {called} has {sum(count for _, count in found):,} infinite values, which are read as gaps; the "
+            f"first series that has one is {one_line(metric, 80)} of {one_line(entity, 80)}"
+        )
+
+
 def _check_target(present: SeriesTable, called: str, target: str, metric: str) -> None:
-    if any(value == value for _, value in present.get((target, metric), ())):
+    if any(isfinite(value) for _, value in present.get((target, metric), ())):
         return
     entities = sorted({entity for entity, _ in present})
     if target not in entities:

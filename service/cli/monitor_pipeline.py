@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestration.errors import Unavailable
+from orchestration.errors import Unavailable, error_in_words
 from orchestration.json_text import to_json
 from orchestration.settings import Settings, load_settings
 from orchestration.states import parse_run_status
@@ -151,7 +151,7 @@ def _show_run(story: Story) -> None:
         "AI fallback": "used" if run.intelligence_fallback_used else None,
         "Engine": run.engine,
         "Flow run": run.prefect_flow_run_id,
-        "Last error": f"{run.last_error_type}: {run.last_error_message}" if run.last_error_type else None,
+        "Last error": error_in_words(run.last_error_type, run.last_error_message) if run.last_error_type else None,
     }
     show_facts(facts, width=13)
     output.print("  Attempts", style="bold")
@@ -165,7 +165,7 @@ def _show_run(story: Story) -> None:
 
 def _attempt(attempt: AttemptRecord) -> str:
     skipped = str((attempt.output_snapshot or {}).get("skipped", ""))
-    note = f"{attempt.error_type}: {attempt.error_message}" if attempt.error_type else skipped
+    note = error_in_words(attempt.error_type, attempt.error_message) if attempt.error_type else skipped
     return (
         f"{ATTEMPT_MARKS[attempt.status]} {attempt.node_id:<8} attempt {attempt.attempt}  {attempt.status.value:<9} "
         f"{duration(attempt.duration_ms):>9}  {note}"

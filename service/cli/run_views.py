@@ -22,6 +22,7 @@ from orchestration.contracts import (
     PipelineResult,
     TransformResult,
 )
+from orchestration.errors import error_in_words
 from orchestration.reasons import in_words
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.records import RunRecord
@@ -87,7 +88,7 @@ def _show_result(result: PipelineResult) -> None:
             _show_node(stage.value.capitalize(), nodes.get(stage.value), found)
     if result.final_error is not None:
         hint = " (may pass: resume it)" if result.final_error.retryable else ""
-        error = f"{result.final_error.error_type}: {result.final_error.message}{hint}"
+        error = f"{error_in_words(result.final_error.error_type, result.final_error.message)}{hint}"
         output.print(f"  ✗ {error}", style="red")
         output.print(f"  Resume it with: alert-pipeline resume {result.run_id}")
     output.print()
@@ -106,7 +107,7 @@ def _show_node(title: str, node: NodeResult | None, found: Contract | None) -> N
     facts += [f"{node.attempts} attempts"] if node.attempts > 1 else []
     output.print(f"  {title}: {', '.join(facts) or node.status}", style="bold")
     if node.error is not None:
-        output.print(f"    ✗ {node.error.error_type}: {node.error.message}", style="red")
+        output.print(f"    ✗ {error_in_words(node.error.error_type, node.error.message)}", style="red")
     elif found is not None:
         for line in _result_lines(found):
             output.print(f"    {line}")

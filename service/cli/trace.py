@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract, Stage
+from orchestration.errors import error_in_words
 from orchestration.reasons import in_words
 from orchestration.settings import load_settings
 from orchestration.states import RunStatus, StageStatus
@@ -139,7 +140,7 @@ def _attempt(attempt: AttemptRecord, waited: timedelta | None) -> str:
     took = f" in {duration(attempt.duration_ms)}" if attempt.duration_ms is not None else ""
     status = {StageStatus.RETRYING: "failed", StageStatus.PENDING: "not started"}.get(attempt.status, attempt.status)
     retry = ", to be retried" if attempt.status is StageStatus.RETRYING else ""
-    error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
+    error = f": {error_in_words(attempt.error_type, attempt.error_message)}" if attempt.error_type else ""
     return f"{name}, attempt {attempt.attempt}{after}: {status}{took}{retry}{error}"
 
 
@@ -157,7 +158,7 @@ def _end_line(run: RunRecord) -> _Line:
     at = run.completed_at or run.updated_at
     took = f" after {duration(run.total_duration_ms)}" if run.total_duration_ms is not None else ""
     if run.status is RunStatus.FAILED:
-        error = f": {run.last_error_type}: {run.last_error_message}" if run.last_error_type else ""
+        error = f": {error_in_words(run.last_error_type, run.last_error_message)}" if run.last_error_type else ""
         text = f"failed{took}{error}. Resume it with: alert-pipeline resume {run.run_id}"
         return _Line(at, run.run_id, "failed", "✗", text)
     if run.status is RunStatus.SKIPPED:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
 from orchestration.contracts import Contract
-from orchestration.errors import PipelineError
+from orchestration.errors import PipelineError, error_in_words
 from orchestration.redaction import redact_text
 
 
@@ -68,5 +68,5 @@ async def run_check(
     except PipelineError as error:
         found = broken(check, str(error), fix)
     except Exception as error:  # noqa: BLE001 - a check that fails is a finding, and the others go on
-        found = broken(check, f"{type(error).__name__}: {redact_text(str(error), limit=300)}".rstrip(": "), fix)
+        found = broken(check, error_in_words(type(error).__name__, redact_text(str(error), limit=300)), fix)
     return found.model_copy(update={"duration_ms": (time.perf_counter() - began) * 1000})

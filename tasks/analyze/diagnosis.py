@@ -31,6 +31,7 @@ from orchestration.contracts import (
 )
 from orchestration.evidence import evidence_of
 from orchestration.places import read_place
+from orchestration.target import is_test_notification
 from tasks.analyze.topics import (
     Topic,
     is_symptom,
@@ -134,6 +135,8 @@ class Diagnosis:
 
     topic: Topic | None = None
     healthy: bool = False
+    is_test: bool = False
+    """Whether nothing has happened: somebody tests whether messages arrive."""
     confidence: float = _UNKNOWN
     claims: Sequence[Claim] = ()
     evidence: Sequence[Evidence] = ()
@@ -207,6 +210,9 @@ class _Case:
 def diagnose(given: AnalysisInput) -> Diagnosis:
     """Find what the incident is about. A check, a change and an event count only as they concern its target."""
     case = _Case(given)
+    if given.alerts and all(map(is_test_notification, given.alerts)):
+        evidence = list(case.evidence.values())
+        return Diagnosis(healthy=True, is_test=True, confidence=_MAX, evidence=evidence)
     votes = [*_of_words(case), *_of_checks(case), *_of_changes(case), *_of_events(case)]
     weights = _weights(votes)
     healthy = _healthy(case, {vote.topic for vote in votes if vote.by_words})

@@ -147,7 +147,10 @@ def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) ->
     """What to do, the most useful first: what people wrote down for this alert comes before what code advises."""
     if case.runbook or any("runbook" in alert.links for alert in case.alerts):
         yield Recommendation(type="runbook", priority=HIGH, title=FOLLOW_THE_RUNBOOK)
-    if diagnosis.healthy:
+    if diagnosis.is_test:
+        title = "Nothing is to be done: it is a test notification"
+        yield Recommendation(type="general", priority=MEDIUM, title=title)
+    elif diagnosis.healthy:
         yield Recommendation(type="general", priority=MEDIUM, title="See whether it still fires: nothing is wrong now")
     else:
         yield from advise(diagnosis.topic, findings)
@@ -184,6 +187,8 @@ def _why(claim: Claim) -> str:
 def _summary(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) -> str:
     """The analysis in one or two sentences, for a person who was asleep a minute ago."""
     title, claim = _title(case), next(iter(diagnosis.claims), None)
+    if diagnosis.is_test:
+        return f"{title}: it is a test notification, and nothing has happened."
     if diagnosis.healthy and claim is not None:
         return f"{title}: nothing is wrong there now. {_why(claim)}."
     if diagnosis.topic is None:

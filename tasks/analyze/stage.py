@@ -19,7 +19,7 @@ from orchestration.contracts import (
     StageError,
 )
 from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
-from orchestration.errors import BadInput, Unavailable
+from orchestration.errors import BadInput, Unavailable, error_in_words
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
 from orchestration.settings import Settings
 from orchestration.store.change_events import changes_of, earlier_episodes
@@ -60,7 +60,7 @@ def fallback_result(error: StageError) -> AnalyzeResult:
         actions=["Manual investigation required"],
         confidence=0.0,
         fallback_used=True,
-        errors=[f"{error.error_type}: {error.message}" if error.message else error.error_type],
+        errors=[error_in_words(error.error_type, error.message)],
     )
 
 

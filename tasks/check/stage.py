@@ -16,7 +16,7 @@ from orchestration.changes.blame import DependencySource
 from orchestration.changes.csv_input import read_dependencies
 from orchestration.contracts import ALL_CLEAR, Change, Check, CheckResult, CheckStatus, Stage, StageContext
 from orchestration.engine.run import ActiveRun, NodeKind, Step
-from orchestration.errors import BadInput, BadSetting, Unavailable
+from orchestration.errors import BadInput, BadSetting, Unavailable, error_in_words
 from orchestration.graph import DefinitionProblem, Name, NodeConfig, NodeDefinition
 from orchestration.policy.checking import rule_for
 from orchestration.policy.model import CheckRule
@@ -75,10 +75,7 @@ class CheckConfig:
 
         Raises:
             BadInput: the run's names or options are wrong.
-            BadSetting: a name in CHECKERS_ENABLED or CHECKERS_SKIP is wrong.
         """
-        _check_setting("CHECKERS_ENABLED", settings.checkers_enabled)
-        _check_setting("CHECKERS_SKIP", settings.checkers_skip)
         wanted = settings.checkers_enabled if names is None else _names(names)
         by_name = _options_by_name({} if configs is None else configs)
         # Made once with every name wanted, so that a skipped one is still looked at for a mistake.
@@ -101,12 +98,6 @@ class CheckConfig:
 
 
 _SKIPPED = "the operator has switched it off with CHECKERS_SKIP"
-
-
-def _check_setting(variable: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in CHECKERS:
-            raise BadSetting(f"{variable}: unknown checker {name!r}; there are: {', '.join(sorted(CHECKERS))}")
 
 
 def _names(names: object) -> tuple[str, ...]:
@@ -199,7 +190,7 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check |
 
 
 def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return error_in_words(type(error).__name__, str(error))
 
 
 class ContextNode(NodeConfig):

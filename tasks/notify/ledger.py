@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from orchestration.contracts import Delivery
-from orchestration.errors import DeliveryFailed, NotSent, Unavailable, is_retryable
+from orchestration.errors import DeliveryFailed, NotSent, Unavailable, error_in_words, is_retryable
 from orchestration.message import AskedPauses, Message, NamedChannel
 from orchestration.redaction import redact, redact_text
 from orchestration.respond_links import LINK
@@ -391,5 +391,5 @@ def _failure(named: NamedChannel, error: Exception) -> DeliveryFailed:
         return error
     stack = "".join(traceback.format_exception(error))
     logger.error("Channel %s raised an unexpected error: %s", named.name, redact_text(stack))
-    said = f"{type(error).__name__}: {redact_text(str(error))}"
+    said = error_in_words(type(error).__name__, redact_text(str(error)))
     return DeliveryFailed(said, retryable=is_retryable(error), perhaps_accepted=True)

@@ -13,19 +13,36 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
+from orchestration.alert import Alert
 from orchestration.contracts import Check, CheckStatus
 from orchestration.errors import Unavailable
 from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import CheckerConfig, LeftOut, Names, Port, Seconds, Subject
 
-_OF_NAMES = re.compile(
-    r"dns|nxdomain|name.?server|name.?resolution|resolver|resolving|(not|to) resolve|enotfound|getaddrinfo"
-    r"|blackbox|probe|website|certificate",
+_NAMES_FAIL = re.compile(
+    r"dns|nxdomain|name.?server|name.?resolution|resolver|resolving|(not|to|n.t) resolve|enotfound|getaddrinfo"
+    r"|no such host",
     re.IGNORECASE,
 )
+"""How alerts speak of names that lead nowhere."""
+
+_OF_PROBES = re.compile(r"blackbox|probe|website|certificate", re.IGNORECASE)
 """How alerts speak that are about what a name leads to."""
 
-_READ = 2000
+_REACHED = re.compile(
+    r"\bstatus(?:[ _]?code)?\W{0,4}(?:is |was |of )?[1-5](?:\d\d|xx)\b"
+    r"|\b(?:http(?:/[\d.]+)?|code|got|with|returns?|returned|answers?|answered|responds?|responded)\W{1,3}"
+    r"(?:an? )?(?:http |status |code ){0,2}[1-5](?:\d\d|xx)\b"
+    r"|\b[45]xx\b|\b[45]\d\d (?:bad|not|internal|service|gateway|forbidden|unauthori|too many)"
+    r"|\bconnect(?:ion|ed)?\b.{0,30}\b(?:refused|reset|closed|established|made|succe\w+|to)\b"
+    r"|\b(?:refuse[sd]?|reset|closed) (?:the |a )?connection"
+    r"|\bhandshake\b|\bx509\b|\bcertificate\b.{0,60}\b(?:expire|valid|until|days|self)"
+    r"|\b(?:body|content|response)\b.{0,40}\b(?:match|contain|empty|time|took|slow)|\bredirect",
+    re.IGNORECASE,
+)
+"""How alerts speak of somebody who has got to the target: a status, a connection, a certificate, an answer."""
+
+_READ, _MAX_ALERTS = 2000, 100
 
 Record = Literal["A", "AAAA", "CNAME", "MX", "NS", "TXT", "SRV", "CAA"]
 
@@ -68,7 +85,8 @@ def unfit_for_dns(_config: DnsConfig, subject: Subject) -> str:
 
 async def check_dns(config: DnsConfig, subject: Subject) -> Check:
     """Ask for the records. A name that does not exist is critical if the alert is about the name: an alert about CPU
-    only calls the host so, and those who call it so may ask other servers. Servers that do not answer leave it unknown.
+    only calls the host so, and those who call it so may ask other servers. So do those who have got a status from it.
+    Servers that do not answer leave it unknown.
     """
     assert subject.target is not None  # noqa: S101  unfit_for_dns() has said so
     host = subject.target.host
@@ -97,11 +115,27 @@ async def check_dns(config: DnsConfig, subject: Subject) -> Check:
 
 
 def _is_about_the_name(config: DnsConfig, subject: Subject) -> bool:
-    """Whether somebody wants to know of this name: by hand, by the option `expect`, or by an alert of a probe."""
-    if not subject.alerts or config.expect or (subject.target and subject.target.url):
+    """Whether somebody wants to know of this name: by hand, by the option `expect`, or by an alert of a probe.
+
+    If an alert says that its sender has got to the target, its name leads somewhere, if not from here.
+    """
+    if not subject.alerts or config.expect:
         return True
-    texts = (f"{one.name} {one.labels.get('job', '')} {one.description[:_READ]}" for one in subject.alerts[:_READ])
-    return any(_OF_NAMES.search(text) for text in texts)
+    texts = [_text_of(one) for one in subject.alerts[:_MAX_ALERTS]]
+    if any(_NAMES_FAIL.search(text) for text in texts):
+        return True
+    if any(_REACHED.search(text) for text in texts):
+        return False
+    return bool(subject.target and subject.target.url) or any(_OF_PROBES.search(text) for text in texts)
+
+
+def _text_of(alert: Alert) -> str:
+    said = (alert.name, alert.title, alert.labels.get("job", ""), alert.description, *alert.annotations.values())
+    codes = (f"status {value}" for name, value in alert.labels.items() if name in _CODE_LABELS)
+    return "\n".join(text[:_READ] for text in (*said, *codes))
+
+
+_CODE_LABELS = ("code", "status", "status_code", "http_status", "statuscode")
 
 
 def _judged(config: DnsConfig, found: dict[str, list[str]], seconds: float) -> tuple[CheckStatus, str]:

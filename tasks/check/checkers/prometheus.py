@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import Field, JsonValue
 
-from orchestration.alert import Alert, Severity
+from orchestration.alert import MOST_IN_A_LINK, Alert, Severity, web_address
 from orchestration.contracts import WORST_FIRST, Check, CheckStatus
 from orchestration.errors import BadInput, Unavailable
 from orchestration.places import read_place
@@ -37,7 +37,7 @@ class PrometheusConfig(CheckerConfig):
 
 def unfit_for_prometheus(_config: PrometheusConfig, subject: Subject) -> str:
     """The alert needs an expression in its links, or a host that Prometheus may know."""
-    if any(expression_of(alert) for alert in subject.alerts):
+    if any(expression_of(alert) or _too_long(alert) for alert in subject.alerts):
         return ""
     if subject.target is None or not subject.target.host:
         return "neither an expression nor a host is named"
@@ -52,6 +52,8 @@ async def check_prometheus(config: PrometheusConfig, subject: Subject) -> Check:
     own, host = await asyncio.gather(
         _own_value(prometheus, alert, config) if alert else _none(), _host(prometheus, subject, alert)
     )
+    if alert is None and (too_long := next((says for one in subject.alerts if (says := _too_long(one))), "")):
+        own = _Part(CheckStatus.UNKNOWN, too_long)
     parts = [part for part in (own, host) if part is not None]
     if not parts:
         name = subject.target.name if subject.target else "it"
@@ -63,6 +65,15 @@ async def check_prometheus(config: PrometheusConfig, subject: Subject) -> Check:
         message=one_line("; ".join(part.says for part in parts), 500),
         metrics={name: value for part in parts for name, value in part.metrics.items()},
     )
+
+
+def _too_long(alert: Alert) -> str:
+    """That an alert's expression is not asked, because its link is longer than a link may be; "" if it is not."""
+    link: object = alert.raw_payload.get("generatorURL")
+    if not isinstance(link, str) or web_address(link) or "expr" not in link or not web_address(link[:MOST_IN_A_LINK]):
+        return ""
+    read = f"at most {MOST_IN_A_LINK:,} are read"
+    return f"the expression of {alert.name} is not asked: its link has {len(link):,} characters, and {read}"
 
 
 @dataclass(frozen=True)

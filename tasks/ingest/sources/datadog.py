@@ -72,6 +72,10 @@ _NO_DATA = re.compile(r"\bno data\b", re.IGNORECASE)
 _MOST_BRACKETS = 8
 _TITLE_LIMIT = 4096
 """Characters of a title that are read. It is more than other texts have, because a scope in a title can be long."""
+_MENTIONS = re.compile(r"(?:(?:^|\s+)@[A-Za-z][\w.@+/-]*)+\s*$")
+"""Whom a monitor notifies, at the end of its text."""
+_HAPPENED = re.compile(r"\s[<>=]|\bwas\b|\bwere\b|\bover\b|\bon average\b|\bduring\b", re.IGNORECASE)
+"""What a sentence has that says what happened, and a mere state such as Triggered has not."""
 _BUTTONS = re.compile(r"\s*(\[!?\[|- - -)")
 _MUTED = re.compile("(un)?muted", re.IGNORECASE)
 
@@ -127,7 +131,7 @@ def _parse(body: JsonObject) -> Push:
         name=name,
         severity=worst_of(*(sent.pick(field) for field in _SEVERITY), title.priority, own_title.priority),
         status=status,
-        description=_prose(sent.pick("body", "event_msg", "text_only_msg", "message", "description", "alert_status")),
+        description=_description(sent),
         labels=tags_of(sent.pick("tags")) | tags_of(scope, "scope") | labels_of(labels),
         annotations=sent.annotations(
             *("alert_metric", "alert_query", "alert_status", "alert_transition", "event_type", "event_id"),
@@ -147,6 +151,15 @@ def _parse(body: JsonObject) -> Push:
 def _in_order(scope: str) -> str:
     """The tags of a scope, sorted: the scope identifies the alert, and Datadog may send its tags in any order."""
     return ",".join(sorted(filter(None, (tag.strip() for tag in scope.split(",")))))
+
+
+def _description(sent: Fields) -> str:
+    """What happened in Datadog's words, such as `system.load.1 over host:web-1 was > 4`, and the monitor's text."""
+    prose = _prose(sent.pick("body", "event_msg", "text_only_msg", "message", "description"))
+    prose, happened = _MENTIONS.sub("", prose).strip(), text(sent.pick("alert_status")).strip()
+    if not _HAPPENED.search(happened) or happened in prose:
+        return prose or happened
+    return f"{happened}\n{prose}".strip()
 
 
 def _prose(body: JsonValue) -> str:

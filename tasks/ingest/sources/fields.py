@@ -264,6 +264,12 @@ def objects_in(value: JsonValue) -> tuple[list[tuple[int, JsonObject]], list[str
     return objects, errors
 
 
+def on_place(name: str, place: str) -> str:
+    """Such as `HighCPU on web-1`; the name alone if it has the place in it, or there is none."""
+    named = re.search(rf"(?<![\w.-]){re.escape(place)}(?![\w-]|\.\w)", name, re.IGNORECASE)
+    return name if not place or named else f"{name} on {place}"
+
+
 def links_of(found: Mapping[str, JsonValue]) -> dict[str, str]:
     """The links that are http or https URLs, by name."""
     return {name: address for name, value in found.items() if (address := web_address(value))}
@@ -341,7 +347,7 @@ def alert_of(
         labels=labels,
         annotations=annotations,
         incident_key=":".join(filter(None, (source, group) if group else (source, name, host))),
-        title=one_line_text(readable(title or (f"{name} on {host}" if host else name))),
+        title=one_line_text(readable(title or on_place(name, host))),
         links=links_of(links),
         started_at=started_at,
         ended_at=ended_at if status is AlertStatus.RESOLVED else None,

@@ -22,6 +22,7 @@ from tasks.ingest.sources.fields import (
     links_of,
     moment,
     objects_in,
+    on_place,
     one_line_text,
     severity_of,
     text,
@@ -179,8 +180,9 @@ def _title(members: list[Member], omitted: int) -> str:
     worst_first = sorted(members, key=lambda member: -_severity(member).rank)
     names = list(dict.fromkeys(member.name for member in worst_first))
     hosts = {host_of(member.labels) for member in members}
-    where = f" on {hosts.pop()}" if len(hosts) == 1 and "" not in hosts and not omitted else ""
+    host = hosts.pop() if len(hosts) == 1 and not omitted else ""
     if len(names) == 1:
-        return one_line_text(f"{names[0]}{where}" if where or count == 1 else f"{names[0]} ({count} alerts)")
+        return one_line_text(on_place(names[0], host) if host or count == 1 else f"{names[0]} ({count} alerts)")
+    where = f" on {host}" if host else ""
     more = ", …" if len(names) > _NAMES_IN_A_TITLE else ""
     return one_line_text(f"{count} alerts{where}: {', '.join(islice(names, _NAMES_IN_A_TITLE))}{more}")

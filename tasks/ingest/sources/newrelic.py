@@ -17,6 +17,7 @@ from tasks.ingest.sources.fields import (
     labels_of,
     latest,
     object_in,
+    on_place,
     one_line_text,
     severity_of,
 )
@@ -142,7 +143,7 @@ def _incident(body: JsonObject) -> Alert:
         labels=labels,
         annotations=sent.annotations("current_state", "event_type", "owner"),
         group=None,
-        title=one_line_text(f"{name} on {entity}" if entity else name),
+        title=one_line_text(on_place(name, entity)),
         links={link: body.get(field) for link, field in _LEGACY_LINKS.items()},
         started_at=sent.moment("timestamp"),
         ended_at=sent.moment(*_CLOSED, "timestamp"),

@@ -20,6 +20,7 @@ from tasks.ingest.sources.fields import (
     joined,
     labels_of,
     object_in,
+    on_place,
     one_line_text,
     severity_of,
 )
@@ -81,7 +82,7 @@ def _alert(body: JsonObject, sent: JsonObject, action: str) -> Alert:
         labels=labels,
         annotations=annotations_of({"action": action, "by": sent.get("username"), "note": sent.get("note")}),
         group=None,
-        title=one_line_text(f"{name} on {place}" if place and place not in name else name),
+        title=one_line_text(on_place(name, place)),
         links=Fields(object_in(sent.get("details"))).links(_LINKS),
         started_at=fields.moment("createdAt"),
         ended_at=fields.moment("updatedAt"),
