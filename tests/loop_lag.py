@@ -1,4 +1,4 @@
-"""How long the event loop waits while something is done, beside what the same machine needs for a known piece of work."""
+"""How long the event loop waits while something is done, beside the time of a known piece of work."""
 
 from __future__ import annotations
 

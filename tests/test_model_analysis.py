@@ -14,7 +14,16 @@ import pytest
 from pydantic import SecretStr
 
 from orchestration.analysis import ModelOptions
-from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Contract, Stage, StageContext
+from orchestration.contracts import (
+    AnalyzeResult,
+    Check,
+    CheckResult,
+    CheckStatus,
+    ClaimKind,
+    Contract,
+    Stage,
+    StageContext,
+)
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
 from orchestration.requests import RunOptions
@@ -256,12 +265,13 @@ async def test_what_a_model_says_that_obeys_an_alert_is_dropped(
 OUTAGES: dict[str, tuple[tuple[int | Answer, ...], bool, str]] = {
     "a rate limit": ((429,) * 4, True, "answered 429"),
     "a server error": ((500,) * 4, True, "answered 500"),
-    "garbage": ((Answer(200, b"<html>502</html>", {"Content-Type": "text/html"}),) * 4, True, ""),
-    "JSON of another kind": ((Answer.json({"hello": "world"}),) * 4, True, ""),
-    "an empty list": ((Answer.json([]),) * 4, True, ""),
-    "no choices": ((Answer.json({"id": "1", "object": "chat.completion", "choices": []}),) * 4, True, ""),
-    "words that are no answer": ((wrote("I cannot help with that"),) * 8, True, "cannot be read"),
-    "an empty answer": ((said(answer_of(summary=" ")),) * 4, True, "answered with nothing"),
+    "garbage": ((Answer(200, b"<html>502</html>", {"Content-Type": "text/html"}),), False, ""),
+    "JSON of another kind": ((Answer.json({"hello": "world"}),), False, ""),
+    "an empty list": ((Answer.json([]),), False, ""),
+    "no choices": ((Answer.json({"id": "1", "object": "chat.completion", "choices": []}),), False, ""),
+    "words that are no answer": ((wrote("I cannot help with that"),) * 2, False, "cannot be read"),
+    "a form that is wrong": ((calls(("final_result", {})),) * 2, False, "it has not the form that was asked for"),
+    "an empty answer": ((said(answer_of(summary=" ")),), False, "answered with nothing"),
     "an answer without an end": ((Answer(200, b" " * 5_000_000, {"Content-Type": "application/json"}),) * 4, True, ""),
     "a redirect": ((Answer(307, b"", {"Location": "http://127.0.0.1:9/"}),) * 4, True, ""),
     "a refused key": ((Answer.json({"error": {"message": "bad key"}}, 401),), False, "answered 401"),
@@ -280,12 +290,42 @@ async def test_an_outage_is_an_outage_and_never_an_empty_success(
 
     assert (run.status, run.intelligence_fallback_used) == (RunStatus.NOTIFIED, True)
     assert (found.summary, found.fallback_used, found.confidence) == ("AI analysis unavailable", True, 0.0)
-    assert found.actions == ["Manual investigation required"]
     assert "AI analysis unavailable: ModelUnavailable: The model 'small-model' (default)" in channel.messages[0].text
+    assert len(model.requests) == len(answers)
     tried = await attempts(services.database, run)
     assert [status for status, _ in tried] == [*(["retrying"] * 3 if retried else []), "failed", "succeeded"]
     assert all(words in (message or "") for _, message in tried[:-1])
     assert all(one["error"] and one["answer"] is None for one in await questions(services.database))
+
+
+async def test_without_the_model_the_page_has_what_the_local_rules_know(
+    services: Services, channel: MemoryChannel, model: HttpReceiver
+) -> None:
+    model.answer_with(calls(("final_result", {})))
+    run = await page(with_model(services, model))
+    found = await analysis_of(with_model(services, model), run)
+    assert found.actions[0].startswith("Find what fills /: where db-77:9100 runs: du -xh")
+    assert found.actions[-1] == "Manual investigation required"
+    assert found.claims[0].kind is ClaimKind.CAUSE
+    [message] = channel.messages
+    assert "Cause: Probably a disk" in message.text
+    assert "Note: the steps are those of the local analysis" in message.text
+    assert [message.actions[0], message.actions[-1]] == [found.actions[0], "Manual investigation required"]
+
+
+async def test_an_answer_of_endless_texts_is_judged_by_their_beginning(
+    services: Services, channel: MemoryChannel, model: HttpReceiver
+) -> None:
+    long = "a" * 50_000
+    model.answer_with(
+        said(answer_of(claim(long, "check-1"), claim("/var/lib is 98 % full", "check-1", quotes=(long, "98 % full")),
+                       steps=[step("Look", "check-1", actions=(long, "df -h " + " " * 50_000))]))
+    )  # fmt: skip
+    services = with_model(services, model)
+    found = await analysis_of(services, await page(services))
+    assert (found.claims, found.confidence) == ([], 0.2)
+    assert len(found.dropped) == 3
+    assert channel.messages
 
 
 KEYS = ("sk-brkkey", "plainwords", "Zm9v/YmFy+==", "geheim mit leerzeichen", "insufficient_quota", "k'<b>\"e")

@@ -21,12 +21,16 @@ from orchestration.contracts import (
 from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
 from orchestration.errors import BadInput, Unavailable
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
-from orchestration.settings import Settings
+from orchestration.redaction import redact_text
+from orchestration.signals import logger
 from orchestration.store.change_events import changes_of, earlier_episodes
 from orchestration.store.story import all_checks
 from tasks.analyze.deadline import PatientAnalysis
 from tasks.analyze.local import LocalAnalysis
-from tasks.analyze.model.provider import ModelAnalysis
+from tasks.analyze.model.provider import NOTE, ModelAnalysis
+
+_MOST_LOCAL_STEPS = 5
+"""With how many steps of the local rules a message still has room for the last one of a fallback."""
 
 PROVIDERS = (LOCAL, MODEL, f"{MODEL}/NAME")
 """The analysis providers, as a person is told their names."""
@@ -53,14 +57,19 @@ async def analyze(context: StageContext, config: AnalyzeConfig) -> AnalyzeResult
     return result
 
 
-def fallback_result(error: StageError) -> AnalyzeResult:
-    """The result when no analysis could be had. `errors` keeps the cause."""
-    return AnalyzeResult(
-        summary="AI analysis unavailable",
-        actions=["Manual investigation required"],
-        confidence=0.0,
-        fallback_used=True,
-        errors=[f"{error.error_type}: {error.message}" if error.message else error.error_type],
+def fallback_result(error: StageError, local: AnalyzeResult | None = None) -> AnalyzeResult:
+    """The result when no analysis could be had, with what the local rules know. `errors` keeps the cause."""
+    found = AnalyzeResult(summary="") if local is None else local
+    note = {NOTE: "the steps are those of the local analysis"} if found.actions else {}
+    return found.model_copy(
+        update={
+            "summary": "AI analysis unavailable",
+            "actions": [*found.actions[:_MOST_LOCAL_STEPS], "Manual investigation required"],
+            "confidence": 0.0,
+            "fallback_used": True,
+            "errors": [f"{error.error_type}: {error.message}" if error.message else error.error_type, *found.errors],
+            "model_info": {**found.model_info, **note},
+        }
     )
 
 
@@ -81,18 +90,19 @@ class IntelligenceNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
+    name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
+    return AnalyzeConfig(provider=await _provider(run, step, name), evidence=await _evidence(run, step))
+
+
+async def _evidence(run: ActiveRun, step: Step) -> AnalysisInput:
     incident = await run.incident()
     events, episodes = await _past_of(run, incident)
-    name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
-    return AnalyzeConfig(
-        provider=await _provider(run, step, name),
-        evidence=AnalysisInput(
-            incident=incident,
-            alerts=run.alerts,
-            check=all_checks(run.found(CheckResult, step.before)),
-            events=events,
-            episodes=episodes,
-        ),
+    return AnalysisInput(
+        incident=incident,
+        alerts=run.alerts,
+        check=all_checks(run.found(CheckResult, step.before)),
+        events=events,
+        episodes=episodes,
     )
 
 
@@ -148,8 +158,15 @@ async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
     return ALL_CLEAR if await run.is_all_clear() else None
 
 
-def _fallback(settings: Settings, error: StageError) -> AnalyzeResult | None:
-    return fallback_result(error) if settings.intelligence_fallback_enabled else None
+async def _fallback(run: ActiveRun, step: Step, error: StageError) -> AnalyzeResult | None:
+    if not run.services.settings.intelligence_fallback_enabled:
+        return None
+    try:
+        local = await LocalAnalysis().analyze(await _evidence(run, step))
+    except Exception as problem:  # noqa: BLE001 - the page goes out, with or without advice
+        logger.warning("Run %s has no local analysis either: %s", run.run_id, redact_text(str(problem)))
+        local = None
+    return fallback_result(error, local)
 
 
 def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:

@@ -85,7 +85,7 @@ class ModelAnalysis:
         try:
             said = await question.ask()
             if not said.summary.strip() and not said.claims:
-                raise ModelUnavailable(f"{self.options} answered with nothing", retryable=True)
+                raise ModelUnavailable(f"{self.options} answered with nothing", retryable=False)
         except BaseException as problem:
             cut = isinstance(problem, asyncio.CancelledError)
             error = "nobody waits for the answer any more" if cut else redact_text(str(problem), limit=500)
