@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -26,12 +27,16 @@ from orchestration.contracts import (
 )
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput
+from orchestration.policy.active import ActivePolicy
+from orchestration.policy.matchers import parse_matchers
+from orchestration.policy.model import Policy
 from orchestration.requests import RunOptions
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Via
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
+from orchestration.store.silences import add_silence
 from orchestration.store.story import read_story
 from tasks.check.stage import CHECK
 from tests.conftest import MemoryChannel
@@ -499,6 +504,36 @@ async def test_no_secret_and_no_personal_data_leave_and_the_page_has_the_names(
     assert [one for one in private if one.casefold() in everything.casefold()] == []
     assert "HOST_1" in everything
     assert "db-77" in channel.messages[0].text
+
+
+@dataclass
+class OnePolicy:
+    """A policy with a person."""
+
+    async def active(self) -> ActivePolicy:
+        return ActivePolicy(policy=Policy.model_validate({"people": {"ada.byron": {"contacts": ["memory"]}}}, strict=False))
+
+
+async def test_whom_policy_and_records_know_and_the_domains_of_the_settings_do_not_leave(
+    services: Services, channel: MemoryChannel, model: HttpReceiver
+) -> None:
+    model.answer_next(said(answer_of(claim("PERSON_1 knows the disk", "alert-1", kind="effect", quotes=("disk",)))))
+    services = with_settings(with_model(services, model), api_public_url="https://alerts.firma.sh/pipeline")
+    services = replace(services, policies=OnePolicy())
+    async with services.database.transaction() as tx:
+        until = timedelta(hours=1)
+        await add_silence(tx, parse_matchers("alertname=X"), Actor(by="wilma", via=Via.CLI), until=until)
+    await page(
+        services,
+        description=(
+            "Wilma and Ada Byron know of the disk of the shop at firma.sh. Ask ada.byron; "
+            "pay to DE89 3704 0044 0532 0130 00 with 4111 1111 1111 1111"
+        ),
+    )
+    [request] = model.requests
+    asked = request.json["messages"][-1]["content"]
+    assert not [one for one in ("wilma", "byron", "firma", "0532", "1111") if one in asked.casefold()]
+    assert " know of the disk of the shop at HOST_" in asked
 
 
 # Cost

@@ -21,9 +21,12 @@ from orchestration.contracts import (
 from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
 from orchestration.errors import BadInput, Unavailable
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
+from orchestration.places import address_of, read_place
 from orchestration.redaction import redact_text
+from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.store.change_events import changes_of, earlier_episodes
+from orchestration.store.model_questions import people_on_record
 from orchestration.store.story import all_checks
 from tasks.analyze.deadline import PatientAnalysis
 from tasks.analyze.local import LocalAnalysis
@@ -124,8 +127,26 @@ async def _provider(run: ActiveRun, step: Step, name: str | None) -> AnalysisPro
         tools=run.services.tools,
         run_id=run.run_id,
         environment=run.record.environment,
+        people=await _people(run.services),
+        domains=_domains(run.services.settings),
     )
     return PatientAnalysis(model=asked, run=run, step=step)
+
+
+async def _people(services: Services) -> list[str]:
+    """Whom the policy and the records name."""
+    active = await services.active_policy()
+    named = [each for name in (active.policy.people if active else ()) for each in (name, name.replace(".", " "))]
+    async with services.database.statement() as tx:
+        return [*named, *await people_on_record(tx)]
+
+
+def _domains(settings: Settings) -> list[str]:
+    """The hosts that the settings name, and their domains."""
+    named = (settings.api_public_url, settings.prefect_ui_url, settings.prometheus_url, settings.smtp_host)
+    hosts = [place.host for one in named if one and (place := read_place(one)) is not None and "." in place.host]
+    domains = (host.partition(".")[2] for host in hosts if address_of(host) is None)
+    return [*hosts, *(domain for domain in domains if "." in domain)]
 
 
 async def find_model(services: Services, name: str | None) -> ModelOptions | None:

@@ -43,6 +43,9 @@ class ModelAnalysis:
     tools: ReadOnlyTools | None = None
     run_id: str | None = None
     environment: str = "production"
+    people: Sequence[str] = ()
+    domains: Sequence[str] = ()
+    """Names that the installation knows: they are replaced before anything leaves, wherever they stand."""
 
     name = MODEL
 
@@ -64,7 +67,7 @@ class ModelAnalysis:
         async with self.database.statement() as tx:
             if (stored := await model_questions.find_answer(tx, key)) is not None:
                 return stored.model_copy(update={"model_info": {**stored.model_info, "cached": True}})
-        disguise = disguise_for(case)
+        disguise = await in_own_thread(disguise_for, case, people=self.people, hosts=self.domains)
         question = Question(
             options=self.options,
             prompt=f"{_subject(case)}\n\n{await in_own_thread(written, evidence, disguise)}",
