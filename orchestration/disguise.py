@@ -20,7 +20,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9])(?:HOST|IP|MAC|EMAIL|PHONE|IBAN|CARD|PERSON|WORD)_\d{1,5}(?!\d)", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    r"(?<![A-Za-z0-9])(?:HOST|IP|MAC|EMAIL|PHONE|IBAN|CARD|PERSON|WORD)_\d{1,5}(?!\d)", re.IGNORECASE
+)
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.\-]{0,250}[A-Za-z0-9])?")
 _IPV4 = re.compile(r"(?<![\w.])(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3}(?![\w]|\.\d)")
