@@ -1,7 +1,8 @@
 """Personal data and names of machines in a text are replaced before it leaves, and put back in what comes back.
 
 A disguise is made for one question: the same name always has the same placeholder in it, such as HOST_1. What it
-recognizes is the form (addresses, phone numbers, host names with a domain), and the names that it was told of.
+recognizes is the form (addresses, phone numbers, account and card numbers with their check digits, host names with a
+domain), and the names that it was told of.
 Secrets are hidden by `redaction.py`, before this, and never put back.
 """
 
@@ -19,7 +20,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9])(?:HOST|IP|MAC|EMAIL|PHONE|PERSON|WORD)_\d{1,5}(?!\d)", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    r"(?<![A-Za-z0-9])(?:HOST|IP|MAC|EMAIL|PHONE|IBAN|CARD|PERSON|WORD)_\d{1,5}(?!\d)", re.IGNORECASE
+)
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.\-]{0,250}[A-Za-z0-9])?")
 _IPV4 = re.compile(r"(?<![\w.])(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3}(?![\w]|\.\d)")
@@ -33,11 +36,14 @@ _PHONE = re.compile(
     r"|\d{3}[.\- ]\d{3}[.\- ]\d{4}"
     r")(?![\w\-]|[.:]\d)"
 )
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?(?![A-Za-z0-9])")
+_CARD = re.compile(r"(?<![\w.])[2-6]\d{3}(?:[ \-]?\d){10,15}(?!\d)")
 _CALLED = re.compile(
     r"(\b(?:tel|phone|mobile|cell|fax|call|pager|telefon|handy|sms)\b\.?(?:[ :=]|at|on|no\.?|number)*)"
     r"(\+?\d(?:[ ./\-]?\d){4,14})",
     re.IGNORECASE,
 )
+_WITH_DOMAIN = r"((?:\.[A-Za-z0-9_\-]{1,63}){0,8}\.[A-Za-z]{2,24})?"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,62}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?<![\w.@\-])(?:{_LABEL}\.){{1,8}}([A-Za-z]{{2,24}})(?![\w\-]|\.\w)")
 _NUMBERED = re.compile(
@@ -49,7 +55,7 @@ _HOST_SAID = re.compile(
     re.IGNORECASE,
 )
 _PERSON_SAID = re.compile(
-    r"((?:\b(?:by|from|ask|call|contact|page|owner|assignee|author|user|username|operator|reporter|engineer|cc|dear)\b"
+    r"((?:\b(?i:by|from|ask|call|contact|page|owner|assignee|author|user|username|operator|reporter|engineer|cc|dear)\b"
     r"|\b(?:Mr|Ms|Mrs|Dr|Herr|Frau)\b\.?)(?:\s?[=:]\s?|\s)[\"']?)"
     r"([A-Z][\w'’\-]+(?:\s[A-Z][\w'’\-]+){1,2})"
 )
@@ -93,17 +99,17 @@ class Disguise:
         """Replace these names too, from now on."""
         for kind, names in (("HOST", hosts), ("PERSON", people)):
             for name in names:
-                if len(name) > 1 and not name.isdecimal():
+                if len(name) > 1 and not name.isdecimal() and name.casefold() not in _NO_NAMES:
                     self._kinds.setdefault(name.casefold(), kind)
         words = sorted(self._kinds, key=len, reverse=True)
         some = "|".join(re.escape(word) for word in words)
-        self._known = re.compile(rf"(?<![\w\-])(?:{some})(?![\w]|-\w)", re.IGNORECASE) if words else None
+        self._known = re.compile(rf"(?<![\w\-])({some}){_WITH_DOMAIN}(?![\w]|-\w)", re.IGNORECASE) if words else None
 
     def hide(self, text: str) -> str:
         """The text without secrets, and with placeholders for what is personal or names a machine."""
         hidden = PLACEHOLDER.sub(partial(self._replace, "WORD"), redact_text(text))
         if self._known is not None:
-            hidden = _outside(hidden, self._known, lambda found: self._name(self._kinds[found[0].casefold()], found[0]))
+            hidden = _outside(hidden, self._known, self._hide_known)
         for kind, pattern, is_one in _FORMS:
             hidden = _outside(hidden, pattern, partial(self._hide_form, kind, is_one))
         for kind, pattern in _SAID:
@@ -128,12 +134,19 @@ class Disguise:
     def _replace(self, kind: str, found: re.Match[str]) -> str:
         return self._name(kind, found[0])
 
-    def _hide_form(self, kind: str, is_one: Callable[[re.Match[str]], bool], found: re.Match[str]) -> str:
-        if not is_one(found):
+    def _hide_known(self, found: re.Match[str]) -> str:
+        name, domain = found[1], found[2] or ""
+        if domain and domain.rpartition(".")[2].lower() not in _FILE_ENDINGS:
+            return self._name("HOST", found[0])  # db-77.example.com, of which only db-77 is known
+        return f"{self._name(self._kinds[name.casefold()], name)}{domain}"
+
+    def _hide_form(self, kind: str, one_in: Callable[[re.Match[str]], str], found: re.Match[str]) -> str:
+        one = one_in(found)
+        if not one:
             return found[0]
         if kind == "EMAIL" and "." in (mailbox := found[0].partition("@")[0]):
             self.learn(people=[mailbox.replace(".", " ")])  # jane.miller@… is Jane Miller
-        return self._name(kind, found[0])
+        return f"{self._name(kind, one)}{found[0][len(one) :]}"
 
     def _hide_said(self, kind: str, found: re.Match[str]) -> str:
         said = found[2].rstrip(".-")
@@ -157,38 +170,61 @@ class Disguise:
 _NO_NAMES = _words("is was has are down up unknown none null true false the a an all any not localhost root")
 
 
-def _always(_found: re.Match[str]) -> bool:
-    return True
+def _all(found: re.Match[str]) -> str:
+    return found[0]
 
 
-def _is_ipv6(found: re.Match[str]) -> bool:
+def _ipv6(found: re.Match[str]) -> str:
     try:
         ipaddress.IPv6Address(found[0])
     except ValueError:
-        return False
-    return True
+        return ""
+    return found[0]
 
 
-def _is_domain(found: re.Match[str]) -> bool:
-    return found[1].lower() not in _FILE_ENDINGS and not found[0].replace(".", "").isdecimal()
+def _iban(found: re.Match[str]) -> str:
+    """The account number that a text begins with, by its check digits; the words after it look like a part of it."""
+    for end in [*(space.start() for space in reversed(list(re.finditer(" ", f"{found[0]} "))))]:
+        number = found[0][:end].replace(" ", "").upper()
+        if 15 <= len(number) <= 34 and int("".join(str(int(one, 36)) for one in number[4:] + number[:4])) % 97 == 1:
+            return found[0][:end]
+    return ""
 
 
-def _is_host(found: re.Match[str]) -> bool:
+def _card(found: re.Match[str]) -> str:
+    """The card number that digits begin with, by the check digit of Luhn."""
+    places = [place for place, one in enumerate(found[0]) if one.isdecimal()]
+    for size in (15, 14) if found[0][0] == "3" else (16, 19):
+        digits = [int(found[0][place]) for place in places[:size]]
+        if len(digits) == size and sum(digits[-1::-2] + [sum(divmod(2 * one, 10)) for one in digits[-2::-2]]) % 10 == 0:
+            return found[0][: places[size - 1] + 1]
+    return ""
+
+
+def _domain(found: re.Match[str]) -> str:
+    is_one = found[1].lower() not in _FILE_ENDINGS and not found[0].replace(".", "").isdecimal()
+    return found[0] if is_one else ""
+
+
+def _host(found: re.Match[str]) -> str:
     word = found[0]
-    return any(letter.isdecimal() for letter in word) and not _NO_HOSTS.fullmatch(word) and not PLACEHOLDER.search(word)
+    is_one = any(letter.isdecimal() for letter in word) and not _NO_HOSTS.fullmatch(word)
+    return word if is_one and not PLACEHOLDER.search(word) else ""
 
 
-_FORMS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
-    ("EMAIL", _EMAIL, _always),
-    ("MAC", _MAC, _always),
-    ("IP", _IPV6, _is_ipv6),
-    ("IP", _IPV4, _always),
-    ("PHONE", _PHONE, _always),
-    ("HOST", _DOMAIN, _is_domain),
-    ("HOST", _WITH_DASH, _is_host),
-    ("HOST", _NUMBERED, _is_host),
+_FORMS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    ("EMAIL", _EMAIL, _all),
+    ("MAC", _MAC, _all),
+    ("IP", _IPV6, _ipv6),
+    ("IP", _IPV4, _all),
+    ("IBAN", _IBAN, _iban),
+    ("CARD", _CARD, _card),
+    ("PHONE", _PHONE, _all),
+    ("HOST", _DOMAIN, _domain),
+    ("HOST", _WITH_DASH, _host),
+    ("HOST", _NUMBERED, _host),
 )
-"""What is recognized by its form, in this order: kind, form, and whether a match is one."""
+"""What is recognized by its form, in this order: kind, form, and the part of a match that is one."""
 
 _SAID = (
     ("PHONE", _CALLED),

@@ -47,6 +47,19 @@ _SITES = re.compile(
 )
 """Labels that say where a host is. What is called localhost there is another host than the pipeline's."""
 
+_ENVIRONMENTS = re.compile(
+    r"((exported|deployment|deploy|app|k8s|kubernetes|cloud|service)[_.])*(env|environment|stage)([_.]?(name|id))?",
+    re.IGNORECASE,
+)
+"""Labels that name an environment. Another one than that of the run is another place."""
+
+_SAME_ENVIRONMENT = {
+    **dict.fromkeys(("prod", "prd", "live"), "production"),
+    **dict.fromkeys(("stage", "stag", "stg"), "staging"),
+    **dict.fromkeys(("dev", "develop"), "development"),
+    **dict.fromkeys(("testing", "tst"), "test"),
+}
+
 _BRIDGES = re.compile(
     r"docker|br-|virbr|vnet|veth|lxcbr|lxdbr|podman|cni|flannel|cali|cilium|vmnet|vboxnet|kube|nerdctl"
 )
@@ -67,6 +80,8 @@ class OwnHost:
     """Its further names with a domain, in lower case."""
     common: frozenset[str] = field(default_factory=frozenset[str])
     """Addresses that other hosts have as well, each for itself, such as those of Docker's bridge."""
+    environment: str = ""
+    """The environment of the run that asks; "" if it is not known."""
 
     @classmethod
     def read(cls, hosts_file: Path = Path("/etc/hosts")) -> OwnHost:
@@ -100,10 +115,19 @@ class OwnHost:
         return is_loopback(host) or host in self.common
 
     def names_another(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels say where something is, other than on this host: its cluster, its site, its machine."""
+        """Whether labels say where something is, other than on this host: its cluster, its environment, its machine."""
         return self._names_another_machine(labels) or any(
-            value and _SITES.fullmatch(name) for name, value in labels.items()
+            value and (_SITES.fullmatch(name) or self._is_another_environment(name, value))
+            for name, value in labels.items()
         )
+
+    def _is_another_environment(self, label: str, value: str) -> bool:
+        if not self.environment or not _ENVIRONMENTS.fullmatch(label):
+            return False
+        named, own = (
+            _SAME_ENVIRONMENT.get(one, one) for one in (value.strip().casefold(), self.environment.casefold())
+        )
+        return named != own
 
     def _names_another_machine(self, labels: Mapping[str, str]) -> bool:
         for name, value in labels.items():

@@ -24,6 +24,13 @@ PRIVATE = [
     ("user=jmiller failed", "jmiller"),
     ("/home/jmiller/core is large", "jmiller"),
     ("thanks @carl", "carl"),
+    ("Contact Hans Peter Schmidt", "Hans Peter Schmidt"),
+    ("IBAN DE89370400440532013000 bounced", "DE89370400440532013000"),
+    ("from GB82 WEST 1234 5698 7654 32 TO us", "GB82 WEST 1234 5698 7654 32"),
+    ("card 4111 1111 1111 1111 12/27", "4111 1111 1111 1111"),
+    ("5500-0055-5555-5559 declined", "5500-0055-5555-5559"),
+    ("amex 378282246310005", "378282246310005"),
+    ("see status.firma.de", "firma.de"),
 ]
 
 
@@ -44,6 +51,7 @@ def test_what_is_private_is_replaced_and_comes_back(text: str, private: str) -> 
         "postgresql.service is failed, see nginx.conf and app.log",
         "node_load5 is 31.2, normally 0.5 to 2, p99 of http2 over utf-8",
         "check-2 and alert-1 agree, v2.31 of sha256",
+        "4398046511104 bytes, 4111111111111112 requests, at 1732799999000000000 ns",
     ],
 )
 def test_what_a_model_needs_to_understand_stays(text: str) -> None:
@@ -57,6 +65,14 @@ def test_a_name_has_one_placeholder_wherever_it_stands_also_before_it_is_introdu
     )
     assert (first, second) == ("HOST_2 fails, says PERSON_1", "host=HOST_2 on HOST_1")
     assert third == "mail EMAIL_1 about HOST_1"
+
+
+def test_a_known_host_is_replaced_with_its_domain() -> None:
+    disguise = Disguise(hosts=["db-77"], people=["ada"])
+    hidden = disguise.hide("db-77.intern.firma.de fails, db-77.log says; ada.example.com is Ada's")
+    assert "firma" not in hidden
+    assert hidden == "HOST_1 fails, HOST_2.log says; HOST_3 is PERSON_1's"
+    assert disguise.restore(hidden) == "db-77.intern.firma.de fails, db-77.log says; ada.example.com is Ada's"
 
 
 def test_secrets_are_hidden_and_never_come_back() -> None:

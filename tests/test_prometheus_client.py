@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from blocks.prometheus.source import PrometheusSource, PrometheusSources
 from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.prometheus import MAX_SERIES, Sample
 from orchestration.settings import load_settings
+from tests.loop_lag import longest_wait, time_of_reading
 from tests.prometheus_helpers import free_port, needs_prometheus, node_exporter, prometheus
 from tests.receivers import Answer, HttpReceiver
 from tests.worker_helpers import eventually
@@ -99,6 +102,10 @@ async def test_an_endless_answer_is_cut(receiver: HttpReceiver) -> None:
         (Answer(403, b"<html>"), Unavailable, "refuses the credentials"),
         (Answer(200, b"<html>"), Unavailable, "not as Prometheus does"),
         (Answer(200, b"[]"), Unavailable, "not as Prometheus does"),
+        (Answer(200, b"[" * 1_000_000), Unavailable, "not as Prometheus does"),
+        (Answer(200, b'{"status": "success", "data": ' + b"[" * 1_000_000), Unavailable, "not as Prometheus does"),
+        (success("matrix", [{"metric": {}, "values": [[1, "many"]]}]), Unavailable, "not as Prometheus does"),
+        (success("vector", [{"metric": {"a": "\ud800"}, "value": [1, "1"]}]), Unavailable, "not as Prometheus does"),
         (Answer.json({"status": "success", "data": {"resultType": "vector"}}), Unavailable, "not as Prometheus does"),
         (success("vector", [{"value": [1]}]), Unavailable, "not as Prometheus does"),
         (Answer(302, b"", {"Location": "http://169.254.169.254/"}), Unavailable, "answers 302"),
@@ -112,6 +119,42 @@ async def test_what_is_no_answer_is_said(
     with pytest.raises(error, match=says):
         await PrometheusClient(url=receiver.url).query("x")
     assert len(receiver.requests) == 1
+
+
+def _huge_vector() -> Answer:
+    labels = {"job": "node", "text": "x" * 120}
+    rows = [{"metric": {**labels, "instance": f"db-{n}:9100"}, "value": [1.5, "97.25"]} for n in range(36_000)]
+    return success("vector", rows)
+
+
+def _huge_matrix() -> Answer:
+    values = [[1_700_000_000 + n, f"97.{n}"] for n in range(240)]
+    return success("matrix", [{"metric": {"instance": f"db-{n}:9100"}, "values": values} for n in range(1_300)])
+
+
+@pytest.mark.parametrize("huge", [_huge_vector, _huge_matrix])
+async def test_the_loop_does_not_wait_while_huge_answers_are_read(
+    receiver: HttpReceiver, huge: Callable[[], Answer]
+) -> None:
+    answer = huge()
+    assert 7_000_000 < len(answer.body) < 8 * 1024 * 1024
+    receiver.answer_with(answer)
+    client = PrometheusClient(url=receiver.url)
+
+    async def read() -> list[object]:
+        hours = client.query_range("x", start=NOW, end=NOW + timedelta(hours=4), step_seconds=60)
+        found = await asyncio.gather(hours, client.query("x"))
+        assert [len(one) for one in found] == [MAX_SERIES, MAX_SERIES]
+        return list(found)
+
+    assert await longest_wait(read) < time_of_reading(answer.body) / 2
+
+
+async def test_no_more_points_are_kept_than_were_asked_for(receiver: HttpReceiver) -> None:
+    receiver.answer_with(success("matrix", [{"metric": {}, "values": [[n, "1"] for n in range(5_000)]}]))
+    client = PrometheusClient(url=receiver.url)
+    (series,) = await client.query_range("x", start=NOW, end=NOW + timedelta(minutes=1), step_seconds=10)
+    assert len(series.points) == 7
 
 
 async def test_silence_ends_after_its_time(receiver: HttpReceiver) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, EvidenceKind
-from orchestration.support import gives_orders, unsupported
+from orchestration.orders import gives_orders
+from orchestration.support import unsupported
 
 EVIDENCE = {
     one.id: one

@@ -201,6 +201,33 @@ def test_localhost_is_this_host_where_nothing_names_another_place(labels: dict[s
     assert target.is_own
 
 
+@pytest.mark.parametrize(
+    ("label", "value", "environment", "same"),
+    [
+        ("env", "staging", "production", False),
+        ("environment", "customer-b", "production", False),
+        ("deployment.environment.name", "dev", "production", False),
+        ("stage", "test", "staging", False),
+        ("Environment", "Production", "production", True),
+        ("env", "prod", "production", True),
+        ("env", "staging", "staging", True),
+        ("env", "stg", "staging", True),
+        ("env", "", "production", True),
+        ("env", "staging", "", True),  # nobody knows in which environment this host is
+    ],
+)
+def test_the_localhost_of_another_environment_is_not_this_host(
+    label: str, value: str, environment: str, same: bool
+) -> None:
+    own = OwnHost("web-1", frozenset({"10.0.0.5", "127.0.0.1"}), environment=environment)
+    target = target_of([alert(instance="localhost:9100", **{label: value})], own)
+    assert target is not None
+    assert target.is_own is same
+    named = target_of([alert(instance="10.0.0.5:9100", **{label: value})], own)
+    assert named is not None
+    assert named.is_own
+
+
 def test_a_short_name_beside_the_name_of_another_machine_is_that_machine() -> None:
     other = target_of([alert(instance="web-1:9100", nodename="web-1.customer-a.example")], OwnHost("web-1"))
     assert other is not None

@@ -61,7 +61,7 @@ async def perform(run: ActiveRun, stage: StageTask) -> None:
             raises nothing: it is kept as the run's failure if the run needs the node.
     """
     step = run.plan.steps[stage.name]
-    if run.over or run.failure is not None or _is_settled(run, step):
+    if run.over or run.failure is not None or await _is_settled(run, step):
         return
     reason = await reason_to_skip(run, step)
     if reason is not None:
@@ -112,17 +112,17 @@ def _has_notified(run: ActiveRun, step: Step) -> bool:
     return step.kind.notifies and result is not None and (silences is None or silences(result) is None)
 
 
-def _is_settled(run: ActiveRun, step: Step) -> bool:
+async def _is_settled(run: ActiveRun, step: Step) -> bool:
     """Whether an earlier execution is done with the node. A resume tries a failed node again if the run needs it."""
     node_id = step.node.id
     if node_id in run.results or node_id in run.skipped:
         return True
     error = run.failed.get(node_id)
-    return error is not None and not step.definition.required and _fallback(run, step, error) is None
+    return error is not None and not step.definition.required and await _fallback(run, step, error) is None
 
 
 async def _fall_back(run: ActiveRun, step: Step, failure: StageFailed) -> None:
-    given = _fallback(run, step, failure.error)
+    given = await _fallback(run, step, failure.error)
     if given is not None:
         # The failed attempts stay on record; the page goes out without the analysis, and says so.
         await attempt_node(run, step, retries_left=0, given=given)
@@ -132,8 +132,8 @@ async def _fall_back(run: ActiveRun, step: Step, failure: StageFailed) -> None:
         logger.warning("Run %s goes on without %s", run.run_id, redact_text(str(failure)))
 
 
-def _fallback(run: ActiveRun, step: Step, error: StageError) -> Contract | None:
-    return None if step.kind.fallback is None else step.kind.fallback(run.services.settings, error)
+async def _fallback(run: ActiveRun, step: Step, error: StageError) -> Contract | None:
+    return None if step.kind.fallback is None else await step.kind.fallback(run, step, error)
 
 
 async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:

@@ -67,7 +67,7 @@ class NodeKind(NodeType, Generic[SetupT]):
     """Which branch a result takes. None means that nodes of this kind do not branch."""
     notifies: bool = False
     """Whether a node of this kind that succeeded has notified somebody."""
-    fallback: Callable[[Settings, StageError], Contract | None] | None = None
+    fallback: Callable[[ActiveRun, Step, StageError], Awaitable[Contract | None]] | None = None
     """The result that stands in for one that failed for good; None if the failure stays one."""
     problems: Callable[[NodeDefinition], Iterator[DefinitionProblem]] | None = None
     """What is wrong with a node's config beyond the types of its fields."""

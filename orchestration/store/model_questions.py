@@ -127,3 +127,23 @@ async def read_records(tx: AsyncConnection) -> list[ModelRecord]:
     """What is on record of each model that was asked."""
     rows = (await tx.execute(_RECORDS, {"seconds": HOUR_SECONDS})).mappings()
     return [ModelRecord(**row) for row in rows]
+
+
+_PEOPLE = text(
+    """
+    select distinct name from (
+        (select by as name from silence order by id desc limit :most)
+        union all (select person from oncall_override order by id desc limit :most)
+        union all (select created_by from oncall_override order by id desc limit :most)
+        union all (select made_by from change_event order by id desc limit :most)
+        union all
+        select details ->> 'by' from (select details from history order by id desc limit :most) as latest
+    ) as known
+    where name <> ''
+    """
+)
+
+
+async def people_on_record(tx: AsyncConnection, *, most: int = 500) -> list[str]:
+    """Who has lately silenced, acknowledged, written a note, changed something, or been on call for somebody."""
+    return list((await tx.execute(_PEOPLE, {"most": most})).scalars())

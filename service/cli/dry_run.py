@@ -164,7 +164,7 @@ async def _checked(settings: Settings, context: StageContext, alerts: Sequence[A
     """The checks of one run; None if it has none: one of resolved alerts checks and analyzes nothing."""
     if alerts and not any(alert.firing for alert in alerts):
         return None
-    subject = await subject_of(alerts, settings, CommandPrometheus(settings))
+    subject = await subject_of(alerts, settings, CommandPrometheus(settings), environment=context.environment)
     config = CheckConfig.from_settings(settings, subject=subject)
     return await check(context, config) if config.names else None
 

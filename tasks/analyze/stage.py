@@ -21,12 +21,19 @@ from orchestration.contracts import (
 from orchestration.engine.run import ActiveRun, NodeKind, Services, Step
 from orchestration.errors import BadInput, Unavailable, error_in_words
 from orchestration.graph import DefinitionProblem, NodeConfig, NodeDefinition
+from orchestration.places import address_of, read_place
+from orchestration.redaction import redact_text
 from orchestration.settings import Settings
+from orchestration.signals import logger
 from orchestration.store.change_events import changes_of, earlier_episodes
+from orchestration.store.model_questions import people_on_record
 from orchestration.store.story import all_checks
 from tasks.analyze.deadline import PatientAnalysis
 from tasks.analyze.local import LocalAnalysis
-from tasks.analyze.model.provider import ModelAnalysis
+from tasks.analyze.model.provider import NOTE, ModelAnalysis
+
+_MOST_LOCAL_STEPS = 5
+"""With how many steps of the local rules a message still has room for the last one of a fallback."""
 
 PROVIDERS = (LOCAL, MODEL, f"{MODEL}/NAME")
 """The analysis providers, as a person is told their names."""
@@ -53,14 +60,19 @@ async def analyze(context: StageContext, config: AnalyzeConfig) -> AnalyzeResult
     return result
 
 
-def fallback_result(error: StageError) -> AnalyzeResult:
-    """The result when no analysis could be had. `errors` keeps the cause."""
-    return AnalyzeResult(
-        summary="AI analysis unavailable",
-        actions=["Manual investigation required"],
-        confidence=0.0,
-        fallback_used=True,
-        errors=[error_in_words(error.error_type, error.message)],
+def fallback_result(error: StageError, local: AnalyzeResult | None = None) -> AnalyzeResult:
+    """The result when no analysis could be had, with what the local rules know. `errors` keeps the cause."""
+    found = AnalyzeResult(summary="") if local is None else local
+    note = {NOTE: "the steps are those of the local analysis"} if found.actions else {}
+    return found.model_copy(
+        update={
+            "summary": "AI analysis unavailable",
+            "actions": [*found.actions[:_MOST_LOCAL_STEPS], "Manual investigation required"],
+            "confidence": 0.0,
+            "fallback_used": True,
+            "errors": [error_in_words(error.error_type, error.message), *found.errors],
+            "model_info": {**found.model_info, **note},
+        }
     )
 
 
@@ -81,18 +93,19 @@ class IntelligenceNode(NodeConfig):
 
 
 async def _set_up(run: ActiveRun, step: Step) -> AnalyzeConfig:
+    name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
+    return AnalyzeConfig(provider=await _provider(run, step, name), evidence=await _evidence(run, step))
+
+
+async def _evidence(run: ActiveRun, step: Step) -> AnalysisInput:
     incident = await run.incident()
     events, episodes = await _past_of(run, incident)
-    name = cast("IntelligenceNode", step.config).provider or run.record.options.provider
-    return AnalyzeConfig(
-        provider=await _provider(run, step, name),
-        evidence=AnalysisInput(
-            incident=incident,
-            alerts=run.alerts,
-            check=all_checks(run.found(CheckResult, step.before)),
-            events=events,
-            episodes=episodes,
-        ),
+    return AnalysisInput(
+        incident=incident,
+        alerts=run.alerts,
+        check=all_checks(run.found(CheckResult, step.before)),
+        events=events,
+        episodes=episodes,
     )
 
 
@@ -114,8 +127,26 @@ async def _provider(run: ActiveRun, step: Step, name: str | None) -> AnalysisPro
         tools=run.services.tools,
         run_id=run.run_id,
         environment=run.record.environment,
+        people=await _people(run.services),
+        domains=_domains(run.services.settings),
     )
     return PatientAnalysis(model=asked, run=run, step=step)
+
+
+async def _people(services: Services) -> list[str]:
+    """Whom the policy and the records name."""
+    active = await services.active_policy()
+    named = [each for name in (active.policy.people if active else ()) for each in (name, name.replace(".", " "))]
+    async with services.database.statement() as tx:
+        return [*named, *await people_on_record(tx)]
+
+
+def _domains(settings: Settings) -> list[str]:
+    """The hosts that the settings name, and their domains."""
+    named = (settings.api_public_url, settings.prefect_ui_url, settings.prometheus_url, settings.smtp_host)
+    hosts = [place.host for one in named if one and (place := read_place(one)) is not None and "." in place.host]
+    domains = (host.partition(".")[2] for host in hosts if address_of(host) is None)
+    return [*hosts, *(domain for domain in domains if "." in domain)]
 
 
 async def find_model(services: Services, name: str | None) -> ModelOptions | None:
@@ -148,8 +179,15 @@ async def _reason_to_skip(run: ActiveRun, _step: Step) -> str | None:
     return ALL_CLEAR if await run.is_all_clear() else None
 
 
-def _fallback(settings: Settings, error: StageError) -> AnalyzeResult | None:
-    return fallback_result(error) if settings.intelligence_fallback_enabled else None
+async def _fallback(run: ActiveRun, step: Step, error: StageError) -> AnalyzeResult | None:
+    if not run.services.settings.intelligence_fallback_enabled:
+        return None
+    try:
+        local = await LocalAnalysis().analyze(await _evidence(run, step))
+    except Exception as problem:  # noqa: BLE001 - the page goes out, with or without advice
+        logger.warning("Run %s has no local analysis either: %s", run.run_id, redact_text(str(problem)))
+        local = None
+    return fallback_result(error, local)
 
 
 def _problems(node: NodeDefinition) -> Iterator[DefinitionProblem]:

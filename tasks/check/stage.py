@@ -210,7 +210,13 @@ async def _set_up(run: ActiveRun, step: Step) -> CheckConfig:
         settings,
         names=allowed if names is None else names,
         configs={**(_usable(rule) if rule else {}), **options.checker_configs, **own.checker_configs},
-        subject=await subject_of(run.alerts, settings, run.services.prometheus, run.services.dependencies),
+        subject=await subject_of(
+            run.alerts,
+            settings,
+            run.services.prometheus,
+            run.services.dependencies,
+            environment=run.record.environment,
+        ),
     )
     not_allowed = {name: _why_not(name) for name in (rule.checkers if rule else ()) if name not in allowed}
     return replace(config, left_out={**config.left_out, **not_allowed})
@@ -261,9 +267,11 @@ async def subject_of(
     settings: Settings,
     prometheus: PrometheusFinder | None = None,
     dependencies: DependencySource | None = None,
+    *,
+    environment: str = "",
 ) -> Subject:
     """What the checks of a run with these alerts are about, and what they may connect to."""
-    own = await _own_host()
+    own = replace(await _own_host(), environment=environment)
     file, calls = settings.changes_dependencies_file, ()
     if prometheus and file is not None:
         calls = await in_daemon_thread(read_calls, file)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from orchestration.analysis import ModelOptions, ReadOnlyTools
 from orchestration.contracts import CheckStatus, Evidence, EvidenceKind
 from orchestration.disguise import Disguise
-from orchestration.errors import BadInput, ModelUnavailable, PipelineError
+from orchestration.errors import BadInput, ModelUnavailable, PipelineError, is_retryable
 from orchestration.redaction import one_line
 from orchestration.store.model_questions import Used
 from tasks.analyze.model.question import INSTRUCTIONS, ModelAnswer, line_of
@@ -213,11 +213,12 @@ def _no_answer(options: ModelOptions, error: Exception) -> ModelUnavailable:
         )
     if isinstance(error, exceptions.ModelAPIError):
         return ModelUnavailable(f"{who} does not answer: {_broken_by(error)}", retryable=True)
-    if isinstance(error, exceptions.UnexpectedModelBehavior):
-        said = "it has not the form that was asked for"
-    else:
-        said = type(error).__name__
-    return ModelUnavailable(f"{who} gave an answer that cannot be read: {said}", retryable=True)
+    # The model was already told once what is wrong with the form of its answer: it will not do better.
+    is_form = isinstance(error, exceptions.UnexpectedModelBehavior)
+    said = "it has not the form that was asked for" if is_form else type(error).__name__
+    return ModelUnavailable(
+        f"{who} gave an answer that cannot be read: {said}", retryable=not is_form and is_retryable(error)
+    )
 
 
 def _code_in(body: object, options: ModelOptions) -> str:

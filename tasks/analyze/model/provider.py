@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestration.analysis import MODEL, AnalysisInput, AnalysisProvider, ModelOptions, ReadOnlyTools
@@ -13,8 +15,9 @@ from orchestration.redaction import redact_text
 from orchestration.store import model_questions
 from orchestration.store.database import Database
 from orchestration.store.model_questions import Used
+from orchestration.threads import in_own_thread
 from tasks.analyze.model.asking import Question
-from tasks.analyze.model.question import INSTRUCTIONS, ModelAnswer, ModelClaim, ModelStep, disguise_for, key_of, written
+from tasks.analyze.model.question import INSTRUCTIONS, ModelAnswer, disguise_for, key_of, written
 from tasks.analyze.model.verdict import judge
 
 NOTE = "note"
@@ -22,6 +25,11 @@ NOTE = "note"
 
 _CHARACTERS_PER_TOKEN = 3.0
 """A low guess, so that more is reserved than is used."""
+
+_TEXT_CHARACTERS, _TEXTS = 1000, 20
+"""How much of each text, and how many texts of a list, are read of an answer."""
+
+_SPACES = re.compile(r"[^\S\n]+|\n\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,9 @@ class ModelAnalysis:
     tools: ReadOnlyTools | None = None
     run_id: str | None = None
     environment: str = "production"
+    people: Sequence[str] = ()
+    domains: Sequence[str] = ()
+    """Names that the installation knows: they are replaced before anything leaves, wherever they stand."""
 
     name = MODEL
 
@@ -56,10 +67,10 @@ class ModelAnalysis:
         async with self.database.statement() as tx:
             if (stored := await model_questions.find_answer(tx, key)) is not None:
                 return stored.model_copy(update={"model_info": {**stored.model_info, "cached": True}})
-        disguise = disguise_for(case)
+        disguise = await in_own_thread(disguise_for, case, people=self.people, hosts=self.domains)
         question = Question(
             options=self.options,
-            prompt=f"{_subject(case)}\n\n{written(evidence, disguise)}",
+            prompt=f"{_subject(case)}\n\n{await in_own_thread(written, evidence, disguise)}",
             evidence=list(evidence),
             disguise=disguise,
             tools=self.tools,
@@ -77,13 +88,13 @@ class ModelAnalysis:
         try:
             said = await question.ask()
             if not said.summary.strip() and not said.claims:
-                raise ModelUnavailable(f"{self.options} answered with nothing", retryable=True)
+                raise ModelUnavailable(f"{self.options} answered with nothing", retryable=False)
         except BaseException as problem:
             cut = isinstance(problem, asyncio.CancelledError)
             error = "nobody waits for the answer any more" if cut else redact_text(str(problem), limit=500)
             await asyncio.shield(self._settle(question, number, error=error))
             raise
-        answer = judge(_restored(said, question), question.evidence, case)
+        answer = await in_own_thread(_judged, said, question, case)
         answer = answer.model_copy(update={"model_info": self._info(question.used)})
         if not answer.recommendations:
             answer = await self._with_local_steps(answer, case)
@@ -127,29 +138,46 @@ def _subject(case: AnalysisInput) -> str:
     return f"This is the evidence about {what}."
 
 
+def _judged(said: ModelAnswer, question: Question, case: AnalysisInput) -> AnalyzeResult:
+    return judge(_restored(said, question), question.evidence, case)
+
+
 def _restored(said: ModelAnswer, question: Question) -> ModelAnswer:
-    """The answer with the names that its placeholders stand for."""
-    back = question.disguise.restore
+    """The answer with the names that its placeholders stand for. What is too long to be judged is cut."""
+
+    def back(text: str) -> str:
+        named = question.disguise.restore(text[:_TEXT_CHARACTERS])
+        return _SPACES.sub(lambda found: "\n" if "\n" in found[0] else " ", named)[:_TEXT_CHARACTERS]
+
+    def all_back(texts: Sequence[str]) -> list[str]:
+        return [back(text) for text in texts[:_TEXTS]]
+
+    def ids(cites: Sequence[str]) -> list[str]:
+        return [one.strip()[:_TEXT_CHARACTERS] for one in cites[:_TEXTS]]
+
     return ModelAnswer(
         summary=back(said.summary),
         claims=[
-            ModelClaim(
-                kind=one.kind,
-                says=back(one.says),
-                topic=one.topic,
-                cites=[cited.strip() for cited in one.cites],
-                quotes=[back(quote) for quote in one.quotes],
+            one.model_copy(
+                update={
+                    "says": back(one.says),
+                    "topic": one.topic[:_TEXT_CHARACTERS],
+                    "cites": ids(one.cites),
+                    "quotes": all_back(one.quotes),
+                }
             )
             for one in said.claims
         ],
         recommendations=[
-            ModelStep(
-                title=back(one.title),
-                description=back(one.description),
-                actions=[back(action) for action in one.actions],
-                priority=one.priority,
-                type=one.type,
-                cites=[cited.strip() for cited in one.cites],
+            one.model_copy(
+                update={
+                    "title": back(one.title),
+                    "description": back(one.description),
+                    "actions": all_back(one.actions),
+                    "priority": one.priority[:_TEXT_CHARACTERS],
+                    "type": one.type[:_TEXT_CHARACTERS],
+                    "cites": ids(one.cites),
+                }
             )
             for one in said.recommendations
         ],

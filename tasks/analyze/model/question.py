@@ -119,8 +119,8 @@ _PERSON_LABELS = ("owner", "assignee", "user", "username", "author", "oncall", "
 _OWN_NAMES = frozenset({"localhost", "unknown", "none", ""})
 
 
-def disguise_for(case: AnalysisInput) -> Disguise:
-    """A disguise that knows the machines and the people of a case by name."""
+def disguise_for(case: AnalysisInput, *, people: Sequence[str] = (), hosts: Sequence[str] = ()) -> Disguise:
+    """A disguise that knows the machines and the people of a case by name, and these."""
     labels = [each for alert in case.alerts for each in (alert.labels, alert.annotations)]
     labels += [event.labels for event in case.events]
     target = case.check.target if case.check else None
@@ -130,14 +130,14 @@ def disguise_for(case: AnalysisInput) -> Disguise:
     ]
     places += [target.host, target.name] if target else []
     places += [each[name] for each in labels for name in _HOST_LABELS if name in each]
-    people = [each[name] for each in labels for name in _PERSON_LABELS if name in each]
-    people += [event.by for event in case.events] + [episode.ended_by for episode in case.episodes]
+    persons = [*people, *(each[name] for each in labels for name in _PERSON_LABELS if name in each)]
+    persons += [event.by for event in case.events] + [episode.ended_by for episode in case.episodes]
     if case.incident is not None and case.incident.acknowledged_by:
-        people.append(case.incident.acknowledged_by)
-    hosts = [host for place in places for host in _hosts_in(place)]
-    hosts += [name for name in (socket.gethostname(), socket.gethostname().partition(".")[0])]
+        persons.append(case.incident.acknowledged_by)
+    machines = [*hosts, *(host for place in places for host in _hosts_in(place))]
+    machines += [name for name in (socket.gethostname(), socket.gethostname().partition(".")[0])]
     return Disguise(
-        hosts=[one for one in hosts if one.casefold() not in _OWN_NAMES], people=[one for one in people if one]
+        hosts=[one for one in machines if one.casefold() not in _OWN_NAMES], people=[one for one in persons if one]
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestration.analysis import ModelOptions
 from orchestration.errors import BadSetting
+from orchestration.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,10 +46,10 @@ async def open_model(options: ModelOptions) -> AsyncGenerator[Model]:
     ensure_installed()
     import httpx2
 
-    from tasks.analyze.model.bounded_client import BoundedClient
+    from tasks.analyze.model.bounded_client import BoundedClient, trusted
 
     limit = httpx2.Timeout(options.seconds, connect=min(_CONNECT_SECONDS, options.seconds))
-    async with BoundedClient(limit) as client:
+    async with BoundedClient(limit, await in_daemon_thread(trusted)) as client:
         yield _model(options, client)
 
 

@@ -17,8 +17,9 @@ from orchestration.contracts import (
     Recommendation,
     Target,
 )
+from orchestration.orders import gives_orders, leaves_alone, without_orders
 from orchestration.redaction import one_line
-from orchestration.support import gives_orders, unsupported, without_orders
+from orchestration.support import names_trouble, unsupported
 from orchestration.target import read_place
 from tasks.analyze.advice import Findings
 from tasks.analyze.model.commands import refused, runs_on_a_host
@@ -29,6 +30,9 @@ UNSUPPORTED_CONFIDENCE = 0.2
 
 _ONLY_THE_ALERT = 0.6
 """The most confidence of one that rests on nothing but what the alert says of itself."""
+
+_NO_TROUBLE = 0.3
+"""The most confidence if, besides, no cause says what is short, failing or out of order."""
 
 _MOST_CONFIDENCE = 0.95
 _MAX_CLAIMS, _MAX_STEPS, _MAX_ACTIONS = 12, 8, 8
@@ -88,7 +92,10 @@ def _confidence(said: float, kept: Sequence[Claim], dropped: int, known: Mapping
     if not kept:
         return round(min(said, UNSUPPORTED_CONFIDENCE), 2)
     seen = {known[cited].kind for claim in kept for cited in claim.cites}
-    most = _ONLY_THE_ALERT if seen <= {EvidenceKind.ALERT, EvidenceKind.RUNBOOK} else _MOST_CONFIDENCE
+    most = _MOST_CONFIDENCE
+    if seen <= {EvidenceKind.ALERT, EvidenceKind.RUNBOOK}:
+        causes = [claim for claim in kept if claim.kind is ClaimKind.CAUSE]
+        most = _ONLY_THE_ALERT if not causes or any(names_trouble(cause.says) for cause in causes) else _NO_TROUBLE
     return round(min(said, most) * len(kept) / (len(kept) + dropped), 2)
 
 
@@ -162,6 +169,8 @@ def _no_step(step: ModelStep, kept: Sequence[Claim], known: Mapping[str, Evidenc
     if not rests_on.intersection(step.cites):
         return "it follows from no claim that stands"
     text = "\n".join([step.title, step.description, *step.actions])
+    if leaves_alone(text):
+        return "it tells people not to act"
     if (why := _leads_astray(text, known)) is not None:
         return why
     orders = [

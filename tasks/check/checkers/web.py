@@ -109,12 +109,12 @@ def _without_credentials(url: httpx.URL) -> str:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    body = b""
+    body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) >= MAX_BODY_BYTES:
-            return body[:MAX_BODY_BYTES]
-    return body
+            break
+    return bytes(body[:MAX_BODY_BYTES])
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
