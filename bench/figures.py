@@ -20,6 +20,13 @@ class Figures:
     values: Sequence[float]
     unit: str
     target: str = ""
+    floor: Sequence[float] = ()
+    """What the same work costs without us, measured in the same run. Empty if there is no such thing."""
+
+    @property
+    def ratio(self) -> float | None:
+        """The median as a multiple of the median of the floor."""
+        return self.median / statistics.median(self.floor) if self.floor else None
 
     @property
     def median(self) -> float:
@@ -41,13 +48,14 @@ def timed(work: Callable[[], object]) -> float:
 
 def show(rows: Sequence[Figures]) -> None:
     """Print the rows, and the machine's load below them, since every figure depends on it."""
-    table = Table("what", "median", "min to max", "n", "target", title_justify="left", box=None)
+    table = Table("what", "median", "min to max", "n", "× floor", "target", title_justify="left", box=None)
     for row in rows:
         table.add_row(
             row.what,
             f"{row.median:,.4g} {row.unit}",
             f"{min(row.values):,.4g} to {max(row.values):,.4g}",
             str(len(row.values)),
+            "" if row.ratio is None else f"{row.ratio:.2f}",
             row.target,
         )
     console = Console()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def answers(port: int, path: str) -> bool:
+    """Whether somebody on this port answers 200."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 def push(name: str, *, severity: str = "warning") -> bytes:
     """The body of a push with one alert, which opens its own incident."""
     payload = {"name": name, "severity": severity, "host": name}
     return json.dumps({"payload": payload, "source": "generic", "environment": "bench"}).encode()
+
+
+def push_many(name: str, alerts: int = 100) -> bytes:
+    """The body of a push with so many alerts, as Alertmanager groups them: one incident."""
+    listed = [
+        {"status": "firing", "labels": {"alertname": name, "severity": "warning", "instance": f"{name}-{number}"}}
+        for number in range(alerts)
+    ]
+    payload = {"version": "4", "groupKey": name, "status": "firing", "alerts": listed}
+    return json.dumps({"payload": payload, "source": "alertmanager", "environment": "bench"}).encode()
 
 
 async def post_all(port: int, path: str, bodies: list[bytes], connections: int) -> list[float]:
