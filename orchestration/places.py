@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 HOST_LABELS = ("instance", "host", "hostname", "node")
@@ -78,6 +79,8 @@ _OF_ITSELF = re.compile(r"^(target|instance|exporter|endpoint|scrape)s?(is)?(dow
 """Names of alerts about an exporter that does not answer itself."""
 
 _MAX_CHARACTERS = 2000
+_KEPT = 2048
+"""How many texts are kept with what they say: an alert's labels are asked a dozen times, and come again."""
 _NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*")
 
 
@@ -185,6 +188,7 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+@lru_cache(maxsize=_KEPT)
 def is_loopback(text: str) -> bool:
     """Whether a text such as a label has names whatever host it is read on, such as `localhost:9100`."""
     place = read_place(text)
@@ -210,6 +214,7 @@ class Place:
         return bool(self.url or self.port) or has_domain or address_of(self.host) is not None
 
 
+@lru_cache(maxsize=_KEPT)
 def read_place(text: str) -> Place | None:
     """The host, the port and the URL in a text such as a label has; None if it is no address.
 
