@@ -1,8 +1,8 @@
 """`python -m bench growth`: what a store with many runs costs, beside the same on a young store.
 
-Each size has a PostgreSQL of its own, filled by SQL with the runs of a year, or with the last days of the same year: the
-same number of runs a day, so that what is asked of the last day is the same. Each query runs on all stores in turn, so
-that a disturbance of the machine meets all of them.
+Each size has a PostgreSQL of its own, filled by SQL with the runs of a year, or with the last days of the same year:
+the same number of runs a day, so that what is asked of the last day is the same. Each query runs on all stores in turn,
+so that a disturbance of the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def main(arguments: Sequence[str]) -> None:
         description=main.__doc__,
         epilog="Example: `bench growth --runs 100000 -n 3` takes some minutes; with 1,000,000 runs it needs about 8 GB "
         "in /tmp and a quarter of an hour. A figure is the ratio to the store of "
-        f"{YOUNG:,} runs in the same turn; compare ratios, not milliseconds. {_FAR:,} runs are extrapolated: a straight "
-        "line through the stores of a tenth, of three tenths and of all runs, which is pessimistic for an index.",
+        f"{YOUNG:,} runs in the same turn; compare ratios, not milliseconds. {_FAR:,} runs are extrapolated "
+        "by a straight line through the stores of a tenth, three tenths and all of the runs: pessimistic for an index.",
     )
     parser.add_argument("--runs", type=int, default=1_000_000, help="runs of the largest store (default 1000000)")
     parser.add_argument("-n", "--times", type=int, default=5, help="how many ratios per row (default 5)")
@@ -243,13 +243,10 @@ async def _retention(store: _Store, progress: Progress) -> list[Figures]:
 
 
 def _sizes(store: _Store) -> list[Figures]:
-    """The largest tables: bytes a run with and without indexes."""
+    """The largest tables, with and without their indexes."""
     with psycopg.connect(libpq_url(store.url)) as connection:
         found = connection.execute(_SIZES).fetchall()
-    rows = [
-        Figures(
-            what=f"size of {name}, of that {bare / 2**20:,.0f} MiB without indexes", values=[total / 2**20], unit="MiB"
-        )
+    return [
+        Figures(what=f"size of {name}, {bare / 2**20:,.0f} without indexes", values=[total / 2**20], unit="MiB")
         for name, bare, total in found
     ]
-    return rows

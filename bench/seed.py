@@ -128,8 +128,9 @@ select
     attempt, plan.run_id || '/' || stage.name || '/' || attempt, 'payload/' || plan.run_id,
     case when not failing then 'output/' || plan.run_id || '/' || stage.name || '/' || attempt end,
     case when not failing then jsonb_build_object(
-        'duration_ms', plan.total_ms * stage.share, 'errors', '[]'::jsonb,
-        'summary', repeat('What was found, in words. ', 12)) end,
+        'duration_ms', plan.total_ms * stage.share,
+        'errors', jsonb_build_array(repeat('What was found, in words. ', 12)))
+        || case stage.name when 'analyze' then '{"summary": "A process needs more memory"}' else '{}' end::jsonb end,
     case when failing then 'DeliveryFailed' end,
     case when failing then 'The webhook answered 503 Service Unavailable' end,
     case when failing then repeat('  File "tasks/notify/stage.py", line 1, in deliver' || chr(10), 12) end,
