@@ -59,7 +59,7 @@ from plan group by incident order by incident
 _ALERTS = """
 insert into alert (
     source, fingerprint, name, severity, status, description, labels, annotations, raw_payload,
-    started_at, received_at, updated_at
+    started_at, received_at, heard_at, updated_at
 )
 select distinct on (fingerprint)
     source, fingerprint, name, severity,
@@ -67,7 +67,7 @@ select distinct on (fingerprint)
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
-    created_at, created_at, created_at
+    created_at, created_at, created_at, created_at
 from plan order by fingerprint, i
 """
 

@@ -234,6 +234,9 @@ class PipelineRunRow(Base):
         Index(None, "source", "created_at", "id"),
         Index(None, "environment", "created_at", "id"),
         Index(None, "current_stage", "created_at", "id"),
+        Index(
+            "ix_pipeline_run_failed", "current_stage", "created_at", "id", postgresql_where=text("status = 'failed'")
+        ),
         # Of `why`: the runs that belong to no incident, or not yet.
         Index("ix_pipeline_run_loose", "created_at", postgresql_where=text("incident_id is null")),
         Index(

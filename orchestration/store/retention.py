@@ -83,6 +83,11 @@ TABLES = (*_OLD, _SIGNATURES)
 """The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
 
+def _days_ago(days: float) -> ColumnElement[Any]:
+    # PostgreSQL looks nothing up in an index that it compares with `clock_timestamp()`: that one changes meanwhile.
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, days * DAY_SECONDS)
+
+
 async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
     """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days, oldest first. Returns how many.
 
@@ -90,10 +95,10 @@ async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
     """
     if table == _SIGNATURES:
         # A signed request that is older than a day is refused because of its age.
-        statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < in_seconds(-DAY_SECONDS))
+        statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < _days_ago(1.0))
         return (await tx.execute(statement)).rowcount
     row, moment, done = _OLD[table]
-    oldest = select(row.id).where(moment < in_seconds(-days * DAY_SECONDS), done).order_by(moment).limit(BATCH)
+    oldest = select(row.id).where(moment < _days_ago(days), done).order_by(moment).limit(BATCH)
     ids = list((await tx.execute(oldest.with_for_update(of=row))).scalars())
     if not ids:
         return 0
@@ -115,7 +120,7 @@ async def forget_values(tx: AsyncConnection) -> int:
     Such a payload is stored as it came, since the run may be resumed with it. A failed run can be as long as it is
     stored; of any other run that is over, it is removed after `VALUES_DAYS`, when no redelivery needs it any more.
     """
-    old = _R.updated_at < in_seconds(-VALUES_DAYS * DAY_SECONDS)
+    old = _R.updated_at < _days_ago(VALUES_DAYS)
     batch = select(_R.id).where(text(HAS_VALUES), old).order_by(_R.updated_at).limit(BATCH)
     without = _R.payload.op("-", return_type=JSONB)("data")
     forgotten = update(_R).where(_R.id.in_(batch)).values(payload=without, updated_at=_R.updated_at)

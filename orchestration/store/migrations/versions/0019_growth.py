@@ -15,6 +15,7 @@ _INDEXES = {
     "ix_pipeline_run_source_created_at_id": ("pipeline_run", ["source", "created_at", "id"], None),
     "ix_pipeline_run_environment_created_at_id": ("pipeline_run", ["environment", "created_at", "id"], None),
     "ix_pipeline_run_current_stage_created_at_id": ("pipeline_run", ["current_stage", "created_at", "id"], None),
+    "ix_pipeline_run_failed": ("pipeline_run", ["current_stage", "created_at", "id"], "status = 'failed'"),
     "ix_pipeline_run_loose": ("pipeline_run", ["created_at"], "incident_id is null"),
     "ix_pipeline_run_loose_key": ("pipeline_run", ["incident_key", "environment", "created_at"], "incident_id is null"),
     "ix_pipeline_run_ended": ("pipeline_run", ["updated_at"], "status in ('notified', 'failed', 'skipped')"),
