@@ -2,6 +2,7 @@
 
 `uv run python -m bench petshop PATH` measures the ranking of what changed, on data whose causes are known.
 `uv run python -m bench analysis` scores analyses on the cases of tests/analysis/cases.
+`uv run python -m bench growth --runs 1000000` measures a store with many runs beside a young one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from bench import analysis, backlog, commands, petshop, redaction, service, status
+from bench import analysis, backlog, commands, growth, petshop, redaction, service, status
 from bench.figures import show
 
 PARTS = {
@@ -31,19 +32,19 @@ LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direc
 
 def main() -> None:
     """Measure the named parts and print a row for each figure."""
-    if sys.argv[1:2] == ["analysis"]:
-        analysis.main(sys.argv[2:])
+    logging.getLogger("alert_pipeline").addHandler(logging.NullHandler())
+    if sys.argv[1:2] in (["analysis"], ["growth"]):
+        {"analysis": analysis.main, "growth": growth.main}[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="bench", description=main.__doc__)
     parser.add_argument(
         "part",
         nargs="*",
         help=f"{', '.join([*PARTS, *LONG])}; by default all but {', '.join(LONG)}; "
-        "or petshop PATH, or analysis (see its --help)",
+        "or petshop PATH, or analysis or growth (see their --help)",
     )
     parser.add_argument("-n", "--times", type=int, default=9, help="how many measurements per row")
     arguments = parser.parse_args()
-    logging.getLogger("alert_pipeline").addHandler(logging.NullHandler())
     if arguments.part[:1] == ["petshop"]:
         if len(arguments.part) != 2:
             parser.error("petshop needs the path of its data, and nothing else")

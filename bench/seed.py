@@ -1,7 +1,9 @@
 """Fills a database as months of service would: `python -m bench.seed DATABASE_URL 100000`.
 
 Each run has the attempts that its status needs (about four), and a delivery if it notified somebody. There is one
-incident for every eight runs, with two alerts and their history. The times are spread evenly over the last 30 days.
+incident for every eight runs, with two alerts, their history and what its channel knows; the last twenty are open.
+One push in fifty was refused, and one change in two hundred runs was posted. The times are spread
+evenly over the last 30 days, or as many as the caller says.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ select
     md5(%(salt)s || 'run' || i) as run_id,
     md5(%(salt)s || 'trace' || i / 3) as trace_id,
     md5(%(salt)s || 'fingerprint' || i / 4) as fingerprint,
-    now() - interval '30 days' * (1 - i::float / %(runs)s) - interval '1 second' as created_at,
+    now() - %(days)s * interval '1 day' * (1 - i::float / %(runs)s) - interval '1 second' as created_at,
     case when r < 0.9 then 'notified' when r < 0.985 then 'skipped' else 'failed' end as status,
     case when a < 0.55 then 'alertmanager' when a < 0.8 then 'grafana' else 'generic' end as source,
     case when b < 0.7 then 'production' when b < 0.9 then 'staging' else 'development' end as environment,
@@ -57,7 +59,7 @@ from plan group by incident order by incident
 _ALERTS = """
 insert into alert (
     source, fingerprint, name, severity, status, description, labels, annotations, raw_payload,
-    started_at, received_at, updated_at
+    started_at, received_at, heard_at, updated_at
 )
 select distinct on (fingerprint)
     source, fingerprint, name, severity,
@@ -65,7 +67,7 @@ select distinct on (fingerprint)
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
-    created_at, created_at, created_at
+    created_at, created_at, created_at, created_at
 from plan order by fingerprint, i
 """
 
@@ -126,8 +128,9 @@ select
     attempt, plan.run_id || '/' || stage.name || '/' || attempt, 'payload/' || plan.run_id,
     case when not failing then 'output/' || plan.run_id || '/' || stage.name || '/' || attempt end,
     case when not failing then jsonb_build_object(
-        'duration_ms', plan.total_ms * stage.share, 'errors', '[]'::jsonb,
-        'summary', repeat('What was found, in words. ', 12)) end,
+        'duration_ms', plan.total_ms * stage.share,
+        'errors', jsonb_build_array(repeat('What was found, in words. ', 12)))
+        || case stage.name when 'analyze' then '{"summary": "A process needs more memory"}' else '{}' end::jsonb end,
     case when failing then 'DeliveryFailed' end,
     case when failing then 'The webhook answered 503 Service Unavailable' end,
     case when failing then repeat('  File "tasks/notify/stage.py", line 1, in deliver' || chr(10), 12) end,
@@ -159,9 +162,28 @@ from plan
 where plan.status = 'notified' or plan.status = 'failed' and plan.failed_at = 'notify'
 """
 
+_CHANNELS = """
+insert into incident_channel (incident_id, channel, driver, version, status, severity, sent_at)
+select id, 'oncall', 'generic', version, status, severity, updated_at
+from incident where id > %(incidents)s
+"""
 
-def seed(database_url: str, runs: int) -> None:
-    """Add runs, with their attempts, deliveries, incidents and alerts, to a database. Its schema is migrated first.
+_REFUSED = """
+insert into refused_push (at, sender, address, path, size_bytes, status, reason, body)
+select created_at, 'alertmanager', '192.0.2.7', '/alerts/webhook/', 300, 422, 'alerts: expected a list',
+    '{"alerts": {"alertname": "' || name || '", "instance": "' || host || '"}}'
+from plan where i %% 50 = 0
+"""
+
+_CHANGES = """
+insert into change_event (sender, sender_id, at, kind, title, made_by, labels, received_at)
+select 'ci', run_id, created_at, 'deploy', 'Deploy of ' || host, 'ada', jsonb_build_object('instance', host), created_at
+from plan where i %% 200 = 0
+"""
+
+
+def seed(database_url: str, runs: int, *, days: float = 30.0) -> None:
+    """Add the runs of so many days, with all that belongs to them, to a database. Its schema is migrated first.
 
     Each call adds to the rows that are there.
     """
@@ -171,16 +193,19 @@ def seed(database_url: str, runs: int) -> None:
         connection.execute("lock table incident, pipeline_run in exclusive mode")
         values = {
             "runs": runs,
+            "days": days,
             "salt": str(time.time_ns()),
             "incidents": _last_id(connection, "incident"),
             "first": _last_id(connection, "pipeline_run") + 1,
         }
         connection.execute("select setseed(0.42)")
-        for statement in (_PLAN, _INCIDENTS, _ALERTS, _MEMBERS, _HISTORY, _RUNS, _ATTEMPTS, _DELIVERIES):
+        for statement in (_PLAN, _INCIDENTS, _ALERTS, _MEMBERS, _HISTORY, _RUNS):
             connection.execute(statement, values)
         for table in ("incident", "pipeline_run"):
             last = _last_id(connection, table)
             connection.execute("select setval(pg_get_serial_sequence(%s, 'id'), %s)", (table, last))
+        for statement in (_ATTEMPTS, _DELIVERIES, _CHANNELS, _REFUSED, _CHANGES):
+            connection.execute(statement, values)
         connection.commit()
         connection.autocommit = True
         connection.execute("vacuum analyze")

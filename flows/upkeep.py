@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 from prefect import flow
 from pydantic import Field
 
@@ -55,19 +57,21 @@ async def look_after(services: Services) -> Upkeep:
         logger.warning("%d runs wait for a worker, and %d workers are alive", found.waiting, found.workers)
     if found.stuck:
         logger.warning("%d runs are not over, and nothing has happened to them for 15 minutes", found.stuck)
-    return found.model_copy(update={"deleted": await _delete_old(services.database, settings.retention_days)})
-
-
-async def _delete_old(database: Database, days: float) -> dict[str, int]:
     deleted = dict.fromkeys(retention.TABLES, 0)
-    for table in deleted:
+    async for table, count in delete_old(services.database, settings.retention_days):
+        deleted[table] += count
+    return found.model_copy(update={"deleted": deleted})
+
+
+async def delete_old(database: Database, days: float) -> AsyncGenerator[tuple[str, int]]:
+    """Delete what is older than so many days. Yields each table and how many rows, after each short transaction."""
+    for table in retention.TABLES:
         count = retention.BATCH
         while count == retention.BATCH:
             async with database.transaction() as tx:
                 count = await retention.delete_old(tx, table, days)
-            deleted[table] += count
-    while True:
+            yield table, count
+    count = retention.BATCH
+    while count == retention.BATCH:
         async with database.transaction() as tx:
-            if await retention.forget_values(tx) < retention.BATCH:
-                break
-    return deleted
+            count = await retention.forget_values(tx)

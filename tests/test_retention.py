@@ -16,7 +16,7 @@ from tests.life_helpers import ADA, events_of, push, story_of
 KEPT_DAYS = 30.0
 MOMENTS = {
     "pipeline_run": ("created_at", "updated_at"),
-    "alert": ("updated_at",),
+    "alert": ("updated_at", "heard_at"),
     "history": ("at",),
     "incident": ("updated_at",),
 }
@@ -73,3 +73,26 @@ async def test_what_is_over_and_old_goes(services: Services, database: Database)
     async with database.transaction() as tx:
         assert await read_incident(tx, int(over)) is None
     assert [alert.name for alert in (await story_of(database, fires)).alerts] == ["Fires"]
+
+
+async def test_the_runs_and_the_history_of_an_open_incident_stay_however_old(
+    services: Services, database: Database
+) -> None:
+    fires = (await push(services, "Fires")).incident_id
+    over = (await push(services, "Over")).incident_id
+    await push(services, "Over", status="resolved")
+    assert fires is not None
+    assert over is not None
+    async with database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set status = 'notified' where status not in ('skipped', 'failed')"))
+    before = await story_of(database, fires)
+    await make_old(database)
+
+    deleted = await clean_up(services)
+
+    assert deleted["pipeline_run"] > 0
+    after = await story_of(database, fires)
+    assert [run.run_id for run in after.runs] == [run.run_id for run in before.runs]
+    assert [event.event for event in after.history] == [event.event for event in before.history]
+    async with database.transaction() as tx:
+        assert await read_incident(tx, int(over)) is None

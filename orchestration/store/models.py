@@ -11,8 +11,10 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     SmallInteger,
+    Text,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -27,6 +29,15 @@ OPEN_STATUSES = tuple(status.value for status in IncidentStatus if not status.en
 
 CLAIMABLE_STATUSES = tuple(status.value for status in RunStatus if not status.final)
 """The statuses of a run that is not over: a process executes it, or a worker can claim it."""
+
+FINAL_STATUSES = tuple(status.value for status in RunStatus if status.final)
+"""The statuses of a run that is over."""
+
+HAS_VALUES = (
+    f"alert_fingerprint is null and status in {tuple(each for each in FINAL_STATUSES if each != 'failed')!r} "
+    "and payload -> 'data' <> 'null'::jsonb"
+)
+"""The run is over, has not failed, and still has the payload of a definition without an ingest node."""
 
 
 class IncidentRow(Base):
@@ -71,6 +82,19 @@ class IncidentRow(Base):
         ),
         Index(None, "incident_key", "id"),
         Index(None, "opened_at"),
+        # Of lists, each of which shows the newest first.
+        Index(None, "status", "id"),
+        Index(None, "severity", "id"),
+        Index(None, "environment", "id"),
+        Index("ix_incident_source", text("(metadata ->> 'source')"), "id"),
+        Index(
+            "ix_incident_title",
+            literal_column("lower(title)", Text).label("words"),
+            "id",
+            postgresql_ops={"words": "text_pattern_ops"},
+        ),
+        # Of retention.
+        Index("ix_incident_ended", "updated_at", postgresql_where=text(f"status not in {OPEN_STATUSES!r}")),
     )
 
 
@@ -105,7 +129,17 @@ class AlertRow(Base):
     received_at: Mapped[Now]
     updated_at: Mapped[Now]
 
-    __table_args__ = (UniqueConstraint("source", "environment", "fingerprint"),)
+    __table_args__ = (
+        UniqueConstraint("source", "environment", "fingerprint"),
+        # Of `why`, which looks at the alerts that were heard of last, and of retention.
+        Index(None, "heard_at"),
+        # Of what inhibits others.
+        Index("ix_alert_firing", "environment", "id", postgresql_where=text("status = 'firing'")),
+        # Of the lists of the admin.
+        Index(None, "status", "id"),
+        Index(None, "severity", "id"),
+        Index(None, "source", "id"),
+    )
 
 
 class MembershipRow(Base):
@@ -133,7 +167,7 @@ class HistoryRow(Base):
     old_status: Mapped[str | None]
     new_status: Mapped[str | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    at: Mapped[Now]
+    at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
 class PipelineRunRow(Base):
@@ -195,7 +229,26 @@ class PipelineRunRow(Base):
     __table_args__ = (
         Index(None, "created_at"),
         Index(None, "status", "created_at"),
-        Index(None, "source"),
+        # Of lists, each of which shows the newest first. Without them a value that is rare, or that no run has, is
+        # looked for in all runs.
+        Index(None, "source", "created_at", "id"),
+        Index(None, "environment", "created_at", "id"),
+        Index(None, "current_stage", "created_at", "id"),
+        Index(
+            "ix_pipeline_run_failed", "current_stage", "created_at", "id", postgresql_where=text("status = 'failed'")
+        ),
+        # Of `why`: the runs that belong to no incident, or not yet.
+        Index("ix_pipeline_run_loose", "created_at", postgresql_where=text("incident_id is null")),
+        Index(
+            "ix_pipeline_run_loose_key",
+            "incident_key",
+            "environment",
+            "created_at",
+            postgresql_where=text("incident_id is null"),
+        ),
+        # Of retention.
+        Index("ix_pipeline_run_ended", "updated_at", postgresql_where=text(f"status in {FINAL_STATUSES!r}")),
+        Index("ix_pipeline_run_values", "updated_at", postgresql_where=text(HAS_VALUES)),
         Index(
             "ix_pipeline_run_claim",
             priority.desc(),
@@ -269,7 +322,11 @@ class StageExecutionRow(Base):
     completed_at: Mapped[datetime | None]
     duration_ms: Mapped[float | None]
 
-    __table_args__ = (UniqueConstraint("pipeline_run_id", "node_id", "attempt"),)
+    __table_args__ = (
+        UniqueConstraint("pipeline_run_id", "node_id", "attempt"),
+        # Of the lists of the admin. Most attempts have succeeded, and are always near the end.
+        Index("ix_stage_execution_unusual", "status", "id", postgresql_where=text("status <> 'succeeded'")),
+    )
 
 
 class DeliveryRow(Base):

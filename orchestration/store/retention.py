@@ -5,18 +5,34 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, true, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
-from orchestration.states import RunStatus
 from orchestration.store.claims import CLAIMABLE
 from orchestration.store.database import in_seconds
 from orchestration.store.models import (
+    FINAL_STATUSES,
+    HAS_VALUES,
     OPEN_STATUSES,
     AlertRow,
     ChangeEventRow,
+    DeliveryRow,
     HistoryRow,
     IncidentRow,
     MembershipRow,
@@ -24,6 +40,7 @@ from orchestration.store.models import (
     PipelineRunRow,
     PushRow,
     RefusedPushRow,
+    StageExecutionRow,
     UsedSignatureRow,
 )
 
@@ -32,28 +49,28 @@ BATCH = 500
 VALUES_DAYS = 2.0
 """How long the payload of a definition without an ingest node is stored after the end of its run."""
 
-_NULL = literal_column("'null'::jsonb", JSONB)
-
 # Of each table: the time that says how old a row is, and which old rows can go.
 _A, _H, _I, _M, _R = AlertRow, HistoryRow, IncidentRow, MembershipRow, PipelineRunRow
-_IS_OPEN = _I.status.in_(OPEN_STATUSES)
+_IS_OPEN = _I.status.in_(bindparam("open", OPEN_STATUSES, expanding=True, literal_execute=True))
+_IS_FINAL = _R.status.in_(bindparam("final", FINAL_STATUSES, expanding=True, literal_execute=True))
+_HAS_ENDED = _I.status.not_in(bindparam("open", OPEN_STATUSES, expanding=True, literal_execute=True))
+"""Literals, because PostgreSQL uses a partial index only for what it can read in the statement."""
+
+
+def _of_no_open_incident(incident_id: InstrumentedAttribute[int | None]) -> ColumnElement[bool]:
+    # The few open incidents are looked up once for a statement.
+    return or_(incident_id.is_(None), incident_id.not_in(select(_I.id).where(_IS_OPEN)))
+
+
 _OLD: dict[str, tuple[Any, InstrumentedAttribute[datetime], ColumnElement[bool]]] = {
-    # The database deletes the attempts and deliveries of a run with it.
-    "pipeline_run": (_R, _R.updated_at, _R.status.in_([status.value for status in RunStatus if status.final])),
+    "pipeline_run": (_R, _R.updated_at, and_(_IS_FINAL, _of_no_open_incident(_R.incident_id))),
     "alert": (
         _A,
-        _A.updated_at,
+        _A.heard_at,
         ~select(_M.alert_id).where(_M.alert_id == _A.id, _M.incident_id == _I.id, _IS_OPEN).exists(),
     ),
-    "history": (_H, _H.at, true()),
-    "incident": (
-        _I,
-        _I.updated_at,
-        and_(
-            ~_IS_OPEN,
-            ~select(_R.id).where(_R.incident_id == _I.id).exists(),
-        ),
-    ),
+    "history": (_H, _H.at, _of_no_open_incident(_H.incident_id)),
+    "incident": (_I, _I.updated_at, and_(_HAS_ENDED, ~select(_R.id).where(_R.incident_id == _I.id).exists())),
     "push": (PushRow, PushRow.created_at, true()),
     "refused_push": (RefusedPushRow, RefusedPushRow.at, true()),
     "model_question": (ModelQuestionRow, ModelQuestionRow.asked_at, true()),
@@ -66,19 +83,35 @@ TABLES = (*_OLD, _SIGNATURES)
 """The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
 
-async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
-    """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days. Returns how many.
+def _days_ago(days: float) -> ColumnElement[Any]:
+    # PostgreSQL looks nothing up in an index that it compares with `clock_timestamp()`: that one changes meanwhile.
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, days * DAY_SECONDS)
 
-    A run that is not over, an open incident and its alerts are never deleted.
+
+async def delete_old(tx: AsyncConnection, table: str, days: float) -> int:
+    """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days, oldest first. Returns how many.
+
+    A run that is not over, an open incident, its alerts, its runs and its history are never deleted.
     """
     if table == _SIGNATURES:
         # A signed request that is older than a day is refused because of its age.
-        statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < in_seconds(-DAY_SECONDS))
-    else:
-        row, moment, done = _OLD[table]
-        batch = select(row.id).where(moment < in_seconds(-days * DAY_SECONDS), done).limit(BATCH)
-        statement = delete(row).where(row.id.in_(batch))
-    return (await tx.execute(statement)).rowcount
+        statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < _days_ago(1.0))
+        return (await tx.execute(statement)).rowcount
+    row, moment, done = _OLD[table]
+    oldest = select(row.id).where(moment < _days_ago(days), done).order_by(moment).limit(BATCH)
+    ids = list((await tx.execute(oldest.with_for_update(of=row))).scalars())
+    if not ids:
+        return 0
+    if table == "pipeline_run":
+        # The database would delete them with each run, one run after the other.
+        for part in (StageExecutionRow, DeliveryRow):
+            await tx.execute(delete(part).where(part.pipeline_run_id == any_(_given(ids))))
+    await tx.execute(delete(row).where(row.id == any_(_given(ids))))
+    return len(ids)
+
+
+def _given(ids: list[int]) -> ColumnElement[Any]:
+    return literal(ids, ARRAY(BigInteger))
 
 
 async def forget_values(tx: AsyncConnection) -> int:
@@ -87,10 +120,8 @@ async def forget_values(tx: AsyncConnection) -> int:
     Such a payload is stored as it came, since the run may be resumed with it. A failed run can be as long as it is
     stored; of any other run that is over, it is removed after `VALUES_DAYS`, when no redelivery needs it any more.
     """
-    over = _R.status.in_([status.value for status in RunStatus if status.final and status is not RunStatus.FAILED])
-    old = _R.updated_at < in_seconds(-VALUES_DAYS * DAY_SECONDS)
-    given = func.coalesce(_R.payload["data"], _NULL) != _NULL
-    batch = select(_R.id).where(_R.alert_fingerprint.is_(None), over, old, given).limit(BATCH)
+    old = _R.updated_at < _days_ago(VALUES_DAYS)
+    batch = select(_R.id).where(text(HAS_VALUES), old).order_by(_R.updated_at).limit(BATCH)
     without = _R.payload.op("-", return_type=JSONB)("data")
     forgotten = update(_R).where(_R.id.in_(batch)).values(payload=without, updated_at=_R.updated_at)
     return (await tx.execute(forgotten)).rowcount

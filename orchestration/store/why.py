@@ -230,8 +230,9 @@ async def _loose_runs(
 
     They wait for a worker, failed before their alerts were recorded, or said nothing that opens an incident.
     """
-    columns = (_R.id, _R.title, _R.payload, _R.incident_id, _R.incident_key, _R.environment, _R.reason)
-    latest = select(*columns).order_by(_R.created_at.desc()).limit(NEWEST_RUNS)
+    columns = (_R.id, _R.title, _R.payload, _R.incident_key, _R.environment)
+    loose = (_R.incident_id.is_(None), _R.reason == RunReason.PUSH)
+    latest = select(*columns).where(*loose).order_by(_R.created_at.desc()).limit(NEWEST_RUNS)
     if at is not None:
         latest = latest.where(_R.created_at <= at + timedelta(minutes=1))
     run = latest.subquery().c
@@ -241,9 +242,7 @@ async def _loose_runs(
     says = exists().select_from(alert).where(says)
     fits = says if matchers else or_(fits_name(run.title, asked), says)
     known = exists().where(_I.incident_key == run.incident_key, _I.environment == run.environment)
-    query = select(run.id, run.incident_key, run.environment).where(
-        run.incident_id.is_(None), run.reason == RunReason.PUSH, not_(known), fits
-    )
+    query = select(run.id, run.incident_key, run.environment).where(not_(known), fits)
     found = (await tx.execute(query.order_by(run.id.desc()).limit(MOST_RUNS))).all()
     ids = [
         row.id for row in found if (row.incident_key, row.environment) == (found[0].incident_key, found[0].environment)
@@ -401,8 +400,8 @@ async def _runs(tx: AsyncConnection, mine: Any) -> list[ExplainedRun]:
     telling = func.coalesce(_R.skip_reason, "").not_in((Reason.REPEAT, Reason.DUPLICATE))
     others = select(_R.id).where(mine, telling).order_by(_R.id.desc()).limit(MOST_RUNS).subquery()
     query = select(*RUN_COLUMNS, _R.id.label("row_id"), *decision, errors, alerts)
-    either = or_(_R.id.in_(select(newest.c.id)), _R.id.in_(select(others.c.id)))
-    rows = (await tx.execute(query.where(either).order_by(_R.id))).mappings().all()
+    either = select(newest.c.id).union(select(others.c.id))
+    rows = (await tx.execute(query.where(_R.id.in_(either)).order_by(_R.id))).mappings().all()
     keys = [row["row_id"] for row in rows]
     deliveries = await rows_by_run(tx, DeliveryRecord, DeliveryRow, keys)
     failed = StageExecutionRow.error_type.is_not(None)
