@@ -1,7 +1,7 @@
 """The local diagnosis: the likely topic, the confidence, and the claims with their evidence. Pure.
 
-Each piece of evidence votes for what the incident is about (`votes.py`), unless all is well (`health.py`). Where nothing
-was seen, or the votes are split, the confidence says so.
+Each piece of evidence votes for what the incident is about (`votes.py`), unless all is well (`health.py`). Where
+nothing was seen, or the votes are split, the confidence says so.
 """
 
 from __future__ import annotations
