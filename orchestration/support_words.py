@@ -66,6 +66,7 @@ def _content(words: Sequence[str]) -> set[str]:
 
 
 def of_quotes(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]) -> str | None:
+    """What a claim quotes stands in its evidence, and is not denied there."""
     del cited
     own = Text.of(claim.says)
     for quote in claim.quotes:
@@ -117,6 +118,7 @@ _BETWEEN = re.compile(r"\b[\w-]+ (?:seconds?|minutes?|hours?|days?) (?:before|af
 
 
 def of_numbers(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]) -> str | None:
+    """Each number and each name with digits of a claim stands in its evidence, in whatever notation."""
     says = Text.of(claim.says).raw
     for one in cited:
         says = says.replace(one.id, " ")

@@ -24,6 +24,9 @@ IDENTITY_LABELS = names_in(
 )
 """Labels that say whose it is or where it runs. A team named "storage" is no sign of a disk."""
 
+PATH_LABELS = ("mountpoint", "mount", "path", "filesystem")
+"""Labels that name a path."""
+
 _T = TypeVar("_T")
 
 

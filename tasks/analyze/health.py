@@ -9,7 +9,7 @@ from functools import cached_property
 
 from orchestration.alert import Severity
 from orchestration.contracts import Check, CheckStatus
-from tasks.analyze.case import Case
+from tasks.analyze.case import PATH_LABELS, Case
 from tasks.analyze.topics import Topic, names_in, names_several, topic_of_check, words_of
 from tasks.analyze.votes import OUTSIDE, topic_of_change
 
@@ -21,7 +21,6 @@ _REACH = names_in("down up unreachable offline reachable available unavailable a
 
 _NO_PROCESS = "no process to look for"
 _NOT_SPACE = names_in("inode inodes raid smart mdadm degraded readonly iops iowait latency slow")
-_PATH_LABELS = ("mountpoint", "mount", "path", "filesystem")
 
 _SEEN_FROM_OUTSIDE = frozenset({Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS})
 """What a checker that sees whether the target serves can find well."""
@@ -154,7 +153,7 @@ def _covers(check: Check, case: Case) -> bool:
     alerts = case.alerts
     if any(words_of(f"{alert.name} {alert.description}") & _NOT_SPACE for alert in alerts):
         return False
-    paths = {alert.labels[name] for alert in alerts for name in _PATH_LABELS if alert.labels.get(name)}
+    paths = {alert.labels[name] for alert in alerts for name in PATH_LABELS if alert.labels.get(name)}
     seen = set(re.findall(r"(?<!\S)/\S*", check.message)) | set(re.findall(r"(?<!\S)/\S*", str(check.metrics)))
     return not paths or not seen or paths <= {path.rstrip(",;:") for path in seen}
 
