@@ -8,7 +8,7 @@ from typing import Literal, Self
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from blocks.prefect_api import BlockSource, SavedBlock, problem_of_block
+from blocks.prefect_api import BlockSource, SavedBlock, broken_block
 from orchestration.analysis import ModelOptions
 from orchestration.errors import BadInput, Unavailable
 from orchestration.setting_rules import model_problems
@@ -133,10 +133,7 @@ def _options(saved: SavedBlock) -> ModelOptions:
     try:
         model = AnalysisModel.model_validate(saved.data)
     except ValidationError as error:
-        raise BadInput(
-            f"The analysis-model block {saved.name!r} is broken: {problem_of_block(error)}. "
-            "Edit it in Prefect's UI under Blocks"
-        ) from None
+        raise BadInput(broken_block("analysis-model block", saved, error)) from None
     if not model.enabled:
         raise BadInput(
             f"The analysis-model block {saved.name!r} is switched off: enable it in Prefect, or name another"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from blocks.prefect_api import BlockSource, SavedBlock
+from blocks.prefect_api import BlockSource, SavedBlock, broken_block
 from orchestration.changes.blame import Dependency
 from orchestration.errors import Unavailable
 from orchestration.signals import logger
@@ -74,12 +74,5 @@ def _pairs(saved: SavedBlock) -> Sequence[Dependency]:
     try:
         return ServiceDependencies.model_validate(saved.data).pairs()
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "block"
-        logger.warning(
-            "The service-dependencies block %r is broken: %s: %s. Edit it in Prefect's UI under Blocks",
-            saved.name,
-            field,
-            problem["msg"].removeprefix("Value error, "),
-        )
+        logger.warning("%s", broken_block("service-dependencies block", saved, error))
         return ()

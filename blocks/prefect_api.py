@@ -87,6 +87,11 @@ def problem_of_block(error: ValidationError) -> str:
     return f"{field}: {said}" if field else said
 
 
+def broken_block(what: str, saved: SavedBlock, error: ValidationError) -> str:
+    """The sentence about a saved block that cannot be read; `what` is what people call its type."""
+    return f"The {what} {saved.name!r} is broken: {problem_of_block(error)}. Edit it in Prefect's UI under Blocks"
+
+
 BlockSource = Callable[[], Awaitable[list[SavedBlock]]]
 """Lists the saved blocks that runs need. Raises `Unavailable`."""
 

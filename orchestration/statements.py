@@ -7,60 +7,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from orchestration.vocabulary import FREE, FULL, GENERIC, ILL, NEGATIONS, RESOURCE_OF, RESOURCES, WELL, stem
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_RESOURCES: Mapping[str, frozenset[str]] = {
-    "memory": _words("memory ram mem oom heap memavailable memfree"),
-    "swap": _words("swap swapping"),
-    "cpu": _words("cpu cpus processor processors core cores load load1 load5 load15"),
-    "disk": _words("disk disks filesystem filesystems storage volume volumes partition partitions mountpoint fs"),
-    "inode": _words("inode inodes"),
-    "network": _words("network packet packets interface link bandwidth"),
-    "latency": _words("latency latencies p50 p90 p95 p99 duration"),
-    "certificate": _words("certificate certificates cert certs tls ssl"),
-    "dns": _words("dns nameserver resolver nxdomain servfail enotfound"),
-    "connection": _words("connection connections pool clients"),
-    "queue": _words("queue queues backlog lag"),
-    "error": _words("error errors 5xx 4xx"),
-    "deploy": _words(
-        "deploy deploys deployed deployment deployments release released releases rollout rolled change changes changed"
-    ),
-}
-"""What measurements are of, with other words for each."""
-
-_RESOURCE_OF = {word: name for name, some in _RESOURCES.items() for word in some}
-CAPACITIES = frozenset({"memory", "swap", "cpu", "disk", "inode", "connection"})
-"""What can be full."""
-
-_NEGATIONS = _words(
-    "not no never none without cannot nor neither nothing nobody nicht kein keine hardly isn't aren't wasn't weren't"
-    " doesn't don't didn't hasn't haven't hadn't won't can't couldn't wouldn't shouldn't rarely nowhere unable"
-)
-_WELL = _words(
-    "fine healthy normal ok okay harmless good stable idle recovered reachable responsive responding answering"
-    " successful succeeded valid enough plenty well unaffected ample"
-)
-_FULL = _words(
-    "full exhausted overloaded saturated short overcommitted pegged maxed starved overwhelmed depleted overloading"
-    " filled overused high low"
-)
-_ILL = _FULL | _words(
-    "fail failing failed fails failure failures down critical broken unreachable crashed crashes crash unhealthy"
-    " leaking leaks stuck dead expired expires invalid unavailable refused refuses error errors corrupted corrupt lost"
-    " missing stopped timeout timeouts nxdomain servfail enotfound econnrefused etimedout degraded overflowing killed"
-    " lacks lack fill fills behind"
-)
 _OUT = re.compile(
     r"\b(?:run|runs|ran|running) out\b"
     r"|\bno (?:space|memory|room|capacity|headroom) (?:is )?(?:left|free)\b"
 )
-_FREE = _words("free idle available left remaining unused headroom")
 _CUT = re.compile(
     r"(?<=[.!?;\n\])|])\s+|\s*[\[|;\]]\s*|,\s+|\s+(?:and|but|while|whereas|although|though|yet|however)\s+",
     re.IGNORECASE,
@@ -69,33 +24,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;\n])\s+|\s*[\[|;\]]\s*")
 _TOKEN = re.compile(r"[^\W_]+(?:[-.:/'][^\W_]+)*|%")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s?(?:%|percent|pct)")
-
-GENERIC = _words(
-    "used uses use using usage utilization utilisation utilized percent pct full free busy idle available left"
-    " remaining high low above below over under limit normally normal now currently current about total value rate"
-    " level only already just still nearly almost more less than most least many much few some all every each at is"
-    " are was were be been being has have had does do did done can could will would may might must should the a an and"
-    " or but of on in to for from by with without as it its this that these those there here they them their which"
-    " what when where while since until before after during because due so too very not no never none ago minute"
-    " minutes hour hours second seconds day days week month ms min sec bytes byte kb mb gb tb kib mib gib tib per then"
-    " also again once between within up out off down into back long longer one two three four five six seven eight"
-    " nine ten twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million half first last next"
-    " critical warning info firing resolved ok host hosts alert alerts check checks evidence shows show says said"
-    " likely probably probable cause causes caused problem issue system seen nothing else whose whom how nobody"
-    " trouble wrong rise rises rose rising risen grow grows grew growing fall falls fell falling increase increases"
-    " increased increasing decrease decreased drop drops dropped jump jumps jumped spike spikes spiked climb climbs"
-    " climbed slow slower fast unusual usual higher lower big large small new old bad good start starts started began"
-    " begin stop stops stopped end ends ended run runs ran running work works need needs reach reaches reached exceed"
-    " exceeds exceeded cross hit hits got gets get goes went gone become becomes became remain remains stay stays"
-    " shown fill fills filled filling fail fails failed failing broke break breaks broken answer answers answered wait"
-    " waits waited exist exists find finds found happen happens happened came come comes rest sees behind able fine"
-    " healthy wasn't exhausted overloaded saturated short dead stuck unreachable unavailable crashed crashes crash"
-    " working set preceded following followed active ready other another same both enough plenty space amount times"
-    " time well utc made make makes something depends depend name names resolve reachable target targets november"
-    " december january february march april june july august september october queries instead around roughly"
-    " approximately circa io api http https url id os"
-)
-"""Words that say nothing of what a statement is about."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +49,7 @@ class Statement:
 
     @property
     def denies(self) -> bool:
-        return not _NEGATIONS.isdisjoint((*self.header, *self.words))
+        return not NEGATIONS.isdisjoint((*self.header, *self.words))
 
     @property
     def sense(self) -> str:
@@ -129,9 +57,9 @@ class Statement:
         found: set[str] = set()
         reach = 0
         for word in self.words:
-            reach = 5 if word in _NEGATIONS else reach - 1
-            if word in _WELL or word in _ILL:
-                found.add("well" if (word in _WELL) is (reach <= 0) else "ill")
+            reach = 5 if word in NEGATIONS else reach - 1
+            if word in WELL or word in ILL:
+                found.add("well" if (word in WELL) is (reach <= 0) else "ill")
         if _OUT.search(self.text):
             return "ill"
         if not found and self.denies:
@@ -141,12 +69,12 @@ class Statement:
     @property
     def says_full(self) -> bool:
         """Whether it says that something is used up."""
-        return self.sense == "ill" and (not _FULL.isdisjoint(self.words) or _OUT.search(self.text) is not None)
+        return self.sense == "ill" and (not FULL.isdisjoint(self.words) or _OUT.search(self.text) is not None)
 
     @property
     def used(self) -> list[float]:
         """The shares in use, in percent, which it names."""
-        free = not _FREE.isdisjoint(self.words)
+        free = not FREE.isdisjoint(self.words)
         return [100 - float(one) if free else float(one) for one in _PERCENT.findall(self.text)]
 
 
@@ -180,27 +108,17 @@ def _statement(text: str, *, is_name: bool) -> Statement:
     folded = text.casefold()
     words = tuple(_TOKEN.findall(folded))
     about = frozenset(_about(text))
-    return Statement(folded, words, about, frozenset(word for word in about if word in _RESOURCES), is_name=is_name)
+    return Statement(folded, words, about, frozenset(word for word in about if word in RESOURCES), is_name=is_name)
 
 
 def _about(text: str) -> Iterator[str]:
     for word in _TOKEN.findall(text.casefold().replace("_", " ")):
         parts = [word] if any(letter.isdigit() for letter in word) else re.split(r"[-./:]", word)
         for part in parts if len(parts) > 1 else [word]:
-            if part in _RESOURCE_OF and len(parts) == 1:
-                yield _RESOURCE_OF[part]
+            if part in RESOURCE_OF and len(parts) == 1:
+                yield RESOURCE_OF[part]
             elif part not in GENERIC and len(part) > 1 and not part[0].isdigit():
                 yield stem(part)
-
-
-def stem(word: str) -> str:
-    """A word without its ending."""
-    if any(letter.isdigit() for letter in word):
-        return word
-    for ending in ("ings", "ing", "ies", "ed", "es", "s", "ly"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word.removesuffix("e") if len(word) > 4 else word
 
 
 _BELOW_TWENTY = (

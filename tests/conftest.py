@@ -23,6 +23,7 @@ from orchestration.store.models import Base
 from service.stack import StackAddresses, attach
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
+from tests.model_server import model_server
 from tests.receivers import HttpReceiver, http_receiver
 from tests.stack_fixtures import new_home, settings_for
 
@@ -171,6 +172,13 @@ def receiver() -> Iterator[HttpReceiver]:
     """An HTTP endpoint that accepts every message."""
     with http_receiver() as one:
         yield one
+
+
+@pytest.fixture
+def model() -> Iterator[HttpReceiver]:
+    """The API of a vendor of models; a test says what it answers."""
+    with model_server() as server:
+        yield server
 
 
 @pytest.fixture

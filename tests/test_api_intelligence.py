@@ -17,9 +17,9 @@ from orchestration.store.encrypted_cache import CHANNEL_NAMES, MODELS, Encrypted
 from service.api.notify import DRIVERS
 from tests.api_helpers import all_runs, answer_after_run, open_api, run_to_end
 from tests.conftest import MemoryChannel, MemoryChannels
+from tests.model_helpers import GOOD, page, with_model
 from tests.model_server import model_server, said
 from tests.notify_helpers import rows, tell
-from tests.test_model_analysis import GOOD, page, with_model
 
 
 @pytest.fixture

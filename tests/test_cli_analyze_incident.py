@@ -8,9 +8,9 @@ from orchestration.engine.run import Services
 from tests.cli_helpers import QUICK, json_of, says_in_one_line, side_by_side
 from tests.conftest import Command, MemoryChannel
 from tests.life_helpers import opened
+from tests.model_helpers import GOOD
 from tests.model_server import model_server, said
 from tests.notify_helpers import rows
-from tests.test_model_analysis import GOOD
 
 pytest_plugins = ["tests.cli_helpers"]
 

@@ -10,10 +10,10 @@ from pydantic import SecretStr
 from blocks.channels import SlackChannel
 from orchestration.store.database import Database
 from tests import vendors
+from tests.model_helpers import Slow
 from tests.model_server import answer_of, claim, model_server, said
 from tests.notify_helpers import push, rows
 from tests.receivers import http_receiver
-from tests.test_model_analysis import Slow
 from tests.vendors import SLACK_TOKEN
 from tests.worker_helpers import NOWHERE, eventually, over, worker_settings, working
 

@@ -20,7 +20,7 @@ from blocks.channels.apprise import MAX_TITLE, apprise_log, failure_of
 from blocks.channels.base import ChannelBlock, refused, unreachable
 from blocks.channels.email import EmailChannel, is_address
 from blocks.channels.slack import SlackChannel
-from blocks.prefect_api import SavedBlock
+from blocks.prefect_api import SavedBlock, problem_of_block
 from orchestration.contracts import Delivery
 from orchestration.errors import BadInput, DeliveryFailed
 from orchestration.message import Message
@@ -142,8 +142,7 @@ def _is_unknown(error: Exception) -> bool:
 
 def _problem(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return redact_text(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", limit=200)
+        return redact_text(problem_of_block(error), limit=200)
     return type(error).__name__
 
 

@@ -22,7 +22,7 @@ from blocks.channels import CHANNELS
 from blocks.channels.base import ChannelBlock, ConsoleChannel
 from blocks.channels.prefects import CAPABILITY, SLUGS, AnyChannel, prefects_channel
 from blocks.dependencies import ServiceDependencies
-from blocks.prefect_api import BlockSource, SavedBlock, read_blocks_with, read_saved_blocks
+from blocks.prefect_api import BlockSource, SavedBlock, broken_block, read_blocks_with, read_saved_blocks
 from orchestration.errors import BadInput, BadSetting, PipelineError, Unavailable
 from orchestration.message import NamedChannel
 from orchestration.settings import Settings
@@ -343,11 +343,8 @@ def _built(saved: SavedBlock) -> ChannelBlock | BrokenBlock:
     try:
         return _BY_SLUG[saved.slug].model_validate(saved.data)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "block"
         return BrokenBlock(
-            f"The channel block {saved.name!r} is broken: {field}: {problem['msg']}. "
-            "Edit it in Prefect's UI under Blocks",
+            broken_block("channel block", saved, error),
             default=bool(saved.data.get("default")) and saved.data.get("enabled") is not False,
         )
 

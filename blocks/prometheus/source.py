@@ -10,7 +10,7 @@ from typing import Self, TypedDict
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from blocks.prefect_api import SavedBlock, problem_of_block, read_saved_blocks
+from blocks.prefect_api import SavedBlock, broken_block, read_saved_blocks
 from blocks.prometheus.client import PrometheusClient
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.setting_rules import prometheus_problems, read_certificates
@@ -153,7 +153,4 @@ def _built(saved: SavedBlock) -> PrometheusClient:
     try:
         return PrometheusSource.model_validate(saved.data).client()
     except ValidationError as error:
-        raise BadSetting(
-            f"The Prometheus source {saved.name!r} is broken: {problem_of_block(error)}. "
-            "Edit it in Prefect's UI under Blocks"
-        ) from None
+        raise BadSetting(broken_block("Prometheus source", saved, error)) from None

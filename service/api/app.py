@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -145,8 +145,8 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
         opening.push_async_callback(_write_last_refusals, api)
         duties = (
             _migrate_until_done(api),
-            _write_uses(api),
-            _follow_policy(api),
+            _repeat(WRITE_USES_SECONDS, api.guard.ring.write_uses),
+            _repeat(FRESH_SECONDS, lambda: _follow_policy(api)),
             api.refusals.run(),
             api.presence.keep(),
         )
@@ -171,17 +171,15 @@ async def _migrate_until_done(api: ApiState) -> None:
         await _migrate(api)
 
 
-async def _write_uses(api: ApiState) -> None:
-    while True:
-        await asyncio.sleep(WRITE_USES_SECONDS)
-        await api.guard.ring.write_uses()
-
-
 async def _follow_policy(api: ApiState) -> None:
+    if api.schema_problem is None:
+        await api.policies.read()
+
+
+async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(FRESH_SECONDS)
-        if api.schema_problem is None:
-            await api.policies.read()
+        await asyncio.sleep(seconds)
+        await work()
 
 
 async def _write_last_refusals(api: ApiState) -> None:

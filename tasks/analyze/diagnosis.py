@@ -1,69 +1,23 @@
 """The local diagnosis: the likely topic, the confidence, and the claims with their evidence. Pure.
 
-Each piece of evidence votes for what the incident is about. Words of the alert alone are a hint; what was seen at the
-target of the alert decides. Where nothing was seen, or the votes are split, the confidence says so.
+Each piece of evidence votes for what the incident is about (`votes.py`), unless all is well (`health.py`). Where
+nothing was seen, or the votes are split, the confidence says so.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from textwrap import shorten
-from typing import TypeVar
 
-from orchestration.alert import Alert, Severity, first_start
 from orchestration.analysis import AnalysisInput
-from orchestration.changes.events import likelihood
-from orchestration.contracts import (
-    Change,
-    ChangeEvent,
-    Check,
-    CheckStatus,
-    Claim,
-    ClaimKind,
-    Evidence,
-    EvidenceKind,
-    Target,
-)
-from orchestration.evidence import evidence_of
-from orchestration.places import read_place
+from orchestration.contracts import ChangeEvent, CheckStatus, Claim, ClaimKind, Evidence, EvidenceKind
 from orchestration.target import is_test_notification
-from tasks.analyze.topics import (
-    Topic,
-    is_symptom,
-    names_in,
-    names_several,
-    topic_of_check,
-    topic_of_metric,
-    topics_in,
-    topics_in_errors,
-    without_denied,
-    words_of,
-)
-
-_NAME, _DESCRIPTION, _LABEL = 2.0, 1.0, 0.5
-"""How much a word of the alert counts, by the place where it stands."""
-
-_ERROR = 1.5
-"""How much an error counts that the alert quotes, such as "no space left on device"."""
-
-_CHECK = {CheckStatus.CRITICAL: 3.0, CheckStatus.WARNING: 1.25, CheckStatus.OK: -2.0}
-"""How much a check of the target counts for its topic."""
-
-_CHANGE = 2.5
-"""How much the strangest series counts; the others less, by their score beside that one's."""
-
-_MADE = names_in(
-    "change deploy deployment release rollout rollback config configuration flag scale migration upgrade update patch"
-)
-"""The kinds of events that can be undone. A campaign or a holiday cannot."""
-
-_EVENT, EVENT_WINDOW = 3.0, timedelta(minutes=60)
-"""How much a change that people made to the target counts if it came right before; none counts after the window."""
+from tasks.analyze.case import Case
+from tasks.analyze.health import Health, health_of
+from tasks.analyze.topics import Topic, topic_of_check
+from tasks.analyze.votes import Vote, votes_of, weights_of
 
 _LEAST = 1.0
 """The least weight of an answer."""
@@ -89,27 +43,10 @@ _LOADED = frozenset({Topic.CPU, Topic.CONNECTIONS})
 _SURELY = 2.4
 """The weight from which one piece of evidence for a root explains a symptom: a critical check, a deploy just before."""
 
-_HEALTHY_BY_EXPRESSION, _HEALTHY_BY_TOPIC, _HEALTHY = 0.8, 0.7, 0.5
-"""The confidence that all is well: by the alert's own expression, by a check of its topic, by less, such as a look that
-lasts a moment, or any check where nothing speaks of trouble, or what was strange is over."""
-
 _UNKNOWN = 0.1
 
-_MAX_ALERTS = 100  # enough words to judge by; ten thousand alerts would block the event loop
 _MAX_CITED, _MAX_QUOTED, _MAX_EFFECTS = 4, 2, 3
 _QUOTE = 160  # characters of the alert
-
-_REACH = names_in("down up unreachable offline reachable available unavailable answer answers responding probe")
-
-_OUTSIDE = frozenset({"http", "tcp", "tls", "dns"})
-"""Checkers that see whether the target serves, as its users do."""
-
-# Labels that say whose it is or where it runs. A team named "storage" is no sign of a disk.
-_NAMES = names_in(
-    "instance host hostname node nodename server pod pod_name service job namespace cluster app application team owner "
-    "env environment region zone datacenter dc project tenant customer component container image deployment "
-    "statefulset daemonset squad contact entity monitor alertname severity priority status"
-)
 
 IN_WORDS = {
     Topic.MEMORY: "memory is short",
@@ -125,8 +62,6 @@ IN_WORDS = {
     Topic.NETWORK: "the network is disturbed",
     Topic.PROCESS: "a process is down or failing",
 }
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,79 +81,22 @@ class Diagnosis:
     """The change that people made which is probably the cause."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Vote:
-    topic: Topic
-    weight: float
-    cites: str
-    """The id of the evidence; "" for a vote against."""
-    by_words: bool = False
-    from_outside: bool = False
-    """Whether it only saw if somebody answers."""
-    about: str = ""
-    event: ChangeEvent | None = None
-
-
-@dataclass
-class _Case:
-    """An analysis' input with its numbered evidence."""
-
-    given: AnalysisInput
-    evidence: dict[str, Evidence] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.evidence = {one.id: one for one in evidence_of(self.given)}
-
-    @property
-    def target(self) -> Target:
-        return self.given.target or Target()
-
-    @property
-    def checks(self) -> Iterator[tuple[str, Check]]:
-        return self._numbered(EvidenceKind.CHECK, self.given.check.checks if self.given.check else [])
-
-    @property
-    def changes(self) -> Iterator[tuple[str, Change]]:
-        return self._numbered(EvidenceKind.CHANGE, self.given.check.changes if self.given.check else [])
-
-    @property
-    def events(self) -> Iterator[tuple[str, ChangeEvent]]:
-        return self._numbered(EvidenceKind.EVENT, self.given.events)
-
-    def _numbered(self, kind: EvidenceKind, found: Sequence[_T]) -> Iterator[tuple[str, _T]]:
-        named = ((f"{kind}-{number}", one) for number, one in enumerate(found, 1))
-        return (pair for pair in named if pair[0] in self.evidence)
-
-    @property
-    def began_at(self) -> datetime | None:
-        opened_at = self.given.incident.opened_at if self.given.incident else None
-        return first_start(self.given.alerts) or opened_at
-
-    def is_other(self, name: str) -> bool:
-        """Whether a name is surely of something else than the target."""
-        return bool(name and self.names) and not _concerns(name, self.names)
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """What the target is called, in lower case."""
-        labels = (value for name, value in self.target.labels.items() if name in _NAMES)
-        hosts = (alert.host for alert in self.given.alerts)
-        found = {_bare(name) for name in (self.target.host, self.target.url, *labels, *hosts) if name}
-        return frozenset(found | {name.partition(".")[0] for name in found})
-
-
 def diagnose(given: AnalysisInput) -> Diagnosis:
     """Find what the incident is about. A check, a change and an event count only as they concern its target."""
-    case = _Case(given)
+    case = Case(given)
+    votes = votes_of(case)
+    health = health_of(case, {vote.topic for vote in votes if vote.by_words})
     if given.alerts and all(map(is_test_notification, given.alerts)):
-        evidence = list(case.evidence.values())
-        return Diagnosis(healthy=True, is_test=True, confidence=_MAX, evidence=evidence)
-    votes = [*_of_words(case), *_of_checks(case), *_of_changes(case), *_of_events(case)]
-    weights = _weights(votes)
-    healthy = _healthy(case, {vote.topic for vote in votes if vote.by_words})
-    if healthy is not None:
-        return healthy
-    weights = {topic: weight for topic, weight in weights.items() if topic not in _found_well(case)}
+        well = _healthy(case, health) if health is not None else Diagnosis(evidence=list(case.evidence.values()))
+        return replace(well, healthy=True, is_test=True, confidence=_MAX)
+    if health is not None:
+        return _healthy(case, health)
+    return _likely_cause(case, votes)
+
+
+def _likely_cause(case: Case, votes: Sequence[Vote]) -> Diagnosis:
+    found_well = _found_well(case)
+    weights = {topic: weight for topic, weight in weights_of(votes).items() if topic not in found_well}
     topic = _explained(max(Topic, key=lambda one: weights.get(one, 0.0)), votes, weights)
     if weights.get(topic, 0.0) < _LEAST:
         return Diagnosis(claims=_effects(case, None), evidence=list(case.evidence.values()))
@@ -234,21 +112,7 @@ def diagnose(given: AnalysisInput) -> Diagnosis:
     )
 
 
-def _weights(votes: Iterable[_Vote]) -> dict[Topic, float]:
-    """The sum of the votes for each topic. All that is wrong with one other thing is one dependency, not several."""
-    weights: dict[Topic, float] = {}
-    strongest: dict[str, float] = {}
-    for vote in votes:
-        weight = vote.weight
-        if vote.topic is Topic.DEPENDENCY and vote.about:
-            known = strongest.get(vote.about, 0.0)
-            strongest[vote.about] = max(known, weight)
-            weight = strongest[vote.about] - known
-        weights[vote.topic] = weights.get(vote.topic, 0.0) + weight
-    return weights
-
-
-def _found_well(case: _Case) -> set[Topic]:
+def _found_well(case: Case) -> set[Topic]:
     """The topics of which every check that looked at the target found that all is well."""
     found: dict[Topic, set[CheckStatus]] = {}
     for _, check in case.checks:
@@ -257,7 +121,7 @@ def _found_well(case: _Case) -> set[Topic]:
     return {topic for topic, statuses in found.items() if statuses <= {CheckStatus.OK}}
 
 
-def _explained(topic: Topic, votes: Sequence[_Vote], weights: Mapping[Topic, float]) -> Topic:
+def _explained(topic: Topic, votes: Sequence[Vote], weights: Mapping[Topic, float]) -> Topic:
     """The root of a symptom: work that piles up, and what fails elsewhere, have a cause if one was surely seen.
 
     What is asked more than usual uses more: that is the root of a busy CPU and of many connections.
@@ -275,7 +139,7 @@ def _explained(topic: Topic, votes: Sequence[_Vote], weights: Mapping[Topic, flo
     return root if root is not None and seen[root] >= _SURELY else topic
 
 
-def _confidence(weight: float, rival: float, votes: Sequence[_Vote]) -> float:
+def _confidence(weight: float, rival: float, votes: Sequence[Vote]) -> float:
     sure = weight / (weight + _HALF) * (1 - _RIVAL * min(rival / weight, 1.0))
     most = _MAX
     if all(vote.by_words for vote in votes):
@@ -287,197 +151,16 @@ def _confidence(weight: float, rival: float, votes: Sequence[_Vote]) -> float:
     return round(min(sure, most), 2)
 
 
-# What votes
-
-
-def _of_words(case: _Case) -> Iterator[_Vote]:
-    given = case.given
-    alerts = list(given.alerts)[:_MAX_ALERTS]
-    names = {alert.name for alert in alerts} | {alert.title for alert in alerts}
-    says = {alert.description for alert in alerts} | {
-        value for alert in alerts for value in alert.annotations.values() if "://" not in value or " " in value
-    }
-    if given.incident is not None and not alerts:
-        # Not incident.summary: an earlier analysis may have written it.
-        names, says = {given.incident.title}, {given.incident.description}
-    labels = {value for alert in alerts for name, value in alert.labels.items() if name.lower() not in _NAMES}
-    cites = "alert-1" if "alert-1" in case.evidence else ""
-    identities = sorted(_identities(alerts), key=len, reverse=True)
-    for weight, texts in ((_NAME, names), (_DESCRIPTION, says), (_LABEL, labels)):
-        said = (without_denied(_without(text, identities)) for text in texts)
-        for topic, clarity in topics_in(said).items():
-            yield _Vote(topic=topic, weight=weight * clarity, cites=cites, by_words=True)
-    for topic in topics_in_errors(names | says):
-        yield _Vote(topic=topic, weight=_ERROR, cites=cites, by_words=True)
-
-
-def _identities(alerts: Iterable[Alert]) -> set[str]:
-    """The names of hosts, services and teams in the labels of the alerts: their words say nothing."""
-    values = {
-        value for alert in alerts for name, value in alert.labels.items() if name.lower() in _NAMES - {"alertname"}
-    }
-    return {value for value in values | {value.partition(":")[0] for value in values} if len(value) > 2}
-
-
-def _without(text: str, names: Sequence[str]) -> str:
-    for name in names:
-        text = text.replace(name, " ")
-    return text
-
-
-def _of_checks(case: _Case) -> Iterator[_Vote]:
-    for number, check in case.checks:
-        topic = topic_of_check(check)
-        if topic is None or check.status not in _CHECK:
-            continue
-        weight = _CHECK[check.status]
-        if weight > 0 and case.is_other(check.target):
-            yield from _elsewhere(topic, weight, number, check.target)
-        else:
-            outside = check.name in _OUTSIDE
-            yield _Vote(topic=topic, weight=weight, cites=number if weight > 0 else "", from_outside=outside)
-
-
-def _of_changes(case: _Case) -> Iterator[_Vote]:
-    """The strangest series of each topic. Several statistics of one thing are no more evidence than one."""
-    changes = list(case.changes)
-    strongest = max((change.score for _, change in changes), default=0.0)
-    best: dict[Topic, _Vote] = {}
-    for number, change in changes if strongest > 0 else []:
-        for vote in _of_change(case, number, change, _CHANGE * change.score / strongest):
-            if vote.topic not in best or best[vote.topic].weight < vote.weight:
-                best[vote.topic] = vote
-    yield from best.values()
-
-
-def _of_change(case: _Case, number: str, change: Change, weight: float) -> Iterator[_Vote]:
-    topic = _topic_of_metric(change)
-    if case.is_other(change.entity):
-        yield from _elsewhere(topic, weight, number, change.entity)
-    elif topic is not None:
-        yield _Vote(topic=topic, weight=weight, cites=number)
-
-
-def _elsewhere(topic: Topic | None, weight: float, cites: str, about: str) -> Iterator[_Vote]:
-    """What is wrong with something else: what it is about, if that is known, and that the target may depend on it.
-
-    That it is down, or cannot be reached, is nothing but a dependency.
-    """
-    known = topic is not None and topic not in (Topic.PROCESS, Topic.NETWORK)
-    if topic is not None and known:
-        yield _Vote(topic=topic, weight=weight, cites=cites, about=about)
-    yield _Vote(topic=Topic.DEPENDENCY, weight=weight / 2 if known else weight, cites=cites, about=about)
-
-
-def _topic_of_metric(change: Change) -> Topic | None:
-    if is_symptom(change.metric):
-        return None
-    topic = topic_of_metric(change.metric)
-    # Less traffic is what an outage looks like, and more processes are no process that is down.
-    if (topic is Topic.TRAFFIC and change.now < change.high) or (topic is Topic.PROCESS and _is_up(change)):
-        return None
-    return topic
-
-
-def _is_up(change: Change) -> bool:
-    return change.metric.lower().rpartition("_")[2] == "up" and change.now >= change.low
-
-
-def _of_events(case: _Case) -> Iterator[_Vote]:
-    began = case.began_at
-    for number, event in case.events:
-        concerned = not event.labels or any(_concerns(value, case.names) for value in event.labels.values())
-        weight = _EVENT * likelihood(event, began, EVENT_WINDOW) if began is not None else 0.0
-        if concerned and weight and words_of(event.kind) & _MADE:
-            yield _Vote(topic=Topic.DEPLOY, weight=weight, cites=number, event=event)
-
-
-def _concerns(name: str, names: frozenset[str]) -> bool:
-    """Whether a name is one of the target's: web-1:9100, https://web-1/health and web-1 are the same."""
-    plain = _bare(name)
-    return plain in names or plain.partition(".")[0] in names
-
-
-def _bare(name: str) -> str:
-    """A name in lower case, without scheme, path and port."""
-    place = read_place(name)
-    return place.host if place else name.lower()
-
-
-# What is said
-
-
-def _healthy(case: _Case, topics: set[Topic]) -> Diagnosis | None:
-    """The diagnosis that all is well, if what was seen says so: no check is unhealthy, and no series is strange now.
-
-    What a check finds now counts more than a series of the same topic, which shows the time before.
-    """
-    checks = [(number, check) for number, check in case.checks if check.status is not CheckStatus.UNKNOWN]
-    if not checks or any(check.status is not CheckStatus.OK for _, check in checks):
-        return None
-    by_expression = [number for number, check in checks if check.name == "prometheus" and _is_about(check, topics)]
-    covered = {topic_of_check(check) for _, check in checks}
-    strange = {_topic_of_metric(change) for _, change in case.changes if change.until is None}
-    if not by_expression and not strange <= covered - {None}:
-        return None
-    by_topic = [number for number, check in checks if topic_of_check(check) in topics or check.name in _OUTSIDE]
-    alone = not case.given.alerts and case.given.incident is None
-    outside = bool(topics) and topics <= {Topic.NETWORK, Topic.PROCESS, Topic.CERTIFICATE, Topic.DNS}
-    # That something can be connected to says nothing of a process that has failed there.
-    outside = outside and (Topic.PROCESS not in topics or _speaks_of_reach(case))
-    of_topic = {check.name for _, check in checks if topic_of_check(check) in topics and _covers(check, case)}
-    if not of_topic and any(topic_of_check(check) in topics for _, check in checks) and not by_expression:
-        return None
-    if by_expression or alone:
-        confidence = _HEALTHY_BY_EXPRESSION
-    elif of_topic or (outside and by_topic):
-        confidence = _HEALTHY if of_topic == {"cpu"} else _HEALTHY_BY_TOPIC
-    elif topics or (_speaks_of_trouble(case) and not any(change.until for _, change in case.changes)):
-        return None  # what was looked at is not what the alert is about
-    else:
-        confidence = _HEALTHY
-    cites = [*dict.fromkeys([*by_expression, *by_topic, *(number for number, _ in checks)])][:_MAX_CITED]
+def _healthy(case: Case, health: Health) -> Diagnosis:
+    cites = list(health.cites[:_MAX_CITED])
     quotes = [case.evidence[number].says for number in cites]
     says = f"Nothing is wrong there now: {'; '.join(quotes)}"
     claim = Claim(kind=ClaimKind.HEALTHY, says=says, cites=cites, quotes=quotes)
     evidence = list(case.evidence.values())
-    return Diagnosis(healthy=True, confidence=confidence, claims=[claim, *_episodes(case)], evidence=evidence)
+    return Diagnosis(healthy=True, confidence=health.confidence, claims=[claim, *_episodes(case)], evidence=evidence)
 
 
-def _speaks_of_reach(case: _Case) -> bool:
-    return any(words_of(f"{alert.name} {alert.description}") & _REACH for alert in case.given.alerts[:_MAX_ALERTS])
-
-
-def _speaks_of_trouble(case: _Case) -> bool:
-    return any(alert.firing and alert.severity is not Severity.INFO for alert in case.given.alerts)
-
-
-def _covers(check: Check, case: _Case) -> bool:
-    """Whether a check has looked at the very thing of which the alert speaks: that path, space and not inodes."""
-    if check.name == "process":
-        return _NO_PROCESS not in check.message
-    if topic_of_check(check) is not Topic.DISK:
-        return True
-    alerts = case.given.alerts[:_MAX_ALERTS]
-    if any(words_of(f"{alert.name} {alert.description}") & _NOT_SPACE for alert in alerts):
-        return False
-    paths = {alert.labels[name] for alert in alerts for name in _PATH_LABELS if alert.labels.get(name)}
-    seen = set(re.findall(r"(?<!\S)/\S*", check.message)) | set(re.findall(r"(?<!\S)/\S*", str(check.metrics)))
-    return not paths or not seen or paths <= {path.rstrip(",;:") for path in seen}
-
-
-_NO_PROCESS = "no process to look for"
-_NOT_SPACE = names_in("inode inodes raid smart mdadm degraded readonly iops iowait latency slow")
-_PATH_LABELS = ("mountpoint", "mount", "path", "filesystem")
-
-
-def _is_about(check: Check, topics: set[Topic]) -> bool:
-    """Whether what Prometheus says can be the alert's own expression. Its host's figures of other topics are not."""
-    topic = topic_of_check(check)
-    return topic in topics if topic is not None else not names_several(check)
-
-
-def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
+def _cause(case: Case, topic: Topic, votes: Sequence[Vote]) -> Claim:
     cites = [*dict.fromkeys(vote.cites for vote in votes)][:_MAX_CITED]
     shown = [case.evidence[number] for number in cites]
     seen = [one for one in shown if one.kind is not EvidenceKind.ALERT]
@@ -492,7 +175,7 @@ def _cause(case: _Case, topic: Topic, votes: Sequence[_Vote]) -> Claim:
     return Claim(kind=ClaimKind.CAUSE, topic=topic.value, says=says, cites=cites, quotes=quotes)
 
 
-def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
+def _effects(case: Case, topic: Topic | None) -> list[Claim]:
     """What else is known: other unhealthy checks, and what came before."""
     unhealthy = [
         (number, check)
@@ -504,7 +187,7 @@ def _effects(case: _Case, topic: Topic | None) -> list[Claim]:
     return [*islice(also, _MAX_EFFECTS), *_episodes(case)]
 
 
-def _episodes(case: _Case) -> list[Claim]:
+def _episodes(case: Case) -> list[Claim]:
     latest = case.evidence.get(f"{EvidenceKind.EPISODE}-1")
     return [_effect("Before", latest)] if latest else []
 

@@ -17,6 +17,7 @@ from orchestration.redaction import one_line
 from orchestration.support import unsupported
 from orchestration.threads import in_daemon_thread
 from tasks.analyze.advice import HIGH, MEDIUM, Findings, advise, also_look_at, worst_path
+from tasks.analyze.case import PATH_LABELS
 from tasks.analyze.diagnosis import IN_WORDS, Diagnosis, diagnose
 from tasks.analyze.host import in_bytes, look_around, printable, top_by_cpu, top_by_memory
 from tasks.analyze.topics import Topic, topic_of_check, words_of
@@ -82,7 +83,7 @@ class LocalAnalysis:
 def _named_path(case: AnalysisInput) -> str:
     """The mount point that the first alert names in its labels, or the first path in what it says; "" if none."""
     for alert in case.alerts[:1]:
-        labels = (alert.labels.get(name, "") for name in ("mountpoint", "mount", "path", "filesystem"))
+        labels = (alert.labels.get(name, "") for name in PATH_LABELS)
         said = _PATH.search(f"{alert.name} {alert.description} {alert.annotations.get('summary', '')}"[:_READ])
         return next((path for path in (*labels, said[0] if said else "") if _PATH.fullmatch(path)), "")
     return ""
