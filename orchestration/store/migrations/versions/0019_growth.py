@@ -50,7 +50,7 @@ _SOON = {
 
 
 def upgrade() -> None:
-    # Half a minute of a million runs is spent on sorting what does not fit into the memory that is the default.
+    # The default sorts a million runs on disk.
     op.execute("set local maintenance_work_mem = '256MB'")
     for name, (table, columns, condition) in _INDEXES.items():
         op.create_index(name, table, columns, postgresql_where=None if condition is None else sa.text(condition))
