@@ -1,4 +1,4 @@
-"""What is on disk when its commit returns: what was accepted and what is sent, also where a worker waits for no disk."""
+"""What is on disk when its commit returns: what was accepted and what is sent, also where a worker awaits no disk."""
 
 from __future__ import annotations
 
