@@ -12,8 +12,12 @@ import logging
 import sys
 from pathlib import Path
 
-from bench import analysis, backlog, commands, growth, petshop, redaction, service, status
-from bench.figures import show
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import analysis, backlog, commands, growth, petshop, redaction, service, status, storm
+from bench.figures import Figures, show
+from bench.report import write_report
 
 PARTS = {
     "commands": commands.measure_commands,
@@ -26,7 +30,11 @@ PARTS = {
     "backlog": backlog.measure_backlog,
     "redaction": redaction.measure_redaction,
 }
-LONG = {"memory": service.measure_memory, "direct-memory": service.measure_direct_memory}
+LONG = {
+    "storm": storm.measure_storm,
+    "memory": service.measure_memory,
+    "direct-memory": service.measure_direct_memory,
+}
 """These run only if they are named."""
 
 
@@ -44,13 +52,33 @@ def main() -> None:
         "or petshop PATH, or analysis or growth (see their --help)",
     )
     parser.add_argument("-n", "--times", type=int, default=9, help="how many measurements per row")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also draw the figures, as a page of HTML")
     arguments = parser.parse_args()
     if arguments.part[:1] == ["petshop"]:
         if len(arguments.part) != 2:
             parser.error("petshop needs the path of its data, and nothing else")
-        show(petshop.measure_petshop(Path(arguments.part[1])))
-        return
-    show([row for name in arguments.part or PARTS for row in (PARTS | LONG)[name](arguments.times)])
+        rows = petshop.measure_petshop(Path(arguments.part[1]))
+    else:
+        rows = _measured(arguments.part or [*PARTS], arguments.times, parser)
+    show(rows)
+    if arguments.report is not None:
+        write_report(rows, arguments.report)
+
+
+def _measured(names: list[str], times: int, parser: argparse.ArgumentParser) -> list[Figures]:
+    """The figures of these parts, one part after the other."""
+    parts = PARTS | LONG
+    if unknown := [name for name in names if name not in parts]:
+        parser.error(f"there is no part {unknown[0]!r}: {', '.join(parts)}")
+    rows: list[Figures] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(names))
+        for name in names:
+            progress.update(task, description=name)
+            rows += parts[name](times)
+            progress.advance(task)
+    return rows
 
 
 if __name__ == "__main__":

@@ -74,10 +74,11 @@ async def post_all(port: int, path: str, bodies: list[bytes], connections: int) 
 
 @dataclass
 class Receiver:
-    """Receives the messages of a channel, and keeps when each arrived, on the clock of `time.perf_counter()`."""
+    """Receives the messages of a channel, and keeps each with its moment on the clock of `time.perf_counter()`."""
 
     url: str
     arrived: list[float]
+    bodies: list[bytes]
 
     def wait_for(self, count: int, timeout_seconds: float) -> None:
         """Wait until so many messages have arrived. After the timeout the benchmark exits."""
@@ -92,12 +93,13 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     """An HTTP server on loopback that answers every message with 200."""
     arrived: list[float] = []
+    bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             arrived.append(time.perf_counter())
             self.send_response(200)
             self.send_header("Content-Length", "0")
@@ -109,6 +111,6 @@ def receiver() -> Iterator[Receiver]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield Receiver(url=f"http://127.0.0.1:{server.server_port}/", arrived=arrived)
+            yield Receiver(url=f"http://127.0.0.1:{server.server_port}/", arrived=arrived, bodies=bodies)
         finally:
             server.shutdown()

@@ -116,27 +116,38 @@ class Accepts:
             self.p99.append(seconds[int(len(seconds) * 0.99)] * 1000)
 
 
-def tell_one_by_one(env: Mapping[str, str]) -> None:
-    """Switch storms off: each alert of a benchmark is to be told by itself."""
+_ONE_BY_ONE = "timing: {storm: false}"
+"""Each alert of most benchmarks is told by itself."""
+
+
+def apply_policy(home: Path, policy: str, **env: str) -> None:
+    """Use this policy from now on."""
     subprocess.run(
         [str(Path(sys.executable).parent / "alert-pipeline"), "policy", "apply", "-"],
-        env={**os.environ, **env},
-        input=b"timing: {storm: false}",
+        env={**os.environ, "ALERT_PIPELINE_HOME": str(home), **env},
+        input=policy.encode(),
         check=True,
         capture_output=True,
     )
 
 
 @contextmanager
+def up(home: Path, target: Receiver, **env: str) -> Iterator[int]:
+    """Run `alert-pipeline up` in this home with the receiver as its channel. Yields the API's port."""
+    port = free_port()
+    arguments = ["up", "--port", str(port), "--prefect-port", str(free_port())]
+    with started(
+        arguments, {"ALERT_PIPELINE_HOME": str(home), "NOTIFY_WEBHOOK_URL": target.url, **env}, port, "/ready/"
+    ):
+        yield port
+
+
+@contextmanager
 def full_service(target: Receiver, **env: str) -> Iterator[int]:
-    """Run `alert-pipeline up` with the receiver as its channel. Yields the API's port."""
-    with fresh_home() as home:
-        port = free_port()
-        arguments = ["up", "--port", str(port), "--prefect-port", str(free_port())]
-        own = {"ALERT_PIPELINE_HOME": str(home), "NOTIFY_WEBHOOK_URL": target.url, **env}
-        with started(arguments, own, port, "/ready/"):
-            tell_one_by_one(own)
-            yield port
+    """The same in a home of its own, which tells each alert by itself."""
+    with fresh_home() as home, up(home, target, **env) as port:
+        apply_policy(home, _ONE_BY_ONE)
+        yield port
 
 
 def _latencies(port: int, target: Receiver, names: list[str]) -> list[float]:
@@ -189,7 +200,7 @@ def direct_service(target: Receiver) -> Iterator[int]:
             "NOTIFY_WEBHOOK_URL": target.url,
             "CHECKERS_ENABLED": "memory",
         }
-        tell_one_by_one(env)
+        apply_policy(home, _ONE_BY_ONE, **env)
         with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
             yield port
 
