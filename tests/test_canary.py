@@ -115,7 +115,7 @@ async def _no_runs_left(services: Services) -> bool:
 async def test_a_door_that_is_named_and_does_not_answer_is_no_reason_to_go_around_it(services: Services) -> None:
     result = await send(services, api_url=NOWHERE)
     assert not result.arrived
-    assert result.problem.startswith("it was not accepted: ConnectError")
+    assert result.problem.startswith("it was not accepted: All connection attempts failed")
     assert await rows(services.database, "select 1 from pipeline_run") == []
 
 
@@ -147,7 +147,7 @@ async def test_a_ping_that_fails_is_said(services: Services, monkeypatch: pytest
     async with working(services):
         result = await send(services, ping_url=f"{NOWHERE}/secret-path")
     assert result.arrived
-    assert result.ping_problem == "ConnectError: 127.0.0.1 could not be reached"
+    assert result.ping_problem == "127.0.0.1 could not be reached: All connection attempts failed"
     assert "secret-path" not in result.model_dump_json()
 
 

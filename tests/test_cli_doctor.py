@@ -308,5 +308,5 @@ async def test_a_check_that_fails_or_hangs_is_a_finding() -> None:
     assert {finding.level for finding in (broke, refused, hung)} == {Level.BROKEN}
     assert (refused.detail, refused.fix) == ("It does not answer", "Repair it")
     assert hung.detail == "no answer within 0.05 s"
-    assert broke.detail.startswith("RuntimeError")
+    assert broke.detail.startswith("an unexpected error (RuntimeError")
     assert "hunter2" not in broke.detail

@@ -301,7 +301,7 @@ async def test_a_channel_with_a_bug_is_a_failed_channel_and_costs_the_others_not
     failed = await notify(both, run_id, tries=3)
 
     assert isinstance(failed, StageFailed)
-    assert failed.error.message == "bug: KeyError: 'ts' (1 of 2 channels have it)"
+    assert failed.error.message == "bug: an unexpected error (KeyError: 'ts') (1 of 2 channels have it)"
     assert not failed.retryable
     assert len(good.messages) == 1
     ledger = await ledger_of(services, run_id)
