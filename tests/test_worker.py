@@ -22,6 +22,7 @@ from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
+from tasks.ingest.storms import Folded
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
 from tests.worker_helpers import (
@@ -90,6 +91,20 @@ async def test_an_alert_in_the_inbox_becomes_a_message_and_a_flow_run(
     assert flow_run.work_pool_name == POOL_NAME
     assert flow_run.state is not None
     assert flow_run.state.name == "Notified"
+
+
+async def test_in_a_storm_a_critical_alert_does_not_wait_for_prefect(
+    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stormy(_: object) -> Folded:
+        return Folded(storm=True)
+
+    monkeypatch.setattr("service.worker.worker.fold_storms", stormy)
+
+    critical, minor = await push(worker.services, "DiskFull"), await push(worker.services, "Slow", severity="warning")
+
+    assert (await over(database, critical)).engine == "direct"
+    assert (await over(database, minor)).engine == "prefect"
 
 
 async def test_a_resumed_run_gets_a_flow_run_of_its_own(

@@ -17,7 +17,7 @@ from flows.alert_pipeline import alert_pipeline
 from flows.definition_pipeline import definition_pipeline
 from flows.flow_run import ENGINE
 from flows.services import use_services
-from orchestration.alert import OWN_SOURCE, Severity
+from orchestration.alert import OWN_SOURCE, STORM_KEY, Severity
 from orchestration.contracts import StageError
 from orchestration.engine.execution import DIRECT, Execution, offer, registered
 from orchestration.engine.lease import lease_run
@@ -80,8 +80,10 @@ class RunExecutor:
         self._settling: set[FlowTask] = set()
         self._places_alone = asyncio.Semaphore(MAX_ALONE)
 
-    async def execute(self, claim: Claim) -> None:
+    async def execute(self, claim: Claim, *, storm: bool = False) -> None:
         """Bring a claimed run to its end.
+
+        In a `storm` a critical run outside of it does not wait for Prefect, which is as busy as everything else.
 
         Raises:
             RunBusy, RunNotFound, BadInput: the run cannot be executed here.
@@ -91,7 +93,8 @@ class RunExecutor:
         if lost >= SUSPECT_AFTER:
             await self._execute_alone(claim, deadly=killed >= MAX_KILLED)
             return
-        flow_run = None if claim.overdue or not self._breaker.closed else await self._open_flow_run(claim.record)
+        at_once = claim.overdue or (storm and _is_urgent(claim.record))
+        flow_run = None if at_once or not self._breaker.closed else await self._open_flow_run(claim.record)
         flow_run_id = None if flow_run is None else str(flow_run.id)
         engine = DIRECT if flow_run is None else ENGINE
         with ExitStack() as ending:
@@ -231,6 +234,11 @@ class RunExecutor:
         seconds = self._services.settings.prefect_patience_seconds
         hurried = self._hurry and record.severity is Severity.CRITICAL
         return seconds if hurried else seconds * NON_CRITICAL_TIMEOUT_FACTOR
+
+
+def _is_urgent(record: RunRecord) -> bool:
+    """Whether a run is critical, and none of a storm's own: that one is shown in Prefect, with its members."""
+    return record.severity is Severity.CRITICAL and not (record.incident_key or "").startswith(STORM_KEY)
 
 
 async def _first(flow: FlowTask, event: asyncio.Event) -> None:

@@ -186,7 +186,8 @@ class Worker:
         controls = self._watch.controls
         room = 0 if controls.paused else self._room(self.concurrency)
         if room > 0:
-            self._start_all(await self._claim_runs(room, limit_of_all=controls.limit, up_to=folded.seen))
+            claimed = await self._claim_runs(room, limit_of_all=controls.limit, up_to=folded.seen)
+            self._start_all(claimed, storm=folded.storm)
 
     async def _fold(self) -> Folded:
         try:
@@ -207,14 +208,14 @@ class Worker:
         """How many more runs this worker can execute with so many slots. Runs that only wait need none, but memory."""
         return min(slots - self.working, slots * RUNS_PER_SLOT - self.running)
 
-    def _start_all(self, claimed: list[Claim]) -> None:
+    def _start_all(self, claimed: list[Claim], *, storm: bool = False) -> None:
         if claimed:
             overdue = sum(claim.overdue for claim in claimed)
             self._services.signals.note(RunsClaimed(count=len(claimed), overdue=overdue))
         for claim in claimed:
             # Each in the context in which the worker was opened, with Prefect's settings and client.
             slot = self._new_slot()
-            task = asyncio.create_task(self._execute(claim, slot), context=self._context.copy())
+            task = asyncio.create_task(self._execute(claim, slot, storm=storm), context=self._context.copy())
             self._executing.add(task)
             task.add_done_callback(self._executing.discard)
             task.add_done_callback(lambda _, slot=slot: self._free(slot))
@@ -235,10 +236,10 @@ class Worker:
                 up_to=up_to,
             )
 
-    async def _execute(self, claim: Claim, slot: Slot) -> None:
+    async def _execute(self, claim: Claim, slot: Slot, *, storm: bool) -> None:
         try:
             with use_slot(slot):
-                await self._executor.execute(claim)
+                await self._executor.execute(claim, storm=storm)
         except (RunBusy, RunNotFound, BadInput) as error:
             logger.warning("Run %s is left alone: %s", claim.run_id, error)
         except Unavailable as error:

@@ -122,6 +122,8 @@ class Folded:
     """The number of the latest run that it has seen. None means that it has not looked."""
     more: bool = False
     """Whether there may be more to fold."""
+    storm: bool = False
+    """Whether there is a storm."""
 
 
 async def fold_storms(services: StormServices) -> Folded:
@@ -143,14 +145,14 @@ async def fold_storms(services: StormServices) -> Folded:
         is_storm = backlog.is_open or backlog.runs + opened.total() > rule.threshold
         # If another process folds already, what it has locked is not claimed.
         if not is_storm or not await storms.lock_storms(tx):
-            return Folded(backlog.latest)
+            return Folded(backlog.latest, storm=is_storm)
         limit = min(max(BATCH, rule.threshold + 1), storms.MOST_READ)
         runs = await storms.list_waiting(tx, limit)
         folded = await _fold_batch(tx, await asyncio.to_thread(_read, runs, policy), rule, opened)
     _signal(services.signals, folded)
     # What waits behind a full batch may belong to the storm. If nothing of the batch does, nothing waits for it.
     more = bool(folded) and len(runs) == limit
-    return Folded(runs[-1].id if more else backlog.latest, more=more)
+    return Folded(runs[-1].id if more else backlog.latest, more=more, storm=True)
 
 
 def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
