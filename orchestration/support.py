@@ -13,6 +13,7 @@ from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, Evi
 from orchestration.orders import dismisses, without_dismissals, without_orders
 from orchestration.redaction import one_line
 from orchestration.statements import statements
+from orchestration.support_clauses import of_clauses, of_resources
 from orchestration.support_statements import of_names, of_statements, statements_of
 from orchestration.support_words import Text, of_numbers, of_quotes, of_words
 from orchestration.vocabulary import CAPACITIES, SURELY_ILL, SURELY_WELL
@@ -39,6 +40,15 @@ def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
     rules = (of_quotes, of_numbers, _of_checks, _of_direction, of_words, of_statements, of_names)
     why = next((why for rule in rules if (why := rule(claim, cited, texts)) is not None), None)
     return why or _of_other_checks(claim, cited, evidence)
+
+
+def adds(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
+    """What a supported claim adds to its evidence in free words; None if nothing.
+
+    The local analysis writes its conclusions in fixed words, and is not asked.
+    """
+    cited = [evidence[one] for one in claim.cites]
+    return next((why for rule in (of_resources, of_clauses) if (why := rule(claim, cited)) is not None), None)
 
 
 def names_trouble(text: str) -> bool:

@@ -19,7 +19,7 @@ from orchestration.contracts import (
 )
 from orchestration.orders import gives_orders, leaves_alone, without_orders
 from orchestration.redaction import one_line
-from orchestration.support import names_trouble, unsupported
+from orchestration.support import adds, names_trouble, unsupported
 from orchestration.target import read_place
 from tasks.analyze.advice import Findings
 from tasks.analyze.model.commands import refused, runs_on_a_host
@@ -66,7 +66,7 @@ def judge(answer: ModelAnswer, evidence: Sequence[Evidence], case: AnalysisInput
     dropped: list[str] = []
     for said in answer.claims[:_MAX_CLAIMS]:
         claim = Claim.model_validate(said.model_dump())
-        why = unsupported(claim, known)
+        why = _falls(claim, known)
         if why is None:
             kept.append(claim.model_copy(update={"says": one_line(claim.says, _SENTENCE)}))
         else:
@@ -85,6 +85,10 @@ def judge(answer: ModelAnswer, evidence: Sequence[Evidence], case: AnalysisInput
         evidence=list(evidence),
         dropped=[*dropped, *refused],
     )
+
+
+def _falls(claim: Claim, known: Mapping[str, Evidence]) -> str | None:
+    return unsupported(claim, known) or adds(claim, known)
 
 
 def _confidence(said: float, kept: Sequence[Claim], dropped: int, known: Mapping[str, Evidence]) -> float:
@@ -107,7 +111,7 @@ def _summary(
     cites = list(dict.fromkeys(cited for claim in kept for cited in claim.cites))
     kind = ClaimKind.CAUSE if any(claim.kind is ClaimKind.CAUSE for claim in kept) else kept[0].kind
     all_stand = len(kept) == len(answer.claims) and not gives_orders(answer.summary)
-    if all_stand and unsupported(Claim(kind=kind, says=answer.summary, cites=cites), known) is None:
+    if all_stand and _falls(Claim(kind=kind, says=answer.summary, cites=cites), known) is None:
         return one_line(answer.summary, _LONG)
     in_order = sorted(kept, key=lambda claim: claim.kind is not ClaimKind.CAUSE)
     return one_line(" ".join(f"{claim.says.rstrip('.')}." for claim in in_order[:3]), _LONG)
