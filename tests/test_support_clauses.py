@@ -11,8 +11,8 @@ ALERT = Evidence(
     id="alert-1",
     kind=EvidenceKind.ALERT,
     about="db-77:9100",
-    says="MemoryHigh (critical, firing) Memory of db-77 is 97 % used by java. Swap is 3 % used. Replication lag is 2 s. "
-    "[instance=db-77:9100, job=dbs, severity=critical]",
+    says="MemoryHigh (critical, firing) Memory of db-77 is 97 % used by java. Swap is 3 % used. Replication lag is 2 "
+    "s. [instance=db-77:9100, job=dbs, severity=critical]",
 )
 CHECK = Evidence(
     id="check-1",
