@@ -22,7 +22,7 @@ from orchestration.redaction import one_line
 from orchestration.support import adds, names_trouble, unsupported
 from orchestration.target import read_place
 from tasks.analyze.advice import Findings
-from tasks.analyze.model.commands import refused, runs_on_a_host
+from tasks.analyze.model.commands import is_command, refused, runs_on_a_host
 from tasks.analyze.model.question import ModelAnswer, ModelStep
 
 UNSUPPORTED_CONFIDENCE = 0.2
@@ -142,8 +142,8 @@ def _steps(
             Recommendation(
                 type=one_line(one.type, 40) or "general",
                 priority=one.priority.lower() if one.priority.lower() in ("high", "medium", "low") else "medium",
-                title=one_line(one.title, 120),
-                description=one_line(one.description, _LONG),
+                title=one_line(_as_command(one.title, case), 120),
+                description=one_line(_as_command(one.description, case), _LONG),
                 actions=[
                     one_line(_placed(action, one.title, case), _SENTENCE)
                     for action in one.actions[:_MAX_ACTIONS]
@@ -152,6 +152,10 @@ def _steps(
             )
         )
     return steps, refused
+
+
+def _as_command(text: str, case: AnalysisInput) -> str:
+    return _placed(text, "", case) if is_command(text) else text
 
 
 def _placed(action: str, title: str, case: AnalysisInput) -> str:
