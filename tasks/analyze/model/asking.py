@@ -11,7 +11,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from orchestration.analysis import ModelOptions, ReadOnlyTools
 from orchestration.contracts import CheckStatus, Evidence, EvidenceKind
@@ -166,9 +165,7 @@ class Question:
                 return await tool(*arguments, **named)
             except PipelineError as error:
                 return self.disguise.hide(f"Not possible: {one_line(str(error), 300)}")
-            except (ValueError, TypeError, SQLAlchemyError, OSError) as error:
-                # What a model asks for must not end its analysis; the type is for the operator, the model learns to ask
-                # otherwise.
+            except Exception as error:  # noqa: BLE001 - what a model asks for must not end its analysis
                 logger.warning("A look that the model %s asked for broke: %s", self.options.name, type(error).__name__)
                 return "Not possible: it cannot be looked at with these arguments"
 
