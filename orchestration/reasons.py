@@ -48,6 +48,7 @@ class Reason(StrEnum):
     NOT_DUE = auto()
     ALREADY_RESOLVED = auto()
     COALESCED = auto()
+    NOT_EDITABLE = auto()
     GIVEN_UP = auto()
     NO_CHANNEL = auto()
     NOBODY = auto()
@@ -96,6 +97,8 @@ _IN_WORDS: dict[str, str] = {
     Reason.NOT_DUE: "it is not due any more: the incident has changed, or was notified of, in the meantime",
     Reason.ALREADY_RESOLVED: "the incident is resolved already",
     Reason.COALESCED: "another run has already said on every channel what is true now",
+    Reason.NOT_EDITABLE: "no channel that heard of it can bring its messages up to date, so the answer of the model is "
+    "only on record",
     Reason.GIVEN_UP: "the attempts to tell a channel were given up, and nothing new has come since",
     Reason.NOBODY: "the policy says that nobody is notified of it",
     Reason.NO_CHANNEL: "no channel is set up",

@@ -13,9 +13,11 @@ from orchestration.contracts import CheckStatus, Claim, ClaimKind, Evidence, Evi
 from orchestration.orders import dismisses, without_dismissals, without_orders
 from orchestration.redaction import one_line
 from orchestration.statements import statements
-from orchestration.support_statements import of_names, of_statements, statements_of
+from orchestration.support_clauses import of_clauses, of_resources
+from orchestration.support_measured import contradicted
+from orchestration.support_statements import of_names, of_statements
 from orchestration.support_words import Text, of_numbers, of_quotes, of_words
-from orchestration.vocabulary import CAPACITIES, SURELY_ILL, SURELY_WELL
+from orchestration.vocabulary import SURELY_ILL, SURELY_WELL
 
 
 def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
@@ -38,7 +40,16 @@ def unsupported(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
     texts = [Text.of(f"{one.about} {without_orders(one)}") for one in cited]
     rules = (of_quotes, of_numbers, _of_checks, _of_direction, of_words, of_statements, of_names)
     why = next((why for rule in rules if (why := rule(claim, cited, texts)) is not None), None)
-    return why or _of_other_checks(claim, cited, evidence)
+    return why or contradicted(claim, cited, evidence)
+
+
+def adds(claim: Claim, evidence: Mapping[str, Evidence]) -> str | None:
+    """What a supported claim adds to its evidence in free words; None if nothing.
+
+    The local analysis writes its conclusions in fixed words, and is not asked.
+    """
+    cited = [evidence[one] for one in claim.cites]
+    return next((why for rule in (of_resources, of_clauses) if (why := rule(claim, cited)) is not None), None)
 
 
 def names_trouble(text: str) -> bool:
@@ -125,21 +136,3 @@ def _of_direction(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]
         return None  # something else may have risen
     name, direction = next(iter(known.items()))
     return f"{name} says the opposite: it is {direction or 'as it usually is'}"
-
-
-def _of_other_checks(claim: Claim, cited: Sequence[Evidence], evidence: Mapping[str, Evidence]) -> str | None:
-    """What an alert says of itself is no cause while a check has found the same well."""
-    if claim.kind is not ClaimKind.CAUSE or any(one.kind is not EvidenceKind.ALERT for one in cited):
-        return None
-    wanted = {word for each in statements(claim.says) for word in each.resources if word in CAPACITIES}
-    hosts = {_host(one.about) for one in cited}
-    for one in evidence.values():
-        if one.kind is not EvidenceKind.CHECK or one.status is not CheckStatus.OK or _host(one.about) not in hosts:
-            continue
-        if wanted and wanted <= {word for each in statements_of(one) if each.used for word in each.resources}:
-            return f"{one.id} says the opposite: {one.status}"
-    return None
-
-
-def _host(place: str) -> str:
-    return re.sub(r"^[a-z]+://|:\d+$|/.*$", "", place.casefold())

@@ -21,7 +21,7 @@ def of_statements(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]
     places = {word for one in cited for each in statements(one.about) for word in each.about}
     known = [each for one in cited for each in statements_of(one)]
     last: Statement | None = None
-    for mine in _of_its_own(claim, cited):
+    for mine in of_its_own(claim, cited):
         if not mine.about and last is not None:
             mine = replace(mine, inherited=mine.inherited | last.about, resources=last.resources)
         last = mine if mine.about else last
@@ -30,7 +30,7 @@ def of_statements(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]
     return None
 
 
-def _of_its_own(claim: Claim, cited: Sequence[Evidence]) -> list[Statement]:
+def of_its_own(claim: Claim, cited: Sequence[Evidence]) -> list[Statement]:
     """What a claim says beside the words of its evidence, which it may repeat."""
     says = claim.says
     repeated = [quote for quote in claim.quotes if any(_is_said_in_full(quote, one.says) for one in cited)]
@@ -126,7 +126,7 @@ def of_names(claim: Claim, cited: Sequence[Evidence], texts: Sequence[Text]) -> 
     known = {word for each in statements(f"{said} {claim.topic}") for word in each.about}
     known |= {"deploy"} if any(one.kind is EvidenceKind.EVENT for one in cited) else set[str]()
     raw = with_spaces(said).casefold()
-    own = {word for each in _of_its_own(claim, cited) for word in each.about}
+    own = {word for each in of_its_own(claim, cited) for word in each.about}
     unknown = {word for word in own if word not in known and word not in raw}
     culprits = {
         stem(word) for found in _CULPRIT.findall(claim.says.casefold()) for word in found if word not in GENERIC

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestration.engine.run import Services
+from orchestration.reasons import in_words
 from orchestration.states import RunReason, RunStatus
 from orchestration.store import actions
 from orchestration.store.actions import Actor, Via
@@ -93,8 +94,11 @@ async def test_if_no_channel_can_edit_nothing_more_is_sent(services: Services, c
         slow.let_go.set()
         await _until_answered(services)
         late = await execute_follow_up(services, RunReason.ANALYSIS)
-    assert (late.status, late.skip_reason) == (RunStatus.SKIPPED, "coalesced")
-    assert len(channel.messages) == 1
+    assert (late.status, late.skip_reason) == (RunStatus.SKIPPED, "not_editable")
+    assert "another run" not in in_words(late.skip_reason)
+    [page_sent] = channel.messages
+    assert "has not answered yet; its answer will only be on record" in page_sent.text
+    assert "follows here" not in page_sent.text
 
 
 async def test_a_process_that_dies_while_it_asks_leaves_a_run_that_asks_again(services: Services) -> None:

@@ -151,7 +151,7 @@ async def test_a_tool_that_does_not_exist_is_told_without_the_words_of_a_library
     model.answer_with(calls(("destroy_everything", {"now": True})))
     await page(with_model(services, model))
     [message] = channel.messages
-    assert "gave an answer that cannot be read: it has not the form that was asked for" in message.text
+    assert "came to no answer within its bounds" in message.text
     assert not any(word in message.text for word in ("pydantic", "https://", "destroy_everything", "retries"))
 
 

@@ -78,7 +78,7 @@ def _has_spoken(run: RunRecord) -> bool:
     """Whether a follow-up said something. One that had nothing to say adds nothing to who had told it."""
     if run.reason.disturbs_nobody:
         return False
-    silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.GIVEN_UP)
+    silent = (*CLOSED_TIMERS, Reason.COALESCED, Reason.NOT_EDITABLE, Reason.GIVEN_UP)
     return run.status is not RunStatus.PENDING and run.skip_reason not in silent
 
 

@@ -95,8 +95,8 @@ class PatientAnalysis:
         run_id = await self._queue(key) if self._page_waits else None
         if run_id is not None:
             self.run.services.pending_answers.then(asked, lambda: self._hasten(run_id))
-            note += "; its answer follows here"
-        return local.model_copy(update={"model_info": {**local.model_info, NOTE: note, "awaits": MODEL}})
+        said = {NOTE: note, "awaits": MODEL, "follows": run_id is not None}
+        return local.model_copy(update={"model_info": {**local.model_info, **said}})
 
     async def _queue(self, key: str) -> str | None:
         """Queue the run that brings the answer into the messages; None if the run is about no incident."""

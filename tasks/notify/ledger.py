@@ -268,6 +268,7 @@ class _ChannelLedger:
             raise _not_yet(Turn(granted=False, wait_seconds=seconds, paused=True))
 
     def _render(self, subject: MessageSubject, look: _Look) -> Message:
+        subject = replace(subject, is_edited=self._named.channel.shows_state)
         if url := self._notification.respond_link(subject, self._named.name):
             subject = replace(subject, pages={**subject.pages, LINK: url})
         if look.decision is None or look.standing is None:

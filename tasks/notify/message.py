@@ -45,7 +45,7 @@ def render_message(subject: MessageSubject) -> Message:
     Deterministic: equal subjects are equal messages.
     """
     links = _links(subject)
-    analysis = [*_said(subject), *_analysis(subject.analysis)]
+    analysis = [*_said(subject), *_analysis(subject.analysis, edited=subject.is_edited)]
     view: dict[str, Any] = {
         "title": f"{_TEST_TITLE if subject.test else ''}{_title(subject)}",
         "facts": list(facts_of(subject)),
@@ -147,7 +147,7 @@ def _said(subject: MessageSubject) -> Iterable[str]:
         yield f"and {len(lines) - _MAX_LINES} more lines"
 
 
-def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
+def _analysis(analysis: AnalyzeResult | None, *, edited: bool) -> Iterable[str]:
     if analysis is None:
         return
     summary, cause = one_line(analysis.summary, 1000), one_line(analysis.probable_cause, 1000)
@@ -163,7 +163,9 @@ def _analysis(analysis: AnalyzeResult | None) -> Iterable[str]:
     if analysis.confidence > 0:
         yield f"Confidence: {analysis.confidence:.0%}"
     if note := one_line(str(analysis.model_info.get("note") or ""), 300):
-        yield f"Note: {note}"
+        # A promise only where it is kept: not every channel can bring its messages up to date.
+        late = "; its answer follows here" if edited else "; its answer will only be on record"
+        yield f"Note: {note}{late if analysis.model_info.get('follows') else ''}"
 
 
 def _claims(analysis: AnalyzeResult) -> Iterable[str]:

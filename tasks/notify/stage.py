@@ -66,7 +66,8 @@ async def notify(_context: StageContext, config: NotifyConfig) -> NotifyResult:
         Unavailable: the ledger cannot be read or written.
     """
     if not config.channels and (config.state_only or config.settled):
-        return NotifyResult(skip_reason=Reason.COALESCED)
+        late = config.state_only and config.notification.subject.reason == Reason.ANALYSIS
+        return NotifyResult(skip_reason=Reason.NOT_EDITABLE if late else Reason.COALESCED)
     if not config.channels and config.nobody:
         return NotifyResult(skip_reason=Reason.NOBODY)
     if not config.channels and not config.missing:

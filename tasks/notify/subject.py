@@ -65,6 +65,8 @@ class MessageSubject:
     """Whether the channel hears of the beginning and the end at once."""
     notes: Sequence[str] = ()
     """Why the message goes to this channel."""
+    is_edited: bool = True
+    """Whether the channel can bring its messages up to date."""
     rose_from: Severity | None = None
     """What the incident's severity was before it rose last. None means that it has not."""
     given_up: Mapping[str, str] = field(default_factory=dict[str, str])

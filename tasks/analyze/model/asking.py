@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -16,6 +17,7 @@ from orchestration.contracts import CheckStatus, Evidence, EvidenceKind
 from orchestration.disguise import Disguise
 from orchestration.errors import BadInput, ModelUnavailable, PipelineError, is_retryable
 from orchestration.redaction import one_line
+from orchestration.signals import logger
 from orchestration.store.model_questions import Used
 from tasks.analyze.model.question import INSTRUCTIONS, ModelAnswer, line_of
 from tasks.analyze.model.vendors import open_model
@@ -27,6 +29,8 @@ _FINAL_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 413, 422})
 """HTTP statuses after which the same question fails again."""
 
 _TOOL_CHARACTERS = 2000
+_ARGUMENT_CHARACTERS = 2000
+"""How long an argument of a tool may be."""
 
 ANSWER_TOOL = "final_result"
 """The tool that a model calls with its answer."""
@@ -62,7 +66,7 @@ class Question:
                 output_type=[ToolOutput(ModelAnswer, name=ANSWER_TOOL), TextOutput(_read_text)],
                 instructions=INSTRUCTIONS,
                 tools=self._tools(),
-                retries={"tools": 2, "output": 1},
+                retries={"tools": options.max_requests, "output": 1},
             )
             limits = UsageLimits(
                 request_limit=options.max_requests, tool_calls_limit=options.max_tool_calls if self._looks else None
@@ -156,11 +160,30 @@ class Question:
         @wraps(tool)
         async def answered(*arguments: Any, **named: Any) -> str:
             try:
+                for each in (*arguments, *named.values()):
+                    _ensure_readable(each)
                 return await tool(*arguments, **named)
             except PipelineError as error:
                 return self.disguise.hide(f"Not possible: {one_line(str(error), 300)}")
+            except Exception as error:  # noqa: BLE001 - what a model asks for must not end its analysis
+                logger.warning("A look that the model %s asked for broke: %s", self.options.name, type(error).__name__)
+                return "Not possible: it cannot be looked at with these arguments"
 
         return answered
+
+
+def _ensure_readable(argument: object) -> None:
+    """Refuse what no host, expression or id is.
+
+    Raises:
+        BadInput: it is no text, too long, or has characters that no database, DNS name or URL has.
+    """
+    if not isinstance(argument, str):
+        raise BadInput("an argument is a text")
+    if len(argument) > _ARGUMENT_CHARACTERS:
+        raise BadInput(f"an argument has at most {_ARGUMENT_CHARACTERS} characters")
+    if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\t\n\r" for sign in argument):
+        raise BadInput("an argument has characters that are no text")
 
 
 def _read_text(text: str) -> ModelAnswer:

@@ -13,11 +13,10 @@ from tasks.analyze.model.looking import (
     CMDLET,
     LOOKING_CMDLET,
     LOOKS,
-    ON_A_HOST,
     SQL,
     SQL_CHANGES,
+    is_on_a_host,
     only_looks,
-    program_of,
     stages_of,
 )
 
@@ -33,7 +32,12 @@ def refused(text: str) -> str | None:
 
 def runs_on_a_host(text: str) -> bool:
     """Whether a text has a command that is about the machine on which it runs."""
-    return any(program_of(shown) in ON_A_HOST for command in _commands(text) for shown in stages_of(command)[:1])
+    return any(is_on_a_host(shown) for command in _commands(text) for shown in stages_of(command)[:1] if shown)
+
+
+def is_command(text: str) -> bool:
+    """Whether a text is a command, and nothing else."""
+    return text.strip().rstrip(".") in _commands(text)
 
 
 # What is a command
@@ -49,7 +53,7 @@ _SERVICE = re.compile(r"\bservice\s\S+\s(?:stop|start|restart|reload|force-\w+)\
 _CALL = re.compile(r"\b[a-z_]\w*(?:\.\w+)*\([^)\s]*\)|\b[a-z_]\w*(?:\.\w+)+\(")
 _ARGUMENT = re.compile(r"-|/|~|\.|\$|[\"'<>|;&*%:]|\d|\w*[=_@/\\*]|\w+\.\w|\w+-\d")
 
-_SHELL_ARGUMENT = re.compile(r"-\w|/|~/|\$|[\"'<>|;&*%]|\d+$")
+_SHELL_ARGUMENT = re.compile(r"-\w|[A-Za-z]:(?:$|\\)|/|~/|\$|[\"'<>|;&*%]|\d+$")
 
 
 def _commands(text: str) -> Iterator[str]:
@@ -62,21 +66,48 @@ def _commands(text: str) -> Iterator[str]:
     if SQL.match(rest):
         yield rest.strip()
         return
-    for part in _parts(rest):
-        if (command := _command_in(part)) is not None:
+    for number, (part, after) in enumerate(_parts(rest)):
+        command = _command_in(part)
+        if command is None and _is_unknown(part.strip(), begins=number == 0 or after in _BEGINS):
+            command = part.strip()
+        if command is not None:
             yield command
 
 
-def _parts(text: str) -> list[str]:
-    """The sentences and clauses of a text. What stands between quotes is not cut."""
+def _parts(text: str) -> list[tuple[str, str]]:
+    """The sentences and clauses of a text, and what stands before each. What stands between quotes is not cut."""
     quoted = [found.span() for found in _QUOTED.finditer(text)]
-    parts: list[str] = []
-    start = 0
+    parts: list[tuple[str, str]] = []
+    start, after = 0, ""
     for found in _PART.finditer(text):
         if not any(begin < found.start() < end for begin, end in quoted):
-            parts.append(text[start : found.start()])
-            start = found.end()
-    return [*parts, text[start:]]
+            parts.append((text[start : found.start()], after))
+            start, after = found.end(), found[0].strip()
+    return [*parts, (text[start:], after)]
+
+
+_BEGINS = frozenset({"", ".", ":"})
+_FORM_OF_NAME = re.compile(r"(?:/\S*/)?[a-z][a-z0-9+._-]*$")
+_SWITCHED = _words(
+    "on off up down all apply enable disable reset flush restart start stop block unblock delete remove list show"
+    " status info get set edit run exec reload"
+)
+
+
+def _is_unknown(part: str, *, begins: bool) -> bool:
+    """Whether a part is written as the command of a program that nobody has listed, and not as a sentence."""
+    words = part.rstrip(".").split()
+    while words and words[0].casefold() in _BEFORE:
+        words, begins = words[1:], True
+    if not words or not _FORM_OF_NAME.match(words[0]) or words[0] in _VERBS or words[0] == "on":
+        return False
+    name, rest = words[0], words[1:]
+    if any(word.casefold() in _IN_SENTENCES for word in words):
+        return False
+    if not rest:
+        return begins and re.fullmatch(r"[a-z]+", name) is not None
+    argued = any(_SHELL_ARGUMENT.match(word) or re.match(r"\w:|\w+=", word) or word in _SWITCHED for word in rest)
+    return begins or argued
 
 
 def _command_in(part: str) -> str | None:
@@ -85,6 +116,8 @@ def _command_in(part: str) -> str | None:
     for place, word in enumerate(words):
         following = words[place + 1][0] if place + 1 < len(words) else ""
         name = word[0].strip("(\"',;")
+        if place == 0 and name.istitle() and name.casefold() in _DOES and _SHELL_ARGUMENT.match(following):
+            return part.strip().rstrip(".")  # some systems read no case
         if not _is_program(name):
             continue
         if _is_used(name, following, begins=place == 0 or words[place - 1][0].casefold() in _BEFORE):
@@ -127,6 +160,26 @@ _ENGLISH = _words(
 )
 """Programs that are words of a sentence, too."""
 
+_VERBS = _words(
+    "add adjust allow analyze ask assign back bring call cap change check clean clear close compare confirm"
+    " consider contact decide decrease delete deploy disable drain drop enable ensure escalate examine expand"
+    " extend fail find fix follow free get give grow identify increase inform inspect investigate isolate keep"
+    " kill let limit list look lower make measure monitor move notify open page pause plan provision raise read"
+    " rebalance reboot reconnect recover reduce refresh remove renew repair replace report reset resize resolve"
+    " restart restore resume retry return revert review rewind roll rotate scale schedule search see send shift"
+    " shrink shut skip slow start stop switch take talk tell test throttle trace trigger try tune turn undo update"
+    " upgrade use verify wait warn watch"
+)
+"""Words with which a person is told what to do."""
+
+_IN_SENTENCES = _words(
+    "the a an of its it is are was were be been to in at by for from with without whether what which who whose"
+    " why how that this these those and or but not no as than then if when while has have had does do did your"
+    " their our there every each any some most more both other another after before since until because between"
+    " within against"
+)
+"""Words that stand in sentences, and not in commands."""
+
 _PROSE = _words(
     "the a an what which why whether who how all some this that these its for of up out to on in with by"
     " from any and or"
@@ -153,6 +206,6 @@ _DOES = _words(
     " mkdir format net sc taskkill nohup setsid screen tmux chroot nsenter unshare su sudo doas env time nice watch"
     " alert-pipeline prefect vi vim nano ed sysctl tc ifconfig ifup ifdown ufw firewall-cmd modprobe rmmod insmod"
     " kexec mkswap blkdiscard hdparm sgdisk losetup cryptsetup update-grub grub-install logrotate unlink find-delete"
-    " base64 openvpn wg consul vault etcdctl aws"
+    " base64 openvpn wg consul vault etcdctl aws printenv nmcli netplan rfkill diskpart emacs less more"
 )
 """Programs that change something, or execute what they are given: known so that they are recognized in a sentence."""

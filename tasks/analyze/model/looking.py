@@ -31,6 +31,14 @@ SQL_CHANGES = re.compile(
     re.IGNORECASE,
 )
 
+_SECRET = re.compile(
+    r"shadow|passw|secret|credential|token|api_?-?key|private|\.env\b|\benviron|\bid_(?:rsa|dsa|ecdsa|ed25519)|\.key\b"
+    r"|\.(?:ssh|aws|kube|gnupg|docker|netrc|pgpass|my\.cnf|\w*history)\b|\.(?:p12|pfx|jks|keytab|tfstate|tfvars)\b"
+    r"|pg_authid|authentication_string|mysql\.user|requirepass|masterauth|user_mapping|sudoers|/pki/",
+    re.IGNORECASE,
+)
+"""What a command reads only to show a secret: a page goes to a screen, a ticket, a log."""
+
 _HARMLESS = re.compile(r"\d?>\s?/dev/null|<\s?/dev/null|2>&1")
 _QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _EXECUTES = re.compile(r"[;&<>`\n{}]|\$\(|\$\{|\\")
@@ -38,7 +46,7 @@ _EXECUTES = re.compile(r"[;&<>`\n{}]|\$\(|\$\{|\\")
 
 def only_looks(command: str) -> bool:
     """Whether a command is known to change nothing. What cannot be read is not known."""
-    if SQL_CHANGES.search(command):
+    if SQL_CHANGES.search(command) or _SECRET.search(command):
         return False
     if SQL.match(command):
         return _EXECUTES.search(_QUOTES.sub("''", command).rstrip("; ").replace("<", "").replace(">", "")) is None
@@ -77,6 +85,28 @@ def program_of(words: Arguments) -> str:
 def _looks(words: Arguments) -> bool:
     may = LOOKS.get(program_of(words))
     return may is not None and may(words[2:] if words[0] in ("sudo", "doas") else words[1:])
+
+
+_PLAIN_FILE = re.compile(
+    r"/var/log/[\w./*-]+|/proc/(?!\S*(?:environ|mem$|kcore|/fd|/root|/cwd))[\w./*-]+|/sys/[\w./*-]+"
+    r"|[\w./-]+\.log(?:\.\d+)?(?:\.gz)?"
+    r"|/etc/(?:hosts|resolv\.conf|fstab|os-release|nsswitch\.conf|hostname|sysctl\.conf|services|timezone|exports|mtab)"
+)
+"""Files that hold what machines say of themselves. Settings and data may hold secrets."""
+
+
+def _reads(skipped: int = 0, *, bad: str = "") -> Callable[[Arguments], bool]:
+    """Reads plain files alone. The first `skipped` words are no files but what is searched."""
+    without = _without(*bad.split())
+
+    def may(arguments: Arguments) -> bool:
+        words = [one for one in arguments if not one.startswith("-")][skipped:]
+        files = [one for one in words if re.search(r"[A-Za-z~.]", one)]
+        deep = any(re.match(r"-\w*[rRf]|--(?:recursive|dereference-recursive|file|include)", one) for one in arguments)
+        plain = all(".." not in one and _PLAIN_FILE.fullmatch(one) for one in files)
+        return plain and (not deep or bool(files) or not skipped) and without(arguments)
+
+    return may
 
 
 def _any(_arguments: Arguments) -> bool:
@@ -142,12 +172,14 @@ def _ip(arguments: Arguments) -> bool:
 
 
 def _awk(arguments: Arguments) -> bool:
-    return not any(re.search(r"system|getline|[|>]|^-[fiEl]|^--", one) for one in arguments)
+    return _reads(1)([one for one in arguments if one != "-F"]) and not any(
+        re.search(r"system|getline|[|>]|^-[fiEl]|^--", one) for one in arguments
+    )
 
 
 def _sed(arguments: Arguments) -> bool:
     prints = len(arguments) >= 2 and arguments[0] == "-n" and re.fullmatch(r"[\d,$]+p", arguments[1]) is not None
-    return prints and not any(one.startswith("-") for one in arguments[2:])
+    return prints and not any(one.startswith("-") for one in arguments[2:]) and _reads()(arguments[2:])
 
 
 def _openssl(arguments: Arguments) -> bool:
@@ -183,7 +215,7 @@ _KUBECTL = _verbs(
     values="-n --namespace --context --cluster --kubeconfig -l --selector",
 )  # fmt: skip
 _DOCKER = _verbs(
-    "ps", "logs", "inspect", "stats", "images", "top", "port", "version", "info", "events", "diff", "history", "pods",
+    "ps", "logs", "stats", "images", "top", "port", "version", "info", "events", "diff", "history", "pods",
     "compose ps", "compose logs", "container ls", "image ls", "system df", "service ls", "service ps", "service logs",
     "node ls",
 )  # fmt: skip
@@ -193,15 +225,18 @@ _ON_A_HOST_LOOKS: Mapping[str, Callable[[Arguments], bool]] = {
         _words(
             "df du free ps uptime vmstat iostat mpstat pidstat lsblk lsof lscpu uname whoami who w"
             " id last nproc stat ls"
-            " cat head tail wc cut tr grep egrep fgrep zgrep zcat jq nl"
+            " tr"
             " pgrep pidof pstree pmap lsmod lspci lsusb"
             " findmnt"
             " lvs vgs pvs netstat nstat numastat slabtop top htop iotop sar getent blkid mailq"
         ),
         _any,
     ),
-    "sort": _without("-o", "--output", "--compress-program", "-T"),
-    "uniq": lambda arguments: sum(not one.startswith("-") for one in arguments) <= 1,
+    **dict.fromkeys(_words("cat head tail wc zcat nl cut"), _reads()),
+    **dict.fromkeys(_words("grep egrep fgrep zgrep jq"), _reads(1)),
+    "ps": lambda arguments: not any(re.fullmatch(r"(?!-)[a-zA-Z]*[eE][a-zA-Z]*|-E", one) for one in arguments[:1]),
+    "sort": _reads(bad="-o --output --compress-program -T --files0"),
+    "uniq": lambda arguments: all(one.startswith("-") or one.isdecimal() for one in arguments),
     "awk": _awk,
     "sed": _sed,
     "find": _without("-exec", "-ok", "-delete", "-fprint", "-fls"),
@@ -213,7 +248,7 @@ _ON_A_HOST_LOOKS: Mapping[str, Callable[[Arguments], bool]] = {
     "journalctl": _without("--rotate", "--vacuum", "--flush", "--sync", "--relinq", "--setup", "--update", "--smart"),
     "systemctl": _verbs(
         "status", "--failed", "list-units", "list-timers", "list-unit-files", "list-dependencies", "is-active",
-        "is-failed", "is-enabled", "show", "cat", "is-system-running", values="--type --state -t",
+        "is-failed", "is-enabled", "is-system-running", values="--type --state -t",
     ),
     "service": lambda arguments: len(arguments) == 2 and arguments[1] == "status",
     "smartctl": _needs("-a", "-H", "-i", "-x", "-A", "-l", "--all", "--health", "--scan", without="-s -t -X -o -S -B"),
@@ -237,7 +272,7 @@ _ON_A_HOST_LOOKS: Mapping[str, Callable[[Arguments], bool]] = {
     "supervisorctl": _verbs("status"),
     "postqueue": _only("-p"),
     "docker": _DOCKER, "podman": _DOCKER, "nerdctl": _DOCKER, "crictl": _DOCKER,
-    "tcpdump": _without("-w", "-W", "-z", "-C", "-G", "-Z"),
+    "tcpdump": _without("-A", "-X", "-x", "-w", "-W", "-z", "-C", "-G", "-Z"),
 }  # fmt: skip
 """Programs that look at the machine on which they run, and with which arguments they only look."""
 
@@ -247,12 +282,13 @@ _ANYWHERE_LOOKS: Mapping[str, Callable[[Arguments], bool]] = {
     "openssl": _openssl,
     "nc": lambda arguments: _each(r"-v?zv?")(arguments[:1]) and _each(r"[\w.:][\w.:-]*")(arguments[1:]),
     "kubectl": _KUBECTL, "oc": _KUBECTL,
-    "helm": _verbs("list", "ls", "status", "history", "get", values="-n --namespace --kube-context"),
+    "helm": _verbs("list", "ls", "status", "history", values="-n --namespace --kube-context"),
     "psql": _sql_of("-c", values="-h -p -U -d -At -A -t -x"),
     "mysql": _sql_of("-e", values="-h -P -u -D"),
     "redis-cli": _verbs(
         "info", "INFO", "ping", "PING", "dbsize", "DBSIZE", "slowlog get", "SLOWLOG GET", "client list", "CLIENT LIST",
-        "memory stats", "MEMORY STATS", "memory doctor", "latency doctor", "latency latest", "config get", "CONFIG GET",
+        "memory stats", "MEMORY STATS", "memory doctor", "latency doctor", "latency latest",
+        "config get maxmemory", "config get maxclients",
         "--bigkeys", "--stat", "--latency", "role", "ROLE", "cluster info", "cluster nodes", values="-h -p -n",
     ),
     "rabbitmqctl": lambda arguments: _each(r"list_\w+|status|cluster_status|report")(arguments[:1]),
@@ -260,9 +296,18 @@ _ANYWHERE_LOOKS: Mapping[str, Callable[[Arguments], bool]] = {
     "kafka-topics": _needs("--describe", "--list", without="--delete --create --alter"),
     "nodetool": _verbs("status", "info", "tpstats", "compactionstats", "netstats", "ring", values="-h -p"),
     "git": _verbs("log", "show", "diff", "status", "blame"),
-    "aws": lambda arguments: _each(r"(?:describe|list|get)-[\w-]+")(arguments[1:2]),
+    "aws": lambda arguments: _each(r"(?:describe|list)-[\w-]+|get-metric-[\w-]+")(arguments[1:2]),
 }  # fmt: skip
 """Programs that look at something else, wherever they run."""
 
 LOOKS: Mapping[str, Callable[[Arguments], bool]] = {**_ON_A_HOST_LOOKS, **_ANYWHERE_LOOKS}
-ON_A_HOST = frozenset(_ON_A_HOST_LOOKS)
+
+
+def is_on_a_host(words: Arguments) -> bool:
+    """Whether a program looks at the machine on which it runs: also a client that is told no other one."""
+    program = program_of(words)
+    told = any(re.match(r"-h\b|--host|-h\S", one) for one in words[1:])
+    return program in _ON_A_HOST_LOOKS or (program in _CLIENTS and not told) or words[:2] == ["openssl", "x509"]
+
+
+_CLIENTS = _words("psql mysql redis-cli rabbitmqctl nodetool pg_isready")

@@ -19,10 +19,10 @@ from orchestration.contracts import (
 )
 from orchestration.orders import gives_orders, leaves_alone, without_orders
 from orchestration.redaction import one_line
-from orchestration.support import names_trouble, unsupported
+from orchestration.support import adds, names_trouble, unsupported
 from orchestration.target import read_place
 from tasks.analyze.advice import Findings
-from tasks.analyze.model.commands import refused, runs_on_a_host
+from tasks.analyze.model.commands import is_command, refused, runs_on_a_host
 from tasks.analyze.model.question import ModelAnswer, ModelStep
 
 UNSUPPORTED_CONFIDENCE = 0.2
@@ -66,7 +66,7 @@ def judge(answer: ModelAnswer, evidence: Sequence[Evidence], case: AnalysisInput
     dropped: list[str] = []
     for said in answer.claims[:_MAX_CLAIMS]:
         claim = Claim.model_validate(said.model_dump())
-        why = unsupported(claim, known)
+        why = _falls(claim, known)
         if why is None:
             kept.append(claim.model_copy(update={"says": one_line(claim.says, _SENTENCE)}))
         else:
@@ -85,6 +85,10 @@ def judge(answer: ModelAnswer, evidence: Sequence[Evidence], case: AnalysisInput
         evidence=list(evidence),
         dropped=[*dropped, *refused],
     )
+
+
+def _falls(claim: Claim, known: Mapping[str, Evidence]) -> str | None:
+    return unsupported(claim, known) or adds(claim, known)
 
 
 def _confidence(said: float, kept: Sequence[Claim], dropped: int, known: Mapping[str, Evidence]) -> float:
@@ -107,7 +111,7 @@ def _summary(
     cites = list(dict.fromkeys(cited for claim in kept for cited in claim.cites))
     kind = ClaimKind.CAUSE if any(claim.kind is ClaimKind.CAUSE for claim in kept) else kept[0].kind
     all_stand = len(kept) == len(answer.claims) and not gives_orders(answer.summary)
-    if all_stand and unsupported(Claim(kind=kind, says=answer.summary, cites=cites), known) is None:
+    if all_stand and _falls(Claim(kind=kind, says=answer.summary, cites=cites), known) is None:
         return one_line(answer.summary, _LONG)
     in_order = sorted(kept, key=lambda claim: claim.kind is not ClaimKind.CAUSE)
     return one_line(" ".join(f"{claim.says.rstrip('.')}." for claim in in_order[:3]), _LONG)
@@ -138,8 +142,8 @@ def _steps(
             Recommendation(
                 type=one_line(one.type, 40) or "general",
                 priority=one.priority.lower() if one.priority.lower() in ("high", "medium", "low") else "medium",
-                title=one_line(one.title, 120),
-                description=one_line(one.description, _LONG),
+                title=one_line(_as_command(one.title, case), 120),
+                description=one_line(_as_command(one.description, case), _LONG),
                 actions=[
                     one_line(_placed(action, one.title, case), _SENTENCE)
                     for action in one.actions[:_MAX_ACTIONS]
@@ -148,6 +152,10 @@ def _steps(
             )
         )
     return steps, refused
+
+
+def _as_command(text: str, case: AnalysisInput) -> str:
+    return _placed(text, "", case) if is_command(text) else text
 
 
 def _placed(action: str, title: str, case: AnalysisInput) -> str:
