@@ -252,7 +252,7 @@ def test_a_redirect_that_may_not_be_followed_is_a_row(
     receiver: HttpReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receiver.answer_with(Answer(302, b"", {"Location": "http://169.254.169.254/"}))
-    assert run("http", "-t", receiver.url) == 0
+    assert run("http", "-t", receiver.url) == 3
     assert f"? http of {receiver.url}: unknown, redirected to http://169.254.169.254/" in capsys.readouterr().out
     assert run("http", "-t", receiver.url, "--fail-on-unknown") == 1
 
