@@ -29,7 +29,8 @@ CASES = {
 
 def in_shell(script: str) -> tuple[int, str]:
     """The exit code and standard error of a shell that runs `check disk`, its streams as the script says."""
-    words = ["bash", "-c", script, "cron", *COMMAND, "check", "disk", "--config", '{"disk": {"crit": 100, "warn": 100}}']
+    options = '{"disk": {"crit": 100, "warn": 100}}'
+    words = ["bash", "-c", script, "cron", *COMMAND, "check", "disk", "--config", options]
     done = subprocess.run(words, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stderr
 
