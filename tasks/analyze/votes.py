@@ -79,7 +79,11 @@ class Vote:
 
 def votes_of(case: Case) -> list[Vote]:
     """The votes of all that is known."""
-    words = [] if any(is_of_another_kind(alert.name) for alert in case.alerts) else [*_of_words(case)]
+    another = any(
+        is_of_another_kind(alert.name) or (not topics_in([alert.name]) and is_of_another_kind(alert.description))
+        for alert in case.alerts
+    )
+    words = [] if another else [*_of_words(case)]
     named = {vote.topic for vote in words}
     changes = _of_changes(case, _little_used(case) - named)
     return [*words, *_of_checks(case, named), *changes, *_of_events(case)]
