@@ -219,7 +219,8 @@ def topics_in(texts: Iterable[str]) -> dict[Topic, float]:
 
 
 _NO_TOPIC = re.compile(
-    r"(cpu|core|gpu|chassis|board|inlet|ambient|psu)[\W_]*temp|temperature|humidity|\bsmoke\b|(?<!error)(?<!error[ _-])budget|billing|spend"
+    r"(cpu|core|gpu|chassis|board|inlet|ambient|psu)[\W_]*temp|temperature|humidity|\bsmoke\b"
+    r"|(?<!error)(?<!error[ _-])budget|billing|spend"
     r"|kube\w*quota|clock|\bntp|(?<![a-z])Ntp",
     re.IGNORECASE,
 )
