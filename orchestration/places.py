@@ -81,6 +81,8 @@ _OF_ITSELF = re.compile(r"^(target|instance|exporter|endpoint|scrape)s?(is)?(dow
 _MAX_CHARACTERS = 2000
 _KEPT = 2048
 """How many texts are kept with what they say: an alert's labels are asked a dozen times, and come again."""
+_HIDDEN_USER = re.compile(r"(?<=://)[^/?#@\s]*\[redacted\](?=@)")
+"""The user of a URL after redaction, whose brackets would make the URL unreadable."""
 _NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*")
 
 
@@ -220,7 +222,7 @@ def read_place(text: str) -> Place | None:
 
     The host is in lower case, without a dot at its end and without a zone; a URL has no user, password or fragment.
     """
-    text = text.strip()
+    text = _HIDDEN_USER.sub("user", text.strip()[: _MAX_CHARACTERS + 1], count=1)
     if not text or len(text) > _MAX_CHARACTERS or not text.isprintable() or any(map(str.isspace, text)):
         return None
     if (bare := address_of(text.partition("%")[0])) is not None:  # IPv6 without brackets, of which any part is a port

@@ -22,8 +22,17 @@ MAX_ALERTS = 200
 _MAX_CHARACTERS = 2000
 
 _LINKS = ("url", "http_url", "site_url", "website", "site", "endpoint")
-"""Labels with what was asked, or with a link to a page about the alert. They count if no other label has a host, and
-the alert says that something does not answer."""
+"""Labels with what was asked, or with a link to a page about the alert. They count if no other label has a host. A link
+that looks like such a page counts only if the alert says that something does not answer; so does what is no URL."""
+
+_PAGE_ABOUT_IT = re.compile(
+    r"https?://([^/?#]*[.-])?(console|grafana|prometheus|alertmanager|kibana|sentry|jira|wiki|docs|confluence|nagios"
+    r"|zabbix|dashboards?|monitor(ing)?|datadoghq|newrelic|dynatrace|pagerduty|opsgenie|splunk|github|gitlab|errors)[.:-]"
+    r"|https?://[^/]+/([^?#]*/)?(problems?|incidents?|alert(s|ing)?|issues?|tickets?|events?|dashboards?|d|graph|explore"
+    r"|wiki|run-?books?|play-?books?|monitors?|triggers?|notifications?|browse|jobs?|builds?|runs?|pipelines?)([/?#]|$)",
+    re.IGNORECASE,
+)
+"""URLs of pages that people read about an alert: of monitoring systems, of trackers, of runbooks."""
 
 _REACH = re.compile(
     r"\b(probe|ping|https?|ssl|tls|cert(ificate)?s?|uptime|offline|down|unreachable|reach|respon[ds]\w*|answers?|dns"
@@ -195,11 +204,18 @@ def _place_of(alert: Alert, own: OwnHost) -> Place | None:
     places = [
         *_places(named_hosts(labels)),
         *(place for place in _places_in(labels, _FULL_HOSTS) if place.is_full),
-        *(place for place in _places_in(labels, _LINKS if _is_about_reach(alert) else ()) if place.is_full),
+        *_linked(alert),
     ]
     if places and own.is_common(places[0].host) and own.names_another(labels):
         return next((place for place in places if not own.is_common(place.host)), Place(""))
     return next(iter(places), None)
+
+
+def _linked(alert: Alert) -> Iterator[Place]:
+    about_reach = _is_about_reach(alert)
+    for place in _places_in(alert.labels, _LINKS):
+        if place.is_full and (about_reach or (place.url and not _PAGE_ABOUT_IT.match(place.url))):
+            yield place
 
 
 def _is_about_reach(alert: Alert) -> bool:

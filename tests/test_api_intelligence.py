@@ -120,6 +120,18 @@ async def test_a_wrong_question_is_refused_in_clear_words(
     assert await all_runs(database) == []
 
 
+@pytest.mark.parametrize("path", ["/orchestration/pipeline/", "/orchestration/pipeline/sync/"])
+async def test_a_trigger_cannot_name_a_model_that_is_not_set_up(
+    api: httpx.AsyncClient, database: Database, path: str
+) -> None:
+    await EncryptedCache(database).write(MODELS, b'[{"name": "careful"}]')
+    asked = {"payload": {"alertname": "DiskFull"}, "provider": "model/nope"}
+    answer = await api.post(path, json=asked)
+    assert (answer.status_code, "there are: model/careful" in answer.json()["error"]) == (422, True), answer.text
+    assert await all_runs(database) == []
+    assert (await api.post("/orchestration/pipeline/", json=asked | {"provider": "model/careful"})).status_code == 202
+
+
 # Messages
 
 

@@ -441,6 +441,7 @@ async def test_a_channel_that_no_worker_knows_is_refused(
         ('{"payload": {"name": "x"}, "checker_names": ["gpu"]}', 422, "unknown checker 'gpu'"),
         ('{"payload": {"name": "x"}, "checker_names": "cpu"}', 422, "checker_names"),
         ('{"payload": {"name": "x"}, "checker_configs": {"cpu": {"warn": 900}}}', 422, "cpu"),
+        ('{"payload": {"name": "x"}, "checker_configs": {"dns": {"port": 5353}}}', 422, "dns.port"),
         (
             '{"payload": {"name": "x"}, "checker_configs": {"network": {"hosts": ["169.254.169.254:80"]}}}',
             422,

@@ -211,6 +211,7 @@ def test_what_may_not_be_looked_at_is_said(receiver: HttpReceiver, capsys: pytes
         # Nobody has named a checker, and none can look: nothing is known, which is no success.
         (["-t", "http://10.0.0.9/"], "10.0.0.9 is a private address"),
         (["-t", "10.0.0.9:5432", "--json"], "10.0.0.9 is a private address"),
+        (["http", "-t", "http://①⑥⑨.254.169.254/"], "is no URL that can be asked"),
     ],
 )
 def test_a_checker_that_could_not_look_is_no_success(
@@ -252,7 +253,7 @@ def test_a_redirect_that_may_not_be_followed_is_a_row(
     receiver: HttpReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receiver.answer_with(Answer(302, b"", {"Location": "http://169.254.169.254/"}))
-    assert run("http", "-t", receiver.url) == 0
+    assert run("http", "-t", receiver.url) == 3
     assert f"? http of {receiver.url}: unknown, redirected to http://169.254.169.254/" in capsys.readouterr().out
     assert run("http", "-t", receiver.url, "--fail-on-unknown") == 1
 

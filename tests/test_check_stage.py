@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.contracts import Check, CheckStatus, StageContext
-from orchestration.errors import BadInput, BadSetting
+from orchestration.errors import BadInput, BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
 from orchestration.threads import in_daemon_thread
 from tasks.check.checkers.base import CheckerConfig, local_checker
@@ -86,6 +86,20 @@ async def test_a_broken_check_is_an_error_and_leaves_the_others_alone(caplog: py
     assert result.errors == ["broken: may not look"]
     assert (result.checks_passed, result.checks_failed) == (1, 1)
     assert "check broken of run run" in caplog.text
+
+
+async def test_what_does_not_answer_is_said_in_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
+    async def silent(config: NoOptions) -> Check:
+        raise Unavailable("Prometheus at prom-1:9090 does not answer: Connection refused")
+
+    with caplog.at_level(logging.WARNING):
+        result = await check(CONTEXT, config_of(silent=silent))
+    (found,) = result.checks
+    assert (found.status, found.message) == (
+        CheckStatus.UNKNOWN,
+        "Prometheus at prom-1:9090 does not answer: Connection refused",
+    )
+    assert "Traceback" not in caplog.text
 
 
 async def test_checkers_run_at_once() -> None:

@@ -49,6 +49,14 @@ async def test_a_stored_incident_is_analyzed_anew(services: Services, command: C
 @pytest.mark.usefixtures("stack")
 async def test_what_cannot_be_analyzed_is_said_in_one_line(services: Services, command: Command) -> None:
     await opened(services)
-    unknown, wrong = side_by_side(command, ([*ANALYZE, "4711"], {}), ([*ANALYZE, "1", "--provider", "oracle"], {}))
+    told = await rows(services.database, "select count(*) as runs from pipeline_run")
+    unknown, wrong, missing = side_by_side(
+        command,
+        ([*ANALYZE, "4711"], {}),
+        ([*ANALYZE, "1", "--provider", "oracle"], {}),
+        ([*ANALYZE, "1", "--provider", "model/nope"], {}),
+    )
     assert "4711" in says_in_one_line(unknown, 1)
     assert "there are: local, model, model/NAME" in says_in_one_line(wrong, 1)
+    assert "no analysis-model block 'nope'" in says_in_one_line(missing, 1)
+    assert await rows(services.database, "select count(*) as runs from pipeline_run") == told

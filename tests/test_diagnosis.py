@@ -422,3 +422,42 @@ def test_a_check_of_the_very_path_is_a_sign_that_all_is_well() -> None:
     check = Check(name="disk", target="vm", status=OK, message="/data is 31 % full")
     there = CheckResult(checks=[check], target=Target(host="vm", is_own=True))
     assert diagnosis(alert("DiskFull", "/data is full", instance="vm:9100", mountpoint="/data"), check=there).healthy
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("KubeNodeNotReady", "worker-7 has been unready for more than 15 minutes."),
+        ("NtpOffsetHigh", "Clock of web-3 is off by 4.2 s"),
+        ("CloudBudgetExceeded", "Spend is 128 % of the budget; disk snapshots are the largest item"),
+        ("Fire", "Smoke detector in rack 4 triggered; disk shelf B is nearest"),
+        ("HighCPUTemp", "Fan 2 of worker-3 failed"),
+        ("KubeQuotaAlmostFull", "Namespace shop uses 93 % of its quota of requests.memory"),
+    ],
+)
+def test_an_alert_about_heat_money_or_time_is_unknown_whatever_words_it_has(name: str, says: str) -> None:
+    assert diagnose(AnalysisInput(alerts=[alert(name, says)])).topic is None
+
+
+def test_a_strange_series_of_what_there_is_plenty_of_is_no_cause() -> None:
+    reads = change("web-1", "node_disk_read_bytes_total")
+    for says, topic in (("disk 33.1 % of /", None), ("disk 91.2 % of /", Topic.DISK)):
+        check = seen(reads, says=f"A is 3; web-1 is up, cpu 20 %, memory 61 %, {says}", prometheus=CRITICAL)
+        assert diagnose(AnalysisInput(alerts=[alert("A", host="web-1")], check=check)).topic is topic
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "topic"),
+    [
+        ("Elevated4xx", "4xx rate 22 % on web-1", None),
+        ("JavaHeapAlmostFull", "Heap of tomcat is 98 % used", Topic.MEMORY),
+        ("CheckoutSlow", "p95 latency 4 s", Topic.CPU),
+        ("HighLoad", "CPU is 97 % busy", Topic.CPU),
+    ],
+)
+def test_a_busy_moment_of_this_host_is_no_cause_of_something_else(name: str, says: str, topic: Topic | None) -> None:
+    check = CheckResult(
+        checks=[Check(name="cpu", target="web-1", status=CRITICAL, message="97 % busy")],
+        target=Target(host="web-1", is_own=True),
+    )
+    assert diagnose(AnalysisInput(alerts=[alert(name, says, host="web-1")], check=check)).topic is topic

@@ -423,3 +423,33 @@ async def test_a_test_notification_of_grafana_is_nothing_to_look_at() -> None:
     assert target is not None
     assert target.host == ""
     assert found.actions == ["Nothing is to be done: it is a test notification"]
+
+
+@pytest.mark.parametrize(
+    ("told", "first"),
+    [
+        (
+            alert("KubeNodeNotReady", alertname="KubeNodeNotReady", node="worker-7", job="kube-state-metrics"),
+            "See why the node is not ready: kubectl describe node worker-7",
+        ),
+        (
+            alert("KubeQuotaAlmostFull", alertname="KubeQuotaAlmostFull", namespace="shop"),
+            "See what the quota allows, and who asks for how much: kubectl -n shop describe quota",
+        ),
+        (
+            alert("SnmpIfDown", "Interface Te1/0/12 of sw-core-1 is down", instance="sw-core-1", job="snmp"),
+            "Find where the network ends",
+        ),
+        (
+            alert("CertExpiry", "kubelet client certificate expires in 2 days", instance="worker-3:9100"),
+            "Renew the certificate of worker-3",
+        ),
+        (
+            alert("PostgresqlDeadLocks", "14 deadlocks in 1 minute", instance="pg-1:9187"),
+            "See which sessions of pg-1 wait for which locks",
+        ),
+    ],
+)
+async def test_the_first_step_fits_what_the_alert_is_about(told: Alert, first: str) -> None:
+    check = CheckResult(target=target_of([told], OwnHost("pipeline-1")))
+    assert (await analysis_of(told, check=check)).actions[0] == first

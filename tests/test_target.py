@@ -47,6 +47,7 @@ def found(*alerts: Alert) -> Target:
         ("postgres://me:secret@db-77:5432/shop", "db-77", 5432, ""),
         ("https://Shop.example.com/a?b=c#d", "shop.example.com", None, "https://shop.example.com/a?b=c"),
         ("http://me:secret@shop.example.com:8080/x", "shop.example.com", 8080, "http://shop.example.com:8080/x"),
+        ("http://[redacted]@shop.example.com:8080/x", "shop.example.com", 8080, "http://shop.example.com:8080/x"),
         ("https://[fd00::1]:8443/", "fd00::1", 8443, "https://[fd00::1]:8443/"),
         ("db-77:9100/metrics", "db-77", 9100, ""),
         ("bücher.example", "bücher.example", None, ""),
@@ -289,9 +290,14 @@ def test_ten_thousand_alerts_are_read_in_no_time() -> None:
         ("Long garbage collection", {"url": "https://console.example.org/problem/7"}, ""),
         ("Long garbage collection", {"url": "https://console.example.org/problem/7", "host": "shop-3"}, "shop-3"),
         ("Website is down", {"url": "https://shop.example.org/"}, "shop.example.org"),
+        ("CheckoutSlow", {"url": "https://shop.example.org/x", "job": "web"}, "shop.example.org"),
+        ("CheckoutSlow", {"url": "https://shop.example.org/x", "instance": "db-9:9100"}, "db-9"),
+        ("CheckoutSlow", {"url": "https://grafana.example.org/d/7"}, ""),
+        ("CheckoutSlow", {"url": "https://example.org/wiki/checkout"}, ""),
+        ("CheckoutSlow", {"website": "shop.example.org"}, ""),
     ],
 )
-def test_a_link_to_a_page_is_no_target_unless_the_alert_is_about_an_address(
+def test_a_url_is_the_target_unless_it_leads_to_a_page_about_the_alert(
     name: str, labels: dict[str, str], host: str
 ) -> None:
     told = Alert(source="generic", fingerprint="f", name=name, labels=labels, incident_key="k")

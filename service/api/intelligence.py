@@ -8,25 +8,21 @@ from fastapi import APIRouter, Body, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestration.alert import UtcDatetime
-from orchestration.analysis import LOCAL, MODEL, block_of
+from orchestration.analysis import LOCAL, MODEL
 from orchestration.contracts import AnalyzeResult, Claim, Evidence, Recommendation
 from orchestration.errors import BadInput, IncidentNotFound
 from orchestration.store import incidents
-from orchestration.store.encrypted_cache import KnownModel, read_models
+from orchestration.store.encrypted_cache import read_models
 from orchestration.store.keys import Scope
 from orchestration.store.model_questions import ModelRecord, read_records
 from service.api import pushes
 from service.api.problems import HttpProblem
+from service.api.providers import DEFAULT, SETTINGS, usual_provider
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import Short
-from service.api.state import ApiState
-from tasks.analyze.stage import ensure_provider
 from tasks.single import analysis_request
 
 router = APIRouter(prefix="/intelligence", tags=["intelligence"], route_class=GuardedRoute)
-
-_SETTINGS = "settings"
-_DEFAULT = "default"
 
 
 class ProviderShape(BaseModel):
@@ -107,8 +103,8 @@ async def health(request: ApiRequest) -> IntelligenceHealth:
         records = await read_records(tx)
         models = await read_models(tx)
     found = [_health(record) for record in records]
-    usual = _usual(request.api, models or [])
-    used = _SETTINGS if usual == _SETTINGS else _DEFAULT
+    usual = usual_provider(request.api, models or [])
+    used = SETTINGS if usual == SETTINGS else DEFAULT
     failing = usual != LOCAL and any(one.name == used and one.status == "failing" for one in found)
     return IntelligenceHealth(
         status="degraded" if failing else "ok", provider=LOCAL if usual == LOCAL else MODEL, models=found
@@ -130,22 +126,15 @@ def _health(record: ModelRecord) -> ModelHealth:
     )
 
 
-def _usual(api: ApiState, models: list[KnownModel]) -> str:
-    """Who analyzes what names no provider: default (a block), settings, or local."""
-    if any(one.name == _DEFAULT for one in models):
-        return _DEFAULT
-    return LOCAL if api.settings.analysis_model is None else _SETTINGS
-
-
 @router.get("/providers/")
 @requires(Scope.READ)
 async def providers(request: ApiRequest) -> ProviderList:
     """Who can analyze: the rules, and the models that blocks and settings name. Workers write down their blocks."""
     async with request.api.database.transaction() as tx:
         models = await read_models(tx) or []
-    usual = _usual(request.api, models)
+    usual = usual_provider(request.api, models)
     shapes = [ProviderShape(name=LOCAL, default=usual == LOCAL)]
-    if usual == _SETTINGS:
+    if usual == SETTINGS:
         settings = request.api.settings
         named = settings.analysis_model or ""
         shapes.append(ProviderShape(name=MODEL, default=True, api=settings.analysis_model_api, model=named))
@@ -153,7 +142,7 @@ async def providers(request: ApiRequest) -> ProviderList:
         known = ProviderShape(
             name=f"{MODEL}/{one.name}", default=False, enabled=one.enabled, api=one.api, model=one.model
         )
-        if one.name == _DEFAULT:
+        if one.name == DEFAULT:
             shapes.append(known.model_copy(update={"name": MODEL, "default": True}))
         shapes.append(known)
     return ProviderList(count=len(shapes), default=LOCAL if usual == LOCAL else MODEL, providers=shapes)
@@ -166,7 +155,6 @@ async def recommend(request: ApiRequest, response: Response, asked: Annotated[As
 
     This is a run of the queue, which a worker executes: it is on record, and costs what an analysis costs.
     """
-    await _check_model(request.api, asked.provider)
     environment = "production"
     if asked.incident_id is not None:
         async with request.api.database.transaction() as tx:
@@ -180,32 +168,6 @@ async def recommend(request: ApiRequest, response: Response, asked: Annotated[As
         why = result.final_error.message if result.final_error else result.skip_reason or "the run ended without one"
         raise HttpProblem(502, f"There is no analysis: {why}", details={"run_id": result.run_id})
     return _recommended(result.run_id, result.trace_id, result.incident_id, result.analyze)
-
-
-async def _check_model(api: ApiState, provider: str | None) -> None:
-    """Refuse a model that nobody has set up, as far as the blocks are known here.
-
-    Raises:
-        BadInput: there is no such model, or it is switched off.
-    """
-    ensure_provider(provider)
-    if provider is None or provider == LOCAL:
-        return
-    async with api.database.transaction() as tx:
-        models = await read_models(tx)
-    block = block_of(provider)
-    if models is None or (block is None and _usual(api, models) == _SETTINGS):
-        return
-    known = {one.name: one for one in models}
-    wanted = known.get(block or _DEFAULT)
-    if wanted is None:
-        there = ", ".join(f"{MODEL}/{name}" for name in sorted(known)) or "none"
-        raise BadInput(
-            f"provider: no model is set up that {provider!r} could name; there are: {there}. Save a block of the type "
-            "Analysis Model in Prefect, or set ANALYSIS_MODEL, here and where the workers run"
-        )
-    if not wanted.enabled:
-        raise BadInput(f"provider: the analysis-model block {wanted.name!r} is switched off")
 
 
 def _recommended(run_id: str, trace_id: str, incident_id: str | None, found: AnalyzeResult) -> Recommended:

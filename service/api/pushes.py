@@ -26,9 +26,9 @@ from service.api.body import BodyHeaders, beginning_of, declared_size, readable
 from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
+from service.api.providers import check_provider
 from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
 from service.api.shapes import Queued, Trigger
-from tasks.analyze.stage import ensure_provider
 from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
@@ -219,14 +219,14 @@ async def store(
 async def check_names(request: ApiRequest, options: RunOptions, channel_field: str) -> None:
     """Refuse providers, checkers and channels that do not exist. `channel_field` is where the body names the channel.
 
-    Channels are blocks in Prefect, which this process does not ask: workers write the names that they know. While no
-    worker has, every name is accepted.
+    Channels and models are blocks in Prefect, which this process does not ask: workers write the names that they know.
+    While no worker has, every name is accepted.
 
     Raises:
         BadInput: there is no such provider, checker or channel.
     """
     api = request.api
-    ensure_provider(options.provider)
+    await check_provider(api, options.provider)
     if options.checker_names is not None or options.checker_configs:
         CheckConfig.from_settings(api.settings, names=options.checker_names, configs=options.checker_configs)
     channel = options.notify_driver

@@ -39,6 +39,8 @@ def _channel_name(name: str) -> str:
 def _limits_only(configs: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
     for checker, options in configs.items():
         for name, value in options.items():
+            if (checker, name) == ("dns", "port"):
+                raise ValueError("dns.port cannot be set over HTTP: which servers are asked is the operator's choice")
             if not isinstance(value, bool | int | float):
                 raise ValueError(
                     f"{checker}.{name} cannot be set over HTTP, where only numbers and booleans can: "

@@ -23,8 +23,7 @@ from tasks.check.stage import CheckConfig
 from tasks.check.stage import check as check_stage
 
 NOT_LOOKED = 3
-"""Exit code after a wrong name, target or option, and if nothing was looked at: 1 and 2 say what the checks have found.
-"""
+"""Exit code if a check could not be made or printed: 1 and 2 say what the checks have found. See `FAILURES` as well."""
 
 _MARKS = {
     CheckStatus.OK: ("✓", "green"),
@@ -43,7 +42,7 @@ def check(
         ),
     ] = None,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--target",
             "-t",
@@ -62,9 +61,10 @@ def check(
 ) -> int:
     """Look at a target now, as the check stage does for an alert about it.
 
-    Exit code: 2 if a check is critical, 1 if one is a warning (with --fail-on-unknown also if one is unknown), 3 for a
-    wrong name or target, and if a checker that you name could not look, or none could; else 0. CHECKERS_ALLOW and
-    CHECKERS_DENY say which addresses are checked. Who names tls says that the port speaks TLS.
+    Exit code: 2 if a check is critical, 1 if one is a warning (with --fail-on-unknown also if one is unknown), 3 if a
+    checker that you name could not find out, or none could, after any wrong use, and if the result cannot be printed;
+    else 0. CHECKERS_ALLOW and CHECKERS_DENY say which addresses are checked. Who names tls says that the port speaks
+    TLS.
 
     Examples:
 
@@ -80,7 +80,7 @@ def check(
     try:
         options = _options(config)
         CheckConfig.from_settings(settings, names=names or None, configs=options)
-        found = asyncio.run(_look(settings, names or None, target, options))
+        found = asyncio.run(_look(settings, names or None, _only(target), options))
     except BadInput as error:
         fail(str(error), code=NOT_LOOKED)
     as_json(found.model_dump(mode="json")) if json else _show(found)
@@ -97,6 +97,12 @@ def _options(text: str | None) -> dict[str, dict[str, object]]:
     if not isinstance(found, dict):
         raise BadInput('--config: expected options by checker, such as \'{"tls": {"warn": 30}}\'')
     return cast("dict[str, dict[str, object]]", found)
+
+
+def _only(targets: list[str] | None) -> str | None:
+    if targets and len(targets) > 1:
+        raise BadInput(f"--target: expected one target, got {len(targets)}")
+    return targets[0] if targets else None
 
 
 async def _look(
@@ -135,7 +141,10 @@ def _exit_code(found: CheckResult, names: Sequence[str], *, fail_on_unknown: boo
         return 1
     if not statuses or not found.left_out.keys().isdisjoint(names):
         return NOT_LOOKED
-    return int(fail_on_unknown and CheckStatus.UNKNOWN in statuses)
+    if fail_on_unknown and CheckStatus.UNKNOWN in statuses:
+        return 1
+    unknown = {one.name for one in found.checks if one.status is CheckStatus.UNKNOWN}
+    return NOT_LOOKED if statuses == {CheckStatus.UNKNOWN} or not unknown.isdisjoint(names) else 0
 
 
 def _show(found: CheckResult) -> None:

@@ -38,6 +38,9 @@ COMMANDS: dict[str, str] = {
 }
 """Each command, and where it is: a function, or a group of commands."""
 
+FAILURES = {"check": 3}
+"""The exit codes of commands that could not do their work, where 1 and 2 say what they have found."""
+
 
 class _Commands(TyperGroup):
     """The group of all commands."""
@@ -63,7 +66,7 @@ def about() -> None:
 
 def main() -> None:
     """Run the command `alert-pipeline`."""
-    run_app(app)
+    run_app(app, FAILURES)
 
 
 if __name__ == "__main__":

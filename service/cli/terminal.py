@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import signal
@@ -33,8 +34,21 @@ USAGE = 2
 STDIN = "-"
 """The file name that means standard input."""
 
-output = Console(
-    highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Why standard output cannot be written, other than that its reader has gone."""
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the command ends with its own exit code, and not with that of rich
+
+
+output = _Output(
+    highlight=False,
+    markup=False,
+    emoji=False,
+    soft_wrap=True,
+    width=None if sys.stdout is not None and sys.stdout.isatty() else 10_000,
 )
 """Standard output: only the result. In a pipe, lines are not cut to a terminal's width."""
 
@@ -54,54 +68,79 @@ class Stopped(SystemExit):
         self.message = message
 
 
-def run_app(app: typer.Typer) -> None:
-    """Run a command and exit the process with its exit code. An expected error is one line on standard error."""
-    code = 1  # an exception that nobody caught
+def run_app(app: typer.Typer, failures: Mapping[str, int] | None = None) -> None:
+    """Run a command and exit the process with its exit code. An expected error is one line on standard error.
+
+    `failures` has the exit code of commands whose 1 and 2 mean something else than that the command failed.
+    """
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    own = (failures or {}).get(name)
+    failed = 1 if own is None else own
+    code = failed  # an exception that nobody caught
 
     def leave() -> None:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except (OSError, ValueError):  # the reader of the pipe has gone
-            os._exit(code or 1)
+        except (OSError, ValueError, AttributeError):  # the reader of the pipe has gone, or there was none
+            os._exit(failed if own is not None else code or failed)
         os._exit(code)
 
     # Python would otherwise unload Prefect module by module, which takes half a second. The exit function that is
     # registered first is called last, after all threads have ended.
     atexit.register(leave)
     try:
-        _run_app(app)
+        _run_app(app, failed=failed, misused=own)
     except SystemExit as done:
-        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        code = done.code if isinstance(done.code, int) else failed if done.code else 0
         raise
 
 
-def _run_app(app: typer.Typer) -> None:
+def _run_app(app: typer.Typer, *, failed: int, misused: int | None) -> None:
     _be_quiet()
     _log_to_terminal()
+    _ensure_streams(failed)
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _stop)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()  # what cannot be printed is no success
+        sys.exit(code)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except PipelineError as error:
-        fail(str(error))
+        fail(str(error), code=failed)
     except Stopped as stop:
         fail(stop.message, code=stop.exit_code)
     except typer.Abort:
         fail("Interrupted", code=INTERRUPTED)
     except BrokenPipeError:
-        # The reader of the pipe has gone. Without this, Python's own flush at the end would print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _drop_output()
+        sys.exit(failed)
     except Exception as error:
         show = getattr(error, "show", None)  # only Typer's own usage errors have it
-        if not callable(show):
-            raise
-        show()
-        sys.exit(int(getattr(error, "exit_code", USAGE)))
+        if callable(show):
+            show()
+            sys.exit(int(getattr(error, "exit_code", USAGE)) if misused is None else misused)
+        if isinstance(error, OSError) and error.errno in _NOT_WRITTEN and error.filename is None:
+            _drop_output()
+            fail(f"Standard output cannot be written: {error.strerror}", code=failed)
+        raise
+
+
+def _ensure_streams(failed: int) -> None:
+    """Refuse to run without standard output: the next file or connection would get its number, and what is printed."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it is open as long as the process runs
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as above
+        fail("Standard output is closed. To print nothing, send it to /dev/null", code=failed)
+
+
+def _drop_output() -> None:
+    """Send to nowhere what is still to be printed, so that Python's own flush at the end prints no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
@@ -172,6 +211,8 @@ def read_file(name: str, limit: int) -> bytes:
     """
     try:
         if name == STDIN:
+            if sys.stdin is None:
+                raise BadInput("Standard input is closed")
             return sys.stdin.buffer.read(limit + 1)
         with Path(name).open("rb") as file:
             return file.read(limit + 1)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import copy_context
 
 from blocks.channels.resolver import ChannelCache
 from blocks.prefect_api import prefect_errors
 from flows.services import make_services
+from orchestration.analysis import LOCAL
 from orchestration.contracts import PipelineResult
 from orchestration.encryption import load_key
 from orchestration.engine.lease import lost_owner, new_lease_owner, release_lease
@@ -35,7 +36,7 @@ from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.process import enter_prefect
 from service.worker.watch import WATCH_SECONDS, Watch
-from tasks.analyze.stage import ensure_provider
+from tasks.analyze.stage import ensure_provider, find_model
 from tasks.ingest.inbox import PushMetadata, accept
 
 MAX_CONCURRENT_RUNS = 4
@@ -105,9 +106,20 @@ class BoundedWorker:
             await asyncio.wait(set(self._executing))
 
     async def _accept(self, request: RunRequest) -> list[str]:
-        ensure_provider(request.options.provider)
+        await self._ensure_provider(request.options.provider)
         await self._ensure_channel(request.options)
         return (await accept(self._services, request, PushMetadata(reserved_by=self._owner))).run_ids
+
+    async def _ensure_provider(self, name: str | None) -> None:
+        """Refuse who cannot analyze, so that a mistake is no outage of the analysis.
+
+        Raises:
+            BadInput: there is no such provider or model, or it is switched off.
+        """
+        ensure_provider(name)
+        if name is not None and name not in (LOCAL, self._services.analysis.name):
+            with suppress(Unavailable, BadSetting):  # the run finds out, and says so
+                await find_model(self._services, name)
 
     async def _ensure_channel(self, options: RunOptions) -> None:
         """Resolve the run's channels before the alert is stored. From here on they are known without Prefect, too.

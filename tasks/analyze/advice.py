@@ -6,6 +6,7 @@ commands, and the text of an alert comes from somebody else. A command for anoth
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from orchestration.contracts import ChangeEvent, Check, Recommendation, Target
 from orchestration.redaction import one_line
 from orchestration.target import read_place
 from tasks.analyze.host import OLD_BYTES, OLD_DAYS, FileFindings, ProcessUse, in_bytes
-from tasks.analyze.platforms import ON_WINDOWS, SAFE, on_kubernetes
+from tasks.analyze.platforms import ON_WINDOWS, SAFE, on_cluster, on_kubernetes
 from tasks.analyze.topics import Topic, topic_of_check
 
 HIGH, MEDIUM = "high", "medium"
@@ -23,6 +24,10 @@ GENERAL = "general"
 
 _FAILED_SERVICES = ("systemctl --failed", "journalctl -p err --since -1h --no-pager | tail -n 50")
 _MAIL_PORTS = (25, 587)
+_PORTS_OF_EXPORTERS = (*range(9100, 9200), 9256, 9308, 9404)
+"""An alert's `instance` often has one of these. Nothing speaks TLS there that the alert could be about."""
+_DEVICES = re.compile(r"snmp|ipmi|switch|router|firewall", re.IGNORECASE)
+"""Jobs of what has no shell with the commands of Linux."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class Findings:
     processes: Sequence[ProcessUse] = ()
     path: str = ""
     """The file system or folder that the alert names."""
+    is_busy: bool = False
+    """Whether only what a disk reads and writes stands out, which says nothing of space."""
+    is_locked: bool = False
+    """Whether the alert speaks of locks in a database, and not of connections that run out."""
     is_failing: bool = False
     """Whether the alert speaks of a disk that fails, and not of one that is full."""
     files: FileFindings | None = None
@@ -63,6 +72,8 @@ class Findings:
         """Commands that are run on the target. For another host, or a service, they say so."""
         if self.target.is_own:
             return list(commands)
+        if _DEVICES.search(self.target.labels.get("job", "")):
+            return []
         where = f"on {self.place}" if self.place else f"where {self.service} runs" if self.service else ""
         if not where:
             return []  # nobody knows where
@@ -74,6 +85,9 @@ def advise(topic: Topic | None, findings: Findings) -> list[Recommendation]:
     if topic and findings.is_windows and (known := ON_WINDOWS.get(topic)) is not None:
         title, *commands = known
         return [_advice(topic, HIGH, title, _found(findings), *findings.there(*commands))]
+    if (known := on_cluster(findings.target.labels)) is not None:
+        title, *commands = known
+        return [_advice(topic or GENERAL, HIGH, title, _found(findings), *commands)]
     if topic and (known := on_kubernetes(topic, findings.target.labels)) is not None:
         title, *commands = known
         return [_advice(topic, HIGH, title, _found(findings), *commands)]
@@ -124,6 +138,9 @@ def _disk(findings: Findings) -> list[Recommendation]:
         shown = findings.there("cat /proc/mdstat", "lsblk -o NAME,SIZE,STATE,MODEL,SERIAL", "smartctl --scan")
         errors = findings.there("journalctl -k --since -1h --no-pager | grep -iE 'i/o error|ata[0-9]|nvme|md[0-9]'")
         return [_advice(Topic.DISK, HIGH, "See which disk of the array fails", _found(findings), *shown, *errors)]
+    if findings.is_busy:
+        shown = findings.there("iostat -x 1 3", "pidstat -d 1 5")
+        return [_advice(Topic.DISK, HIGH, "See what reads from the disk and writes to it", _found(findings), *shown)]
     root = findings.files.root if findings.files else findings.path or worst_path(findings.check)
     path = shlex.quote(root) if root.isprintable() and root.startswith("/") else "/"
     fills = findings.there(
@@ -193,7 +210,7 @@ def _process(findings: Findings) -> list[Recommendation]:
 def _certificate(findings: Findings) -> list[Recommendation]:
     checked = read_place(findings.check.target) if findings.check and findings.check.name == "tls" else None
     port = (checked.port if checked else None) or findings.target.port or 443
-    name = f"{findings.place}:{port}" if findings.place else ""
+    name = f"{findings.place}:{port}" if findings.place and (checked or port not in _PORTS_OF_EXPORTERS) else ""
     mail = " -starttls smtp" if port in _MAIL_PORTS else ""
     show = f"openssl s_client -connect {name}{mail} </dev/null 2>/dev/null | openssl x509 -noout -subject -dates"
     title = f"Renew the certificate of {findings.place}" if findings.place else "Renew the certificate"
@@ -209,6 +226,9 @@ def _dns(findings: Findings) -> list[Recommendation]:
 
 def _connections(findings: Findings) -> list[Recommendation]:
     server = one_line(findings.about, 80) or findings.place or findings.service or "the database"
+    if findings.is_locked:
+        waits = f"See which sessions of {server} wait for which locks"
+        return [_advice(Topic.CONNECTIONS, HIGH, waits, _found(findings))]
     holds = f"See who holds the connections of {server}"
     listed = findings.there("ss -tn state established | awk '{print $4}' | sort | uniq -c | sort -n | tail")
     return [_advice(Topic.CONNECTIONS, HIGH, holds, _found(findings), *listed)]

@@ -29,6 +29,8 @@ _WINDOWS = frozenset({"windows", "mssql", "mssqlserver", "iis", "powershell", "w
 _DRIVE = re.compile(r"(?<![\w/])[A-Z]:(?=[\\\s),]|$)")
 _PATH = re.compile(r"(?<![\w/:.])/(?:[\w@+-][\w.@+-]*/?){0,12}(?![\w/])")
 _FAILING = re.compile(r"raid|\bsmart\b|mdadm|degraded|i/?o errors?|bad sectors?|predictive failure", re.IGNORECASE)
+_BUSY = re.compile(r"disk_(reads?|writes?|written|io)_|disk_io|iops", re.IGNORECASE)
+_LOCKED = re.compile(r"dead_?locks?|lock wait|waiting for locks?", re.IGNORECASE)
 _REPLICA = re.compile(r"replica|standby|secondary|seconds[ _]behind", re.IGNORECASE)
 _READ = 2000
 _MAX_ALERTS = 100
@@ -53,6 +55,7 @@ class LocalAnalysis:
         check = next((check for check in checks if diagnosis.topic and topic_of_check(check) is diagnosis.topic), None)
         name = target.name or next((alert.place for alert in case.alerts if alert.place), "")
         said = " ".join(f"{alert.name} {alert.description}"[:_READ] for alert in case.alerts[:1])
+        seen = " ".join(claim.says for claim in diagnosis.claims[:1])
         known = Findings(
             target=target,
             name=name,
@@ -61,6 +64,8 @@ class LocalAnalysis:
             event=diagnosis.event,
             path="" if target.is_own else _named_path(case),
             is_failing=_FAILING.search(said) is not None,
+            is_busy=diagnosis.topic is Topic.DISK and check is None and _BUSY.search(seen) is not None,
+            is_locked=_LOCKED.search(said) is not None,
             is_replica=_REPLICA.search(said) is not None,
             check=check,
         )

@@ -55,3 +55,17 @@ def on_kubernetes(topic: Topic, labels: Mapping[str, str]) -> tuple[str, ...] | 
         "logs": f"{kubectl} logs {of}{in_it} --previous --tail=50",
     }
     return tuple(part.format(**commands) for part in _OF_PODS[topic])
+
+
+_KUBE_NODE = re.compile(r"kube_?(let|node)_?\w*(ready|unreachable|pressure|flapping|down)", re.IGNORECASE)
+_KUBE_QUOTA = re.compile(r"kube\w*quota", re.IGNORECASE)
+
+
+def on_cluster(labels: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The title and the command for a node or a quota of Kubernetes that an alert names; None if it names none."""
+    name, node, namespace = (labels.get(label, "") for label in ("alertname", "node", "namespace"))
+    if _KUBE_NODE.match(name) and SAFE.fullmatch(node):
+        return "See why the node is not ready", f"kubectl describe node {node}"
+    if (_KUBE_QUOTA.match(name) or labels.get("resourcequota")) and SAFE.fullmatch(namespace):
+        return "See what the quota allows, and who asks for how much", f"kubectl -n {namespace} describe quota"
+    return None

@@ -83,7 +83,7 @@ VAGUE_WORDS: dict[Topic, frozenset[str]] = {
     Topic.CERTIFICATE: names_in("tls expiry expires expired expiring handshake"),
     Topic.DNS: names_in("resolve resolving lookup lookups"),
     Topic.CONNECTIONS: names_in("connection pool sessions locks descriptors"),
-    Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting ready offset undeliverable"),
+    Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting undeliverable"),
     Topic.DEPLOY: names_in("release released version canary"),
     Topic.DEPENDENCY: names_in("backend backends"),
     Topic.TRAFFIC: names_in("request requests requestcount throughput spike hits flows"),
@@ -114,7 +114,7 @@ PHRASES: tuple[tuple[Topic, re.Pattern[str]], ...] = tuple(
             r"|remaining connection slots|pool.{0,20}(timed? ?out|exhausted)|lock wait timeout|too many open files",
         ),
         (Topic.DEPENDENCY, r"\b50[234] (bad gateway|service unavailable|gateway time-?out)|upstream (connect|request)"),
-        (Topic.NETWORK, r"no route to host|network is unreachable|connection timed out"),
+        (Topic.NETWORK, r"no route to host|network is unreachable|connection timed out|\binterface \S.{0,60}\bdown\b"),
         (
             Topic.PROCESS,
             r"connection refused|segmentation fault|core dumped|exited with|back-?off restarting"
@@ -218,6 +218,28 @@ def topics_in(texts: Iterable[str]) -> dict[Topic, float]:
     return found
 
 
+_NO_TOPIC = re.compile(
+    r"(cpu|core|gpu|chassis|board|inlet|ambient|psu)[\W_]*temp|temperature|humidity|\bsmoke\b"
+    r"|(?<!error)(?<!error[ _-])budget|billing|spend"
+    r"|kube\w*quota|clock|\bntp|(?<![a-z])Ntp",
+    re.IGNORECASE,
+)
+
+
+def is_of_another_kind(name: str) -> bool:
+    """Whether an alert is about what no topic is: heat, money, time. A word such as CPU in it says nothing."""
+    return _NO_TOPIC.search(name[:_MAX_CHARACTERS]) is not None or "fan" in words_of(name)
+
+
+def shares_in(message: str) -> dict[Topic, float]:
+    """How much of a host is used, as Prometheus' figures say: percent by topic."""
+    named = {"cpu": Topic.CPU, "memory": Topic.MEMORY, "disk": Topic.DISK}
+    return {named[name]: float(share) for name, share in _FIGURE.findall(message[:_MAX_CHARACTERS])}
+
+
+_FIGURE = re.compile(r"\b(cpu|memory|disk) (\d{1,3}(?:\.\d+)?) %")
+
+
 def topics_in_errors(texts: Iterable[str]) -> set[Topic]:
     """The topics of the errors that the texts quote."""
     shown = "\n".join(text[:_MAX_CHARACTERS] for text in texts)
@@ -251,7 +273,7 @@ def topic_of_check(check: Check) -> Topic | None:
         if words & _REFUSED:
             return Topic.PROCESS
         return Topic.NETWORK if words & _UNREACHABLE else None
-    return _topic_of_finding(message)
+    return _topic_of_finding(message) or topic_of_metric(str(check.metrics.get("expression", "")))
 
 
 def _topic_of_finding(message: str) -> Topic | None:

@@ -5,18 +5,21 @@ Words of the alert alone are a hint; what was seen at the target of the alert de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
 from orchestration.alert import Alert
 from orchestration.changes.events import likelihood
-from orchestration.contracts import Change, ChangeEvent, CheckStatus
+from orchestration.contracts import Change, ChangeEvent, Check, CheckStatus
 from tasks.analyze.case import IDENTITY_LABELS, Case
 from tasks.analyze.topics import (
+    SYMPTOM_WORDS,
     Topic,
+    is_of_another_kind,
     is_symptom,
     names_in,
+    shares_in,
     topic_of_check,
     topic_of_metric,
     topics_in,
@@ -45,6 +48,16 @@ _MADE = names_in(
 _EVENT, _EVENT_WINDOW = 3.0, timedelta(minutes=60)
 """How much a change that people made to the target counts if it came right before; none counts after the window."""
 
+_LITTLE_USED = 50.0
+"""Percent of a resource in use below which a strange series of it is no shortage."""
+
+_BUSY_BESIDE = 0.9
+"""How much a busy CPU of this host counts if the alert speaks of something else: its sample is a moment."""
+
+_SLOW = SYMPTOM_WORDS - names_in("error errors failed failures fault faults 5xx response responses success") | names_in(
+    "slow slowness lag timeout timeouts hang hangs unresponsive overloaded performance"
+)
+
 OUTSIDE = frozenset({"http", "tcp", "tls", "dns"})
 """Checkers that see whether the target serves, as its users do."""
 
@@ -66,7 +79,14 @@ class Vote:
 
 def votes_of(case: Case) -> list[Vote]:
     """The votes of all that is known."""
-    return [*_of_words(case), *_of_checks(case), *_of_changes(case), *_of_events(case)]
+    another = any(
+        is_of_another_kind(alert.name) or (not topics_in([alert.name]) and is_of_another_kind(alert.description))
+        for alert in case.alerts
+    )
+    words = [] if another else [*_of_words(case)]
+    named = {vote.topic for vote in words}
+    changes = _of_changes(case, _little_used(case) - named)
+    return [*words, *_of_checks(case, named), *changes, *_of_events(case)]
 
 
 def weights_of(votes: Iterable[Vote]) -> dict[Topic, float]:
@@ -120,12 +140,25 @@ def _without(text: str, names: Sequence[str]) -> str:
     return text
 
 
-def _of_checks(case: Case) -> Iterator[Vote]:
+def _little_used(case: Case) -> set[Topic]:
+    """Of what the target has plenty, by the figures that a check shows."""
+    return {
+        topic
+        for _, check in case.checks
+        if check.name == "prometheus" and not case.is_other(check.target)
+        for topic, share in shares_in(check.message).items()
+        if share < _LITTLE_USED
+    }
+
+
+def _of_checks(case: Case, named: Set[Topic]) -> Iterator[Vote]:
     for number, check in case.checks:
         topic = topic_of_check(check)
         if topic is None or check.status not in _CHECK:
             continue
         weight = _CHECK[check.status]
+        if weight > 0 and _is_beside(case, check, named):
+            weight = _BUSY_BESIDE
         if weight > 0 and case.is_other(check.target):
             yield from _elsewhere(topic, weight, number, check.target)
         else:
@@ -133,13 +166,26 @@ def _of_checks(case: Case) -> Iterator[Vote]:
             yield Vote(topic=topic, weight=weight, cites=number if weight > 0 else "", from_outside=outside)
 
 
-def _of_changes(case: Case) -> Iterator[Vote]:
-    """The strangest series of each topic. Several statistics of one thing are no more evidence than one."""
+def _is_beside(case: Case, check: Check, named: Set[Topic]) -> bool:
+    """Whether a busy CPU is only seen beside what an alert says, which is neither about it nor about being slow."""
+    if check.name != "cpu" or Topic.CPU in named or not case.target.is_own or not case.alerts:
+        return False
+    said = words_of(" ".join(f"{alert.name} {alert.description}" for alert in case.alerts))
+    return not said & _SLOW
+
+
+def _of_changes(case: Case, little_used: Set[Topic]) -> Iterator[Vote]:
+    """The strangest series of each topic, but for what the target has plenty of.
+
+    Several statistics of one thing are no more evidence than one.
+    """
     changes = list(case.changes)
     strongest = max((change.score for _, change in changes), default=0.0)
     best: dict[Topic, Vote] = {}
     for number, change in changes if strongest > 0 else []:
         for vote in _of_change(case, number, change, _CHANGE * change.score / strongest):
+            if vote.topic in little_used and not vote.about:
+                continue
             if vote.topic not in best or best[vote.topic].weight < vote.weight:
                 best[vote.topic] = vote
     yield from best.values()

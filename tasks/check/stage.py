@@ -179,6 +179,9 @@ async def _run(config: CheckConfig, name: str, context: StageContext) -> Check |
             found = await checker.run(options, config.subject)
     except LeftOut as reason:
         return name, str(reason)
+    except Unavailable as error:
+        logger.warning("The check %s of run %s found out nothing: %s", name, context.run_id, error)
+        found = Check(name=name, status=CheckStatus.UNKNOWN, message=str(error), error=str(error))
     except Exception as error:  # noqa: BLE001 - a broken checker is a finding beside the others
         late = limit.expired()
         reason = f"timed out after {config.timeout_seconds:g} s" if late else _in_words(error)

@@ -87,7 +87,8 @@ def _storm(subject: MessageSubject) -> str:
     shared = ", ".join(f"{one_line(name, 40)}={one_line(value, 60)}" for name, value in storm.shared.items())
     common = f"; most have in common: {shared}" if shared else ""
     left = f"; {storm.released:,} still fire, each as an incident of its own" if storm.released else ""
-    return f"{total:,} alerts opened at once{now}. This message speaks for all of them{common}{left}"
+    alerts = "alert" if total == 1 else "alerts"
+    return f"{total:,} {alerts} opened at once{now}. This message speaks for all of them{common}{left}"
 
 
 def _flapping(subject: MessageSubject) -> str:

@@ -12,7 +12,7 @@ from orchestration.contracts import Check, CheckStatus, Target
 from orchestration.policy.patterns import check_pattern, matches_all
 from orchestration.redaction import one_line
 from orchestration.threads import in_daemon_thread, in_own_thread
-from tasks.check.checkers.base import CheckerConfig, Port, Seconds, Subject
+from tasks.check.checkers.base import CheckerConfig, LeftOut, Port, Seconds, Subject
 from tasks.check.checkers.reach import Reach, in_words, status_without_answer, trusted
 
 _SHOWN_HOPS = 3
@@ -79,6 +79,8 @@ async def check_http(config: HttpConfig, subject: Subject) -> Check:
     assert subject.target is not None  # noqa: S101  unfit_for_http() has said so
     url = config.url_of(subject.target)
     web: Any = await in_daemon_thread(_web)
+    if not web.is_readable(url):
+        raise LeftOut(f"{one_line(url, 120)} is no URL that can be asked")
     context = await trusted(config.ca_file, verify=config.verify)
     try:
         async with asyncio.timeout(config.timeout):

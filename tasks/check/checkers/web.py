@@ -30,6 +30,15 @@ ERRORS = (
 """What a request can end with, beside what `Reach.connect()` raises."""
 
 
+def is_readable(url: str) -> bool:
+    """Whether a URL can be asked at all; a host such as `①.example` cannot."""
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return True
+
+
 class RefusedRedirect(Exception):
     """A redirect leads to an address that may not be connected to. The text says where, and why."""
 
