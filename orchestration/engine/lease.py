@@ -21,6 +21,7 @@ from orchestration.errors import BadInput, RunBusy, Unavailable
 from orchestration.signals import correlated, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, claims, runs
+from orchestration.store.database import Transaction
 from orchestration.store.records import RunRecord, new_id
 
 
@@ -159,22 +160,9 @@ async def _begin_anew(
     """Begin a run that nobody has executed before, in one statement. None means that it is no such run any more."""
     if claimed.started_at is not None:
         return None
+    run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
     async with services.database.statement() as tx:
-        begun = await claims.begin(
-            tx,
-            claimed,
-            owner=owner,
-            seconds=services.settings.lease_seconds,
-            lost=None,
-            standing=claimed.status,
-            engine=engine,
-            prefect_flow_run_id=prefect_flow_run_id,
-        )
-    if begun is None:
-        return None
-    run = ActiveRun(services, claimed, begun[1], [], engine=engine, owner=owner)
-    run.record = begun[0]
-    return run
+        return run if await _begin(tx, run, prefect_flow_run_id) else None
 
 
 async def _load_and_claim(
@@ -190,26 +178,34 @@ async def _load_and_claim(
         BadInput: the run is over.
     """
     async with services.database.transaction() as tx:
-        record, payload = await runs.get_run_with_payload(tx, run_id)
+        record = await runs.get_run(tx, run_id, lock=True)
         dead_owner = None if record.lease_owner == owner else lost_owner(record)
         earlier_attempts = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
-        run = ActiveRun(services, record, payload, earlier_attempts, engine=engine, owner=owner)
+        run = ActiveRun(services, record, {}, earlier_attempts, engine=engine, owner=owner)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
-        begun = await claims.begin(
-            tx,
-            record,
-            owner=owner,
-            seconds=services.settings.lease_seconds,
-            lost=dead_owner,
-            standing=run.standing,
-            engine=engine,
-            prefect_flow_run_id=prefect_flow_run_id,
-        )
-        if begun is None:
+        if not await _begin(tx, run, prefect_flow_run_id, lost=dead_owner):
             raise _busy(record)
-        run.record = begun[0]
     return run
+
+
+async def _begin(tx: Transaction, run: ActiveRun, prefect_flow_run_id: str | None, *, lost: str | None = None) -> bool:
+    """Start a run for its owner, and give it what it was started with. False means that another owner has the lease."""
+    begun = await claims.begin(
+        tx,
+        run.record,
+        owner=run.owner,
+        seconds=run.services.settings.lease_seconds,
+        lost=lost,
+        standing=run.standing,
+        engine=run.engine,
+        prefect_flow_run_id=prefect_flow_run_id,
+    )
+    if begun is None:
+        return False
+    run.record, payload = begun
+    run.restate(payload)
+    return True
 
 
 async def _keep_lease(run: ActiveRun, worker: asyncio.Task[Any] | None) -> None:

@@ -30,7 +30,6 @@ from orchestration.settings import Settings
 from orchestration.signals import PushAccepted, Signal, Signals, Tags
 from orchestration.states import RunStatus
 from orchestration.store import incidents
-from orchestration.store.database import Database
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
@@ -38,7 +37,7 @@ from tasks.ingest.ceilings import HugePush
 from tasks.ingest.incidents import split_by_incident
 from tasks.ingest.sources import Push, parse_push
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.storms import BATCH, title_of_storm
+from tasks.ingest.storms import BATCH, StormServices, title_of_storm
 
 _NAME_CHARACTERS = 128
 _TITLE_CHARACTERS = 200
@@ -46,25 +45,14 @@ _LARGE_BYTES = 32 * 1024
 """From this size on a push is parsed in a thread: 10,000 alerts take a second, in which other alerts would wait."""
 
 
-class IntakeServices(Protocol):
+class IntakeServices(StormServices, Protocol):
     """What the inbox needs of a process's services."""
-
-    @property
-    def database(self) -> Database: ...
-
-    @property
-    def signals(self) -> Signals: ...
-
-    @property
-    def settings(self) -> Settings: ...
 
     @property
     def kinds(self) -> NodeKinds: ...
 
     @property
     def definitions(self) -> DefinitionSource | None: ...
-
-    async def active_policy(self) -> ActivePolicy | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
