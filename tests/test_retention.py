@@ -18,7 +18,7 @@ MOMENTS = {
     "pipeline_run": ("created_at", "updated_at"),
     "alert": ("updated_at", "heard_at"),
     "history": ("at",),
-    "incident": ("updated_at",),
+    "incident": ("opened_at", "updated_at"),
 }
 
 

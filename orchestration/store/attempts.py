@@ -238,7 +238,7 @@ _SKIP = text(
         select from stage_execution as earlier where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id
     )
     -- Another process, which took the lease over, may leave it out at this moment.
-    on conflict (idempotency_key) do nothing
+    on conflict (pipeline_run_id, node_id, attempt) do nothing
     """
 )
 
@@ -312,10 +312,9 @@ async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
     match ref.split("/"):
         case ["payload", run_id]:
             query = select(PipelineRunRow.payload).where(PipelineRunRow.run_id == run_id)
-        case ["output", _, _, _]:
-            # A reference to an output contains the attempt's idempotency key, which has an index.
-            key = ref.removeprefix("output/")
-            query = select(_T.output_snapshot).where(_T.idempotency_key == key, _T.output_ref == ref)
+        case ["output", run_id, _, _]:
+            run = select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id).scalar_subquery()
+            query = select(_T.output_snapshot).where(_T.pipeline_run_id == run, _T.output_ref == ref)
         case _:
             raise BadInput(f"{ref!r} is no reference: expected payload/RUN or output/RUN/NODE/ATTEMPT")
     found = (await tx.execute(query)).scalar_one_or_none()

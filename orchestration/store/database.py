@@ -118,6 +118,9 @@ async def open_database(url: str, *, pool_size: int = 10, relaxed: bool = False)
 FLUSHED = "set_config('synchronous_commit', 'on', true)"
 """An expression in SQL: the transaction in which it is evaluated is on disk when its commit returns."""
 
+UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
+"""An expression in SQL: the commit does not wait for the disk. For what is simply done again if it is lost."""
+
 
 def _relax(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
@@ -149,6 +152,11 @@ def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy:
 def in_seconds(seconds: float) -> ColumnElement[Any]:
     """The moment so many seconds from now, or ago if negative, on the database's clock, which decides on all ages."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def seconds_ago(seconds: float) -> ColumnElement[Any]:
+    """The moment so many seconds before the transaction. Unlike `in_seconds()` it can be looked up in an index."""
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def read_clock(tx: AsyncConnection) -> datetime:
