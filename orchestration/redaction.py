@@ -236,7 +236,8 @@ def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
-    clean = _BASIC.sub(_hide_after_word, _BEARER.sub(_hide_after_word, clean))
+    if " " in clean or "\t" in clean:
+        clean = _BASIC.sub(_hide_after_word, _BEARER.sub(_hide_after_word, clean))
     clean = _TOKENS.sub(REDACTED, clean)
     if not encodings or not _ENCODED.search(clean):
         return clean
