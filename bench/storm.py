@@ -1,4 +1,4 @@
-"""Storms, through everything that `alert-pipeline up` runs: 10,000 distinct critical alerts, 20,000 names in one body."""
+"""Storms, through everything that `alert-pipeline up` runs: 10,000 critical alerts, 20,000 names in one body."""
 
 from __future__ import annotations
 

@@ -113,11 +113,16 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             api = state_of(request)
+            with api.bodies.reserve() as room:
+                return await read_and_handle(request, api, room)
+
+        async def read_and_handle(request: Request, api: ApiState, room: Callable[[int], None]) -> Response:
             try:
-                caller, raw = await _authenticate(request, api, self._scope)
+                caller, raw = await _authenticate(request, api, self._scope, room)
                 body = None
                 if takes_body and (body_required or raw.strip()):
                     body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    room(max(body[1] - len(raw), 0))
             except TooLarge as error:
                 # The signature of a body that was not read as a whole cannot be checked: its caller is not known.
                 known: Caller | None = request.scope.get(CALLER)
@@ -162,7 +167,9 @@ class GuardedRoute(APIRoute):
         return handle
 
 
-async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[Caller, bytes]:
+async def _authenticate(
+    request: Request, api: ApiState, scope: Scope, room: Callable[[int], None]
+) -> tuple[Caller, bytes]:
     """The caller and the raw body. The body of an unknown caller is read only if it is signed.
 
     Raises:
@@ -174,8 +181,7 @@ async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[
     limit = api.settings.max_payload_bytes
     if not is_signed(request.headers):
         caller = await api.guard.authenticate(request, scope, None)
-        return caller, await read_raw(request, limit)
+        return caller, await read_raw(request, limit, room)
     await api.guard.check_signature_headers(request)
-    with api.unverified.reserve() as room:
-        raw = await read_raw(request, limit, room)
-        return await api.guard.authenticate(request, scope, raw), raw
+    raw = await read_raw(request, limit, room)
+    return await api.guard.authenticate(request, scope, raw), raw
