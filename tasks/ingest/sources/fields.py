@@ -345,9 +345,9 @@ def alert_of(
     `episode_at` is the start of this firing, if every event about it names the same moment; `occurred_at` is the
     moment of the event itself.
 
-    `host` is what the labels name, if it is known already. Without a fingerprint, name and labels identify the alert. `group` is the sender's key of the incident: "" means
-    one incident for each name and host, None means one for each alert. The title is the name with its host, if the
-    sender gives none.
+    `host` is what the labels name, if it is known already. Without a fingerprint, name and labels identify the alert.
+    `group` is the sender's key of the incident: "" means one incident for each name and host, None means one for each
+    alert. The title is the name with its host, if the sender gives none.
     """
     host = host_of(labels) if host is None else host
     fingerprint = fingerprint or fingerprint_of(name, labels)
