@@ -144,9 +144,7 @@ class BodiesInMemory:
             mine += size
             self._left -= size
             if self._left < 0:
-                raise HttpProblem(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests at the same time: try again"
-                )
+                raise HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests at the same time: try again")
 
         try:
             yield count

@@ -135,7 +135,6 @@ class GuardedRoute(APIRoute):
 
         return guarded
 
-
     def _handle_directly(self) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
         """What FastAPI does for an endpoint that takes one body and answers for itself, in a fraction of its time.
 
