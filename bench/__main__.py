@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import analysis, backlog, commands, growth, petshop, redaction, service, status, storm
+from bench import analysis, backlog, commands, growth, petshop, redaction, saturated, service, status, storm
 from bench.figures import Figures, show
 from bench.report import write_report
 
@@ -24,7 +24,6 @@ PARTS = {
     "flow": commands.measure_python_api,
     "accept": service.measure_accept,
     "message": service.measure_message,
-    "empty": service.measure_empty_flow,
     "direct": service.measure_direct,
     "status": status.measure_reads,
     "backlog": backlog.measure_backlog,
@@ -32,6 +31,8 @@ PARTS = {
 }
 LONG = {
     "storm": storm.measure_storm,
+    "saturated": saturated.measure_saturated,
+    "criticals": saturated.measure_criticals,
     "memory": service.measure_memory,
     "direct-memory": service.measure_direct_memory,
 }

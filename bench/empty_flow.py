@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from prefect import flow, task
@@ -24,6 +24,8 @@ from prefect.states import Pending
 from blocks.prefect_api import address_settings
 from orchestration.settings import Settings
 from service.mirror.deployments import register
+
+MeasuredT = TypeVar("MeasuredT")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -39,33 +41,55 @@ async def empty(run_id: str | None = None) -> None:
         await nothing()
 
 
+RunEmpty = Callable[[], Awaitable[Any]]
+
+
 def rate(settings: Settings, api_url: str | None, count: int, *, deployed: bool, concurrency: int = 8) -> float:
     """Flow runs per second."""
+
+    async def measured(run_empty: RunEmpty) -> float:
+        slots = asyncio.Semaphore(concurrency)
+
+        async def run_in_slot() -> None:
+            async with slots:
+                await run_empty()
+
+        await run_in_slot()
+        began = time.perf_counter()
+        await asyncio.gather(*(run_in_slot() for _ in range(count)))
+        return count / (time.perf_counter() - began)
+
+    return asyncio.run(_measured(address_settings(settings, api_url), measured, deployed))
+
+
+def latencies(settings: Settings, api_url: str | None, count: int) -> list[float]:
+    """Milliseconds of each of some flow runs on the deployment, one after the other: from asking for it to its end."""
+
+    async def measured(run_empty: RunEmpty) -> list[float]:
+        found: list[float] = []
+        for _ in range(count + 3):
+            began = time.perf_counter()
+            await run_empty()
+            found.append((time.perf_counter() - began) * 1000)
+        return found[3:]
+
+    return asyncio.run(_measured(address_settings(settings, api_url), measured, True))
+
+
+async def _measured(
+    address: dict[Any, Any], measure: Callable[[RunEmpty], Awaitable[MeasuredT]], deployed: bool
+) -> MeasuredT:
     for name in ("prefect", "prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
         # Log lines go to the server, as in our runs. Lines on the terminal are not part of the floor.
         logger = logging.getLogger(name)
         logger.handlers = [handler for handler in logger.handlers if "Console" not in type(handler).__name__]
-    return asyncio.run(_rate(address_settings(settings, api_url), count, concurrency, deployed))
-
-
-async def _rate(address: dict[Any, Any], count: int, concurrency: int, deployed: bool) -> float:
-    slots = asyncio.Semaphore(concurrency)
     with temporary_settings(address):
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
-                run_empty = await _on_deployment(context.client) if deployed else empty
-
-                async def run_in_slot() -> None:
-                    async with slots:
-                        await run_empty()
-
-                await run_in_slot()
-                began = time.perf_counter()
-                await asyncio.gather(*(run_in_slot() for _ in range(count)))
-                return count / (time.perf_counter() - began)
+                return await measure(await _on_deployment(context.client) if deployed else empty)
 
 
-async def _on_deployment(client: PrefectClient) -> Callable[[], Awaitable[Any]]:
+async def _on_deployment(client: PrefectClient) -> RunEmpty:
     await register(client)
     deployment = await client.read_deployment_by_name("alert-pipeline/default")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +83,10 @@ _KEPT = 2048
 """How many texts are kept with what they say: an alert's labels are asked a dozen times, and come again."""
 _HIDDEN_USER = re.compile(r"(?<=://)[^/?#@\s]*\[redacted\](?=@)")
 """The user of a URL after redaction, whose brackets would make the URL unreadable."""
+_LIKE_AN_ADDRESS = re.compile(r"[0-9.]+$|[0-9A-Fa-f]*:")
+"""How every address is written that `ipaddress` reads, and hardly any name: it takes its time to say that."""
+_PERHAPS_LOOPBACK = re.compile(r"localhost|127\.|:.*:", re.IGNORECASE)
+"""What stands in every text that names this host."""
 _NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(\.(?!-)[\w-]{1,63}(?<!-))*")
 
 
@@ -132,18 +136,18 @@ def is_of_go_between(labels: Mapping[str, str]) -> bool:
     instance = labels.get("instance", "")
     if not instance:
         return False
-    if any(labels.get(name) for name in _BEHIND) or any(value != instance for value in _probed(labels)):
+    if _any_of(labels, _BEHIND) or any(value != instance for value in _probed(labels)):
         return True
     job = _plain(labels.get("job", ""))
     if "kubelet" in job:  # its address is that of a machine, on which a part may be in trouble
         return any(_values(labels, _PARTS)) or any(_hosts_behind(labels))
-    if _OF_ITSELF.search(_plain(labels.get("alertname", "")).replace("-", "")):
-        return False
     is_one = _is_go_between(instance.partition("/")[0]) or (
-        bool(_GO_BETWEENS.search(job) and ":" in instance)
+        bool(job and _GO_BETWEENS.search(job) and ":" in instance)
         and (not _PROBERS.search(job) or bool(_PROBERS_PORT.search(instance)))
     )
-    return is_one and any(_behind(labels))
+    if not is_one or _OF_ITSELF.search(_plain(labels.get("alertname", "")).replace("-", "")):
+        return False
+    return any(_behind(labels))
 
 
 def _behind(labels: Mapping[str, str]) -> Iterator[str]:
@@ -158,8 +162,13 @@ def _hosts_behind(labels: Mapping[str, str]) -> Iterator[str]:
     yield from _values(labels, MACHINE_LABELS)
 
 
+def _any_of(labels: Mapping[str, str], names: Sequence[str]) -> bool:
+    # Hardly any alert has one of them, and all are asked.
+    return not labels.keys().isdisjoint(names) and any(labels.get(name) for name in names)
+
+
 def _probed(labels: Mapping[str, str]) -> Iterator[str]:
-    for name in _PROBED:
+    for name in _PROBED if _any_of(labels, _PROBED) else ():
         if (place := read_place(labels.get(name, ""))) and place.is_full:
             yield labels[name]
 
@@ -193,7 +202,7 @@ def _plain(name: str) -> str:
 @lru_cache(maxsize=_KEPT)
 def is_loopback(text: str) -> bool:
     """Whether a text such as a label has names whatever host it is read on, such as `localhost:9100`."""
-    place = read_place(text)
+    place = read_place(text) if _PERHAPS_LOOPBACK.search(text) else None
     if place is None:
         return False
     address = address_of(place.host)
@@ -255,6 +264,8 @@ def _url(parts: SplitResult, host: str) -> str:
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that a text is; an IPv4 address within an IPv6 one is this IPv4 address."""
+    if not _LIKE_AN_ADDRESS.match(host):
+        return None
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -134,9 +134,9 @@ def is_secret(name: str, value: object) -> bool:
 
     A number counts as its digits. Containers under a name of a secret are secret, and None and booleans never are.
     """
-    if value is None or isinstance(value, bool):
-        return False
     meaning = meaning_of(name[:_MAX_KEY])
+    if meaning is Names.NOTHING or value is None or isinstance(value, bool):
+        return False
     if isinstance(value, str | int | float):
         return is_secret_value(meaning, str(value)[:MAX_TEXT].strip())
     return meaning in (Names.PASSWORD, Names.CREDENTIAL)
@@ -236,7 +236,8 @@ def _without_secrets(text: str, encodings: int = _MAX_ENCODINGS) -> str:
         if needle in clean:
             clean = pattern.sub(replacement, clean)
     clean = _hide_pairs(clean)
-    clean = _BASIC.sub(_hide_after_word, _BEARER.sub(_hide_after_word, clean))
+    if " " in clean or "\t" in clean:
+        clean = _BASIC.sub(_hide_after_word, _BEARER.sub(_hide_after_word, clean))
     clean = _TOKENS.sub(REDACTED, clean)
     if not encodings or not _ENCODED.search(clean):
         return clean
@@ -321,8 +322,14 @@ class _Redactor:
                 kept["[truncated]"] = len(value) - index
                 break
             name = redact_text(key if isinstance(key, str) else str(key), limit=_MAX_KEY)
-            kept[name] = REDACTED if _is_secret_in(value, name, item) else self._under(name, item, depth)
             self.budget -= len(name)
+            if _is_secret_in(value, name, item):
+                kept[name] = REDACTED
+            elif type(item) is str:  # nearly all items are
+                self.budget -= 1
+                kept[name] = self._text(item)
+            else:
+                kept[name] = self._under(name, item, depth)
         return kept
 
     def _under(self, name: str, item: object, depth: int) -> JsonValue:

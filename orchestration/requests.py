@@ -53,7 +53,7 @@ class RunOptions(Contract):
             pydantic.ValidationError: a value has the wrong type.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
-        return self.model_validate(self.model_dump() | chosen)
+        return self.model_validate(self.model_dump(exclude_unset=True) | chosen) if chosen else self
 
 
 class RunRequest(Contract):

@@ -17,7 +17,7 @@ from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from service.api import keyring
-from service.api.body import UnverifiedBytes
+from service.api.body import BodiesInMemory
 from service.api.problems import HttpProblem
 from tests.api_helpers import alert, all_runs, eventually, open_api, trigger
 from tests.auth_helpers import FAR, PUBLIC, basic, bearer, endpoints, is_open, make_key, signed, signed_v1
@@ -296,8 +296,8 @@ async def test_the_body_of_a_stranger_is_not_read(api: httpx.AsyncClient, key: N
     assert (answer.status_code, read) == (401, 0)
 
 
-async def test_signed_bodies_have_a_limit_together() -> None:
-    room = UnverifiedBytes(100)
+async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
+    room = BodiesInMemory(100)
     with room.reserve() as first, room.reserve() as second:
         first(60)
         with pytest.raises(HttpProblem, match="at the same time") as refused:

@@ -356,6 +356,25 @@ async def test_what_the_database_refuses_does_not_take_its_neighbours_along(serv
     assert len(await all_runs(services.database)) == 5
 
 
+async def test_more_pushes_than_can_wait_are_refused_at_once_and_those_that_wait_are_stored(
+    services: Services, database: Database
+) -> None:
+    writer = PushWriter(services.database)
+    most = PushWriter.MAX_PUSHES + PushWriter.MAX_WAITING
+    async with database.transaction() as tx:
+        await tx.exec_driver_sql("lock table pipeline_run in exclusive mode")
+        pushes = [asyncio.create_task(writer.write(NewPush(runs=(new_run(),)))) for _ in range(2 * most)]
+        # Those that are refused are answered while nothing can be stored.
+        async with asyncio.timeout(20):
+            await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
+    answers = await asyncio.gather(*pushes, return_exceptions=True)
+
+    refused = [answer for answer in answers if not isinstance(answer, WrittenPush)]
+    assert all(isinstance(answer, Unavailable) and "wait to be stored" in str(answer) for answer in refused)
+    assert len(refused) >= most - PushWriter.MAX_PUSHES
+    assert len(await all_runs(services.database)) == len(answers) - len(refused)
+
+
 async def test_without_a_database_everybody_is_told(services: Services) -> None:
     away = Database("postgresql://nobody@127.0.0.1:1/none")
     writer = PushWriter(away)

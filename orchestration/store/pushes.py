@@ -244,6 +244,10 @@ class PushWriter:
     MAX_PUSHES = 64
     """Pushes in one transaction."""
 
+    MAX_WAITING = 512
+    """Pushes that wait for their transaction. More are refused at once: their senders send them again when the database
+    has caught up, and need not wait for an answer that may come too late."""
+
     MAX_BYTES = 4 * 1024 * 1024
     """Size of the pushes in one transaction. A larger push has a transaction of its own."""
 
@@ -258,8 +262,10 @@ class PushWriter:
 
         Raises:
             KeyReused: its key came with another body before; nothing is written.
-            Unavailable: the database does not answer; the push may or may not be written.
+            Unavailable: the database does not answer, and the push may or may not be written; or too many pushes wait.
         """
+        if len(self._waiting) >= self.MAX_WAITING:
+            raise Unavailable(f"{self.MAX_WAITING} pushes wait to be stored already: send this one again")
         if push.idempotency_key is not None:
             return await write_alone(self._database, push)
         future: asyncio.Future[WrittenPush] = asyncio.get_running_loop().create_future()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -22,7 +22,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 def new_id() -> str:
     """A new id of a run or a trace: 32 hexadecimal digits."""
-    return uuid4().hex
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ from service.api.problems import HttpProblem
 READ_TIMEOUT_SECONDS = 30.0
 """How long a caller may take to send its body."""
 
-MOST_UNVERIFIED_BYTES = 64 * 1024 * 1024
-"""How much of signed bodies may be in memory before their signatures are checked, in all requests together."""
+MOST_BYTES = 64 * 1024 * 1024
+"""How large the bodies of all requests that are being answered may be together. Read as JSON they take ten times it."""
 
 MAX_VALUES = 100_000
 """How many values a body may have: names, numbers, texts, lists and objects, at any depth."""
@@ -125,10 +125,10 @@ class TooLarge(HttpProblem):
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
 
 
-class UnverifiedBytes:
-    """Counts the bytes of bodies that are in memory before it is known who sent them."""
+class BodiesInMemory:
+    """Counts the bytes of the bodies of requests that are being answered, of known and of unknown callers."""
 
-    def __init__(self, most: int = MOST_UNVERIFIED_BYTES) -> None:
+    def __init__(self, most: int = MOST_BYTES) -> None:
         self._left = most
 
     @contextmanager
@@ -144,9 +144,7 @@ class UnverifiedBytes:
             mine += size
             self._left -= size
             if self._left < 0:
-                raise HttpProblem(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "Too many signed requests at the same time: try again"
-                )
+                raise HttpProblem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests at the same time: try again")
 
         try:
             yield count
@@ -157,7 +155,7 @@ class UnverifiedBytes:
 async def read_raw(request: Request, limit: int, count: Callable[[int], None] = lambda _: None) -> bytes:
     """The body as it came over the wire, of at most `limit` bytes, whatever Content-Length says.
 
-    `count` is called with the size of each piece.
+    `count`, as `BodiesInMemory` yields it, is called with the size of each piece.
 
     Raises:
         HttpProblem: 413 if the body is longer; 408 if it does not arrive in time.

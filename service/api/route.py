@@ -6,10 +6,13 @@ Source: FastAPI's documentation, "Custom Request and APIRoute class".
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from fastapi import Request, Response
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from orchestration.errors import Unavailable
@@ -102,7 +105,7 @@ class GuardedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with everything of this module before it."""
-        handle = super().get_route_handler()
+        handle = self._handle_directly() or super().get_route_handler()
         takes_body = self.body_field is not None
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
@@ -110,11 +113,16 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             api = state_of(request)
+            with api.bodies.reserve() as room:
+                return await read_and_handle(request, api, room)
+
+        async def read_and_handle(request: Request, api: ApiState, room: Callable[[int], None]) -> Response:
             try:
-                caller, raw = await _authenticate(request, api, self._scope)
+                caller, raw = await _authenticate(request, api, self._scope, room)
                 body = None
                 if takes_body and (body_required or raw.strip()):
                     body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    room(max(body[1] - len(raw), 0))
             except TooLarge as error:
                 # The signature of a body that was not read as a whole cannot be checked: its caller is not known.
                 known: Caller | None = request.scope.get(CALLER)
@@ -127,8 +135,40 @@ class GuardedRoute(APIRoute):
 
         return guarded
 
+    def _handle_directly(self) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
+        """What FastAPI does for an endpoint that takes one body and answers for itself, in a fraction of its time.
 
-async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[Caller, bytes]:
+        None means that the endpoint needs more of FastAPI.
+        """
+        needs, answers = self.dependant, inspect.signature(self.endpoint, eval_str=True).return_annotation
+        more = needs.header_params or needs.cookie_params or needs.dependencies or needs.response_param_name
+        if more or len(needs.body_params) != 1 or not needs.body_params[0].field_info.is_required():
+            return None
+        if answers is not Response or needs.request_param_name is None:
+            return None
+        (body,), request_name = needs.body_params, needs.request_param_name
+
+        async def handle(request: Request) -> Response:
+            asked, problems = body.validate(await request.json(), {}, loc=("body",))
+            values: dict[str, Any] = {body.name: asked, request_name: request}
+            for fields, given in (
+                (needs.path_params, request.path_params),
+                (needs.query_params, request.query_params),
+            ):
+                if fields:
+                    found, wrong = request_params_to_args(fields, given)
+                    values |= found
+                    problems = [*problems, *wrong]
+            if problems:
+                raise RequestValidationError(problems)
+            return await self.endpoint(**values)
+
+        return handle
+
+
+async def _authenticate(
+    request: Request, api: ApiState, scope: Scope, room: Callable[[int], None]
+) -> tuple[Caller, bytes]:
     """The caller and the raw body. The body of an unknown caller is read only if it is signed.
 
     Raises:
@@ -140,8 +180,7 @@ async def _authenticate(request: Request, api: ApiState, scope: Scope) -> tuple[
     limit = api.settings.max_payload_bytes
     if not is_signed(request.headers):
         caller = await api.guard.authenticate(request, scope, None)
-        return caller, await read_raw(request, limit)
+        return caller, await read_raw(request, limit, room)
     await api.guard.check_signature_headers(request)
-    with api.unverified.reserve() as room:
-        raw = await read_raw(request, limit, room)
-        return await api.guard.authenticate(request, scope, raw), raw
+    raw = await read_raw(request, limit, room)
+    return await api.guard.authenticate(request, scope, raw), raw

@@ -90,13 +90,13 @@ class RunRequestBody(BaseModel):
         definition: str | None = None,
         incident_id: str | None = None,
     ) -> RunRequest:
-        options = RunOptions(
+        options = RunOptions().with_given(
             checker_names=self.checker_names,
-            checker_configs=self.checker_configs or {},
-            labels=self.labels or {},
+            checker_configs=self.checker_configs,
+            labels=self.labels,
             provider=self.provider,
             notify_driver=self.notify_channel or self.notify_driver,
-            test=self.test,
+            test=self.test or None,
             definition=definition,
             incident_id=incident_id,
         )

@@ -25,7 +25,7 @@ from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
 from orchestration.store.runs import list_final
 from service.api.auth import Guard
-from service.api.body import UnverifiedBytes
+from service.api.body import BodiesInMemory
 from service.api.presence import Presence
 from tasks.kinds import KINDS
 
@@ -110,7 +110,7 @@ class ApiState:
     presence: Presence
     metrics: ProcessMetrics
     state_reader: StateReader
-    unverified: UnverifiedBytes = field(default_factory=UnverifiedBytes)
+    bodies: BodiesInMemory = field(default_factory=BodiesInMemory)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
 

@@ -51,7 +51,7 @@ async def read_signed(
         raise Unavailable(f"The database cannot be used: {api.schema_problem}")
     try:
         check_headers()
-        with api.unverified.reserve() as room:
+        with api.bodies.reserve() as room:
             raw = await read_raw(request, api.settings.max_payload_bytes, room)
         if not is_valid(raw, secret.get_secret_value()):
             raise HttpProblem(HTTPStatus.UNAUTHORIZED, f"The signature does not fit: is {variable} right?")

@@ -79,6 +79,7 @@ Write = Callable[[NewPush], Awaitable[WrittenPush]]
 
 _FROM_INSIDE = PushMetadata()
 _NO_OPTIONS = RunOptions()
+_NO_OPTIONS_JSON = _NO_OPTIONS.model_dump_json().encode()
 
 
 async def accept(
@@ -140,7 +141,7 @@ class _Intake:
 
     @cached_property
     def options_json(self) -> bytes:
-        return self.options.model_dump_json().encode()
+        return _NO_OPTIONS_JSON if self.options is _NO_OPTIONS else self.options.model_dump_json().encode()
 
 
 def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None) -> _Intake:
@@ -157,8 +158,8 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, 
 
 def _stored_options(options: RunOptions) -> RunOptions:
     """The options without secrets in their labels, and without the characters that PostgreSQL refuses."""
-    if options == _NO_OPTIONS:
-        return options
+    if not options.model_fields_set:
+        return _NO_OPTIONS
     cleaned = RunOptions.model_validate(clean(options.model_dump()))
     return cleaned.model_copy(update={"labels": texts_without_secrets(cleaned.labels)})
 

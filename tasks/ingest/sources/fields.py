@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import orjson
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Severity, web_address
@@ -37,6 +38,10 @@ _UNPRINTABLE_IN_PROSE = re.compile(f"(?![\n\t])[{_BREAKS}{_DIRECTIONS}]")
 _SAYS_SOMETHING = re.compile(f"[^\\s{_BREAKS}{_DIRECTIONS}]")
 _EPOCH = re.compile(r"[0-9]{9,20}(\.[0-9]+)?")
 
+_JOINED_BEFORE = re.compile(r"[\w.-]")
+_JOINED_AFTER = re.compile(r"[\w-]|\.\w")
+"""What makes a host a part of a longer name: `web-1` in `web-12`, `web-1.example.com`, `my.web-1`."""
+
 _DOTTED_DAY = re.compile(r"^(\d{4})[./](\d\d)[./](\d\d)(?=\D|$)")
 _LOCAL_DAY = re.compile(r"^(\d\d)\.(\d\d)\.(\d{4})(?=\D|$)")
 _ZONE_NAME = re.compile(r"\s+([+-]\d\d:?\d\d)(?:\s+[A-Z]{1,5})?$|\s*(?:UTC|GMT)$")
@@ -62,7 +67,7 @@ def text(value: JsonValue) -> str:
 
 def one_line_text(value: JsonValue, limit: int | None = NAME_LIMIT) -> str:
     """Text on one line, without control characters, at most `limit` characters; None means no limit."""
-    written = text(value)
+    written = value if isinstance(value, str) else text(value)
     if not _ONE_WORD.fullmatch(written):  # most names and labels are one
         written = " ".join(_UNPRINTABLE.sub(" ", written).split())
     return _cut(written, limit)
@@ -91,12 +96,13 @@ def _texts(value: JsonValue, name: str, *, lines: bool) -> dict[str, str]:
     if value is None or value == {}:
         return {}
     fields = value if isinstance(value, dict) else {name: value}
-    pairs = (
-        (one_line_text(key, LABEL_NAME_LIMIT), one_line_text(in_words(item), LABEL_LIMIT) if lines else long_text(item))
-        for key, item in fields.items()
-    )
-    # As in Prometheus, an empty label is the same as no label.
-    return {key: item for key, item in pairs if key and item}
+    texts: dict[str, str] = {}
+    for key, item in fields.items():
+        said = one_line_text(in_words(item), LABEL_LIMIT) if lines else long_text(item)
+        # As in Prometheus, an empty label is the same as no label.
+        if said and (named := one_line_text(key, LABEL_NAME_LIMIT)):
+            texts[named] = said
+    return texts
 
 
 def tags_of(value: JsonValue, name: str = "tags") -> dict[str, str]:
@@ -266,8 +272,18 @@ def objects_in(value: JsonValue) -> tuple[list[tuple[int, JsonObject]], list[str
 
 def on_place(name: str, place: str) -> str:
     """Such as `HighCPU on web-1`; the name alone if it has the place in it, or there is none."""
-    named = re.search(rf"(?<![\w.-]){re.escape(place)}(?![\w-]|\.\w)", name, re.IGNORECASE)
-    return name if not place or named else f"{name} on {place}"
+    return name if not place or _has_word(name.lower(), place.lower()) else f"{name} on {place}"
+
+
+def _has_word(text: str, word: str) -> bool:
+    """Whether a host stands in a text as a whole, and not within another name."""
+    found = text.find(word)
+    while found >= 0:
+        after = found + len(word)
+        if not (_JOINED_BEFORE.fullmatch(text, max(found - 1, 0), found) or _JOINED_AFTER.match(text, after)):
+            return True
+        found = text.find(word, found + 1)
+    return False
 
 
 def links_of(found: Mapping[str, JsonValue]) -> dict[str, str]:
@@ -281,14 +297,15 @@ def fingerprint_of(name: str, labels: Mapping[str, str]) -> str:
     The SHA-256, in hex, of `[name, [[label, value], …]]` with the labels sorted by name, as compact JSON in UTF-8
     (`json.dumps(…, ensure_ascii=False, separators=(",", ":"))`).
     """
-    recipe = _compact([name, sorted(labels.items())])
-    return hashlib.sha256(recipe.encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps([name, sorted(labels.items())])).hexdigest()
 
 
 def known_severity(*values: JsonValue) -> Severity | None:
     """The severity of the first known word among `values`, in any case; None if no word is known."""
-    words = (text(value).strip().casefold() for value in values)
-    return next((_SEVERITY_OF[word] for word in words if word in _SEVERITY_OF), None)
+    for value in values:
+        if value is not None and (known := _SEVERITY_OF.get(text(value).strip().casefold())) is not None:
+            return known
+    return None
 
 
 def severity_of(*values: JsonValue) -> Severity:
@@ -313,6 +330,7 @@ def alert_of(
     annotations: dict[str, str],
     description: JsonValue,
     links: Mapping[str, JsonValue],
+    host: str | None = None,
     fingerprint: str = "",
     group: str | None = "",
     title: str = "",
@@ -327,11 +345,11 @@ def alert_of(
     `episode_at` is the start of this firing, if every event about it names the same moment; `occurred_at` is the
     moment of the event itself.
 
-    Without a fingerprint, name and labels identify the alert. `group` is the sender's key of the incident: "" means
-    one incident for each name and host, None means one for each alert. The title is the name with its host, if the
-    sender gives none.
+    `host` is what the labels name, if it is known already. Without a fingerprint, name and labels identify the alert.
+    `group` is the sender's key of the incident: "" means one incident for each name and host, None means one for each
+    alert. The title is the name with its host, if the sender gives none.
     """
-    host = host_of(labels)
+    host = host_of(labels) if host is None else host
     fingerprint = fingerprint or fingerprint_of(name, labels)
     group = fingerprint if group is None else group
     if started_at and ended_at and ended_at < started_at:

@@ -49,6 +49,8 @@ class Member:
     labels: dict[str, str]
     annotations: dict[str, str]
     state_reason: str
+    severity: Severity
+    host: str
 
 
 def _no_group(_item: JsonObject, _labels: dict[str, str]) -> str:
@@ -114,6 +116,8 @@ def _member(item: JsonObject, common: dict[str, str], dialect: Dialect) -> Membe
         labels,
         annotations,
         one_line_text(annotations.get("grafana_state_reason")) or reason,
+        severity_of(*(labels.get(name) for name in SEVERITY)),
+        host_of(labels),
     )
 
 
@@ -136,10 +140,11 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         item,
         fingerprint=fingerprint and f"{tenant}{fingerprint}",
         name=member.name,
-        severity=_severity(member),
+        severity=member.severity,
         status=status,
         description=_description(member),
         labels=labels,
+        host=member.host,
         annotations=member.annotations,
         group=group and f"{tenant}{group}",
         title=title,
@@ -150,10 +155,6 @@ def _alert(member: Member, body: JsonObject, title: str, dialect: Dialect) -> Al
         occurred_at=ended_at,
         state_reason=member.state_reason,
     )
-
-
-def _severity(member: Member) -> Severity:
-    return severity_of(*(member.labels.get(name) for name in SEVERITY))
 
 
 def _description(member: Member) -> str:
@@ -177,9 +178,9 @@ def _description(member: Member) -> str:
 def _title(members: list[Member], omitted: int) -> str:
     """Such as `HighCPU on web-01`, `HighCPU (3 alerts)` or, for several rules, `3 alerts: HighCPU, DiskFull`."""
     count = len(members) + omitted
-    worst_first = sorted(members, key=lambda member: -_severity(member).rank)
+    worst_first = sorted(members, key=lambda member: -member.severity.rank)
     names = list(dict.fromkeys(member.name for member in worst_first))
-    hosts = {host_of(member.labels) for member in members}
+    hosts = {member.host for member in members}
     host = hosts.pop() if len(hosts) == 1 and not omitted else ""
     if len(names) == 1:
         return one_line_text(on_place(names[0], host) if host or count == 1 else f"{names[0]} ({count} alerts)")

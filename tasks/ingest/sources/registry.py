@@ -128,6 +128,8 @@ def _why_nothing(push: Push, body: JsonObject) -> str:
 
 
 def _deduplicated(push: Push) -> Push:
+    if len(push.alerts) == 1 and not push.errors:
+        return push
     last: dict[str, Alert] = {}
     for alert in push.alerts:
         before = last.pop(alert.fingerprint, alert)
