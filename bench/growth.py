@@ -62,6 +62,8 @@ _DELETE_PLAINLY = (
     "delete from delivery where pipeline_run_id < %(run)s",
     "delete from pipeline_run where id < %(run)s",
     "delete from history where at < now() - %(days)s * interval '1 day'",
+    "delete from membership where joined_at < now() - %(days)s * interval '1 day'",
+    "delete from incident_channel where sent_at < now() - %(days)s * interval '1 day'",
     "delete from alert where heard_at < now() - %(days)s * interval '1 day'",
     "delete from incident where opened_at < now() - %(days)s * interval '1 day'",
 )

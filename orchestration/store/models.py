@@ -1,8 +1,8 @@
 """The tables. Only the store and the lists of the admin use these classes; everybody else gets `store/records.py`.
 
-What there is much of (runs, attempts, deliveries, history) refers to its run, incident or alert without a foreign key.
-PostgreSQL would look at the other row for each that is written, and at each table that refers to a row for each that is
-deleted. Only `retention.py` deletes a row that others refer to, together with them.
+Rows refer to their run, incident or alert without foreign keys. With them, PostgreSQL looks at and locks the other row
+for each that is written, and looks into each table that refers to a row for each that is deleted. Only `retention.py`
+deletes rows that others refer to, together with those.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ForeignKey,
     Index,
     SmallInteger,
     Text,
@@ -150,8 +149,8 @@ class MembershipRow(Base):
 
     __tablename__ = "membership"
 
-    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
-    alert_id: Mapped[int] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True, index=True)
+    incident_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    alert_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False, index=True)
     status: Mapped[str]
     joined_at: Mapped[Now]
     updated_at: Mapped[Now]
@@ -363,7 +362,7 @@ class IncidentChannelRow(Base):
 
     __tablename__ = "incident_channel"
 
-    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
+    incident_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     channel: Mapped[str] = mapped_column(primary_key=True)
     driver: Mapped[str]
     shows_state: Mapped[bool] = mapped_column(server_default=text("false"))

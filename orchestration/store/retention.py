@@ -41,7 +41,7 @@ class _Kind:
 
     def statement(self, table: str) -> TextClause:
         """Delete the oldest rows. Those that somebody has locked stay until the next time."""
-        parts = "".join(
+        parts = "\n".join(
             f"of_{other} as (delete from {other} where {column} = any(array(select id from old))),"
             for other, column in (part.split(".") for part in self.parts)
         )
@@ -75,14 +75,14 @@ _KINDS: Mapping[str, _Kind] = {
     "alert": _Kind(
         moment="heard_at",
         condition=f"not exists (select from membership where alert_id = alert.id and incident_id in ({_OPEN}))",
-        parts=("history.alert_id",),
+        parts=("membership.alert_id", "history.alert_id"),
     ),
     "history": _Kind(moment="at", condition=_OF_NO_OPEN_INCIDENT),
     "incident": _Kind(
         moment="opened_at",
         condition=f"updated_at < now() - make_interval(secs => :age) and status not in {OPEN_STATUSES!r} "
         "and not exists (select from pipeline_run where incident_id = incident.id)",
-        parts=("history.incident_id",),
+        parts=("membership.incident_id", "incident_channel.incident_id", "history.incident_id"),
     ),
     "push": _Kind(moment="created_at"),
     "refused_push": _Kind(moment="at"),

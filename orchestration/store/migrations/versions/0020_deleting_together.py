@@ -1,4 +1,4 @@
-"""Deleting together: what belongs to a run refers to it without a foreign key; indexes that updates need not follow"""
+"""Deleting together: no foreign keys, and no index of a column that changes often"""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ _REFERENCES = (
     ("pipeline_run", "incident_id", "incident", "SET NULL"),
     ("history", "alert_id", "alert", "CASCADE"),
     ("history", "incident_id", "incident", "CASCADE"),
+    ("membership", "alert_id", "alert", "CASCADE"),
+    ("membership", "incident_id", "incident", "CASCADE"),
+    ("incident_channel", "incident_id", "incident", "CASCADE"),
 )
 _VALUES = "alert_fingerprint is null and status in ('notified', 'skipped') and payload -> 'data' <> 'null'::jsonb"
 _FINAL = "status in ('notified', 'failed', 'skipped')"
