@@ -200,8 +200,8 @@ async def _fold_batch(
         members=await storms.members_of_storms(tx, ended),
     )
     await storms.leave_alone(tx, [one.run for one in alone])
-    ids = await storms.list_open(tx, list(chosen))
-    return [one for storm, group in chosen.items() for one in await _fold(tx, storm, group, ids.get(storm))]
+    opened_storms = await storms.list_open(tx, list(chosen))
+    return [one for storm, group in chosen.items() for one in await _fold(tx, storm, group, opened_storms.get(storm))]
 
 
 def choose(
@@ -258,7 +258,9 @@ def _first_critical(found: Sequence[Waiting]) -> set[Key]:
     return set(list(critical)[:_TOLD_ALONE])
 
 
-async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_id: int | None) -> list[Waiting]:
+async def _fold(
+    tx: Transaction, storm: Key, group: Sequence[Waiting], incident: storms.OpenIncident | None
+) -> list[Waiting]:
     """Write the run of a storm. Returns the runs that are over."""
     *others, _ = group
     alerts = [alert for one in group for alert in one.push.alerts]
@@ -270,7 +272,7 @@ async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_
         payload=payload.model_dump_json().encode(),
         title=title_of_storm(alerts),
         severity=Severity.worst(*(one.severity for one in group)),
-        incident_id=incident_id,
+        incident=incident,
     )
     return others
 
