@@ -23,8 +23,8 @@ from orchestration.policy.routing import Decision
 from orchestration.reasons import Reason
 from orchestration.requests import RunOptions, StoredPush
 from orchestration.settings import Settings
-from orchestration.signals import Signal, Signals, Tags, logger
-from orchestration.states import RunReason, RunStatus
+from orchestration.signals import Signals, Tags, logger
+from orchestration.states import RunReason
 from orchestration.store import incidents, pushes, storms
 from orchestration.store.database import Database, Transaction
 from orchestration.store.follow_ups import add_follow_up
@@ -284,7 +284,7 @@ def title_of_storm(alerts: Sequence[Alert]) -> str:
 
 
 def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
-    """Send the two signals of each run that is over before it began."""
+    """Send the signals of each run that is over before it began."""
     for one in folded:
         tags = Tags(
             trace_id=one.run.trace_id,
@@ -293,10 +293,7 @@ def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
             alert_fingerprint=one.push.alerts[0].fingerprint,
             environment=one.run.environment,
         )
-        signals.emit(Signal.STARTED, tags)
-        signals.emit(
-            Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, reason=Reason.FOLDED.value
-        )
+        signals.emit_skipped(tags, Reason.FOLDED.value)
 
 
 async def release_calm(services: StormServices) -> None:
