@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from orchestration.alert import STORM_KEY, Alert, worst_first
+from orchestration.alert import STORM_KEY
 from orchestration.contracts import AnalyzeResult, CheckResult, ConditionResult, IngestResult, Stage
 from orchestration.errors import error_in_words
+from orchestration.places import place_of
 from orchestration.redaction import redact_text
-from orchestration.requests import StoredPush
 from orchestration.store.attempts import AttemptRecord
-from orchestration.store.database import Database
-from orchestration.store.runs import get_payload
+from orchestration.store.database import Database, Transaction
+from orchestration.store.incidents import get_incident
+from orchestration.store.members import Member, list_members
+from orchestration.store.records import RunRecord
 from orchestration.store.story import Story, all_checks, read_story
 
 _MOST_MEMBERS = 500
@@ -22,11 +24,19 @@ async def tell_story(database: Database, run_id: str) -> str:
     """What happened in a run: the alert, the findings, the messages sent, and every attempt."""
     async with database.transaction() as tx:
         story = await read_story(tx, run_id)
-        is_storm = (story.run.incident_key or "").startswith(STORM_KEY)
-        push = StoredPush.model_validate(await get_payload(tx, run_id)) if is_storm else StoredPush()
+        members, count = await _members_of_storm(tx, story.run)
     found = (_checks(story), _analysis(story), _deliveries(story), _attempts(story))
-    sections = [_head(story), _members(push.alerts), *found]
+    sections = [_head(story), _members(members, count), *found]
     return redact_text("\n\n".join(section for section in sections if section))
+
+
+async def _members_of_storm(tx: Transaction, run: RunRecord) -> tuple[list[Member], int]:
+    """The alerts of the storm that a run is about, and how many they are."""
+    if run.incident_id is None:
+        return [], 0
+    # A run that nobody pushed knows its incident only.
+    key = run.incident_key or (await get_incident(tx, run.incident_id)).incident_key
+    return await list_members(tx, int(run.incident_id), _MOST_MEMBERS) if key.startswith(STORM_KEY) else ([], 0)
 
 
 def _head(story: Story) -> str:
@@ -48,15 +58,12 @@ def _head(story: Story) -> str:
     return f"# {_cell(run.title or 'Alert')}\n\n{_table(['', ''], facts.items())}"
 
 
-def _members(alerts: Sequence[Alert]) -> str:
-    """The alerts of a storm's run, the worst first; "" for other runs."""
-    if not alerts:
+def _members(members: Sequence[Member], count: int) -> str:
+    """The alerts of a storm, the worst first; "" for other incidents."""
+    if not members:
         return ""
-    shown = [
-        (_cell(alert.name), _cell(alert.place), alert.severity, alert.status)
-        for alert in worst_first(alerts)[:_MOST_MEMBERS]
-    ]
-    more = f"\n\nand {len(alerts) - len(shown):,} more" if len(alerts) > len(shown) else ""
+    shown = [(_cell(one.name), _cell(place_of(one.labels)), one.severity, one.status) for one in members]
+    more = f"\n\nand {count - len(shown):,} more" if count > len(shown) else ""
     return f"## Alerts\n\n{_table(['Alert', 'Where', 'Severity', 'Status'], shown)}{more}"
 
 

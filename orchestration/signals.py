@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from orchestration.redaction import redact_text
 from orchestration.settings import MetricsBackend, Settings, StatsdTags
+from orchestration.states import RunStatus
 
 LOGGER_NAME = "alert_pipeline"
 PIPELINE_STAGE = "pipeline"
@@ -213,6 +214,11 @@ class Signals:
                 backend.emit(signal, tags, clean)
             except Exception as error:  # noqa: BLE001 - an error of any kind in a backend must not stop the run
                 _log_failure(backend, error)
+
+    def emit_skipped(self, tags: Tags, reason: str, **fields: Field) -> None:
+        """Send the two signals of a run that is over before it began: no engine ever executes it."""
+        self.emit(Signal.STARTED, tags)
+        self.emit(Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, reason=reason, **fields)
 
     def note(self, fact: Fact) -> None:
         """Hand a fact to the backends that want to know it. Never raises."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from orchestration.settings import Settings, load_settings
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
 from orchestration.store.encrypted_cache import EncryptedCache, find_channel_names
+from tests.api_helpers import eventually
 from tests.receivers import HttpReceiver
 from tests.worker_helpers import NOWHERE, over, push, worker_settings, working
 
@@ -123,6 +125,36 @@ async def test_nobody_waits_again_and_again_while_nothing_is_known(database: Dat
             await cache()
 
     assert prefect.asked == 1
+
+
+async def test_a_page_does_not_wait_while_a_prefect_that_was_down_is_asked_again(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocks.channels.resolver.RETRY_AFTER_SECONDS", 0.0)
+    answers = asyncio.Event()
+    asked = list[str]()
+
+    async def read() -> list[SavedBlock]:
+        asked.append("blocks")
+        if len(asked) == 1:
+            raise Unavailable("down")
+        await answers.wait()
+        return [ONCALL]
+
+    cache = ChannelCache(EncryptedCache(database), key(settings), source=read)
+    for _ in range(5):  # the second of these asks again, and none of them waits for the answer
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(cache(), 1)
+        await asyncio.sleep(0)
+    answers.set()
+
+    async def is_known() -> bool:
+        with suppress(Unavailable):
+            return await cache() == [ONCALL]
+        return False
+
+    await eventually(is_known)
+    assert len(asked) == 2
 
 
 async def test_a_prefect_that_hangs_is_none(

@@ -33,7 +33,8 @@ READ_TIMEOUT_SECONDS = 2.0
 """How long Prefect may take to list the blocks."""
 
 RETRY_AFTER_SECONDS = 5.0
-"""How long the cache does not ask again after Prefect did not answer, while it knows no blocks."""
+"""How long the cache does not ask again after Prefect did not answer, while it knows no blocks. Then it asks in the
+background."""
 
 _BY_SLUG = {driver.get_block_type_slug(): driver for driver in CHANNELS.values()}
 _SAVED_BLOCKS = TypeAdapter(list[SavedBlock])
@@ -268,7 +269,8 @@ class ChannelCache:
         self._known: list[SavedBlock] | None = None
         self._stored = b""
         self._reading = asyncio.Lock()
-        self._not_before = 0.0
+        self._reading_again: asyncio.Task[None] | None = None
+        self._failed_at: float | None = None
 
     async def __call__(self) -> list[SavedBlock]:
         """The blocks as they were last read.
@@ -277,15 +279,31 @@ class ChannelCache:
             Unavailable: they were never read: Prefect does not answer, and there is no copy.
         """
         async with self._reading:
-            if self._known is None:
-                if time.monotonic() < self._not_before:  # each page would wait for Prefect again
-                    raise Unavailable("The channel blocks are not known, and Prefect does not answer")
-                try:
-                    await self.refresh()
-                except Unavailable:
-                    self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
-                    raise
-        return self._known or []
+            if self._known is None and self._failed_at is None:
+                await self._read()
+        if self._known is None:
+            self._read_again()  # in the background: a page that comes now must not wait for Prefect
+            raise Unavailable("The channel blocks are not known, and Prefect does not answer")
+        return self._known
+
+    async def _read(self) -> None:
+        try:
+            await self.refresh()
+        except Unavailable:
+            self._failed_at = time.monotonic()
+            raise
+
+    def _read_again(self) -> None:
+        """Try again, if the last try is long enough ago."""
+        is_reading = self._reading_again is not None and not self._reading_again.done()
+        if is_reading or time.monotonic() < (self._failed_at or 0.0) + RETRY_AFTER_SECONDS:
+            return
+
+        async def read() -> None:
+            with suppress(Unavailable):
+                await self._read()
+
+        self._reading_again = asyncio.create_task(read())
 
     async def refresh(self) -> None:
         """Read the blocks from Prefect again. If Prefect does not answer, the known ones stay.

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import ColumnElement, event, func, select
+from sqlalchemy import ColumnElement, Connection, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,6 +35,9 @@ CONNECT_TIMEOUT_SECONDS = 5
 IDLE_SECONDS = 1.0
 """A connection that was used so many seconds ago, or less, is not tested before it is used again."""
 
+_KEPT_AT = "kept_at"
+"""Since when a connection is kept for the next statement, as `time.monotonic()` counts."""
+
 
 class Database:
     """A pool of connections to our PostgreSQL database. It belongs to the event loop in which it was made.
@@ -42,7 +45,7 @@ class Database:
     With `relaxed`, a commit does not wait until it is on disk, unless a statement in it says `FLUSHED`, which brings to
     disk whatever was committed before it as well. If the machine loses power, the last moments (0.6 s at most) before
     that are as if they had not happened yet. That suits whoever executes runs: what was accepted is on disk, and so is
-    what was sent, so the rest is done again.
+    what was sent, so the rest is done again. Statements are planned once for each connection then, the first time.
     """
 
     def __init__(self, url: str, *, pool_size: int = 10, relaxed: bool = False) -> None:
@@ -52,9 +55,15 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_use_lifo=True,  # few connections, which know the statements already
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "alert-pipeline"},
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "application_name": "alert-pipeline",
+                **(_PREPARE_AT_ONCE if relaxed else {}),
+            },
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._kept: list[AsyncConnection] = []
+        self._most_kept = pool_size // 2
         if relaxed:
             event.listen(self.engine.sync_engine, "connect", _relax)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
@@ -67,9 +76,11 @@ class Database:
         Raises:
             Unavailable: the database does not answer, or the connection breaks.
         """
-        with _outages():
-            async with self.engine.begin() as connection:
-                yield connection
+        async with self.statement() as connection:
+            driver = driver_of(connection)
+            await driver.execute("begin", prepare=False)
+            yield connection
+            await driver.commit()
 
     @asynccontextmanager
     async def statement(self) -> AsyncGenerator[AsyncConnection]:
@@ -79,12 +90,50 @@ class Database:
             Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
-            async with self._autocommit.connect() as connection:
+            connection = await self._take()
+            try:
                 yield connection
+                if connection.in_transaction():  # as SQLAlchemy sees it; in the database there is none any more
+                    await connection.rollback()
+            except BaseException:
+                await asyncio.shield(_give_back(connection))
+                raise
+            if connection.invalidated or len(self._kept) >= self._most_kept:
+                await asyncio.shield(_give_back(connection))
+                return
+            connection.info[_KEPT_AT] = time.monotonic()
+            self._kept.append(connection)
+
+    async def _take(self) -> AsyncConnection:
+        """A connection for single statements: the one that was used last, or else one of the pool.
+
+        To give it to the pool each time, and to get it again, would cost almost as much as a statement.
+        """
+        while self._kept:
+            connection = self._kept.pop()
+            if time.monotonic() - connection.info[_KEPT_AT] < IDLE_SECONDS:
+                del connection.info[_KEPT_AT]
+                return connection
+            await asyncio.shield(_give_back(connection))  # the pool tests it before it gives it to anybody
+        return await self._autocommit.connect()
 
     async def close(self) -> None:
         """Close all connections."""
+        while self._kept:
+            await self._kept.pop().close()
         await self.engine.dispose()
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """Give a connection to the pool, which ends what it may have begun."""
+    if not connection.invalidated and driver_of(connection).closed:
+        await connection.invalidate()
+    await connection.close()
+
+
+def driver_of(connection: AsyncConnection) -> psycopg.AsyncConnection:
+    """psycopg's own connection."""
+    return cast("psycopg.AsyncConnection", cast("Connection", connection.sync_connection).connection.driver_connection)
 
 
 @contextmanager
@@ -92,7 +141,7 @@ def _outages() -> Generator[None]:
     """Raise `Unavailable` for the driver's errors that mean that the database does not answer."""
     try:
         yield
-    except (OperationalError, PoolTimeout, OSError) as error:
+    except (OperationalError, psycopg.OperationalError, PoolTimeout, OSError) as error:
         raise Unavailable(f"The database does not answer: {reason_of(error)}") from error
     except DBAPIError as error:
         if error.connection_invalidated:
@@ -121,16 +170,20 @@ FLUSHED = "set_config('synchronous_commit', 'on', true)"
 UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
 """An expression in SQL: the commit does not wait for the disk. For what is simply done again if it is lost."""
 
+_PREPARE_AT_ONCE = {"prepare_threshold": 0}
+
 
 def _relax(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     cursor.execute("set synchronous_commit = off")
+    # Else PostgreSQL plans a statement ten times before it keeps the plan: a third of the time of the first messages.
+    cursor.execute("set plan_cache_mode = force_generic_plan")
     cursor.close()
     connection.commit()
 
 
 def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-    record.info["used_at"] = time.monotonic()
+    record.info["used_at"] = record.info.pop(_KEPT_AT, None) or time.monotonic()
 
 
 def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:

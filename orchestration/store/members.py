@@ -9,6 +9,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import AlertStatus, Severity, named
+from orchestration.contracts import Contract
 from orchestration.places import host_of
 from orchestration.policy.grouping import KEY_START
 from orchestration.states import RunReason
@@ -123,6 +124,34 @@ _WORST = text(
     limit 1
     """
 )
+
+
+class Member(Contract):
+    """An alert that is or was in an incident, and how it stands there."""
+
+    name: str
+    labels: dict[str, str]
+    severity: Severity
+    status: str
+
+
+_MEMBERS = text(
+    f"""
+    select alert.name, alert.labels, alert.severity, membership.status, count(*) over () as members
+    from membership join alert on alert.id = membership.alert_id
+    where membership.incident_id = :incident_id
+    order by membership.status = '{AlertStatus.FIRING}' desc,
+        case alert.severity when 'critical' then 0 when 'warning' then 1 else 2 end, alert.id
+    limit :most
+    """
+)
+
+
+async def list_members(tx: AsyncConnection, incident_id: int, most: int) -> tuple[list[Member], int]:
+    """The alerts of an incident, those that fire and are worst first, `most` at most; and how many there are."""
+    found = (await tx.execute(_MEMBERS, {"incident_id": incident_id, "most": most})).all()
+    members = [Member(name=row.name, labels=row.labels, severity=row.severity, status=row.status) for row in found]
+    return members, found[0].members if found else 0
 
 
 async def named_now(tx: AsyncConnection, incident_id: int) -> dict[str, str]:

@@ -12,13 +12,13 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg.rows import dict_row
-from sqlalchemy import Compiled, Connection, text
+from sqlalchemy import Compiled, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.sql.elements import ClauseElement
 
 from orchestration.errors import Unavailable
-from orchestration.store.database import Transaction, reason_of
+from orchestration.store.database import Transaction, driver_of, reason_of
 
 _DIALECT = PGDialect_psycopg()
 
@@ -80,7 +80,7 @@ class Prepared:
         await self._execute(tx, values)
 
     async def _execute(self, tx: Transaction, values: Mapping[str, Any] | None) -> psycopg.AsyncCursor[dict[str, Any]]:
-        driver = cast("psycopg.AsyncConnection", cast("Connection", tx.sync_connection).connection.driver_connection)
+        driver = driver_of(tx)
         cursor = driver.cursor(row_factory=dict_row)
         try:
             return await cursor.execute(cast("LiteralString", self.sql), {**self._constants, **(values or {})})

@@ -21,7 +21,7 @@ from orchestration.store.models import (
 )
 
 DAY_SECONDS = 86400.0
-BATCH = 2000
+BATCH = 1000
 VALUES_DAYS = 2.0
 """How long the payload of a definition without an ingest node is stored after the end of its run."""
 
@@ -63,7 +63,7 @@ class _Kind:
 
 _OPEN = f"select id from incident where status in {OPEN_STATUSES!r}"
 _OF_NO_OPEN_INCIDENT = f"(incident_id is null or incident_id not in ({_OPEN}))"
-"""The few open incidents are looked up once for a statement."""
+"""`not in`, so that PostgreSQL looks the few open incidents up once for a statement, and not for each row."""
 
 _KINDS: Mapping[str, _Kind] = {
     "pipeline_run": _Kind(
@@ -74,7 +74,7 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "alert": _Kind(
         moment="heard_at",
-        condition=f"not exists (select from membership where alert_id = alert.id and incident_id in ({_OPEN}))",
+        condition=f"id not in (select alert_id from membership where incident_id in ({_OPEN}))",
         parts=("membership.alert_id", "history.alert_id"),
     ),
     "history": _Kind(moment="at", condition=_OF_NO_OPEN_INCIDENT),

@@ -140,9 +140,17 @@ async def count_opened(tx: AsyncConnection, window: timedelta) -> Counter[tuple[
     return Counter({(place, source or "", route or ""): count for place, source, route, count in found})
 
 
+@dataclass(frozen=True)
+class OpenIncident:
+    """An incident that is open, as far as folding needs to know it."""
+
+    id: int
+    severity: Severity
+
+
 _OPEN = text(
     f"""
-    select environment, incident_key, id from incident
+    select environment, incident_key, id, severity from incident
     where status in {OPEN_STATUSES!r} and (environment, incident_key) in (
         select * from unnest(cast(:environments as text[]), cast(:keys as text[]))
     )
@@ -150,10 +158,11 @@ _OPEN = text(
 )
 
 
-async def list_open(tx: AsyncConnection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The ids of the open incidents with these environments and keys."""
+async def list_open(tx: AsyncConnection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], OpenIncident]:
+    """The open incidents with these environments and keys."""
     keys = {"environments": [place for place, _ in pairs], "keys": [key for _, key in pairs]}
-    return {(place, key): incident_id for place, key, incident_id in (await tx.execute(_OPEN, keys)).tuples()}
+    found = (await tx.execute(_OPEN, keys)).tuples()
+    return {(place, key): OpenIncident(number, Severity(severity)) for place, key, number, severity in found}
 
 
 _HOT = text(
@@ -200,7 +209,8 @@ async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) ->
 _GATHER = text(
     """
     update pipeline_run set incident_key = :key, payload = cast(:payload as jsonb), title = :title,
-        severity = :severity, priority = :priority, content_hash = null, updated_at = clock_timestamp()
+        severity = :severity, priority = :priority, content_hash = null, updated_at = clock_timestamp(),
+        incident_id = coalesce(:incident_id, incident_id)
     where id = :id
     """
 )
@@ -223,11 +233,12 @@ async def fold(
     payload: bytes,
     title: str,
     severity: Severity,
-    incident_id: int | None,
+    incident: OpenIncident | None,
 ) -> None:
     """Make one run of the storm out of several: the last one, with the alerts of all. The others are over.
 
-    As the last one it comes after whatever was accepted before it.
+    As the last one it comes after whatever was accepted before it. If the storm is open and gets no worse, all other
+    runs come first: it says nothing new.
 
     Args:
         tx: the transaction that has locked the runs.
@@ -236,11 +247,14 @@ async def fold(
         payload: the `StoredPush` with all of their alerts, as JSON.
         title: of the run.
         severity: the worst of the alerts.
-        incident_id: the storm's incident, if it is open.
+        incident: the storm's incident, if it is open.
     """
     *others, last = runs
-    values = {"id": last.id, "key": key, "payload": payload.decode(), "title": title}
-    await tx.execute(_GATHER, {**values, "severity": severity.value, "priority": severity.rank})
+    incident_id = None if incident is None else incident.id
+    grows = incident is not None and severity.rank <= incident.severity.rank
+    values = {"id": last.id, "key": key, "payload": payload.decode(), "title": title, "incident_id": incident_id}
+    priority = Severity.INFO.rank if grows else severity.rank
+    await tx.execute(_GATHER, {**values, "severity": severity.value, "priority": priority})
     if others:
         ids = [run.id for run in others]
         await tx.execute(_FOLD, {"ids": ids, "last": last.run_id, "incident_id": incident_id})

@@ -59,6 +59,8 @@ shared_buffers = 128MB
 fsync = on
 synchronous_commit = on
 jit = off
+# Tables that begin empty and fill within minutes soon need statistics, or plans are made for empty tables.
+autovacuum_naptime = 10s
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_checkpoints = off

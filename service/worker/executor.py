@@ -83,7 +83,8 @@ class RunExecutor:
     async def execute(self, claim: Claim, *, storm: bool = False) -> None:
         """Bring a claimed run to its end.
 
-        In a `storm` a critical run outside of it does not wait for Prefect, which is as busy as everything else.
+        In a `storm` a critical run outside of it does not wait for Prefect, which is as busy as everything else; nor
+        does what only adds to a storm.
 
         Raises:
             RunBusy, RunNotFound, BadInput: the run cannot be executed here.
@@ -93,7 +94,7 @@ class RunExecutor:
         if lost >= SUSPECT_AFTER:
             await self._execute_alone(claim, deadly=killed >= MAX_KILLED)
             return
-        at_once = claim.overdue or (storm and _is_urgent(claim.record))
+        at_once = claim.overdue or (storm and _goes_at_once(claim.record))
         flow_run = None if at_once or not self._breaker.closed else await self._open_flow_run(claim.record)
         flow_run_id = None if flow_run is None else str(flow_run.id)
         engine = DIRECT if flow_run is None else ENGINE
@@ -236,9 +237,11 @@ class RunExecutor:
         return seconds if hurried else seconds * NON_CRITICAL_TIMEOUT_FACTOR
 
 
-def _is_urgent(record: RunRecord) -> bool:
-    """Whether a run is critical, and none of a storm's own: that one is shown in Prefect, with its members."""
-    return record.severity is Severity.CRITICAL and not (record.incident_key or "").startswith(STORM_KEY)
+def _goes_at_once(record: RunRecord) -> bool:
+    """Whether a run is critical, or adds to a storm. That which opens the storm is shown in Prefect."""
+    if (record.incident_key or "").startswith(STORM_KEY):
+        return record.incident_id is not None and record.reason is RunReason.PUSH
+    return record.severity is Severity.CRITICAL
 
 
 async def _first(flow: FlowTask, event: asyncio.Event) -> None:

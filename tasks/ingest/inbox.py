@@ -27,8 +27,7 @@ from orchestration.reasons import Reason
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
-from orchestration.signals import PushAccepted, Signal, Signals, Tags
-from orchestration.states import RunStatus
+from orchestration.signals import PushAccepted, Signals, Tags
 from orchestration.store import incidents
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
@@ -386,7 +385,7 @@ def _outcome_of(written: WrittenPush) -> str:
 
 
 def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRun]) -> None:
-    """Send the two signals of each run that is over before it began: no engine ever executes it."""
+    """Send the signals of each run that is over before it began."""
     for run in runs:
         original = written.duplicates.get(run.run_id)
         reason = run.skip_reason if original is None else Reason.DUPLICATE.value
@@ -399,9 +398,7 @@ def _signal_skipped(signals: Signals, written: WrittenPush, runs: Sequence[NewRu
             alert_fingerprint=run.alert_fingerprint or "",
             environment=run.environment,
         )
-        signals.emit(Signal.STARTED, tags)
-        why = {"reason": reason} if original is None else {"reason": reason, "duplicate_of": original}
-        signals.emit(Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, **why)
+        signals.emit_skipped(tags, reason, duplicate_of=original)
 
 
 def checked_name(what: str, text: str) -> str:

@@ -23,8 +23,8 @@ from orchestration.policy.routing import Decision
 from orchestration.reasons import Reason
 from orchestration.requests import RunOptions, StoredPush
 from orchestration.settings import Settings
-from orchestration.signals import Signal, Signals, Tags, logger
-from orchestration.states import RunReason, RunStatus
+from orchestration.signals import Signals, Tags, logger
+from orchestration.states import RunReason
 from orchestration.store import incidents, pushes, storms
 from orchestration.store.database import Database, Transaction
 from orchestration.store.follow_ups import add_follow_up
@@ -200,8 +200,8 @@ async def _fold_batch(
         members=await storms.members_of_storms(tx, ended),
     )
     await storms.leave_alone(tx, [one.run for one in alone])
-    ids = await storms.list_open(tx, list(chosen))
-    return [one for storm, group in chosen.items() for one in await _fold(tx, storm, group, ids.get(storm))]
+    opened_storms = await storms.list_open(tx, list(chosen))
+    return [one for storm, group in chosen.items() for one in await _fold(tx, storm, group, opened_storms.get(storm))]
 
 
 def choose(
@@ -258,7 +258,9 @@ def _first_critical(found: Sequence[Waiting]) -> set[Key]:
     return set(list(critical)[:_TOLD_ALONE])
 
 
-async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_id: int | None) -> list[Waiting]:
+async def _fold(
+    tx: Transaction, storm: Key, group: Sequence[Waiting], incident: storms.OpenIncident | None
+) -> list[Waiting]:
     """Write the run of a storm. Returns the runs that are over."""
     *others, _ = group
     alerts = [alert for one in group for alert in one.push.alerts]
@@ -270,7 +272,7 @@ async def _fold(tx: Transaction, storm: Key, group: Sequence[Waiting], incident_
         payload=payload.model_dump_json().encode(),
         title=title_of_storm(alerts),
         severity=Severity.worst(*(one.severity for one in group)),
-        incident_id=incident_id,
+        incident=incident,
     )
     return others
 
@@ -282,7 +284,7 @@ def title_of_storm(alerts: Sequence[Alert]) -> str:
 
 
 def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
-    """Send the two signals of each run that is over before it began."""
+    """Send the signals of each run that is over before it began."""
     for one in folded:
         tags = Tags(
             trace_id=one.run.trace_id,
@@ -291,10 +293,7 @@ def _signal(signals: Signals, folded: Sequence[Waiting]) -> None:
             alert_fingerprint=one.push.alerts[0].fingerprint,
             environment=one.run.environment,
         )
-        signals.emit(Signal.STARTED, tags)
-        signals.emit(
-            Signal.COMPLETED, tags, status=RunStatus.SKIPPED.value, duration_ms=0.0, reason=Reason.FOLDED.value
-        )
+        signals.emit_skipped(tags, Reason.FOLDED.value)
 
 
 async def release_calm(services: StormServices) -> None:
