@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-from sqlalchemy import TextClause, delete, func, select, text, update
+from sqlalchemy import Float, String, TextClause, bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +25,13 @@ VALUES_DAYS = 2.0
 """How long the payload of a definition without an ingest node is stored after the end of its run."""
 
 _R = PipelineRunRow
+
+
+_LITERALS = (
+    bindparam("age", type_=Float(), literal_execute=True),
+    bindparam("since", type_=String(), literal_execute=True),
+)
+"""In the text of a statement. Of parameters PostgreSQL may guess that few rows are old, and then it sorts them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +56,15 @@ class _Kind:
             with old as (
                 select id, {self.moment} as moment from {table}
                 where {self.moment} < now() - make_interval(secs => :age)
-                    and {self.moment} >= coalesce(cast(:since as timestamptz), '-infinity') and {self.condition}
+                    and {self.moment} >= cast(:since as timestamptz) and {self.condition}
                 order by {self.moment} limit {BATCH}
                 for update of {table} skip locked
             ),
             {parts}
             gone as (delete from {table} where id = any(array(select id from old)))
-            select count(*), max(moment), {UNFLUSHED} from old
+            select count(*), cast(max(moment) as text), {UNFLUSHED} from old
             """
-        )
+        ).bindparams(*_LITERALS)
 
 
 _OPEN = f"select id from incident where status in {OPEN_STATUSES!r}"
@@ -96,9 +102,10 @@ TABLES = (*_KINDS, _SIGNATURES)
 """The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
 
-async def delete_old(
-    tx: AsyncConnection, table: str, days: float, since: datetime | None = None
-) -> tuple[int, datetime | None]:
+BEGINNING = "-infinity"
+
+
+async def delete_old(tx: AsyncConnection, table: str, days: float, since: str = BEGINNING) -> tuple[int, str]:
     """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days, oldest first.
 
     Returns how many, and the moment of the last one: given as `since`, the next call does not look before it again.
@@ -107,9 +114,9 @@ async def delete_old(
     if table == _SIGNATURES:
         # A signed request that is older than a day is refused because of its age.
         statement = delete(UsedSignatureRow).where(UsedSignatureRow.used_at < seconds_ago(DAY_SECONDS))
-        return (await tx.execute(statement)).rowcount, None
+        return (await tx.execute(statement)).rowcount, since
     row = (await tx.execute(_STATEMENTS[table], {"age": days * DAY_SECONDS, "since": since})).one()
-    return row[0], row[1]
+    return row[0], row[1] or since
 
 
 async def forget_values(tx: AsyncConnection) -> int:
