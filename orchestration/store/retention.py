@@ -26,7 +26,6 @@ VALUES_DAYS = 2.0
 
 _R = PipelineRunRow
 
-
 _LITERALS = (
     bindparam("age", type_=Float(), literal_execute=True),
     bindparam("since", type_=String(), literal_execute=True),
@@ -101,8 +100,8 @@ _SIGNATURES = "used_signature"
 TABLES = (*_KINDS, _SIGNATURES)
 """The tables to look at, in this order: rows that refer to another row are deleted before it."""
 
-
 BEGINNING = "-infinity"
+"""The moment before all others."""
 
 
 async def delete_old(tx: AsyncConnection, table: str, days: float, since: str = BEGINNING) -> tuple[int, str]:
