@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from orchestration.engine.run import ActiveRun, Services
-from orchestration.errors import BadInput, RunBusy, Unavailable
+from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.signals import correlated, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, claims, runs
@@ -60,7 +60,7 @@ async def lease_run(
                 await keeper
             run.waits.end()
             if not run.over:  # the end of a run releases its lease
-                await asyncio.shield(release_lease(services, run_id, run.owner))
+                await asyncio.shield(_leave(run))
 
 
 def lost_owner(record: RunRecord) -> str | None:
@@ -77,6 +77,15 @@ def lost_owner(record: RunRecord) -> str | None:
     if not owner_is_alive(record.lease_owner):
         return record.lease_owner
     raise _busy(record)
+
+
+async def _leave(run: ActiveRun) -> None:
+    """Write what the run has found, and release its lease. What cannot be written is found again."""
+    try:
+        await run.catch_up()
+    except (RunBusy, RunNotFound, Unavailable) as error:
+        logger.warning("The last result of run %s could not be written: %s", run.run_id, error)
+    await release_lease(run.services, run.run_id, run.owner)
 
 
 async def release_lease(services: Services, run_id: str, owner: str) -> None:
