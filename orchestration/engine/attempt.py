@@ -90,16 +90,17 @@ async def _open(run: ActiveRun, step: Step) -> int:
         run.waits.begin(node.id)
         tries = run.tries.setdefault(node.id, Tries())
         tries.count += 1
-        run.record, number = await open_attempt(
-            run.services.database,
-            run.record,
-            node,
-            owner=run.owner,
-            status=run.status,
-            input_ref=run.input_ref(step.before),
-            due_in_seconds=run.waits.seconds_until_retry,
-            before=None if run.unwritten is None else run.unwritten.ending,
-        )
+        if (number := run.opened.pop(node.id, None)) is None:
+            run.record, number = await open_attempt(
+                run.services.database,
+                run.record,
+                node,
+                owner=run.owner,
+                status=run.status,
+                input_ref=run.input_ref(step.before),
+                due_in_seconds=run.waits.seconds_until_retry,
+                before=None if run.unwritten is None else run.unwritten.ending,
+            )
         run.note_written()
         tries.number = number
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, number), node=_own_name(node))

@@ -81,6 +81,11 @@ class NodeKinds:
     by_type: Mapping[str, NodeKind[Any]]
     linear: Definition
 
+    @cached_property
+    def linear_plan(self) -> Plan:
+        """The plan of the linear pipeline: one for all runs, as to make it takes a moment."""
+        return Plan(self.linear, self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -218,7 +223,7 @@ class ActiveRun:
         self.payload = payload
         self.engine = engine
         self.resumed = record.started_at is not None
-        self.plan = Plan(services.kinds.linear, services.kinds)
+        self.plan = services.kinds.linear_plan
         self.results: dict[str, Contract] = {}
         self.refs: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -240,8 +245,17 @@ class ActiveRun:
         self.in_a_row = False
         """Whether what follows the present node follows at once. Then its success is written together with that."""
         self.unwritten: Unwritten | None = None
+        self.opened: dict[str, int] = {}
+        """The node at which an attempt began together with the run, and the attempt's number."""
         self._done = done
         self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
+
+    def sure_first_node(self) -> Node | None:
+        """The node with which the run begins, whatever happens; None if that has to be found out first."""
+        options = self.record.options
+        if options.defined or options.checks_only or options.follows or options.incident_id:
+            return None
+        return self.plan.steps[self.plan.graph.order[0]].node
 
     def adopt(self, plan: Plan) -> None:
         """Execute this plan. Results of earlier attempts at its nodes are kept; unreadable ones are recomputed."""

@@ -75,17 +75,16 @@ async def open_attempt(
         RunNotFound: there is no such run.
         Unavailable: the database does not answer.
     """
-    opening = {
-        "run_id": run.run_id,
-        "node_id": node.id,
-        "stage": node.stage.value,
-        "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
-        "input_ref": input_ref,
-        "due_in_seconds": due_in_seconds,
-    }
+    parameters = {**opening(node, input_ref), "run_id": run.run_id, "due_in_seconds": due_in_seconds}
     values = {"current_stage": node.stage.value}
-    row = await _change(database, run, opening, owner=owner, status=status, values=values, ending=before, opens=True)
+    row = await _change(database, run, parameters, owner=owner, status=status, values=values, ending=before, opens=True)
     return run_record(row), row["attempt"]
+
+
+def opening(node: Node, input_ref: str | None) -> dict[str, Any]:
+    """The parameters of `OPENED` beside `run_id`."""
+    running = advance(StageStatus.PENDING, StageStatus.RUNNING).value
+    return {"node_id": node.id, "stage": node.stage.value, "running": running, "input_ref": input_ref}
 
 
 async def close_attempt(
@@ -151,7 +150,7 @@ def _statement(columns: tuple[str, ...], *, closes: bool, opens: bool) -> Prepar
             returning id, {RUN_COLUMN_NAMES}
         )
     """
-    parts = [changed, *([CLOSED] if closes else []), *([_OPENED] if opens else [])]
+    parts = [changed, *([CLOSED] if closes else []), *([OPENED] if opens else [])]
     found = "run.*, opened.attempt from run, opened" if opens else "run.* from run"
     return prepared(f"with {', '.join(parts)} select {found}")
 
@@ -159,7 +158,7 @@ def _statement(columns: tuple[str, ...], *, closes: bool, opens: bool) -> Prepar
 # Without a wait both are null.
 _SET_DUE = "due_at = clock_timestamp() + make_interval(secs => cast(:due_in_seconds as double precision))"
 
-_OPENED = f"""
+OPENED = f"""
     lost as (
         update stage_execution as earlier
         set status = '{advance(StageStatus.RUNNING, StageStatus.FAILED)}', completed_at = clock_timestamp(),
@@ -182,6 +181,7 @@ _OPENED = f"""
         returning attempt
     )
 """
+"""Parts of a statement (`with run as (update pipeline_run …), …`) that open the next attempt at a node of the run."""
 
 
 _SKIP = text(
