@@ -96,7 +96,7 @@ class Database:
                 if connection.in_transaction():  # as SQLAlchemy sees it; in the database there is none any more
                     await connection.rollback()
             except BaseException:
-                await asyncio.shield(_give_back(connection))
+                await asyncio.shield(self._give_up(connection))
                 raise
             if connection.invalidated or len(self._kept) >= self._most_kept:
                 await asyncio.shield(_give_back(connection))
@@ -116,6 +116,16 @@ class Database:
                 return connection
             await asyncio.shield(_give_back(connection))  # the pool tests it before it gives it to anybody
         return await self._autocommit.connect()
+
+    async def _give_up(self, connection: AsyncConnection) -> None:
+        """Give back a connection whose statement failed. If it is broken, so are those that were kept meanwhile."""
+        is_broken = connection.invalidated or driver_of(connection).closed
+        await _give_back(connection)
+        if is_broken:
+            kept, self._kept = self._kept, []
+            for other in kept:
+                await other.invalidate()
+                await other.close()
 
     async def close(self) -> None:
         """Close all connections; those that are in use, as soon as they are not."""
