@@ -249,9 +249,9 @@ async def _retention(store: _Store, progress: Progress) -> list[Figures]:
         idle.append((time.perf_counter() - began) * 1000)
     plain = _delete_plainly(store.url)
     usual = [await _timed_accept(store) for _ in range(20)]
-    whole = f"retention of a month at once ({rows:,} rows and what hangs on them)"
+    what = f"retention of a month at once ({rows:,} rows and what hangs on them)"
     return [
-        Figures(what=whole, values=[month], unit="s", target="≤ 1 s", floor=[plain]),
+        Figures(what=what, values=[month], unit="s", target="≤ 1 s", floor=[plain]),
         Figures(what="floor: the rows of the next month by plain DELETE", values=[plain], unit="s"),
         Figures(what="its transactions", values=batches, unit="ms", target="≤ 100 ms"),
         Figures(what="accept meanwhile", values=meanwhile, unit="ms", floor=usual),

@@ -182,9 +182,9 @@ def measure_message(times: int) -> list[Figures]:
             _latencies(port, target, [f"warmer{i}" for i in range(3)])
             default = _latencies(port, target, [f"default{i}" for i in range(times)])
     empty = measure_empty_flow(times)
-    called, deployed, whole = (figures.values for figures in empty)
+    called, deployed, alone = (figures.values for figures in empty)
     return [
-        Figures(what="accept to message, fast checks", values=fast, unit="ms", target="≤ 1.3 ×", floor=whole),
+        Figures(what="accept to message, fast checks", values=fast, unit="ms", target="≤ 1.3 ×", floor=alone),
         Figures(what="accept to message, all five checks", values=default, unit="ms", target="≤ 500 ms"),
         Figures(what="distinct alerts through Prefect", values=rates, unit="/s", target="≥ 0.95 ×", floor=deployed),
         Figures(what="  beside the flow that is called", values=rates, unit="/s", target="≥ 0.7 ×", floor=called),
@@ -244,11 +244,11 @@ def measure_empty_flow(times: int) -> list[Figures]:
         url = addresses.prefect_api_url
         called = [rate(settings, url, 60, deployed=False) for _ in turns]
         deployed = [rate(settings, url, 60, deployed=True) for _ in turns]
-        whole = latencies(settings, url, times)
+        alone = latencies(settings, url, times)
     return [
         Figures(what="empty four-task flows, called", values=called, unit="/s"),
         Figures(what="empty four-task flows, on a deployment in a pool", values=deployed, unit="/s"),
-        Figures(what="  one of them alone, from asking for it to its end", values=whole, unit="ms"),
+        Figures(what="  one of them alone, from asking for it to its end", values=alone, unit="ms"),
     ]
 
 

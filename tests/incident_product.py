@@ -186,7 +186,7 @@ class Product:
         quiet = waits = 0
         while quiet < 3:
             await asyncio.sleep(0)
-            if self.database.engine.pool.checkedout():  # pyright: ignore
+            if self.database.in_use:
                 await asyncio.sleep(0.0005)
                 quiet, waits = 0, waits + 1
                 if waits % 1000 == 0:

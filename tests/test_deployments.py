@@ -263,7 +263,10 @@ async def test_upkeep_deletes_what_is_old_and_keeps_what_is_not_over(database: D
                 text("update pipeline_run set status = 'notified' where run_id in (:a, :b)"), {"a": old, "b": fresh}
             )
             await tx.execute(
-                text("update pipeline_run set updated_at = now() - interval '91 days' where run_id in (:a, :b)"),
+                text(
+                    "update pipeline_run set created_at = now() - interval '91 days', "
+                    "updated_at = now() - interval '91 days' where run_id in (:a, :b)"
+                ),
                 {"a": old, "b": waiting},
             )
 

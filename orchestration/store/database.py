@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
@@ -126,6 +126,11 @@ class Database:
             for other in kept:
                 await other.invalidate()
                 await other.close()
+
+    @property
+    def in_use(self) -> int:
+        """How many connections somebody uses now."""
+        return cast("QueuePool", self.engine.pool).checkedout() - len(self._kept)
 
     async def close(self) -> None:
         """Close all connections; those that are in use, as soon as they are not."""
