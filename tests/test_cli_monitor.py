@@ -182,7 +182,7 @@ async def test_watching_outlives_an_outage_of_the_database(database: Database) -
     away = Database("postgresql://me@127.0.0.1:1/alerts")
     watching = asyncio.create_task(watch_runs(away, RunFilter(), 10, kept))
     await until(lambda: len(kept.outages) > 1, "two polls of a database that is not there")
-    away.engine, away.url = database.engine, database.url
+    vars(away).update(vars(database))
     await until(lambda: kept.polls, "a poll")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)

@@ -122,7 +122,8 @@ class Database:
         is_broken = connection.invalidated or driver_of(connection).closed
         await _give_back(connection)
         if is_broken:
-            kept, self._kept = self._kept, []
+            kept = list(self._kept)
+            self._kept.clear()
             for other in kept:
                 await other.invalidate()
                 await other.close()

@@ -52,12 +52,13 @@ class Ending:
 
 _NO_ERROR = dict.fromkeys(StageError.model_fields)
 
+# The moment is that of the next attempt, which may begin in the same statement.
 # The parameters with the error have the names of the fields of `StageError`. A closed attempt stays as it is.
 CLOSED = """
     closed as (
         update stage_execution as attempt
         set status = :ending, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
-            completed_at = clock_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
+            completed_at = statement_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
             error_message = :message, error_stack = :stack_trace, error_retryable = :retryable
         from run
         where attempt.pipeline_run_id = run.id and attempt.idempotency_key = :ended_key and attempt.status = :running
