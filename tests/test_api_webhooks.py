@@ -56,7 +56,7 @@ async def test_health_needs_no_body(api: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "status", "says"),
     [
-        ("/alerts/webhook/nagios/", "{}", 422, "no source 'nagios'"),
+        ("/alerts/webhook/semaphore/", "{}", 422, "no source 'semaphore'"),
         ("/alerts/webhook/grafana/", "[]", 422, "a list"),
         ("/alerts/webhook/grafana/", "", 400, "empty"),
         ("/alerts/webhook/grafana/", "{}", 422, "empty object"),
@@ -76,7 +76,7 @@ async def test_what_is_no_push_is_refused(
 
 
 async def test_an_unknown_source_has_no_health(api: httpx.AsyncClient) -> None:
-    answer = await api.get("/alerts/webhook/nagios/")
+    answer = await api.get("/alerts/webhook/semaphore/")
 
     assert answer.status_code == 422
     assert "the sources are" in answer.json()["error"]

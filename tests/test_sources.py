@@ -94,8 +94,8 @@ def test_the_door_that_a_push_came_through_is_no_source(name: str) -> None:
 
 
 def test_an_unknown_source_is_answered_with_the_sources() -> None:
-    with pytest.raises(BadInput, match="no source 'nagios'; the sources are alertmanager, grafana, pagerduty, "):
-        parse_push({"name": "x"}, source="nagios")
+    with pytest.raises(BadInput, match="no source 'semaphore'; the sources are alertmanager, grafana, pagerduty, "):
+        parse_push({"name": "x"}, source="semaphore")
 
 
 # What cannot be read

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 from jmespath import parser
 from jmespath.exceptions import JMESPathError
@@ -83,11 +83,13 @@ class Expression:
 
 def first_said(expressions: Iterable[Expression], body: JsonValue, *, any_spelling: bool = False) -> JsonValue:
     """The first value that says something. A variable that its sender could not fill in says nothing."""
-    for expression in expressions:
-        value = expression.find(body, any_spelling=any_spelling)
-        if is_visible(written := text(value)) and not says_nothing(written):
-            return value
-    return None
+    values = (expression.find(body, any_spelling=any_spelling) for expression in expressions)
+    return next((value for value in values if is_something(value) and not says_nothing(text(value))), None)
+
+
+def is_something(value: JsonValue) -> bool:
+    """Whether a value has a character that can be seen, if only the name of a variable."""
+    return is_visible(text(value))
 
 
 def squashed_names(value: JsonValue) -> JsonValue:
@@ -121,7 +123,7 @@ def _squashed(node: Any) -> Any:
     """The syntax tree with the names of its fields squashed, but for those that it gives to its own objects."""
     if not isinstance(node, dict):
         return node
-    known: dict[str, Any] = node
+    known = cast("dict[str, Any]", node)
     changed = {**known, "children": [_squashed(child) for child in known.get("children", ())]}
     return {**changed, "value": squashed(known["value"])} if known.get("type") == "field" else changed
 

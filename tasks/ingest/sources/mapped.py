@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from orchestration.alert import Alert, AlertStatus, Severity
 from orchestration.errors import BadInput
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.sources.expressions import Expression, first_said, squashed_names
+from tasks.ingest.sources.expressions import Expression, first_said, is_something, squashed_names
 from tasks.ingest.sources.fields import (
     alert_of,
     annotations_of,
@@ -86,10 +86,10 @@ class _Reader:
         alerts, ignored = list[Alert](), ""
         for index, item in items:
             one = self.mapping.alerts is None
-            seen = item if one else {self._spelled(BODY): around} | item
+            seen: JsonObject = item if one else {self._spelled(BODY): around, **item}
             if because := self._ignored(seen):
                 ignored = ignored or because
-            elif name := one_line_text(self._said(self.mapping.alert.name, seen)):
+            elif name := self._name(seen):
                 alerts.append(self._alert(seen, name, source, body if one else item))
             else:
                 errors.append(f"{'the body' if one else f'alerts[{index}]'} says nothing where {source} writes a name")
@@ -147,6 +147,12 @@ class _Reader:
         """Why this says nothing about the state of an alert; "" if it does."""
         spelled = self.mapping.any_spelling
         return next((each.because for each in self.mapping.ignore if each.holds(seen, any_spelling=spelled)), "")
+
+    def _name(self, seen: JsonObject) -> str:
+        """The alert's name. A variable that its sender could not fill in is better than no name."""
+        expressions = self.mapping.alert.name
+        written = filter(is_something, (self._find(each, seen) for each in expressions))
+        return one_line_text(self._said(expressions, seen)) or one_line_text(next(written, None))
 
     def _alert(self, seen: JsonObject, name: str, source: str, sent: JsonObject) -> Alert:
         fields = self.mapping.alert

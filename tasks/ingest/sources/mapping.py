@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, cast
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from orchestration.alert import web_address
 from orchestration.redaction import shown
-from tasks.ingest.sources.expressions import Expression, first_said
+from tasks.ingest.sources.expressions import Expression, is_something
 from tasks.ingest.sources.fields import text
 
 MAX_BYTES = 64 * 1024
@@ -48,8 +47,8 @@ def _words(given: object) -> tuple[str, ...]:
     listed = cast("list[object]", given) if isinstance(given, list | tuple) else [given]
     if len(listed) > _MAX_WORDS:
         raise ValueError(f"has {len(listed)} words: there are at most {_MAX_WORDS}")
-    if wrong := [each for each in listed if isinstance(each, list | dict)]:
-        raise ValueError(f"expected words or numbers, got {shown(wrong[0])}")
+    if any(isinstance(each, list | dict) for each in listed):
+        raise ValueError("expected words or numbers, got a list or an object")
     return tuple(map(word_of, cast("list[JsonValue]", listed)))
 
 
@@ -59,7 +58,7 @@ def word_of(value: JsonValue) -> str:
 
 
 def _conditions(given: object) -> object:
-    return [given] if isinstance(given, dict) else given
+    return [cast("object", given)] if isinstance(given, dict) else given
 
 
 Expressions = Annotated[tuple[Expression, ...], BeforeValidator(_expressions)]
@@ -98,7 +97,7 @@ class Condition(_Part):
     @property
     def size(self) -> int:
         """How much it asks for: of two mappings for a body the one that asks for more counts."""
-        return len(self.has) + len(self.equals) + len(self.lacks)
+        return len(self.has) + len(self.equals)
 
     @property
     def first_fields(self) -> frozenset[str]:
@@ -109,13 +108,13 @@ class Condition(_Part):
     def holds(self, body: JsonValue, *, any_spelling: bool = False) -> bool:
         """Whether it holds for this body."""
 
-        def said(expression: Expression) -> JsonValue:
-            return first_said((expression,), body, any_spelling=any_spelling)
+        def found(expression: Expression) -> JsonValue:
+            return expression.find(body, any_spelling=any_spelling)
 
         return (
-            all(said(each) is not None for each in self.has)
-            and all(word_of(each.find(body, any_spelling=any_spelling)) in words for each, words in self._equal)
-            and all(said(each) is None for each in self.lacks)
+            all(is_something(found(each)) for each in self.has)
+            and all(word_of(found(each)) in words for each, words in self._equal)
+            and not any(is_something(found(each)) for each in self.lacks)
         )
 
 
@@ -198,13 +197,3 @@ class SourceMapping(_Part):
     def shown_title(self) -> str:
         """The sender's name for people."""
         return self.title or self.name
-
-
-def all_expressions(mapping: SourceMapping) -> Iterable[tuple[str, Expression]]:
-    """Each expression of the alert's fields with the name of its field, such as `labels.host`."""
-    for field in AlertFields.model_fields:
-        value: tuple[Expression, ...] | dict[str, tuple[Expression, ...]] = getattr(mapping.alert, field)
-        named = value.items() if isinstance(value, dict) else [("", value)]
-        for name, expressions in named:
-            for expression in expressions:
-                yield f"{field}.{name}".rstrip("."), expression

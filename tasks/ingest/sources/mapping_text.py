@@ -87,12 +87,13 @@ def _parsed(document: Document) -> ReadMapping:
         raise BadMapping([*found, _problem(document, (), expected)])
     given = cast("dict[str, JsonValue]", raw)
     try:
-        mapping = SourceMapping.model_validate(given)
+        read = ReadMapping(mapping=SourceMapping.model_validate(given), written=given)
     except ValidationError as error:
         found += [_problem(document, each["loc"], _in_words(each)) for each in error.errors(include_url=False)]
+        raise BadMapping(sorted(found, key=lambda problem: problem.line or 0)) from None
     if found:
-        raise BadMapping(sorted(found, key=lambda problem: problem.line or 0))
-    return ReadMapping(mapping=mapping, written=given)
+        raise BadMapping(found)
+    return read
 
 
 def _as_mapping(problem: PolicyProblem) -> MappingProblem:
