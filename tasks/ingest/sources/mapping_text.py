@@ -10,6 +10,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestration.bounds import out_of_bounds
+from orchestration.definitions import NewDefinition
 from orchestration.errors import json_kind
 from orchestration.policy.document import Document, Path, read_document
 from orchestration.policy.problems import BadPolicy, PolicyProblem
@@ -76,6 +77,22 @@ def parse_mapping(raw: object) -> SourceMapping:
         BadMapping: all that is wrong, each problem with its field.
     """
     return _parsed(Document(value=raw, lines={})).mapping
+
+
+def new_mapping(raw: object) -> NewDefinition:
+    """A mapping in a value, on its way into the store.
+
+    Raises:
+        BadMapping: all that is wrong, each problem with its field.
+    """
+    return to_store(_parsed(Document(value=raw, lines={})))
+
+
+def to_store(read: ReadMapping) -> NewDefinition:
+    """A mapping that was read, on its way into the store."""
+    return NewDefinition.of_mapping(
+        read.written, name=read.mapping.name, description=read.mapping.description or read.mapping.title
+    )
 
 
 def _parsed(document: Document) -> ReadMapping:

@@ -70,6 +70,16 @@ def recognise(payload: object, sources: Sources | None = None) -> Source:
     return _most_specific(_body(payload, known), known)
 
 
+def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
+    """How certain each source is that a body is its own, the surest first; without those that do not recognise it.
+
+    Raises:
+        BadInput: the payload is no object, is empty or too deeply nested.
+    """
+    known = SOURCES if sources is None else sources
+    return {name: bid for bid, name in sorted(_bids(_body(payload, known), known), reverse=True)}
+
+
 def parse_push(payload: object, *, source: str | None = None, sources: Sources | None = None) -> Push:
     """Parse the body of one request.
 
