@@ -70,8 +70,9 @@ def draft_of(payload: object, *, name: str) -> JsonObject:
     body = clean(payload)
     if not isinstance(body, dict) or not body:
         raise BadInput("a mapping describes JSON objects with fields, and this is none")
-    listed = _list_in(body)
     around = list(_fields_of(body))
+    is_one = {"name", "status"} <= _alert([each for each in around if len(each.path) == 1], []).keys()
+    listed = None if is_one else _list_in(body)
     fields = around if listed is None else list(_fields_of(listed[1]))
     alert = _alert(fields, around if listed is not None else [])
     if "name" not in alert:
@@ -191,7 +192,8 @@ def _is_stable(value: JsonValue) -> bool:
 def _when(body: JsonObject, alert: JsonObject, listed: tuple[str, JsonObject] | None) -> JsonObject:
     """How the body is recognised: by its fields at the top, of which no other sender has all."""
     if listed is not None:
-        own = [expression_of((key,)) for key, value in body.items() if not isinstance(value, list)]
+        own = [expression_of((key,)) for key, value in body.items() if is_visible(text(value))]
+        own = [each for each in own if each != listed[0]]
         has: list[JsonValue] = [listed[0], *own[:3]]
         return {"has": has}
     asked = [text(alert[field]) for field in ("name", "status", "fingerprint") if field in alert]

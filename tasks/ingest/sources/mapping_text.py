@@ -118,7 +118,9 @@ def _as_mapping(problem: PolicyProblem) -> MappingProblem:
 
 
 def _problem(document: Document, path: Path, message: str) -> MappingProblem:
-    return MappingProblem(line=document.line_of(path), field=path_of(path), message=message)
+    # A list of one may be written without the list.
+    line = document.lines.get(tuple(part for part in path if part != 0)) or document.line_of(path)
+    return MappingProblem(line=line, field=path_of(path), message=message)
 
 
 def _in_words(error: ErrorDetails) -> str:
