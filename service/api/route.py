@@ -15,12 +15,12 @@ from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from orchestration.errors import Unavailable
+from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
 from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
-from service.api.problems import refusals
+from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
 
@@ -87,6 +87,20 @@ def when_too_large(handler: TooLargeHandler) -> Callable[[EndpointT], EndpointT]
     return mark
 
 
+UnreadableHandler = Callable[[ApiRequest, bytes, str], Awaitable[Response]]
+"""Answers a request whose body is no JSON object; it gets the body as it came, and the reason."""
+
+
+def when_unreadable(handler: UnreadableHandler) -> Callable[[EndpointT], EndpointT]:
+    """Name what handles a body that is no JSON object. Without it, it is refused with 400, 415 or 422."""
+
+    def mark(endpoint: EndpointT) -> EndpointT:
+        cast("Any", endpoint).unreadable = handler
+        return endpoint
+
+    return mark
+
+
 class GuardedRoute(APIRoute):
     """A route whose handler is called for authenticated requests only, with a parsed body.
 
@@ -110,6 +124,7 @@ class GuardedRoute(APIRoute):
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
         too_large: TooLargeHandler | None = getattr(self.endpoint, "too_large", None)
+        unreadable: UnreadableHandler | None = getattr(self.endpoint, "unreadable", None)
 
         async def guarded(request: Request) -> Response:
             api = state_of(request)
@@ -121,7 +136,14 @@ class GuardedRoute(APIRoute):
                 caller, raw = await _authenticate(request, api, self._scope, room)
                 body = None
                 if takes_body and (body_required or raw.strip()):
-                    body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    try:
+                        body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    except TooLarge:
+                        raise
+                    except (HttpProblem, BadInput) as error:
+                        if unreadable is None or not raw.strip():
+                            raise
+                        return await unreadable(ApiRequest(request, api, caller, None), raw, str(error))
                     room(max(body[1] - len(raw), 0))
             except TooLarge as error:
                 # The signature of a body that was not read as a whole cannot be checked: its caller is not known.

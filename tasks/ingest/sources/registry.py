@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestration.alert import OWN_SOURCE, Alert
-from orchestration.errors import BadInput, json_kind
+from orchestration.errors import BadInput, Unreadable, json_kind
 from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.sources.fields import one_line_text
@@ -64,7 +64,7 @@ def recognise(payload: object, sources: Sources | None = None) -> Source:
     """The source that sent this body: the source that recognises most of its fields.
 
     Raises:
-        BadInput: the payload is no object, is empty or too deeply nested, or no source recognises it.
+        Unreadable: the payload is no object, is empty or too deeply nested, or no source recognises it.
     """
     known = SOURCES if sources is None else sources
     return _most_specific(_body(payload, known), known)
@@ -74,7 +74,7 @@ def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
     """How certain each source is that a body is its own, the surest first; without those that do not recognise it.
 
     Raises:
-        BadInput: the payload is no object, is empty or too deeply nested.
+        Unreadable: the payload is no object, is empty or too deeply nested.
     """
     known = SOURCES if sources is None else sources
     return {name: bid for bid, name in sorted(_bids(_body(payload, known), known), reverse=True)}
@@ -96,7 +96,8 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     what it is about.
 
     Raises:
-        BadInput: nothing in the payload can be used, or `source` is neither a source nor an entry point.
+        Unreadable: nothing in the payload can be used.
+        BadInput: `source` is neither a source nor an entry point.
     """
     known = SOURCES if sources is None else sources
     if source == OWN_SOURCE:
@@ -109,7 +110,7 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     if push.ignored:
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
     if not push.alerts:
-        raise BadInput(_why_nothing(push, body, known))
+        raise Unreadable(_why_nothing(push, body, known))
     return _deduplicated(push)
 
 
@@ -131,9 +132,9 @@ def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
 def _body(payload: object, sources: Sources) -> JsonObject:
     body = clean(payload)
     if not isinstance(body, dict):
-        raise BadInput(f"the payload is {json_kind(payload)}, not a JSON object; {_expected(sources)}")
+        raise Unreadable(f"the payload is {json_kind(payload)}, not a JSON object; {_expected(sources)}")
     if not body:
-        raise BadInput(f"the payload is an empty object; {_expected(sources)}")
+        raise Unreadable(f"the payload is an empty object; {_expected(sources)}")
     inner = body.get("payload")
     if isinstance(inner, dict) and inner and not _bids(body, sources):
         return inner
@@ -149,7 +150,7 @@ def _most_specific(body: JsonObject, sources: Sources) -> Source:
     if not bids:
         fields = ", ".join(one_line_text(name, 40) for name in list(body)[:_MAX_FIELDS])
         more = ", …" if len(body) > _MAX_FIELDS else ""
-        raise BadInput(f"no source recognizes the payload (its fields: {fields}{more}); {_expected(sources)}")
+        raise Unreadable(f"no source recognizes the payload (its fields: {fields}{more}); {_expected(sources)}")
     return sources[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
 
 
