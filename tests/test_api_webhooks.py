@@ -57,10 +57,7 @@ async def test_health_needs_no_body(api: httpx.AsyncClient) -> None:
     ("path", "content", "status", "says"),
     [
         ("/alerts/webhook/semaphore/", "{}", 422, "no source 'semaphore'"),
-        ("/alerts/webhook/grafana/", "[]", 422, "a list"),
         ("/alerts/webhook/grafana/", "", 400, "empty"),
-        ("/alerts/webhook/grafana/", "{}", 422, "empty object"),
-        ("/alerts/webhook/alertmanager/", '{"version": "4", "groupKey": "x", "alerts": []}', 422, "empty"),
         ("/alerts/webhook/?environment=", '{"name": "x"}', 422, "environment"),
         ("/alerts/webhook/?environment=%00", '{"name": "x"}', 422, "environment"),
     ],
@@ -100,7 +97,7 @@ async def test_an_event_that_is_left_out_on_purpose_is_recorded_and_says_so(
     api: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = Push(source="pagerduty", ignored="incident.annotated")
-    monkeypatch.setattr("tasks.ingest.inbox.parse_push", lambda payload, source: noted)
+    monkeypatch.setattr("tasks.ingest.inbox.parse_push", lambda payload, **_: noted)
     said = await api.post("/alerts/webhook/pagerduty/", json={"event": {"event_type": "incident.annotated"}})
     run = await run_of(database, said.json()["run_id"])
 

@@ -163,10 +163,10 @@ def test_a_draft_of_any_senders_body_reads_that_body(name: str) -> None:
     assert source.parse(sample).alerts
 
 
-def test_nothing_is_drafted_from_what_has_no_name() -> None:
+def test_nothing_is_drafted_from_what_says_nothing() -> None:
     from tasks.ingest.sources.draft import draft_of
 
-    for payload in ([], {}, 5, {"a": 1}, {"a": {"b": [1]}}):
+    for payload in ([], {}, 5, {"a": None}, {"a": {"b": [1]}}):
         with pytest.raises(BadInput):
             draft_of(payload, name="drafted")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +15,10 @@ import pytest
 
 from orchestration.alert import NOT_UNDERSTOOD
 from orchestration.settings import Settings
+from orchestration.store import unread
 from orchestration.store.database import Database
 from orchestration.store.unread import list_unread
+from service.cli import main
 from tests.api_helpers import all_runs, open_api, run_of
 from tests.payloads import NAMES, SAMPLES, body
 
@@ -130,9 +134,9 @@ async def test_of_500_random_bodies_none_is_lost(api: httpx.AsyncClient, databas
         message = said.json()["message"]
         outcome = "kept" if "Not understood" in message else "ignored" if "nobody is notified" in message else "alert"
         outcomes[outcome] += 1
-    unread = await kept(database)
-    shapes = {push.shape for push in unread}
-    assert outcomes["kept"] == len(unread)
+    pushes = await kept(database)
+    shapes = {push.shape for push in pushes}
+    assert outcomes["kept"] == len(pushes)
     assert sum(outcomes.values()) == 500
     assert outcomes["kept"] >= 100
     assert outcomes["alert"] >= 100
@@ -140,3 +144,63 @@ async def test_of_500_random_bodies_none_is_lost(api: httpx.AsyncClient, databas
         run.alert_fingerprint for run in await all_runs(database) if NOT_UNDERSTOOD in (run.alert_fingerprint or "")
     }
     assert len(told) == len(shapes)
+
+
+LAMP = """\
+name: lamp-watch
+when: {has: [lamp.id, lamp.state]}
+alert:
+  name: "join(' ', ['Lamp', lamp.id])"
+  status: lamp.state
+  fingerprint: lamp.id
+  labels: {host: station}
+words: {firing: [dark], resolved: [lit]}
+"""
+
+
+async def test_what_was_kept_is_read_once_a_mapping_is_applied(
+    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    mapping = tmp_path / "lamp.yaml"
+    mapping.write_text(LAMP)
+
+    def command(*words: str, code: int = 0) -> None:
+        assert main.app(list(words), standalone_mode=False) == code
+
+    async with open_api(settings, database.url) as api:
+        await api.post("/alerts/webhook/?environment=staging", json=UNKNOWN)
+        await api.post("/alerts/webhook/", json=UNKNOWN | {"lamp": {"id": "L2", "state": "dark"}})
+        await api.post("/alerts/webhook/", content=b"Disk full")
+    first, second, third = await kept(database)
+
+    await asyncio.to_thread(command, "pushes", "replay", code=1)
+    await asyncio.to_thread(command, "sources", "try", "--push", first.name, code=1)
+    await asyncio.to_thread(command, "sources", "try", "--push", first.name, "--mapping", str(mapping))
+    await asyncio.to_thread(command, "sources", "draft", "--push", second.name)
+    await asyncio.to_thread(command, "sources", "apply", str(mapping))
+    await asyncio.to_thread(command, "pushes", "replay", "--dry-run", code=1)
+    assert [push.run_ids for push in await kept(database)] == [[], [], []]
+    await asyncio.to_thread(command, "pushes", "replay", code=1)  # a text is no mapping's
+    await asyncio.to_thread(command, "pushes", "replay", first.name, str(second.id))
+    await asyncio.to_thread(command, "pushes", "list", "--all")
+    await asyncio.to_thread(command, "pushes", "show", third.name)
+
+    first, second, third = await kept(database)
+    assert (len(first.run_ids), len(second.run_ids), third.run_ids) == (1, 1, [])
+    run = await run_of(database, first.run_ids[0])
+    assert (run.source, run.environment, run.title) == ("lamp-watch", "staging", "Lamp L1 on north")
+    runs = await all_runs(database)
+    assert len([each for each in runs if each.source == "lamp-watch"]) == 2
+    # Of both environments: nothing of this shape is left, so its alert ends.
+    ends = [each for each in runs if (each.alert_fingerprint or "").endswith(f"/{first.shape}")]
+    assert len(ends) == 4
+
+
+async def test_a_sender_that_is_never_understood_is_refused_after_a_while(
+    api: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unread, "MAX_KEPT_A_DAY", 2)
+    said = [(await api.post("/alerts/webhook/", json=UNKNOWN)).status_code for _ in range(3)]
+    assert said == [202, 202, 422]
+    assert len(await kept(database)) == 2

@@ -12,11 +12,12 @@ from orchestration.alert import Alert
 from orchestration.definitions import Kind, checked_name
 from orchestration.errors import BadInput
 from orchestration.policy.document import write_document
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.definitions import Version, state_of, user_name
+from service.cli.pushes import find_kept
 from service.cli.reader import read, read_at
 from service.cli.source_input import (
     BadMappingFile,
@@ -28,6 +29,7 @@ from service.cli.source_input import (
 )
 from service.cli.terminal import STDIN, Json, as_json, errors, output, show_facts, show_problems
 from service.definitions import DefinitionService, Outcome
+from service.replay import body_of
 from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
@@ -62,7 +64,10 @@ app = typer.Typer(
 )
 
 MappingFile = Annotated[str, typer.Argument(metavar="FILE", help="A YAML or JSON file with a mapping; - is stdin.")]
-BodyFile = Annotated[str, typer.Argument(metavar="FILE", help="A file with the JSON of a body; - is stdin.")]
+BodyFile = Annotated[str | None, typer.Argument(metavar="[FILE]", help="A file with the JSON of a body; - is stdin.")]
+KeptPush = Annotated[
+    str | None, typer.Option("--push", metavar="PUSH", help="Instead of a file: a push that was kept, as refused-12.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a source.")]
 
 
@@ -136,7 +141,8 @@ def _show_stored(name: str, version: int | None, *, json: bool) -> int:
 
 @app.command("try")
 def try_body(
-    file: BodyFile,
+    file: BodyFile = None,
+    push: KeptPush = None,
     mapping: Annotated[
         str | None, typer.Option(metavar="FILE", help="A mapping that is not applied, to be tried too.")
     ] = None,
@@ -151,7 +157,18 @@ def try_body(
     sources = known_sources(settings)
     if mapping is not None:
         sources = sources_and(read_mapping_file(mapping), sources)
-    return _show_tried(read_body(file, settings.max_payload_bytes), sources, source, json=json)
+    body, sent_as = _body(settings, file, push)
+    return _show_tried(body, sources, source or sent_as, json=json)
+
+
+def _body(settings: Settings, file: str | None, push: str | None) -> tuple[object, str | None]:
+    """The body that an argument names, and the source of the address that it was sent to, if that is known."""
+    if (file is None) is (push is None):
+        raise BadInput("Give either a file with a body, or --push with a push that was kept")
+    if push is not None:
+        kept = find_kept(settings, push)
+        return body_of(kept), kept.source
+    return read_body(file or STDIN, settings.max_payload_bytes), None
 
 
 def _show_tried(body: object, sources: Sources, source: str | None, *, json: bool) -> int:
@@ -290,15 +307,18 @@ def delete(name: Name, json: Json = False) -> int:
 
 @app.command()
 def draft(
-    file: BodyFile,
+    file: BodyFile = None,
+    push: KeptPush = None,
     name: Annotated[str | None, typer.Option(help="The name of the source; by default that of the file.")] = None,
 ) -> int:
     """Propose a mapping for a body of an unknown sender, as YAML: a start, which somebody looks through."""
     settings = load_settings()
-    chosen = checked_name(name or ("my-sender" if file == STDIN else _as_name(Path(file).stem)))
-    mapping = draft_of(read_body(file, settings.max_payload_bytes), name=chosen)
+    chosen = checked_name(name or ("my-sender" if file in (None, STDIN) else _as_name(Path(str(file)).stem)))
+    body, _ = _body(settings, file, push)
+    mapping = draft_of(body, name=chosen)
     output.print(write_document(mapping).rstrip())
-    errors.print(f"A draft: look at each field. Then: alert-pipeline sources try {file} --mapping MAPPING", style="dim")
+    again = f"--push {push}" if push is not None else file
+    errors.print(f"A draft: look at each field. Then: alert-pipeline sources try {again} --mapping FILE", style="dim")
     return 0
 
 

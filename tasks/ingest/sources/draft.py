@@ -65,7 +65,7 @@ def draft_of(payload: object, *, name: str) -> JsonObject:
     """A mapping for a body, as a document with the body as its sample.
 
     Raises:
-        BadInput: it is no object, or has nothing that could be the name of an alert.
+        BadInput: it is no object, or has no field that says something.
     """
     body = clean(payload)
     if not isinstance(body, dict) or not body:
@@ -75,10 +75,10 @@ def draft_of(payload: object, *, name: str) -> JsonObject:
     listed = None if is_one else _list_in(body)
     fields = around if listed is None else list(_fields_of(listed[1]))
     alert = _alert(fields, around if listed is not None else [])
-    if "name" not in alert:
-        raise BadInput(
-            f"no field looks like the name of an alert; the fields are: {', '.join(each.expression for each in fields)}"
-        )
+    if not fields:
+        raise BadInput("a mapping describes JSON objects with fields, and this has none that says something")
+    # Somebody has to choose a better one.
+    alert = {"name": f"=Alert of {name}"} | alert
     draft: JsonObject = {"name": name, "title": name.replace("-", " ").title(), "when": _when(body, alert, listed)}
     if listed is not None:
         draft["alerts"] = listed[0]
