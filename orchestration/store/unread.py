@@ -19,14 +19,13 @@ from orchestration.errors import BadInput
 from orchestration.json_text import to_json
 from orchestration.redaction import one_line, redact, redact_text
 from orchestration.store.models import RefusedPushRow
+from orchestration.store.refused import HTTP_ACCEPTED
 
 KEPT_CHARACTERS = 256 * 1024
 """How much of a body is kept. What is longer is cut, and can be looked at, but not be read again."""
 
 MAX_KEPT_A_DAY = 10_000
 """How many bodies of one sender are kept of a day. What comes then is refused, as the sender is told."""
-
-HTTP_ACCEPTED = 202
 
 _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")

@@ -93,7 +93,10 @@ async def _sources(request: Request) -> Sources:
 @router.get("/alerts/webhook/{source}/", tags=["webhooks"], responses=problems(422), openapi_extra={"security": []})
 async def webhook_health_of_source(
     request: Request,
-    source: Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})],
+    source: Annotated[
+        str,
+        Path(max_length=64, description="The source, one that ships or that of a stored mapping.", examples=[*SOURCES]),
+    ],
 ) -> WebhookHealth:
     """Webhooks of this source are accepted here."""
     return WebhookHealth(sources=[source_named(source, await _sources(request)).name])

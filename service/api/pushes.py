@@ -30,6 +30,7 @@ from service.api.problems import HttpProblem, problems, status_of
 from service.api.providers import check_provider
 from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large, when_unreadable
 from service.api.shapes import Queued, Trigger
+from service.api.sns import confirm_subscription
 from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
@@ -68,7 +69,10 @@ ACCEPTS_EVENTS: dict[str, Any] = {
     **ACCEPTS,
     "responses": {
         **ACCEPTS["responses"],
-        200: {"model": OwnEvent, "description": "PagerDuty spoke of an incident that was opened from here."},
+        200: {
+            "model": OwnEvent,
+            "description": "PagerDuty spoke of an incident that was opened from here, or a topic of SNS is confirmed.",
+        },
     },
 }
 """The same for a webhook, which PagerDuty may use to say what a person has done there with an incident of ours."""
@@ -82,7 +86,10 @@ FINISHED: dict[int | str, dict[str, Any]] = {
 FINISHED_OTHERWISE: dict[int | str, dict[str, Any]] = problems(409, 502, 504)
 """How a request may end that waits for a run and answers with a part of its result."""
 
-SourceName = Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})]
+SourceName = Annotated[
+    str,
+    Path(max_length=64, description="The source, one that ships or that of a stored mapping.", examples=[*SOURCES]),
+]
 Environment = Annotated[str, Query(max_length=256, description="Where it happened.")]
 DefinitionName = Annotated[
     str | None, Query(max_length=64, description="The stored definition to run instead of the linear pipeline.")
@@ -232,6 +239,9 @@ async def accept_webhook_of_source(
         own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
         if own is not None:
             return Response(own.model_dump_json(), media_type="application/json")
+    confirmed = await confirm_subscription(payload, request.api.settings.sns_confirm_topics)
+    if confirmed is not None:
+        return Response(OwnEvent(status="done", message=confirmed).model_dump_json(), media_type="application/json")
     options = RunOptions(definition=definition)
     wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
     try:

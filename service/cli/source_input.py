@@ -7,12 +7,13 @@ from typing import cast
 import orjson
 
 from orchestration.errors import BadInput
-from orchestration.settings import Settings
+from orchestration.requests import RunRequest
+from orchestration.settings import Settings, load_settings
 from orchestration.store.database import Database
 from orchestration.store.mappings import StoredMappings, read_mappings
 from service.cli.reader import look
 from service.cli.terminal import read_file
-from tasks.ingest.sources import SOURCES, Sources
+from tasks.ingest.sources import SOURCES, Sources, parse_push
 from tasks.ingest.sources.mapped import source_of
 from tasks.ingest.sources.mapping import MAX_BYTES
 from tasks.ingest.sources.mapping_text import BadMapping, MappingProblem, ReadMapping, read_mapping
@@ -72,6 +73,18 @@ def stored_mappings(settings: Settings) -> StoredMappings | None:
 def known_sources(settings: Settings) -> Sources:
     """The sources that ship, with those of the stored mappings if the database answers."""
     return sources_with(stored_mappings(settings) or ())
+
+
+def check_readable(request: RunRequest) -> None:
+    """Check that a source can read the payload: one that ships, or else one of a stored mapping.
+
+    Raises:
+        BadInput: none can.
+    """
+    try:
+        parse_push(request.payload, source=request.source)
+    except BadInput:  # the database is looked at only where it can help
+        parse_push(request.payload, source=request.source, sources=known_sources(load_settings()))
 
 
 def sources_and(read: ReadMapping, sources: Sources | None = None) -> Sources:

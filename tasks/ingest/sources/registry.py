@@ -155,8 +155,9 @@ def _most_specific(body: JsonObject, sources: Sources) -> Source:
 
 
 def _expected(sources: Sources) -> str:
-    vendors = ", ".join(name for name in sources if name != "generic")
-    return f"expected the webhook body of {vendors}, or of generic: an object with a name, alertname or title"
+    vendors = ", ".join(name for name in IN_CODE if name != "generic")
+    mapped = f"of one of {len(sources.keys() - IN_CODE.keys())} mappings (alert-pipeline sources list)"
+    return f"expected the webhook body of {vendors}, {mapped}, or of generic: an object with a name, alertname or title"
 
 
 def _why_nothing(push: Push, body: JsonObject, sources: Sources) -> str:
