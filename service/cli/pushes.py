@@ -134,6 +134,7 @@ def _show(done: list[Replayed], *, dry_run: bool) -> None:
             output.print(f"✓ {each.push}: {each.source} ignores it: {each.ignored}")
         else:
             runs = "" if dry_run else f", run {', '.join(each.run_ids)}"
-            output.print(f"✓ {each.push}: {each.source} reads {each.alerts} alerts{runs}")
+            alerts = f"{each.alerts} alert{'s' if each.alerts != 1 else ''}"
+            output.print(f"✓ {each.push}: {each.source} reads {alerts}{runs}")
     if not done:
         output.print("Nothing to read: no push is kept")

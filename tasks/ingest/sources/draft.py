@@ -77,8 +77,9 @@ def draft_of(payload: object, *, name: str) -> JsonObject:
     alert = _alert(fields, around if listed is not None else [])
     if not fields:
         raise BadInput("a mapping describes JSON objects with fields, and this has none that says something")
-    # Somebody has to choose a better one.
-    alert = {"name": f"=Alert of {name}"} | alert
+    # A sentence is a better name than none. If there is none either, somebody has to choose one.
+    sentence = next((each.expression for each in fields if _is_sentence(each.value)), f"=Alert of {name}")
+    alert = {"name": sentence, **alert}
     draft: JsonObject = {"name": name, "title": name.replace("-", " ").title(), "when": _when(body, alert, listed)}
     if listed is not None:
         draft["alerts"] = listed[0]
@@ -180,6 +181,10 @@ def _can_be(target: str, value: JsonValue) -> bool:
     if target == "severity":
         return known_severity(value) is not None or (isinstance(value, str) and len(value) <= _LONGEST_LABEL)
     return web_address(value) == "" and moment(value) is None
+
+
+def _is_sentence(value: JsonValue) -> bool:
+    return isinstance(value, str) and " " in value.strip() and moment(value) is None and not web_address(value)
 
 
 def _is_stable(value: JsonValue) -> bool:
