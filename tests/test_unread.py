@@ -204,3 +204,31 @@ async def test_a_sender_that_is_never_understood_is_refused_after_a_while(
     said = [(await api.post("/alerts/webhook/", json=UNKNOWN)).status_code for _ in range(3)]
     assert said == [202, 202, 422]
     assert len(await kept(database)) == 2
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"lamp": "x" * 40_000},
+        {"lamp": [{"id": number} for number in range(5000)]},
+        {"lamp": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {"j": {"k": {"l": {"m": {"n": {"o": {"p": {"q": 1}}}}}}}}}}}}}}}}}},
+        {"lamp": ["y" * 100] * 5000},
+    ],
+    ids=["long", "many", "deep", "large"],
+)
+async def test_what_was_cut_is_not_taken_for_the_whole(
+    api: httpx.AsyncClient, database: Database, odd: dict[str, Any]
+) -> None:
+    said = await api.post("/alerts/webhook/", json=odd)
+    assert said.status_code == 202
+    (push,) = await kept(database)
+    assert push.is_json is (len(push.body) <= unread.KEPT_CHARACTERS and json.loads(push.body) == odd)
+    assert len(push.body) <= unread.KEPT_CHARACTERS + 100
+
+
+async def test_why_says_that_it_is_kept(api: httpx.AsyncClient, database: Database) -> None:
+    await api.post("/alerts/webhook/", json=UNKNOWN)
+    (push,) = await kept(database)
+    found = await api.get("/why/", params={"what": push.name})
+    assert "no source could read the push" in found.text
+    assert f"kept as {push.name}" in found.text

@@ -5,9 +5,10 @@ Unlike other refused pushes they are written before the answer, and are not coun
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, JsonValue
 from sqlalchemy import ColumnElement, func, insert, select, update
@@ -17,7 +18,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.json_text import to_json
-from orchestration.redaction import one_line, redact, redact_text
+from orchestration.redaction import MAX_TEXT, one_line, redact, redact_text
 from orchestration.store.models import RefusedPushRow
 from orchestration.store.refused import HTTP_ACCEPTED
 
@@ -29,6 +30,8 @@ MAX_KEPT_A_DAY = 10_000
 
 _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")
+_CUT = ("[truncated]", "[too deep]")
+"""What the redaction writes for what it leaves out."""
 _NAME_CHARACTERS, _REASON_CHARACTERS = 200, 400
 
 
@@ -68,7 +71,24 @@ def body_to_keep(value: object, *, text: str | None = None) -> tuple[str, bool]:
     if text is not None:
         return redact_text(text, limit=KEPT_CHARACTERS), False
     written = to_json(redact(value)).decode()
-    return (written, True) if len(written) <= KEPT_CHARACTERS else (written[:KEPT_CHARACTERS], False)
+    if len(written) > KEPT_CHARACTERS:
+        return written[:KEPT_CHARACTERS], False
+    return written, _is_whole(value, written)
+
+
+def _is_whole(value: object, written: str) -> bool:
+    """Whether the redaction has left out nothing but secrets: it also cuts what is very long, or deep."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, str) and len(one) > MAX_TEXT:
+            return False
+        if isinstance(one, dict):
+            rest += cast("dict[str, object]", one).values()
+        elif isinstance(one, list):
+            rest += cast("list[object]", one)
+    said = json.dumps(value, ensure_ascii=False, default=str)
+    return all(said.count(mark) == written.count(mark) for mark in _CUT)
 
 
 async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:

@@ -108,12 +108,17 @@ def _refused_answer(facts: Facts, push: RefusedPush) -> str:
         return (
             f"Nobody was notified of {facts.subject} itself {clock(push.at, facts.now)}: no source could read the push "
             f"({push.reason}). An alert of its own said that {_sender(push)} is not understood, and the push is kept as "
-            f"refused-{push.id}"
+            f"refused-{push.id}{_read_later(push)}"
         )
     return (
         f"Nobody was notified of {facts.subject} {clock(push.at, facts.now)}: the push was refused with {push.status} "
         f"({push.reason}). It came from {_sender(push)}{times}.{about}"
     )
+
+
+def _read_later(push: RefusedPush) -> str:
+    run_ids = push.details.get("run_ids")
+    return f". A source could read it later: run {', '.join(run_ids)}" if run_ids else ""
 
 
 def _sender(push: RefusedPush) -> str:

@@ -146,7 +146,8 @@ async def keep(request: ApiRequest, body: object, reason: str, *, text: str | No
         BadInput: this sender has had too many kept today.
         Unavailable: the database does not answer, or not in time.
     """
-    push = _unread(request, body, reason, text=text)
+    # To remove the secrets of a large body takes longer than other requests should wait.
+    push = await asyncio.to_thread(_unread, request, body, reason, text)
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS), request.api.database.transaction() as tx:
             number = await unread.keep_unread(tx, push)
@@ -162,7 +163,7 @@ async def keep(request: ApiRequest, body: object, reason: str, *, text: str | No
     return queued(request, await store(request, wanted), said)
 
 
-def _unread(request: ApiRequest, body: object, reason: str, *, text: str | None) -> unread.UnreadPush:
+def _unread(request: ApiRequest, body: object, reason: str, text: str | None) -> unread.UnreadPush:
     kept, is_json = unread.body_to_keep(body, text=text)
     return unread.UnreadPush(
         sender=request.caller.name,
