@@ -84,12 +84,16 @@ class Expression:
 def first_said(expressions: Iterable[Expression], body: JsonValue, *, any_spelling: bool = False) -> JsonValue:
     """The first value that says something. A variable that its sender could not fill in says nothing."""
     values = (expression.find(body, any_spelling=any_spelling) for expression in expressions)
-    return next((value for value in values if is_something(value) and not says_nothing(text(value))), None)
+    return next((value for value in values if is_something(value) and not _is_unfilled(value)), None)
 
 
 def is_something(value: JsonValue) -> bool:
     """Whether a value has a character that can be seen, if only the name of a variable."""
-    return is_visible(text(value))
+    return bool(value) if isinstance(value, list | dict) else is_visible(text(value))
+
+
+def _is_unfilled(value: JsonValue) -> bool:
+    return not isinstance(value, list | dict) and says_nothing(text(value))
 
 
 def squashed_names(value: JsonValue) -> JsonValue:

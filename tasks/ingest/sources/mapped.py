@@ -25,7 +25,7 @@ from tasks.ingest.sources.fields import (
     one_line_text,
     tags_of,
 )
-from tasks.ingest.sources.mapping import SourceMapping, word_of
+from tasks.ingest.sources.mapping import Condition, SourceMapping, word_of
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
 from tasks.ingest.sources.spelling import squashed
 from tasks.ingest.sources.status import status_of
@@ -57,18 +57,18 @@ class _Reader:
     mapping: SourceMapping
 
     @cached_property
-    def _needed(self) -> list[frozenset[str]]:
-        """The fields at the top that each condition needs: most bodies lack them, which is found out quickly."""
-        return [frozenset(map(self._spelled, condition.first_fields)) for condition in self.mapping.when]
+    def _conditions(self) -> list[tuple[frozenset[str], Condition]]:
+        """Each condition with the fields at the top that it needs: every push is asked about, and nearly all lack them."""
+        return [(frozenset(map(self._spelled, each.first_fields)), each) for each in self.mapping.when]
 
     def _spelled(self, name: str) -> str:
         return squashed(name) if self.mapping.any_spelling else name
 
     def recognises(self, body: JsonObject) -> int:
         """The bid for a body: the more the condition asks for that holds, the higher."""
-        inner = self._unwrapped(body)
-        names = set(map(self._spelled, inner)) if self.mapping.any_spelling else inner.keys()
-        near = [each for each, needed in zip(self.mapping.when, self._needed, strict=True) if needed <= names]
+        inner = body if self.mapping.unwrap is None else self._unwrapped(body)
+        names = frozenset(map(squashed, inner)) if self.mapping.any_spelling else inner.keys()
+        near = [condition for needed, condition in self._conditions if needed <= names]
         if not near:
             return NOT_MINE
         seen = self._seen(inner)
