@@ -29,7 +29,7 @@ from tasks.kinds import KINDS
 
 
 class Replayed(Contract):
-    """What became of a push that was kept."""
+    """The result of reading a push again that was kept."""
 
     push: str
     """Its name, such as `refused-12`."""
@@ -70,7 +70,7 @@ def read_kept(push: UnreadPush, sources: Sources) -> Push:
         BadInput: no source can read it, or not all of it was kept.
     """
     if not push.is_json:
-        raise BadInput("it is no JSON, or too large to be kept as a whole")
+        raise BadInput("it is no JSON, or a part of it was cut when it was kept")
     return parse_push(body_of(push), source=push.source, sources=sources)
 
 

@@ -26,7 +26,7 @@ KEPT_CHARACTERS = 256 * 1024
 """How much of a body is kept. What is longer is cut, and can be looked at, but not be read again."""
 
 MAX_KEPT_A_DAY = 10_000
-"""How many bodies of one sender are kept of a day. What comes then is refused, as the sender is told."""
+"""How many bodies of one sender are kept of a day. What comes then is refused, so that its sender knows."""
 
 _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")
@@ -55,7 +55,7 @@ class UnreadPush(Contract):
     shape: str
     """What bodies with the same fields have in common."""
     is_json: bool = True
-    """Whether `body` is the JSON of the whole body."""
+    """Whether `body` is the JSON of all of it."""
     definition: str | None = None
     run_ids: list[str] = Field(default_factory=list[str])
     """The runs of it, if a source could read it later."""
@@ -73,10 +73,10 @@ def body_to_keep(value: object, *, text: str | None = None) -> tuple[str, bool]:
     written = to_json(redact(value)).decode()
     if len(written) > KEPT_CHARACTERS:
         return written[:KEPT_CHARACTERS], False
-    return written, _is_whole(value, written)
+    return written, _is_complete(value, written)
 
 
-def _is_whole(value: object, written: str) -> bool:
+def _is_complete(value: object, written: str) -> bool:
     """Whether the redaction has left out nothing but secrets: it also cuts what is very long, or deep."""
     rest = [value]
     while rest:
