@@ -32,7 +32,8 @@ from tasks.ingest.sources.stored import name_problem
 POLICY_BLOCK = f"{BLOCK_TYPES[Kind.POLICY].get_block_type_slug()}/{POLICY_NAME}"
 """The address of the policy's block. No definition can have this name."""
 
-_SOURCE_BLOCKS = BLOCK_TYPES[Kind.SOURCE].get_block_type_slug()
+SOURCE_BLOCKS = BLOCK_TYPES[Kind.SOURCE].get_block_type_slug()
+"""How the addresses of the mappings' blocks begin."""
 
 DISABLED = "disabled"
 """The tag of a deployment that we paused because its definition is disabled. An operator's pause has no tag."""
@@ -113,7 +114,7 @@ async def sync(client: PrefectClient, database: Database) -> dict[str, str]:
             await _show_deployment(client, record)
     for name in deployed.keys() - {record.name for record in stored}:
         await _forget_deployment(client, name)
-    broken |= {f"{_SOURCE_BLOCKS}/{name}": said for name, said in broken_mappings.items()}
+    broken |= {f"{SOURCE_BLOCKS}/{name}": said for name, said in broken_mappings.items()}
     return broken | ({POLICY_BLOCK: broken_policy[POLICY_NAME]} if broken_policy else {})
 
 
@@ -155,7 +156,7 @@ def _check_name(kind: Kind, block: DefinitionBlock) -> None:
         checked_name(block.name)
     elif kind is Kind.SOURCE:
         if (problem := name_problem(block.name)) is not None:
-            raise BadInput(f"The block {_SOURCE_BLOCKS}/{block.name} counts for nothing: {problem}")
+            raise BadInput(f"The block {SOURCE_BLOCKS}/{block.name} counts for nothing: {problem}")
     elif block.name != POLICY_NAME:
         raise BadInput(f"The block alert-policy/{block.name} counts for nothing: the policy is {POLICY_BLOCK}")
 
