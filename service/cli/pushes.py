@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from orchestration.errors import BadInput
+from orchestration.redaction import one_line
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
 from orchestration.store.database import AsyncConnection, Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.mappings import read_mappings
 from orchestration.store.policies import StoredPolicies
-from orchestration.store.unread import UnreadPush, find_unread, list_unread
+from orchestration.store.unread import KEPT_CHARACTERS, UnreadPush, find_unread, list_unread
 from service.cli.reader import read, read_at
 from service.cli.terminal import Json, as_json, output, shortened, show_facts
 from service.replay import Replayed, ReplayIntake, replay
+from tasks.ingest.sources.fields import long_text
 from tasks.ingest.sources.stored import sources_with
 
 _NAME = re.compile(r"(?:refused-)?(\d{1,18})")
@@ -57,7 +59,7 @@ def list_pushes(
         when = f"{push.at:%Y-%m-%d %H:%M:%S}" if push.at else ""
         state = "  read" if push.run_ids else ""
         output.print(
-            f"{push.name:<14} {when}  {push.sender or 'the local key'}  {push.path}{state}  {shortened(push.body, 60)}"
+            f"{push.name:<14} {when}  {push.sender or 'the local key'}  {push.path}{state}  {one_line(push.body, 60)}"
         )
     if not found:
         output.print("No push is kept: every one could be read")
@@ -81,7 +83,8 @@ def show(name: PushName, json: Json = False) -> int:
             "runs": ", ".join(push.run_ids) or None,
         }
     )
-    output.print(push.body)
+    # A sender may have written what a terminal takes for a command.
+    output.print(long_text(push.body, KEPT_CHARACTERS))
     return 0
 
 
