@@ -28,6 +28,8 @@ from service.admin.records import RecordView
 from service.admin.tables import AlertView, AttemptView, IncidentView, RunView
 
 _PAGE = 50
+_FEW = 8
+"""The page of a list of which the young store has few rows: as many are read from each store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,10 @@ async def find_landmarks(tx: AsyncConnection) -> Landmarks:
     return Landmarks(**row, tenth_page=runs, tenth_incidents=incidents)
 
 
-def _runs(tenth: bool = False, **wanted: Any) -> Read:
+def _runs(tenth: bool = False, limit: int = _PAGE, **wanted: Any) -> Read:
     def read(tx: AsyncConnection, marks: Landmarks) -> Awaitable[object]:
         cursor = marks.tenth_page if tenth else None
-        return list_page(tx, RunFilter.model_validate(wanted), limit=_PAGE, cursor=cursor)
+        return list_page(tx, RunFilter.model_validate(wanted), limit=limit, cursor=cursor)
 
     return read
 
@@ -117,9 +119,11 @@ READS: Mapping[str, Read] = {
     "runs of a source that has none": _runs(source="nagios"),
     "runs of an environment": _runs(environment="development"),
     "runs of an environment that has none": _runs(environment="nowhere"),
-    "runs at stage check": _runs(stage="check"),
+    "runs at stage check": _runs(limit=_FEW, stage="check"),
     "runs at a stage that has none": _runs(stage="enrich"),
-    "runs, failed at check, of a source": _runs(status=RunStatus.FAILED, stage="check", source="generic"),
+    "runs, failed at notify, of a source": _runs(
+        limit=_FEW, status=RunStatus.FAILED, stage="notify", source="alertmanager"
+    ),
     "runs, failed, of an environment that has none": _runs(status=RunStatus.FAILED, environment="nowhere"),
     "runs of a fingerprint": lambda tx, marks: list_page(tx, RunFilter(search=marks.fingerprint), limit=_PAGE),
     "runs, upcoming": lambda tx, _: list_upcoming(tx),
@@ -133,7 +137,7 @@ READS: Mapping[str, Read] = {
     "incident by its number": lambda tx, marks: find_by_words(tx, f"#{marks.incident_id}"),
     "alerts that fire": lambda tx, _: firing_labels(tx, "production"),
     "refused pushes of a day": _refused,
-    "changes": lambda tx, _: list_changes(tx, limit=_PAGE),
+    "changes": lambda tx, _: list_changes(tx, limit=_FEW),
     "pages of a day, for a simulation": _past_pages,
     "overview": lambda tx, _: read_overview(tx),
     "metrics": lambda tx, _: read_state(tx),

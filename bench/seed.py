@@ -61,14 +61,14 @@ insert into alert (
     source, fingerprint, name, severity, status, description, labels, annotations, raw_payload,
     started_at, received_at, heard_at, updated_at
 )
-select distinct on (fingerprint)
+select
     source, fingerprint, name, severity,
     case when incident > %(incidents)s + %(runs)s / 8 - 20 then 'firing' else 'resolved' end,
     'More than usual for ten minutes', jsonb_build_object('alertname', name, 'instance', host, 'env', environment),
     jsonb_build_object('runbook_url', 'https://runbooks.example.com/' || name),
     jsonb_build_object('labels', jsonb_build_object('alertname', name, 'instance', host)),
     created_at, created_at, created_at, created_at
-from plan order by fingerprint, i
+from (select distinct on (fingerprint) * from plan order by fingerprint, i) as first order by i
 """
 
 _MEMBERS = """

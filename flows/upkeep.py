@@ -66,10 +66,10 @@ async def look_after(services: Services) -> Upkeep:
 async def delete_old(database: Database, days: float) -> AsyncGenerator[tuple[str, int]]:
     """Delete what is older than so many days. Yields each table and how many rows, after each short transaction."""
     for table in retention.TABLES:
-        count = retention.BATCH
+        count, since = retention.BATCH, retention.BEGINNING
         while count == retention.BATCH:
-            async with database.transaction() as tx:
-                count = await retention.delete_old(tx, table, days)
+            async with database.statement() as tx:
+                count, since = await retention.delete_old(tx, table, days, since)
             yield table, count
     count = retention.BATCH
     while count == retention.BATCH:

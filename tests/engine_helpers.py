@@ -28,7 +28,7 @@ async def execute(
 async def execute_leased(execution: Execution, task_of: Callable[[Step], StageTask] = DirectTask) -> RunRecord:
     """Bring a leased run to its end, or wait for it."""
     async with execution.begin() as run:
-        await perform_all(run, task_of)
+        await perform_all(run, task_of, at_once=True)
         await finish(run)
     return execution.run.record
 

@@ -19,6 +19,7 @@ from orchestration.store.database import Database
 from orchestration.store.records import AttemptRecord
 from orchestration.store.workers import beat
 from service.admin import PATH, charts
+from service.admin.tables import AttemptView
 from tests.admin_helpers import Browser, browser, fail, make_key, push, words_of
 from tests.api_helpers import alert, run_of, run_to_end
 from tests.conftest import MemoryChannel
@@ -115,6 +116,21 @@ async def test_a_duplicate_names_what_it_repeats(here: Browser) -> None:
     page = (await here.get(f"/runs/{second}/")).text
     assert "Skipped on purpose: duplicate" in words_of(page)
     assert f'<a href="{PATH}/runs/{first}/">' in page
+
+
+async def test_an_attempt_that_failed_is_found_however_much_was_done_since(
+    here: Browser, services: Services, channel: MemoryChannel, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (failed,) = await push(here.client)
+    await fail(services, channel, failed)
+    seed(database.url, 500)
+    monkeypatch.setattr(AttemptView, "window", 100)
+
+    page = (await here.get("/attempts/?status=failed&stage=notify")).text
+    while failed not in page and (older := re.search(r"before=\d+", page)):
+        page = (await here.get(f"/attempts/?status=failed&stage=notify&{older[0]}")).text
+
+    assert failed in page
 
 
 async def test_filters_and_search_find_the_run(

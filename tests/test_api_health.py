@@ -145,7 +145,7 @@ async def test_it_starts_before_its_database_and_goes_to_work_when_that_comes(
 
 async def test_after_connections_broke_callers_are_served_again(api: httpx.AsyncClient, database: Database) -> None:
     assert (await api.post("/orchestration/pipeline/", json=trigger())).status_code == 202
-    await database.engine.dispose()  # this test's own connections are not what is tested
+    await database.close()  # this test's own connections are not what is tested
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "

@@ -217,7 +217,7 @@ async def test_old_refusals_are_deleted(database: Database) -> None:
     log.note(Refusal(status=401, reason="no key", path=PATH))
     await log.write()
     async with database.transaction() as tx:
-        assert await delete_old(tx, "refused_push", days=2) == 1
+        assert (await delete_old(tx, "refused_push", days=2))[0] == 1
 
 
 async def test_words_are_found_in_any_case_and_what_said_nothing_fits(database: Database) -> None:

@@ -540,7 +540,7 @@ async def test_a_cancellation_does_not_cut_off_a_write_that_is_under_way(
 
     assert (cancelled.status, cancelled.last_error_type) == (RunStatus.FAILED, "Cancelled")
     assert "think" in run.results
-    assert await rows_of(services, cancelled) == ["think/1 succeeded"]
+    assert await rows_of(services, cancelled) == ["page/1 failed", "think/1 succeeded"]
     assert (await execute(services, run_id)).status is RunStatus.NOTIFIED
     assert (await story_of(services, cancelled)).stages_completed == ["think", "page"]
 

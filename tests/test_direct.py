@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,11 +14,22 @@ from orchestration.engine.lease import lease_run
 from orchestration.engine.run import ActiveRun, Services, StageFailed
 from orchestration.errors import DeliveryFailed
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store import attempts, runs
+from orchestration.store import attempts, claims, runs
 from orchestration.store.records import AttemptRecord, RunRecord
 from tests.conftest import MemoryChannel, MemoryChannels, RecordedSignals
 from tests.engine_helpers import attempt, execute_leased
-from tests.inbox_helpers import accept_push
+from tests.inbox_helpers import accept_health_check, accept_push
+
+
+@asynccontextmanager
+async def begun(services: Services) -> AsyncGenerator[ActiveRun]:
+    """The run that waits, claimed and begun as a worker does it that executes it at once."""
+    async with services.database.statement() as tx:
+        (claim,) = await claims.claim_runs(tx, process="worker/1/a@b", limit=1, lease_seconds=30, deadline_seconds=30)
+    async with lease_run(
+        services, claim.run_id, engine=DIRECT, owner=claim.owner, claimed=claim.record, at_once=True
+    ) as run:
+        yield run
 
 
 async def execute_alert(services: Services, name: str = "HighCPU") -> tuple[RunRecord, list[AttemptRecord]]:
@@ -24,7 +37,7 @@ async def execute_alert(services: Services, name: str = "HighCPU") -> tuple[RunR
     (run_id,) = await accept_push(
         services, {"alertname": name, "severity": "critical"}, source="generic", environment="test"
     )
-    async with lease_run(services, run_id, engine=DIRECT) as run:
+    async with begun(services) as run:
         await Execution(run).execute_directly()
     async with services.database.transaction() as tx:
         tries = [attempt for attempt in await attempts.list_attempts(tx, run_id) if attempt.node_id == "notify"]
@@ -42,6 +55,28 @@ async def test_an_alert_goes_out_and_says_which_engine_carried_it(
     stages = ("ingest", "check", "analyze", "notify")
     each = [f"stage.{what}/{stage}/1" for stage in stages for what in ("started", "succeeded")]
     assert signals.names() == ["started/pipeline/1", *each, "completed/pipeline/1"]
+
+
+@pytest.mark.parametrize("checks_only", [False, True])
+async def test_the_first_attempt_begins_with_the_run_unless_it_may_be_left_out(
+    services: Services, channel: MemoryChannel, *, checks_only: bool
+) -> None:
+    if checks_only:
+        run_id = await accept_health_check(services, source="health", environment="test")
+    else:
+        (run_id,) = await accept_push(services, {"alertname": "HighCPU"}, source="generic", environment="test")
+    async with begun(services) as run:
+        async with services.database.transaction() as tx:
+            opened = [(one.node_id, one.attempt, one.status) for one in await attempts.list_attempts(tx, run_id)]
+        await Execution(run).execute_directly()
+
+    assert opened == ([] if checks_only else [("ingest", 1, StageStatus.RUNNING)])
+    async with services.database.transaction() as tx:
+        ended = await attempts.list_attempts(tx, run_id)
+    assert {one.node_id for one in ended} == {"ingest", "check", "analyze", "notify"}
+    tried = [one for one in ended if one.status is not StageStatus.SKIPPED]
+    assert {(one.attempt, one.status) for one in tried} == {(1, StageStatus.SUCCEEDED)}
+    assert run.record.total_attempts == len(tried)
 
 
 async def test_a_failure_that_can_pass_is_tried_again(

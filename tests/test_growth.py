@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from bench.backlog import add_waiting
 from bench.seed import seed
+from flows.upkeep import delete_old
 from orchestration.engine.run import Services
 from orchestration.store.channels import wake_probes
 from orchestration.store.claims import claim_runs, seconds_until_due
@@ -65,6 +66,8 @@ async def work(services: Services) -> None:
         await seconds_until_due(tx)
         await wake_probes(tx)
         await list_without(tx)
+    async for _, count in delete_old(services.database, 90.0):
+        assert count == 0
     assert len(claimed) == 8
 
 

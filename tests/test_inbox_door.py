@@ -239,9 +239,9 @@ async def test_accept_push_knows_keys_too(services: Services) -> None:
 async def test_old_keys_are_forgotten(services: Services, database: Database) -> None:
     first = await take(services, idempotency_key="k1")
     async with database.transaction() as tx:
-        assert await delete_old(tx, "push", days=1) == 0
+        assert (await delete_old(tx, "push", days=1))[0] == 0
         await tx.exec_driver_sql("update push set created_at = now() - interval '2 days'")
-        assert await delete_old(tx, "push", days=1) == 1
+        assert (await delete_old(tx, "push", days=1))[0] == 1
 
     assert (await take(services, idempotency_key="k1")).run_ids != first.run_ids
 

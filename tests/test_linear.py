@@ -408,7 +408,7 @@ async def test_a_resumed_message_is_the_one_that_could_not_be_sent(services: Ser
     failed = await push(services, alert(description="load is 97 %"))
     async with lease_run(services, failed.run_id, engine=DIRECT) as run, Execution(run).begin() as begun:
         before = dict(begun.results)
-        await perform_all(run, DirectTask)
+        await perform_all(run, DirectTask, at_once=True)
         await finish(run)
 
     assert list(before) == ["ingest", "check", "analyze"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sqlalchemy import text
 
+from bench.seed import seed
 from flows.upkeep import look_after
 from orchestration.engine.run import Services
 from orchestration.store import actions
@@ -18,7 +19,7 @@ MOMENTS = {
     "pipeline_run": ("created_at", "updated_at"),
     "alert": ("updated_at", "heard_at"),
     "history": ("at",),
-    "incident": ("updated_at",),
+    "incident": ("opened_at", "updated_at"),
 }
 
 
@@ -96,3 +97,62 @@ async def test_the_runs_and_the_history_of_an_open_incident_stay_however_old(
     assert [event.event for event in after.history] == [event.event for event in before.history]
     async with database.transaction() as tx:
         assert await read_incident(tx, int(over)) is None
+
+
+REFERENCES = (
+    ("stage_execution", "pipeline_run_id", "pipeline_run"),
+    ("delivery", "pipeline_run_id", "pipeline_run"),
+    ("delivery", "incident_id", "incident"),
+    ("pipeline_run", "incident_id", "incident"),
+    ("membership", "alert_id", "alert"),
+    ("membership", "incident_id", "incident"),
+    ("history", "alert_id", "alert"),
+    ("history", "incident_id", "incident"),
+    ("incident_channel", "incident_id", "incident"),
+)
+"""The columns that refer to a row of another table. No foreign key guards them."""
+
+
+async def counted(database: Database, query: str) -> int:
+    async with database.statement() as tx:
+        return (await tx.execute(text(query))).scalar_one()
+
+
+async def test_all_that_refers_to_what_went_goes_with_it_and_nothing_else(
+    services: Services, database: Database
+) -> None:
+    seed(database.url, 5000, days=180)
+    of_young = f"""
+        select count(*) from stage_execution join pipeline_run as run on run.id = pipeline_run_id
+        where run.created_at > now() - make_interval(days => {KEPT_DAYS:.0f})
+    """
+    young = await counted(database, of_young)
+
+    deleted = await clean_up(services)
+
+    assert 4100 < deleted["pipeline_run"] < 4180
+    assert {table for table in ("alert", "incident", "refused_push", "change_event") if not deleted[table]} == set()
+    for table, column, other in REFERENCES:
+        lost = f"{column} is not null and not exists (select from {other} where id = {table}.{column})"
+        assert await counted(database, f"select count(*) from {table} where {lost}") == 0, (table, column)
+    assert await counted(database, of_young) == young == await counted(database, "select count(*) from stage_execution")
+
+
+async def test_a_row_that_somebody_works_with_is_not_waited_for_and_goes_the_next_time(
+    services: Services, database: Database
+) -> None:
+    over = (await push(services, "Over")).incident_id
+    await push(services, "Over", status="resolved")
+    assert over is not None
+    async with database.transaction() as tx:
+        await tx.execute(text("update pipeline_run set status = 'notified' where status not in ('skipped', 'failed')"))
+    await make_old(database)
+    stored = await counted(database, "select count(*) from pipeline_run")
+
+    async with database.transaction() as tx:
+        await tx.execute(text("select from pipeline_run order by id limit 1 for update"))
+        while_locked = await clean_up(services)
+    afterwards = await clean_up(services)
+
+    assert (while_locked["pipeline_run"], while_locked["incident"]) == (stored - 1, 0)
+    assert (afterwards["pipeline_run"], afterwards["incident"]) == (1, 1)

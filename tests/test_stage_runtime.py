@@ -12,8 +12,9 @@ import pytest
 from orchestration.contracts import AnalyzeResult, Check, CheckResult, CheckStatus, Contract, Stage, StageContext
 from orchestration.engine.attempt import describe
 from orchestration.engine.lease import lease_run
-from orchestration.engine.run import ActiveRun, Services, StageFailed, Step
+from orchestration.engine.run import ActiveRun, Plan, Services, StageFailed, Step
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, Unavailable
+from orchestration.signals import Signal
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.records import AttemptRecord, Node, RunRecord
@@ -87,6 +88,36 @@ async def fail_at_check(run: ActiveRun, *, retries_left: int) -> StageFailed:
 
 def quick(services: Services, **settings: Any) -> Services:
     return replace(services, settings=services.settings.model_copy(update=settings))
+
+
+async def test_in_a_row_a_success_is_written_with_the_next_beginning(
+    services: Services, signals: RecordedSignals
+) -> None:
+    run_id = await accepted(services)
+    async with lease_run(services, run_id, engine="test") as run:
+        run.in_a_row = True
+        await attempt(run, "ingest")
+        (ingesting,) = await rows_of(services, run_id)
+        at_check = list[list[tuple[str, StageStatus]]]()
+
+        async def look(_context: StageContext) -> CheckResult:
+            at_check.append([(row.node_id, row.status) for row in await rows_of(services, run_id)])
+            return CheckResult()
+
+        run.adopt(Plan(run.plan.definition, checking(services, look).kinds))
+        await attempt(run, "check")
+
+    assert ingesting.status is StageStatus.RUNNING
+    assert at_check == [[("ingest", StageStatus.SUCCEEDED), ("check", StageStatus.RUNNING)]]
+    assert [signal for signal, _, _ in signals.seen] == [
+        Signal.STAGE_STARTED,
+        Signal.STAGE_SUCCEEDED,
+        Signal.STAGE_STARTED,
+        Signal.STAGE_SUCCEEDED,
+    ]
+    # Nothing came after the check: who leaves the run writes what it has found.
+    assert [row.status for row in await rows_of(services, run_id)] == [StageStatus.SUCCEEDED] * 2
+    assert (await record_of(services, run_id)).status is RunStatus.CHECKED
 
 
 async def test_a_success_is_a_row_with_its_input_and_output(services: Services) -> None:

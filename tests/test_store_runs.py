@@ -12,6 +12,7 @@ from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, claims, runs
 from orchestration.store.attempts import close_attempt, open_attempt
 from orchestration.store.database import Database
+from orchestration.store.endings import Ending, output_ref
 from orchestration.store.records import Node, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import read_story
@@ -119,35 +120,30 @@ async def opened(database: Database, run: RunRecord, *, input_ref: str | None = 
 
 
 async def closed(database: Database, run: RunRecord, number: int, *, owner: str = OWNER) -> RunRecord:
-    return await close_attempt(
-        database,
-        run,
-        CHECK,
-        number,
-        StageStatus.SUCCEEDED,
-        owner=owner,
-        status=RunStatus.CHECKED,
-        values={"title": "Checked"},
+    ending = Ending(
+        node=CHECK,
+        attempt=number,
+        status=StageStatus.SUCCEEDED,
+        run_status=RunStatus.CHECKED,
+        run_values={"title": "Checked"},
         duration_ms=1,
         snapshot={"x": 1},
     )
+    return await close_attempt(database, run, ending, owner=owner)
 
 
 async def test_an_attempt_that_is_closed_stays_as_it_is(database: Database) -> None:
     run, number = await opened(database, await leased(database))
     run = await closed(database, run, number)
-    await close_attempt(
-        database,
-        run,
-        CHECK,
-        number,
-        StageStatus.FAILED,
-        owner=OWNER,
-        status=None,
-        values={},
+    again = Ending(
+        node=CHECK,
+        attempt=number,
+        status=StageStatus.FAILED,
+        run_status=None,
         duration_ms=2,
         error=attempts.LOST,
     )
+    await close_attempt(database, run, again, owner=OWNER)
     async with database.transaction() as tx:
         (row,) = await attempts.list_attempts(tx, run.run_id)
 
@@ -226,7 +222,7 @@ async def test_references_resolve(database: Database) -> None:
 
     async with database.transaction() as tx:
         assert await attempts.resolve(tx, attempts.payload_ref(run.run_id)) == {"a": 1}
-        assert await attempts.resolve(tx, attempts.output_ref(run.run_id, "check", 1)) == {"x": 1}
+        assert await attempts.resolve(tx, output_ref(run.run_id, "check", 1)) == {"x": 1}
 
 
 @pytest.mark.parametrize("ref", ["output/nobody/check/1", "payload/nobody", "elsewhere/x", "output/x", ""])

@@ -136,7 +136,8 @@ async def test_the_payload_of_a_definition_is_forgotten_when_nothing_can_resume_
     async def after_days(status: str) -> set[str]:
         async with database.transaction() as tx:
             ago = f"clock_timestamp() - interval '{VALUES_DAYS + 1} days'"
-            await tx.execute(text(f"update pipeline_run set status = '{status}', updated_at = {ago}"))
+            moved = f"created_at = {ago}, updated_at = {ago}"
+            await tx.execute(text(f"update pipeline_run set status = '{status}', {moved}"))
         await look_after(services)
         return await rows_with(database, SECRET)
 

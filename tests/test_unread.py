@@ -211,7 +211,21 @@ async def test_a_sender_that_is_never_understood_is_refused_after_a_while(
     [
         {"lamp": "x" * 40_000},
         {"lamp": [{"id": number} for number in range(5000)]},
-        {"lamp": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {"j": {"k": {"l": {"m": {"n": {"o": {"p": {"q": 1}}}}}}}}}}}}}}}}}},
+        {
+            "lamp": {
+                "a": {
+                    "b": {
+                        "c": {
+                            "d": {
+                                "e": {
+                                    "f": {"g": {"h": {"i": {"j": {"k": {"l": {"m": {"n": {"o": {"p": {"q": 1}}}}}}}}}}}
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        },
         {"lamp": ["y" * 100] * 5000},
     ],
     ids=["long", "many", "deep", "large"],

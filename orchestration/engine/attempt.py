@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestration.contracts import Contract, StageError
-from orchestration.engine.run import ActiveRun, StageFailed, Step, Tries
+from orchestration.engine.run import ActiveRun, StageFailed, Step, Tries, Unwritten
 from orchestration.engine.shield import raise_if_cancelled, shielded_write
 from orchestration.errors import RunBusy, Unavailable, is_retryable
 from orchestration.redaction import MAX_TEXT, redact, redact_text
@@ -21,7 +21,8 @@ from orchestration.signals import Signal, logger
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store import attempts, runs
 from orchestration.store.attempts import close_attempt, open_attempt
-from orchestration.store.records import Node
+from orchestration.store.endings import Ending, output_ref
+from orchestration.store.records import Node, RunRecord
 from orchestration.timeouts import awake_timeout
 
 _STACK_CHARACTERS = 8000
@@ -89,15 +90,18 @@ async def _open(run: ActiveRun, step: Step) -> int:
         run.waits.begin(node.id)
         tries = run.tries.setdefault(node.id, Tries())
         tries.count += 1
-        run.record, number = await open_attempt(
-            run.services.database,
-            run.record,
-            node,
-            owner=run.owner,
-            status=run.status,
-            input_ref=run.input_ref(step.before),
-            due_in_seconds=run.waits.seconds_until_retry,
-        )
+        if (number := run.opened.pop(node.id, None)) is None:
+            run.record, number = await open_attempt(
+                run.services.database,
+                run.record,
+                node,
+                owner=run.owner,
+                status=run.status,
+                input_ref=run.input_ref(step.before),
+                due_in_seconds=run.waits.seconds_until_retry,
+                before=None if run.unwritten is None else run.unwritten.ending,
+            )
+        run.note_written()
         tries.number = number
     run.emit(Signal.STAGE_STARTED, run.tags(node.stage.value, number), node=_own_name(node))
     return number
@@ -105,7 +109,7 @@ async def _open(run: ActiveRun, step: Step) -> int:
 
 async def _succeed(run: ActiveRun, step: Step, number: int, result: Contract, duration_ms: float) -> Contract:
     node, kind = step.node, step.kind
-    ref = attempts.output_ref(run.run_id, node.id, number)
+    ref = output_ref(run.run_id, node.id, number)
     # Ingest names the payload that it has normalized; the other results are found under their own record.
     named = getattr(result, kind.result_ref) or ref
     kept = result.model_copy(update={kind.result_ref: named, "duration_ms": round(duration_ms, 3)})
@@ -114,25 +118,36 @@ async def _succeed(run: ActiveRun, step: Step, number: int, result: Contract, du
     values: dict[str, Any] = {kind.run_ref: named} if kind.run_ref else {}
     if fallback:
         values["intelligence_fallback_used"] = True
+
+    def signal() -> None:
+        tags = run.tags(node.stage.value, number)
+        run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
+
     async with run.writing:
-        run.record = await close_attempt(
-            run.services.database,
-            run.record,
-            node,
-            number,
-            StageStatus.SUCCEEDED,
-            owner=run.owner,
+        ending = Ending(
+            node=node,
+            attempt=number,
+            status=StageStatus.SUCCEEDED,
             # The final status is written once, by `ActiveRun.end()`, with the run's total duration.
-            status=run.status_with(node),
-            values=values | runs.error_columns(None),
+            run_status=run.status_with(node),
+            run_values=values | runs.error_columns(None),
             duration_ms=duration_ms,
-            due_in_seconds=run.waits.seconds_until_retry,
             snapshot=snapshot,
         )
+        if run.in_a_row:
+            run.unwritten = Unwritten(ending=ending, signal=signal)
+        else:
+            run.record = await _close(run, ending)
+            signal()
         run.note_result(node, kept, ref)
-    tags = run.tags(node.stage.value, number)
-    run.emit(Signal.STAGE_SUCCEEDED, tags, duration_ms=duration_ms, node=_own_name(node), fallback=fallback)
     return kept
+
+
+async def _close(run: ActiveRun, ending: Ending) -> RunRecord:
+    due_in_seconds = run.waits.seconds_until_retry
+    return await close_attempt(
+        run.services.database, run.record, ending, owner=run.owner, due_in_seconds=due_in_seconds
+    )
 
 
 async def _fail(
@@ -152,20 +167,17 @@ async def _fail(
                 run.waits.retry_in(node.id, retry_in)
             elif error is not attempts.CANCELLED:
                 run.failed[node.id] = error
-            run.record = await close_attempt(
-                run.services.database,
-                run.record,
-                node,
-                number,
-                StageStatus.RETRYING if retrying else StageStatus.FAILED,
-                owner=run.owner,
+            ending = Ending(
+                node=node,
+                attempt=number,
+                status=StageStatus.RETRYING if retrying else StageStatus.FAILED,
                 # When a node fails for good, the run keeps the status that the start of the attempt gave it.
-                status=RunStatus.RETRYING if retrying else None,
-                values=runs.error_columns(error),
+                run_status=RunStatus.RETRYING if retrying else None,
+                run_values=runs.error_columns(error),
                 duration_ms=duration_ms,
-                due_in_seconds=run.waits.seconds_until_retry,
                 error=error,
             )
+            run.record = await _close(run, ending)
     except Unavailable as unwritten:
         # The next attempt, or a resume, finds the row open and closes it as lost.
         logger.error(

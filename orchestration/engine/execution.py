@@ -127,7 +127,7 @@ class Execution:
         if self.run.engine != DIRECT:
             await self._switch_engine(DIRECT)
         async with self.begin() as run:
-            await perform_all(run, DirectTask)
+            await perform_all(run, DirectTask, at_once=True)
             await finish(run)
 
     async def _switch_engine(self, engine: str) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 
 from orchestration.engine.run import ActiveRun, Services
-from orchestration.errors import BadInput, RunBusy, Unavailable
+from orchestration.errors import BadInput, RunBusy, RunNotFound, Unavailable
 from orchestration.signals import correlated, logger
 from orchestration.states import RunStatus
 from orchestration.store import attempts, claims, runs
 from orchestration.store.database import Transaction
-from orchestration.store.records import RunRecord, new_id
+from orchestration.store.records import Node, RunRecord, new_id
 
 
 @asynccontextmanager
@@ -34,11 +34,12 @@ async def lease_run(
     prefect_flow_run_id: str | None = None,
     owner: str | None = None,
     claimed: RunRecord | None = None,
+    at_once: bool = False,
 ) -> AsyncGenerator[ActiveRun]:
     """Hold a run's lease while the body works on the run. A failed or abandoned run goes on where it stood.
 
     `owner` is the name under which the caller has leased the run already, by a claim or a reservation. `claimed` is the
-    run as it was then.
+    run as it was then. `at_once` says that the body executes it at once: then its first attempt begins with it.
 
     Raises:
         RunNotFound: there is no such run.
@@ -47,7 +48,7 @@ async def lease_run(
     """
     run = None
     if claimed is not None and owner is not None:
-        run = await _begin_anew(services, claimed, owner, engine, prefect_flow_run_id)
+        run = await _begin_anew(services, claimed, owner, engine, prefect_flow_run_id, at_once=at_once)
     if run is None:
         run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
     with correlated(trace_id=run.record.trace_id, run_id=run_id):
@@ -60,7 +61,7 @@ async def lease_run(
                 await keeper
             run.waits.end()
             if not run.over:  # the end of a run releases its lease
-                await asyncio.shield(release_lease(services, run_id, run.owner))
+                await asyncio.shield(_leave(run))
 
 
 def lost_owner(record: RunRecord) -> str | None:
@@ -77,6 +78,15 @@ def lost_owner(record: RunRecord) -> str | None:
     if not owner_is_alive(record.lease_owner):
         return record.lease_owner
     raise _busy(record)
+
+
+async def _leave(run: ActiveRun) -> None:
+    """Write what the run has found, and release its lease. What cannot be written is found again."""
+    try:
+        await run.catch_up()
+    except (RunBusy, RunNotFound, Unavailable) as error:
+        logger.warning("The last result of run %s could not be written: %s", run.run_id, error)
+    await release_lease(run.services, run.run_id, run.owner)
 
 
 async def release_lease(services: Services, run_id: str, owner: str) -> None:
@@ -155,14 +165,21 @@ def _busy(record: RunRecord) -> RunBusy:
 
 
 async def _begin_anew(
-    services: Services, claimed: RunRecord, owner: str, engine: str, prefect_flow_run_id: str | None
+    services: Services,
+    claimed: RunRecord,
+    owner: str,
+    engine: str,
+    prefect_flow_run_id: str | None,
+    *,
+    at_once: bool,
 ) -> ActiveRun | None:
     """Begin a run that nobody has executed before, in one statement. None means that it is no such run any more."""
     if claimed.started_at is not None:
         return None
     run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
+    first = run.sure_first_node() if at_once else None
     async with services.database.statement() as tx:
-        return run if await _begin(tx, run, prefect_flow_run_id) else None
+        return run if await _begin(tx, run, prefect_flow_run_id, first=first) else None
 
 
 async def _load_and_claim(
@@ -189,7 +206,14 @@ async def _load_and_claim(
     return run
 
 
-async def _begin(tx: Transaction, run: ActiveRun, prefect_flow_run_id: str | None, *, lost: str | None = None) -> bool:
+async def _begin(
+    tx: Transaction,
+    run: ActiveRun,
+    prefect_flow_run_id: str | None,
+    *,
+    lost: str | None = None,
+    first: Node | None = None,
+) -> bool:
     """Start a run for its owner, and give it what it was started with. False means that another owner has the lease."""
     begun = await claims.begin(
         tx,
@@ -200,11 +224,14 @@ async def _begin(tx: Transaction, run: ActiveRun, prefect_flow_run_id: str | Non
         standing=run.standing,
         engine=run.engine,
         prefect_flow_run_id=prefect_flow_run_id,
+        first=first,
     )
     if begun is None:
         return False
-    run.record, payload = begun
-    run.restate(payload)
+    run.record = begun.record
+    run.restate(begun.payload)
+    if first is not None and begun.attempt is not None:
+        run.opened[first.id] = begun.attempt
     return True
 
 

@@ -160,10 +160,10 @@ async def reason_to_skip(run: ActiveRun, step: Step) -> str | None:
         return reason
     if step.kind.reason_to_skip is not None and (reason := await step.kind.reason_to_skip(run, step)) is not None:
         return reason
-    return _own_rules(run, step)
+    return await _own_rules(run, step)
 
 
-def _own_rules(run: ActiveRun, step: Step) -> str | None:
+async def _own_rules(run: ActiveRun, step: Step) -> str | None:
     """The rules that the node's definition states."""
     node = step.definition
     names = node.skip_if_errors
@@ -171,9 +171,10 @@ def _own_rules(run: ActiveRun, step: Step) -> str | None:
         names = tuple(run.plan.graph.predecessors(node.id)) if names else ()
     if wrong := [one for one in names if run.has_errors(one)]:
         return f"{ERRORS}: {', '.join(wrong)}"
-    condition = node.skip_if_condition
-    if condition is not None and Expression.parse(condition).holds(lambda reference: value_of(run, reference)):
-        return f"{CONDITION}: {condition}"
+    if node.skip_if_condition is not None:
+        await run.catch_up()
+        if Expression.parse(node.skip_if_condition).holds(lambda reference: value_of(run, reference)):
+            return f"{CONDITION}: {node.skip_if_condition}"
     return None
 
 
@@ -212,20 +213,22 @@ def _reason_nobody_was_notified(run: ActiveRun) -> str:
     return next((run.skipped[one] for one in silent if one in run.skipped), f"{ERRORS}: {', '.join(silent)}")
 
 
-async def perform_all(run: ActiveRun, task_of: Callable[[Step], StageTask]) -> None:
+async def perform_all(run: ActiveRun, task_of: Callable[[Step], StageTask], *, at_once: bool = False) -> None:
     """Perform every node of the run's plan in the order of its graph, several side by side where it branches.
 
     When a node fails that the run needs, no other is begun; those that are being performed come to their end, with
-    their retries, so that nothing is cut off that may be half done, such as a message.
+    their retries, so that nothing is cut off that may be half done, such as a message. `at_once` says that nothing
+    happens between two nodes but here: then what the first has found is written together with the second's beginning.
     """
-    await _GraphRun(run, task_of).go()
+    await _GraphRun(run, task_of, at_once=at_once).go()
 
 
 class _GraphRun:
     """One way through a plan: whatever is ready is performed, until nothing is left."""
 
-    def __init__(self, run: ActiveRun, task_of: Callable[[Step], StageTask]) -> None:
+    def __init__(self, run: ActiveRun, task_of: Callable[[Step], StageTask], *, at_once: bool) -> None:
         self._run = run
+        self._at_once = at_once
         self._task_of = task_of
         self._left = list(run.plan.graph.order)
         self._done: set[str] = set()
@@ -246,6 +249,7 @@ class _GraphRun:
         return [one for one in self._left if self._done.issuperset(before(one))]
 
     async def _start(self, ready: list[str]) -> None:
+        self._run.in_a_row = self._at_once and len(ready) == 1 and not self._going
         if len(ready) == 1 and not self._going:
             # In a row a task of its own gains nothing.
             self._left.remove(ready[0])

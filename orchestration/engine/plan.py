@@ -40,7 +40,7 @@ async def plan_for(
         definition = validate_definition(options.definition_config, kinds)
         return Plan(definition, kinds, name=options.definition or INLINE)
     if options.definition is None:
-        return Plan(kinds.linear, kinds)
+        return kinds.linear_plan
     if not options.routed:
         return await _stored_plan(options.definition, definitions, kinds, version)
     try:

@@ -36,6 +36,7 @@ from orchestration.signals import Signal, Signals, Tags
 from orchestration.states import RunReason, RunStatus, StageStatus, furthest
 from orchestration.store import attempts, incidents, runs
 from orchestration.store.database import Database
+from orchestration.store.endings import Ending
 from orchestration.store.mappings import MappingReader, StoredMappings
 from orchestration.store.records import AttemptRecord, Node, RunRecord
 
@@ -80,6 +81,11 @@ class NodeKinds:
 
     by_type: Mapping[str, NodeKind[Any]]
     linear: Definition
+
+    @cached_property
+    def linear_plan(self) -> Plan:
+        """The plan of the linear pipeline: one for all runs, as to make it takes a moment."""
+        return Plan(self.linear, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +202,15 @@ class Tries:
     """The number of the latest attempt, those of earlier processes counted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unwritten:
+    """The end of an attempt that is written together with what the run does next."""
+
+    ending: Ending
+    signal: Callable[[], None]
+    """Sends its signal, once it is written."""
+
+
 class ActiveRun:
     """A run whose lease this process holds. Made by `lease_run()`; `adopt()` gives it its plan."""
 
@@ -215,7 +230,7 @@ class ActiveRun:
         self.payload = payload
         self.engine = engine
         self.resumed = record.started_at is not None
-        self.plan = Plan(services.kinds.linear, services.kinds)
+        self.plan = services.kinds.linear_plan
         self.results: dict[str, Contract] = {}
         self.refs: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -234,8 +249,20 @@ class ActiveRun:
         """Taken by whoever writes the run's status: branches that end at once must not overwrite each other's."""
         self.tries: dict[str, Tries] = {}
         """How this process has tried its nodes."""
+        self.in_a_row = False
+        """Whether what follows the present node follows at once. Then its success is written together with that."""
+        self.unwritten: Unwritten | None = None
+        self.opened: dict[str, int] = {}
+        """The node at which an attempt began together with the run, and the attempt's number."""
         self._done = done
         self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
+
+    def sure_first_node(self) -> Node | None:
+        """The node with which the run begins, whatever happens; None if that has to be found out first."""
+        options = self.record.options
+        if options.defined or options.checks_only or options.follows or options.incident_id:
+            return None
+        return self.plan.steps[self.plan.graph.order[0]].node
 
     def adopt(self, plan: Plan) -> None:
         """Execute this plan. Results of earlier attempts at its nodes are kept; unreadable ones are recomputed."""
@@ -374,8 +401,23 @@ class ActiveRun:
         """Whether a node failed, or its result names errors: a checker that broke, an analysis that fell back."""
         return node_id in self.failed or bool(getattr(self.results.get(node_id), "errors", None))
 
+    async def catch_up(self) -> None:
+        """Write the end of the latest attempt, if it is not written yet. From then on `record` has what it changed."""
+        async with self.writing:
+            if self.unwritten is not None:
+                database, ending = self.services.database, self.unwritten.ending
+                self.record = await attempts.close_attempt(database, self.record, ending, owner=self.owner)
+                self.note_written()
+
+    def note_written(self) -> None:
+        """The end of the latest attempt is written."""
+        written, self.unwritten = self.unwritten, None
+        if written is not None:
+            written.signal()
+
     async def incident(self) -> Incident | None:
         """The run's incident as it is now."""
+        await self.catch_up()
         if self.record.incident_id is None:
             return None
         async with self.services.database.statement() as tx:
@@ -419,7 +461,9 @@ class ActiveRun:
                 known=self.record.status,
                 skip_reason=skip_reason,
                 error=error,
+                ending=None if self.unwritten is None else self.unwritten.ending,
             )
+            self.note_written()
         self.emit(
             Signal.COMPLETED,
             self.tags(),

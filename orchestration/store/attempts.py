@@ -18,6 +18,7 @@ from orchestration.errors import BadInput
 from orchestration.json_text import to_json
 from orchestration.states import RunStatus, StageStatus, advance
 from orchestration.store.database import Database
+from orchestration.store.endings import CLOSED, Ending, idempotency_key
 from orchestration.store.models import PipelineRunRow, StageExecutionRow
 from orchestration.store.prepared import Prepared, Row, prepared
 from orchestration.store.records import AttemptRecord, Node, RunRecord
@@ -44,19 +45,9 @@ CUT_SHORT = frozenset({LOST.error_type, KILLED.error_type, CANCELLED.error_type}
 """The types of errors that say nothing about the node itself."""
 
 
-def output_ref(run_id: str, node_id: str, attempt: int) -> str:
-    """The reference to an attempt's output, for `resolve()`."""
-    return f"output/{run_id}/{node_id}/{attempt}"
-
-
 def payload_ref(run_id: str) -> str:
     """The reference to the payload that a run was started with, for `resolve()`."""
     return f"payload/{run_id}"
-
-
-def idempotency_key(run_id: str, node: Node, attempt: int) -> str:
-    """The unique name of one attempt."""
-    return f"{run_id}/{node.id}/{attempt}"
 
 
 async def open_attempt(
@@ -68,11 +59,12 @@ async def open_attempt(
     status: RunStatus,
     input_ref: str | None,
     due_in_seconds: float | None = None,
+    before: Ending | None = None,
 ) -> tuple[RunRecord, int]:
     """Open the next attempt at a node, and bring the run to `status`. An attempt that is still open is closed as LOST.
 
     `owner` is the name under which the caller leased the run. `due_in_seconds` is the time until the run goes on at
-    another node, if it waits for that.
+    another node, if it waits for that. `before` is the end of an earlier attempt, which is written with it.
 
     Returns:
         The run after that, and the attempt's number, from 1.
@@ -83,37 +75,22 @@ async def open_attempt(
         RunNotFound: there is no such run.
         Unavailable: the database does not answer.
     """
-    opening = {
-        "run_id": run.run_id,
-        "node_id": node.id,
-        "stage": node.stage.value,
-        "running": advance(StageStatus.PENDING, StageStatus.RUNNING).value,
-        "input_ref": input_ref,
-        "lost_status": advance(StageStatus.RUNNING, StageStatus.FAILED).value,
-        **LOST.model_dump(),
-    }
+    parameters = {**opening(node, input_ref), "run_id": run.run_id, "due_in_seconds": due_in_seconds}
     values = {"current_stage": node.stage.value}
-    due = {"due_in_seconds": due_in_seconds}
-    row = await _change(database, _OPEN, run, opening | due, owner=owner, status=status, values=values)
+    row = await _change(database, run, parameters, owner=owner, status=status, values=values, ending=before, opens=True)
     return run_record(row), row["attempt"]
 
 
+def opening(node: Node, input_ref: str | None) -> dict[str, Any]:
+    """The parameters of `OPENED` beside `run_id`."""
+    running = advance(StageStatus.PENDING, StageStatus.RUNNING).value
+    return {"node_id": node.id, "stage": node.stage.value, "running": running, "input_ref": input_ref}
+
+
 async def close_attempt(
-    database: Database,
-    run: RunRecord,
-    node: Node,
-    attempt: int,
-    ending: StageStatus,
-    *,
-    owner: str,
-    status: RunStatus | None,
-    values: Mapping[str, Any],
-    duration_ms: float,
-    due_in_seconds: float | None = None,
-    snapshot: dict[str, Any] | None = None,
-    error: StageError | None = None,
+    database: Database, run: RunRecord, ending: Ending, *, owner: str, due_in_seconds: float | None = None
 ) -> RunRecord:
-    """Close an attempt, set columns of the run, and bring it to `status`; None leaves its status. Returns the run.
+    """Close an attempt, set columns of the run, and bring it to its status after that. Returns the run.
 
     An attempt that is closed already stays as it is. `owner` is the name under which the caller leased the run.
     `due_in_seconds` is the time until the run goes on, if it waits for another attempt.
@@ -124,39 +101,33 @@ async def close_attempt(
         RunNotFound: there is no such run.
         Unavailable: the database does not answer.
     """
-    closing = {
-        "run_id": run.run_id,
-        "running": StageStatus.RUNNING.value,
-        "ending": advance(StageStatus.RUNNING, ending).value,
-        "idempotency_key": idempotency_key(run.run_id, node, attempt),
-        "output_ref": output_ref(run.run_id, node.id, attempt) if snapshot is not None else None,
-        "output_snapshot": None if snapshot is None else to_json(snapshot).decode(),
-        "duration_ms": duration_ms,
-        "due_in_seconds": due_in_seconds,
-        **(error.model_dump() if error else dict.fromkeys(StageError.model_fields)),
-    }
-    row = await _change(database, _CLOSE, run, closing, owner=owner, status=status, values=values)
-    return run_record(row)
+    closing = {"run_id": run.run_id, "due_in_seconds": due_in_seconds}
+    return run_record(await _change(database, run, closing, owner=owner, ending=ending))
 
 
 async def _change(
     database: Database,
-    of_attempt: str,
     run: RunRecord,
-    attempt: Mapping[str, Any],
+    parameters: Mapping[str, Any],
     *,
     owner: str,
-    status: RunStatus | None,
-    values: Mapping[str, Any],
+    status: RunStatus | None = None,
+    values: Mapping[str, Any] | None = None,
+    ending: Ending | None = None,
+    opens: bool = False,
 ) -> Row:
-    """Change an attempt and its run in one statement. If the run has changed since, look at it and retry."""
+    """Change attempts and their run in one statement. If the run has changed since, look at it and retry."""
+    if ending is not None:
+        parameters = {**ending.parameters(run.run_id), **parameters}
+        values = {**ending.run_values, **(values or {})}
     while True:
-        new = changes(run.status, status, values)
+        new = changes(run.status, status, values, through=None if ending is None else ending.run_status)
         condition = {"owner": owner, "known": run.status.value}
-        parameters = {**attempt, **condition, **{_RUN + name: value for name, value in new.items()}}
+        parameters = {**parameters, **condition, **{_RUN + name: value for name, value in new.items()}}
+        statement = _statement(tuple(new), closes=ending is not None, opens=opens)
         try:
             async with database.statement() as connection:
-                if (row := await _statement(of_attempt, tuple(new)).row(connection, parameters)) is not None:
+                if (row := await statement.row(connection, parameters)) is not None:
                     return row
         except UniqueViolation as error:
             # A statement that had to wait for the run's row does not see the attempt that was opened meanwhile.
@@ -168,31 +139,31 @@ async def _change(
 
 
 @lru_cache(maxsize=128)
-def _statement(of_attempt: str, columns: tuple[str, ...]) -> Prepared:
+def _statement(columns: tuple[str, ...], *, closes: bool, opens: bool) -> Prepared:
     """The statement that changes the run, if it still has the status and the lease that the caller knows."""
-    counted = ["total_attempts = total_attempts + 1"] if of_attempt == _OPEN else []
+    counted = ["total_attempts = total_attempts + 1"] if opens else []
     sets = [*(f"{name} = :{_RUN}{name}" for name in columns), *counted, _SET_DUE, "updated_at = clock_timestamp()"]
-    return prepared(
-        f"""
-        with run as (
+    changed = f"""
+        run as (
             update pipeline_run set {", ".join(sets)}
             where run_id = :run_id and lease_owner = :owner and status = :known
             returning id, {RUN_COLUMN_NAMES}
-        ),
-        {of_attempt}
-        """
-    )
+        )
+    """
+    parts = [changed, *([CLOSED] if closes else []), *([OPENED] if opens else [])]
+    found = "run.*, opened.attempt from run, opened" if opens else "run.* from run"
+    return prepared(f"with {', '.join(parts)} select {found}")
 
 
 # Without a wait both are null.
 _SET_DUE = "due_at = clock_timestamp() + make_interval(secs => cast(:due_in_seconds as double precision))"
 
-# The parameters with an error have the names of the fields of `StageError`.
-_OPEN = """
+OPENED = f"""
     lost as (
         update stage_execution as earlier
-        set status = :lost_status, completed_at = clock_timestamp(), error_type = :error_type,
-            error_message = :message, error_stack = :stack_trace, error_retryable = :retryable
+        set status = '{advance(StageStatus.RUNNING, StageStatus.FAILED)}', completed_at = clock_timestamp(),
+            error_type = '{LOST.error_type}', error_message = '{LOST.message}', error_stack = null,
+            error_retryable = {LOST.retryable}
         from run
         where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id and earlier.status = :running
     ),
@@ -209,21 +180,8 @@ _OPEN = """
         ) as next
         returning attempt
     )
-    select run.*, opened.attempt from run, opened
 """
-
-_CLOSE = """
-    closed as (
-        update stage_execution as attempt
-        set status = :ending, output_snapshot = cast(:output_snapshot as jsonb), output_ref = :output_ref,
-            completed_at = clock_timestamp(), duration_ms = :duration_ms, error_type = :error_type,
-            error_message = :message, error_stack = :stack_trace, error_retryable = :retryable
-        from run
-        where attempt.pipeline_run_id = run.id and attempt.idempotency_key = :idempotency_key
-            and attempt.status = :running
-    )
-    select run.* from run
-"""
+"""Parts of a statement (`with run as (update pipeline_run …), …`) that open the next attempt at a node of the run."""
 
 
 _SKIP = text(
@@ -238,7 +196,7 @@ _SKIP = text(
         select from stage_execution as earlier where earlier.pipeline_run_id = run.id and earlier.node_id = :node_id
     )
     -- Another process, which took the lease over, may leave it out at this moment.
-    on conflict (idempotency_key) do nothing
+    on conflict (pipeline_run_id, node_id, attempt) do nothing
     """
 )
 
@@ -312,10 +270,9 @@ async def resolve(tx: AsyncConnection, ref: str) -> dict[str, Any]:
     match ref.split("/"):
         case ["payload", run_id]:
             query = select(PipelineRunRow.payload).where(PipelineRunRow.run_id == run_id)
-        case ["output", _, _, _]:
-            # A reference to an output contains the attempt's idempotency key, which has an index.
-            key = ref.removeprefix("output/")
-            query = select(_T.output_snapshot).where(_T.idempotency_key == key, _T.output_ref == ref)
+        case ["output", run_id, _, _]:
+            run = select(PipelineRunRow.id).where(PipelineRunRow.run_id == run_id).scalar_subquery()
+            query = select(_T.output_snapshot).where(_T.pipeline_run_id == run, _T.output_ref == ref)
         case _:
             raise BadInput(f"{ref!r} is no reference: expected payload/RUN or output/RUN/NODE/ATTEMPT")
     found = (await tx.execute(query)).scalar_one_or_none()

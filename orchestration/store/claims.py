@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, text, update
@@ -15,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
 from orchestration.states import RunStatus, advance
+from orchestration.store.attempts import OPENED, opening, payload_ref
 from orchestration.store.database import in_seconds
 from orchestration.store.models import CLAIMABLE_STATUSES, PipelineRunRow
 from orchestration.store.prepared import Prepared, prepared
-from orchestration.store.records import RunRecord
+from orchestration.store.records import Node, RunRecord
 from orchestration.store.runs import RUN_COLUMN_NAMES, readable_run, run_record
 
 _T = PipelineRunRow
@@ -271,17 +272,35 @@ async def release(tx: AsyncConnection, run_id: str, *, owner: str) -> None:
     )
 
 
-_BEGIN = prepared(
-    f"""
-    update pipeline_run
-    set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
-        prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
-        started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(), due_at = null,
-        completed_at = null, total_duration_ms = null
-    where run_id = :run_id and status = :known and {_FREE}
-    returning {RUN_COLUMN_NAMES}, payload
-    """
-)
+@cache
+def _begin_statement(*, opens: bool) -> Prepared:
+    """The statement that starts a run, and may open its first attempt."""
+    opened = ", current_stage = :stage, total_attempts = total_attempts + 1" if opens else ""
+    return prepared(
+        f"""
+        with run as (
+            update pipeline_run
+            set {_LEASE}, status = :standing, engine = :engine, carried_by = :owner,
+                prefect_flow_run_id = coalesce(:prefect_flow_run_id, prefect_flow_run_id),
+                started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(), due_at = null,
+                completed_at = null, total_duration_ms = null{opened}
+            where run_id = :run_id and status = :known and {_FREE}
+            returning id, {RUN_COLUMN_NAMES}, payload
+        )
+        {f", {OPENED} select run.*, opened.attempt from run, opened" if opens else "select run.* from run"}
+        """
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run that was started."""
+
+    record: RunRecord
+    payload: dict[str, Any]
+    """What it was started with."""
+    attempt: int | None
+    """The number of the attempt that was opened with it."""
 
 
 async def begin(
@@ -294,12 +313,13 @@ async def begin(
     standing: RunStatus,
     engine: str,
     prefect_flow_run_id: str | None,
-) -> tuple[RunRecord, dict[str, Any]] | None:
-    """Lease a run and start it: a new run, a failed run, or a run whose process died. Returns the run after that, and
-    the payload that it was started with.
+    first: Node | None = None,
+) -> Begun | None:
+    """Lease a run and start it: a new run, a failed run, or a run whose process died.
 
     `current` is the run as the caller has just locked or claimed it, `standing` is the status that follows from its
-    finished stages, `lost` is an owner that is known to be dead. None means that another owner has the lease.
+    finished stages, `lost` is an owner that is known to be dead. `first` is a node at which an attempt begins at once.
+    None means that another owner has the lease.
 
     Raises:
         IllegalTransition: a run with this status cannot be started.
@@ -308,5 +328,7 @@ async def begin(
         advance(advance(current.status, RunStatus.RETRYING), standing)
     values = {"run_id": current.run_id, "owner": owner, "seconds": seconds, "lost": lost}
     started = {"known": current.status.value, "standing": standing.value, "engine": engine}
-    row = await _BEGIN.row(tx, {**values, **started, "prefect_flow_run_id": prefect_flow_run_id})
-    return None if row is None else (run_record(row), row["payload"])
+    opened = {} if first is None else opening(first, payload_ref(current.run_id))
+    statement = _begin_statement(opens=first is not None)
+    row = await statement.row(tx, {**values, **started, **opened, "prefect_flow_run_id": prefect_flow_run_id})
+    return None if row is None else Begun(record=run_record(row), payload=row["payload"], attempt=row.get("attempt"))

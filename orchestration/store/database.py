@@ -96,7 +96,7 @@ class Database:
                 if connection.in_transaction():  # as SQLAlchemy sees it; in the database there is none any more
                     await connection.rollback()
             except BaseException:
-                await asyncio.shield(_give_back(connection))
+                await asyncio.shield(self._give_up(connection))
                 raise
             if connection.invalidated or len(self._kept) >= self._most_kept:
                 await asyncio.shield(_give_back(connection))
@@ -117,8 +117,19 @@ class Database:
             await asyncio.shield(_give_back(connection))  # the pool tests it before it gives it to anybody
         return await self._autocommit.connect()
 
+    async def _give_up(self, connection: AsyncConnection) -> None:
+        """Give back a connection whose statement failed. If it is broken, so are those that were kept meanwhile."""
+        is_broken = connection.invalidated or driver_of(connection).closed
+        await _give_back(connection)
+        if is_broken:
+            kept, self._kept = self._kept, []
+            for other in kept:
+                await other.invalidate()
+                await other.close()
+
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; those that are in use, as soon as they are not."""
+        self._most_kept = 0
         while self._kept:
             await self._kept.pop().close()
         await self.engine.dispose()
@@ -167,6 +178,9 @@ async def open_database(url: str, *, pool_size: int = 10, relaxed: bool = False)
 FLUSHED = "set_config('synchronous_commit', 'on', true)"
 """An expression in SQL: the transaction in which it is evaluated is on disk when its commit returns."""
 
+UNFLUSHED = "set_config('synchronous_commit', 'off', true)"
+"""An expression in SQL: the commit does not wait for the disk. For what is simply done again if it is lost."""
+
 _PREPARE_AT_ONCE = {"prepare_threshold": 0}
 
 
@@ -202,6 +216,11 @@ def _ping_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy:
 def in_seconds(seconds: float) -> ColumnElement[Any]:
     """The moment so many seconds from now, or ago if negative, on the database's clock, which decides on all ages."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def seconds_ago(seconds: float) -> ColumnElement[Any]:
+    """The moment so many seconds before the transaction. Unlike `in_seconds()` it can be looked up in an index."""
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def read_clock(tx: AsyncConnection) -> datetime:

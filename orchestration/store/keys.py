@@ -16,7 +16,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.encryption import Cipher
 from orchestration.errors import BadInput
-from orchestration.store.database import in_seconds
+from orchestration.store.database import seconds_ago
 from orchestration.store.models import ApiKeyRow, EndedSessionRow, UsedSignatureRow
 from orchestration.store.table import columns_of
 
@@ -131,7 +131,7 @@ async def note_use(tx: AsyncConnection, names: Collection[str]) -> None:
 async def use_signature(tx: AsyncConnection, signature: str, *, window_seconds: float) -> bool:
     """Store the signature of a request; False means that it is stored already. Delete signatures of older windows."""
     kept_seconds = 2 * max(window_seconds, LONGEST_VENDOR_WINDOW_SECONDS)
-    await tx.execute(delete(_U).where(_U.used_at < in_seconds(-kept_seconds)))
+    await tx.execute(delete(_U).where(_U.used_at < seconds_ago(kept_seconds)))
     added = await tx.execute(insert(_U).values(signature=signature).on_conflict_do_nothing().returning(_U.signature))
     return added.first() is not None
 
@@ -161,7 +161,7 @@ def _hash(token: str) -> str:
 
 async def end_session(tx: AsyncConnection, session: str, *, lifetime_seconds: float) -> None:
     """End a session, so that its cookie is refused. Delete sessions that are older than their lifetime."""
-    await tx.execute(delete(_E).where(_E.ended_at < in_seconds(-lifetime_seconds)))
+    await tx.execute(delete(_E).where(_E.ended_at < seconds_ago(lifetime_seconds)))
     await tx.execute(insert(_E).values(session=session).on_conflict_do_nothing())
 
 

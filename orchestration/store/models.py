@@ -1,4 +1,9 @@
-"""The tables. Only the store and the lists of the admin use these classes; everybody else gets `store/records.py`."""
+"""The tables. Only the store and the lists of the admin use these classes; everybody else gets `store/records.py`.
+
+Rows refer to their run, incident or alert without foreign keys. With them, PostgreSQL looks at and locks the other row
+for each that is written, and looks into each table that refers to a row for each that is deleted. Only `retention.py`
+deletes rows that others refer to, together with those.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ForeignKey,
     Index,
     SmallInteger,
     Text,
@@ -93,8 +97,6 @@ class IncidentRow(Base):
             "id",
             postgresql_ops={"words": "text_pattern_ops"},
         ),
-        # Of retention.
-        Index("ix_incident_ended", "updated_at", postgresql_where=text(f"status not in {OPEN_STATUSES!r}")),
     )
 
 
@@ -147,8 +149,8 @@ class MembershipRow(Base):
 
     __tablename__ = "membership"
 
-    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
-    alert_id: Mapped[int] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True, index=True)
+    incident_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    alert_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False, index=True)
     status: Mapped[str]
     joined_at: Mapped[Now]
     updated_at: Mapped[Now]
@@ -160,8 +162,8 @@ class HistoryRow(Base):
     __tablename__ = "history"
 
     id: Mapped[RowId]
-    alert_id: Mapped[int | None] = mapped_column(ForeignKey("alert.id", ondelete="CASCADE"), index=True)
-    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), index=True)
+    alert_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    incident_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     run_id: Mapped[str | None]
     event: Mapped[str]
     old_status: Mapped[str | None]
@@ -173,7 +175,8 @@ class HistoryRow(Base):
 class PipelineRunRow(Base):
     """One run: the alerts of one push that share an incident key, or what is due for an incident by itself.
 
-    `records.py` and `pushes.NewRun` name its columns.
+    `records.py` and `pushes.NewRun` name its columns. An index of a column that changes often, such as `updated_at`,
+    would give each change of a run a new entry in every index.
     """
 
     __tablename__ = "pipeline_run"
@@ -189,7 +192,7 @@ class PipelineRunRow(Base):
     """Its alerts are not recorded yet, and are to be recorded in the order of acceptance."""
     status: Mapped[str] = mapped_column(server_default="pending")
     current_stage: Mapped[str | None]
-    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
+    incident_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     incident_key: Mapped[str | None]
     title: Mapped[str] = mapped_column(server_default="")
     source: Mapped[str]
@@ -247,8 +250,7 @@ class PipelineRunRow(Base):
             postgresql_where=text("incident_id is null"),
         ),
         # Of retention.
-        Index("ix_pipeline_run_ended", "updated_at", postgresql_where=text(f"status in {FINAL_STATUSES!r}")),
-        Index("ix_pipeline_run_values", "updated_at", postgresql_where=text(HAS_VALUES)),
+        Index("ix_pipeline_run_values", "created_at", postgresql_where=text(HAS_VALUES)),
         Index(
             "ix_pipeline_run_claim",
             priority.desc(),
@@ -305,12 +307,13 @@ class StageExecutionRow(Base):
     __tablename__ = "stage_execution"
 
     id: Mapped[RowId]
-    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"))
+    pipeline_run_id: Mapped[int] = mapped_column(BigInteger)
     node_id: Mapped[str]
     stage: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int]
-    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    idempotency_key: Mapped[str]
+    """The run, the node and the attempt in one word."""
     input_ref: Mapped[str | None]
     output_ref: Mapped[str | None]
     output_snapshot: Mapped[dict[str, Any] | None]
@@ -324,8 +327,8 @@ class StageExecutionRow(Base):
 
     __table_args__ = (
         UniqueConstraint("pipeline_run_id", "node_id", "attempt"),
-        # Of the lists of the admin. Most attempts have succeeded, and are always near the end.
-        Index("ix_stage_execution_unusual", "status", "id", postgresql_where=text("status <> 'succeeded'")),
+        # Of the lists of the admin. Most attempts have no error, and an index of the status would have to follow them.
+        Index("ix_stage_execution_errors", "id", postgresql_where=text("error_type is not null")),
     )
 
 
@@ -335,9 +338,9 @@ class DeliveryRow(Base):
     __tablename__ = "delivery"
 
     id: Mapped[RowId]
-    pipeline_run_id: Mapped[int] = mapped_column(ForeignKey("pipeline_run.id", ondelete="CASCADE"), index=True)
+    pipeline_run_id: Mapped[int] = mapped_column(BigInteger, index=True)
     """The run that tries to send it."""
-    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incident.id", ondelete="SET NULL"), index=True)
+    incident_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     version: Mapped[int | None]
     """The version of the incident that the message is about."""
     node_id: Mapped[str]
@@ -359,7 +362,7 @@ class IncidentChannelRow(Base):
 
     __tablename__ = "incident_channel"
 
-    incident_id: Mapped[int] = mapped_column(ForeignKey("incident.id", ondelete="CASCADE"), primary_key=True)
+    incident_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     channel: Mapped[str] = mapped_column(primary_key=True)
     driver: Mapped[str]
     shows_state: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -15,7 +15,7 @@ from orchestration.alert import UtcDatetime
 from orchestration.contracts import Contract
 from orchestration.states import RunStatus
 from orchestration.store.claims import count_leased, count_waiting, oldest_waiting_seconds
-from orchestration.store.database import in_seconds, read_clock
+from orchestration.store.database import read_clock, seconds_ago
 from orchestration.store.deliveries import SENT
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.records import RunRecord
@@ -106,7 +106,10 @@ _MESSAGES = text(
             order by created_at desc
             limit {MOST_MESSAGES}
         ) as run
-        join delivery on delivery.pipeline_run_id = run.id and delivery.status = '{SENT}'
+        -- Without an offset PostgreSQL may read all deliveries that there are, to join them at once.
+        cross join lateral (
+            select settled_at from delivery where pipeline_run_id = run.id and status = '{SENT}' offset 0
+        ) as delivery
     ) as message
     group by grouping sets ((hour), ())
     """
@@ -213,7 +216,7 @@ async def read_revision(tx: AsyncConnection) -> str | None:
 async def read_trouble(tx: AsyncConnection, *, stuck_after_seconds: float) -> Trouble:
     """Count the runs that have not changed for so long, and those that failed within a day."""
     lately = select(func.count()).where(
-        PipelineRunRow.status == RunStatus.FAILED.value, PipelineRunRow.created_at > in_seconds(-DAY_SECONDS)
+        PipelineRunRow.status == RunStatus.FAILED.value, PipelineRunRow.created_at > seconds_ago(DAY_SECONDS)
     )
     return Trouble(
         stuck=await count_unfinished(tx, stuck_after_seconds),

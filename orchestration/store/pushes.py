@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
-from pydantic import Field
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Severity
-from orchestration.contracts import Contract
 from orchestration.errors import KeyReused, Unavailable
 from orchestration.reasons import Reason
 from orchestration.states import RunStatus
 from orchestration.store.database import FLUSHED, Database
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES, PipelineRunRow, PushRow
+from orchestration.store.prepared import prepared
 from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.table import types_of
 
@@ -96,12 +95,13 @@ class NewPush:
         return sum(len(run.payload) + len(run.options) for run in self.runs)
 
 
-class WrittenPush(Contract):
+@dataclass(frozen=True, kw_only=True)
+class WrittenPush:
     """A push that is stored."""
 
     trace_id: str
     run_ids: list[str]
-    duplicates: dict[str, str] = Field(default_factory=dict[str, str])
+    duplicates: Mapping[str, str] = field(default_factory=dict[str, str])
     """Its runs that were skipped as duplicates: run id to the id of the earlier run."""
     ignored: str = ""
     """The event of the push, if it says nothing about the state of an alert; "" if it does."""
@@ -109,7 +109,7 @@ class WrittenPush(Contract):
     """The same push was stored before, under the same idempotency key: nothing was written."""
 
 
-_FIELDS = {field.name for field in dataclasses.fields(NewRun)} | {"priority"}
+_FIELDS = {one.name for one in dataclasses.fields(NewRun)} | {"priority"}
 _COLUMNS = [column for name, column in PipelineRunRow.__table__.columns.items() if name in _FIELDS]
 _TYPES = types_of(_COLUMNS)
 
@@ -130,7 +130,7 @@ _GIVEN = [column.name for column in _COLUMNS if column.name not in _DECIDED]
 # A push is a duplicate if the incident's latest run that is no duplicate itself has the same content hash, did not
 # fail, is not older than the window, and the incident is still in the same state.
 # An end has the priority of its beginning, so that the person hears of both equally soon.
-_WRITE = text(
+_WRITE = prepared(
     f"""
     with given as (
         select *
@@ -208,8 +208,8 @@ async def write_push(tx: AsyncConnection, push: NewPush) -> WrittenPush:
 async def write_pushes(tx: AsyncConnection, pushes: Sequence[NewPush]) -> list[WrittenPush]:
     """Write several pushes that have no idempotency key, and wake a worker at commit if it has runs to execute."""
     runs = orjson.dumps([run.as_json_object() for push in pushes for run in push.runs])
-    written = await tx.execute(_WRITE, {"runs": runs.decode(), "channel": INBOX_CHANNEL})
-    duplicates = {row[0]: row[1] for row in written if row[1] is not None}
+    written = await _WRITE.rows(tx, {"runs": runs.decode(), "channel": INBOX_CHANNEL})
+    duplicates = {row["run_id"]: row["duplicate_of"] for row in written if row["duplicate_of"] is not None}
     return [
         WrittenPush(
             trace_id=push.trace_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 def new_id() -> str:
     """A new id of a run or a trace: 32 hexadecimal digits."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFou
 from orchestration.redaction import one_line
 from orchestration.signals import logger
 from orchestration.states import RunReason, RunStatus, advance
+from orchestration.store.endings import CLOSED, Ending
 from orchestration.store.models import HistoryRow, PipelineRunRow
 from orchestration.store.prepared import Prepared, Row, prepared
 from orchestration.store.records import RunRecord
@@ -156,16 +158,24 @@ def ensure_leased(current: RunRecord, owner: str | None) -> None:
         raise RunBusy(f"Run {current.run_id} was taken over by {other}")
 
 
-def changes(current: RunStatus, status: RunStatus | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The columns to set, with the new status if it differs from the current one.
+def changes(
+    current: RunStatus,
+    status: RunStatus | None,
+    values: Mapping[str, Any] | None,
+    *,
+    through: RunStatus | None = None,
+) -> dict[str, Any]:
+    """The columns to set, with the new status if it differs from the current one. `through` is one in between.
 
     Raises:
         IllegalTransition: the table of `states.py` does not allow this change of status.
     """
-    new = dict(values or {})
-    if status is not None and status is not current:
-        new["status"] = advance(current, status).value
-    return new
+    at = _reached(_reached(current, through), status)
+    return dict(values or {}) | ({} if at is current else {"status": at.value})
+
+
+def _reached(current: RunStatus, status: RunStatus | None) -> RunStatus:
+    return current if status is None or status is current else advance(current, status)
 
 
 def error_columns(error: StageError | None) -> dict[str, Any]:
@@ -179,17 +189,26 @@ def error_columns(error: StageError | None) -> dict[str, Any]:
 
 _SET_ERROR = ", ".join(f"{name} = case when :keeps_error then {name} else :{name} end" for name in error_columns(None))
 
-_FINISH = prepared(
-    f"""
-    update pipeline_run
-    set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
-        total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
-        {_SET_ERROR}, lease_owner = null, lease_expires_at = null, due_at = null, awaits_ingest = false
-    from (select clock_timestamp() as moment) as now
-    where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
-    returning {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
-    """
-)
+
+@cache
+def _finish_statement(columns: tuple[str, ...], *, closes: bool) -> Prepared:
+    """The statement that ends a run; it may close the run's last attempt and set columns that this one changes."""
+    return prepared(
+        f"""
+        with run as (
+            update pipeline_run
+            set status = :status, skip_reason = :skip_reason, completed_at = now.moment, updated_at = now.moment,
+                total_duration_ms = extract(epoch from now.moment - coalesce(started_at, created_at)) * 1000,
+                {_SET_ERROR}, {"".join(f"{name} = :{name}, " for name in columns)}
+                lease_owner = null, lease_expires_at = null, due_at = null, awaits_ingest = false
+            from (select clock_timestamp() as moment) as now
+            where run_id = :run_id and status = :known and (lease_owner = :owner or cast(:owner as text) is null)
+            returning id, {RUN_COLUMN_NAMES}, cast(pg_notify(:channel, run_id) as text) as notified
+        )
+        {f", {CLOSED}" if closes else ""}
+        select run.* from run
+        """
+    )
 
 
 async def finish(
@@ -201,12 +220,13 @@ async def finish(
     known: RunStatus | None = None,
     skip_reason: str | None = None,
     error: StageError | None = None,
+    ending: Ending | None = None,
 ) -> RunRecord:
     """Bring a run to a final status, with its total duration since its first start. Returns the run after that.
 
     Its lease is released, and those who wait for its end are notified. `known` is the status that the lease owner saw
     last. `error` is the cause of the failure, if it is not the last error of the run; a run that did not fail keeps
-    no error.
+    no error. `ending` is the end of the last attempt, which is written with it.
 
     Raises:
         IllegalTransition: the run's status cannot become this one.
@@ -217,9 +237,15 @@ async def finish(
         known = (await get_run(tx, run_id, lock=True)).status
     values = {"run_id": run_id, "owner": owner, "skip_reason": skip_reason, "channel": DONE_CHANNEL}
     errors = {"keeps_error": status is RunStatus.FAILED and error is None, **error_columns(error)}
+    through, columns = None, dict[str, Any]()
+    if ending is not None:
+        through = ending.run_status
+        columns = {name: value for name, value in ending.run_values.items() if name not in errors}
+        values |= ending.parameters(run_id) | columns
+    statement = _finish_statement(tuple(columns), closes=ending is not None)
     while True:
-        move = {"status": advance(known, status).value, "known": known.value}
-        if (row := await _FINISH.row(tx, {**values, **errors, **move})) is not None:
+        move = {"status": advance(_reached(known, through), status).value, "known": known.value}
+        if (row := await statement.row(tx, {**values, **errors, **move})) is not None:
             return run_record(row)
         current = await get_run(tx, run_id)
         ensure_leased(current, owner)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, cast, exists, func, literal, not_, or_, select, type_coerce
+from sqlalchemy import ColumnElement, and_, cast, exists, func, literal, not_, or_, select, type_coerce, union_all
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -60,6 +60,9 @@ NEWEST_ALERTS = 5000
 
 NEWEST_RUNS = 20_000
 """Among how many runs those are looked up that belong to no incident: the newest until the moment in question."""
+
+_MOST_TITLED, _MOST_MEMBERS = 50, 200
+"""How many incidents are looked at that have such a title, and that have such an alert."""
 
 REFUSED_BEFORE = timedelta(days=1)
 """How far back refused pushes are looked up, if no moment is asked about."""
@@ -191,32 +194,34 @@ async def _named(
         if found := await _incidents(tx, [number], None):
             return found, []
         raise IncidentNotFound(f"There is no incident {number}; `alert-pipeline incidents list` shows what there is")
-    begun = await _matching(tx, asked, matchers, at, _begins)
+    begun, called = await _members(tx, asked, matchers)
     if not matchers:
-        called = await _matching(tx, asked, matchers, at, _is_called)
+        begun, called = [*await _titled(tx, asked, _begins), *begun], [*await _titled(tx, asked, _is_called), *called]
+        known = await _incidents(tx, called, at)
         loose = await _loose_runs(tx, asked, matchers, at, _is_called)
-        if called or loose:
-            return list({one.id: one for one in (*called, *begun)}.values())[:MOST_INCIDENTS], loose
-    return begun, await _loose_runs(tx, asked, matchers, at, _begins)
+        if known or loose:
+            known += await _incidents(tx, begun, at)
+            return list({one.id: one for one in known}.values())[:MOST_INCIDENTS], loose
+    return await _incidents(tx, begun, at), await _loose_runs(tx, asked, matchers, at, _begins)
 
 
-async def _matching(
-    tx: AsyncConnection,
-    asked: str,
-    matchers: Sequence[Matcher],
-    at: datetime | None,
-    fits_name: FitsName,
-) -> list[Incident]:
-    """The incidents with such a title or with an alert that fits, the likeliest first."""
+async def _titled(tx: AsyncConnection, asked: str, fits_name: FitsName) -> list[int]:
+    """The newest incidents with such a title."""
+    title = select(_I.id).where(fits_name(_I.title, asked)).order_by(_I.id.desc()).limit(_MOST_TITLED)
+    return list((await tx.execute(title)).scalars())
+
+
+async def _members(tx: AsyncConnection, asked: str, matchers: Sequence[Matcher]) -> tuple[list[int], list[int]]:
+    """The newest incidents with an alert whose name begins like this or that fits the matchers, and those with an alert
+    of this name. The alerts are read once for both."""
     latest = select(_A.id, _A.name, _A.labels).order_by(_A.heard_at.desc()).limit(NEWEST_ALERTS).subquery()
-    fits = _fit(latest.c.name, latest.c.labels, asked, matchers, fits_name)
-    by_title: list[int] = []
-    if not matchers:
-        title = select(_I.id).where(fits_name(_I.title, asked)).order_by(_I.id.desc()).limit(50)
-        by_title = list((await tx.execute(title)).scalars())
-    members = select(MembershipRow.incident_id).where(MembershipRow.alert_id.in_(select(latest.c.id).where(fits)))
-    ids = [*by_title, *(await tx.execute(members.order_by(MembershipRow.incident_id.desc()).limit(200))).scalars()]
-    return await _incidents(tx, ids, at)
+    begins, called = (_fit(latest.c.name, latest.c.labels, asked, matchers, fits) for fits in (_begins, _is_called))
+    of_alert = MembershipRow.alert_id == latest.c.id
+    fitting = select(MembershipRow.incident_id, called.label("called")).join(latest, of_alert).where(begins).cte()
+    newest = select(fitting).order_by(fitting.c.incident_id.desc()).limit(_MOST_MEMBERS)
+    rows = (await tx.execute(union_all(newest, newest.where(fitting.c.called)))).all()
+    ids = {row.incident_id for row in rows}, {row.incident_id for row in rows if row.called}
+    return sorted(ids[0], reverse=True), sorted(ids[1], reverse=True)
 
 
 async def _loose_runs(

@@ -107,8 +107,8 @@ def _refused_answer(facts: Facts, push: RefusedPush) -> str:
     if push.was_kept:
         return (
             f"Nobody was notified of {facts.subject} itself {clock(push.at, facts.now)}: no source could read the push "
-            f"({push.reason}). An alert of its own said that {_sender(push)} is not understood, and the push is kept as "
-            f"refused-{push.id}{_read_later(push)}"
+            f"({push.reason}). An alert of its own said that {_sender(push)} is not understood, and the push is kept "
+            f"as refused-{push.id}{_read_later(push)}"
         )
     return (
         f"Nobody was notified of {facts.subject} {clock(push.at, facts.now)}: the push was refused with {push.status} "

@@ -111,6 +111,13 @@ class RecordView(ModelView):
             raise BadInput(f"{self.name_plural} cannot be searched, not for {text!r} either")
         return getattr(self.model, self.search_column) == text
 
+    def narrowed(self, asked: Mapping[str, str]) -> Sequence[ColumnElement[bool]]:
+        """What a filter looks at: conditions that an index serves, so that it does not look at all rows."""
+        key = self._key()
+        if self.window is None or not any(one.name in asked for one in self.filters):
+            return ()
+        return (key > select(func.max(key) - self.window).scalar_subquery(),)
+
     async def page(self, tx: AsyncConnection, params: Mapping[str, str]) -> Page:
         """The rows that the address asks for.
 
@@ -122,8 +129,7 @@ class RecordView(ModelView):
         query = self._select(self.columns).order_by(key.desc()).limit(PAGE_ROWS + 1)
         chosen = [name for name in asked if name not in ("search", "before")]
         query = query.where(*(getattr(self.model, name) == asked[name] for name in chosen))
-        if chosen and self.window is not None:
-            query = query.where(key > select(func.max(key) - self.window).scalar_subquery())
+        query = query.where(*self.narrowed(asked))
         if "search" in asked:
             query = query.where(self.search(asked["search"]))
         if "before" in asked:

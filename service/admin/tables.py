@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -219,6 +219,12 @@ class AttemptView(RecordView, model=StageExecutionRow):
         Column("output_snapshot", "What it found", formatting.json_block),
         Column("error_stack", "Stack", formatting.block),
     )
+
+    def narrowed(self, asked: Mapping[str, str]) -> Sequence[ColumnElement[bool]]:
+        """Attempts that failed all have an error, and an index. Of the others the newest are looked at."""
+        if asked.get("status") in (StageStatus.FAILED, StageStatus.RETRYING):
+            return (StageExecutionRow.error_type.is_not(None),)
+        return super().narrowed(asked)
 
     def search(self, text: str) -> ColumnElement[bool]:
         """By the id of the run."""

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from orchestration.settings import Settings
 from orchestration.signals import logger
+from service.api.body import HAS_COME
 
 _OTHER_FILES = 128
 """File descriptors that are kept for everything but connections: the database, logs, modules."""
@@ -163,6 +164,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._bytes, self._in_header, self._in_body = 0, False, True
         self._unset_deadline()
         super().on_headers_complete()
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None:
+            cycle.scope[HAS_COME] = lambda: not (cycle.more_body or cycle.disconnected)  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_body(self, body: bytes) -> None:
         """A part of a body has come."""

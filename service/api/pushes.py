@@ -312,20 +312,21 @@ async def check_names(request: ApiRequest, options: RunOptions, channel_field: s
 
 
 def queued(request: Request, push: WrittenPush, message: str | None = None) -> Response:
-    """The answer to a push that is stored. It is made here, and not by FastAPI, for the sake of its speed."""
+    """The answer to a push that is stored, as `Queued` says. It is made here for the sake of its speed."""
     first = push.run_ids[0]
     said, note = _said_of(push)
-    answer = Queued(
-        task_id=first,
-        run_id=first,
-        run_ids=push.run_ids,
-        trace_id=push.trace_id,
-        message=message or said,
-        note=note,
-        status_url=status_url(request, first),
-    )
+    answer = {
+        "status": "queued",
+        "task_id": first,
+        "run_id": first,
+        "run_ids": push.run_ids,
+        "trace_id": push.trace_id,
+        "message": message or said,
+        "note": note,
+        "status_url": status_url(request, first),
+    }
     headers = {"X-Trace-Id": push.trace_id}
-    return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
+    return Response(orjson.dumps(answer), 202, media_type="application/json", headers=headers)
 
 
 def status_url(request: Request, run_id: str) -> str:

@@ -14,6 +14,8 @@ from fastapi import Request, Response
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Send
+from starlette.types import Scope as ScopeOfRequest
 
 from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
@@ -116,6 +118,14 @@ class GuardedRoute(APIRoute):
         options["responses"] = {**refusals(reads_body=reads_body), **(options.get("responses") or {})}
         options["strict_content_type"] = False
         super().__init__(path, endpoint, **options)
+        if self._handle_directly() is not None:  # then nothing needs what FastAPI keeps open around an endpoint
+            guarded = self.get_route_handler()
+
+            async def answer(scope: ScopeOfRequest, receive: Receive, send: Send) -> None:
+                response = await guarded(Request(scope, receive, send))
+                await response(scope, receive, send)
+
+            self.app = answer
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with everything of this module before it."""

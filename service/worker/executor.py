@@ -106,6 +106,7 @@ class RunExecutor:
                 prefect_flow_run_id=flow_run_id,
                 owner=claim.owner,
                 claimed=claim.record,
+                at_once=flow_run is None,
             ) as run:
                 execution = Execution(run)
                 # Registered until Prefect has the final state, so that reconcile() leaves its flow run alone.

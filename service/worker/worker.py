@@ -32,6 +32,9 @@ from tasks.ingest.storms import Folded, fold_storms
 RUNS_PER_SLOT = 16
 """How many runs a worker has at most for each slot, if most of them only wait."""
 
+GATHER_SECONDS = 0.02
+"""How long the worker waits for further slots to become free, while more runs wait than it could claim at once."""
+
 POLL_SECONDS = 2.0
 """How often the worker polls: for expired leases, and for deadlines that no notification announces."""
 
@@ -51,6 +54,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._executing: set[asyncio.Task[None]] = set()
         self._unreleased: set[str] = set()
+        self._more_wait = False
+        """Whether the latest claim has filled all slots, so that more runs may wait."""
         self._slots: set[Slot] = set()
         self._context = copy_context()
         self._duty: asyncio.Task[None] | None = None
@@ -161,6 +166,8 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(next_run, next_poll) - time.monotonic()):
                     await self._wake.wait()
+            if self._more_wait:
+                await asyncio.sleep(GATHER_SECONDS)
 
     async def _free_runs(self) -> None:
         """Make more runs claimable. A bug here, or a row that nobody expects, must not keep the other runs waiting."""
@@ -187,6 +194,7 @@ class Worker:
         room = 0 if controls.paused else self._room(self.concurrency)
         if room > 0:
             claimed = await self._claim_runs(room, limit_of_all=controls.limit, up_to=folded.seen)
+            self._more_wait = len(claimed) == room
             self._start_all(claimed, storm=folded.storm)
 
     async def _fold(self) -> Folded:

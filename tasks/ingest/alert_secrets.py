@@ -25,7 +25,7 @@ def without_secrets(alert: Alert) -> Alert:
     return alert.model_copy(
         update={
             "fingerprint": identity_without_secrets(alert.fingerprint),
-            "incident_key": stored_key(alert),
+            "incident_key": _stored_key(alert),
             "name": redact_text(alert.name)[:_NAME_CHARACTERS],
             "title": redact_text(alert.title)[:_NAME_CHARACTERS],
             "state_reason": redact_text(alert.state_reason)[:_NAME_CHARACTERS],
@@ -39,7 +39,7 @@ def without_secrets(alert: Alert) -> Alert:
     )
 
 
-def stored_key(alert: Alert) -> str:
+def _stored_key(alert: Alert) -> str:
     """The incident key under which an alert is stored."""
     return identity_without_secrets(alert.incident_key, keeps=f"{alert.source}:")
 

@@ -16,7 +16,6 @@ from orchestration.policy.active import ActivePolicy
 from orchestration.redaction import one_line
 from orchestration.store import incidents, storms
 from orchestration.store.database import Database
-from tasks.ingest.alert_secrets import identity_without_secrets, stored_key
 from tasks.ingest.sources import Push
 from tasks.ingest.storms import key_of, route_of
 
@@ -33,24 +32,18 @@ class HugePush:
 
     push: Push
     groups: list[list[Alert]]
-    """Its alerts, one list for each incident."""
+    """Its alerts as they are stored, one list for each incident."""
     environment: str
-    keys: list[str]
-    """The incident key under which each group is stored."""
-    fingerprints: list[set[str]]
-    """The fingerprints under which the alerts of each group are stored."""
     routes: list[str]
     """The route of each group."""
 
     @classmethod
     def of(cls, push: Push, groups: list[list[Alert]], environment: str, policy: ActivePolicy | None) -> Self:
-        """The push with the identities of its alerts. This takes time and no database, so a thread can do it."""
+        """The push with the routes of its alerts. This takes time and no database, so a thread can do it."""
         return cls(
             push=push,
             groups=groups,
             environment=environment,
-            keys=[stored_key(group[0]) for group in groups],
-            fingerprints=[{identity_without_secrets(alert.fingerprint) for alert in group} for group in groups],
             routes=[route_of(policy, group, environment) for group in groups],
         )
 
@@ -63,16 +56,18 @@ class HugePush:
         Raises:
             Unavailable: the database does not answer.
         """
-        source, named = self.push.source, set[str]().union(*self.fingerprints)
+        source, named = self.push.source, {alert.fingerprint for group in self.groups for alert in group}
+        keys = {group[0].incident_key for group in self.groups}
         async with database.transaction() as tx:
-            live = await incidents.live_keys(tx, self.environment, set(self.keys))
+            live = await incidents.live_keys(tx, self.environment, keys)
             firing = await incidents.list_firing(tx, source, self.environment, named)
             members = await storms.members_of_storms(tx, list(named))
         alone, folded = list[list[Alert]](), defaultdict[str, list[Alert]](list)
         many = list[list[Alert]]()
-        for group, key, names, route in zip(self.groups, self.keys, self.fingerprints, self.routes, strict=True):
+        for group, route in zip(self.groups, self.routes, strict=True):
+            names = {alert.fingerprint for alert in group}
             storm = next((found for name in names if (found := members.get((self.environment, source, name)))), None)
-            if key in live or (storm is None and names & firing):
+            if group[0].incident_key in live or (storm is None and names & firing):
                 alone.append(group)
                 continue
             many.append(group)

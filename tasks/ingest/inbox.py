@@ -234,7 +234,7 @@ def _by_incident(payload: object, intake: _Intake) -> NewPush | HugePush:
         return _new_push(payload, [_ignored(push, intake)], intake)
     if intake.policy is not None and intake.policy.policy.grouping and not intake.options.test:
         push = _regrouped(push, intake.policy, intake.environment)
-    groups = split_by_incident(push.alerts)
+    groups = split_by_incident(map(without_secrets, push.alerts))
     ceiling = intake.settings.max_incidents_per_push
     if len(groups) > ceiling:
         return HugePush.of(push, groups, intake.environment, intake.policy)
@@ -260,7 +260,6 @@ def _regrouped(push: Push, policy: ActivePolicy, environment: str) -> Push:
 
 
 def _runs_of_groups(payload: object, push: Push, groups: Sequence[Sequence[Alert]], intake: _Intake) -> NewPush:
-    groups = [[without_secrets(alert) for alert in group] for group in groups]
     reserved = len(groups) if intake.metadata.reserved_runs is None else intake.metadata.reserved_runs
     runs = [_run(push, group, intake, reserved=index < reserved) for index, group in enumerate(groups)]
     return _new_push(payload, runs, intake)
@@ -278,7 +277,7 @@ def _runs_of_storms(
     of_storms: list[NewRun] = []
     for key, alerts in folded.items():
         for start in range(0, len(alerts), BATCH):
-            batch = [without_secrets(alert) for alert in alerts[start : start + BATCH]]
+            batch = alerts[start : start + BATCH]
             run = _run(replace(push, omitted=0, all_resolved=False), batch, intake, reserved=False)
             of_storms.append(replace(run, incident_key=key, title=title_of_storm(batch)))
     return replace(of_groups, runs=(*of_groups.runs, *of_storms))

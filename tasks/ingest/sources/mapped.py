@@ -58,7 +58,7 @@ class _Reader:
 
     @cached_property
     def _conditions(self) -> list[tuple[frozenset[str], Condition]]:
-        """Each condition with the fields at the top that it needs: every push is asked about, and nearly all lack them."""
+        """Each condition with the fields at the top that it needs: nearly every push lacks them."""
         return [(frozenset(map(self._spelled, each.first_fields)), each) for each in self.mapping.when]
 
     def _spelled(self, name: str) -> str:
