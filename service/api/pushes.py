@@ -16,7 +16,7 @@ from orchestration.errors import BadInput, PipelineError, Unavailable, Unreadabl
 from orchestration.message import is_channel
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.signals import logger
+from orchestration.signals import PushRefused, logger
 from orchestration.store import unread
 from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
@@ -157,6 +157,8 @@ async def keep(request: ApiRequest, body: object, reason: str, *, text: str | No
     if number is None:
         raise BadInput(f"{reason}. More than {unread.MAX_KEPT_A_DAY:,} such pushes of this sender were kept today")
     push = push.model_copy(update={"id": number})
+    # Whoever watches what is refused as unreadable sees what is kept for the same reason.
+    request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
     wanted = RunRequest(payload=unread_push(push, first_fields(body)), source="generic", environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
     said = f"Not understood, and kept as {push.name}: {push.reason}"
