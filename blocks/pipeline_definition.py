@@ -1,4 +1,6 @@
-"""A pipeline definition, and the policy, as a Prefect block, which operators see and edit in Prefect's UI.
+"""A pipeline definition, the policy, and the mapping of a sender, as a Prefect block.
+
+Operators see and edit it in Prefect's UI.
 
 The database has every version and is the truth; each definition has one block. This module reads, writes and
 deletes the block. `flows/definitions.py` decides what an edit of it means.
@@ -53,9 +55,27 @@ class AlertPolicy(KnownFieldsBlock):
     )
 
 
-BLOCK_TYPES: dict[Kind, type[PipelineDefinition] | type[AlertPolicy]] = {
+class AlertSource(KnownFieldsBlock):
+    """The mapping of a sender of alerts. The block has the name of the source."""
+
+    _block_type_name = "Alert Source"
+    _block_type_slug = "alert-source"
+    _description = "How the bodies of a sender become alerts of alert-pipeline."
+
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The mapping, as in a file, without its name: when, alert, words and more.",
+    )
+    stored_version: int | None = Field(
+        default=None,
+        description="The version that this block was last written from; alert-pipeline keeps it, leave it as it is.",
+    )
+
+
+BLOCK_TYPES: dict[Kind, type[PipelineDefinition] | type[AlertPolicy] | type[AlertSource]] = {
     Kind.PIPELINE: PipelineDefinition,
     Kind.POLICY: AlertPolicy,
+    Kind.SOURCE: AlertSource,
 }
 """The type of the blocks of each kind of definition."""
 

@@ -22,6 +22,7 @@ from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import Change, DefinitionRecord
+from tasks.ingest.sources.mapping_text import BadMapping, MappingProblem, new_mapping
 from tasks.kinds import validate_definition
 
 READ_TIMEOUT_SECONDS = 2.0
@@ -54,6 +55,17 @@ class BrokenPolicy(BadPolicy):
 
     def __str__(self) -> str:
         return _unusable("alert-policy", self.name, self.lines, "policy apply")
+
+
+class BrokenMapping(BadMapping):
+    """The block of a sender's mapping, which was edited in Prefect into one that cannot be used."""
+
+    def __init__(self, name: str, problems: Sequence[MappingProblem]) -> None:
+        self.name = name
+        super().__init__(problems)
+
+    def __str__(self) -> str:
+        return _unusable("alert-source", self.name, self.lines, "sources apply")
 
 
 def _unusable(slug: str, name: str, lines: Sequence[str], command: str) -> str:
@@ -123,7 +135,7 @@ async def sync_block(database: Database, blocks: PrefectBlocks, block: Definitio
     Returns the current version of the definition; None if the definition does not exist.
 
     Raises:
-        BrokenBlock, BrokenPolicy: the block was edited into what cannot be used; the store does not change.
+        BrokenBlock, BrokenPolicy, BrokenMapping: the block was edited into what cannot be used; nothing changes.
         Unavailable: the database or Prefect does not answer.
     """
     async with database.transaction() as tx:
@@ -160,8 +172,19 @@ def _read(kind: Kind, block: DefinitionBlock) -> NewDefinition:
             return NewDefinition.of_policy(parse_policy(block.config, warn=True))
         except BadPolicy as error:
             raise BrokenPolicy(error.problems) from None
+    if kind is Kind.SOURCE:
+        return _read_mapping(block)
     try:
         definition = validate_definition(block.config)
         return NewDefinition.of(definition, cast("dict[str, Any]", block.config), name=block.name)
     except BadDefinition as error:
         raise BrokenBlock(block.name, error.problems) from None
+
+
+def _read_mapping(block: DefinitionBlock) -> NewDefinition:
+    config: object = block.config
+    try:
+        written = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+        return new_mapping({**written, "name": block.name})
+    except BadMapping as error:
+        raise BrokenMapping(block.name, error.problems) from None

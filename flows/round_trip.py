@@ -31,6 +31,7 @@ from orchestration.signals import Signals
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database, read_clock
 from orchestration.store.deliveries import SENT
+from orchestration.store.mappings import StoredMappings
 from orchestration.store.records import new_id
 from orchestration.store.story import Story, read_story
 from tasks.ingest.inbox import accept
@@ -182,6 +183,10 @@ class _Intake:
     settings: Settings
     kinds: NodeKinds = KINDS
     definitions: DefinitionSource | None = None
+
+    async def stored_mappings(self) -> StoredMappings:
+        """A canary has the shape of the generic source, which no mapping replaces."""
+        return ()
 
     async def active_policy(self) -> None:
         """A canary is about no incident of somebody else, so no grouping concerns it."""

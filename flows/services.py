@@ -18,6 +18,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import SignalBackend, make_signals
 from orchestration.store.database import Database, open_database
+from orchestration.store.mappings import MappingReader
 from orchestration.store.policies import StoredPolicies
 from orchestration.tracing import span_backends
 from tasks.analyze.local import LocalAnalysis
@@ -60,6 +61,7 @@ def make_services(
         models=ModelResolver(settings, source=blocks),
         kinds=KINDS,
         definitions=DefinitionResolver(database),
+        mappings=MappingReader(database),
         policies=StoredPolicies(database),
         prometheus=prometheus,
         dependencies=SavedDependencies(blocks),

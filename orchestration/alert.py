@@ -25,6 +25,10 @@ TOO_LARGE = "PushTooLarge"
 """The name of the alert that stands for a push that is too large to be read. Its fingerprint begins with it."""
 
 
+NOT_UNDERSTOOD = "PushNotUnderstood"
+"""The name of the alert that stands for pushes that no source can read. Its fingerprint begins with it."""
+
+
 class Severity(StrEnum):
     """How bad an alert is. Compare by rank: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""
 

@@ -1,4 +1,7 @@
-"""What people define, a pipeline or the policy, on its way into the store: its kind, its name, its content's hash."""
+"""What people define, on its way into the store: its kind, its name, its content's hash.
+
+That is a pipeline, the policy, or the mapping of a sender.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,12 @@ class Kind(StrEnum):
 
     PIPELINE = "pipeline"
     POLICY = "policy"
+    SOURCE = "source"
 
     @property
     def word(self) -> str:
         """How a sentence calls one of this kind."""
-        return "definition" if self is Kind.PIPELINE else "policy"
+        return {Kind.PIPELINE: "definition", Kind.POLICY: "policy", Kind.SOURCE: "mapping"}[self]
 
 
 class NewDefinition(Contract):
@@ -82,6 +86,14 @@ class NewDefinition(Contract):
             tags=[],
             config=dict(read.written),
             content_hash=_hash_of(said),
+        )
+
+    @classmethod
+    def of_mapping(cls, written: dict[str, JsonValue], *, name: str, description: str) -> NewDefinition:
+        """The mapping of a sender called `name` that was read from what its author wrote."""
+        config = {key: value for key, value in written.items() if key != "name"}
+        return cls(
+            kind=Kind.SOURCE, name=name, description=description, tags=[], config=config, content_hash=_hash_of(config)
         )
 
 

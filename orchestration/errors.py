@@ -13,6 +13,10 @@ class BadInput(PipelineError):
     """The input is wrong: a retry cannot help."""
 
 
+class Unreadable(BadInput):
+    """No source can read the body of a push."""
+
+
 class KeyReused(BadInput):
     """An idempotency key was used before, for a different push."""
 

@@ -241,6 +241,8 @@ class Settings(BaseSettings):
     """PagerDuty's Events API v2, such as https://events.eu.pagerduty.com/v2/enqueue."""
     pagerduty_webhook_secret: SecretStr | None = None
     """Secret of PagerDuty's webhook subscription for /pagerduty/webhook/, with which PagerDuty signs its events."""
+    sns_confirm_topics: Names = ()
+    """Topics of Amazon SNS whose subscriptions are confirmed: ARNs in which * is anything. Empty means none."""
     ntfy_topic: SecretStr | None = None
     """Topic of the ntfy driver."""
     ntfy_url: str = "https://ntfy.sh"
@@ -282,6 +284,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("checkers_enabled", "checkers_skip", "checkers_allow", "checkers_deny", "notify_channels", "email_to"),
+        "sns_confirm_topics",
         mode="before",
     )
     @classmethod

@@ -1,7 +1,7 @@
-"""What people do with definitions and the policy: apply, enable, disable, roll back, delete. First the store, then
-Prefect.
+"""What people do with definitions, the policy and the mappings: apply, enable, disable, roll back, delete.
 
-Everything works without Prefect too: a worker brings Prefect up to date when it starts, and once a minute.
+First the store, then Prefect. Everything works without Prefect too: a worker brings Prefect up to date when it starts,
+and once a minute.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from orchestration.store.definitions import DefinitionRecord
 _LATER = {
     Kind.PIPELINE: "a worker writes its block and its deployment when Prefect answers",
     Kind.POLICY: "a worker writes its block when Prefect answers",
+    Kind.SOURCE: "a worker writes its block when Prefect answers",
 }
 
 

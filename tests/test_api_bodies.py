@@ -200,10 +200,13 @@ async def test_the_json_is_found_in_a_form_and_in_a_string(
         b"\x00\x00",
     ],
 )
-async def test_what_is_no_json_in_any_charset_is_refused(api: httpx.AsyncClient, body: bytes) -> None:
+async def test_what_is_no_json_in_any_charset_is_refused_or_kept(api: httpx.AsyncClient, body: bytes) -> None:
     for content_type in ("application/json", "application/json; charset=utf-16", "application/x-www-form-urlencoded"):
-        answer = await api.post(PATH, content=body, headers=typed(content_type))
+        answer = await api.post("/orchestration/pipeline/", content=body, headers=typed(content_type))
         assert (answer.status_code, answer.json()["error"][:20]) == (400, "The body is not JSON"), answer.text
+        answer = await api.post(PATH, content=body, headers=typed(content_type))
+        assert answer.status_code == 202, answer.text
+        assert "kept as refused-" in answer.json()["message"]
 
 
 def test_the_beginning_of_any_body_can_be_shown() -> None:

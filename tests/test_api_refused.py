@@ -92,14 +92,14 @@ async def test_every_refusal_of_a_push_is_kept(api: httpx.AsyncClient, settings:
     reader = await make_key(settings, database, Scope.READ, name="reader")
     both = bearer(key)
     sent = {
-        400: api.post(PATH, content=b"{nothing", headers=both),
+        400: api.post("/orchestration/pipeline/", content=b"{nothing", headers=both),
         403: api.post(PATH, json=alert("Forbidden"), headers=bearer(reader)),
         404: api.post("/alerts/webhooks/grafana", json=alert("Lost"), headers=both),
         405: api.put(PATH, json=alert(), headers=both),
         409: api.post("/orchestration/definitions/none/execute/", json={"payload": alert("X")}, headers=both),
         413: api.post(SYNC, content=b'{"name": "TooLarge"' + b" " * settings.max_payload_bytes, headers=both),
-        415: api.post(PATH, content=b"x", headers={**both, "Content-Encoding": "br"}),
-        422: api.post("/alerts/webhook/nagios/", json=alert("Unknown"), headers=both),
+        415: api.post("/orchestration/pipeline/", content=b"x", headers={**both, "Content-Encoding": "br"}),
+        422: api.post("/alerts/webhook/semaphore/", json=alert("Unknown"), headers=both),
         4221: api.post(
             "/orchestration/pipeline/",
             content=gzip.compress(b'{"payload": {"a": "Odd"}}'),
@@ -119,7 +119,7 @@ async def test_every_refusal_of_a_push_is_kept(api: httpx.AsyncClient, settings:
     assert len(found[413, SYNC].body) <= KEPT_CHARACTERS
     assert found[413, SYNC].size_bytes == settings.max_payload_bytes + 19
     assert "Odd" in found[422, "/orchestration/pipeline/"].body
-    assert "no source 'nagios'" in found[422, "/alerts/webhook/nagios/"].reason
+    assert "no source 'semaphore'" in found[422, "/alerts/webhook/semaphore/"].reason
 
 
 async def test_a_wrong_signature_names_who_signs(
@@ -246,6 +246,6 @@ async def test_a_sender_that_never_sends_its_body_is_answered_all_the_same(
 
 async def test_the_last_refusal_before_the_end_is_kept(settings: Settings, database: Database) -> None:
     async with open_api(settings, database.url) as api:
-        assert (await api.post(PATH, content=b"{")).status_code == 400
+        assert (await api.post("/orchestration/pipeline/", content=b"{")).status_code == 400
 
     assert [push.status for push in await refused(database)] == [400]

@@ -56,11 +56,8 @@ async def test_health_needs_no_body(api: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "status", "says"),
     [
-        ("/alerts/webhook/nagios/", "{}", 422, "no source 'nagios'"),
-        ("/alerts/webhook/grafana/", "[]", 422, "a list"),
+        ("/alerts/webhook/semaphore/", "{}", 422, "no source 'semaphore'"),
         ("/alerts/webhook/grafana/", "", 400, "empty"),
-        ("/alerts/webhook/grafana/", "{}", 422, "empty object"),
-        ("/alerts/webhook/alertmanager/", '{"version": "4", "groupKey": "x", "alerts": []}', 422, "empty"),
         ("/alerts/webhook/?environment=", '{"name": "x"}', 422, "environment"),
         ("/alerts/webhook/?environment=%00", '{"name": "x"}', 422, "environment"),
     ],
@@ -76,7 +73,7 @@ async def test_what_is_no_push_is_refused(
 
 
 async def test_an_unknown_source_has_no_health(api: httpx.AsyncClient) -> None:
-    answer = await api.get("/alerts/webhook/nagios/")
+    answer = await api.get("/alerts/webhook/semaphore/")
 
     assert answer.status_code == 422
     assert "the sources are" in answer.json()["error"]
@@ -100,7 +97,7 @@ async def test_an_event_that_is_left_out_on_purpose_is_recorded_and_says_so(
     api: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = Push(source="pagerduty", ignored="incident.annotated")
-    monkeypatch.setattr("tasks.ingest.inbox.parse_push", lambda payload, source: noted)
+    monkeypatch.setattr("tasks.ingest.inbox.parse_push", lambda payload, **_: noted)
     said = await api.post("/alerts/webhook/pagerduty/", json={"event": {"event_type": "incident.annotated"}})
     run = await run_of(database, said.json()["run_id"])
 

@@ -26,6 +26,7 @@ from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
 from orchestration.store import definitions, workers
 from orchestration.store.database import Database
+from orchestration.store.mappings import MappingReader
 from orchestration.store.records import RunRecord, new_id
 from orchestration.store.runs import RunFilter, list_page
 from service.definitions import DefinitionService
@@ -34,6 +35,7 @@ from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
 from service.worker.broken_blocks import BrokenBlocks
 from service.worker.warm import WarmWorker
+from tasks.ingest.sources.mapping_text import new_mapping
 from tasks.kinds import validate_definition
 from tests.api_helpers import alert
 from tests.cli_helpers import Orchestrators, all_runs, flow_run_of, prefect_of, task_runs_of, worker_with
@@ -345,3 +347,28 @@ async def test_the_policy_is_a_block_and_an_edit_of_it_counts(
     assert (block.config, block.stored_version) == ({"routes": [{"channels": ["a"]}]}, 1)
     await policies.delete(POLICY_NAME)
     assert await blocks.read_all() == []
+
+
+async def test_a_mapping_is_a_block_and_an_edit_of_it_counts(
+    client: PrefectClient, service: DefinitionService, database: Database
+) -> None:
+    document = {"name": "lamp-watch", "when": {"has": ["lamp.id"]}, "alert": {"name": "lamp.title"}}
+    config = {key: value for key, value in document.items() if key != "name"}
+    mappings = replace(service, kind=Kind.SOURCE)
+    done = await mappings.apply(new_mapping(document), created_by="test")
+    assert (done.change, done.in_prefect, done.notes) == ("created", True, [])
+    assert await sync(client, database) == {}
+
+    await edit(client, {**config, "title": "Lamps"}, "lamp-watch", kind=Kind.SOURCE)
+    assert await sync(client, database) == {}
+    (known,) = await MappingReader(database).active()
+    assert (known.version, known.document["title"]) == (2, "Lamps")
+
+    await edit(client, {**config, "alert": {"name": "lamp["}}, "lamp-watch", kind=Kind.SOURCE)
+    broken = await sync(client, database)
+    assert list(broken) == ["alert-source/lamp-watch"]
+    assert "is no JMESPath" in broken["alert-source/lamp-watch"]
+    (known,) = await MappingReader(database).active()
+    assert known.version == 2
+    await mappings.delete("lamp-watch")
+    assert await PrefectBlocks(Kind.SOURCE).read_all() == []

@@ -47,7 +47,7 @@ PAGES = {
     "pagerduty_v2": Answers("Certificate of shop.example.net expires", "Shop", "CRITICAL", "2026-02-01 08:00:00"),
     "zabbix_live_problem": Answers("Volume E: is 91.2 % full", "nas-2", "CRITICAL", "2026-03-14 02:10:11"),
     "generic_flat": Answers("Backup failed", "backup-1", "CRITICAL", "2026-01-01 00:00:00"),
-    "generic_kuma_down": Answers("Ticket shop", "production", "WARNING", "2026-03-14 01:00:00"),
+    "uptime-kuma/firing": Answers("Ticket shop", "production", "WARNING", "2026-03-14 01:00:00"),
 }
 """Pages of each source. Where no host is named, the environment is all that a reader can say."""
 

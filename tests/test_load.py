@@ -11,16 +11,16 @@ from orchestration.engine.run import Services
 from orchestration.errors import Unavailable
 from orchestration.local_key import load_local_key
 from service.load import FLAPPING, Load, Shape, send
-from tasks.ingest.sources import SOURCES
+from tasks.ingest.sources import IN_CODE
 from tests.api_helpers import serve_api
 from tests.notify_helpers import rows
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", IN_CODE)
 def test_each_source_says_that_what_it_fired_has_ended(source: str) -> None:
     load = Load(source=source, count=3, mark="try")
-    fired = [SOURCES[source].parse(body["payload"]).alerts for body in load.pushes()]
-    ended = [SOURCES[source].parse(body["payload"]).alerts for body in load.ends()]
+    fired = [IN_CODE[source].parse(body["payload"]).alerts for body in load.pushes()]
+    ended = [IN_CODE[source].parse(body["payload"]).alerts for body in load.ends()]
 
     assert {alert.status.value for alerts in fired for alert in alerts} == {"firing"}
     assert {alert.status.value for alerts in ended for alert in alerts} == {"resolved"}

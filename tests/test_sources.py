@@ -11,7 +11,7 @@ import pytest
 from orchestration.alert import Alert
 from orchestration.errors import BadInput
 from tasks.ingest.incidents import split_by_incident
-from tasks.ingest.sources import ENTRY_POINTS, SOURCES, parse_push, recognise, registry, source_named
+from tasks.ingest.sources import ENTRY_POINTS, IN_CODE, SOURCES, parse_push, recognise, registry, source_named
 from tasks.ingest.sources.cleaning import MAX_DEPTH
 from tests.payloads import NAMES, body
 
@@ -94,8 +94,8 @@ def test_the_door_that_a_push_came_through_is_no_source(name: str) -> None:
 
 
 def test_an_unknown_source_is_answered_with_the_sources() -> None:
-    with pytest.raises(BadInput, match="no source 'nagios'; the sources are alertmanager, grafana, pagerduty, "):
-        parse_push({"name": "x"}, source="nagios")
+    with pytest.raises(BadInput, match="no source 'semaphore'; the sources are alertmanager, grafana, pagerduty, "):
+        parse_push({"name": "x"}, source="semaphore")
 
 
 # What cannot be read
@@ -126,7 +126,7 @@ def test_a_body_without_an_alert_is_answered_in_one_sentence(payload: object, sa
     with pytest.raises(BadInput, match=said) as caught:
         parse_push(payload)
     sentence = str(caught.value)
-    assert all(name in sentence for name in (*SOURCES, "name, alertname or title"))
+    assert all(name in sentence for name in (*IN_CODE, "mappings", "name, alertname or title"))
     assert "\n" not in sentence
 
 

@@ -282,7 +282,7 @@ def test_zabbix_without_a_trigger_id_goes_by_the_event_or_the_service(gone: dict
         ("zabbix_problem", ("trigger_name",), "CPU at {} %"),
         ("grafana_unified", ("title",), "[FIRING:{}] Checkout errors"),
         ("generic_pingdom_down", ("check_name",), "Shop ({} ms)"),
-        ("generic_kuma_down", ("monitor", "name"), "Shop ({} ms)"),
+        ("uptime-kuma/firing", ("monitor", "name"), "Shop ({} ms)"),
     ],
 )
 def test_a_live_value_in_a_name_is_in_no_key_where_there_is_an_id(name: str, path: tuple[str, ...], live: str) -> None:

@@ -179,7 +179,7 @@ def test_a_text_without_a_name_is_a_page() -> None:
 
 @pytest.mark.parametrize(("status", "state"), [(2, "pending"), (3, "maintenance")])
 def test_a_heartbeat_that_says_nothing_is_ignored(status: int, state: str) -> None:
-    whole = body("generic_kuma_down")
+    whole = body("uptime-kuma/firing")
     whole["heartbeat"]["status"] = status
     assert parse_push(whole).ignored == f"a heartbeat that is {state}"
 

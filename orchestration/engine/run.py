@@ -37,6 +37,7 @@ from orchestration.states import RunReason, RunStatus, StageStatus, furthest
 from orchestration.store import attempts, incidents, runs
 from orchestration.store.database import Database
 from orchestration.store.endings import Ending
+from orchestration.store.mappings import MappingReader, StoredMappings
 from orchestration.store.records import AttemptRecord, Node, RunRecord
 
 ResultT = TypeVar("ResultT", bound=Contract)
@@ -166,6 +167,8 @@ class Services:
     kinds: NodeKinds
     definitions: DefinitionSource | None = None
     """Finds stored definitions. None means that only the linear pipeline is executed here."""
+    mappings: MappingReader | None = None
+    """Finds the mappings of senders. None means that only those that ship are used here."""
     policies: PolicySource | None = None
     """Finds the policy. None means that the default channels are notified here."""
     prometheus: PrometheusFinder | None = None
@@ -178,6 +181,10 @@ class Services:
     """What a model may look at by itself. None means nothing."""
     pending_answers: PendingAnswers = field(default_factory=PendingAnswers)
     asked_pauses: AskedPauses = field(default_factory=AskedPauses)
+
+    async def stored_mappings(self) -> StoredMappings:
+        """The mappings of senders that people have stored."""
+        return () if self.mappings is None else await self.mappings.active()
 
     async def active_policy(self) -> ActivePolicy | None:
         """The policy that counts now. None means that there is none."""

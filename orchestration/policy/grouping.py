@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 
-from orchestration.alert import HEARTBEAT_SOURCE, OWN_SOURCE, TOO_LARGE, Alert, bounded_key
+from orchestration.alert import HEARTBEAT_SOURCE, NOT_UNDERSTOOD, OWN_SOURCE, TOO_LARGE, Alert, bounded_key
 from orchestration.policy.matchers import all_match
 from orchestration.policy.model import ALL_LABELS, Grouping, Policy
 from orchestration.policy.routing import Subject
@@ -16,7 +16,7 @@ from orchestration.redaction import is_secret, redact_text
 KEY_START = "policy:"
 """How the incident keys begin that are made of a policy's grouping. No source makes such keys."""
 
-_OWN_NAMES = frozenset({TOO_LARGE})
+_OWN_NAMES = frozenset({TOO_LARGE, NOT_UNDERSTOOD})
 _OWN_SOURCES = frozenset({OWN_SOURCE, HEARTBEAT_SOURCE})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from orchestration.contracts import Contract
 from orchestration.problems import BadDocument
 from orchestration.redaction import shown
@@ -14,6 +16,8 @@ class PolicyProblem(Contract):
     the text.
     """
 
+    what: ClassVar[str] = "policy"
+
     line: int | None
     field: str
     message: str
@@ -21,7 +25,7 @@ class PolicyProblem(Contract):
     def __str__(self) -> str:
         line = None if self.line is None else f"line {self.line}"
         field = f"field {shown(self.field)}" if self.field else None
-        return f"{', '.join(part for part in (line, field) if part) or 'policy'}: {self.message}"
+        return f"{', '.join(part for part in (line, field) if part) or self.what}: {self.message}"
 
 
 class BadPolicy(BadDocument[PolicyProblem]):

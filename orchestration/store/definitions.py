@@ -1,5 +1,7 @@
-"""Pipeline definitions and the policy: all versions are kept, one version of a name is current, and it is active
-unless disabled."""
+"""Pipeline definitions, the policy and the mappings of senders.
+
+All versions are kept, one version of a name is current, and it is active unless disabled.
+"""
 
 from __future__ import annotations
 
@@ -225,6 +227,8 @@ async def _missing(tx: AsyncConnection, kind: Kind, name: str, version: int | No
     kept = [stored.version for stored in await list_versions(tx, name, kind=kind)]
     if kind is Kind.POLICY:
         return _no_policy(kept, version)
+    if kind is Kind.SOURCE:
+        return await _no_mapping(tx, name, kept, version)
     if not kept:
         known = ", ".join(stored.name for stored in await list_definitions(tx, include_inactive=True)) or "none"
         return DefinitionNotFound(f"There is no definition {one_line(name, 80)!r}; stored are: {known}")
@@ -235,6 +239,19 @@ async def _missing(tx: AsyncConnection, kind: Kind, name: str, version: int | No
         )
     versions = ", ".join(str(number) for number in reversed(kept))
     return DefinitionNotFound(f"The definition {name!r} has no version {version}; it has: {versions}")
+
+
+async def _no_mapping(tx: AsyncConnection, name: str, kept: list[int], version: int | None) -> DefinitionNotFound:
+    if not kept:
+        stored = await list_definitions(tx, include_inactive=True, kind=Kind.SOURCE)
+        known = ", ".join(mapping.name for mapping in stored) or "none"
+        return DefinitionNotFound(f"There is no mapping {one_line(name, 80)!r}; stored are: {known}")
+    if version is None:
+        return DefinitionNotFound(
+            f"The mapping {name!r} was deleted: `alert-pipeline sources rollback {name} {kept[0]}` brings it back"
+        )
+    versions = ", ".join(str(number) for number in reversed(kept))
+    return DefinitionNotFound(f"The mapping {name!r} has no version {version}; it has: {versions}")
 
 
 def _no_policy(kept: list[int], version: int | None) -> DefinitionNotFound:

@@ -36,6 +36,7 @@ READ_BYTES = 3 * KEPT_CHARACTERS
 """How much of a body is looked at: beyond what is kept, so that a secret at its end is found."""
 
 HTTP_UNAUTHORIZED = 401
+HTTP_ACCEPTED = 202
 
 LOCAL_KEY = "local_key"
 """The detail that the sender had the local key, which has no name."""
@@ -100,6 +101,11 @@ class RefusedPush(Contract):
     def count(self) -> int:
         """How many pushes of this minute were refused like this."""
         return int(self.details.get("count", 1))
+
+    @property
+    def was_kept(self) -> bool:
+        """Whether it was accepted, although no source could read it: an alert of its own said so."""
+        return self.status == HTTP_ACCEPTED
 
     @property
     def key(self) -> str:

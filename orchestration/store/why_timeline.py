@@ -118,8 +118,9 @@ def _refusal_line(push: RefusedPush) -> str:
     program = f", {push.details['user_agent']}" if push.details.get("user_agent") else ""
     times = f", {push.count} times" if push.count > 1 else ""
     unknown = "" if push.body else ", what it said is not known"
+    outcome = "not understood" if push.was_kept else f"refused {push.status}"
     return (
-        f"refused {push.status}: push to {push.path} from {who} at {push.address or '?'}{program}{size}{times}"
+        f"{outcome}: push to {push.path} from {who} at {push.address or '?'}{program}{size}{times}"
         f"{unknown}: {push.reason} (refused-{push.id})"
     )
 

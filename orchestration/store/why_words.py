@@ -104,10 +104,21 @@ def _deciding_refusal(facts: Facts, deciding: ExplainedRun | None) -> RefusedPus
 def _refused_answer(facts: Facts, push: RefusedPush) -> str:
     times = f", {push.count} times within that minute" if push.count > 1 else ""
     about = "" if push.body else " What it said is not known."
+    if push.was_kept:
+        return (
+            f"Nobody was notified of {facts.subject} itself {clock(push.at, facts.now)}: no source could read the push "
+            f"({push.reason}). An alert of its own said that {_sender(push)} is not understood, and the push is kept "
+            f"as refused-{push.id}{_read_later(push)}"
+        )
     return (
         f"Nobody was notified of {facts.subject} {clock(push.at, facts.now)}: the push was refused with {push.status} "
         f"({push.reason}). It came from {_sender(push)}{times}.{about}"
     )
+
+
+def _read_later(push: RefusedPush) -> str:
+    run_ids = push.details.get("run_ids")
+    return f". A source could read it later: run {', '.join(run_ids)}" if run_ids else ""
 
 
 def _sender(push: RefusedPush) -> str:

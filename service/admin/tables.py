@@ -241,6 +241,8 @@ def _definition_state(row: Any) -> Markup:
 def _definition_graph(row: Any) -> Markup:
     if row.kind == Kind.POLICY:
         return formatting.block("A policy has no graph: alert-pipeline policy show")
+    if row.kind == Kind.SOURCE:
+        return formatting.block(f"A mapping has no graph: alert-pipeline sources show {row.name}")
     try:
         return formatting.block("\n".join(draw(parse_definition(row.config, KINDS.by_type))))
     except BadDefinition as error:
@@ -248,13 +250,13 @@ def _definition_graph(row: Any) -> Markup:
 
 
 class DefinitionView(RecordView, model=DefinitionRow):
-    """Every version of every pipeline definition and of the policy."""
+    """Every version of every pipeline definition, of the policy and of the mappings of senders."""
 
     address = "definitions"
     name = "Definition"
     about = (
-        "Every version of every pipeline definition and of the policy. They are changed with the commands "
-        "alert-pipeline definitions and alert-pipeline policy."
+        "Every version of every pipeline definition, of the policy and of the mappings of senders. They are changed "
+        "with the commands alert-pipeline definitions, alert-pipeline policy and alert-pipeline sources."
     )
     search_hint = search_column = "name"
     extra_columns = ("is_active", "is_current", "config")

@@ -15,6 +15,7 @@ from orchestration.signals import logger, make_signals
 from orchestration.store.database import Database, migrate
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.gauges import StateReader
+from orchestration.store.mappings import MappingReader
 from orchestration.store.policies import FRESH_SECONDS, StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
@@ -132,6 +133,7 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
             signals=make_signals(settings, counted, *span_backends(settings)),
             writer=PushWriter(database),
             definitions=StoredDefinitions(database),
+            mappings=MappingReader(database),
             policies=StoredPolicies(database),
             guard=Guard(settings, database),
             waiter=RunWaiter(database),
@@ -146,7 +148,7 @@ async def _open_api(settings: Settings, database_url: str) -> AsyncGenerator[Api
         duties = (
             _migrate_until_done(api),
             _repeat(WRITE_USES_SECONDS, api.guard.ring.write_uses),
-            _repeat(FRESH_SECONDS, lambda: _follow_policy(api)),
+            _repeat(FRESH_SECONDS, lambda: _follow_documents(api)),
             api.refusals.run(),
             api.presence.keep(),
         )
@@ -159,6 +161,7 @@ async def _migrate(api: ApiState) -> None:
         await asyncio.to_thread(migrate, api.database.url)
         api.schema_problem = None
         await api.policies.read()
+        await api.mappings.read()
     except Unavailable as error:
         if api.schema_problem != str(error):
             logger.error("Cannot accept alerts yet: %s", error)
@@ -171,9 +174,10 @@ async def _migrate_until_done(api: ApiState) -> None:
         await _migrate(api)
 
 
-async def _follow_policy(api: ApiState) -> None:
+async def _follow_documents(api: ApiState) -> None:
     if api.schema_problem is None:
         await api.policies.read()
+        await api.mappings.read()
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

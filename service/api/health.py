@@ -15,7 +15,8 @@ from orchestration.store.encrypted_cache import DefaultChannels, read_default_ch
 from orchestration.store.workers import WorkerRecord, list_workers
 from service.api.problems import RETRY_AFTER_SECONDS, problems
 from service.api.state import ApiState, state_of
-from tasks.ingest.sources import SOURCES, source_named
+from tasks.ingest.sources import SOURCES, Sources, source_named
+from tasks.ingest.sources.stored import sources_with
 
 router = APIRouter()
 
@@ -80,17 +81,25 @@ async def ready(request: Request, response: Response) -> Readiness:
 
 
 @router.get("/alerts/webhook/", tags=["webhooks"], openapi_extra={"security": []})
-async def webhook_health() -> WebhookHealth:
+async def webhook_health(request: Request) -> WebhookHealth:
     """Webhooks are accepted here, of these sources."""
-    return WebhookHealth(sources=list(SOURCES))
+    return WebhookHealth(sources=list(await _sources(request)))
+
+
+async def _sources(request: Request) -> Sources:
+    return sources_with(await state_of(request).stored_mappings())
 
 
 @router.get("/alerts/webhook/{source}/", tags=["webhooks"], responses=problems(422), openapi_extra={"security": []})
 async def webhook_health_of_source(
-    source: Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})],
+    request: Request,
+    source: Annotated[
+        str,
+        Path(max_length=64, description="The source, one that ships or that of a stored mapping.", examples=[*SOURCES]),
+    ],
 ) -> WebhookHealth:
     """Webhooks of this source are accepted here."""
-    return WebhookHealth(sources=[source_named(source).name])
+    return WebhookHealth(sources=[source_named(source, await _sources(request)).name])
 
 
 async def _check(api: ApiState) -> Readiness:

@@ -26,7 +26,7 @@ _ACTIONS = {f"incident.{action.value}": action for action in VendorAction}
 
 
 class OwnEvent(BaseModel):
-    """The answer to an event about an incident of ours."""
+    """The answer to a push about something of ours, such as an incident, which is done and not stored."""
 
     status: Literal["done", "ignored"]
     message: str

@@ -12,11 +12,12 @@ import orjson
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
-from orchestration.errors import BadInput, PipelineError, Unavailable
+from orchestration.errors import BadInput, PipelineError, Unavailable, Unreadable
 from orchestration.message import is_channel
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
-from orchestration.signals import logger
+from orchestration.signals import PushRefused, logger
+from orchestration.store import unread
 from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
@@ -27,12 +28,14 @@ from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
 from service.api.providers import check_provider
-from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
+from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large, when_unreadable
 from service.api.shapes import Queued, Trigger
+from service.api.sns import confirm_subscription
 from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
+from tasks.ingest.unread import first_fields, shape_of, unread_push
 
 WRITE_TIMEOUT_SECONDS = 15.0
 """How long the database may take to store a push, before the sender gets a 503."""
@@ -66,7 +69,10 @@ ACCEPTS_EVENTS: dict[str, Any] = {
     **ACCEPTS,
     "responses": {
         **ACCEPTS["responses"],
-        200: {"model": OwnEvent, "description": "PagerDuty spoke of an incident that was opened from here."},
+        200: {
+            "model": OwnEvent,
+            "description": "PagerDuty spoke of an incident that was opened from here, or a topic of SNS is confirmed.",
+        },
     },
 }
 """The same for a webhook, which PagerDuty may use to say what a person has done there with an incident of ours."""
@@ -80,7 +86,10 @@ FINISHED: dict[int | str, dict[str, Any]] = {
 FINISHED_OTHERWISE: dict[int | str, dict[str, Any]] = problems(409, 502, 504)
 """How a request may end that waits for a run and answers with a part of its result."""
 
-SourceName = Annotated[str, Path(max_length=64, description="The source.", json_schema_extra={"enum": [*SOURCES]})]
+SourceName = Annotated[
+    str,
+    Path(max_length=64, description="The source, one that ships or that of a stored mapping.", examples=[*SOURCES]),
+]
 Environment = Annotated[str, Query(max_length=256, description="Where it happened.")]
 DefinitionName = Annotated[
     str | None, Query(max_length=64, description="The stored definition to run instead of the linear pipeline.")
@@ -117,6 +126,62 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
     return queued(request, await store(request, wanted), f"Cut, and only this is told: {reason}")
 
 
+async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Response:
+    """Keep a body that is no JSON object, and notify somebody that its sender is not understood."""
+    text = readable(raw, BodyHeaders.of(request), unread.KEPT_CHARACTERS)
+    try:
+        value: object = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return await keep(request, text, reason, text=text)
+    return await keep(request, value, reason)
+
+
+async def keep(request: ApiRequest, body: object, reason: str, *, text: str | None = None) -> Response:
+    """Keep a push that no source can read, and notify somebody, once for each sender and shape.
+
+    A refusal would be the end of it: a sender of alerts cannot do anything about it, and nobody looks at its log.
+    `text` is that of a body that is no JSON.
+
+    Raises:
+        BadInput: this sender has had too many kept today.
+        Unavailable: the database does not answer, or not in time.
+    """
+    # To remove the secrets of a large body takes longer than other requests should wait.
+    push = await asyncio.to_thread(_unread, request, body, reason, text)
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS), request.api.database.transaction() as tx:
+            number = await unread.keep_unread(tx, push)
+    except TimeoutError:
+        await _allow_retry(request)
+        raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
+    if number is None:
+        raise BadInput(f"{reason}. More than {unread.MAX_KEPT_A_DAY:,} such pushes of this sender were kept today")
+    push = push.model_copy(update={"id": number})
+    # Whoever watches what is refused as unreadable sees what is kept for the same reason.
+    request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
+    wanted = RunRequest(payload=unread_push(push, first_fields(body)), source="generic", environment=push.environment)
+    logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
+    said = f"Not understood, and kept as {push.name}: {push.reason}"
+    return queued(request, await store(request, wanted), said)
+
+
+def _unread(request: ApiRequest, body: object, reason: str, text: str | None) -> unread.UnreadPush:
+    kept, is_json = unread.body_to_keep(body, text=text)
+    return unread.UnreadPush(
+        sender=request.caller.name,
+        address=request.client.host if request.client else "",
+        path=request.scope["path"].removeprefix(prefix_of(request)),
+        size_bytes=request.size_bytes or None,
+        reason=one_line(reason.partition("; expected ")[0], 300),
+        body=kept,
+        source=str(request.path_params.get("source", "webhook")).strip().lower(),
+        environment=plain(request.query_params.get("environment", ""), "production"),
+        shape=shape_of(body),
+        is_json=is_json,
+        definition=request.query_params.get("definition"),
+    )
+
+
 def plain(text: str, otherwise: str) -> str:
     """The text, if it is a word of printable characters."""
     return text if _PRINTABLE.fullmatch(text) else otherwise
@@ -149,6 +214,7 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
 @router.post("/alerts/webhook/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
+@when_unreadable(accept_no_object)
 async def accept_webhook(
     request: ApiRequest,
     payload: VendorBody,
@@ -162,6 +228,7 @@ async def accept_webhook(
 @router.post("/alerts/webhook/{source}/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
+@when_unreadable(accept_no_object)
 async def accept_webhook_of_source(
     request: ApiRequest,
     payload: VendorBody,
@@ -175,9 +242,15 @@ async def accept_webhook_of_source(
         own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
         if own is not None:
             return Response(own.model_dump_json(), media_type="application/json")
+    confirmed = await confirm_subscription(payload, request.api.settings.sns_confirm_topics)
+    if confirmed is not None:
+        return Response(OwnEvent(status="done", message=confirmed).model_dump_json(), media_type="application/json")
     options = RunOptions(definition=definition)
     wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
-    return queued(request, await store(request, wanted))
+    try:
+        return queued(request, await store(request, wanted))
+    except Unreadable as error:
+        return await keep(request, payload, str(error))
 
 
 async def store(

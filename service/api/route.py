@@ -17,12 +17,12 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Send
 from starlette.types import Scope as ScopeOfRequest
 
-from orchestration.errors import Unavailable
+from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
 from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
-from service.api.problems import refusals
+from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
 
@@ -89,6 +89,20 @@ def when_too_large(handler: TooLargeHandler) -> Callable[[EndpointT], EndpointT]
     return mark
 
 
+UnreadableHandler = Callable[[ApiRequest, bytes, str], Awaitable[Response]]
+"""Answers a request whose body is no JSON object; it gets the body as it came, and the reason."""
+
+
+def when_unreadable(handler: UnreadableHandler) -> Callable[[EndpointT], EndpointT]:
+    """Name what handles a body that is no JSON object. Without it, it is refused with 400, 415 or 422."""
+
+    def mark(endpoint: EndpointT) -> EndpointT:
+        cast("Any", endpoint).unreadable = handler
+        return endpoint
+
+    return mark
+
+
 class GuardedRoute(APIRoute):
     """A route whose handler is called for authenticated requests only, with a parsed body.
 
@@ -120,6 +134,7 @@ class GuardedRoute(APIRoute):
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
         too_large: TooLargeHandler | None = getattr(self.endpoint, "too_large", None)
+        unreadable: UnreadableHandler | None = getattr(self.endpoint, "unreadable", None)
 
         async def guarded(request: Request) -> Response:
             api = state_of(request)
@@ -131,7 +146,14 @@ class GuardedRoute(APIRoute):
                 caller, raw = await _authenticate(request, api, self._scope, room)
                 body = None
                 if takes_body and (body_required or raw.strip()):
-                    body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    try:
+                        body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                    except TooLarge:
+                        raise
+                    except (HttpProblem, BadInput) as error:
+                        if unreadable is None or not raw.strip():
+                            raise
+                        return await unreadable(ApiRequest(request, api, caller, None), raw, str(error))
                     room(max(body[1] - len(raw), 0))
             except TooLarge as error:
                 # The signature of a body that was not read as a whole cannot be checked: its caller is not known.

@@ -20,6 +20,7 @@ from orchestration.store import runs
 from orchestration.store.database import Database, notifications
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.gauges import StateReader
+from orchestration.store.mappings import MappingReader, StoredMappings
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.pushes import PushWriter
 from orchestration.store.refused import RefusalLog
@@ -102,6 +103,7 @@ class ApiState:
     signals: Signals
     writer: PushWriter
     definitions: StoredDefinitions
+    mappings: MappingReader
     policies: StoredPolicies
     guard: Guard
     kinds: NodeKinds = KINDS
@@ -113,6 +115,10 @@ class ApiState:
     bodies: BodiesInMemory = field(default_factory=BodiesInMemory)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
+
+    async def stored_mappings(self) -> StoredMappings:
+        """The mappings that count now, as they were read last: no push waits for them to be read."""
+        return self.mappings.latest
 
     async def active_policy(self) -> ActivePolicy | None:
         """The policy that counts now, as it was read last: no push waits for it to be read."""

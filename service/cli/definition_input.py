@@ -14,8 +14,8 @@ from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.definitions import DefinitionRecord
 from service.cli.reader import read
+from service.cli.source_input import check_readable
 from service.cli.terminal import STDIN, read_file
-from tasks.ingest.sources import parse_push
 from tasks.ingest.stage import INGEST
 from tasks.kinds import validate_definition
 
@@ -95,7 +95,7 @@ def check_payload(request: RunRequest, definition: Definition) -> bool:
         name = definition.name or "The definition"
         raise BadInput(f"{name} needs an alert: give it one with --sample, --payload or --file")
     if ingests:
-        parse_push(request.payload, source=request.source)
+        check_readable(request)
     return ingests
 
 

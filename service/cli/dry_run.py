@@ -20,6 +20,7 @@ from orchestration.settings import Settings
 from orchestration.store.records import new_id
 from service.cli.definition_input import check_payload, load_definition
 from service.cli.prometheus import CommandPrometheus
+from service.cli.source_input import known_sources
 from service.cli.terminal import as_json, output, show_facts
 from tasks.analyze.local import LocalAnalysis
 from tasks.analyze.stage import IntelligenceNode
@@ -76,7 +77,7 @@ def _dry_run_linear(settings: Settings, request: RunRequest, *, json: bool) -> N
     if request.options.checks_only:
         push = Push(source=request.source, alerts=(), errors=())
     else:
-        push = parse_push(request.payload, source=request.source)
+        push = parse_push(request.payload, source=request.source, sources=known_sources(settings))
     previews = asyncio.run(_preview_runs(settings, push, request))
     if json:
         runs = [preview.model_dump(mode="json") for preview in previews]
@@ -90,7 +91,8 @@ def _dry_run_linear(settings: Settings, request: RunRequest, *, json: bool) -> N
 def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) -> None:
     definition, version = load_definition(settings, request)
     ingests = check_payload(request, definition)
-    push = parse_push(request.payload, source=request.source) if ingests else None
+    sources = known_sources(settings) if ingests else None
+    push = parse_push(request.payload, source=request.source, sources=sources) if ingests else None
     groups = split_by_incident(push.alerts) if push is not None else []
     previews = asyncio.run(_preview_nodes(settings, definition, groups, request.options.notify_driver))
     name = request.options.definition or INLINE

@@ -19,7 +19,7 @@ from orchestration.redaction import redact_text
 from orchestration.settings import Settings, load_settings
 from service.cli.terminal import Json, as_json, errors, output, progress
 from service.load import ENVIRONMENT, Answers, Body, Load, Shape, send
-from tasks.ingest.sources import SOURCES
+from tasks.ingest.sources import IN_CODE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _MOST = 100_000
@@ -35,7 +35,7 @@ def load(
     ] = Shape.STEADY,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="How many pushes.")] = 100,
     rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="Pushes a second. A storm has no rate.")] = 10.0,
-    source: Annotated[str, typer.Option(help=f"In whose words: {', '.join(SOURCES)}.")] = "generic",
+    source: Annotated[str, typer.Option(help=f"In whose words: {', '.join(IN_CODE)}.")] = "generic",
     connections: Annotated[int, typer.Option(min=1, max=256, help="How many connections send them.")] = 16,
     channel: Annotated[
         str | None, typer.Option(help="The channel of their messages. By default what the policy says.")
@@ -60,8 +60,8 @@ def load(
 
     Exit code: 0 if every push was accepted, else 1.
     """
-    if source not in SOURCES:
-        raise BadInput(f"--source: there is no {source[:60]!r}; there are: {', '.join(SOURCES)}")
+    if source not in IN_CODE:
+        raise BadInput(f"--source: there is no {source[:60]!r}; there are: {', '.join(IN_CODE)}")
     host = urlsplit(url).hostname or ""
     if not is_loopback(host) and not yes and not typer.confirm(f"Send {count} alerts to {redact_text(url)}?", err=True):
         raise typer.Abort

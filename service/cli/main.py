@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "silences": "service.cli.silences:app",
     "oncall": "service.cli.oncall:app",
     "policy": "service.cli.policy:app",
+    "sources": "service.cli.sources:app",
+    "pushes": "service.cli.pushes:app",
     "definitions": "service.cli.definitions:app",
     "channels": "service.cli.channels:app",
     "heartbeats": "service.cli.heartbeats:app",

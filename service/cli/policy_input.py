@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from orchestration.alert import Alert
-from orchestration.embedded_stack import find_database_url
-from orchestration.errors import BadInput, PipelineError
+from orchestration.errors import BadInput
 from orchestration.moments import parse_moment
 from orchestration.policy.active import ActivePolicy
 from orchestration.policy.document import MAX_BYTES
@@ -23,21 +21,18 @@ from orchestration.policy.routing import Subject
 from orchestration.policy.schedules import Roster
 from orchestration.problems import path_of
 from orchestration.settings import Settings
-from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import find_policy
 from orchestration.store.encrypted_cache import find_channel_names
 from orchestration.store.incident_list import find_by_words
 from orchestration.store.oncall import find_schedules
 from orchestration.store.present import read_present
-from service.cli.reader import read
+from service.cli.reader import look, read
 from service.cli.terminal import read_file
 from tasks.check.checkers.registry import CHECKERS
 from tasks.ingest.sources import parse_push
 
 T = TypeVar("T")
-
-_LOOK_SECONDS = 3.0
-"""How long the database may take to say what it knows beside a policy."""
 
 
 class BadPolicyFile(BadPolicy):
@@ -77,25 +72,7 @@ class PolicyInUse:
 
 def known_channels(settings: Settings) -> list[str] | None:
     """The names of all channels, as workers have written them down. None means that none has, or no answer."""
-    return _look(settings, find_channel_names)
-
-
-def _look(settings: Settings, query: Callable[[Database], Awaitable[T]]) -> T | None:
-    """What the database says. None means that it does not answer soon: a policy can be looked at without it."""
-
-    async def ask() -> T:
-        # Without open_database(), which brings the schema up to date first.
-        database = Database(find_database_url(settings))
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                return await query(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(ask())
-    except (PipelineError, TimeoutError):
-        return None
+    return look(settings, find_channel_names)
 
 
 def with_rosters(settings: Settings, in_use: PolicyInUse, at: datetime) -> PolicyInUse:
@@ -103,7 +80,7 @@ def with_rosters(settings: Settings, in_use: PolicyInUse, at: datetime) -> Polic
     policy = in_use.policy
     if not policy.schedules:
         return in_use
-    if (found := _look(settings, lambda database: find_schedules(database, at, policy))) is not None:
+    if (found := look(settings, lambda database: find_schedules(database, at, policy))) is not None:
         return replace(in_use, rosters=found.rosters)
     note = "Overrides and calendars were not looked at: the database does not answer"
     return replace(in_use, rosters={name: roster_of(policy, name) for name in policy.schedules}, note=note)

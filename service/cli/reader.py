@@ -7,12 +7,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
+from orchestration.embedded_stack import find_database_url
+from orchestration.errors import PipelineError
 from orchestration.settings import Settings
 from orchestration.store.database import AsyncConnection, Database, open_database
 from service.cli.terminal import progress
 from service.stack import attach
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 3.0
+"""How long the database may take to say what it knows beside a document."""
 
 
 def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -48,3 +53,21 @@ def read_at(settings: Settings, work: Callable[[Database, str | None], Awaitable
                 return await work(database, addresses.prefect_api_url)
 
         return asyncio.run(open_and_work())
+
+
+def look(settings: Settings, query: Callable[[Database], Awaitable[T]]) -> T | None:
+    """What the database says, if it runs. None means that it does not answer soon: the command works without it."""
+
+    async def ask() -> T:
+        # Without open_database(), which brings the schema up to date first.
+        database = Database(find_database_url(settings))
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await query(database)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(ask())
+    except (PipelineError, TimeoutError):
+        return None

@@ -16,8 +16,9 @@ from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings, load_settings
 from service.cli.run_views import show_results
+from service.cli.source_input import check_readable
 from service.cli.terminal import USAGE, Json, as_json, fail, progress, read_file, resumable, run_app
-from tasks.ingest.sources import SOURCES, parse_push, source_named
+from tasks.ingest.sources import SOURCES, source_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -123,7 +124,7 @@ def _with_definition(request: RunRequest, config: str | None) -> RunRequest:
     """
     if config is None:
         if request.options.definition is None and not request.options.checks_only:
-            parse_push(request.payload, source=request.source)
+            check_readable(request)
         return request
     from service.cli.definition_input import check_payload, read_definition
 

@@ -1,4 +1,5 @@
-"""The definitions in Prefect: each has a block, and a deployment `definition-pipeline/NAME`. The policy has a block.
+"""The definitions in Prefect: each has a block, and a deployment `definition-pipeline/NAME`. The policy and the
+mappings of senders have a block each.
 
 The store is the truth. This module writes it to Prefect, and stores what operators edited there.
 """
@@ -17,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.pipeline_definition import BLOCK_TYPES, DefinitionBlock, PrefectBlocks
 from blocks.prefect_api import prefect_errors
 from flows.definition_pipeline import definition_pipeline
-from flows.definitions import BrokenBlock, BrokenPolicy, sync_block, write_block
+from flows.definitions import BrokenBlock, BrokenMapping, BrokenPolicy, sync_block, write_block
 from orchestration.definitions import POLICY_NAME, Kind, checked_name
 from orchestration.errors import BadInput
 from orchestration.signals import logger
@@ -26,9 +27,13 @@ from orchestration.store.database import Database
 from orchestration.store.definitions import DefinitionRecord
 from service.mirror.deployments import TAGS, Deployment, ensure, ensure_pool, is_current, wanted_deployments
 from service.mirror.flow_runs import DEFINITION_FLOW_NAME, definition_deployments
+from tasks.ingest.sources.stored import name_problem
 
 POLICY_BLOCK = f"{BLOCK_TYPES[Kind.POLICY].get_block_type_slug()}/{POLICY_NAME}"
 """The address of the policy's block. No definition can have this name."""
+
+SOURCE_BLOCKS = BLOCK_TYPES[Kind.SOURCE].get_block_type_slug()
+"""How the addresses of the mappings' blocks begin."""
 
 DISABLED = "disabled"
 """The tag of a deployment that we paused because its definition is disabled. An operator's pause has no tag."""
@@ -57,7 +62,7 @@ async def store_edit(database: Database, kind: Kind, name: str) -> list[str]:
     try:
         if (block := await blocks.read(name)) is not None:
             await sync_block(database, blocks, block)
-    except (BrokenBlock, BrokenPolicy) as error:
+    except (BrokenBlock, BrokenPolicy, BrokenMapping) as error:
         return [f"its block had an edit that could not be used ({'; '.join(error.lines)}): the edit was overwritten"]
     return []
 
@@ -65,7 +70,7 @@ async def store_edit(database: Database, kind: Kind, name: str) -> list[str]:
 async def show(database: Database, kind: Kind, name: str) -> None:
     """Write a definition to Prefect as it is stored now. Delete its block and deployment if it was deleted.
 
-    The policy has no deployment.
+    Only a pipeline has a deployment.
 
     Raises:
         Unavailable: the database or Prefect does not answer.
@@ -79,7 +84,7 @@ async def show(database: Database, kind: Kind, name: str) -> None:
                 await blocks.delete(name)
             else:
                 await write_block(blocks, record, await blocks.read(name))
-            if kind is Kind.POLICY:
+            if kind is not Kind.PIPELINE:
                 return
             if record is None:
                 await _forget_deployment(client, name)
@@ -89,17 +94,18 @@ async def show(database: Database, kind: Kind, name: str) -> None:
 
 
 async def sync(client: PrefectClient, database: Database) -> dict[str, str]:
-    """Write every definition and the policy to Prefect, and store the blocks that were edited or created there.
+    """Write every definition, policy and mapping to Prefect, and store the blocks that were edited or created there.
 
     Returns:
         What is wrong with the blocks that were edited into something that cannot be used, by the definition's name;
-        the policy's is `POLICY_BLOCK`.
+        the policy's is `POLICY_BLOCK`, and that of a mapping begins with `alert-source/`.
 
     Raises:
         Unavailable: the database does not answer.
         Exception: whatever Prefect's client raises; call it within `prefect_errors()`.
     """
     _, broken_policy = await _sync_blocks(client, database, Kind.POLICY)
+    _, broken_mappings = await _sync_blocks(client, database, Kind.SOURCE)
     stored, broken = await _sync_blocks(client, database, Kind.PIPELINE)
     deployed = {deployment.name: deployment for deployment in await definition_deployments(client)}
     for record in stored:
@@ -108,6 +114,7 @@ async def sync(client: PrefectClient, database: Database) -> dict[str, str]:
             await _show_deployment(client, record)
     for name in deployed.keys() - {record.name for record in stored}:
         await _forget_deployment(client, name)
+    broken |= {f"{SOURCE_BLOCKS}/{name}": said for name, said in broken_mappings.items()}
     return broken | ({POLICY_BLOCK: broken_policy[POLICY_NAME]} if broken_policy else {})
 
 
@@ -123,7 +130,7 @@ async def _sync_blocks(
         try:
             _check_name(kind, block)
             await sync_block(database, blocks, block)
-        except (BrokenBlock, BrokenPolicy) as error:
+        except (BrokenBlock, BrokenPolicy, BrokenMapping) as error:
             broken[block.name] = str(error)
         except BadInput as error:
             logger.warning("%s", error)
@@ -143,10 +150,13 @@ def _check_name(kind: Kind, block: DefinitionBlock) -> None:
     """Check that a block can be one of ours.
 
     Raises:
-        BadInput: a definition cannot have its name, or it is a second policy.
+        BadInput: a definition or mapping cannot have its name, or it is a second policy.
     """
     if kind is Kind.PIPELINE:
         checked_name(block.name)
+    elif kind is Kind.SOURCE:
+        if (problem := name_problem(block.name)) is not None:
+            raise BadInput(f"The block {SOURCE_BLOCKS}/{block.name} counts for nothing: {problem}")
     elif block.name != POLICY_NAME:
         raise BadInput(f"The block alert-policy/{block.name} counts for nothing: the policy is {POLICY_BLOCK}")
 

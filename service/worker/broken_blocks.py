@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from orchestration.alert import Severity
 from orchestration.engine.run import Services
 from orchestration.store import incidents
+from service.mirror.definitions import POLICY_BLOCK, SOURCE_BLOCKS
 from service.worker.own_alerts import own_alert, own_incident_key, report
 
 _ABOUT = "definition/"
@@ -43,5 +44,8 @@ class BrokenBlocks:
 
 
 def _called(name: str) -> str:
-    # Only the policy's name is the address of its block: `service.mirror.definitions.POLICY_BLOCK`.
-    return "The policy" if "/" in name else f"Pipeline definition {name}"
+    # The policy and the mappings are called by the addresses of their blocks.
+    if name == POLICY_BLOCK:
+        return "The policy"
+    kind, slash, rest = name.partition("/")
+    return f"The mapping {rest}" if slash and kind == SOURCE_BLOCKS else f"Pipeline definition {name}"

@@ -29,13 +29,15 @@ from orchestration.requests import RunOptions, RunRequest, StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import PushAccepted, Signals, Tags
 from orchestration.store import incidents
+from orchestration.store.mappings import StoredMappings
 from orchestration.store.pushes import NewPush, NewRun, WrittenPush, write_alone
 from orchestration.store.records import new_id
 from tasks.ingest.alert_secrets import identity_without_secrets, texts_without_secrets, without_secrets
 from tasks.ingest.ceilings import HugePush
 from tasks.ingest.incidents import split_by_incident
-from tasks.ingest.sources import Push, parse_push
+from tasks.ingest.sources import Push, Sources, parse_push
 from tasks.ingest.sources.cleaning import clean
+from tasks.ingest.sources.stored import sources_with
 from tasks.ingest.storms import BATCH, StormServices, title_of_storm
 
 _NAME_CHARACTERS = 128
@@ -52,6 +54,7 @@ class IntakeServices(StormServices, Protocol):
 
     @property
     def definitions(self) -> DefinitionSource | None: ...
+    async def stored_mappings(self) -> StoredMappings: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ async def accept(
         Unavailable: the database, or the place where definitions are kept, does not answer.
     """
     intake = _intake_of(request, metadata, services.settings, await services.active_policy())
+    intake = replace(intake, sources=sources_with(await services.stored_mappings()))
     size = _checked_size(request, metadata, services.settings)
     plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
     title = await _title_without_alerts(services, request, plan)
@@ -135,6 +139,8 @@ class _Intake:
     metadata: PushMetadata
     settings: Settings
     policy: ActivePolicy | None = None
+    sources: Sources | None = None
+    """The sources that can read it. None means those that ship."""
     awaits_ingest: bool = True
     """Whether the runs begin with ingest, and take part in the order of their incident."""
 
@@ -223,7 +229,7 @@ def _severity_of_value(payload: object) -> Severity:
 
 def _by_incident(payload: object, intake: _Intake) -> NewPush | HugePush:
     """The runs of a push with alerts, unless it is huge: everything that takes time and no database."""
-    push = parse_push(payload, source=intake.source)
+    push = parse_push(payload, source=intake.source, sources=intake.sources)
     if not push.alerts:
         return _new_push(payload, [_ignored(push, intake)], intake)
     if intake.policy is not None and intake.policy.policy.grouping and not intake.options.test:

@@ -10,7 +10,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from orchestration.errors import BadInput
+from orchestration.errors import Unreadable
 
 MAX_DEPTH = 64
 """How deep objects and lists may be nested. No vendor needs ten levels; a thousand would exhaust Python's stack."""
@@ -27,7 +27,7 @@ def clean(value: object, depth: int = 0) -> JsonValue:
     `depth` is the number of levels around the value.
 
     Raises:
-        BadInput: nested more than `MAX_DEPTH` levels deep.
+        Unreadable: nested more than `MAX_DEPTH` levels deep.
     """
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
@@ -40,7 +40,7 @@ def clean(value: object, depth: int = 0) -> JsonValue:
     if not isinstance(value, Mapping | list | tuple):
         return clean(str(value), depth)
     if depth >= MAX_DEPTH:
-        raise BadInput(f"the payload is nested more than {MAX_DEPTH} levels deep")
+        raise Unreadable(f"the payload is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return {_UNSTORABLE.sub("\ufffd", str(key)): clean(item, depth + 1) for key, item in pairs}

@@ -159,7 +159,8 @@ def joined(value: JsonValue) -> str:
     return ", ".join(filter(None, map(_said, items)))
 
 
-def _is_visible(written: str) -> bool:
+def is_visible(written: str) -> bool:
+    """Whether a text has a character that can be seen."""
     return _SAYS_SOMETHING.search(written) is not None
 
 
@@ -177,7 +178,7 @@ class Fields:
             if each.keys().isdisjoint(names):
                 continue
             for name in names:
-                if name in each and _is_visible(written := text(each[name])) and not says_nothing(written):
+                if name in each and is_visible(written := text(each[name])) and not says_nothing(written):
                     return each[name]
         return None
 
@@ -191,7 +192,7 @@ class Fields:
     def name(self, *names: str) -> str:
         """The value as the name of an alert, on one line. A variable without a value is better than no name."""
         written = (each[name] for each in self._objects for name in names if name in each)
-        return self.line(*names) or one_line_text(next(filter(_is_visible, map(text, written)), ""))
+        return self.line(*names) or one_line_text(next(filter(is_visible, map(text, written)), ""))
 
     def line(self, *names: str) -> str:
         """The value on one line, at most `NAME_LIMIT` characters."""

@@ -24,12 +24,9 @@ from tasks.ingest.sources.fields import (
     annotations_of,
     known_severity,
     labels_of,
-    object_in,
     objects_in,
-    one_line_text,
     severity_of,
 )
-from tasks.ingest.sources.senders import flattened
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
 from tasks.ingest.sources.spelling import respelled, spellings
 from tasks.ingest.sources.status import STATE_FIELDS, is_state, status_in
@@ -117,15 +114,9 @@ _SPELLINGS = spellings(
 )
 """The names of fields in the spelling of this file: senders write `AlertName`, `alert-name` or `ALERT_NAME`."""
 
-_BEATS = {"0": "down", "1": "up", "2": "pending", "3": "maintenance"}
-"""The `status` of a heartbeat of Uptime Kuma."""
-_NO_STATES = ("pending", "maintenance")
-_ROBOT = {"1": "down", "2": "up"}
-"""The `alertType` of UptimeRobot; 3 is a certificate that expires."""
-
 
 def _recognises(body: JsonObject) -> int:
-    flat = _flat(body)
+    flat = respelled(body, _SPELLINGS)
     return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _last_name(flat) else NOT_MINE
 
 
@@ -143,35 +134,11 @@ def parse_as(body: JsonObject, source: str) -> Push:
     listed = body.get("alerts")
     if isinstance(listed, list) and (listed or not _name_in(body)):
         return _parse_list(body, source)
-    flat = _flat(body)
-    if flat.get("status") in _NO_STATES and "heartbeat" in body:
-        return Push(source=source, ignored=f"a heartbeat that is {flat['status']}")
+    flat = respelled(body, _SPELLINGS)
     name = _name_in(flat) or _last_name(flat)
     if not name:
         return Push(source=source)
     return Push(source=source, alerts=(_alert(flat, {}, name, source, body),))
-
-
-def _flat(body: JsonObject) -> JsonObject:
-    """The body with the fields of a well-known sender under the generic names, in the spelling of this file.
-
-    Sources: `server/notification-providers/webhook.js` of Uptime Kuma; UptimeRobot, "Web-Hook Alert Contacts".
-    """
-    if "heartbeat" in body and "monitor" in body:
-        beat, monitor = object_in(body.get("heartbeat")), object_in(body.get("monitor"))
-        flat: JsonObject = {
-            "name": Fields(monitor, body).pick("name", "msg"),
-            "status": _BEATS.get(one_line_text(beat.get("status"))),
-            "message": Fields(beat, body).pick("msg"),
-            "monitor_id": monitor.get("id"),
-            "url": Fields(monitor).pick("url"),
-            "host": Fields(monitor).pick("hostname"),
-            "timestamp": Fields(beat).pick("time"),
-        }
-        return {name: value for name, value in flat.items() if value is not None}
-    body = flattened(body) or respelled(body, _SPELLINGS)
-    kind = _ROBOT.get(one_line_text(body.get("alertType"))) if "monitorFriendlyName" in body else None
-    return body | {"status": kind} if kind and not Fields(body).pick(*_STATUS) else body
 
 
 def _parse_list(body: JsonObject, source: str) -> Push:

@@ -1,18 +1,22 @@
-"""The sources, and how a request body becomes alerts. To add a source, write its file and add a line here."""
+"""The sources, and how a request body becomes alerts.
+
+To add a source, write a mapping (`mappings/`), or its file and a line here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestration.alert import OWN_SOURCE, Alert
-from orchestration.errors import BadInput, json_kind
+from orchestration.errors import BadInput, Unreadable, json_kind
 from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.sources.fields import one_line_text
+from tasks.ingest.sources.shipped import shipped_sources
 from tasks.ingest.sources.source import JsonObject, Push, Source
 
-SOURCES: dict[str, Source] = {
+IN_CODE: dict[str, Source] = {
     module.SOURCE.name: module.SOURCE
     for module in (
         alertmanager,
@@ -25,6 +29,13 @@ SOURCES: dict[str, Source] = {
         generic,
     )
 }
+"""The sources that say more than a mapping can, and the generic one."""
+
+SOURCES: dict[str, Source] = {**IN_CODE, **{source.name: source for source in shipped_sources()}}
+"""The sources that ship, by name."""
+
+Sources = Mapping[str, Source]
+"""The sources of an installation by name: those that ship, and those of its own mappings."""
 
 ENTRY_POINTS = frozenset(
     ("", "api", "cli", "event", "manual", "orchestrator", "prefect", "python", "schedule", "unknown", "webhook")
@@ -36,33 +47,47 @@ _MAX_ERRORS = 20
 _MAX_FIELDS = 8
 
 
-def source_named(name: str) -> Source:
-    """The source with this name, in any case.
+def source_named(name: str, sources: Sources | None = None) -> Source:
+    """The source with this name, in any case. Without `sources` it is one of those that ship.
 
     Raises:
         BadInput: no source has this name; the message lists the sources.
     """
-    found = SOURCES.get(name.strip().casefold())
+    known = SOURCES if sources is None else sources
+    found = known.get(name.strip().casefold())
     if found is None:
-        raise BadInput(f"there is no source {one_line_text(name, 64)!r}; the sources are {', '.join(SOURCES)}")
+        raise BadInput(f"there is no source {one_line_text(name, 64)!r}; the sources are {', '.join(known)}")
     return found
 
 
-def recognise(payload: object) -> Source:
+def recognise(payload: object, sources: Sources | None = None) -> Source:
     """The source that sent this body: the source that recognises most of its fields.
 
     Raises:
-        BadInput: the payload is no object, is empty or too deeply nested, or no source recognises it.
+        Unreadable: the payload is no object, is empty or too deeply nested, or no source recognises it.
     """
-    return _most_specific(_body(payload))
+    known = SOURCES if sources is None else sources
+    return _most_specific(_body(payload, known), known)
 
 
-def parse_push(payload: object, *, source: str | None = None) -> Push:
+def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
+    """How certain each source is that a body is its own, the surest first; without those that do not recognise it.
+
+    Raises:
+        Unreadable: the payload is no object, is empty or too deeply nested.
+    """
+    known = SOURCES if sources is None else sources
+    return {name: bid for bid, name in sorted(_bids(_body(payload, known), known), reverse=True)}
+
+
+def parse_push(payload: object, *, source: str | None = None, sources: Sources | None = None) -> Push:
     """Parse the body of one request.
 
     The body may be wrapped in an object, `{"payload": {…}}`, as the Python API passes it.
     `source` selects the parser with that name, in any case. With None or a name of `ENTRY_POINTS`, the parser is
-    chosen by the body. A vendor's name also accepts a flat body in the generic shape, and stays the source.
+    chosen by the body. A vendor's name also accepts a body of any mapping, or a flat body in the generic shape, and
+    stays the source; so does the name of the generic source. `sources` are those of the installation; None means those
+    that ship.
 
     `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the one of
     the latest moment is kept, else the last one, and `errors` says so.
@@ -71,60 +96,76 @@ def parse_push(payload: object, *, source: str | None = None) -> Push:
     what it is about.
 
     Raises:
-        BadInput: nothing in the payload can be used, or `source` is neither a source nor an entry point.
+        Unreadable: nothing in the payload can be used.
+        BadInput: `source` is neither a source nor an entry point.
     """
+    known = SOURCES if sources is None else sources
     if source == OWN_SOURCE:
-        return _deduplicated(generic.parse_as(_body(payload), OWN_SOURCE))
-    forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source)
-    body = _body(payload)
-    parser = forced or _most_specific(body)
-    push = parser.parse(body)
+        return _deduplicated(generic.parse_as(_body(payload, known), OWN_SOURCE))
+    forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, known)
+    body = _body(payload, known)
+    parser = forced or _most_specific(body, known)
+    by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.recognises(body))
+    push = _parsed_for(parser, body, known) if by_hand else parser.parse(body)
     if push.ignored:
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
-    if not push.alerts and not parser.recognises(body):
-        by_hand = generic.parse_as(body, parser.name)
-        push = by_hand if by_hand.alerts else push
     if not push.alerts:
-        raise BadInput(_why_nothing(push, body))
+        raise Unreadable(_why_nothing(push, body, known))
     return _deduplicated(push)
 
 
-def _body(payload: object) -> JsonObject:
+def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
+    """A body that was sent under a name whose vendor it does not show: of that vendor, of a mapping, or by hand."""
+    push = parser.parse(body) if parser is not IN_CODE["generic"] else Push(source=parser.name)
+    if push.alerts or push.ignored:
+        return push
+    bids = _bids(body, {name: each for name, each in sources.items() if each.parse_as is not None})
+    mapped = sources[max(bids)[1]].parse_as if bids else None
+    for parse_as in filter(None, (mapped, generic.parse_as)):
+        found = parse_as(body, parser.name)
+        if found.alerts or found.ignored:
+            return found
+        push = push if push.errors else found
+    return push
+
+
+def _body(payload: object, sources: Sources) -> JsonObject:
     body = clean(payload)
     if not isinstance(body, dict):
-        raise BadInput(f"the payload is {json_kind(payload)}, not a JSON object; {_expected()}")
+        raise Unreadable(f"the payload is {json_kind(payload)}, not a JSON object; {_expected(sources)}")
     if not body:
-        raise BadInput(f"the payload is an empty object; {_expected()}")
+        raise Unreadable(f"the payload is an empty object; {_expected(sources)}")
     inner = body.get("payload")
-    if isinstance(inner, dict) and inner and not _bids(body):
+    if isinstance(inner, dict) and inner and not _bids(body, sources):
         return inner
     return body
 
 
-def _bids(body: JsonObject) -> list[tuple[int, str]]:
-    return [(bid, source.name) for source in SOURCES.values() if (bid := source.recognises(body)) > 0]
+def _bids(body: JsonObject, sources: Sources) -> list[tuple[int, str]]:
+    return [(bid, source.name) for source in sources.values() if (bid := source.recognises(body)) > 0]
 
 
-def _most_specific(body: JsonObject) -> Source:
-    bids = _bids(body)
+def _most_specific(body: JsonObject, sources: Sources) -> Source:
+    bids = _bids(body, sources)
     if not bids:
         fields = ", ".join(one_line_text(name, 40) for name in list(body)[:_MAX_FIELDS])
         more = ", …" if len(body) > _MAX_FIELDS else ""
-        raise BadInput(f"no source recognizes the payload (its fields: {fields}{more}); {_expected()}")
-    return SOURCES[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
+        raise Unreadable(f"no source recognizes the payload (its fields: {fields}{more}); {_expected(sources)}")
+    return sources[max(bids)[1]]  # equal bids are decided by name, not by the order of the registry
 
 
-def _expected() -> str:
-    vendors = ", ".join(name for name in SOURCES if name != "generic")
-    return f"expected the webhook body of {vendors}, or of generic: an object with a name, alertname or title"
+def _expected(sources: Sources) -> str:
+    vendors = ", ".join(name for name in IN_CODE if name != "generic")
+    mapped = f"of one of {len(sources.keys() - IN_CODE.keys())} mappings (alert-pipeline sources list)"
+    return f"expected the webhook body of {vendors}, {mapped}, or of generic: an object with a name, alertname or title"
 
 
-def _why_nothing(push: Push, body: JsonObject) -> str:
+def _why_nothing(push: Push, body: JsonObject, sources: Sources) -> str:
     if push.errors:
-        return f"no alert of the payload can be used: {'; '.join(_bounded(push.errors, 3))}; {_expected()}"
+        return f"no alert of the payload can be used: {'; '.join(_bounded(push.errors, 3))}; {_expected(sources)}"
     if body.get("alerts") == []:
-        return f"the payload has no alert: its list of alerts is empty; {_expected()}"
-    return f"the payload has no alert that source {push.source} can read; {_expected()}"
+        return f"the payload has no alert: its list of alerts is empty; {_expected(sources)}"
+    return f"the payload has no alert that source {push.source} can read; {_expected(sources)}"
 
 
 def _deduplicated(push: Push) -> Push:

@@ -59,3 +59,5 @@ class Source:
     recognises: Callable[[JsonObject], int]
     parse: Callable[[JsonObject], Push]
     sample: Callable[[str], JsonObject]
+    parse_as: Callable[[JsonObject, str], Push] | None = None
+    """Parses a body as alerts of another source. None means that the source cannot."""

@@ -1,0 +1,227 @@
+"""A mapping as a source: it reads bodies with the same cleaning, words and identities as the vendors in code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+from pydantic import JsonValue
+
+from orchestration.alert import Alert, AlertStatus, Severity
+from orchestration.errors import BadInput
+from tasks.ingest.sources.cleaning import clean
+from tasks.ingest.sources.expressions import Expression, first_said, is_something, squashed_names
+from tasks.ingest.sources.fields import (
+    alert_of,
+    annotations_of,
+    known_severity,
+    labels_of,
+    moment,
+    objects_in,
+    one_line_text,
+    tags_of,
+)
+from tasks.ingest.sources.mapping import Condition, SourceMapping, word_of
+from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
+from tasks.ingest.sources.spelling import squashed
+from tasks.ingest.sources.status import status_of
+
+BODY = "_body"
+"""Under this name each alert of a list sees the body around it."""
+
+_ALL = "*"
+_SAMPLE_AGE = timedelta(minutes=10)
+
+
+def source_of(mapping: SourceMapping) -> Source:
+    """The source that this mapping describes."""
+    reader = _Reader(mapping)
+    return Source(
+        name=mapping.name,
+        title=mapping.shown_title,
+        recognises=reader.recognises,
+        parse=lambda body: reader.parse(body, mapping.name),
+        sample=reader.sample,
+        parse_as=reader.parse,
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads bodies with a mapping."""
+
+    mapping: SourceMapping
+
+    @cached_property
+    def _conditions(self) -> list[tuple[frozenset[str], Condition]]:
+        """Each condition with the fields at the top that it needs: nearly every push lacks them."""
+        return [(frozenset(map(self._spelled, each.first_fields)), each) for each in self.mapping.when]
+
+    def _spelled(self, name: str) -> str:
+        return squashed(name) if self.mapping.any_spelling else name
+
+    def recognises(self, body: JsonObject) -> int:
+        """The bid for a body: the more the condition asks for that holds, the higher."""
+        inner = body if self.mapping.unwrap is None else self._unwrapped(body)
+        names = frozenset(map(squashed, inner)) if self.mapping.any_spelling else inner.keys()
+        near = [condition for needed, condition in self._conditions if needed <= names]
+        if not near:
+            return NOT_MINE
+        seen = self._seen(inner)
+        sizes = [each.size for each in near if each.holds(seen, any_spelling=self.mapping.any_spelling)]
+        return VENDOR + VENDOR * max(sizes) if sizes else NOT_MINE
+
+    def parse(self, body: JsonObject, source: str) -> Push:
+        """The alerts of a body, as alerts of `source`."""
+        around = self._seen(self._unwrapped(body))
+        if self.mapping.alerts is None:
+            items, errors = [(0, around)], list[str]()
+        else:
+            listed = self._find(self.mapping.alerts, around)
+            items, errors = objects_in([listed] if isinstance(listed, dict) else listed)
+        alerts, ignored = list[Alert](), ""
+        for index, item in items:
+            one = self.mapping.alerts is None
+            seen: JsonObject = item if one else {self._spelled(BODY): around, **item}
+            if because := self._ignored(seen):
+                ignored = ignored or because
+            elif name := self._name(seen):
+                alerts.append(self._alert(seen, name, source, body if one else item))
+            else:
+                errors.append(f"{'the body' if one else f'alerts[{index}]'} says nothing where {source} writes a name")
+        if ignored and not alerts and not errors:
+            return Push(source=source, ignored=ignored)
+        return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))
+
+    def sample(self, mark: str) -> JsonObject:
+        """The sample of the mapping, with fresh moments.
+
+        Raises:
+            BadInput: the mapping has none.
+        """
+        if self.mapping.sample is None:
+            raise BadInput(f"The mapping {self.mapping.name!r} has no sample: write one into it under `sample`")
+        now = datetime.now(UTC)
+        ago = now - _SAMPLE_AGE
+        values: dict[str, str | int] = {
+            "{mark}": mark,
+            "{now}": now.isoformat(),
+            "{ago}": ago.isoformat(),
+            "{now_s}": int(now.timestamp()),
+            "{ago_s}": int(ago.timestamp()),
+            "{ago_ms}": int(ago.timestamp() * 1000),
+        }
+        filled = _filled(self.mapping.sample, values)
+        return filled if isinstance(filled, dict) else {}
+
+    def _unwrapped(self, body: JsonObject) -> JsonObject:
+        """The object that the sender wraps as a text; any other body as it is."""
+        unwrap = self.mapping.unwrap
+        if unwrap is None or (unwrap.first_field is not None and unwrap.first_field not in body):
+            return body
+        inner = unwrap.find(body)
+        if isinstance(inner, str) and inner.lstrip().startswith("{"):
+            with suppress(ValueError, RecursionError, BadInput):
+                inner = clean(json.loads(inner))
+        return inner if isinstance(inner, dict) and inner else body
+
+    def _seen(self, body: JsonObject) -> JsonObject:
+        """The body as the expressions see it."""
+        spelled = squashed_names(body) if self.mapping.any_spelling else body
+        return spelled if isinstance(spelled, dict) else body
+
+    def _find(self, expression: Expression, seen: JsonObject) -> JsonValue:
+        return expression.find(seen, any_spelling=self.mapping.any_spelling)
+
+    def _said(self, expressions: Sequence[Expression], seen: JsonObject) -> JsonValue:
+        return first_said(expressions, seen, any_spelling=self.mapping.any_spelling)
+
+    def _all_said(self, expressions: Sequence[Expression], seen: JsonObject) -> list[JsonValue]:
+        return [value for each in expressions if (value := self._said((each,), seen)) is not None]
+
+    def _ignored(self, seen: JsonObject) -> str:
+        """Why this says nothing about the state of an alert; "" if it does."""
+        spelled = self.mapping.any_spelling
+        return next((each.because for each in self.mapping.ignore if each.holds(seen, any_spelling=spelled)), "")
+
+    def _name(self, seen: JsonObject) -> str:
+        """The alert's name. A variable that its sender could not fill in is better than no name."""
+        expressions = self.mapping.alert.name
+        written = filter(is_something, (self._find(each, seen) for each in expressions))
+        return one_line_text(self._said(expressions, seen)) or one_line_text(next(written, None))
+
+    def _alert(self, seen: JsonObject, name: str, source: str, sent: JsonObject) -> Alert:
+        fields = self.mapping.alert
+        status = self._status(seen)
+        fingerprint = one_line_text(self._said(fields.fingerprint, seen), None)
+        title = one_line_text(self._said(fields.title, seen))
+        ended_at = self._moment(fields.ended_at, seen)
+        return alert_of(
+            source,
+            sent,
+            name=name,
+            severity=self._severity(seen),
+            status=status,
+            labels=self._labels(seen),
+            annotations=self._annotations(seen),
+            description=self._said(fields.description, seen),
+            links={link: self._said(expressions, seen) for link, expressions in fields.links.items()},
+            fingerprint=fingerprint,
+            group=one_line_text(self._said(fields.incident_key, seen), None) or fingerprint,
+            title=title if title != name else "",
+            started_at=self._moment(fields.started_at, seen),
+            ended_at=ended_at,
+            episode_at=self._moment(fields.episode_at, seen),
+            occurred_at=self._moment(fields.occurred_at, seen)
+            or (ended_at if status is AlertStatus.RESOLVED else None),
+            state_reason=one_line_text(self._said(fields.state_reason, seen)),
+        )
+
+    def _status(self, seen: JsonObject) -> AlertStatus:
+        said = self._said(self.mapping.alert.status, seen)
+        word, words = word_of(said), self.mapping.words
+        if word in words.firing:
+            return AlertStatus.FIRING
+        return AlertStatus.RESOLVED if word in words.resolved else status_of(said)
+
+    def _severity(self, seen: JsonObject) -> Severity:
+        """The first word that is known; warning if none is."""
+        words = self.mapping.words
+        own = {Severity.CRITICAL: words.critical, Severity.WARNING: words.warning, Severity.INFO: words.info}
+        for said in self._all_said(self.mapping.alert.severity, seen):
+            found = next((severity for severity, each in own.items() if word_of(said) in each), known_severity(said))
+            if found is not None:
+                return found
+        return Severity.WARNING
+
+    def _moment(self, expressions: Sequence[Expression], seen: JsonObject) -> datetime | None:
+        return next(filter(None, map(moment, self._all_said(expressions, seen))), None)
+
+    def _labels(self, seen: JsonObject) -> dict[str, str]:
+        named = {name: self._said(expressions, seen) for name, expressions in self.mapping.alert.labels.items()}
+        listed = named.pop(_ALL, None)
+        every = labels_of(listed) if isinstance(listed, dict) else tags_of(listed)
+        return every | labels_of(named)
+
+    def _annotations(self, seen: JsonObject) -> dict[str, str]:
+        named = {name: self._said(expressions, seen) for name, expressions in self.mapping.alert.annotations.items()}
+        return annotations_of(named.pop(_ALL, None)) | annotations_of(named)
+
+
+def _filled(value: JsonValue, values: Mapping[str, str | int]) -> JsonValue:
+    """The value with the places of its texts filled in. A text that is nothing but a number's place is the number."""
+    if isinstance(value, list):
+        return [_filled(item, values) for item in value]
+    if isinstance(value, dict):
+        return {name: _filled(item, values) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    if value in values:
+        return values[value]
+    for place, filled in values.items():
+        value = value.replace(place, str(filled))
+    return value
