@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from blocks.channels.generic import GenericChannel
+from blocks.channels.http import keep_connections
 from orchestration.errors import DeliveryFailed
 from tests.receivers import Answer, HttpReceiver, http_receiver
 from tests.test_channels import a_message
@@ -136,3 +139,24 @@ async def test_a_process_that_stood_still_reads_the_answer_that_came_meanwhile()
         # As SIGSTOP does: nothing runs here until the limit has long passed.
         time.sleep(2)  # noqa: ASYNC251
         assert (await sending).status == "sent"
+
+
+async def test_a_worker_keeps_its_connection_for_the_next_message_and_no_cookie():
+    requests = list[bytes]()
+    connections = list[asyncio.StreamWriter]()
+
+    async def vendor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                requests.append(head + await reader.readexactly(int(length[1]) if length else 0))
+                writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=of-another-message\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(vendor, "127.0.0.1", 0) as server, keep_connections():
+        port = server.sockets[0].getsockname()[1]
+        for path in ("oncall", "team"):
+            await GenericChannel(endpoint=SecretStr(f"http://127.0.0.1:{port}/{path}")).send(a_message())
+    assert (len(requests), len(connections)) == (2, 1)
+    assert b"of-another-message" not in requests[1]

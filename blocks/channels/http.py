@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, cast
 
 import httpx
 
 from blocks.channels.base import USER_AGENT, host_of, tls_context, unreachable
 from orchestration.timeouts import awake_timeout
+
+KEPT_SECONDS = 2.0
+"""How long a connection is kept for the next message. Servers close one that is idle for longer: 5 s is usual."""
 
 _MAX_ANSWER = 64 * 1024
 _BODY_SECONDS = 2.0
@@ -40,6 +46,31 @@ class Answer:
         return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
+_kept: ContextVar[httpx.AsyncClient | None] = ContextVar("alert_pipeline_http_client", default=None)
+
+
+@asynccontextmanager
+async def keep_connections() -> AsyncGenerator[None]:
+    """Within the body messages that follow one another share connections, so that a storm needs one TLS handshake and
+    not one for each message."""
+    async with _new_client() as client:
+        token = _kept.set(client)
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
+def _new_client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        verify=tls_context(),
+        follow_redirects=False,
+        # A vendor that hangs keeps none of the others waiting for a connection.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEPT_SECONDS),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    )
+
+
 async def exchange(
     method: str, url: str, *, content: bytes, headers: Mapping[str, str], timeout_seconds: float
 ) -> Answer:
@@ -50,7 +81,7 @@ async def exchange(
     """
     try:
         request = _request(method, url, content, headers)
-        async with httpx.AsyncClient(verify=tls_context(), follow_redirects=False) as client:
+        async with nullcontext(kept) if (kept := _kept.get()) is not None else _new_client() as client:
             async with awake_timeout(timeout_seconds):
                 response = await client.send(request, stream=True)
             body = await _beginning(response)

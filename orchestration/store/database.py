@@ -118,7 +118,8 @@ class Database:
         return await self._autocommit.connect()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; those that are in use, as soon as they are not."""
+        self._most_kept = 0
         while self._kept:
             await self._kept.pop().close()
         await self.engine.dispose()

@@ -18,6 +18,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from blocks.channels.http import keep_connections
 from blocks.channels.resolver import ChannelCache, configured_drivers
 from blocks.prefect_api import address_settings
 from flows.services import make_services, use_services
@@ -67,6 +68,7 @@ async def open_worker(
         metrics = worker_metrics(settings)
         services = make_services(settings, database, blocks=channels, counted=[metrics] if metrics else [])
         opening.enter_context(use_services(services))
+        await opening.enter_async_context(keep_connections())
         breaker, mirror = Breaker(), FlowRunMirror(client)
         executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
         watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
