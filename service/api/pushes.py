@@ -27,7 +27,7 @@ from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
 from service.api.providers import check_provider
-from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
+from service.api.route import ApiRequest, GuardedRoute, requires, takes_plain, when_too_large
 from service.api.shapes import Queued, Trigger
 from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
@@ -149,6 +149,7 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
 @router.post("/alerts/webhook/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
+@takes_plain
 async def accept_webhook(
     request: ApiRequest,
     payload: VendorBody,
@@ -162,6 +163,7 @@ async def accept_webhook(
 @router.post("/alerts/webhook/{source}/", **ACCEPTS_EVENTS, tags=["webhooks"])
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
+@takes_plain
 async def accept_webhook_of_source(
     request: ApiRequest,
     payload: VendorBody,
