@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 
 from orchestration.errors import BadSetting
+from orchestration.places import is_loopback
 from orchestration.private_files import make_private_file
 from orchestration.settings import Settings
 from orchestration.store.keys import TOKEN_START
@@ -51,6 +52,16 @@ def load_local_key(settings: Settings) -> str:
             f"The local key {key_path} cannot be used ({error.strerror}): see ALERT_PIPELINE_HOME"
         ) from None
     return key
+
+
+def local_key_for(settings: Settings, url: str) -> str | None:
+    """The local key for a request to this address; None if it is of another machine, or there is no key to use."""
+    if not is_loopback(url):
+        return None
+    try:
+        return load_local_key(settings)
+    except BadSetting:
+        return None
 
 
 def _read(path: Path) -> str:

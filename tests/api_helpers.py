@@ -55,9 +55,9 @@ async def open_api(
 
 
 @asynccontextmanager
-async def serve_api(settings: Settings, url: str) -> AsyncGenerator[tuple[str, int]]:
-    """The application behind a real server. Yields its address."""
-    with listen("127.0.0.1", 0) as listening:
+async def serve_api(settings: Settings, url: str, *, port: int = 0) -> AsyncGenerator[tuple[str, int]]:
+    """The application behind a real server, by default on a free port. Yields its address."""
+    with listen("127.0.0.1", port) as listening:
         app = create_app(settings, url, extensions=[mount.install])
         server = ApiServer(app, settings)
         serving = asyncio.create_task(server._serve([listening]))

@@ -192,7 +192,6 @@ async def test_the_json_is_found_in_a_form_and_in_a_string(
 @pytest.mark.parametrize(
     "body",
     [
-        b"name=DiskFull&host=db-1",
         b"payload=%7B",
         b'{"name": "x",}',
         b"\xff\xfe\x00",

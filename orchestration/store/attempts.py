@@ -171,7 +171,8 @@ OPENED = f"""
         insert into stage_execution
             (pipeline_run_id, node_id, stage, attempt, status, idempotency_key, input_ref, started_at)
         select run.id, :node_id, :stage, next.attempt, :running,
-            concat(cast(:run_id as text), '/', cast(:node_id as text), '/', next.attempt), :input_ref, statement_timestamp()
+            concat(cast(:run_id as text), '/', cast(:node_id as text), '/', next.attempt), :input_ref,
+            statement_timestamp()
         from run
         cross join lateral (
             select coalesce(max(attempt), 0) + 1 as attempt

@@ -28,7 +28,7 @@ from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
 from service.api.providers import check_provider
-from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large, when_unreadable
+from service.api.route import ApiRequest, GuardedRoute, requires, takes_plain, when_too_large, when_unreadable
 from service.api.shapes import Queued, Trigger
 from service.api.sns import confirm_subscription
 from tasks.check.stage import CheckConfig
@@ -215,6 +215,7 @@ async def run_pipeline_and_wait(request: ApiRequest, response: Response, asked: 
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
 @when_unreadable(accept_no_object)
+@takes_plain
 async def accept_webhook(
     request: ApiRequest,
     payload: VendorBody,
@@ -229,6 +230,7 @@ async def accept_webhook(
 @requires(Scope.TRIGGER)
 @when_too_large(accept_too_large)
 @when_unreadable(accept_no_object)
+@takes_plain
 async def accept_webhook_of_source(
     request: ApiRequest,
     payload: VendorBody,

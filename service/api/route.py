@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 from fastapi import Request, Response
@@ -22,6 +23,7 @@ from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
 from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
+from service.api.plain import read_plain
 from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
@@ -103,6 +105,12 @@ def when_unreadable(handler: UnreadableHandler) -> Callable[[EndpointT], Endpoin
     return mark
 
 
+def takes_plain(endpoint: EndpointT) -> EndpointT:
+    """Let this endpoint take bodies that are no JSON: a line of text, a form, or the parameters of the address."""
+    cast("Any", endpoint).takes_plain = True
+    return endpoint
+
+
 class GuardedRoute(APIRoute):
     """A route whose handler is called for authenticated requests only, with a parsed body.
 
@@ -135,6 +143,7 @@ class GuardedRoute(APIRoute):
 
         too_large: TooLargeHandler | None = getattr(self.endpoint, "too_large", None)
         unreadable: UnreadableHandler | None = getattr(self.endpoint, "unreadable", None)
+        plain: bool = getattr(self.endpoint, "takes_plain", False)
 
         async def guarded(request: Request) -> Response:
             api = state_of(request)
@@ -147,7 +156,7 @@ class GuardedRoute(APIRoute):
                 body = None
                 if takes_body and (body_required or raw.strip()):
                     try:
-                        body = await read_object(raw, BodyHeaders.of(request), api.settings.max_payload_bytes)
+                        body = await _read(request, raw, api.settings.max_payload_bytes, plain=plain)
                     except TooLarge:
                         raise
                     except (HttpProblem, BadInput) as error:
@@ -196,6 +205,19 @@ class GuardedRoute(APIRoute):
             return await self.endpoint(**values)
 
         return handle
+
+
+async def _read(request: Request, raw: bytes, limit: int, *, plain: bool) -> tuple[dict[str, Any], int]:
+    """The object in a body, and its size. With `plain` a body that is no JSON can be one as well."""
+    headers = BodyHeaders.of(request)
+    try:
+        return await read_object(raw, headers, limit)
+    except HttpProblem as problem:
+        is_other = plain and problem.status == HTTPStatus.BAD_REQUEST
+        found = read_plain(raw, headers, request.query_params) if is_other else None
+        if found is None:
+            raise
+        return found, len(raw)
 
 
 async def _authenticate(

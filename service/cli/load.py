@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestration.errors import BadInput, PipelineError
-from orchestration.local_key import load_local_key
+from orchestration.errors import BadInput
+from orchestration.local_key import local_key_for
 from orchestration.places import is_loopback
 from orchestration.redaction import redact_text
-from orchestration.settings import Settings, load_settings
+from orchestration.settings import load_settings
 from service.cli.terminal import Json, as_json, errors, output, progress
 from service.load import ENVIRONMENT, Answers, Body, Load, Shape, send
 from tasks.ingest.sources import IN_CODE
@@ -66,7 +66,7 @@ def load(
     if not is_loopback(host) and not yes and not typer.confirm(f"Send {count} alerts to {redact_text(url)}?", err=True):
         raise typer.Abort
     wanted = Load(shape=shape, source=source, count=count, rate=rate, mark=f"load-{token_hex(3)}", channel=channel)
-    known = key or _local_key(load_settings(), host)
+    known = key or local_key_for(load_settings(), url)
     pace = None if shape is Shape.STORM else rate
     fired = _send("sending", wanted.pushes(), count, url=url, key=known, connections=connections, rate=pace)
     ended = Answers()
@@ -78,16 +78,6 @@ def load(
         ended = _send("ending", iter(ends), len(ends), url=url, key=known, connections=connections)
     _show(wanted, fired, ended, json=json)
     return 0 if not fired.refused and not ended.refused else 1
-
-
-def _local_key(settings: Settings, host: str) -> str | None:
-    """The key of this home, for an API on this machine only."""
-    if not is_loopback(host):
-        return None
-    try:
-        return load_local_key(settings)
-    except PipelineError:
-        return None
 
 
 def _send(
