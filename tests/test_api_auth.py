@@ -226,9 +226,10 @@ async def test_a_replay_with_the_signature_written_otherwise_is_a_replay(api: ht
 async def test_a_signed_request_is_good_again_only_after_an_error_of_ours(
     api: httpx.AsyncClient, key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = json.dumps({"nothing": "known"}).encode()
-    headers = signed(key, body)
-    answers = [await api.post("/alerts/webhook/", content=body, headers=headers) for _ in range(2)]
+    body = json.dumps({"payload": {"nothing": "known"}}).encode()
+    path = "/orchestration/pipeline/"
+    headers = signed(key, body, f"POST.{path}")
+    answers = [await api.post(path, content=body, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [422, 401]
 
     body = json.dumps(alert()).encode()

@@ -106,7 +106,7 @@ async def test_a_push_over_twelve_incidents_is_twelve_runs_of_one_trace(services
         {"environment": "x" * 129},
         {"environment": "pro\x00duction"},
         {"environment": "\u202eprod"},
-        {"source": "nagios"},
+        {"source": "nobody"},
     ],
 )
 async def test_nothing_is_written_of_a_push_that_is_bad(services: Services, wrong: dict[str, Any]) -> None:

@@ -161,11 +161,12 @@ async def test_a_refused_push_that_is_named_shows_what_it_said(settings: Setting
 
 
 async def test_who_sent_a_refused_push_with_the_local_key_is_said(api: httpx.AsyncClient) -> None:
-    assert (await api.post("/alerts/webhook/", json={"alerts": [], "about": "DiskFull"})).status_code == 422
+    unknown = {"payload": {"alerts": [], "about": "DiskFull"}}
+    assert (await api.post("/orchestration/pipeline/", json=unknown)).status_code == 422
     await eventually(lambda: is_known(api))
     found = await ask(api, "DiskFull")
     assert found.answer.endswith(" It came from the local key at 127.0.0.1.")
-    assert "push to /alerts/webhook/ from the local key at 127.0.0.1" in timeline(found)
+    assert "push to /orchestration/pipeline/ from the local key at 127.0.0.1" in timeline(found)
 
 
 async def test_a_signed_push_that_is_too_large_names_a_key_that_nobody_has_checked(
