@@ -33,7 +33,7 @@ MOST_KEPT = 10_000
 
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _NOT_HERE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
-"""These speak of the key or of the address: once a person has mended that, the alert can be sent."""
+"""The key or the address is wrong, not the alert: it can be sent later."""
 
 _LOCK, _REFUSED = ".lock", "refused"
 

@@ -93,6 +93,15 @@ async def test_a_process_in_the_background_sends_what_is_kept(services: Services
     assert len(await rows(services.database, STORED)) == 1
 
 
+def test_one_process_at_a_time_goes_on_trying(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.keep(Message(body={"name": "x"}))
+    with spool.alone():
+        # Else each alert of a long outage would leave another process behind.
+        ended = command("--flush", "--wait", "3600", home=tmp_path, url="http://127.0.0.1:1")
+    assert (ended.returncode, "another process" in " ".join(ended.stderr.split())) == (KEPT, True)
+
+
 async def test_a_wrong_key_costs_no_alert(services: Services) -> None:
     home = services.settings.home
     async with serve_api(services.settings, services.database.url) as (host, port):

@@ -87,7 +87,7 @@ def send(
     elif text is not None:
         fail("--flush sends what is kept already: leave out the text", code=USAGE)
     try:
-        run_id = _deliver(kept, door, message, wait)
+        run_id = _deliver(kept, door, message, wait) if message is not None else _flush(kept, door, wait)
     except NotNow as error:
         left = len(kept.waiting())
         errors.print(f"Kept, and sent later: {error}. {left} wait in {kept.folder}", markup=False, highlight=False)
@@ -101,8 +101,8 @@ def send(
     return 0
 
 
-def _deliver(kept: Spool, door: Door, message: Message | None, seconds: float) -> str | None:
-    """Send what is kept, then this alert. Returns its run, if this process sent it.
+def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> str:
+    """Send what is kept, then this alert. Returns its run.
 
     Raises:
         NotNow: the API takes nothing, or another process still sends what is kept; this alert is kept as well.
@@ -112,29 +112,36 @@ def _deliver(kept: Spool, door: Door, message: Message | None, seconds: float) -
 
     def attempt() -> bool:
         if kept.waiting():  # what was said before comes first
-            _send_kept(kept, door)
-            return True
-        if message is not None:
-            run_ids.append(door.post(message))
+            _flush(kept, door, 0)
+        run_ids.append(door.post(message))
         return False
 
     try:
         patiently(attempt, seconds)
     except NotNow:
-        if message is not None:
-            kept.keep(message)
+        kept.keep(message)
         raise
-    return run_ids[0] if run_ids else None
+    return run_ids[0]
 
 
-def _send_kept(kept: Spool, door: Door) -> None:
+def _flush(kept: Spool, door: Door, seconds: float) -> None:
+    """Send what is kept.
+
+    Raises:
+        NotNow: the API takes nothing, or another process sends it.
+    """
+
+    def attempt() -> bool:
+        try:
+            return kept.send_oldest(door)
+        except BadInput as error:
+            errors.print(f"An alert that was kept is refused: {error}", markup=False, highlight=False)
+            return True
+
     with kept.alone() as alone:
         if not alone:
             raise NotNow("another process sends what is kept")
-        try:
-            kept.send_oldest(door)
-        except BadInput as error:
-            errors.print(f"An alert that was kept is refused: {error}", markup=False, highlight=False)
+        patiently(attempt, seconds)
 
 
 def _body(
