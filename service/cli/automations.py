@@ -72,9 +72,7 @@ def apply(
     tag: Annotated[
         list[str] | None, typer.Option(help="Only flow runs, deployments or flows with this tag. Repeatable: any.")
     ] = None,
-    late: Annotated[
-        bool, typer.Option("--late/--no-late", help="Flow runs that no worker starts in time.")
-    ] = True,
+    late: Annotated[bool, typer.Option("--late/--no-late", help="Flow runs that no worker starts in time.")] = True,
     running_longer_than: Annotated[
         str | None, typer.Option(metavar="TIME", help="Flow runs that take longer than this, such as 30m or 2h.")
     ] = None,
@@ -87,9 +85,7 @@ def apply(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Undo what was changed in Prefect, but for what is switched off.")
     ] = False,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Try address and key from here first.")
-    ] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Try address and key from here first.")] = True,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> int:

@@ -132,7 +132,7 @@ async def _apply(
         # Not with the client's own method: Prefect's API refuses an update that names an owner, as that sends it.
         automation = wanted.model_copy(update={"enabled": known.enabled, "tags": tags})
         body = automation.model_dump(mode="json", exclude={"owner_resource"})
-        (await client.request("PUT", f"/automations/{known.id}", json=body)).raise_for_status()
+        await client.request("PUT", "/automations/{id}", path_params={"id": known.id}, json=body)
     return AppliedAutomation(name=wanted.name, done="updated", enabled=known.enabled)
 
 
@@ -163,21 +163,9 @@ def _digest(automation: AutomationCore) -> str:
     """The SHA-256 of what an automation does, in the form in which Prefect's client reads it."""
     read = AutomationCore.model_validate(automation.model_dump(mode="json"))
     what = read.model_dump(mode="json", include={"trigger", "actions", "actions_on_trigger", "actions_on_resolve"})
-    return hashlib.sha256(to_json(_in_order(what), sort_keys=True)).hexdigest()[:16]
-
-
-def _in_order(value: Any) -> Any:
-    """The value with its sets, which JSON has as lists, in order."""
-    match value:
-        case dict():
-            return {
-                name: sorted(part) if name in ("after", "expect", "for_each") else _in_order(part)
-                for name, part in value.items()
-            }
-        case list():
-            return [_in_order(part) for part in value]
-        case _:
-            return value
+    trigger: dict[str, Any] = what["trigger"]
+    in_order = {name: sorted(trigger[name]) for name in ("after", "expect", "for_each") if name in trigger}
+    return hashlib.sha256(to_json({**what, "trigger": {**trigger, **in_order}}, sort_keys=True)).hexdigest()[:16]
 
 
 def _applied(automation: AutomationCore) -> str:

@@ -1,8 +1,8 @@
 """Prefect as a sender: the automations with which a Prefect server of the user reports failed, late and long flow runs
 and lost workers to our webhook. The mapping `prefect` reads what they send.
 
-The template that Prefect fills in makes a small JSON of an event, and not `{{ event | tojson }}`: an event may have more
-than a megabyte, and a body that is too large would be lost. Each text is cut, and then written by `tojson`.
+The template that Prefect fills in makes a small JSON of an event, and not `{{ event | tojson }}`: an event may have
+more than a megabyte, and a body that is too large would be lost. Each text is cut, and then written by `tojson`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _TEXT, _MESSAGE = 255, 4000
 _TAGS = 30
 _OF_STATE = {"type": _TEXT, "name": _TEXT, "message": _MESSAGE}
 
+_NEW_POOL_SECONDS = 60
+"""Prefect reports a work pool as not ready when it is created, before its first worker can have started."""
+
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -53,6 +56,7 @@ class Watched:
     workers: bool = True
     running_longer_than: timedelta | None = None
     severity: Severity = Severity.CRITICAL
+    """Of what failed and of lost workers. What is late or long is a warning at most, so that its failure is a rise."""
     ui_url: str | None = None
     """Where people see Prefect. None means that alerts have no link."""
 
@@ -102,8 +106,7 @@ def sending_automations(watched: Watched, block_id: UUID) -> Iterator[Automation
             EventTrigger.model_validate(
                 {
                     "posture": Posture.Proactive,
-                    "match": of_runs
-                    | {"prefect.state-type": ["RUNNING", *_ENDED], "prefect.state-name": "!Retrying"},
+                    "match": of_runs | {"prefect.state-type": ["RUNNING", *_ENDED], "prefect.state-name": "!Retrying"},
                     "match_related": related,
                     "after": {"prefect.flow-run.Running"},
                     "expect": {"prefect.flow-run.*"},
@@ -136,7 +139,7 @@ def _about_workers(watched: Watched, block_id: UUID) -> Iterator[AutomationCore]
                     "expect": {f"prefect.{kind}.{state}" for state in states},
                 }
             ),
-            _payload(watched, "workers", page),
+            _payload(watched, "workers", page, pool=kind == "work-pool"),
             block_id,
         )
 
@@ -162,6 +165,12 @@ def _automation(name: str, trigger: EventTrigger, payload: str, block_id: UUID) 
 _FLOW_RUN_PAGE = "/runs/flow-run/{{ r.id[17:] | urlencode }}"
 
 
+_NEW_POOL = (
+    "{{ 'true' if work_pool and work_pool.created "
+    f"and (event.occurred - work_pool.created).total_seconds() < {_NEW_POOL_SECONDS} else 'false' }}}}"
+)
+
+
 def _text(expression: str, most: int = _TEXT) -> str:
     """A part of a template: the text as JSON, cut, and "" if there is none."""
     return f"{{{{ ({expression} | default('', true) | string)[:{most}] | tojson }}}}"
@@ -176,8 +185,11 @@ def _object(fields: Mapping[str, str]) -> str:
     return f"{{{', '.join(f'{json.dumps(name)}: {value}' for name, value in fields.items())} }}"
 
 
-def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None = None) -> str:
-    """The template of the body. It names no `flow` and the like, for which Prefect would have to ask its own API."""
+def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None = None, pool: bool = False) -> str:
+    """The template of the body.
+
+    It names no `flow_run` and the like, for which Prefect asks its own API, but the work pool, which is seldom needed.
+    """
     # What a proactive trigger reports happens when it fires, and not at its last event.
     moment = "event.occurred" if limit is None else "firing.triggered"
     link = watched.ui_url.rstrip("/").replace("{", "%7B") + page if watched.ui_url else ""
@@ -186,9 +198,14 @@ def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None 
         f"{{% for tag in (event.resources_in_role['tag'] | default([], true))[:{_TAGS}] %}}"
         f"{{{{ ',' if not loop.first }}}}{_text('tag.id[12:]', 100)}{{% endfor %}}"
     )
+    severity = (
+        Severity.WARNING
+        if kind in ("late", "long") and watched.severity.rank > Severity.WARNING.rank
+        else watched.severity
+    )
     fields = {
         "prefect_automation": json.dumps(kind),
-        "severity": json.dumps(watched.severity.value),
+        "severity": json.dumps(severity.value),
         "event": _text("event.event"),
         "occurred": _text(moment),
         "id": _text("r.id"),
@@ -199,6 +216,7 @@ def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None 
         "pool": _resource("work-pool"),
         "tags": f"[{tags}]",
         "limit": json.dumps(within),
+        "new": _NEW_POOL if pool else "false",
         "url": f'"{link}"' if link else '""',
     }
     return f"{{%- set r = event.resource %}}{{% set by = event.resource_in_role -%}}\n{_object(fields)}"

@@ -57,7 +57,7 @@ async def set_up_sender(client: PrefectClient, order: SenderOrder) -> list[Appli
     block_id = await find_block(client, Webhook, order.block_name)
     if not order.dry_run:
         block = webhook_block(order.url, key=order.key, environment=order.environment)
-        block_id = await block.save(order.block_name, overwrite=True, client=client)
+        block_id = await block.asave(order.block_name, overwrite=True, client=client)
     wanted = list(sending_automations(order.watched, block_id or _NO_BLOCK))
     return await apply_set(client, order.set_name, wanted, overwrite=order.overwrite, dry_run=order.dry_run)
 
