@@ -111,7 +111,7 @@ def apply(
 
     Without --flow and --tag, all flows are watched but alert-pipeline's own.
     """
-    if url is None and notify is None:
+    if not url and not notify:
         fail(
             "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
             "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
@@ -120,40 +120,36 @@ def apply(
     _ensure_set_name(name)
     if name == OWN_SET:
         fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
+    from service.mirror.own_automations import apply_own
+    from service.mirror.sender import Watched
+    from service.mirror.setting_up import SenderOrder, set_up_sender, try_door
+
     settings = load_settings()
     api_url = _prefect_api(settings)
-    order = None
-    if url is not None:
-        from service.mirror.sender import Watched
-        from service.mirror.setting_up import SenderOrder, try_door
-
-        watched = Watched(
-            flows=[one for one in flow or [] if one],
-            tags=[one for one in tag or [] if one],
-            late=late,
-            workers=workers,
-            running_longer_than=_longest(running_longer_than),
-            severity=severity,
-            ui_url=_ui_url(settings, api_url),
-        )
-        order = SenderOrder(
-            set_name=name,
-            watched=watched,
-            url=url,
-            key=key or local_key_for(settings, url),
-            environment=environment,
-            overwrite=overwrite,
-            dry_run=dry_run,
-        )
-        if check:
-            try_door(order)
+    watched = Watched(
+        flows=[one for one in flow or [] if one],
+        tags=[one for one in tag or [] if one],
+        late=late,
+        workers=workers,
+        running_longer_than=_longest(running_longer_than),
+        severity=severity,
+        ui_url=_ui_url(settings, api_url),
+    )
+    order = url and SenderOrder(
+        set_name=name,
+        watched=watched,
+        url=url,
+        key=key or local_key_for(settings, url),
+        environment=environment,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
+    if order and check:
+        try_door(order)
 
     async def work(client: PrefectClient) -> list[AppliedAutomation]:
-        from service.mirror.own_automations import apply_own
-        from service.mirror.setting_up import set_up_sender
-
-        own = [] if notify is None else await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run)
-        return own + ([] if order is None else await set_up_sender(client, order))
+        own = await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run) if notify else []
+        return own + (await set_up_sender(client, order) if order else [])
 
     _show_done(_at_prefect(settings, api_url, work), api_url, dry_run=dry_run, json=json)
     return 0

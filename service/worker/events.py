@@ -27,6 +27,9 @@ LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 0.2
 """Time between two looks while transactions that were under way are waited for."""
 
+LONGEST_WAIT_SECONDS = 60.0
+"""How long a transaction that was under way is waited for. Ours take seconds: a longer one is of somebody else."""
+
 IDLE_SECONDS = 5.0
 """Time between two attempts to be the one that tells Prefect, and after a failure."""
 
@@ -52,6 +55,7 @@ class EventTeller:
         self._cursor: Cursor | None = None
         self._horizon: Horizon | None = None
         self._renew_at = 0.0
+        self._wait_until = 0.0
 
     async def run(self) -> None:
         """Tell Prefect until cancelled."""
@@ -74,7 +78,7 @@ class EventTeller:
         async with self._database.statement() as tx:
             now = await event_cursor.look(tx)
         horizon = event_cursor.next_horizon(self._horizon, cursor, now)
-        if horizon is None or not event_cursor.is_reached(horizon, now):
+        if horizon is None or not (event_cursor.is_reached(horizon, now) or self._waited_long(horizon)):
             self._horizon = horizon
             if cursor.unsettled:
                 await self._tell(cursor, cursor.history_id, cursor.delivery_id)
@@ -84,6 +88,13 @@ class EventTeller:
             self._horizon = None
             return LOOK_SECONDS
         return 0.0
+
+    def _waited_long(self, horizon: Horizon) -> bool:
+        """Whether the horizon was waited for long enough."""
+        now = asyncio.get_running_loop().time()
+        if self._horizon is None:
+            self._wait_until = now + LONGEST_WAIT_SECONDS
+        return horizon.transaction is not None and now >= self._wait_until
 
     async def _try(self) -> float:
         try:
