@@ -122,7 +122,7 @@ def apply(
         fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
     from service.mirror.own_automations import apply_own
     from service.mirror.sender import Watched
-    from service.mirror.setting_up import SenderOrder, set_up_sender, try_door
+    from service.mirror.setting_up import SenderOrder, set_up_sender
 
     settings = load_settings()
     api_url = _prefect_api(settings)
@@ -142,10 +142,9 @@ def apply(
         key=key or local_key_for(settings, url),
         environment=environment,
         overwrite=overwrite,
+        check=check,
         dry_run=dry_run,
     )
-    if order and check:
-        try_door(order)
 
     async def work(client: PrefectClient) -> list[AppliedAutomation]:
         own = await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run) if notify else []
