@@ -168,11 +168,7 @@ def test_whatever_an_event_says_its_body_is_json(texts: tuple[str, ...], resourc
             },
             "related": [
                 {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"},
-                {
-                    "prefect.resource.id": "prefect.flow.1",
-                    "prefect.resource.role": "flow",
-                    "prefect.resource.name": flow,
-                },
+                of_flow,
             ]
             * 20,
         }
