@@ -290,3 +290,24 @@ async def test_a_canary_is_told_as_a_canary(database: Database, listening: Liste
     assert event["event"] == "alert-pipeline.canary.missed"
     assert event["resource"]["prefect.resource.id"] == "alert-pipeline.canary.memory"
     assert event["payload"]["problem"] == "late"
+
+
+async def test_a_storm_and_an_escalation_are_told_with_what_is_known_of_them(
+    database: Database, services: Services, listening: Listening
+) -> None:
+    run = await tell(services)
+    async with database.transaction() as tx:
+        about = {"id": int(run.incident_id or 0)}
+        await tx.execute(text("update incident set incident_key = 'policy:storm:default' where id = :id"), about)
+        line = text("insert into history (incident_id, event, details) values (:id, :event, cast(:details as jsonb))")
+        escalated = '{"to": "ada", "number": 2, "escalation": "payments", "people": ["ada"]}'
+        await tx.execute(line, {**about, "event": "incident_escalated", "details": escalated})
+        await tx.execute(line, {**about, "event": "incident_expired", "details": "{}"})
+        await tx.execute(line, {**about, "event": "incident_note", "details": '{"text": "nobody else hears of it"}'})
+    await listening.catch_up()
+    told = [name for name in listening.names if name != "page.sent"]
+    assert told == ["incident.opened", "storm.began", "incident.escalated", "incident.resolved", "storm.ended"]
+    facts = {event["event"].rpartition(".")[2]: event["payload"] for event in listening.events}
+    assert (facts["escalated"]["to"], facts["escalated"]["number"]) == ("ada", 2)
+    assert facts["resolved"]["because"] == "expired"
+    assert len({event["id"] for event in listening.events}) == len(listening.events)

@@ -57,6 +57,7 @@ class Installation:
             url=self.url,
             key=self.services.settings.home.joinpath("local.key").read_text().strip(),
             environment="test",
+            check=False,
         )
         await set_up_sender(self.client, order)
 
