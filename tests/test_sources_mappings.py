@@ -71,6 +71,8 @@ EXPECTED = {
     "netdata/firing": ("ram_usage", Severity.CRITICAL, None),
     "netdata/firing_reachability": ("Node is unreachable", Severity.CRITICAL, None),
     "prefect-cloud/firing": ("orders-nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08"),
+    "prefect-cloud/firing_own_state_name": ("orders-nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08"),
+    "prefect-cloud/firing_late": ("orders-nightly", Severity.WARNING, "prefect.deployment.37ca4a08"),
     "prefect-cloud/firing_wrapped": ("orders-nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08"),
     "prefect-cloud/firing_pool": ("default", Severity.CRITICAL, "prefect.work-pool.4dfa1a53"),
     "prefect/firing": ("Flow orders/nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08"),

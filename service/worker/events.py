@@ -56,6 +56,7 @@ class EventTeller:
         self._horizon: Horizon | None = None
         self._renew_at = 0.0
         self._wait_until = 0.0
+        self._fails = False
 
     async def run(self) -> None:
         """Tell Prefect until cancelled."""
@@ -98,13 +99,16 @@ class EventTeller:
 
     async def _try(self) -> float:
         try:
-            return await self.look()
-        except PrefectUnavailable as error:  # the watch says so aloud
-            logger.debug("Prefect hears of what has happened later: %s", error)
+            seconds = await self.look()
         except Unavailable as error:
-            logger.warning("Prefect does not hear of what has happened for now: %s", error)
-        self._cursor = None
-        return IDLE_SECONDS
+            self._cursor = None
+            outage = isinstance(error, PrefectUnavailable) and not self._breaker.closed  # which the watch has said
+            if not self._fails and not outage:
+                logger.warning("Prefect does not hear of what has happened for now: %s", error)
+                self._fails = True
+            return IDLE_SECONDS
+        self._fails = False
+        return seconds
 
     async def _hold(self) -> Cursor | None:
         """The cursor, if this worker tells Prefect."""
