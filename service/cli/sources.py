@@ -256,7 +256,7 @@ def _warn_of_sample(mapping: SourceMapping, sources: Sources) -> None:
         return
     source = sources[mapping.name]
     sample = source.sample("01")
-    if not source.recognises(sample):
+    if not source.bid(sample):
         output.print("    warning: its own sample does not meet `when`", style="yellow")
     elif not source.parse(sample).alerts:
         output.print("    warning: its own sample gives no alert", style="yellow")

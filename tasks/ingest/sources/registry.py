@@ -105,7 +105,7 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, known)
     body = _body(payload, known)
     parser = forced or _most_specific(body, known)
-    by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.recognises(body))
+    by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.bid(body))
     push = _parsed_for(parser, body, known) if by_hand else parser.parse(body)
     if push.ignored:
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
@@ -142,7 +142,7 @@ def _body(payload: object, sources: Sources) -> JsonObject:
 
 
 def _bids(body: JsonObject, sources: Sources) -> list[tuple[int, str]]:
-    return [(bid, source.name) for source in sources.values() if (bid := source.recognises(body)) > 0]
+    return [(bid, source.name) for source in sources.values() if (bid := source.bid(body)) > 0]
 
 
 def _most_specific(body: JsonObject, sources: Sources) -> Source:
