@@ -130,7 +130,9 @@ async def test_what_a_state_says_arrives_cut_and_never_as_broken_json(
 ) -> None:
     flow = f'orders-"{uuid4().hex[:6]}" {{x}} \'😀\\'
     await installation.watch(flows=["orders-*"])
-    await installation.flow_run(flow, Failed(message=HOSTILE), name='{{ x }} </a> "\n' + "n" * 5000, tags=('a"b', "{{ y }}"))
+    await installation.flow_run(
+        flow, Failed(message=HOSTILE), name='{{ x }} </a> "\n' + "n" * 5000, tags=('a"b', "{{ y }}")
+    )
     run = await installation.next_run()
     assert run.source == "prefect"
     (page,) = channel.messages
