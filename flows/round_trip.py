@@ -31,14 +31,12 @@ from orchestration.signals import Signals
 from orchestration.states import RunStatus, StageStatus
 from orchestration.store.database import Database, read_clock
 from orchestration.store.deliveries import SENT
+from orchestration.store.event_cursor import CANARY_DELIVERED, CANARY_ENVIRONMENT, CANARY_MISSED, note_canary
 from orchestration.store.mappings import StoredMappings
 from orchestration.store.records import new_id
 from orchestration.store.story import Story, read_story
 from tasks.ingest.inbox import accept
 from tasks.kinds import KINDS
-
-ENVIRONMENT = "canary"
-"""The environment of all canaries, so that they never meet another incident."""
 
 NAME = "Canary"
 DEFAULT_API = "http://127.0.0.1:8000"
@@ -168,10 +166,23 @@ async def send_canary(database: Database, settings: Settings, signals: Signals, 
             await canary.end()
         except (PipelineError, httpx.HTTPError) as error:
             result = result.model_copy(update={"through": f"{result.through}; it could not be ended: {_said(error)}"})
+    await _note(database, result)
     if not result.arrived or order.ping_url is None:
         return result
     host = urlsplit(order.ping_url).hostname or ""
     return result.model_copy(update={"ping": host, "ping_problem": await _ping(order.ping_url)})
+
+
+async def _note(database: Database, result: CanaryResult) -> None:
+    """Write to the history whether the canary arrived.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    said = {"channel": result.channel, "milliseconds": result.total_ms, "problem": result.problem}
+    event = CANARY_DELIVERED if result.arrived else CANARY_MISSED
+    async with database.transaction() as tx:
+        await note_canary(tx, event, {name: value for name, value in said.items() if value}, run_id=result.run_id)
 
 
 @dataclass(frozen=True)
@@ -264,13 +275,17 @@ class _Canary:
         if self._way == "queue":
             options = RunOptions(notify_driver=order.channel, test=True)
             request = RunRequest(
-                payload=payload, source="generic", environment=ENVIRONMENT, trace_id=self._trace_id, options=options
+                payload=payload,
+                source="generic",
+                environment=CANARY_ENVIRONMENT,
+                trace_id=self._trace_id,
+                options=options,
             )
             return (await accept(self._intake, request)).run_ids[0]
         body: dict[str, Any] = {
             "payload": payload,
             "source": "generic",
-            "environment": ENVIRONMENT,
+            "environment": CANARY_ENVIRONMENT,
             "trace_id": self._trace_id,
             "test": True,
         }

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
     """How long Prefect may take to start a run before the run is executed without Prefect, in seconds."""
+    prefect_events: bool = Field(True, validation_alias="ORCHESTRATION_PREFECT_EVENTS")
+    """Whether Prefect hears of incidents, pages, storms and canaries as events. See prefect.md."""
     retention_days: float = Field(90.0, gt=0, le=36_500, validation_alias="ORCHESTRATION_RETENTION_DAYS")
     """How long finished runs, resolved incidents and their alerts are stored, in days."""
     inbox_warning: int = Field(500, ge=1, validation_alias="ORCHESTRATION_INBOX_WARNING")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import State, StateType
+from prefect.events.actions import CallWebhook
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.states import Completed, Crashed, Failed, Running, to_state_create
 
 from orchestration.alert import Severity
@@ -22,7 +28,7 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
 from service.mirror.automations import apply_set, delete_set, delete_webhook, read_sets
-from service.mirror.sender import Watched
+from service.mirror.sender import Watched, sending_automations
 from service.mirror.setting_up import SenderOrder, set_up_sender
 from service.stack import StackAddresses
 from tests.api_helpers import all_runs, run_to_end, serve_api
@@ -51,6 +57,7 @@ class Installation:
             url=self.url,
             key=self.services.settings.home.joinpath("local.key").read_text().strip(),
             environment="test",
+            check=False,
         )
         await set_up_sender(self.client, order)
 
@@ -140,6 +147,44 @@ async def test_what_a_state_says_arrives_cut_and_never_as_broken_json(
     assert 'no "orders" \\' in page.text
 
 
+@settings_of_hypothesis(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(max_size=40) | st.sampled_from(["{{ x }}", '"', "\\", "</script>", "\n"]), min_size=4, max_size=4
+    ),
+    resource=st.sampled_from(["prefect.flow-run.1", "prefect.work-pool.x", "prefect.deployment.y"]),
+)
+def test_whatever_an_event_says_its_body_is_json(texts: tuple[str, ...], resource: str) -> None:
+    name, message, tag, flow = texts
+    of_flow = {"prefect.resource.id": "prefect.flow.1", "prefect.resource.role": "flow", "prefect.resource.name": flow}
+    event = ReceivedEvent.model_validate(
+        {
+            "id": uuid4(),
+            "occurred": datetime.now(UTC),
+            "event": f"prefect.{name[:20]}x",
+            "resource": {
+                "prefect.resource.id": resource,
+                "prefect.resource.name": name,
+                "prefect.state-message": message * 10_000,
+            },
+            "related": [
+                {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"},
+                of_flow,
+            ]
+            * 20,
+        }
+    )
+    watched = Watched(running_longer_than=timedelta(hours=1), ui_url='http://x/{{ y }}"')
+    for automation in sending_automations(watched, uuid4()):
+        (action,) = automation.actions
+        assert isinstance(action, CallWebhook)
+        for about in (event, None):
+            body = render_user_template_sync(action.payload, {"event": about})
+            said = json.loads(body)
+            assert len(body) < 100_000
+            assert about is None or (said["name"], said["flow"]["name"]) == (name, flow)
+
+
 async def test_late_and_long_runs_are_warnings_until_they_fail(
     installation: Installation, channel: MemoryChannel
 ) -> None:
@@ -214,9 +259,6 @@ async def test_what_an_operator_changes_in_prefect_stays(installation: Installat
     assert [name for name, one in after.items() if not one.enabled] == ["flow runs that fail, and the next good one"]
     assert (await apply_set(client, SET, []))[-1].done == "deleted"
     assert [one.name.partition(": ")[2] for one in await read_sets(client, SET)] == ["flow runs that are late"]
-
-
-Ask = Callable[..., Awaitable[Any]]
 
 
 async def test_the_command_sets_up_shows_and_deletes(

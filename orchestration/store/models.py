@@ -469,6 +469,21 @@ class WorkerRow(Base):
     running: Mapped[int]
 
 
+class EventCursorRow(Base):
+    """Up to where Prefect was told of what has happened, in the only row of this table."""
+
+    __tablename__ = "event_cursor"
+
+    id: Mapped[int] = mapped_column(SmallInteger(), primary_key=True, autoincrement=False)
+    history_id: Mapped[int] = mapped_column(BigInteger)
+    delivery_id: Mapped[int] = mapped_column(BigInteger)
+    unsettled: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """The deliveries up to there that had not ended: by id, whether their failure was told."""
+    owner: Mapped[str | None]
+    """The worker that tells Prefect."""
+    leased_until: Mapped[datetime | None]
+
+
 class SealedCopyRow(Base):
     """What is needed while Prefect does not answer, encrypted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HELP = """Automations of Prefect that become pages: failed, late and long flow runs, and lost workers.
+HELP = """Automations of Prefect: failed, late and long flow runs and lost workers become pages.
 
 Prefect 3 itself watches and reports, also a server that has nothing else to do with alert-pipeline. It sends to the
 webhook of alert-pipeline, whose address --url has to be one that Prefect's server reaches:
@@ -32,6 +33,10 @@ webhook of alert-pipeline, whose address --url has to be one that Prefect's serv
     alert-pipeline keys create prefect --scope trigger
     alert-pipeline automations apply --url https://alerts.example.com --key apk_…
     alert-pipeline automations apply --url … --name etl --flow 'etl-*' --tag nightly --running-longer-than 2h
+
+And, the other way round, Prefect notifies somebody if pages of alert-pipeline fail, through a block of its own:
+
+    alert-pipeline automations apply --notify slack-webhook/ops
 
 Each --name is a set of its own. A second `apply` changes the set to what is asked for then. What somebody has changed
 in Prefect since, or switched off there, stays. More in docs/prefect-monitoring.md.
@@ -41,6 +46,8 @@ embedded one. A credential comes from PREFECT_API_AUTH_STRING.
 """
 
 DEFAULT_SET = "flows"
+OWN_SET = "itself"
+"""The name of the set of `--notify`."""
 
 _SET_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MOST_SET_NAME = 40
@@ -82,6 +89,13 @@ def apply(
     severity: Annotated[Severity, typer.Option("--severity", "-s")] = Severity.CRITICAL,
     environment: Annotated[str | None, typer.Option(help="Where it happens. By default production.")] = None,
     name: SetName = DEFAULT_SET,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE/NAME",
+            help="A notification block of Prefect, told when alert-pipeline itself fails. Alone or with --url.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Undo what was changed in Prefect, but for what is switched off.")
     ] = False,
@@ -93,43 +107,60 @@ def apply(
 
         alert-pipeline automations apply --url http://127.0.0.1:8000
         alert-pipeline automations apply --url http://127.0.0.1:8000 --flow orders --running-longer-than 30m --dry-run
+        alert-pipeline automations apply --notify slack-webhook/ops
 
     Without --flow and --tag, all flows are watched but alert-pipeline's own.
     """
-    from service.mirror.sender import Watched
-    from service.mirror.setting_up import SenderOrder, set_up_sender, try_door
-
-    if url is None:
-        fail("Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches", code=USAGE)
+    if not url and not notify:
+        fail(
+            "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
+            "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
+            code=USAGE,
+        )
     _ensure_set_name(name)
+    if name == OWN_SET:
+        fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
+    from service.mirror.own_automations import apply_own
+    from service.mirror.sender import Watched
+    from service.mirror.setting_up import SenderOrder, set_up_sender
+
     settings = load_settings()
-    longest = parse_length(running_longer_than, name="--running-longer-than") if running_longer_than else None
-    if longest is not None and longest.total_seconds() < _LEAST_LONG_SECONDS:
-        fail(f"--running-longer-than {running_longer_than}: Prefect needs at least 10s", code=USAGE)
     api_url = _prefect_api(settings)
     watched = Watched(
         flows=[one for one in flow or [] if one],
         tags=[one for one in tag or [] if one],
         late=late,
         workers=workers,
-        running_longer_than=longest,
+        running_longer_than=_longest(running_longer_than),
         severity=severity,
         ui_url=_ui_url(settings, api_url),
     )
-    order = SenderOrder(
+    order = url and SenderOrder(
         set_name=name,
         watched=watched,
         url=url,
         key=key or local_key_for(settings, url),
         environment=environment,
         overwrite=overwrite,
+        check=check,
         dry_run=dry_run,
     )
-    if check:
-        try_door(order)
-    done = _at_prefect(settings, api_url, lambda client: set_up_sender(client, order))
-    _show_done(done, api_url, dry_run=dry_run, json=json)
+
+    async def work(client: PrefectClient) -> list[AppliedAutomation]:
+        own = await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run) if notify else []
+        return own + (await set_up_sender(client, order) if order else [])
+
+    _show_done(_at_prefect(settings, api_url, work), api_url, dry_run=dry_run, json=json)
     return 0
+
+
+def _longest(typed: str | None) -> timedelta | None:
+    if typed is None:
+        return None
+    longest = parse_length(typed, name="--running-longer-than")
+    if longest.total_seconds() < _LEAST_LONG_SECONDS:
+        fail(f"--running-longer-than {typed}: Prefect needs at least 10s", code=USAGE)
+    return longest
 
 
 @app.command("list")

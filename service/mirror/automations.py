@@ -29,6 +29,12 @@ from orchestration.json_text import to_json
 TAG = "alert-pipeline"
 """The tag of all automations of all sets."""
 
+OWN_SET = "itself"
+"""The name of the set about ourselves."""
+
+SETS_PREFIX = "alert-pipeline watches "
+"""How the names of automations begin, but those about ourselves."""
+
 _SET, _APPLIED = "alert-pipeline-set:", "Applied by `alert-pipeline automations apply`: "
 
 _AUTOMATIONS = TypeAdapter(list[Automation])
@@ -145,9 +151,10 @@ async def _read(client: PrefectClient) -> list[Automation]:
 
 
 def _labelled(automation: AutomationCore, set_name: str) -> AutomationCore:
+    prefix = "alert-pipeline " if set_name == OWN_SET else SETS_PREFIX
     return automation.model_copy(
         update={
-            "name": f"alert-pipeline {set_name}: {automation.name}",
+            "name": f"{prefix}{set_name}: {automation.name}",
             "tags": [TAG, f"{_SET}{set_name}"],
             "description": f"{automation.description}\n\n{_APPLIED}{_digest(automation)}".lstrip(),
         }

@@ -61,11 +61,13 @@ class Watched:
     """Where people see Prefect. None means that alerts have no link."""
 
 
-def webhook_block(url: str, *, key: str | None, environment: str | None) -> Webhook:
-    """The block that has our address and key."""
+def webhook_block(url: str, *, key: str | None, environment: str | None, known: Webhook | None = None) -> Webhook:
+    """The block that has our address and key. What else somebody has set in the known one stays."""
     query = f"?{urlencode({'environment': environment})}" if environment else ""
-    headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
-    return Webhook.model_validate({"url": f"{url.rstrip('/')}{WEBHOOK_PATH}{query}", "headers": headers})
+    before = {} if known is None else known.headers.get_secret_value()
+    headers = {**before, "Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+    more = {} if known is None else {"verify": known.verify, "allow_private_urls": known.allow_private_urls}
+    return Webhook.model_validate({"url": f"{url.rstrip('/')}{WEBHOOK_PATH}{query}", "headers": headers, **more})
 
 
 def sending_automations(watched: Watched, block_id: UUID) -> Iterator[AutomationCore]:
@@ -192,7 +194,7 @@ def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None 
     """
     # What a proactive trigger reports happens when it fires, and not at its last event.
     moment = "event.occurred" if limit is None else "firing.triggered"
-    link = watched.ui_url.rstrip("/").replace("{", "%7B") + page if watched.ui_url else ""
+    link = json.dumps(watched.ui_url.rstrip("/"))[1:-1].replace("{", "%7B") + page if watched.ui_url else ""
     within = "" if limit is None else length_in_words(limit.total_seconds())
     tags = (
         f"{{% for tag in (event.resources_in_role['tag'] | default([], true))[:{_TAGS}] %}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -36,6 +37,8 @@ class SenderOrder:
     key: str | None = field(default=None, repr=False)
     environment: str | None = None
     overwrite: bool = False
+    check: bool = True
+    """Try address and key from here first."""
     dry_run: bool = False
 
     @property
@@ -50,27 +53,30 @@ async def set_up_sender(client: PrefectClient, order: SenderOrder) -> list[Appli
     Call it within `blocks.prefect_api.prefect_errors()`.
 
     Raises:
-        BadInput: Prefect has no such flow, or it is one of our own.
+        BadInput: Prefect has no such flow, or it is one of our own; or the API refuses the key.
+        Unavailable: the API does not answer.
         Exception: whatever Prefect's client raises.
     """
     await _ensure_flows(client, order.watched)
     block_id = await find_block(client, Webhook, order.block_name)
+    known = None if block_id is None else await Webhook.aload(order.block_name, client=client)
+    block = webhook_block(order.url, key=order.key, environment=order.environment, known=known)
+    if order.check:
+        await asyncio.to_thread(try_door, order.url, block)
     if not order.dry_run:
-        block = webhook_block(order.url, key=order.key, environment=order.environment)
         block_id = await block.asave(order.block_name, overwrite=True, client=client)
     wanted = list(sending_automations(order.watched, block_id or _NO_BLOCK))
     return await apply_set(client, order.set_name, wanted, overwrite=order.overwrite, dry_run=order.dry_run)
 
 
-def try_door(order: SenderOrder) -> None:
+def try_door(url: str, block: Webhook) -> None:
     """Post a body that is ignored, as Prefect will post its own.
 
     Raises:
-        Unavailable: nobody answers, or it is not our API.
-        BadInput: the address or the key is refused.
+        Unavailable: nobody answers.
+        BadInput: the address or the key is refused, or it is not our API.
     """
-    block = webhook_block(order.url, key=order.key, environment=order.environment)
-    shown = redact_text(order.url)
+    shown = redact_text(url)
     try:
         answer = httpx.post(
             block.url.get_secret_value(),
@@ -78,6 +84,7 @@ def try_door(order: SenderOrder) -> None:
             headers={name: str(value) for name, value in block.headers.get_secret_value().items()},
             timeout=REQUEST_SECONDS,
             trust_env=False,
+            verify=block.verify,
         )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise BadInput(f"{shown} is no address of an API: it is written as http://host:port") from None
