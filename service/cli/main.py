@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "heartbeats": "service.cli.heartbeats:app",
     "canary": "service.cli.canary:canary",
     "send": "service.cli.send:send",
+    "mail-door": "service.cli.mail_door:mail_door",
     "load": "service.cli.load:load",
     "keys": "service.cli.keys:app",
     "doctor": "service.cli.doctor:doctor",
