@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.api.body import BodyHeaders
 from service.api.plain import read_multipart, read_plain
 from tests.api_helpers import open_api
 from tests.notify_helpers import rows
+from tests.payloads import body
 
 TEXT, FORM = {"content-type": "text/plain; charset=utf-8"}, {"content-type": "application/x-www-form-urlencoded"}
 
@@ -107,6 +109,14 @@ FORM_WITH_PARTS = "multipart/form-data; boundary=x"
 
 def part(name: bytes, value: bytes) -> bytes:
     return b'--x\r\nContent-Disposition: form-data; name="' + name + b'"\r\n\r\n' + value
+
+
+async def test_the_form_of_uptime_kuma_is_read_as_its_json(api: httpx.AsyncClient, database: Database) -> None:
+    told = json.dumps(body("uptime-kuma/firing"))
+
+    assert (await api.post("/alerts/webhook/", files={"data": (None, told)})).status_code == 202
+    (run,) = await rows(database, "select source from pipeline_run")
+    assert run["source"] == "uptime-kuma"
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,24 @@ async def test_an_event_that_comes_twice_is_one_push(api: httpx.AsyncClient) -> 
     assert len(set(ids)) == 5
 
 
+@pytest.mark.parametrize(
+    "path", ["/alerts/webhook/", "/alerts/webhook/cloudevents", "/alerts/webhook/?environment=lab"]
+)
+async def test_a_sender_that_asks_before_may_send(api: httpx.AsyncClient, path: str) -> None:
+    asked = {"WebHook-Request-Origin": "eventgrid.azure.net", "WebHook-Request-Rate": "120", "Authorization": "none"}
+    answer = await api.options(path, headers=asked)
+
+    assert (answer.status_code, answer.headers["WebHook-Allowed-Origin"]) == (200, "eventgrid.azure.net")
+    assert int(answer.headers["WebHook-Allowed-Rate"]) >= 120
+    assert "WebHook-Allowed-Origin" not in (await api.options(path, headers={"WebHook-Request-Origin": "<x>"})).headers
+
+
+async def test_a_signed_request_is_read_by_its_body_alone(api: httpx.AsyncClient) -> None:
+    signed = {"X-Key-Id": "a", "X-Timestamp": "1", "X-Signature": "v2=00"}
+    answer = await api.post("/alerts/webhook/", json=event(), headers=headers_of(event()) | signed)
+    assert answer.status_code == 401
+
+
 async def test_a_program_that_triggers_pipelines_sends_no_batch(api: httpx.AsyncClient) -> None:
     assert (await api.post("/orchestration/pipeline/", json=[event()], headers=BATCH)).status_code == 422
     told = await api.post("/orchestration/pipeline/", json={"payload": event()})

@@ -52,8 +52,9 @@ def is_binary(request: Request) -> bool:
     read by its body alone.
     """
     headers = request.headers
-    names_another_form = headers.get("content-type", "").strip().lower().startswith(_STRUCTURED)
-    return f"{_PREFIX}specversion" in headers and not names_another_form and not is_signed(headers)
+    if f"{_PREFIX}specversion" not in headers or is_signed(headers):
+        return False
+    return not headers.get("content-type", "").strip().lower().startswith(_STRUCTURED)
 
 
 async def read_binary(raw: bytes, request: Request, limit: int) -> tuple[dict[str, Any], int]:

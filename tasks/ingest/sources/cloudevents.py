@@ -17,11 +17,12 @@ from functools import partial
 
 from pydantic import JsonValue
 
-from orchestration.alert import Alert, AlertStatus, web_address
+from orchestration.alert import Alert
 from orchestration.errors import BadInput
 from tasks.ingest.sources import generic
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.sources.fields import NAME_LIMIT, SEVERITY, latest, moment, one_line_text, text
+from tasks.ingest.sources.envelope import Envelope, changed
+from tasks.ingest.sources.fields import NAME_LIMIT, SEVERITY, moment, one_line_text, text
 from tasks.ingest.sources.source import ENVELOPE, NOT_MINE, JsonObject, Push, Source
 
 _VERSIONS = re.compile(r"1\.\d+|0\.3")
@@ -47,34 +48,16 @@ _ENDS, _BEGINS = frozenset(_END_WORDS.split()), frozenset(_BEGIN_WORDS.split())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """An envelope that was opened; texts that it lacks are ""."""
+class Event(Envelope):
+    """An event that was taken out of its envelopes; texts that they lack are ""."""
 
     type: str
     source: str
     subject: str
-    time: datetime | None
     severity: JsonValue
     """An extension that some senders add."""
-    data: JsonValue
     problem: str = ""
     """Why the envelope cannot be read by itself."""
-
-    def added_to(self, push: Push) -> Push:
-        """The push with what the envelope says and its data does not."""
-        return replace(push, alerts=tuple(map(self._added_to_alert, push.alerts)))
-
-    def _added_to_alert(self, alert: Alert) -> Alert:
-        found: dict[str, object] = {}
-        if self.time is not None:
-            ends_now = alert.status is AlertStatus.RESOLVED and alert.ended_at is None
-            begins_now = alert.firing and alert.started_at is None
-            ended_at = latest(self.time, alert.started_at)
-            found = {"ended_at": ended_at} if ends_now else {"started_at": self.time} if begins_now else {}
-            found |= {"occurred_at": self.time} if alert.occurred_at is None else {}
-        if "source" not in alert.links and (page := web_address(self.source)):
-            found["links"] = {**alert.links, "source": page}
-        return _changed(alert, found)
 
 
 def is_envelope(body: JsonObject) -> bool:
@@ -111,6 +94,7 @@ def opened(body: JsonObject) -> Event | None:
         type=kind,
         source=_first(inner_first, "source"),
         subject=_first(inner_first, "subject"),
+        page=_first(inner_first, "source"),
         time=next(filter(None, (moment(each.get("time")) for each in inner_first)), None),
         severity=next((each[name] for each in inner_first for name in SEVERITY if name in each), None),
         data=data,
@@ -210,12 +194,7 @@ def _with_place(alert: Alert, event: Event) -> Alert:
         found["title"] = one_line_text(f"{alert.name}: {place}")
     if alert.incident_key == f"{alert.source}:{alert.name}":
         found["incident_key"] = f"{alert.incident_key}:{event.source}:{event.subject}"
-    return _changed(alert, found)
-
-
-def _changed(alert: Alert, found: dict[str, object]) -> Alert:
-    """The alert with these fields, which are checked as those of any other."""
-    return Alert.model_validate({**dict(alert), **found}) if found else alert
+    return changed(alert, found)
 
 
 def _recognises(body: JsonObject) -> int:

@@ -16,12 +16,14 @@ from tasks.ingest.sources import (
     datadog,
     generic,
     grafana,
+    mail,
     newrelic,
     opsgenie,
     pagerduty,
     zabbix,
 )
 from tasks.ingest.sources.cleaning import clean
+from tasks.ingest.sources.envelope import Envelope
 from tasks.ingest.sources.fields import one_line_text
 from tasks.ingest.sources.shipped import shipped_sources
 from tasks.ingest.sources.source import VENDOR, JsonObject, Push, Source
@@ -37,10 +39,11 @@ IN_CODE: dict[str, Source] = {
         opsgenie,
         zabbix,
         cloudevents,
+        mail,
         generic,
     )
 }
-"""The sources that say more than a mapping can, and those of many senders: CloudEvents and the generic one."""
+"""The sources that say more than a mapping can, and those of many senders: CloudEvents, mails and the generic one."""
 
 SOURCES: dict[str, Source] = {**IN_CODE, **{source.name: source for source in shipped_sources()}}
 """The sources that ship, by name."""
@@ -114,7 +117,7 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     if source == OWN_SOURCE:
         return _deduplicated(generic.parse_as(_body(payload, known)[0], OWN_SOURCE))
     forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, known)
-    body, event = _body(payload, known)
+    body, envelope = _body(payload, known)
     parser = forced or _most_specific(body, known)
     by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.bid(body))
     push = _parsed_for(parser, body, known) if by_hand else parser.parse(body)
@@ -122,12 +125,12 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
     if not push.alerts:
         raise Unreadable(_why_nothing(push, body, known))
-    return _deduplicated(push if event is None else event.added_to(push))
+    return _deduplicated(push if envelope is None else envelope.added_to(push))
 
 
 def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
     """A body that was sent under a name whose vendor it does not show: of that vendor, of a mapping, or by hand."""
-    own_only = parser is IN_CODE["generic"] or (parser.name in IN_CODE and cloudevents.is_envelope(body))
+    own_only = parser is IN_CODE["generic"] or (parser.name in IN_CODE and _is_envelope(body))
     push = Push(source=parser.name) if own_only else parser.parse(body)
     if push.alerts or push.ignored:
         return push
@@ -141,7 +144,7 @@ def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
     return push
 
 
-def _body(payload: object, sources: Sources) -> tuple[JsonObject, cloudevents.Event | None]:
+def _body(payload: object, sources: Sources) -> tuple[JsonObject, Envelope | None]:
     """The body that a source reads, and the envelope that it came in, if a source knows what is in that."""
     body = clean(payload)
     if not isinstance(body, dict):
@@ -151,10 +154,14 @@ def _body(payload: object, sources: Sources) -> tuple[JsonObject, cloudevents.Ev
     inner = body.get("payload")
     if isinstance(inner, dict) and inner and not _bids(body, sources):
         body = inner
-    event = cloudevents.opened(body)
-    if event is None or not isinstance(event.data, dict) or _best(body, sources) >= VENDOR:
+    envelope = cloudevents.opened(body) or mail.opened(body)
+    if envelope is None or not isinstance(envelope.data, dict) or _best(body, sources) >= VENDOR:
         return body, None
-    return (event.data, event) if _best(event.data, sources) >= VENDOR else (body, None)
+    return (envelope.data, envelope) if _best(envelope.data, sources) >= VENDOR else (body, None)
+
+
+def _is_envelope(body: JsonObject) -> bool:
+    return cloudevents.is_envelope(body) or mail.is_mail(body)
 
 
 def _best(body: JsonObject, sources: Sources) -> int:
