@@ -65,7 +65,7 @@ class Execution:
         except (asyncio.CancelledError, TerminationSignal):
             if self.stopped is None:
                 raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this run alone
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it ends this run alone
             return f"{type(error).__name__}: {error}"
         return None
 

@@ -44,6 +44,8 @@ async def listen(
         try:
             async with get_events_subscriber(filter=wanted) as events:
                 logger.debug("Listening to Prefect's events")
+                starting()  # what happened before
+                stopping()
                 async for event in events:
                     (stopping if event.event.endswith(STOPPING) else starting)()
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker polls

@@ -37,6 +37,9 @@ RETRY_SECONDS = 5.0
 AHEAD_SECONDS = 5.0
 """How much further than its next poll the worker looks ahead, to start scheduled runs on the second."""
 
+LOOK_AGAIN_SECONDS = (0.2, 1.0)
+"""When the worker looks again, after an event spoke of a flow run that was not there yet."""
+
 GATHER_SECONDS = 0.05
 """How long a worker with more runs than slots waits for further slots before it asks for the next runs."""
 
@@ -91,7 +94,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         self._named: Callable[[AnyFlow], AnyFlow] | None = None
         self._wake, self._attend = asyncio.Event(), asyncio.Event()
         self._polling = asyncio.Lock()
-        self._next_due: datetime | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._more_wait = self._ending = self._is_away = False
 
     @classmethod
@@ -234,7 +237,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         self._note_answer()
         waiting = [one.flow_run for one in found if one.flow_run.id not in self._tasks]
         due = [flow_run for flow_run in waiting if _time_of(flow_run) <= self._last_polled_time]
-        self._next_due = min((_time_of(flow_run) for flow_run in waiting if flow_run not in due), default=None)
+        self._wake_at(min((_time_of(flow_run) for flow_run in waiting if flow_run not in due), default=None))
         started = due[: max(self.free_slots, 0)]
         self._more_wait = len(started) < len(due)
         deployments = await self._read_deployments(started)
@@ -372,17 +375,22 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
     async def _start_what_is_due(self) -> None:
         """Start flow runs as soon as an event says so, or at their time. Prefect's own loop polls beside that."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds_until_due()):
-                    await self._wake.wait()
-            self._wake.clear()
-            self._next_due = None
-            await self.get_and_submit_flow_runs()
+            await self._wake.wait()
+            for seconds in LOOK_AGAIN_SECONDS:
+                self._wake.clear()
+                if await self.get_and_submit_flow_runs() or self._more_wait:
+                    break
+                # The server sends an event before it commits the flow run of which the event speaks.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._wake.wait()
 
-    def _seconds_until_due(self) -> float | None:
-        if self._next_due is None:
-            return None
-        return max((self._next_due - datetime.now(UTC)).total_seconds(), 0)
+    def _wake_at(self, moment: datetime | None) -> None:
+        """Look for flow runs at this moment, and not at the one that was said before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = None if moment is None else (moment - datetime.now(UTC)).total_seconds()
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     async def _look_after_runs(self) -> None:
         """Stop runs that were cancelled or suspended, as soon as an event says so, and after a while without events."""
