@@ -1,4 +1,4 @@
-"""Every change that this project makes to Prefect, beside those of prefect-warm-worker. Each fails loudly when Prefect
+"""Every change that this project makes to Prefect, beside what prefect-warm-worker does. Each fails loudly.
 
 Prefect is imported inside the functions: it takes seconds, and processes that call none of them need no Prefect.
 """

@@ -61,7 +61,6 @@ def test_a_prefect_that_takes_connections_and_answers_none_does_not_keep_a_proce
 @pytest.mark.parametrize(
     ("patch", "module", "attribute"),
     [
-        (prefect_patches.keep_own_sigterm_handler, "prefect.flow_engine", "capture_sigterm"),
         (prefect_patches.patch_slow_end_of_triggers, "prefect.server.events.triggers", "periodic_evaluation"),
         (
             prefect_patches.limit_end_of_services,

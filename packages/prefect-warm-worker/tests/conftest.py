@@ -125,3 +125,45 @@ async def eventually(look: Callable[[], Awaitable[T]], what: str, seconds: float
             return found
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         await asyncio.sleep(0.02)
+
+
+class Cable:
+    """What lies between a worker and the server: it can be cut, and mended."""
+
+    def __init__(self, api_url: str) -> None:
+        self._port = int(api_url.split(":")[2].partition("/")[0])
+        self._server: asyncio.Server | None = None
+        self._ends: set[asyncio.StreamWriter] = set()
+        self.api_url = ""
+
+    async def mend(self) -> None:
+        own = int(self.api_url.split(":")[2].partition("/")[0]) if self.api_url else 0
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", own)
+        self.api_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/api"
+
+    def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for end in tuple(self._ends):
+            end.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.add(writer)
+        with contextlib.suppress(ConnectionError):
+            while some := await reader.read(65536):
+                writer.write(some)
+                await writer.drain()
+        self._ends.discard(writer)
+        writer.close()
+
+
+@pytest.fixture
+async def cable(api_url: str) -> AsyncIterator[Cable]:
+    cable = Cable(api_url)
+    await cable.mend()
+    yield cable
+    cable.cut()

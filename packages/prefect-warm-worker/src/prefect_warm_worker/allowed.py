@@ -84,19 +84,17 @@ class AllowedFlows:
         entrypoint = deployment.entrypoint or ""
         if folder is None:
             folder = Path(deployment.path or "") if _is_file(entrypoint) else self._folder
-        flow = self._flows.get(self._key(entrypoint, folder))
-        if flow is None:
-            where = "" if not _is_file(entrypoint) or self._is_here(folder) else f" in {_shown(str(folder))}"
+        if (flow := self._flows.get(self._key(entrypoint, folder))) is not None and self._fits(entrypoint, folder):
+            return flow
+        if self._key(entrypoint, self._folder) in self._flows:
             raise Refused(
-                f"This worker does not execute {_shown(entrypoint)}{where}: it executes the flows "
-                f"{', '.join(self._names)} and nothing else. {self._how_to_allow}"
+                f"This worker cannot change its folder to {_shown(str(folder))} for one run of {_shown(entrypoint)}: "
+                f"it runs all in {self._folder}. Start it in that folder, or deploy with `pull: []` and no path"
             )
-        if not _is_file(entrypoint) and not self._is_here(folder):
-            raise Refused(
-                f"This worker cannot change its folder to {_shown(str(folder))} for one run: it runs all of them in "
-                f"{self._folder}. Start it in that folder, or deploy with `pull: []`"
-            )
-        return flow
+        raise Refused(
+            f"This worker does not execute {_shown(entrypoint)}: it executes the flows {', '.join(self._names)} and "
+            f"nothing else. {self._how_to_allow}"
+        )
 
     def _pulled_folder(self, deployment: DeploymentResponse) -> Path | None:
         """The folder that the pull steps of a deployment end in. None means that there are no pull steps.
@@ -116,8 +114,9 @@ class AllowedFlows:
                 folder = Path(str(cast("dict[str, Any]", inputs).get("directory", "")))
         return folder
 
-    def _is_here(self, folder: Path) -> bool:
-        return os.path.normpath(self._folder / folder) == os.path.normpath(self._folder)
+    def _fits(self, entrypoint: str, folder: Path) -> bool:
+        """Whether the folder is ours, or only says where the file of the flow is."""
+        return _is_file(entrypoint) or os.path.normpath(self._folder / folder) == os.path.normpath(self._folder)
 
     def _key(self, entrypoint: str, folder: Path) -> str:
         """A name of the entry point that does not depend on how it is written."""

@@ -23,7 +23,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
-from prefect_warm_worker.allowed import AllowedFlows, AnyFlow, Refused
+from prefect_warm_worker.allowed import AllowedFlows, AnyFlow, CannotLoadFlows, Refused
 from prefect_warm_worker.blocking import warn_of_blocking
 from prefect_warm_worker.execution import Execution, Why, name_result_storage
 from prefect_warm_worker.internals import ask_each_run_for_its_intent, keep_own_sigterm_handler
@@ -147,12 +147,16 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         """Execute flow runs until cancelled; then those that are being executed have the grace time to end.
 
         Raises:
-            CannotLoadFlows: no flow is allowed, or some cannot be imported.
+            SystemExit: no flow is allowed, or some cannot be imported. Why is printed.
             ValueError: `PREFECT_API_URL` is not set.
         """
         if not PREFECT_API_URL.value():
             raise ValueError("PREFECT_API_URL must be set: it says where Prefect's server is")
-        self._allowed, self._ending = self.load_flows(), False
+        try:
+            self._allowed, self._ending = self.load_flows(), False
+        except CannotLoadFlows as error:
+            printer(str(error))  # without the traceback that Prefect's command would print
+            raise SystemExit(1) from error
         printer(f"This worker executes {', '.join(self._allowed.names)}, at most {self._limit} runs at once")
         keep_own_sigterm_handler()
         ask_each_run_for_its_intent()
