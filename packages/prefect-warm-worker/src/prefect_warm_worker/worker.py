@@ -18,6 +18,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging.loggers import patch_print
+from prefect.plugins import load_prefect_collections
 from prefect.settings import PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
 from prefect.utilities.engine import propose_state
@@ -158,6 +159,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             printer(str(error))  # without the traceback that Prefect's command would print
             raise SystemExit(1) from error
         printer(f"This worker executes {', '.join(self._allowed.names)}, at most {self._limit} runs at once")
+        load_prefect_collections()  # the first heartbeat would import them, and block the event loop
         keep_own_sigterm_handler()
         ask_each_run_for_its_intent()
         async with AsyncExitStack() as opening:
