@@ -15,7 +15,7 @@ import pytest
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect_warm_worker import AllowedFlows, WarmProcessWorker
 from prefect_warm_worker.bench.server import open_server
 from prefect_warm_worker.settings import WarmWorkerSettings
@@ -42,7 +42,9 @@ def api_url(prefect_home: Path) -> Iterator[str]:
 @pytest.fixture
 async def client(api_url: str, prefect_home: Path) -> AsyncIterator[PrefectClient]:
     """A client of the server, which is also that of whatever the test starts."""
-    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_HOME: prefect_home}):
+    # No test waits for a poll: events and timers have to start what is started.
+    seldom: Any = {PREFECT_API_URL: api_url, PREFECT_HOME: prefect_home, PREFECT_WORKER_QUERY_SECONDS: 60.0}
+    with temporary_settings(seldom):
         async with get_client() as client:
             yield client
 

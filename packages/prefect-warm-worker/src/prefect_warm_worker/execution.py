@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import UUID
@@ -39,6 +40,8 @@ class Execution:
     def __init__(self, flow_run: FlowRun, flow: AnyFlow) -> None:
         self.flow_run = flow_run
         self.stopped: Why | None = None
+        self.aborted = False
+        """Whether Prefect refused that it runs, as when somebody cancelled it first or another worker has it."""
         self._flow = flow
         self._task: asyncio.Task[Any] | None = None
         self._thread: _FlowThread | None = None
@@ -60,8 +63,10 @@ class Execution:
             return "It was stopped before it began"
         try:
             await self._run()
-        except (Abort, Pause) as error:
-            return f"Prefect ended it: {error}" if isinstance(error, Abort) else None
+        except Abort:
+            self.aborted = True
+        except Pause:
+            pass  # it goes on as another run of the same flow run
         except (asyncio.CancelledError, TerminationSignal):
             if self.stopped is None:
                 raise
@@ -160,6 +165,7 @@ async def name_result_storage(client: PrefectClient) -> Callable[[AnyFlow], AnyF
     if default is None and isinstance(storage, LocalFileSystem):
         storage = Path(storage.basepath or "")  # a flow takes a block only if it is saved
 
+    @cache
     def named(flow: AnyFlow) -> AnyFlow:
         changed: dict[str, Any] = {}
         if flow.result_storage is None:

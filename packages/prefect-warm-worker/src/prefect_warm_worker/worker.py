@@ -89,8 +89,9 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         self._allowed = AllowedFlows({})
         self._executions: dict[UUID, Execution] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
-        self._unsettled: dict[UUID, State[Any]] = {}
-        """Flow runs whose end Prefect did not hear of, because it was away, with the state that they get."""
+        self._unsettled: dict[UUID, State[Any] | None] = {}
+        """Flow runs whose end the engine could not report, with the state that they get. None means that only those
+        get one that somebody has cancelled."""
         self._own_client: PrefectClient | None = None
         self._named: Callable[[AnyFlow], AnyFlow] | None = None
         self._wake, self._attend = asyncio.Event(), asyncio.Event()
@@ -265,7 +266,8 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._tasks[flow_run.id]
-            if self._more_wait:
+            # A limit of the pool lets the server hold back the others, so that nobody knows whether more wait.
+            if self._more_wait or (self._work_pool is not None and self._work_pool.concurrency_limit is not None):
                 task.get_loop().call_later(GATHER_SECONDS, self._wake.set)
 
         task.add_done_callback(ended)
@@ -329,9 +331,12 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         try:
             with self.around(flow_run):
                 problem = await execution.run()
+        except Exception as error:
+            self._logger.exception("Flow run %s broke off", flow_run.name)
+            problem = f"{type(error).__name__}: {error}"
         finally:
             self._executions.pop(flow_run.id, None)
-        if problem is not None or execution.stopped is not None:
+        if problem is not None or execution.stopped is not None or execution.aborted:
             self._unsettled[flow_run.id] = _end_of(execution, problem)
             await self._settle_all()
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
@@ -355,12 +360,14 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
                 return
             self._unsettled.pop(flow_run_id, None)
 
-    async def _settle(self, flow_run_id: UUID, wanted: State[Any]) -> None:
+    async def _settle(self, flow_run_id: UUID, wanted: State[Any] | None) -> None:
         known = (await self._shared_client.read_flow_run(flow_run_id)).state
         if known is None or known.is_final() or known.is_paused() or known.is_scheduled():
             return
         if known.is_cancelling():
             wanted = Cancelled(message="Flow run was cancelled.")
+        if wanted is None:
+            return
         if wanted.is_cancelled():
             await self._shared_client.set_flow_run_state(flow_run_id, wanted, force=True)
         else:
@@ -448,8 +455,10 @@ def _why_at_the_end() -> Why:
     return "reschedule" if wanted == "reschedule" else "crash"
 
 
-def _end_of(execution: Execution, problem: str | None) -> State[Any]:
-    """The state of a flow run whose end the engine has not reported."""
+def _end_of(execution: Execution, problem: str | None) -> State[Any] | None:
+    """The state of a flow run whose end the engine has not reported. None means that another one has it."""
+    if execution.aborted:
+        return None
     if execution.stopped == "cancel":
         return Cancelled(message="Flow run was cancelled.")
     if execution.stopped == "reschedule":
