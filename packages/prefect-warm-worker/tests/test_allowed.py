@@ -56,6 +56,13 @@ def test_the_setting_has_one_entry_point_a_line_or_between_commas() -> None:
     assert settings.entrypoints() == ["a.b", "etl/c.py:d", "e.f"]
 
 
+def test_each_setting_is_in_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for name, field in WarmWorkerSettings.model_fields.items():
+        default = f"`{field.default}`" if field.default else "none"
+        assert f"| `WARM_WORKER_{name.upper()}` | {default} | {field.description} |" in readme
+
+
 def test_flows_of_one_file_are_imported_once_and_found_however_they_are_written(project: Path) -> None:
     allowed = AllowedFlows.load(["etl/flows.py:nightly", "etl/flows.py:hourly"])
     assert (project / "imported").read_text() == "x"
