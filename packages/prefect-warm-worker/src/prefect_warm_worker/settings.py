@@ -24,7 +24,7 @@ class WarmWorkerSettings(BaseSettings):
     watch_seconds: float = Field(
         default=5.0,
         gt=0,
-        description="How often the worker asks which of its runs were cancelled, beside the events that say so at once.",
+        description="How often the worker asks which runs were cancelled, beside the events that say so at once.",
     )
 
     def entrypoints(self) -> list[str]:
