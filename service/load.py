@@ -101,6 +101,7 @@ _ENDS: dict[str, Callable[[Body], Body]] = {
     "newrelic": lambda body: {**body, "state": "CLOSED"},
     "opsgenie": lambda body: {**body, "action": "Close"},
     "zabbix": lambda body: {**body, "event_value": "0", "event_status": "RESOLVED", "trigger_status": "OK"},
+    "cloudevents": lambda body: {**body, "id": f"{body['id']}E", "type": body["type"].replace("detected", "resolved")},
     "generic": lambda body: {**body, "status": "resolved"},
 }
 """How each source says that the alert of its sample has ended."""

@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "channels": "service.cli.channels:app",
     "heartbeats": "service.cli.heartbeats:app",
     "canary": "service.cli.canary:canary",
+    "automations": "service.cli.automations:app",
     "send": "service.cli.send:send",
     "load": "service.cli.load:load",
     "keys": "service.cli.keys:app",

@@ -30,6 +30,7 @@ from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.mirror.flow_runs import FlowRunMirror
+from service.mirror.stories import StoryWriter
 from service.worker.alone import execute_alone
 from service.worker.breaker import Breaker
 from service.worker.own_alerts import given_up_run, report
@@ -65,12 +66,20 @@ class RunExecutor:
     """Executes claimed runs. Prefect comes first; the direct engine does whatever Prefect fails at."""
 
     def __init__(
-        self, services: Services, mirror: FlowRunMirror, breaker: Breaker, results: Path, *, hurry: bool = True
+        self,
+        services: Services,
+        mirror: FlowRunMirror,
+        stories: StoryWriter,
+        breaker: Breaker,
+        results: Path,
+        *,
+        hurry: bool = True,
     ) -> None:
         """`hurry` is whether critical runs wait a shorter time for Prefect than others."""
         self._hurry = hurry
         self._services = services
         self._mirror = mirror
+        self._stories = stories
         self._breaker = breaker
         # A named storage spares each run the question for the server's default one. Nothing is written there.
         # Nor need parameters be validated that are made here.
@@ -124,9 +133,14 @@ class RunExecutor:
             await self._report_unrecorded(execution)
             if flow_run is not None and flow is not None:
                 await self._settle(flow_run, flow, execution)
+                if execution.begun.is_set():
+                    self._stories.add(flow_run.id, execution.run.record)
 
     async def close(self) -> None:
-        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker."""
+        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker.
+
+        Then it hears the stories that wait.
+        """
         if self._settling:
             with suppress(TimeoutError):
                 async with self._breaker.limit(SETTLE_SECONDS):
@@ -135,6 +149,7 @@ class RunExecutor:
             task.cancel()
         if self._settling:
             await asyncio.wait(set(self._settling), timeout=1)
+        await self._stories.end()
 
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
