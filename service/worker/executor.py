@@ -11,6 +11,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
+from prefect_warm_worker.execution import without_own_watch
 
 from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from flows.alert_pipeline import alert_pipeline
@@ -203,8 +204,7 @@ class RunExecutor:
             await report(self._services, given_up_run(record, f"It failed: {record.last_error_message}"))
 
     def _start_flow(self, flow_run: FlowRun, execution: Execution) -> FlowTask:
-        # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
-        bare = flow_run.model_copy(update={"deployment_id": None})
+        bare = without_own_watch(flow_run)
         parameters = {"run_id": execution.run.run_id}
         flow = self._of_definitions if execution.run.record.options.defined else self._linear
         with use_services(self._services), offer(execution):

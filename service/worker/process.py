@@ -17,6 +17,7 @@ from prefect.settings import (
     PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
+from prefect_warm_worker.internals import keep_own_sigterm_handler
 
 from blocks.channels.http import keep_connections
 from blocks.channels.resolver import ChannelCache, configured_drivers
@@ -29,7 +30,7 @@ from orchestration.store.database import Database, open_database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.mirror.flow_runs import FlowRunMirror
 from service.mirror.stories import StoryWriter
-from service.prefect_patches import keep_own_sigterm_handler, limit_answers, limit_end_of_services
+from service.prefect_patches import limit_answers, limit_end_of_services
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.metrics import serve_metrics, worker_gauges, worker_metrics
