@@ -22,8 +22,9 @@ _NO_STORM = "timing: {storm: false}"
 
 
 def measure_saturated(times: int) -> list[Figures]:
-    """Accepts over 16 connections on an idle machine, and while the worker and Prefect have a backlog."""
-    idle, busy, bare = Accepts(), Accepts(), Accepts()
+    """Accepts over 16 connections on an idle machine, and while the worker and Prefect have a backlog; the bare insert
+    in both."""
+    idle, busy, bare, bare_busy = Accepts(), Accepts(), Accepts(), Accepts()
     with receiver() as target, fresh_home() as home, up(home, target, CHECKERS_ENABLED="memory") as port:
         apply_policy(home, _NO_STORM)
         url = find_database_url(load_settings({"home": home}))
@@ -32,12 +33,13 @@ def measure_saturated(times: int) -> list[Figures]:
             bare.measure(floor, "/", _bodies("floor-warm", 400), counts=False)
             for turn in turns:
                 bare.measure(floor, "/", _bodies(f"floor{turn}", ACCEPTS))
-        idle.measure(port, TRIGGER, _repeats("idle-warm", 400), counts=False)
-        for turn in turns:
-            idle.measure(port, TRIGGER, _repeats(f"idle{turn}", ACCEPTS))
-        asyncio.run(post_all(port, TRIGGER, _bodies("backlog", BACKLOG), 16))
-        for turn in turns:
-            busy.measure(port, TRIGGER, _bodies(f"busy{turn}", ACCEPTS))
+            idle.measure(port, TRIGGER, _repeats("idle-warm", 400), counts=False)
+            for turn in turns:
+                idle.measure(port, TRIGGER, _repeats(f"idle{turn}", ACCEPTS))
+            asyncio.run(post_all(port, TRIGGER, _bodies("backlog", BACKLOG), 16))
+            for turn in turns:
+                busy.measure(port, TRIGGER, _bodies(f"busy{turn}", ACCEPTS))
+                bare_busy.measure(floor, "/", _bodies(f"floor-busy{turn}", ACCEPTS))
         waiting = _waiting(libpq_url(url))
     return [
         Figures(
@@ -48,6 +50,8 @@ def measure_saturated(times: int) -> list[Figures]:
             floor=bare.rates,
         ),
         Figures(what="  of these, p99", values=busy.p99, unit="ms", target="≤ 2.5 ×", floor=idle.p99),
+        Figures(what="floor: FastAPI and psycopg, nobody else works", values=bare.rates, unit="/s"),
+        Figures(what="  beside the same worker and Prefect", values=bare_busy.rates, unit="/s", floor=bare.rates),
         Figures(what="floor: p99 of accepts while nobody else works", values=idle.p99, unit="ms"),
         Figures(what="  runs that still wait at the end", values=[waiting], unit=""),
     ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
 
 import prefect.runtime.flow_run
 from prefect import Flow, get_client
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
@@ -26,6 +28,7 @@ from orchestration.settings import load_settings
 from orchestration.signals import logger
 from orchestration.states import RunStatus
 from orchestration.store import runs, workers
+from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
 from tasks.analyze.stage import ensure_provider
 from tasks.ingest.inbox import PushMetadata, accept
@@ -89,8 +92,11 @@ async def open_run(flow: Flow[..., Any], run_id: str | None, request: RunRequest
             run_id, *others = await _accept(services, flow, request, owner)
         async with _leased(services, flow, run_id, owner) as execution, execution.begin() as run:
             yield run
-        await _introduce(execution.run.record)
-        await _write_artifact(services, execution.run.record)
+        if offered_execution(run_id) is None:  # else the worker has named it, and writes its story when there is time
+            await _introduce(execution.run.record)
+            async with get_client() as client:
+                flow_run_id = UUID(str(prefect.runtime.flow_run.id))
+                await write_story(client, services.database, execution.run.record, flow_run_id)
         for other in others:
             await _execute_within(flow, other)
 
@@ -175,12 +181,17 @@ async def _introduce(record: RunRecord) -> None:
             await client.update_flow_run(prefect.runtime.flow_run.id, name=flow_run_name(record), tags=sorted(tags))
 
 
-async def _write_artifact(services: Services, record: RunRecord) -> None:
-    key = f"incident-{record.incident_id}" if record.incident_id else "host-health"
+async def write_story(client: PrefectClient, database: Database, record: RunRecord, flow_run_id: UUID) -> None:
+    """Write the story of a run that is over as an artifact of its flow run. A failure is logged and nothing else."""
     with _not_worth_a_failure(record, "its story could not be written to Prefect"):
-        await acreate_markdown_artifact(
-            await tell_story(services.database, record.run_id), key=key, description=flow_run_name(record)
+        artifact = ArtifactCreate(
+            type="markdown",
+            key=f"incident-{record.incident_id}" if record.incident_id else "host-health",
+            description=flow_run_name(record),
+            data=await tell_story(database, record.run_id),
+            flow_run_id=flow_run_id,
         )
+        await client.create_artifact(artifact)
 
 
 @contextmanager

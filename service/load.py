@@ -93,6 +93,11 @@ def _pagerduty_ends(body: Body) -> Body:
     return {"event": {**event, "id": f"{event['id']}E", "event_type": "incident.resolved", "data": data}}
 
 
+def _mail_ends(body: Body) -> Body:
+    subject = body["mail"]["subject"].replace("PROBLEM", "RECOVERY").replace("CRITICAL", "OK")
+    return {"mail": {**body["mail"], "subject": subject}}
+
+
 _ENDS: dict[str, Callable[[Body], Body]] = {
     "alertmanager": _group_ends,
     "grafana": _group_ends,
@@ -101,6 +106,8 @@ _ENDS: dict[str, Callable[[Body], Body]] = {
     "newrelic": lambda body: {**body, "state": "CLOSED"},
     "opsgenie": lambda body: {**body, "action": "Close"},
     "zabbix": lambda body: {**body, "event_value": "0", "event_status": "RESOLVED", "trigger_status": "OK"},
+    "cloudevents": lambda body: {**body, "id": f"{body['id']}E", "type": body["type"].replace("detected", "resolved")},
+    "mail": _mail_ends,
     "generic": lambda body: {**body, "status": "resolved"},
 }
 """How each source says that the alert of its sample has ended."""

@@ -1,4 +1,4 @@
-"""Every change that this project makes to Prefect's internals. Each fails loudly when Prefect no longer has the name.
+"""Every change that this project makes to Prefect, beside what prefect-warm-worker does. Each fails loudly.
 
 Prefect is imported inside the functions: it takes seconds, and processes that call none of them need no Prefect.
 """
@@ -7,25 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
 SERVICES_END_SECONDS = 5.0
 """How long Prefect's services may go on sending their queues after they were stopped."""
-
-
-def keep_own_sigterm_handler() -> None:
-    """Stop Prefect's flow engine from installing its SIGTERM handler while a flow runs in this process.
-
-    Raises:
-        AttributeError: this version of Prefect has no `capture_sigterm`.
-    """
-    # Upstream: the engine runs each flow inside `with capture_sigterm()`, whose handler raises TerminationSignal
-    # wherever the process is (PrefectHQ/prefect#7887). That suits one process per flow run. Here it would raise in the
-    # event loop that executes many runs, and this process ends gracefully on SIGTERM.
-    engine = _import_with("prefect.flow_engine", "capture_sigterm")
-    setattr(engine, "capture_sigterm", nullcontext)  # noqa: B010 - the type checker refuses a plain assignment
 
 
 def patch_slow_end_of_triggers() -> None:

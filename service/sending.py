@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
+from typing import cast
 
 import httpx
 import orjson
@@ -56,6 +57,8 @@ class Message:
     environment: str | None = None
     key: str = field(default_factory=lambda: token_hex(16))
     """Under which the API stores it once."""
+    path: str = WEBHOOK
+    """The address at the API. What is kept in a folder is for the default one."""
 
     @property
     def json(self) -> bytes:
@@ -82,7 +85,7 @@ class Door:
         params = {"environment": message.environment} if message.environment else {}
         try:
             answer = httpx.post(
-                f"{self.url.rstrip('/')}{WEBHOOK}",
+                f"{self.url.rstrip('/')}{message.path}",
                 content=orjson.dumps(message.body),
                 params=params,
                 headers={"Content-Type": "application/json", **headers},
@@ -94,14 +97,31 @@ class Door:
             raise NotNow(why, LONGEST_DELAY_SECONDS) from None
         except httpx.HTTPError as error:
             raise NotNow(f"{redact_text(self.url)} does not answer ({type(error).__name__})") from None
-        if answer.status_code == HTTPStatus.ACCEPTED:
-            return str(answer.json().get("run_id", ""))
+        if answer.is_success:
+            return _run_id_in(answer, redact_text(self.url))
         said = f"{redact_text(self.url)} answered {answer.status_code}: {one_line(answer.text, 200)}"
         if answer.status_code in _NOT_HERE:
             raise NotNow(said, LONGEST_DELAY_SECONDS)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in _LATER:
             raise NotNow(said, retry_after(answer.headers.get("retry-after", "")))
+        if answer.is_redirect:
+            raise NotNow(said, LONGEST_DELAY_SECONDS)
         raise BadInput(said)
+
+
+def _run_id_in(answer: httpx.Response, url: str) -> str:
+    """The run that the API names; "" if it has made none.
+
+    Raises:
+        NotNow: this is no answer of the API, but of something in front of it.
+    """
+    try:
+        said = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict) or "status" not in said:
+        raise NotNow(f"{url} is no API of alert-pipeline: it answered {answer.status_code}", LONGEST_DELAY_SECONDS)
+    return str(cast("dict[str, object]", said).get("run_id", ""))
 
 
 def retry_after(written: str) -> float:

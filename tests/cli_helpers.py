@@ -31,6 +31,7 @@ from orchestration.store.records import RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import Story, read_story
 from service.mirror.flow_runs import FlowRunMirror
+from service.mirror.stories import StoryWriter
 from service.orchestrator import PipelineOrchestrator
 from service.stack import StackAddresses
 from service.worker.bounded import BoundedWorker
@@ -188,7 +189,10 @@ async def worker_with(services: Services, stack: StackAddresses) -> AsyncIterato
         async with AsyncClientContext.get_or_create() as context:
             with SyncClientContext.get_or_create():
                 results = services.settings.home / "results"
-                yield BoundedWorker(services, RunExecutor(services, FlowRunMirror(context.client), Breaker(), results))
+                mirror, stories = FlowRunMirror(context.client), StoryWriter(context.client, services.database)
+                executor = RunExecutor(services, mirror, stories, Breaker(), results)
+                yield BoundedWorker(services, executor)
+                await executor.close()
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from sqlalchemy import text
 
 from orchestration.engine.execution import DIRECT, Execution
@@ -28,6 +29,7 @@ from orchestration.store import actions, claims, ingest_order
 from orchestration.store.actions import Actor, Via
 from orchestration.store.database import Database
 from service.mirror.flow_runs import FlowRunMirror
+from service.mirror.stories import StoryWriter
 from service.worker import executor
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
@@ -78,7 +80,8 @@ def executor_without_prefect(services: Services, results: Path) -> RunExecutor:
     """An executor whose copies the workers have: to make one takes as long as some runs."""
     breaker, mirror = Breaker(), cast("FlowRunMirror", None)
     breaker.trip("there is no Prefect")
-    return RunExecutor(services, mirror, breaker, results)
+    stories = StoryWriter(cast("PrefectClient", None), services.database)
+    return RunExecutor(services, mirror, stories, breaker, results)
 
 
 class Product:

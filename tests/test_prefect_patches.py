@@ -6,11 +6,9 @@ import asyncio
 import pkgutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import prefect
 import pytest
-from prefect import flow_engine
 from prefect.logging.handlers import APILogWorker
 from prefect.server.events import triggers
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -42,12 +40,6 @@ async def test_end_of_the_server_does_not_sleep_once_more(monkeypatch: pytest.Mo
         await asyncio.wait_for(task, 30)
 
 
-def test_flows_leave_sigterm_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_engine, "capture_sigterm", flow_engine.capture_sigterm)
-    prefect_patches.keep_own_sigterm_handler()
-    assert flow_engine.capture_sigterm is nullcontext
-
-
 def test_a_prefect_that_takes_connections_and_answers_none_does_not_keep_a_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,7 +61,6 @@ def test_a_prefect_that_takes_connections_and_answers_none_does_not_keep_a_proce
 @pytest.mark.parametrize(
     ("patch", "module", "attribute"),
     [
-        (prefect_patches.keep_own_sigterm_handler, "prefect.flow_engine", "capture_sigterm"),
         (prefect_patches.patch_slow_end_of_triggers, "prefect.server.events.triggers", "periodic_evaluation"),
         (
             prefect_patches.limit_end_of_services,

@@ -52,7 +52,7 @@ def test_the_made_up_vendor_of_the_page_is_read_as_the_page_says() -> None:
 def test_the_draft_for_it_reads_it_too() -> None:
     body = json.loads(printed("json"))
     drafted = source_of(parse_mapping(draft_of(body, name="kettle")))
-    assert drafted.recognises(body)
+    assert drafted.bid(body)
     assert drafted.parse(body).alerts[0].name == "Boiler 3 is too hot"
 
 

@@ -159,7 +159,7 @@ def test_a_draft_of_any_senders_body_reads_that_body(name: str) -> None:
 
     sample = SOURCES[name].sample("01")
     source = source_of(parse_mapping(draft_of(sample, name="drafted")))
-    assert source.recognises(sample)
+    assert source.bid(sample)
     assert source.parse(sample).alerts
 
 

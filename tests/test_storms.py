@@ -127,6 +127,21 @@ async def test_the_first_critical_ones_of_a_storm_are_told_by_themselves(
     assert sum("storm" in message.title for message in channel.messages) == 1
 
 
+async def test_a_critical_alert_that_is_unlike_an_open_storm_is_told_by_itself(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 60, severity="critical")
+    await work(services)
+    told = len(channel.messages)
+    await let_pass(services.database, timedelta(minutes=2))
+    await accept(services, 1, first=60, severity="critical")  # a straggler of the storm
+    others = [alert(f"Payments{n}", instance="pay", severity="critical") for n in range(5)]
+    await accept_push(services, {"alerts": others}, source="generic", environment="production")
+    await work(services)
+    new = [message.title.partition(" on ")[0] for message in channel.messages[told:]]
+    assert new == ["[CRITICAL] Payments0", "[CRITICAL] Payments1", "[CRITICAL] Payments2"]
+
+
 async def test_a_storm_that_gets_worse_is_told_and_one_that_grows_is_not(
     services: Services, channel: MemoryChannel
 ) -> None:
@@ -190,6 +205,38 @@ async def test_an_alert_that_ends_within_the_batch_is_recorded_in_order(
     assert [message.status for message in channel.messages] == ["firing", "resolved"]
 
 
+async def ends_first(services: Services) -> None:
+    """Execute what waits for the alerts that end before the runs of storms, whose priority is lower."""
+    ends = "select run_id from pipeline_run where status = 'pending' and not starts_with(incident_key, 'policy:')"
+    for row in await rows(services.database, f"{ends} and due_at is null order by id"):
+        await run_to_end(services, row["run_id"])
+
+
+async def test_an_end_that_is_executed_before_the_storm_that_has_its_alert_ends_it(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 60, severity="warning")
+    await fold_storms(services)
+    await accept(services, 60, severity="warning", status="resolved")
+    await ends_first(services)
+    await work(services)
+    assert await rows(services.database, "select 1 from alert where status = 'firing'") == []
+    assert await rows(services.database, "select 1 from incident where status in ('open', 'acknowledged')") == []
+    assert [message.status for message in channel.messages] == ["firing", "resolved"]
+
+
+async def test_an_end_waits_for_the_huge_push_that_has_its_alert(services: Services, channel: MemoryChannel) -> None:
+    services = replace(services, settings=services.settings.model_copy(update={"max_incidents_per_push": 50}))
+    await accept(services, 60, severity="warning")
+    await accept(services, 1, first=7, severity="warning", status="resolved")
+    await ends_first(services)
+    await work(services)
+    firing = await rows(services.database, "select 1 from alert where status = 'firing'")
+    members = await rows(services.database, "select 1 from membership where status = 'firing'")
+    assert (len(firing), len(members)) == (59, 59)
+    assert [message.status for message in channel.messages] == ["firing"]
+
+
 async def test_a_storm_lists_its_alerts_by_label_and_in_its_artifact(
     services: Services, channel: MemoryChannel
 ) -> None:
@@ -212,7 +259,9 @@ def test_whatever_waits_each_run_is_folded_at_most_once_and_in_order(
         made(number, f"key-{key}", firing=firing, critical=critical, route=route)
         for number, (key, firing, critical, route) in enumerate(waiting)
     ]
-    chosen, alone = choose(runs, Storm(threshold=3), opened={}, hot=set(), known={("production", "key-0")}, members={})
+    chosen, alone = choose(
+        runs, Storm(threshold=3), opened={}, hot={}, names={}, known={("production", "key-0")}, members={}
+    )
     ids = [one.run.id for group in chosen.values() for one in group] + [one.run.id for one in alone]
     assert len(ids) == len(set(ids))
     for group in chosen.values():

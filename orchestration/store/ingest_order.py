@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, union_all, update
+from sqlalchemy import Boolean, bindparam, literal_column, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestration.alert import STORM_KEY
 from orchestration.contracts import IngestResult
 from orchestration.store.models import PipelineRunRow
 from orchestration.store.prepared import Prepared, prepared
@@ -46,24 +47,46 @@ _FIRST_TWO = (
 )
 _OWN = select(_T.id).where(_T.run_id == bindparam("wanted"))
 # One list of ids: with two conditions joined by OR PostgreSQL reads the whole table.
-_NEXT = Prepared(select(*_QUEUED).where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select()))).order_by(_T.id))
+_STORM_WAITS = literal_column(
+    f"exists (select from pipeline_run as storm where awaits_ingest and starts_with(incident_key, '{STORM_KEY}'))",
+    Boolean(),
+)
+_NEXT = Prepared(
+    select(*_QUEUED, _STORM_WAITS.label("storm_waits"))
+    .where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select())))
+    .order_by(_T.id)
+)
 
 
-async def next_to_ingest(
-    tx: AsyncConnection, run_id: str, *, environment: str, incident_key: str
-) -> tuple[QueuedRun, QueuedRun, bool]:
-    """This run, the run of its incident key whose alerts are to be recorded next, and whether others follow that.
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Whose alerts are to be recorded now, among the runs of one incident key."""
+
+    own: QueuedRun
+    """The run that asks."""
+    next: QueuedRun
+    """The run whose alerts are to be recorded next; the one that asks, if there is none."""
+    more: bool
+    """Whether others follow that."""
+    storm_waits: bool
+    """Whether a run of any storm awaits ingest."""
+
+
+async def next_to_ingest(tx: AsyncConnection, run_id: str, *, environment: str, incident_key: str) -> Turn:
+    """Whose alerts are to be recorded next, of the runs of this run's incident key.
 
     The next is the first in the order of acceptance that awaits ingest, unless this run has left the order and is
     earlier. The caller has the lock of the key.
     """
     keys = {"wanted": run_id, "key": incident_key, "place": environment}
-    found = [QueuedRun(**row) for row in await _NEXT.rows(tx, keys)]
+    rows = await _NEXT.rows(tx, keys)
+    storm_waits = any(row["storm_waits"] for row in rows)
+    found = [QueuedRun(**{name: row[name] for name in QueuedRun.__dataclass_fields__}) for row in rows]
     own = next(run for run in found if run.run_id == run_id)
     waiting = [run for run in found if run.awaits_ingest]
-    if own.ingest_result is None and all(own.id < run.id for run in waiting):
-        return own, own, bool(waiting)
-    return (own, waiting[0], len(waiting) > 1) if waiting else (own, own, False)
+    if not waiting or (own.ingest_result is None and all(own.id < run.id for run in waiting)):
+        return Turn(own=own, next=own, more=bool(waiting), storm_waits=storm_waits)
+    return Turn(own=own, next=waiting[0], more=len(waiting) > 1, storm_waits=storm_waits)
 
 
 async def get_queued_run(tx: AsyncConnection, run_id: str) -> QueuedRun:

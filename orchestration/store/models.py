@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from orchestration.alert import IncidentStatus
+from orchestration.alert import STORM_KEY, IncidentStatus
 from orchestration.states import TIMER_REASONS, RunStatus
 from orchestration.store.table import Base, Now, RowId
 
@@ -269,6 +269,11 @@ class PipelineRunRow(Base):
             "environment",
             "id",
             postgresql_where=text("awaits_ingest"),
+        ),
+        Index(
+            "ix_pipeline_run_storms",
+            "id",
+            postgresql_where=text(f"awaits_ingest and starts_with(incident_key, '{STORM_KEY}')"),
         ),
         # Of each kind of follow-up an incident has at most one that waits. One that is executed has no `due_at`: it
         # schedules the next one before it has another status.

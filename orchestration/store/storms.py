@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -167,7 +167,7 @@ async def list_open(tx: AsyncConnection, pairs: Sequence[tuple[str, str]]) -> di
 
 _HOT = text(
     f"""
-    select incident.environment, incident.incident_key
+    select environment, incident_key, opened_at < clock_timestamp() - cast(:window as interval) as is_old
     from incident
     where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}') and exists (
         select 1 from membership
@@ -175,16 +175,40 @@ _HOT = text(
             and membership.joined_at > clock_timestamp() - :windows * cast(:window as interval)
     )
     union
-    select environment, incident_key from pipeline_run
+    select environment, incident_key, false from pipeline_run
     where awaits_ingest and starts_with(incident_key, '{STORM_KEY}')
+    order by is_old
     """
 )
 
 
-async def list_hot(tx: AsyncConnection, window: timedelta) -> set[tuple[str, str]]:
-    """The environments and keys of the open storms that took a member lately, or are about to open."""
+async def list_hot(tx: AsyncConnection, window: timedelta) -> dict[tuple[str, str], bool]:
+    """The environments and keys of the open storms that took a member lately, or are about to open.
+
+    The value is whether the storm is older than a window.
+    """
     found = (await tx.execute(_HOT, {"window": window, "windows": HOT_WINDOWS})).tuples()
-    return {(place, key) for place, key in found}
+    return {(place, key): is_old for place, key, is_old in found}
+
+
+_NAMES = text(
+    f"""
+    select distinct incident.environment, incident.incident_key, alert.name
+    from incident
+    join membership on membership.incident_id = incident.id
+    join alert on alert.id = membership.alert_id
+    where incident.status in {OPEN_STATUSES!r} and starts_with(incident.incident_key, '{STORM_KEY}')
+        and alert.name = any(:names)
+    """
+)
+
+
+async def names_in_storms(tx: AsyncConnection, names: Collection[str]) -> dict[tuple[str, str], set[str]]:
+    """Those of these names that alerts of open storms have or had, by environment and key of the storm."""
+    found = defaultdict[tuple[str, str], set[str]](set)
+    for place, key, name in (await tx.execute(_NAMES, {"names": list(names)})).tuples():
+        found[place, key].add(name)
+    return found
 
 
 _IN_STORMS = text(
@@ -196,12 +220,17 @@ _IN_STORMS = text(
     where membership.status = 'firing' and incident.status in {OPEN_STATUSES!r}
         and starts_with(incident.incident_key, '{STORM_KEY}') and alert.fingerprint = any(:fingerprints)
     group by 1, 2, 3
+    union
+    select environment, alert ->> 'source', alert ->> 'fingerprint', min(incident_key)
+    from pipeline_run cross join jsonb_array_elements(payload -> 'alerts') as alert
+    where awaits_ingest and starts_with(incident_key, '{STORM_KEY}') and alert ->> 'fingerprint' = any(:fingerprints)
+    group by 1, 2, 3
     """
 )
 
 
 async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) -> dict[tuple[str, str, str], str]:
-    """The keys of the storms in which these alerts fire, by environment, source and fingerprint."""
+    """The keys of the storms in which these alerts fire, or are about to, by environment, source and fingerprint."""
     found = (await tx.execute(_IN_STORMS, {"fingerprints": list(fingerprints)})).tuples()
     return {(place, source, fingerprint): key for place, source, fingerprint, key in found}
 
@@ -267,6 +296,27 @@ async def leave_alone(tx: AsyncConnection, runs: Sequence[WaitingRun]) -> None:
     """Let runs be executed by themselves: what is due at a moment, also one that has come, is never folded."""
     if runs:
         await tx.execute(_ALONE, {"ids": [run.id for run in runs]})
+
+
+_HOLDS = text(
+    f"""
+    select run_id, incident_key from pipeline_run
+    where awaits_ingest and starts_with(incident_key, '{STORM_KEY}') and environment = :environment and exists (
+        select from jsonb_array_elements(payload -> 'alerts') as alert
+        where alert ->> 'source' = :source and alert ->> 'fingerprint' = any(:fingerprints)
+    )
+    order by id limit 1
+    """
+)
+
+
+async def waiting_storm_of(
+    tx: AsyncConnection, environment: str, source: str, fingerprints: Sequence[str]
+) -> tuple[str, str] | None:
+    """The run of a storm that awaits ingest and has one of these alerts: its id and incident key. None means none."""
+    values = {"environment": environment, "source": source, "fingerprints": list(fingerprints)}
+    found = (await tx.execute(_HOLDS, values)).first()
+    return None if found is None else (found.run_id, found.incident_key)
 
 
 _LINK = text("update pipeline_run set incident_id = :incident_id where run_id = any(:run_ids) and incident_id is null")

@@ -111,6 +111,11 @@ class BodyHeaders:
         """Whether the body may be a form. `curl -d` says so of every body."""
         return self.content_type.strip().lower().startswith(_FORM)
 
+    @property
+    def is_multipart(self) -> bool:
+        """Whether the body is a form with parts."""
+        return self.content_type.strip().lower().startswith("multipart/form-data")
+
 
 @lru_cache(maxsize=64)
 def _charset_in(content_type: str) -> str | None:
@@ -198,9 +203,52 @@ async def read_object(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dic
         HttpProblem: 415 for an unknown encoding, 413 if the decompressed body is too large, 400 if it is not JSON.
         BadInput: the body is JSON, but not an object.
     """
+    value, size = await read_value(raw, headers, limit)
+    return as_object(value), size
+
+
+async def read_value(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[object, int]:
+    """The JSON value in a body, and its size in bytes after decompression.
+
+    Raises:
+        HttpProblem: as `read_object`.
+    """
     if len(raw) > _THREAD_FROM_BYTES or headers.content_encoding:
         return await asyncio.to_thread(_parse, raw, headers, limit)
     return _parse(raw, headers, limit)
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """The value of a body as an object.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if not isinstance(value, dict):
+        raise BadInput(f"The body is {_type_of(value)}: send a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def text_of(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[bytes, str | None]:
+    """A body that is no JSON, after decompression, and its text; None means that it is no text.
+
+    Raises:
+        HttpProblem: 415 for an unknown encoding, 413 if the decompressed body is too large, 400 if its gzip is broken.
+    """
+    body = decompressed(raw, headers, limit)
+    text = next(_decoded(body, headers.charset)).strip(_EDGES)
+    return body, None if "\x00" in text else text
+
+
+def json_object_in(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, such as a field of a form; None means that it is none."""
+    if not text.lstrip(_EDGES).startswith("{"):
+        return None
+    try:
+        value = _loads(text.strip(_EDGES))
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def readable(raw: bytes, headers: BodyHeaders, limit: int) -> str:
@@ -228,8 +276,8 @@ def _unescaped(escape: re.Match[str]) -> str:
     return said if said.isprintable() and not set(said) & set('"\\') else escape[0]
 
 
-def _parse(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dict[str, Any], int]:
-    body = _decompress(raw, headers.content_encoding, limit)
+def _parse(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[object, int]:
+    body = decompressed(raw, headers, limit)
     if not body.strip():
         raise HttpProblem(HTTPStatus.BAD_REQUEST, "The body is empty: send a JSON object")
     charset, value, problem = headers.charset, None, ""
@@ -243,9 +291,7 @@ def _parse(raw: bytes, headers: BodyHeaders, limit: int) -> tuple[dict[str, Any]
     if isinstance(value, str):  # JSON that was made JSON twice
         value = _unwrapped(value)
     _ensure_few_values(body, value)
-    if not isinstance(value, dict):
-        raise BadInput(f"The body is {_type_of(value)}: send a JSON object")
-    return cast("dict[str, Any]", value), len(body)
+    return value, len(body)
 
 
 def _unwrapped(text: str) -> object:
@@ -332,8 +378,13 @@ def _form_value(body: bytes, charset: str | None) -> object:
     return found[0] if len(found) == 1 else None
 
 
-def _decompress(raw: bytes, content_encoding: str, limit: int) -> bytes:
-    match content_encoding.strip().lower():
+def decompressed(raw: bytes, headers: BodyHeaders, limit: int) -> bytes:
+    """A body without its gzip.
+
+    Raises:
+        HttpProblem: 415 for an unknown encoding, 413 if the decompressed body is too large, 400 if its gzip is broken.
+    """
+    match headers.content_encoding.strip().lower():
         case "" | "identity":
             return raw
         case "gzip" | "x-gzip":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from tasks.ingest.sources.stored import sources_with
 router = APIRouter()
 
 _DATABASE_TIMEOUT_SECONDS = 5.0
+_ORIGIN = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
+"""The name of a sender, such as eventgrid.azure.net."""
 
 
 class Alive(BaseModel):
@@ -100,6 +103,21 @@ async def webhook_health_of_source(
 ) -> WebhookHealth:
     """Webhooks of this source are accepted here."""
     return WebhookHealth(sources=[source_named(source, await _sources(request)).name])
+
+
+@router.options("/alerts/webhook/", tags=["webhooks"], openapi_extra={"security": []})
+@router.options("/alerts/webhook/{source}/", tags=["webhooks"], openapi_extra={"security": []})
+async def webhook_consent(request: Request) -> Response:
+    """Senders of CloudEvents may send here: some ask before, and send nothing without an answer.
+
+    What they send needs a key like any other push. Source: "HTTP 1.1 Web Hooks for Event Delivery", section 4.
+    """
+    headers = {"Allow": "GET, HEAD, OPTIONS, POST"}
+    origin = request.headers.get("webhook-request-origin", "")
+    if _ORIGIN.fullmatch(origin):
+        per_minute = int(60 * state_of(request).settings.api_rate_limit_per_second)
+        headers |= {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": str(per_minute or "*")}
+    return Response(headers=headers)
 
 
 async def _check(api: ApiState) -> Readiness:

@@ -24,6 +24,7 @@ from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
 from service.api.body import BodyHeaders, beginning_of, declared_size, readable
+from service.api.cloud_events import key_of
 from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
@@ -42,6 +43,8 @@ WRITE_TIMEOUT_SECONDS = 15.0
 
 _PRINTABLE = re.compile(r"[!-~]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+
+_EMPTY_BATCH = "The batch has no event"
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -95,9 +98,9 @@ DefinitionName = Annotated[
     str | None, Query(max_length=64, description="The stored definition to run instead of the linear pipeline.")
 ]
 VendorBody = Annotated[
-    dict[str, Any],
+    dict[str, Any] | list[Any],
     Body(
-        description="The monitoring system's own body.",
+        description="The monitoring system's own body, or a batch of CloudEvents.",
         examples=[
             SOURCES["alertmanager"].sample("example"),
             {"name": "HighCPU", "severity": "critical", "host": "web-1", "status": "firing"},
@@ -132,15 +135,17 @@ async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Resp
     try:
         value: object = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return await keep(request, text, reason, text=text)
-    return await keep(request, value, reason)
+        return queued(request, *await keep(request, text, reason, text=text))
+    return queued(request, *await keep(request, value, reason))
 
 
-async def keep(request: ApiRequest, body: object, reason: str, *, text: str | None = None) -> Response:
+async def keep(
+    request: ApiRequest, body: object, reason: str, *, text: str | None = None, part: int | None = None
+) -> tuple[WrittenPush, str]:
     """Keep a push that no source can read, and notify somebody, once for each sender and shape.
 
     A refusal would be the end of it: a sender of alerts cannot do anything about it, and nobody looks at its log.
-    `text` is that of a body that is no JSON.
+    `text` is that of a body that is no JSON, `part` its number within a batch. Also returns what is to be said.
 
     Raises:
         BadInput: this sender has had too many kept today.
@@ -161,8 +166,8 @@ async def keep(request: ApiRequest, body: object, reason: str, *, text: str | No
     request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
     wanted = RunRequest(payload=unread_push(push, first_fields(body)), source="generic", environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
-    said = f"Not understood, and kept as {push.name}: {push.reason}"
-    return queued(request, await store(request, wanted), said)
+    written = await store(request, wanted, part=part)
+    return written, f"Not understood, and kept as {push.name}: {push.reason}"
 
 
 def _unread(request: ApiRequest, body: object, reason: str, text: str | None) -> unread.UnreadPush:
@@ -239,6 +244,9 @@ async def accept_webhook_of_source(
     definition: DefinitionName = None,
 ) -> Response:
     """Accept a push of one source, such as alertmanager or grafana."""
+    wanted = RunRequest(source=source, environment=environment, options=RunOptions(definition=definition))
+    if isinstance(payload, list):
+        return await _accept_batch(request, payload, wanted)
     if source.lower() in ("webhook", "pagerduty"):
         key = request.caller.key
         own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
@@ -247,21 +255,53 @@ async def accept_webhook_of_source(
     confirmed = await confirm_subscription(payload, request.api.settings.sns_confirm_topics)
     if confirmed is not None:
         return Response(OwnEvent(status="done", message=confirmed).model_dump_json(), media_type="application/json")
-    options = RunOptions(definition=definition)
-    wanted = RunRequest(payload=payload, source=source, environment=environment, options=options)
+    return queued(request, *await _store_or_keep(request, payload, wanted))
+
+
+async def _accept_batch(request: ApiRequest, events: list[Any], wanted: RunRequest) -> Response:
+    """Accept a batch of CloudEvents. Each is a push of its own: after an error the batch can be sent again."""
+    if not events:
+        return Response(OwnEvent(status="done", message=_EMPTY_BATCH).model_dump_json(), media_type="application/json")
+    written: list[WrittenPush] = []
+    unclear: list[str] = []
+    for part, event in enumerate(events):
+        push, said = await _store_or_keep(request, event, wanted, part=part)
+        written.append(push)
+        unclear += [said] if said else []
+    together = WrittenPush(
+        trace_id=written[0].trace_id,
+        run_ids=[run_id for push in written for run_id in push.run_ids],
+        duplicates={run_id: first for push in written for run_id, first in push.duplicates.items()},
+        ignored=", ".join(dict.fromkeys(push.ignored for push in written)) if all(p.ignored for p in written) else "",
+        repeated=all(push.repeated for push in written),
+    )
+    return queued(request, together, one_line("; ".join(unclear), 1_000) or None)
+
+
+async def _store_or_keep(
+    request: ApiRequest, payload: object, wanted: RunRequest, *, part: int | None = None
+) -> tuple[WrittenPush, str | None]:
+    """Store a push, or keep it if no source can read it. Also returns what is to be said of the latter."""
+    place = (wanted.source, wanted.environment, wanted.options.definition)
+    key = key_of(payload, *place)
     try:
-        return queued(request, await store(request, wanted))
+        return await store(request, wanted.model_copy(update={"payload": payload}), part=part, own_key=key), None
     except Unreadable as error:
-        return await keep(request, payload, str(error))
+        return await keep(request, payload, str(error), part=part)
 
 
 async def store(
-    request: ApiRequest, wanted: RunRequest, *, part: int | None = None, channel_field: str = "notify_channel"
+    request: ApiRequest,
+    wanted: RunRequest,
+    *,
+    part: int | None = None,
+    own_key: str | None = None,
+    channel_field: str = "notify_channel",
 ) -> WrittenPush:
     """Store a push, or the run of a definition that needs none. It is committed when this returns.
 
-    `part` is the number of the request within a batch, whose idempotency key is for all of it. `channel_field` is the
-    field of the body that names the channel.
+    `part` is the number of the request within a batch, whose idempotency key is for all of it. `own_key` is the key of
+    a push whose request has none. `channel_field` is the field of the body that names the channel.
 
     Raises:
         BadInput: the payload has no alert, the definition cannot be run with it, or a name does not exist.
@@ -272,7 +312,7 @@ async def store(
     key = request.headers.get("idempotency-key")
     metadata = PushMetadata(
         sender=request.caller.name,
-        idempotency_key=key if part is None or key is None else f"{key}/{part}",
+        idempotency_key=own_key if key is None else key if part is None else f"{key}/{part}",
         skip_duplicates=True,
         size_bytes=request.size_bytes,
     )

@@ -22,8 +22,9 @@ from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
-from service.api.body import RAW_BODY, BodyHeaders, TooLarge, beginning_of, read_object, read_raw
-from service.api.plain import read_plain
+from service.api.body import RAW_BODY, BodyHeaders, TooLarge, as_object, beginning_of, read_raw, read_value
+from service.api.cloud_events import is_batch, is_binary, read_binary
+from service.api.plain import read_multipart, read_plain
 from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
 from service.api.state import ApiState, state_of
@@ -47,9 +48,7 @@ EndpointT = TypeVar("EndpointT", bound=Callable[..., Awaitable[Any]])
 class ApiRequest(Request):
     """A request that passed `GuardedRoute`: its caller is authenticated, its body is read and parsed."""
 
-    def __init__(
-        self, request: Request, api: ApiState, caller: Caller, body: tuple[dict[str, Any], int] | None
-    ) -> None:
+    def __init__(self, request: Request, api: ApiState, caller: Caller, body: tuple[Any, int] | None) -> None:
         # FastAPI reads a body as JSON if there is no Content-Type; senders use many types for their JSON.
         headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
         super().__init__({**request.scope, "headers": headers})
@@ -106,7 +105,8 @@ def when_unreadable(handler: UnreadableHandler) -> Callable[[EndpointT], Endpoin
 
 
 def takes_plain(endpoint: EndpointT) -> EndpointT:
-    """Let this endpoint take bodies that are no JSON: a line of text, a form, or the parameters of the address."""
+    """Let this endpoint take bodies that are no JSON object: a line of text, a form, the parameters of the address, or
+    CloudEvents in a list or in headers."""
     cast("Any", endpoint).takes_plain = True
     return endpoint
 
@@ -207,17 +207,25 @@ class GuardedRoute(APIRoute):
         return handle
 
 
-async def _read(request: Request, raw: bytes, limit: int, *, plain: bool) -> tuple[dict[str, Any], int]:
-    """The object in a body, and its size. With `plain` a body that is no JSON can be one as well."""
+async def _read(request: Request, raw: bytes, limit: int, *, plain: bool) -> tuple[Any, int]:
+    """The object in a body, and its size. With `plain` a body that is no JSON object can be one as well.
+
+    A batch of CloudEvents is the only body that stays a list.
+    """
     headers = BodyHeaders.of(request)
+    if plain and is_binary(request):
+        return await read_binary(raw, request, limit)
     try:
-        return await read_object(raw, headers, limit)
+        value, size = await read_value(raw, headers, limit)
     except HttpProblem as problem:
-        is_other = plain and problem.status == HTTPStatus.BAD_REQUEST
-        found = read_plain(raw, headers, request.query_params) if is_other else None
+        found = None
+        if plain and problem.status == HTTPStatus.BAD_REQUEST:
+            read = read_multipart if headers.is_multipart else read_plain
+            found = await read(raw, headers, request.query_params, limit)
         if found is None:
             raise
         return found, len(raw)
+    return value if plain and is_batch(value, headers) else as_object(value), size
 
 
 async def _authenticate(

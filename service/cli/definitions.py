@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.samples import sample_names, sample_text
-from orchestration.definitions import in_order
+from orchestration.definitions import Kind, in_order
 from orchestration.graph import BadDefinition, Definition, decode_definition, parse_definition
 from orchestration.graph.drawing import draw, mermaid
 from orchestration.settings import load_settings
@@ -92,7 +92,7 @@ def apply(
     async def work(service: DefinitionService) -> list[Outcome]:
         return [await service.apply(each, created_by=user_name()) for each in new]
 
-    outcomes = _with_service(work)
+    outcomes = change_stored(Kind.PIPELINE, work)
     if json:
         as_json([_outcome_as_data(outcome) for outcome in outcomes])
     else:
@@ -230,7 +230,7 @@ def delete(name: Name, json: Json = False) -> int:
 
 
 def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: bool) -> int:
-    outcome = _with_service(change)
+    outcome = change_stored(Kind.PIPELINE, change)
     if json:
         as_json(_outcome_as_data(outcome))
     else:
@@ -238,11 +238,16 @@ def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: 
     return 0
 
 
-def _with_service(work: Callable[[DefinitionService], Awaitable[T]]) -> T:
+def change_stored(kind: Kind, work: Callable[[DefinitionService], Awaitable[T]]) -> T:
+    """The result of `work`, which changes definitions of one kind in the database, and in Prefect if that runs.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
     settings = load_settings()
 
     async def with_service(database: Database, api_url: str | None) -> T:
-        return await work(DefinitionService(database=database, settings=settings, prefect_api_url=api_url))
+        return await work(DefinitionService(database=database, settings=settings, prefect_api_url=api_url, kind=kind))
 
     return read_at(settings, with_service)
 

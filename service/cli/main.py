@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "canary": "service.cli.canary:canary",
     "automations": "service.cli.automations:app",
     "send": "service.cli.send:send",
+    "mail-door": "service.cli.mail_door:mail_door",
     "load": "service.cli.load:load",
     "keys": "service.cli.keys:app",
     "doctor": "service.cli.doctor:doctor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +14,10 @@ from orchestration.policy.parse import parse_policy
 from orchestration.policy.problems import PolicyProblem
 from orchestration.settings import load_settings
 from orchestration.store import definitions as store
-from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
 from service.cli import policy_import
-from service.cli.definitions import Version, state_of, user_name
+from service.cli.definitions import Version, change_stored, state_of, user_name
 from service.cli.policy_input import (
     BadPolicyFile,
     known_channels,
@@ -25,9 +25,9 @@ from service.cli.policy_input import (
 )
 from service.cli.policy_simulate import simulate
 from service.cli.policy_way import show_way
-from service.cli.reader import read, read_at
+from service.cli.reader import read
 from service.cli.terminal import Json, as_json, errors, output, show_facts, show_problems
-from service.definitions import DefinitionService, Outcome
+from service.definitions import Outcome
 
 _EXAMPLE = """\
 A policy is a YAML or JSON file. In this one a critical alert of a database goes to two channels, a quiet one is \
@@ -70,7 +70,9 @@ def apply(file: PolicyFile, json: Json = False) -> int:
     A policy with a problem is not stored. Where Prefect runs, the block alert-policy/policy is updated as well.
     """
     found = read_policy_file(file, channels=known_channels(load_settings()))
-    outcome = _with_service(lambda service: service.apply(NewDefinition.of_policy(found), created_by=user_name()))
+    outcome = change_stored(
+        Kind.POLICY, lambda service: service.apply(NewDefinition.of_policy(found), created_by=user_name())
+    )
     warnings = [f"warning: {warning}" for warning in found.warnings]
     _show_outcome(outcome.model_copy(update={"notes": [*warnings, *outcome.notes]}), json=json)
     return 0
@@ -133,29 +135,19 @@ def rollback(
     json: Json = False,
 ) -> int:
     """Use an earlier version of the policy again. This also restores a deleted policy."""
-    _show_outcome(_with_service(lambda service: service.rollback(POLICY_NAME, version)), json=json)
+    _show_outcome(change_stored(Kind.POLICY, lambda service: service.rollback(POLICY_NAME, version)), json=json)
     return 0
 
 
 @app.command()
 def delete(json: Json = False) -> int:
     """Delete the policy: everything goes to the default channels, as if there had never been one."""
-    _show_outcome(_with_service(lambda service: service.delete(POLICY_NAME)), json=json)
+    _show_outcome(change_stored(Kind.POLICY, lambda service: service.delete(POLICY_NAME)), json=json)
     return 0
 
 
 app.command("test")(show_way)
 app.command()(simulate)
-
-
-def _with_service(change: Callable[[DefinitionService], Awaitable[Outcome]]) -> Outcome:
-    settings = load_settings()
-
-    async def with_service(database: Database, api_url: str | None) -> Outcome:
-        service = DefinitionService(database=database, settings=settings, prefect_api_url=api_url, kind=Kind.POLICY)
-        return await change(service)
-
-    return read_at(settings, with_service)
 
 
 def _show_outcome(outcome: Outcome, *, json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +13,11 @@ from orchestration.errors import BadInput
 from orchestration.policy.document import write_document
 from orchestration.settings import Settings, load_settings
 from orchestration.store import definitions as store
-from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
-from service.cli.definitions import Version, state_of, user_name
+from service.cli.definitions import Version, change_stored, state_of, user_name
 from service.cli.pushes import find_kept
-from service.cli.reader import read, read_at
+from service.cli.reader import read
 from service.cli.source_input import (
     BadMappingFile,
     known_sources,
@@ -28,7 +27,7 @@ from service.cli.source_input import (
     stored_mappings,
 )
 from service.cli.terminal import STDIN, Json, as_json, errors, output, show_facts, show_problems
-from service.definitions import DefinitionService, Outcome
+from service.definitions import Outcome
 from service.replay import body_of
 from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push
 from tasks.ingest.sources.draft import draft_of
@@ -256,7 +255,7 @@ def _warn_of_sample(mapping: SourceMapping, sources: Sources) -> None:
         return
     source = sources[mapping.name]
     sample = source.sample("01")
-    if not source.recognises(sample):
+    if not source.bid(sample):
         output.print("    warning: its own sample does not meet `when`", style="yellow")
     elif not source.parse(sample).alerts:
         output.print("    warning: its own sample gives no alert", style="yellow")
@@ -269,7 +268,7 @@ def apply(file: MappingFile, json: Json = False) -> int:
     A mapping with a problem is not stored. Where Prefect runs, the block alert-source/NAME is updated as well.
     """
     new = to_store(read_mapping_file(file))
-    _show_outcome(_with_service(lambda service: service.apply(new, created_by=user_name())), json=json)
+    _show_outcome(change_stored(Kind.SOURCE, lambda service: service.apply(new, created_by=user_name())), json=json)
     return 0
 
 
@@ -294,14 +293,14 @@ def rollback(
     json: Json = False,
 ) -> int:
     """Use an earlier version of your mapping again. This also restores a deleted one."""
-    _show_outcome(_with_service(lambda service: service.rollback(name, version)), json=json)
+    _show_outcome(change_stored(Kind.SOURCE, lambda service: service.rollback(name, version)), json=json)
     return 0
 
 
 @app.command()
 def delete(name: Name, json: Json = False) -> int:
     """Delete your mapping. A mapping that ships under the same name counts again."""
-    _show_outcome(_with_service(lambda service: service.delete(name)), json=json)
+    _show_outcome(change_stored(Kind.SOURCE, lambda service: service.delete(name)), json=json)
     return 0
 
 
@@ -325,16 +324,6 @@ def draft(
 def _as_name(stem: str) -> str:
     words = "".join(each if each.isascii() and each.isalnum() else " " for each in stem.lower()).split()
     return "-".join(words)[:64].strip("-") or "my-sender"
-
-
-def _with_service(change: Callable[[DefinitionService], Awaitable[Outcome]]) -> Outcome:
-    settings = load_settings()
-
-    async def with_service(database: Database, api_url: str | None) -> Outcome:
-        service = DefinitionService(database=database, settings=settings, prefect_api_url=api_url, kind=Kind.SOURCE)
-        return await change(service)
-
-    return read_at(settings, with_service)
 
 
 def _show_outcome(outcome: Outcome, *, json: bool) -> None:

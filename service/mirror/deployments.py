@@ -25,7 +25,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
-from prefect.workers.base import BaseWorker
+from prefect_warm_worker import WarmProcessWorker
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 
 from blocks.analysis_model import AnalysisModel
@@ -142,7 +142,6 @@ async def is_registered(client: PrefectClient) -> bool:
 
 async def ensure_pool(client: PrefectClient) -> None:
     """Create the work pool, unless it exists."""
-    base: Any = BaseWorker  # `WarmWorker` adds nothing to its job template, and importing that would be a circle
     try:
         pool = await client.read_work_pool(POOL_NAME)
     except ObjectNotFound:
@@ -150,7 +149,7 @@ async def ensure_pool(client: PrefectClient) -> None:
             name=POOL_NAME,
             type=POOL_TYPE,
             description="Runs of the warm worker.",
-            base_job_template=base.get_default_base_job_template(),
+            base_job_template=WarmProcessWorker.get_default_base_job_template(),
         )
         with suppress(ObjectAlreadyExists):  # another worker started at the same time
             await client.create_work_pool(wanted)

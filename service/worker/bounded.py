@@ -30,6 +30,7 @@ from orchestration.store.encrypted_cache import EncryptedCache
 from orchestration.store.runs import find_run
 from orchestration.store.story import read_story
 from service.mirror.flow_runs import FlowRunMirror
+from service.mirror.stories import StoryWriter
 from service.prefect_patches import limit_answers, limit_end_of_services, send_what_is_queued
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
@@ -183,7 +184,7 @@ async def open_bounded_worker(
         breaker, mirror = Breaker(), FlowRunMirror(client)
         # A person waits here, not a page: a Prefect that has just been started may take its time.
         results = settings.home.expanduser() / "results"
-        executor = RunExecutor(services, mirror, breaker, results, hurry=False)
+        executor = RunExecutor(services, mirror, StoryWriter(client, database), breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
         watch = Watch(client, mirror, breaker, channels, database, lambda: None)
         for duty in (worker.keep_reservations(), _watch_later(watch)):

@@ -11,6 +11,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
+from prefect_warm_worker.execution import without_own_watch
 
 from blocks.prefect_api import PrefectUnavailable, prefect_errors
 from flows.alert_pipeline import alert_pipeline
@@ -29,6 +30,7 @@ from orchestration.store import attempts
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.mirror.flow_runs import FlowRunMirror
+from service.mirror.stories import StoryWriter
 from service.worker.alone import execute_alone
 from service.worker.breaker import Breaker
 from service.worker.own_alerts import given_up_run, report
@@ -64,12 +66,20 @@ class RunExecutor:
     """Executes claimed runs. Prefect comes first; the direct engine does whatever Prefect fails at."""
 
     def __init__(
-        self, services: Services, mirror: FlowRunMirror, breaker: Breaker, results: Path, *, hurry: bool = True
+        self,
+        services: Services,
+        mirror: FlowRunMirror,
+        stories: StoryWriter,
+        breaker: Breaker,
+        results: Path,
+        *,
+        hurry: bool = True,
     ) -> None:
         """`hurry` is whether critical runs wait a shorter time for Prefect than others."""
         self._hurry = hurry
         self._services = services
         self._mirror = mirror
+        self._stories = stories
         self._breaker = breaker
         # A named storage spares each run the question for the server's default one. Nothing is written there.
         # Nor need parameters be validated that are made here.
@@ -123,9 +133,14 @@ class RunExecutor:
             await self._report_unrecorded(execution)
             if flow_run is not None and flow is not None:
                 await self._settle(flow_run, flow, execution)
+                if execution.begun.is_set():
+                    self._stories.add(flow_run.id, execution.run.record)
 
     async def close(self) -> None:
-        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker."""
+        """Let Prefect record the ends of runs, `SETTLE_SECONDS` at most; the rest is reconciled by a later worker.
+
+        Then it hears the stories that wait.
+        """
         if self._settling:
             with suppress(TimeoutError):
                 async with self._breaker.limit(SETTLE_SECONDS):
@@ -134,6 +149,7 @@ class RunExecutor:
             task.cancel()
         if self._settling:
             await asyncio.wait(set(self._settling), timeout=1)
+        await self._stories.end()
 
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
@@ -188,8 +204,7 @@ class RunExecutor:
             await report(self._services, given_up_run(record, f"It failed: {record.last_error_message}"))
 
     def _start_flow(self, flow_run: FlowRun, execution: Execution) -> FlowTask:
-        # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
-        bare = flow_run.model_copy(update={"deployment_id": None})
+        bare = without_own_watch(flow_run)
         parameters = {"run_id": execution.run.run_id}
         flow = self._of_definitions if execution.run.record.options.defined else self._linear
         with use_services(self._services), offer(execution):

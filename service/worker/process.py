@@ -17,6 +17,7 @@ from prefect.settings import (
     PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
+from prefect_warm_worker.internals import keep_own_sigterm_handler
 
 from blocks.channels.http import keep_connections
 from blocks.channels.resolver import ChannelCache, configured_drivers
@@ -28,7 +29,8 @@ from orchestration.settings import Settings
 from orchestration.store.database import Database, open_database
 from orchestration.store.encrypted_cache import EncryptedCache
 from service.mirror.flow_runs import FlowRunMirror
-from service.prefect_patches import keep_own_sigterm_handler, limit_answers, limit_end_of_services
+from service.mirror.stories import StoryWriter
+from service.prefect_patches import limit_answers, limit_end_of_services
 from service.worker.breaker import Breaker
 from service.worker.executor import RunExecutor
 from service.worker.metrics import serve_metrics, worker_gauges, worker_metrics
@@ -69,8 +71,8 @@ async def open_worker(
         services = make_services(settings, database, blocks=channels, counted=[metrics] if metrics else [])
         opening.enter_context(use_services(services))
         await opening.enter_async_context(keep_connections())
-        breaker, mirror = Breaker(), FlowRunMirror(client)
-        executor = RunExecutor(services, mirror, breaker, settings.home.expanduser() / "results")
+        breaker, mirror, stories = Breaker(), FlowRunMirror(client), StoryWriter(client, database)
+        executor = RunExecutor(services, mirror, stories, breaker, settings.home.expanduser() / "results")
         watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
         worker = Worker(services, executor, watch, breaker, concurrency=slots)
         await opening.enter_async_context(serve_metrics(settings, metrics, worker_gauges(worker, breaker)))
@@ -78,7 +80,9 @@ async def open_worker(
         await watch.look()
         reach = Reach(services.channels, EncryptedCache(database))
         await reach.look()
-        duties = [reach.run()] if prepare is None else [reach.run(), prepare(client, database)]
+        duties: list[Coroutine[Any, Any, None]] = [reach.run(), stories.run(lambda: not worker.working)]
+        if prepare is not None:
+            duties.append(prepare(client, database))
         try:
             with _in_background(duties):
                 yield worker

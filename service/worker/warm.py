@@ -1,22 +1,23 @@
 """The worker as a Prefect worker type: `prefect worker start --pool alerts --type warm`.
 
-One process and one event loop executes runs claimed from the queue, and scheduled runs of the work pool. While Prefect
-does not answer the claims go on, and the part that asks for scheduled runs is started again and again.
+One process and one event loop executes runs claimed from the queue, and scheduled runs of the work pool. The package
+prefect-warm-worker executes the scheduled ones; this module adds the queue, the slots that both share, and the
+registration of our deployments. While Prefect does not answer, the claims go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
-import anyio.abc
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow
-from prefect.states import Failed
-from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect_warm_worker import AllowedFlows, WarmProcessWorker
+from prefect_warm_worker.settings import WarmWorkerSettings
 
 from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
@@ -24,7 +25,6 @@ from flows.services import flow_services, use_services
 from orchestration.embedded_stack import find_database_url
 from orchestration.engine.waits import Slot
 from orchestration.errors import BadSetting, Unavailable
-from orchestration.redaction import one_line
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import logger
 from orchestration.store.database import Database
@@ -42,11 +42,10 @@ SYNC_SECONDS = 60.0
 """How often a worker brings Prefect's blocks and deployments in step with the definitions."""
 
 
-class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
+class WarmWorker(WarmProcessWorker):
     """Executes claimed runs, and scheduled flow runs, in this process."""
 
     type = POOL_TYPE
-    job_configuration = BaseJobConfiguration
     _description = "Runs alert pipelines in one warm process, claimed from the queue or scheduled by Prefect."
 
     def __init__(
@@ -62,10 +61,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
         self._worker: Worker | None = None
         self._slots: set[Slot] = set()
         self._broken_blocks = BrokenBlocks()
-        self._ending = False
-        concurrency = options.get("limit") or self._ours.worker_concurrency
-        # A run starts at once here, so it is never fetched before its time.
-        super().__init__(work_pool_name, *arguments, **{**options, "limit": concurrency, "prefetch_seconds": 0})
+        self._concurrency: int = options.get("limit") or self._ours.worker_concurrency
+        own = WarmWorkerSettings(grace_seconds=self._ours.worker_grace_seconds)
+        more = {**options, "limit": self._concurrency, "own_settings": own}
+        super().__init__(work_pool_name, *arguments, **more)
 
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
@@ -81,7 +80,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
             self._ours,
             database_url=database_url,
             prefect_api_url=prefect_api_url,
-            concurrency=self._limit,
+            concurrency=self._concurrency,
             prepare=self._keep_registered,
         ) as worker:
             self._worker = worker
@@ -93,76 +92,57 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult]):
                 for task in ended:
                     task.result()
             finally:
-                # Scheduled runs that are being executed have the same grace time; new ones are not started.
-                self._ending = True
+                asking.cancel()  # starts no scheduled runs from here on, and gives those that go on the same grace time
                 await worker.end(self._ours.worker_grace_seconds)
-                asking.cancel()
                 await asyncio.wait({asking})
 
     async def _ask(self, run_once: bool, with_healthcheck: bool, printer: Callable[..., None]) -> None:
-        """Start scheduled runs with Prefect's own worker loop, which gives up after a long outage of Prefect."""
+        """Start scheduled runs. Whatever fails here, such as a broken prefect.yaml, claims go on."""
         while True:
             try:
                 await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
-            except Exception as error:  # noqa: BLE001 - whatever Prefect's part meets, claims go on
+            except Exception as error:  # noqa: BLE001 - whatever it is
                 logger.warning("Scheduled runs are not started for now: %s: %s", type(error).__name__, error)
             if run_once:
                 return
             await asyncio.sleep(RETRY_AFTER_SECONDS)
 
-    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Start the scheduled runs that are due, unless this worker ends. Those that only wait do not count."""
-        if self._ending:
-            return []
-        if self._limit is not None:
-            waiting = sum(slot.idle for slot in self._slots)
-            self.limiter.total_tokens = self._limit + min(waiting, self._limit * (RUNS_PER_SLOT - 1))
-        return await super().get_and_submit_flow_runs()
+    def load_flows(self) -> AllowedFlows:
+        """The flows of our deployments.
 
-    async def run(
-        self,
-        flow_run: FlowRun,
-        configuration: BaseJobConfiguration,
-        task_status: anyio.abc.TaskStatus[int] | None = None,
-    ) -> BaseWorkerResult:
-        """Execute one scheduled flow run in this process."""
-        del configuration
-        if task_status is not None:
-            task_status.started(1)
-        if (flow := await self._own_flow(flow_run)) is None:
-            return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
+        Raises:
+            BadSetting: prefect.yaml is missing or broken.
+        """
+        return AllowedFlows(own_flows(), how_to_allow="Use another work pool for your own flows")
+
+    async def find_flow(self, flow_run: FlowRun, deployment: DeploymentResponse | None) -> Flow[..., Any]:
+        """The flow of this project that the flow run executes. One without a deployment is an alert's, retried.
+
+        Raises:
+            Refused: the flow is not one of ours, or the deployment wants what one process cannot give.
+        """
+        if deployment is None:
+            return cast("Flow[..., Any]", alert_pipeline)
+        return await super().find_flow(flow_run, deployment)
+
+    @contextmanager
+    def around(self, flow_run: FlowRun) -> Generator[None]:
+        """A scheduled run has a slot of the worker, and its services."""
+        del flow_run
         if (worker := self._worker) is None:
             raise RuntimeError("The worker was not started")
-        # A flow run with its deployment's id would open an event subscription of its own; the server's keeps it.
-        bare = flow_run.model_copy(update={"deployment_id": None})
         with worker.occupy() as slot, use_services(worker.services):
             self._slots.add(slot)
             try:
-                await cast("Awaitable[Any]", run_flow(flow, flow_run=bare, return_type="state"))
+                yield
             finally:
                 self._slots.discard(slot)
-        return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
-    async def _own_flow(self, flow_run: FlowRun) -> Flow[..., Any] | None:
-        """The flow of this project that the flow run's deployment names. None means that it was refused.
-
-        Whoever reaches Prefect's API can name any file and any module of this machine as an entry point, and importing
-        it here would already execute it. So the name is only looked up among our own flows.
-        """
-        if flow_run.deployment_id is None:
-            return cast("Flow[..., Any]", alert_pipeline)
-        entrypoint = (await self.client.read_deployment(flow_run.deployment_id)).entrypoint or ""
-        # Reading prefect.yaml takes a moment, in which other runs want to go on.
-        flows = await asyncio.to_thread(own_flows)
-        if (flow := flows.get(entrypoint)) is not None:
-            return flow
-        message = (
-            f"This worker does not execute {one_line(repr(entrypoint), 200)}: it executes the flows "
-            f"{', '.join(sorted(flows))} and nothing else. Use another work pool for your own flows"
-        )
-        logger.warning("The flow run %s was refused. %s", flow_run.id, message)
-        await self.client.set_flow_run_state(flow_run.id, Failed(message=message), force=True)
-        return None
+    @property
+    def free_slots(self) -> int:
+        """How many more scheduled runs may be started. Those that only wait do not count."""
+        waiting = sum(slot.idle for slot in self._slots)
+        return super().free_slots + min(waiting, self._concurrency * (RUNS_PER_SLOT - 1))
 
     async def _keep_registered(self, client: PrefectClient, database: Database) -> None:
         """Register the deployments as soon as Prefect answers, and whenever one is gone; then write the definitions to

@@ -50,7 +50,9 @@ def identity_without_secrets(key: str, *, keeps: str = "") -> str:
 
     `keeps` is the beginning of the key that stays in front of the digest.
     """
-    if _DIGEST.fullmatch(key) or redact_text(key) == key:
+    # Nothing announces a secret in a word, and what is kept in front is no part of one.
+    named = key.removeprefix(keeps)
+    if _DIGEST.fullmatch(named) or redact_text(named) == named:
         return key
     return f"{keeps if key.startswith(keeps) else ''}sha256:{hashlib.sha256(key.encode(errors='replace')).hexdigest()}"
 

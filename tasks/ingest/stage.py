@@ -99,17 +99,26 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
             await incidents.lock_incident(tx, context.environment, config.incident_key)
             # An earlier attempt may have committed this and died before its row was closed; or another run of the
             # incident may have recorded it. To record the alerts again would find nothing new.
-            own, run, follow = await ingest_order.next_to_ingest(
+            turn = await ingest_order.next_to_ingest(
                 tx, context.run_id, environment=context.environment, incident_key=config.incident_key
             )
+            own, run = turn.own, turn.next
             result = None if own.ingest_result is None else IngestResult.model_validate(own.ingest_result)
+            if run.id == own.id and result is not None:
+                return result, turn.more
+            payload = context.payload if run.id == own.id else await runs.get_payload(tx, run.run_id)
+            if turn.storm_waits and (storm := await _storm_before(tx, run, payload)) is not None:
+                run = storm
+                if run.awaits_ingest:
+                    await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
+                return result, True
             if run.id != own.id:
-                await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
-            elif result is None and config.reason is RunReason.HEARTBEAT:
+                await _record(tx, run, payload, config)
+            elif config.reason is RunReason.HEARTBEAT:
                 result = await _look(tx, own, config)
-            elif result is None:
-                result = await _record(tx, own, context.payload, config)
-            return result, follow
+            else:
+                result = await _record(tx, own, payload, config)
+            return result, turn.more
     except alert_store.RecordedMeanwhile:
         return None, True
     except Exception as error:
@@ -119,6 +128,23 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
     async with config.database.transaction() as tx:
         await ingest_order.leave_order(tx, run)
     return None, True
+
+
+async def _storm_before(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any]) -> QueuedRun | None:
+    """The run of a storm whose alerts are to be recorded before those of this run, because it has one of them.
+
+    What was folded was accepted before. None means that there is no such run.
+    """
+    alerts = StoredPush.model_validate(payload).alerts
+    if run.incident_key.startswith(STORM_KEY) or not alerts:
+        return None
+    named = [alert.fingerprint for alert in alerts]
+    if (found := await storms.waiting_storm_of(tx, run.environment, alerts[0].source, named)) is None:
+        return None
+    storm_id, key = found
+    # Who records a storm locks its key only; so nobody waits here for somebody who waits for this run's key.
+    await incidents.lock_incident(tx, run.environment, key)
+    return (await ingest_order.next_to_ingest(tx, storm_id, environment=run.environment, incident_key=key)).next
 
 
 async def _look(tx: Transaction, run: QueuedRun, config: IngestConfig) -> IngestResult:

@@ -37,7 +37,8 @@ BATCH = 500
 """How many runs are folded in one transaction."""
 
 _TOLD_ALONE = 3
-"""How many critical incidents at the beginning of a storm are told by themselves."""
+"""How many critical incidents are told by themselves: at the beginning of a storm, and later in each of its windows if
+no alert of the storm has such a name."""
 
 _NO_OPTIONS = RunOptions()
 DEFAULT_ROUTE = "default"
@@ -81,6 +82,11 @@ class Waiting:
     def alerts(self) -> set[tuple[str, str, str]]:
         """The environments, sources and fingerprints of its alerts."""
         return {(self.run.environment, self.run.source, alert.fingerprint) for alert in self.push.alerts}
+
+    @property
+    def names(self) -> set[str]:
+        """The names of its alerts."""
+        return {alert.name for alert in self.push.alerts}
 
     @property
     def key(self) -> Key:
@@ -148,26 +154,36 @@ async def fold_storms(services: StormServices) -> Folded:
             return Folded(backlog.latest, storm=is_storm)
         limit = min(max(BATCH, rule.threshold + 1), storms.MOST_READ)
         runs = await storms.list_waiting(tx, limit)
-        folded = await _fold_batch(tx, await asyncio.to_thread(_read, runs, policy), rule, opened)
+        waiting, repeat = await asyncio.to_thread(_read, runs, policy)
+        folded = await _fold_batch(tx, waiting, rule, opened)
     _signal(services.signals, folded)
-    # What waits behind a full batch may belong to the storm. If nothing of the batch does, nothing waits for it.
+    # What waits behind a full batch, or repeats an alert of it, may belong to the storm. If nothing of the batch does,
+    # nothing waits for it.
+    if folded and repeat is not None:
+        return Folded(repeat - 1, more=True, storm=True)
     more = bool(folded) and len(runs) == limit
     return Folded(runs[-1].id if more else backlog.latest, more=more, storm=True)
 
 
-def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> list[Waiting]:
-    """What the runs say. From a run on that repeats an alert, or that says something special, its key is left alone."""
+def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> tuple[list[Waiting], int | None]:
+    """What the runs say, and the number of the first that repeats an alert, which waits for the next batch.
+
+    From such a run on its key waits, and from one that says something special its key is left alone.
+    """
     found: list[Waiting] = []
-    left, seen = set[tuple[str, str]](), set[tuple[str, str, str]]()
+    left, seen, repeat = set[tuple[str, str]](), set[tuple[str, str, str]](), None
     for run in runs:
         key = (run.environment, run.incident_key)
         one = None if key in left else _read_one(run, policy)
-        if one is None or not seen.isdisjoint(one.alerts):
+        is_repeat = one is not None and not seen.isdisjoint(one.alerts)
+        if is_repeat and repeat is None:
+            repeat = run.id
+        if one is None or is_repeat:
             left.add(key)
             continue
         seen |= one.alerts
         found.append(one)
-    return found
+    return found, repeat
 
 
 def _read_one(run: WaitingRun, policy: ActivePolicy | None) -> Waiting | None:
@@ -191,11 +207,14 @@ async def _fold_batch(
 ) -> list[Waiting]:
     """Write the runs of storms. Returns the runs that are over."""
     ended = [alert.fingerprint for one in waiting for alert in one.push.alerts if not alert.firing]
+    hot = await storms.list_hot(tx, rule.window)
+    critical = {alert.name for one in waiting if one.severity is Severity.CRITICAL for alert in one.push.alerts}
     chosen, alone = choose(
         waiting,
         rule,
         opened=opened,
-        hot=await storms.list_hot(tx, rule.window),
+        hot=hot,
+        names=await storms.names_in_storms(tx, critical) if hot and critical else {},
         known=await storms.list_open(tx, [one.key for one in waiting]),
         members=await storms.members_of_storms(tx, ended),
     )
@@ -209,19 +228,22 @@ def choose(
     rule: Storm,
     *,
     opened: Mapping[Place, int],
-    hot: Collection[Key],
+    hot: Mapping[Key, bool],
+    names: Mapping[Key, Collection[str]],
     known: Collection[Key],
     members: Mapping[tuple[str, str, str], str],
 ) -> tuple[Mapping[Key, list[Waiting]], list[Waiting]]:
     """The runs that become one run of a storm, by the key of the storm, and those that are told by themselves. Pure.
 
-    Both are in the order of acceptance. The first few critical incidents of a storm are told by themselves.
+    Both are in the order of acceptance. The first few critical incidents of a storm are told by themselves, and later
+    those that are unlike it, a few in each window.
 
     Args:
         waiting: the runs that wait, in the order of acceptance.
         rule: when incidents are a storm.
         opened: how many incidents were opened lately.
-        hot: the storms that take new members, however few.
+        hot: the storms that take new members, however few, and whether each is older than a window.
+        names: the names of critical runs that alerts of each storm have as well.
         known: what has an open incident: what is said of that is told by itself.
         members: the keys of storms in which alerts fire, by environment, source and fingerprint.
     """
@@ -238,11 +260,14 @@ def choose(
     for place, found in opening.items():
         storm = (place[0], key_of(*place[1:]))
         if storm in hot:
-            folded[storm] += found
+            unlike = [one for one in found if hot[storm] and one.names.isdisjoint(names.get(storm, ()))]
+            apart = _first_critical(unlike, _TOLD_ALONE - opened.get(place, 0))
         elif len({one.key for one in found}) + opened.get(place, 0) > rule.threshold:
-            first = _first_critical(found)
-            alone += [one for one in found if one.key in first]
-            folded[storm] += [one for one in found if one.key not in first]
+            apart = _first_critical(found, _TOLD_ALONE)
+        else:
+            continue
+        alone += [one for one in found if one.key in apart]
+        folded[storm] += [one for one in found if one.key not in apart]
     return {storm: sorted(found, key=lambda one: one.run.id) for storm, found in folded.items() if found}, alone
 
 
@@ -253,9 +278,9 @@ def _storm_of(one: Waiting, members: Mapping[tuple[str, str, str], str]) -> str 
     return keys.pop() if len(keys) == 1 else None
 
 
-def _first_critical(found: Sequence[Waiting]) -> set[Key]:
+def _first_critical(found: Sequence[Waiting], most: int) -> set[Key]:
     critical = dict.fromkeys(one.key for one in found if one.severity is Severity.CRITICAL)
-    return set(list(critical)[:_TOLD_ALONE])
+    return set(list(critical)[: max(most, 0)])
 
 
 async def _fold(

@@ -5,7 +5,6 @@ Source: the JMESPath specification, https://jmespath.org/specification.html.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,7 +16,7 @@ from jmespath.parser import ParsedResult
 from pydantic import JsonValue
 
 from orchestration.errors import BadInput
-from orchestration.redaction import shown
+from orchestration.redaction import one_line, shown
 from tasks.ingest.sources.cleaning import clean
 from tasks.ingest.sources.fields import is_visible, text
 from tasks.ingest.sources.spelling import says_nothing, squashed
@@ -119,7 +118,7 @@ def _compiled(written: str, *, any_spelling: bool) -> ParsedResult:
         compiled = parser.Parser().parse(written)
         return ParsedResult(written, _squashed(compiled.parsed)) if any_spelling else compiled
     except _WRONG as error:
-        said = re.sub(r"\s+", " ", str(error).partition("\n")[0])[:200]
+        said = one_line(str(error).partition("\n")[0], 200)
         raise ValueError(f"{shown(written)} is no JMESPath: {said}") from None
 
 

@@ -120,6 +120,17 @@ def _recognises(body: JsonObject) -> int:
     return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _last_name(flat) else NOT_MINE
 
 
+def names_an_alert(body: JsonObject) -> bool:
+    """Whether a body names what is wrong, in a field that is for nothing else, or has a list of alerts."""
+    listed = body.get("alerts")
+    return bool(_name_in(respelled(body, _SPELLINGS))) or (isinstance(listed, list) and bool(listed))
+
+
+def says_status(body: JsonObject) -> bool:
+    """Whether a body has a word for the status of its alert."""
+    return Fields(respelled(body, _SPELLINGS)).pick(*_STATUS) is not None
+
+
 def _name_in(*places: JsonObject) -> str:
     nested = [labels for place in places if isinstance(labels := place.get("labels"), dict)]
     return Fields(*places).name(*_NAME) or Fields(*nested).name("alertname")

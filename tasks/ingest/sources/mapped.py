@@ -47,6 +47,7 @@ def source_of(mapping: SourceMapping) -> Source:
         parse=lambda body: reader.parse(body, mapping.name),
         sample=reader.sample,
         parse_as=reader.parse,
+        shown_by=reader.shown_by,
     )
 
 
@@ -60,6 +61,14 @@ class _Reader:
     def _conditions(self) -> list[tuple[frozenset[str], Condition]]:
         """Each condition with the fields at the top that it needs: nearly every push lacks them."""
         return [(frozenset(map(self._spelled, each.first_fields)), each) for each in self.mapping.when]
+
+    @property
+    def shown_by(self) -> frozenset[str]:
+        """A field at the top of a body for each condition, the longest, as others seldom have it."""
+        needed = [fields for fields, _ in self._conditions]
+        if self.mapping.any_spelling or self.mapping.unwrap is not None or not all(needed):
+            return frozenset()
+        return frozenset(max(fields, key=lambda name: (len(name), name)) for fields in needed)
 
     def _spelled(self, name: str) -> str:
         return squashed(name) if self.mapping.any_spelling else name

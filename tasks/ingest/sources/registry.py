@@ -10,11 +10,23 @@ from dataclasses import replace
 
 from orchestration.alert import OWN_SOURCE, Alert
 from orchestration.errors import BadInput, Unreadable, json_kind
-from tasks.ingest.sources import alertmanager, datadog, generic, grafana, newrelic, opsgenie, pagerduty, zabbix
+from tasks.ingest.sources import (
+    alertmanager,
+    cloudevents,
+    datadog,
+    generic,
+    grafana,
+    mail,
+    newrelic,
+    opsgenie,
+    pagerduty,
+    zabbix,
+)
 from tasks.ingest.sources.cleaning import clean
+from tasks.ingest.sources.envelope import Envelope
 from tasks.ingest.sources.fields import one_line_text
 from tasks.ingest.sources.shipped import shipped_sources
-from tasks.ingest.sources.source import JsonObject, Push, Source
+from tasks.ingest.sources.source import VENDOR, JsonObject, Push, Source
 
 IN_CODE: dict[str, Source] = {
     module.SOURCE.name: module.SOURCE
@@ -26,10 +38,12 @@ IN_CODE: dict[str, Source] = {
         newrelic,
         opsgenie,
         zabbix,
+        cloudevents,
+        mail,
         generic,
     )
 }
-"""The sources that say more than a mapping can, and the generic one."""
+"""The sources that say more than a mapping can, and those of many senders: CloudEvents, mails and the generic one."""
 
 SOURCES: dict[str, Source] = {**IN_CODE, **{source.name: source for source in shipped_sources()}}
 """The sources that ship, by name."""
@@ -67,7 +81,7 @@ def recognise(payload: object, sources: Sources | None = None) -> Source:
         Unreadable: the payload is no object, is empty or too deeply nested, or no source recognises it.
     """
     known = SOURCES if sources is None else sources
-    return _most_specific(_body(payload, known), known)
+    return _most_specific(_body(payload, known)[0], known)
 
 
 def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
@@ -77,13 +91,13 @@ def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
         Unreadable: the payload is no object, is empty or too deeply nested.
     """
     known = SOURCES if sources is None else sources
-    return {name: bid for bid, name in sorted(_bids(_body(payload, known), known), reverse=True)}
+    return {name: bid for bid, name in sorted(_bids(_body(payload, known)[0], known), reverse=True)}
 
 
 def parse_push(payload: object, *, source: str | None = None, sources: Sources | None = None) -> Push:
     """Parse the body of one request.
 
-    The body may be wrapped in an object, `{"payload": {…}}`, as the Python API passes it.
+    The body may be wrapped in an object, `{"payload": {…}}`, as the Python API passes it, or in a CloudEvent.
     `source` selects the parser with that name, in any case. With None or a name of `ENTRY_POINTS`, the parser is
     chosen by the body. A vendor's name also accepts a body of any mapping, or a flat body in the generic shape, and
     stays the source; so does the name of the generic source. `sources` are those of the installation; None means those
@@ -101,22 +115,23 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     """
     known = SOURCES if sources is None else sources
     if source == OWN_SOURCE:
-        return _deduplicated(generic.parse_as(_body(payload, known), OWN_SOURCE))
+        return _deduplicated(generic.parse_as(_body(payload, known)[0], OWN_SOURCE))
     forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, known)
-    body = _body(payload, known)
+    body, envelope = _body(payload, known)
     parser = forced or _most_specific(body, known)
-    by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.recognises(body))
+    by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.bid(body))
     push = _parsed_for(parser, body, known) if by_hand else parser.parse(body)
     if push.ignored:
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
     if not push.alerts:
         raise Unreadable(_why_nothing(push, body, known))
-    return _deduplicated(push)
+    return _deduplicated(push if envelope is None else envelope.added_to(push))
 
 
 def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
     """A body that was sent under a name whose vendor it does not show: of that vendor, of a mapping, or by hand."""
-    push = parser.parse(body) if parser is not IN_CODE["generic"] else Push(source=parser.name)
+    own_only = parser is IN_CODE["generic"] or (parser.name in IN_CODE and _is_envelope(body))
+    push = Push(source=parser.name) if own_only else parser.parse(body)
     if push.alerts or push.ignored:
         return push
     bids = _bids(body, {name: each for name, each in sources.items() if each.parse_as is not None})
@@ -129,7 +144,8 @@ def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
     return push
 
 
-def _body(payload: object, sources: Sources) -> JsonObject:
+def _body(payload: object, sources: Sources) -> tuple[JsonObject, Envelope | None]:
+    """The body that a source reads, and the envelope that it came in, if a source knows what is in that."""
     body = clean(payload)
     if not isinstance(body, dict):
         raise Unreadable(f"the payload is {json_kind(payload)}, not a JSON object; {_expected(sources)}")
@@ -137,12 +153,23 @@ def _body(payload: object, sources: Sources) -> JsonObject:
         raise Unreadable(f"the payload is an empty object; {_expected(sources)}")
     inner = body.get("payload")
     if isinstance(inner, dict) and inner and not _bids(body, sources):
-        return inner
-    return body
+        body = inner
+    envelope = cloudevents.opened(body) or mail.opened(body)
+    if envelope is None or not isinstance(envelope.data, dict) or _best(body, sources) >= VENDOR:
+        return body, None
+    return (envelope.data, envelope) if _best(envelope.data, sources) >= VENDOR else (body, None)
+
+
+def _is_envelope(body: JsonObject) -> bool:
+    return cloudevents.is_envelope(body) or mail.is_mail(body)
+
+
+def _best(body: JsonObject, sources: Sources) -> int:
+    return max((bid for bid, _ in _bids(body, sources)), default=0)
 
 
 def _bids(body: JsonObject, sources: Sources) -> list[tuple[int, str]]:
-    return [(bid, source.name) for source in sources.values() if (bid := source.recognises(body)) > 0]
+    return [(bid, source.name) for source in sources.values() if (bid := source.bid(body)) > 0]
 
 
 def _most_specific(body: JsonObject, sources: Sources) -> Source:

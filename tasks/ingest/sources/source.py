@@ -15,6 +15,8 @@ JsonObject = dict[str, JsonValue]
 NOT_MINE = 0
 FALLBACK = 1
 """The body can be read, but does not show who sent it. Only the generic source returns this."""
+ENVELOPE = 2
+"""The body is an envelope of many senders: whoever knows what is in it, or the envelope of one sender, knows more."""
 VENDOR = 10
 """The body has the shape that the vendor documents. Each field that only this vendor sends adds 10 more."""
 
@@ -43,8 +45,8 @@ class Push:
 class Source:
     """A monitoring system that sends alerts. `recognises` and `parse` are pure and get a cleaned body.
 
-    `recognises` returns how specific the body is to this vendor: `NOT_MINE`, `FALLBACK`, or `VENDOR` and more.
-    The source with the highest number parses, so the order of the registry does not matter.
+    `recognises` returns how specific the body is to this vendor: `NOT_MINE`, `FALLBACK`, `ENVELOPE`, or `VENDOR` and
+    more. The source with the highest number parses, so the order of the registry does not matter.
 
     `parse` never raises because of the value of a field: `Push.errors` names what cannot be used, and the rest of
     the push is still delivered. For a body that it cannot read at all it returns a push without alerts and errors.
@@ -61,3 +63,10 @@ class Source:
     sample: Callable[[str], JsonObject]
     parse_as: Callable[[JsonObject, str], Push] | None = None
     """Parses a body as alerts of another source. None means that the source cannot."""
+    shown_by: frozenset[str] = frozenset()
+    """Fields at the top of a body: one without any of them is not of this source. Empty means that nothing is known
+    beforehand."""
+
+    def bid(self, body: JsonObject) -> int:
+        """What `recognises` says of a body. Nearly every push is of another source, and costs a look at its fields."""
+        return NOT_MINE if self.shown_by and self.shown_by.isdisjoint(body) else self.recognises(body)
