@@ -132,6 +132,19 @@ async def test_a_failed_flow_run_is_a_page_and_the_next_good_run_is_its_end(
     assert [message.title for message in channel.messages[1:]] == [f"[RESOLVED] Flow {flow} (test)"]
 
 
+async def test_flow_runs_that_are_good_again_and_again_are_not_executed_each_time(
+    installation: Installation, channel: MemoryChannel
+) -> None:
+    flow = f"orders-{uuid4().hex[:6]}"
+    await installation.watch(flows=["orders-*"])
+    reasons: list[str | None] = []
+    for state in (Completed(), Completed(), Failed(message="no orders"), Completed(), Completed()):
+        await installation.flow_run(flow, state)
+        reasons.append((await installation.next_run()).skip_reason)
+    assert reasons == ["nothing_open", "duplicate", None, None, "duplicate"]
+    assert [message.title.partition("]")[0] for message in channel.messages] == ["[CRITICAL", "[RESOLVED"]
+
+
 async def test_what_a_state_says_arrives_cut_and_never_as_broken_json(
     installation: Installation, channel: MemoryChannel
 ) -> None:

@@ -128,7 +128,8 @@ _DECIDED = {
 _GIVEN = [column.name for column in _COLUMNS if column.name not in _DECIDED]
 
 # A push is a duplicate if the incident's latest run that is no duplicate itself has the same content hash, did not
-# fail, is not older than the window, and the incident is still in the same state.
+# fail, is not older than the window, and the incident is still in the same state. So is the end of an alert of which
+# nothing is open: some senders say regularly that all is well, as Prefect does with each good run of a flow.
 # An end has the priority of its beginning, so that the person hears of both equally soon.
 _WRITE = prepared(
     f"""
@@ -167,6 +168,14 @@ _WRITE = prepared(
                             and latest.why in ('{Reason.REPEAT}', '{Reason.COALESCED}')
                     )
                     and (incident.status in {OPEN_STATUSES!r}) = given.firing
+                    or not given.firing and latest.status = '{RunStatus.SKIPPED.value}'
+                        and latest.why = '{Reason.NOTHING_OPEN}'
+                        and jsonb_array_length(given.payload -> 'alerts') = 1
+                        and not exists (
+                            select from alert
+                            where alert.fingerprint = given.alert_fingerprint
+                                and alert.environment = given.environment and alert.status = 'firing'
+                        )
                 )
         ) as same on given.duplicate_window_seconds > 0
     )
