@@ -57,4 +57,4 @@ def endpoints(settings: Settings) -> list[tuple[str, str]]:
 
 def is_open(method: str, path: str) -> bool:
     """Whether an endpoint needs no key: a health check, which changes nothing and shows no alert."""
-    return method.lower() == "get" and path.startswith(("/health/", "/ready/", "/alerts/webhook/"))
+    return method.lower() in ("get", "options") and path.startswith(("/health/", "/ready/", "/alerts/webhook/"))

@@ -64,7 +64,7 @@ async def test_a_wrong_method_is_told_the_right_ones(api: httpx.AsyncClient) -> 
     answer = await api.delete("/alerts/webhook/")
 
     assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
 async def test_it_is_ready_with_a_worker(api: httpx.AsyncClient, database: Database) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import email
 import hashlib
+import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
+from email.policy import Compat32
 from email.utils import getaddresses
-from html.parser import HTMLParser
 from typing import Any, cast
 
 import orjson
@@ -23,9 +24,11 @@ from orchestration.redaction import one_line
 
 MAX_TEXT = 16_000
 MAX_PARTS = 100
-MAX_HTML = 64 * 1024
+MAX_HTML = 256 * 1024
 MAX_JSON = 1024 * 1024
 _HEADER_CHARACTERS = 1_000
+_LONGEST_HEADER = 8_000
+"""What is longer takes Python minutes to take apart."""
 _KEPT_HEADERS = (
     *("x-severity", "x-alert-severity", "x-status", "x-alert-status", "x-host", "x-alert-host", "x-alert-id"),
     *("x-priority", "importance", "priority"),
@@ -40,7 +43,30 @@ _BROKEN = (MessageError, ValueError, LookupError, TypeError, AttributeError, Ass
 """What Python's parser raises for hostile mails."""
 
 _END_OF_TEXT = re.compile(r"^-- $", re.MULTILINE)
+_SPACES = re.compile(r"\s+")
+_TAG = re.compile(r"/?[A-Za-z][A-Za-z0-9]*")
+_COMMENT = "!--"
+_BLOCKS = frozenset(("br", "p", "div", "tr", "li", "h1", "h2", "h3", "h4", "table", "hr", "pre", "ul", "ol"))
+_HIDDEN_TAGS = frozenset(("script", "style", "head", "title", "template"))
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class _Bounded(Compat32):
+    """Reads headers, and cuts those of hostile length."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        """The name and the value of a header, of the mail or of a part of it."""
+        kept: list[str] = []
+        left = _LONGEST_HEADER
+        for line in sourcelines:
+            kept.append(line[:left])
+            left -= len(line)
+            if left <= 0:
+                break
+        return super().header_source_parse(kept)
+
+
+_BOUNDED = _Bounded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +91,7 @@ def read_mail(raw: bytes, *, sender: str, recipient: str, tag: str) -> Mail:
         tag: what stands behind the + of that address.
     """
     try:
-        message = email.message_from_bytes(raw)
+        message = email.message_from_bytes(raw, policy=_BOUNDED)
         return _read(message, list(_parts(message)), sender=sender, recipient=recipient, tag=tag)
     except _BROKEN:
         mail = _read(_headers_alone(raw), [], sender=sender, recipient=recipient, tag=tag)
@@ -98,7 +124,7 @@ def _headers_alone(raw: bytes) -> Message:
     """The headers of a mail whose content cannot be read."""
     head = re.split(rb"\r?\n\r?\n", raw[: 256 * 1024], maxsplit=1)[0]
     try:
-        return email.message_from_bytes(head)
+        return email.message_from_bytes(head, policy=_BOUNDED)
     except _BROKEN:
         return Message()
 
@@ -217,44 +243,26 @@ def _json_in(part: Message) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-class _Text(HTMLParser):
-    """The text of a page, with a line for each block."""
+def _without_tags(page: str) -> str:
+    """The text of a page, with a line for each block.
 
-    _BLOCKS = frozenset(("br", "p", "div", "tr", "li", "h1", "h2", "h3", "h4", "table", "hr", "pre"))
-    _HIDDEN = frozenset(("script", "style", "head", "title", "template"))
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """A tag begins."""
-        del attrs
-        self._hidden += tag in self._HIDDEN
-        if tag in self._BLOCKS:
-            self.pieces.append("\n")
-        elif tag in ("td", "th"):
-            self.pieces.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        """A tag ends."""
-        self._hidden = max(self._hidden - (tag in self._HIDDEN), 0)
-        if tag in self._BLOCKS:
-            self.pieces.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        """There is a text."""
-        if not self._hidden:
-            self.pieces.append(re.sub(r"\s+", " ", data))
-
-
-def _without_tags(html: str) -> str:
-    parser = _Text()
-    try:
-        parser.feed(html[:MAX_HTML])
-        parser.close()
-    except _BROKEN:
-        return re.sub(r"<[^<>]*>", " ", html[:MAX_HTML])
-    lines = ("".join(parser.pieces)).split("\n")
+    Python's own parser needs minutes for a few kilobytes that were written to keep it busy; this needs a moment.
+    """
+    first, *rest = page[:MAX_HTML].split("<")
+    texts, hidden = [first], ""
+    for piece in rest:
+        tag, _, text = piece.partition(">")
+        name = match[0].lower() if (match := _TAG.match(tag)) else ""
+        if not hidden and (piece.startswith(_COMMENT) or name in _HIDDEN_TAGS):
+            hidden = name or _COMMENT
+        if hidden == _COMMENT:
+            _, end, text = piece.partition("-->")
+            hidden, name = "" if end else hidden, ""
+        elif hidden:
+            hidden = "" if name == f"/{hidden}" else hidden
+            text = "" if hidden else text
+        elif not name and not tag.startswith(("!", "?")):
+            text = f"<{piece}"
+        texts += ["\n" if name.strip("/") in _BLOCKS else " " if name in ("td", "th") else "", _SPACES.sub(" ", text)]
+    lines = html.unescape("".join(texts)).split("\n")
     return "\n".join(" ".join(line.split()) for line in lines if line.strip())
