@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
@@ -14,6 +15,9 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from prefect_warm_worker.blocking import Logger
 from prefect_warm_worker.execution import Execution
 from prefect_warm_worker.internals import suspend
+
+FLOW_RUN = "prefect.flow-run."
+"""How the names of events, and of their resources, begin."""
 
 STARTING = ("Scheduled", "Late", "AwaitingRetry", "Resuming")
 """The states in which a flow run may be started."""
@@ -26,14 +30,14 @@ LISTEN_AGAIN_SECONDS = 5.0
 
 
 async def listen(
-    work_pool_name: str, *, starting: Callable[[], None], stopping: Callable[[], None], logger: Logger
+    work_pool_name: str, *, starting: Callable[[UUID], None], stopping: Callable[[], None], logger: Logger
 ) -> None:
-    """Call back whenever a flow run of the work pool may be started, or has to stop, until cancelled.
+    """Call back whenever a flow run of the work pool may be started, with its id, or has to stop, until cancelled.
 
     One subscription to Prefect's events serves all runs. It spares nobody the polling: a server may have no events,
     and one may be lost.
     """
-    names = [f"prefect.flow-run.{state}" for state in (*STARTING, *STOPPING)]
+    names = [f"{FLOW_RUN}{state}" for state in (*STARTING, *STOPPING)]
     while True:
         wanted = EventFilter(
             event=EventNameFilter(name=names),
@@ -44,10 +48,12 @@ async def listen(
         try:
             async with get_events_subscriber(filter=wanted) as events:
                 logger.debug("Listening to Prefect's events")
-                starting()  # what happened before
-                stopping()
+                stopping()  # Prefect sends the events of the last minute again, so that nothing is missed
                 async for event in events:
-                    (stopping if event.event.endswith(STOPPING) else starting)()
+                    if event.event.endswith(STOPPING):
+                        stopping()
+                    else:
+                        starting(UUID(event.resource.id.removeprefix(FLOW_RUN)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker polls
             logger.debug("No events from Prefect for now: %s: %s", type(error).__name__, error)
         await asyncio.sleep(LISTEN_AGAIN_SECONDS)

@@ -13,15 +13,14 @@ from uuid import UUID
 import anyio.abc
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import AsyncClientContext, SyncClientContext
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import patch_print
 from prefect.plugins import load_prefect_collections
 from prefect.settings import PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS
-from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
-from prefect.utilities.engine import propose_state
+from prefect.states import Failed
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
 from prefect_warm_worker.allowed import AllowedFlows, AnyFlow, CannotLoadFlows, Refused
@@ -30,6 +29,7 @@ from prefect_warm_worker.execution import Execution, Why, name_result_storage
 from prefect_warm_worker.internals import ask_each_run_for_its_intent, keep_own_sigterm_handler
 from prefect_warm_worker.job_variables import refuse_job_variables
 from prefect_warm_worker.settings import WarmWorkerSettings
+from prefect_warm_worker.unreported import Unreported
 from prefect_warm_worker.watch import listen, stop_what_was_stopped
 
 RETRY_SECONDS = 5.0
@@ -38,8 +38,8 @@ RETRY_SECONDS = 5.0
 AHEAD_SECONDS = 5.0
 """How much further than its next poll the worker looks ahead, to start scheduled runs on the second."""
 
-LOOK_AGAIN_SECONDS = (0.2, 1.0)
-"""When the worker looks again, after an event spoke of a flow run that was not there yet."""
+LOOK_AGAIN_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)
+"""When the worker looks again for a flow run of which an event spoke: the server sends events before it commits."""
 
 GATHER_SECONDS = 0.05
 """How long a worker with more runs than slots waits for further slots before it asks for the next runs."""
@@ -89,14 +89,14 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         self._allowed = AllowedFlows({})
         self._executions: dict[UUID, Execution] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
-        self._unsettled: dict[UUID, State[Any] | None] = {}
-        """Flow runs whose end the engine could not report, with the state that they get. None means that only those
-        get one that somebody has cancelled."""
+        self._unreported = Unreported()
         self._own_client: PrefectClient | None = None
         self._named: Callable[[AnyFlow], AnyFlow] | None = None
         self._wake, self._attend = asyncio.Event(), asyncio.Event()
         self._polling = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._announced: dict[UUID, int] = {}
+        """Flow runs of which an event spoke and that were not found yet, with how often the worker has looked."""
         self._more_wait = self._ending = self._is_away = False
 
     @classmethod
@@ -211,12 +211,10 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
                 execution.stop(_why_at_the_end())
             await asyncio.wait(set(self._tasks.values()), timeout=STOP_SECONDS)
         for execution in tuple(self._executions.values()):
-            self._unsettled[execution.id] = Crashed(message="The worker ended, and the flow could not be interrupted.")
             execution.abandon()
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=1)
-        with suppress(Exception):
-            await self._settle_all()
+        await self._report_ends()
 
     # Which flow runs are started.
 
@@ -242,6 +240,8 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             return []  # somebody has deleted the work pool: the next heartbeat creates it again
         self._last_polled_time = datetime.now(UTC)
         self._note_answer()
+        for one in found:
+            self._announced.pop(one.flow_run.id, None)
         waiting = [one.flow_run for one in found if one.flow_run.id not in self._tasks]
         due = [flow_run for flow_run in waiting if _time_of(flow_run) <= self._last_polled_time]
         self._wake_at(min((_time_of(flow_run) for flow_run in waiting if flow_run not in due), default=None))
@@ -336,9 +336,8 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             problem = f"{type(error).__name__}: {error}"
         finally:
             self._executions.pop(flow_run.id, None)
-        if problem is not None or execution.stopped is not None or execution.aborted:
-            self._unsettled[flow_run.id] = _end_of(execution, problem)
-            await self._settle_all()
+        self._unreported.add(execution, problem)
+        await self._report_ends()
         return BaseWorkerResult(identifier=str(flow_run.id), status_code=0)
 
     async def _name_results(self, flow: AnyFlow) -> AnyFlow:
@@ -348,31 +347,12 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
                 self._named = await name_result_storage(self._shared_client)
         return flow if self._named is None else self._named(flow)
 
-    async def _settle_all(self) -> None:
-        """Give flow runs their state that the engine could not report. What fails is tried again later."""
-        for flow_run_id, wanted in tuple(self._unsettled.items()):
-            try:
-                await self._settle(flow_run_id, wanted)
-            except ObjectNotFound:
-                pass
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                self._note_outage(error)
-                return
-            self._unsettled.pop(flow_run_id, None)
-
-    async def _settle(self, flow_run_id: UUID, wanted: State[Any] | None) -> None:
-        known = (await self._shared_client.read_flow_run(flow_run_id)).state
-        if known is None or known.is_final() or known.is_paused() or known.is_scheduled():
-            return
-        if known.is_cancelling():
-            wanted = Cancelled(message="Flow run was cancelled.")
-        if wanted is None:
-            return
-        if wanted.is_cancelled():
-            await self._shared_client.set_flow_run_state(flow_run_id, wanted, force=True)
-        else:
-            with suppress(Abort):
-                await propose_state(self._shared_client, wanted, flow_run_id=flow_run_id)
+    async def _report_ends(self) -> None:
+        """Report the ends that the engine could not report. What fails is tried again later."""
+        try:
+            await self._unreported.report(self._shared_client)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            self._note_outage(error)
 
     @property
     def _shared_client(self) -> PrefectClient:
@@ -383,20 +363,30 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
     # What goes on beside that.
 
     async def _listen(self) -> None:
-        await listen(self._work_pool_name, starting=self._wake.set, stopping=self._attend.set, logger=self._logger)
+        await listen(self._work_pool_name, starting=self._expect, stopping=self._attend.set, logger=self._logger)
+
+    def _expect(self, flow_run_id: UUID) -> None:
+        self._announced[flow_run_id] = 0
+        self._wake.set()
 
     async def _start_what_is_due(self) -> None:
         """Start flow runs as soon as an event says so, or at their time. Prefect's own loop polls beside that."""
         while True:
-            await self._wake.wait()
-            for seconds in LOOK_AGAIN_SECONDS:
-                self._wake.clear()
-                if await self.get_and_submit_flow_runs() or self._more_wait:
-                    break
-                # The server sends an event before it commits the flow run of which the event speaks.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._wake.wait()
+            looked = min(self._announced.values(), default=None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if looked is None else LOOK_AGAIN_SECONDS[looked]):
+                    await self._wake.wait()
+            self._wake.clear()
+            announced = tuple(self._announced)
+            await self.get_and_submit_flow_runs()
+            for flow_run_id in announced:
+                self._look_again_for(flow_run_id)
+
+    def _look_again_for(self, flow_run_id: UUID) -> None:
+        """Count a look at a flow run that was not found. One that was looked for often enough is another worker's."""
+        looked = self._announced.pop(flow_run_id, None)
+        if looked is not None and looked + 1 < len(LOOK_AGAIN_SECONDS) and flow_run_id not in self._tasks:
+            self._announced[flow_run_id] = looked + 1
 
     def _wake_at(self, moment: datetime | None) -> None:
         """Look for flow runs at this moment, and not at the one that was said before."""
@@ -413,7 +403,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
                     await self._attend.wait()
             self._attend.clear()
             await stop_what_was_stopped(self._shared_client, self._executions.values())
-            await self._settle_all()
+            await self._report_ends()
 
     async def _keep_up(self, duty: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -453,14 +443,3 @@ def _why_at_the_end() -> Why:
     """What happens to a run that the worker does not wait for. Prefect reads the same variable in its own processes."""
     wanted = os.environ.get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR", "").lower()
     return "reschedule" if wanted == "reschedule" else "crash"
-
-
-def _end_of(execution: Execution, problem: str | None) -> State[Any] | None:
-    """The state of a flow run whose end the engine has not reported. None means that another one has it."""
-    if execution.aborted:
-        return None
-    if execution.stopped == "cancel":
-        return Cancelled(message="Flow run was cancelled.")
-    if execution.stopped == "reschedule":
-        return AwaitingRetry(message="The worker ended before the run did.")
-    return Crashed(message=problem or "The worker ended before the run did.")

@@ -125,7 +125,7 @@ async def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m prefect_warm_worker.bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="runs one after the other, for the latency (default 10)")
-    parser.add_argument("--burst", type=int, default=30, help="runs at once, for the throughput (default 30)")
+    parser.add_argument("--burst", type=int, default=20, help="runs at once, for the throughput (default 20)")
     parser.add_argument("--only", action="append", help="measure the contenders with this word in their name")
     return parser.parse_args()
 
@@ -227,4 +227,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it has started ends with it
     asyncio.run(main())
