@@ -130,7 +130,7 @@ class Door:
         run_id = own.get("run_id")
         if answer.status_code == HTTPStatus.ACCEPTED and isinstance(run_id, str) and run_id:
             return run_id
-        said = f"{redact_text(self.url)} answered {answer.status_code}: {one_line(answer.text, 200)}"
+        said = f"{redact_text(self.url)} answered {answer.status_code}: {one_line(_words_of(answer), 200)}"
         if isinstance(own.get("error"), str):
             if answer.status_code in _FINAL:
                 raise BadInput(said)
@@ -141,6 +141,11 @@ class Door:
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in _BUSY:
             raise NotNow(said, retry_after(answer.headers.get("retry-after", "")))
         raise NotNow(said, LONGEST_DELAY_SECONDS, others_may_pass=True)
+
+
+def _words_of(answer: httpx.Response) -> str:
+    """What an answer says: the error of the API, or else the beginning of its text."""
+    return str(_object_in(answer).get("error") or answer.text[:2000])
 
 
 def _object_in(answer: httpx.Response) -> dict[str, object]:

@@ -200,7 +200,7 @@ def test_an_alert_that_cannot_be_kept_is_sent_all_the_same(
 def test_the_time_bounds_all_of_it(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        with pytest.raises(NotNow, match="within|does not answer"):
+        with pytest.raises(NotNow, match=r"within|does not answer"):
             Door(url=f"http://127.0.0.1:{silent.getsockname()[1]}").post(Message(body={}), 0.2)
         assert time.monotonic() - began < 5
 
