@@ -62,7 +62,7 @@ _STATUS = (
 _TEXTS = ("subject", "summary", "message", "msg", "text")
 _LAST_NAMES = ("alert", "check", "problem", "rule", *_TEXTS)
 """What names an alert that has no name: a text that differs each time is better than a page that is lost."""
-_STATE_WORDS = ("status", "state", "condition", "transition")
+_STATE_WORDS = ("status", "state", "transition")
 """How the names of fields end, squashed, that say whether an alert fires."""
 _WAS = ("previous", "prev", "old", "last", "from")
 _DESCRIPTION = ("description", "message", "summary", "msg")

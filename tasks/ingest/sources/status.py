@@ -42,8 +42,8 @@ _BEGIN_WORDS = (
     "unavailable, unhealthy, inoperative, dead, lost, disconnected, stopped, crashed, crash, hung, stalled, failed, "
     "failing, failure, fail, fails, error, errored, errors, err, exception, broken, bad, red, yellow, amber, orange, "
     "degraded, impaired, critical, crit, warning, warn, major, minor, severe, fatal, emergency, disaster, urgent, "
-    "high, low, unknown, nodata, pending, acknowledged, ack, acked, missing, late, overdue, expired, timeout, timedout, "
-    "rejected, refused, unusual, unstable, flapping, not, no"
+    "high, low, unknown, nodata, pending, acknowledged, ack, acked, missing, late, overdue, expired, timeout, "
+    "timedout, rejected, refused, unusual, unstable, flapping, not, no"
 )
 _BEGINS = frozenset(_BEGIN_WORDS.split(", "))
 """Words that say that something is wrong, or may be. One of them in a status is enough for it to be understood."""
