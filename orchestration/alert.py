@@ -28,6 +28,9 @@ TOO_LARGE = "PushTooLarge"
 NOT_UNDERSTOOD = "PushNotUnderstood"
 """The name of the alert that stands for pushes that no source can read. Its fingerprint begins with it."""
 
+KEPT_PUSH = "kept_push"
+"""The annotation of such an alert with the name of one of them, such as refused-12."""
+
 
 class Severity(StrEnum):
     """How bad an alert is. Compare by rank: `Severity.CRITICAL.rank > Severity.WARNING.rank`."""

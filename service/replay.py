@@ -24,7 +24,7 @@ from orchestration.store.policies import StoredPolicies
 from orchestration.store.unread import UnreadPush, count_unread_like, mark_read
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import Push, Sources, parse_push
-from tasks.ingest.unread import first_fields, unread_push
+from tasks.ingest.unread import unread_push
 from tasks.kinds import KINDS
 
 
@@ -40,6 +40,8 @@ class Replayed(Contract):
     run_ids: list[str] = Field(default_factory=list[str])
     reason: str = ""
     """Why it is still not read."""
+    was_read: bool = False
+    """Whether it was read before, so that it is not read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ async def _accept(intake: ReplayIntake, push: UnreadPush) -> list[str]:
 
 
 async def _end_alert(intake: ReplayIntake, push: UnreadPush) -> None:
-    body = unread_push(push, first_fields(body_of(push)), resolved=True)
+    body = unread_push(push, body_of(push), resolved=True)
     said = RunRequest(payload=body, source="generic", environment=push.environment)
     metadata = PushMetadata(sender=push.sender, idempotency_key=f"{NOT_UNDERSTOOD}-{push.name}")
     await accept(intake, said, metadata)

@@ -12,11 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestration.redaction import redact_text
 from orchestration.settings import Settings
 from orchestration.store import keys
 from orchestration.store.database import Database
 from orchestration.store.keys import NewKey, Scope
 from service.api import keyring
+from service.api.auth import HOW, HOW_HERE
 from service.api.body import BodiesInMemory
 from service.api.problems import HttpProblem
 from tests.api_helpers import alert, all_runs, eventually, open_api, trigger
@@ -396,3 +398,9 @@ async def test_two_keys_do_not_share_idempotency_keys(
     ]
 
     assert [answer.status_code for answer in answers] == [202, 202]
+
+
+@pytest.mark.parametrize("refusal", ["No API key", "The API key is unknown or revoked"])
+def test_the_advice_about_keys_holds_nothing_that_is_redacted(refusal: str) -> None:
+    said = f"{refusal}. {HOW}. {HOW_HERE}"
+    assert redact_text(said) == said

@@ -102,8 +102,6 @@ async def test_an_event_that_is_left_out_on_purpose_is_recorded_and_says_so(
     run = await run_of(database, said.json()["run_id"])
 
     assert said.status_code == 202
-    assert said.json()["message"] == (
-        "Recorded, and nobody is notified: incident.annotated says nothing about the alert's state"
-    )
+    assert said.json()["message"] == ("Recorded, and nobody is notified. Its source ignores it: incident.annotated")
     assert said.json()["note"] == "Nobody is notified"
     assert (run.status, run.skip_reason, run.source) == (RunStatus.SKIPPED, "ignored", "pagerduty")

@@ -204,7 +204,9 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_once(
 @pytest.mark.skipif(not ROOT, reason="only root needs a user of its own for PostgreSQL")
 def test_closed_parent_is_named_and_stays_closed(stack_home: Path) -> None:
     stack_home.parent.chmod(0o700)
-    with pytest.raises(BadSetting, match=rf"cannot pass through {stack_home.parent}: set ALERT_PIPELINE_HOME"):
+    with pytest.raises(
+        BadSetting, match=rf"cannot pass through {stack_home.parent}: run `chmod a\+x {stack_home.parent}`, or"
+    ):
         enter(stack_home)
     assert stat.S_IMODE(stack_home.parent.stat().st_mode) == 0o700
     assert not stack_home.exists()

@@ -14,11 +14,15 @@ import httpx
 import pytest
 
 from orchestration.alert import NOT_UNDERSTOOD
+from orchestration.analysis import AnalysisInput
 from orchestration.settings import Settings
 from orchestration.store import unread
 from orchestration.store.database import Database
-from orchestration.store.unread import list_unread
+from orchestration.store.unread import list_unread, mark_read
 from service.cli import main
+from tasks.analyze.local import LocalAnalysis
+from tasks.ingest.sources import parse_push
+from tasks.ingest.unread import unread_push
 from tests.api_helpers import all_runs, open_api, run_of
 from tests.payloads import NAMES, SAMPLES, body
 
@@ -240,9 +244,48 @@ async def test_what_was_cut_is_not_taken_for_the_whole(
     assert len(push.body) <= unread.KEPT_CHARACTERS + 100
 
 
+async def test_each_shape_of_a_sender_is_an_incident_that_says_who_and_what(
+    api: httpx.AsyncClient, database: Database
+) -> None:
+    for odd in (UNKNOWN, {"kettle": "cold", "no": 7}):
+        await api.post("/alerts/webhook/", json=odd)
+    second, first = await all_runs(database)
+    assert first.incident_key != second.incident_key
+    assert "the local key" in second.title
+    assert "kettle: cold; no: 7" in second.title
+
+    one, other = await kept(database)
+    alert = parse_push(unread_push(other, {"kettle": "cold", "no": 7}), source="generic").alerts[0]
+    assert alert.place == "the local key (kettle, no)"
+    case = AnalysisInput(alerts=[alert])
+    actions = (await LocalAnalysis().analyze(case)).actions
+    assert actions[0].endswith(f"alert-pipeline sources draft --push {other.name}")
+    assert one.name != other.name
+
+
+async def test_a_replay_says_what_was_read_before(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    async with open_api(settings, database.url) as api:
+        await api.post("/alerts/webhook/", json=UNKNOWN)
+    (push,) = await kept(database)
+    async with database.transaction() as tx:
+        await mark_read(tx, push.id, ["pipeline_run_1"])
+
+    def replay() -> int:
+        return main.app(["pushes", "replay", push.name], standalone_mode=False)
+
+    assert await asyncio.to_thread(replay) == 0
+    assert capsys.readouterr().out == f"= {push.name}: was read before, run pipeline_run_1\n"
+
+
 async def test_why_says_that_it_is_kept(api: httpx.AsyncClient, database: Database) -> None:
     await api.post("/alerts/webhook/", json=UNKNOWN)
     (push,) = await kept(database)
     found = await api.get("/why/", params={"what": push.name})
     assert "no source could read the push" in found.text
     assert f"kept as {push.name}" in found.text
+    assert "said that the local key at" in found.text
+    assert "from the local key at" in found.text
+    assert "no key" not in found.text

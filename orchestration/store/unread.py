@@ -20,7 +20,7 @@ from orchestration.errors import BadInput
 from orchestration.json_text import to_json
 from orchestration.redaction import MAX_TEXT, one_line, redact, redact_text
 from orchestration.store.models import RefusedPushRow
-from orchestration.store.refused import HTTP_ACCEPTED
+from orchestration.store.refused import HTTP_ACCEPTED, LOCAL_KEY
 
 KEPT_CHARACTERS = 256 * 1024
 """How much of a body is kept. What is longer is cut, and can be looked at, but not be read again."""
@@ -65,6 +65,11 @@ class UnreadPush(Contract):
         """How people and commands call it."""
         return f"refused-{self.id}"
 
+    @property
+    def sender_in_words(self) -> str:
+        """The key with which it was sent, for people."""
+        return f"the key {self.sender!r}" if self.sender else "the local key"
+
 
 def body_to_keep(value: object, *, text: str | None = None) -> tuple[str, bool]:
     """What is kept of a body, and whether that is the JSON of all of it. `text` is that of a body that is no JSON."""
@@ -104,7 +109,7 @@ async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:
         "is_json": push.is_json,
         "definition": push.definition,
         "count": 1,
-    }
+    } | ({} if push.sender else {LOCAL_KEY: "yes"})
     row = insert(_T).values(
         sender=one_line(push.sender, _NAME_CHARACTERS),
         address=one_line(push.address, _NAME_CHARACTERS),

@@ -111,7 +111,7 @@ def _history(facts: Facts) -> Iterator[Event]:
 
 
 def _refusal_line(push: RefusedPush) -> str:
-    named = push.sender or ("the local key" if push.key else "")
+    named = push.sender or push.key
     unknown_key = f"{'unchecked' if push.unchecked_key else 'unknown'} key {push.details.get('key')}"
     who = named or (unknown_key if push.details.get("key") else "no key")
     size = f", {push.size_bytes:,} bytes" if push.size_bytes is not None else ""

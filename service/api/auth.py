@@ -28,7 +28,7 @@ from service.api.signatures import is_signed, read_signature, unauthorized, unfi
 CALLER = "alert_pipeline.caller"
 """The key under which the scope of a request has its `Caller`, once it is authenticated."""
 
-HOW = "send an API key as `Authorization: Bearer apk_…`, as `X-API-Key`, or as the password of basic authentication"
+HOW = "Send an API key in the header X-API-Key, as a Bearer token, or as the password of basic authentication"
 """The advice at the end of a refusal without a valid key."""
 
 HOW_HERE = f"On the machine of the API itself: {CURL}"
@@ -103,15 +103,15 @@ class Guard:
             return await self._signed_caller(request, raw)
         token = token_of(headers)
         if token is None:
-            raise unauthorized(f"No API key: {HOW}{f'. {HOW_HERE}' if self._local_key else ''}")
+            raise unauthorized(f"No API key. {HOW}{f'. {HOW_HERE}' if self._local_key else ''}")
         if self._local_key is not None and hmac.compare_digest(token.encode(), self._local_key):
             # Behind a proxy on this machine, too: whoever has the local key can read the files of its owner.
             if request.client is not None and not is_loopback(request.client.host):
-                raise unauthorized(f"The local key is good on its own machine only: {HOW}")
+                raise unauthorized(f"The local key is good on its own machine only. {HOW}")
             return Caller(is_local=True)
         key = await self.ring.find(token)
         if key is None:
-            raise unauthorized(f"The API key is unknown or revoked: {HOW}")
+            raise unauthorized(f"The API key is unknown or revoked. {HOW}")
         return Caller(key=key)
 
     async def check_signature_headers(self, request: Request) -> None:

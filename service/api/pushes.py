@@ -36,7 +36,7 @@ from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
-from tasks.ingest.unread import first_fields, shape_of, unread_push
+from tasks.ingest.unread import shape_of, unread_push
 
 WRITE_TIMEOUT_SECONDS = 15.0
 """How long the database may take to store a push, before the sender gets a 503."""
@@ -164,7 +164,7 @@ async def keep(
     push = push.model_copy(update={"id": number})
     # Whoever watches what is refused as unreadable sees what is kept for the same reason.
     request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
-    wanted = RunRequest(payload=unread_push(push, first_fields(body)), source="generic", environment=push.environment)
+    wanted = RunRequest(payload=unread_push(push, body), source="generic", environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
     written = await store(request, wanted, part=part)
     return written, f"Not understood, and kept as {push.name}: {push.reason}"
@@ -418,7 +418,7 @@ def _said_of(push: WrittenPush) -> tuple[str, str]:
     if push.repeated:
         return "Pipeline was queued before under this idempotency key", "Nothing new was stored, and no second run"
     if push.ignored:
-        message = f"Recorded, and nobody is notified: {push.ignored} says nothing about the alert's state"
+        message = f"Recorded, and nobody is notified. Its source ignores it: {push.ignored}"
         return message, "Nobody is notified"
     if len(push.duplicates) == len(push.run_ids):
         message = "Recorded as a duplicate: an identical alert is being handled or was just handled"

@@ -41,7 +41,7 @@ async def note_refusal(request: Request, status: int, reason: str) -> None:
     }
     refusal = Refusal(
         status=status,
-        reason=reason.removesuffix(f". {HOW_HERE}").removesuffix(f": {HOW}"),
+        reason=reason.removesuffix(f". {HOW_HERE}").removesuffix(f". {HOW}"),
         sender=caller.name if caller is not None else "",
         address=request.client.host if request.client else "",
         path=path,

@@ -46,6 +46,9 @@ COMMANDS: dict[str, str] = {
 FAILURES = {"check": 3}
 """The exit codes of commands that could not do their work, where 1 and 2 say what they have found."""
 
+UNHEARD = ("send",)
+"""The commands whose result is not what they print."""
+
 
 class _Commands(TyperGroup):
     """The group of all commands."""
@@ -71,7 +74,7 @@ def about() -> None:
 
 def main() -> None:
     """Run the command `alert-pipeline`."""
-    run_app(app, FAILURES)
+    run_app(app, FAILURES, UNHEARD)
 
 
 if __name__ == "__main__":

@@ -117,12 +117,15 @@ def replay_pushes(
         )
         return await replay(intake, pushes, sources_with(mappings), dry_run=dry_run)
 
-    done = read_at(settings, run)
+    before = [push for push in chosen or () if push.run_ids]
+    done = [Replayed(push=push.name, run_ids=push.run_ids, was_read=True) for push in before]
+    if not before or len(before) < len(chosen or ()):
+        done += read_at(settings, run)
     if json:
         as_json([each.model_dump(mode="json") for each in done])
     else:
         _show(done, dry_run=dry_run)
-    return 1 if any(each.source is None for each in done) else 0
+    return 1 if any(each.source is None and not each.was_read for each in done) else 0
 
 
 async def _pending(tx: AsyncConnection, chosen: list[UnreadPush] | None) -> list[UnreadPush]:
@@ -131,7 +134,9 @@ async def _pending(tx: AsyncConnection, chosen: list[UnreadPush] | None) -> list
 
 def _show(done: list[Replayed], *, dry_run: bool) -> None:
     for each in done:
-        if each.source is None:
+        if each.was_read:
+            output.print(f"= {each.push}: was read before, run {', '.join(each.run_ids)}")
+        elif each.source is None:
             output.print(f"✗ {each.push}: {each.reason}")
         elif each.ignored:
             output.print(f"✓ {each.push}: {each.source} ignores it: {each.ignored}")

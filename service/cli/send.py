@@ -6,27 +6,48 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestration.alert import AlertStatus, Severity
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, BadSetting
 from orchestration.local_key import local_key_for
 from orchestration.settings import load_settings
 from service.cli.load import DEFAULT_URL
-from service.cli.terminal import STDIN, USAGE, Json, as_json, errors, fail, output, read_file
-from service.sending import Door, Message, NotNow, Spool, patiently
+from service.cli.terminal import (
+    STDIN,
+    USAGE,
+    Json,
+    Stopped,
+    as_json,
+    errors,
+    fail,
+    output,
+    stop_on_hangup,
+    unheard,
+)
+from service.sending import LEAST_SECONDS, REQUEST_SECONDS, Door, Message, NotNow, Outcome, Spool, patiently
 
 KEPT = 3
 """The exit code if the alert is kept, and is sent later."""
 
 _KEY = "SEND_API_KEY"
 _BACKGROUND_SECONDS = 24 * 3600.0
-_MAX_TEXT = 32 * 1024
+_MOST_CHARACTERS = 8_000
+"""How much of a text is sent; the API cuts what is longer than 8,192 characters."""
+_CHUNK_BYTES = 64 * 1024
+_MOST_READ = 256 * 1024 * 1024
+"""How much of standard input is read: a writer that never ends must not keep the alert from being sent."""
 _NAME_CHARACTERS = 200
+EMPTY = "An alert whose text is empty"
+"""What is sent if a script has nothing to say, such as the last line of an empty log."""
 
 
 def send(
@@ -65,83 +86,190 @@ def send(
         bool, typer.Option("--background/--no-background", help="Go on trying in the background, for a day.")
     ] = True,
     flush: Annotated[bool, typer.Option("--flush", help="Send what is kept, and nothing else.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="With --flush: also what was refused before.")] = False,
     json: Json = False,
 ) -> int:
-    """Send one alert to the API. If the API is away, the alert is kept on disk, and arrives once it is back, once.
+    """Send one alert to the API. It is kept on disk until the API has it: if the API is away, it arrives later, once.
 
         pg_dump shop > shop.sql || alert-pipeline send "The backup of shop failed" --severity critical
         alert-pipeline send "The backup of shop failed" --status resolved
+
+    A text that may begin with a dash goes behind two: alert-pipeline send --severity critical -- "$text"
 
     Exit code: 0 if the API has it, 3 if it is kept and is sent later, 1 if it is refused, 2 if the command is wrong.
     """
     settings = load_settings()
     kept = Spool(spool or settings.home.expanduser() / "spool")
-    door = Door(url=url, api_key=key or local_key_for(settings, url))
-    message = None
-    if not flush:
-        said = read_file(STDIN, _MAX_TEXT).decode(errors="replace") if text == STDIN else text
-        message = Message(
-            body=_body(said, name=name, host=host, labels=label or [], severity=severity, status=status, link=link),
-            environment=environment,
-        )
-    elif text is not None:
-        fail("--flush sends what is kept already: leave out the text", code=USAGE)
+    door = Door(url=_plain(url), api_key=_plain(key or "").strip() or local_key_for(settings, url))
+    stop_on_hangup()
+    if flush:
+        if text is not None:
+            fail("--flush sends what is kept already: leave out the text", code=USAGE)
+        return _flush(kept, door, wait, again=refused, json=json)
+    if refused:
+        fail("--refused is for --flush: leave out the text", code=USAGE)
+    body = _body(text, name=name, host=host, labels=label or [], severity=severity, status=status, link=link)
+    message = Message(body=body, environment=_plain(environment) if environment else None)
     try:
-        run_id = _deliver(kept, door, message, wait) if message is not None else _flush(kept, door, wait)
-    except NotNow as error:
-        left = len(kept.waiting())
-        errors.print(f"Kept, and sent later: {error}. {left} wait in {kept.folder}", markup=False, highlight=False)
-        if background and message is not None:
-            _send_later(kept.folder, door)
-        return KEPT
-    if json:
-        as_json({"run_id": run_id})
-    elif run_id:
-        output.print(f"Sent: run {run_id}", markup=False, highlight=False)
-    return 0
+        fate = _deliver(kept, door, message, wait)
+    except Stopped as stop:
+        if background and kept.waiting():
+            _send_later(kept, door)
+        raise Stopped(stop.exit_code, f"{stop.message}. The alert is kept in {kept.folder}, and sent later") from None
+    if background and fate.status is _Status.KEPT:
+        _send_later(kept, door)
+    _show(fate, kept, json=json)
+    return _CODES[fate.status]
 
 
-def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> str:
-    """Send what is kept, then this alert. Returns its run.
+class _Status(StrEnum):
+    SENT = "sent"
+    KEPT = "kept"
+    REFUSED = "refused"
+    LOST = "lost"
 
-    Raises:
-        NotNow: the API takes nothing, or another process still sends what is kept; this alert is kept as well.
-        BadInput: this alert is refused.
-    """
-    run_ids: list[str] = []
 
-    def attempt() -> bool:
-        if kept.waiting():  # what was said before comes first
-            _flush(kept, door, 0)
-        run_ids.append(door.post(message))
-        return False
+_CODES = {_Status.SENT: 0, _Status.KEPT: KEPT, _Status.REFUSED: 1, _Status.LOST: 1}
 
+
+@dataclass(frozen=True)
+class _Fate:
+    """What has become of an alert."""
+
+    status: _Status
+    run_id: str | None = None
+    reason: str | None = None
+
+
+def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> _Fate:
+    """Keep an alert, then send what is kept, this one last: whatever ends this process, the alert is on disk."""
     try:
-        patiently(attempt, seconds)
-    except NotNow:
-        kept.keep(message)
-        raise
-    return run_ids[0]
+        path = kept.keep(message)
+    except BadSetting as error:
+        return _send_unkept(door, message, seconds, str(error))
+    outcome, why = Outcome(), ""
 
-
-def _flush(kept: Spool, door: Door, seconds: float) -> None:
-    """Send what is kept.
-
-    Raises:
-        NotNow: the API takes nothing, or another process sends it.
-    """
-
-    def attempt() -> bool:
+    def attempt(left: float) -> None:
         try:
-            return kept.send_oldest(door)
-        except BadInput as error:
-            errors.print(f"An alert that was kept is refused: {error}", markup=False, highlight=False)
-            return True
+            kept.send_waiting(door, outcome, left)
+        except NotNow:
+            if path.exists():  # else it is done, and only others wait
+                raise
 
-    with kept.alone() as alone:
-        if not alone:
-            raise NotNow("another process sends what is kept")
+    try:
         patiently(attempt, seconds)
+    except (NotNow, BadSetting) as error:
+        why = str(error)
+    _tell({name: said for name, said in outcome.refused.items() if name != path.name}.values())
+    if said := outcome.refused.get(path.name):
+        return _Fate(_Status.REFUSED, reason=said)
+    if path.exists():
+        return _Fate(_Status.KEPT, reason=why)
+    if any(other.name == path.name for other in kept.refused()):
+        return _Fate(_Status.REFUSED, reason="another process has sent it, and the API has refused it")
+    return _Fate(_Status.SENT, run_id=outcome.sent.get(path.name) or _run_again(door, message))
+
+
+def _send_unkept(door: Door, message: Message, seconds: float, unkept: str) -> _Fate:
+    """Send an alert that cannot be kept."""
+    run_ids: list[str] = []
+    try:
+        patiently(lambda left: run_ids.append(door.post(message, min(left, REQUEST_SECONDS))), seconds)
+    except (NotNow, BadInput) as error:
+        return _Fate(_Status.LOST, reason=f"{error}. Nor can it be kept: {unkept}")
+    return _Fate(_Status.SENT, run_id=run_ids[0])
+
+
+def _run_again(door: Door, message: Message) -> str | None:
+    """The run of an alert that another process has sent: under the same key it is the same push."""
+    try:
+        return door.post(message, LEAST_SECONDS)
+    except (NotNow, BadInput):
+        return None
+
+
+def _flush(kept: Spool, door: Door, seconds: float, *, again: bool, json: bool) -> int:
+    outcome, why = Outcome(), None
+    if again:
+        kept.restore()
+    try:
+        patiently(lambda left: kept.send_waiting(door, outcome, left), seconds)
+    except NotNow as error:
+        why = str(error)
+    left = len(kept.waiting())
+    _tell(outcome.refused.values())
+    if json:
+        with unheard():
+            as_json({"sent": len(outcome.sent), "refused": outcome.refused, "kept": left, "reason": why})
+    elif why is not None:
+        with unheard():
+            errors.print(f"Kept, and sent later: {why}. {left} wait in {kept.folder}")
+    elif outcome.sent:
+        with unheard():
+            output.print(f"Sent: {len(outcome.sent)} that were kept")
+    _point_to_refused(kept)
+    return 1 if outcome.refused else KEPT if why is not None else 0
+
+
+def _show(fate: _Fate, kept: Spool, *, json: bool) -> None:
+    with unheard():
+        if fate.status is _Status.KEPT:
+            left = len(kept.waiting())
+            errors.print(f"Kept, and sent later: {fate.reason}. {left} wait in {kept.folder}")
+        elif fate.status is not _Status.SENT:
+            errors.print(f"{fate.status.value.capitalize()}: {fate.reason}")
+    _point_to_refused(kept)
+    with unheard():
+        if json:
+            as_json({"status": fate.status.value, "run_id": fate.run_id, "reason": fate.reason})
+        elif fate.status is _Status.SENT:
+            output.print(f"Sent: run {fate.run_id}" if fate.run_id else "Sent, by another process")
+
+
+def _tell(refused: Iterable[str]) -> None:
+    with unheard():
+        for said in refused:
+            errors.print(f"An alert that was kept is refused: {said}")
+
+
+def _point_to_refused(kept: Spool) -> None:
+    """Say each time that alerts were refused, until somebody has looked at them."""
+    if found := kept.refused():
+        with unheard():
+            many = f"{len(found)} refused alerts lie" if len(found) != 1 else "A refused alert lies"
+            errors.print(
+                f"{many} in {found[0].parent}: `alert-pipeline send --flush --refused` sends them again, "
+                "and who wants none of them deletes the files"
+            )
+
+
+def _plain(said: str) -> str:
+    """A text as UTF-8 can have it: what a shell passes may be in another encoding."""
+    return said.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _said(text: str) -> str:
+    """The text, or what standard input says. What is too long is cut, and says so."""
+    text, of = _from_stdin() if text == STDIN else (_plain(text), f"{len(text):,} characters")
+    text = text.strip()
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    with unheard():
+        errors.print(f"The text is cut: the first {_MOST_CHARACTERS:,} characters of {of} are sent")
+    return f"{text[:_MOST_CHARACTERS]}\n[cut: the first {_MOST_CHARACTERS:,} characters of {of}]"
+
+
+def _from_stdin() -> tuple[str, str]:
+    """The beginning of standard input, and how long it is. All of it is read, so that its writer gets no error."""
+    if sys.stdin is None:
+        return "", ""
+    stream, said, count = sys.stdin.buffer, b"", 0
+    with suppress(OSError):
+        said = stream.read(_CHUNK_BYTES)
+        count = len(said)
+        while count < _MOST_READ and (more := stream.read(_CHUNK_BYTES)):
+            count += len(more)
+    return said.decode(errors="replace"), f"{count:,} bytes"
 
 
 def _body(
@@ -154,37 +282,39 @@ def _body(
     status: AlertStatus,
     link: str | None,
 ) -> dict[str, object]:
-    text = (said or "").strip()
-    called = (name or text.partition("\n")[0]).strip()
-    if not called:
+    if said is None and not (name or "").strip():
         fail('Say what is wrong: alert-pipeline send "The backup failed" --severity critical', code=USAGE)
-    pairs = [one.partition("=") for one in labels]
-    if wrong := [
-        one for one, (label, sign, value) in zip(labels, pairs, strict=True) if not (label and sign and value)
-    ]:
-        fail(f"--label {wrong[0][:80]!r}: write it as team=payments", code=USAGE)
+    text = _said(said or "")
+    called = (_plain(name or "").strip() or text.partition("\n")[0]).strip() or EMPTY
+    pairs = [_plain(one).partition("=") for one in labels]
+    if wrong := [one for one, (label, sign, _) in zip(labels, pairs, strict=True) if not (label and sign)]:
+        fail(f"--label {_plain(wrong[0])[:80]!r}: write it as team=payments", code=USAGE)
     body = {
         "name": called[:_NAME_CHARACTERS],
         "description": text,
         "severity": severity.value,
         "status": status.value,
-        "host": socket.gethostname() if host is None else host,
-        "labels": {label: value for label, _, value in pairs},
-        "url": link,
+        "host": socket.gethostname() if host is None else _plain(host),
+        "labels": {label: value for label, _, value in pairs if value},
+        "url": _plain(link or ""),
         "occurred_at": datetime.now(UTC).isoformat(),
     }
     return {field: value for field, value in body.items() if value not in (None, "", {})}
 
 
-def _send_later(folder: Path, door: Door) -> None:
-    """Start a process that goes on trying. If there is one already, it ends at once."""
+def _send_later(kept: Spool, door: Door) -> None:
+    """Start a process that goes on trying, unless there is one already: it has a file locked as long as it lives."""
     command = [sys.executable, "-m", "service.cli.main", "send", "--flush", "--wait", f"{_BACKGROUND_SECONDS:g}"]
-    env = os.environ | {"SEND_URL": door.url, "SEND_SPOOL": str(folder.absolute())}
-    subprocess.Popen(  # noqa: S603 - this program itself
-        command,
-        env=env | ({_KEY: door.api_key} if door.api_key else {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    env = os.environ | {"SEND_URL": door.url, "SEND_SPOOL": str(kept.folder.absolute())}
+    with suppress(OSError), kept.background() as lock:
+        if lock is None:
+            return
+        subprocess.Popen(  # noqa: S603 - this program itself
+            command,
+            env=env | ({_KEY: door.api_key} if door.api_key else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )

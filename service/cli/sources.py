@@ -29,7 +29,7 @@ from service.cli.source_input import (
 from service.cli.terminal import STDIN, Json, as_json, errors, output, show_facts, show_problems
 from service.definitions import Outcome
 from service.replay import body_of
-from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push
+from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push, unknown_words
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import to_store
@@ -171,20 +171,23 @@ def _body(settings: Settings, file: str | None, push: str | None) -> tuple[objec
 
 
 def _show_tried(body: object, sources: Sources, source: str | None, *, json: bool) -> int:
-    bids, push, problem = dict[str, int](), None, ""
+    bids, push, problem, unknown = dict[str, int](), None, "", list[str]()
     try:
         bids = bids_for(body, sources)
         push = parse_push(body, source=source, sources=sources)
+        unknown = [] if push.ignored else unknown_words(body, push.source, sources)
     except BadInput as error:
         problem = str(error)
     if json:
         found = None if push is None else _push_as_data(push)
-        as_json({"recognized_by": bids, "push": found, "error": problem or None})
+        as_json({"recognized_by": bids, "push": found, "unknown_words": unknown, "error": problem or None})
     else:
         for name, bid in bids.items():
             output.print(f"{name} recognizes it ({bid})")
         if push is not None:
             _show_push(push)
+            for said in unknown:
+                output.print(f"  {said}", style="yellow")
         else:
             errors.print(f"No source reads it: {problem}", style="bold red")
     return 1 if push is None else 0

@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -25,8 +25,8 @@ from orchestration.problems import BadDocument
 from orchestration.redaction import redact_text
 from orchestration.signals import LOGGER_NAME, logger
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and after SIGTERM, as shells expect them."""
+INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129
+"""Exit codes after Ctrl-C, after SIGTERM and after SIGHUP, as shells expect them."""
 
 USAGE = 2
 """Exit code after a wrong use of flags and arguments."""
@@ -52,7 +52,7 @@ output = _Output(
 )
 """Standard output: only the result. In a pipe, lines are not cut to a terminal's width."""
 
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+errors = _Output(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Standard error: progress, log lines, errors."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
@@ -68,10 +68,13 @@ class Stopped(SystemExit):
         self.message = message
 
 
-def run_app(app: typer.Typer, failures: Mapping[str, int] | None = None) -> None:
+def run_app(
+    app: typer.Typer, failures: Mapping[str, int] | None = None, unheard_commands: Collection[str] = ()
+) -> None:
     """Run a command and exit the process with its exit code. An expected error is one line on standard error.
 
     `failures` has the exit code of commands whose 1 and 2 mean something else than that the command failed.
+    `unheard_commands` do their work also if standard output is closed.
     """
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     own = (failures or {}).get(name)
@@ -90,16 +93,16 @@ def run_app(app: typer.Typer, failures: Mapping[str, int] | None = None) -> None
     # registered first is called last, after all threads have ended.
     atexit.register(leave)
     try:
-        _run_app(app, failed=failed, misused=own)
+        _run_app(app, failed=failed, misused=own, unheard_too=name in unheard_commands)
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else failed if done.code else 0
         raise
 
 
-def _run_app(app: typer.Typer, *, failed: int, misused: int | None) -> None:
+def _run_app(app: typer.Typer, *, failed: int, misused: int | None, unheard_too: bool) -> None:
     _be_quiet()
     _log_to_terminal()
-    _ensure_streams(failed)
+    _ensure_streams(failed, unheard_too=unheard_too)
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _stop)
@@ -122,6 +125,7 @@ def _run_app(app: typer.Typer, *, failed: int, misused: int | None) -> None:
         show = getattr(error, "show", None)  # only Typer's own usage errors have it
         if callable(show):
             show()
+            _hint(error)
             sys.exit(int(getattr(error, "exit_code", USAGE)) if misused is None else misused)
         if isinstance(error, OSError) and error.errno in _NOT_WRITTEN and error.filename is None:
             _drop_output()
@@ -129,18 +133,45 @@ def _run_app(app: typer.Typer, *, failed: int, misused: int | None) -> None:
         raise
 
 
-def _ensure_streams(failed: int) -> None:
-    """Refuse to run without standard output: the next file or connection would get its number, and what is printed."""
+def _hint(usage: Exception) -> None:
+    if type(usage).__name__ == "NoSuchOption":  # of the copy of Click that Typer hides
+        errors.print("An argument that begins with a dash goes behind two of them: -- '-5 degrees'")
+
+
+def _ensure_streams(failed: int, *, unheard_too: bool) -> None:
+    """Give each missing stream a file: the next file or connection would get its number, and what is printed.
+
+    Without standard output only those commands run whose result is elsewhere.
+    """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it is open as long as the process runs
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as above
-        fail("Standard output is closed. To print nothing, send it to /dev/null", code=failed)
+        if not unheard_too:
+            fail("Standard output is closed. To print nothing, send it to /dev/null", code=failed)
 
 
-def _drop_output() -> None:
+def _drop_output(*streams: TextIO) -> None:
     """Send to nowhere what is still to be printed, so that Python's own flush at the end prints no error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in streams or (sys.stdout,):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def unheard() -> Generator[None]:
+    """What the body prints may be lost: a command whose result is elsewhere is no failure if nobody can read of it."""
+    try:
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        _drop_output(sys.stdout, sys.stderr)
+
+
+def stop_on_hangup() -> None:
+    """End the command in order if its terminal goes away, unless `nohup` says otherwise."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _stop)
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
@@ -198,6 +229,8 @@ def _be_quiet() -> None:
 def _stop(number: int, _frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         raise Stopped(INTERRUPTED, "Interrupted")
+    if number == signal.SIGHUP:
+        raise Stopped(HUNG_UP, "The terminal has gone")
     raise Stopped(TERMINATED, "Terminated")
 
 

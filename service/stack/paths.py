@@ -10,6 +10,7 @@ import hashlib
 import os
 import pwd
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -230,8 +231,9 @@ def require_passage(folder: Path, account: Account) -> None:
     """
     if (closed := closed_folder(folder, account)) is not None:
         raise BadSetting(
-            f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: "
-            "set ALERT_PIPELINE_HOME to a folder that other users can reach, such as /var/lib/alert-pipeline."
+            f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: run "
+            f"`chmod a+x {shlex.quote(str(closed))}`, or set ALERT_PIPELINE_HOME to a folder that other users can reach, "
+            "such as /var/lib/alert-pipeline."
         )
 
 

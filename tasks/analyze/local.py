@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import psutil
 
+from orchestration.alert import KEPT_PUSH, NOT_UNDERSTOOD
 from orchestration.analysis import FOLLOW_THE_RUNBOOK, AnalysisInput
 from orchestration.contracts import AnalyzeResult, Check, CheckStatus, Claim, ClaimKind, Recommendation, Target
 from orchestration.redaction import one_line
@@ -32,6 +33,7 @@ _FAILING = re.compile(r"raid|\bsmart\b|mdadm|degraded|i/?o errors?|bad sectors?|
 _BUSY = re.compile(r"disk_(reads?|writes?|written|io)_|disk_io|iops", re.IGNORECASE)
 _LOCKED = re.compile(r"dead_?locks?|lock wait|waiting for locks?", re.IGNORECASE)
 _REPLICA = re.compile(r"replica|standby|secondary|seconds[ _]behind", re.IGNORECASE)
+_PUSH = re.compile(r"refused-\d{1,18}")
 _READ = 2000
 _MAX_ALERTS = 100
 _TITLE_CHARACTERS = 100
@@ -153,7 +155,12 @@ def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) ->
     """What to do, the most useful first: what people wrote down for this alert comes before what code advises."""
     if case.runbook or any("runbook" in alert.links for alert in case.alerts):
         yield Recommendation(type="runbook", priority=HIGH, title=FOLLOW_THE_RUNBOOK)
-    if diagnosis.is_test:
+    if push := _kept_push(case):
+        title = "Describe its sender by a mapping"
+        yield Recommendation(
+            type="general", priority=HIGH, title=title, actions=[f"alert-pipeline sources draft --push {push}"]
+        )
+    elif diagnosis.is_test:
         title = "Nothing is to be done: it is a test notification"
         yield Recommendation(type="general", priority=MEDIUM, title=title)
     elif diagnosis.healthy:
@@ -166,6 +173,12 @@ def _recommend(case: AnalysisInput, diagnosis: Diagnosis, findings: Findings) ->
     for check in _unhealthy(case):
         if (topic := topic_of_check(check)) is None or topic is not diagnosis.topic:
             yield also_look_at(check, findings)
+
+
+def _kept_push(case: AnalysisInput) -> str:
+    """The push that no source can read, if that is what the alert says; else ""."""
+    kept = (alert.annotations.get(KEPT_PUSH, "") for alert in case.alerts[:1] if alert.name == NOT_UNDERSTOOD)
+    return next((name for name in kept if _PUSH.fullmatch(name)), "")
 
 
 def _unhealthy(case: AnalysisInput) -> list[Check]:

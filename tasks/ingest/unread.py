@@ -7,13 +7,13 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from orchestration.alert import NOT_UNDERSTOOD, Severity
+from orchestration.alert import KEPT_PUSH, NOT_UNDERSTOOD, Severity
 from orchestration.errors import json_kind
 from orchestration.json_text import to_json
 from orchestration.redaction import one_line
 from orchestration.store.unread import UnreadPush
 
-_SHOWN_FIELDS = 8
+_SHOWN_FIELDS, _SHOWN_NAMES = 8, 4
 _SHOWN_CHARACTERS = 60
 _DIGEST_CHARACTERS = 12
 
@@ -35,29 +35,39 @@ def first_fields(body: object) -> str:
     return f"Its first fields: {'; '.join(shown)}" if shown else "It has no fields"
 
 
-def unread_push(kept: UnreadPush, about: str, *, resolved: bool = False) -> dict[str, JsonValue]:
+def unread_push(kept: UnreadPush, body: object, *, resolved: bool = False) -> dict[str, JsonValue]:
     """The body of the generic source that stands for pushes of one sender and shape that no source can read.
 
     Args:
         kept: one of them.
-        about: its first fields, for people.
+        body: what it says.
         resolved: whether a source could read all of them meanwhile.
     """
-    sender = f"the key {kept.sender!r}" if kept.sender else "the local key"
-    identity = f"{NOT_UNDERSTOOD}/{kept.source}/{kept.sender}"
+    sender, about = kept.sender_in_words, first_fields(body)
+    # Each shape is an incident of its own: a second one is told, and a flood of them is a storm.
+    identity = f"{NOT_UNDERSTOOD}/{kept.source}/{kept.sender}/{kept.shape}"
     return {
         "name": NOT_UNDERSTOOD,
-        "title": f"A sender with {sender} says something at {kept.path} that is not understood",
+        "title": f"A sender with {sender} says something at {kept.path} that is not understood. {about}",
         "severity": Severity.WARNING.value,
         "status": "resolved" if resolved else "firing",
         "description": (
             f"{about}. {kept.reason}. It is kept as {kept.name}: `alert-pipeline sources try --push {kept.name}` shows "
-            "it, `alert-pipeline sources draft --push` proposes a mapping, and once one is applied "
+            f"it, `alert-pipeline sources draft --push {kept.name}` proposes a mapping, and once one is applied "
             "`alert-pipeline pushes replay` reads what was kept"
         ),
-        "fingerprint": f"{identity}/{kept.shape}",
+        "labels": {"entity": f"{kept.sender or 'the local key'} ({_field_names(body)})"},
+        "annotations": {KEPT_PUSH: kept.name},
+        "fingerprint": identity,
         "incident_key": identity,
     }
+
+
+def _field_names(body: object) -> str:
+    if not isinstance(body, dict):
+        return json_kind(body)
+    names = [one_line(str(name), 40) for name in cast("dict[object, object]", body)]
+    return ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "") if names else "no fields"
 
 
 def _said(value: object) -> str:

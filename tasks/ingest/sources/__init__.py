@@ -9,6 +9,7 @@ from tasks.ingest.sources.registry import (
     parse_push,
     recognise,
     source_named,
+    unknown_words,
 )
 from tasks.ingest.sources.source import Push, Source
 
@@ -23,4 +24,5 @@ __all__ = [
     "parse_push",
     "recognise",
     "source_named",
+    "unknown_words",
 ]

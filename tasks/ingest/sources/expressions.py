@@ -107,6 +107,9 @@ def squashed_names(value: JsonValue) -> JsonValue:
     return names
 
 
+_NAMES_WITH_QUOTES = """ (a name with other characters than letters, digits and _ needs quotes: '"alarm-id"')"""
+
+
 @lru_cache(maxsize=4096)
 def _compiled(written: str, *, any_spelling: bool) -> ParsedResult:
     """The compiled expression.
@@ -118,8 +121,8 @@ def _compiled(written: str, *, any_spelling: bool) -> ParsedResult:
         compiled = parser.Parser().parse(written)
         return ParsedResult(written, _squashed(compiled.parsed)) if any_spelling else compiled
     except _WRONG as error:
-        said = one_line(str(error).partition("\n")[0], 200)
-        raise ValueError(f"{shown(written)} is no JMESPath: {said}") from None
+        said = one_line(str(error).partition("\n")[0], 200).removeprefix("Bad jmespath expression: ").rstrip(": ")
+        raise ValueError(f"{shown(written)} is no JMESPath: {said}{_NAMES_WITH_QUOTES}") from None
 
 
 def _squashed(node: Any) -> Any:

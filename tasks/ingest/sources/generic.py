@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -22,14 +23,23 @@ from tasks.ingest.sources.fields import (
     Fields,
     alert_of,
     annotations_of,
+    fingerprint_of,
     known_severity,
     labels_of,
     objects_in,
+    one_line_text,
     severity_of,
 )
 from tasks.ingest.sources.source import FALLBACK, NOT_MINE, JsonObject, Push, Source
-from tasks.ingest.sources.spelling import respelled, spellings
-from tasks.ingest.sources.status import STATE_FIELDS, is_state, status_in
+from tasks.ingest.sources.spelling import respelled, spellings, squashed
+from tasks.ingest.sources.status import (
+    STATE_FIELDS,
+    is_known_status,
+    is_state,
+    status_in,
+    unknown_severity,
+    unknown_status,
+)
 
 _NAME = (
     "name",
@@ -49,8 +59,12 @@ _STATUS = (
     *("monitor_status", "monitorStatus", "monitorCondition", "alertTypeFriendlyName", "alert_status"),
     *("service_state", "host_state", "servicestate", "hoststate", "health"),
 )
-_LAST_NAMES = ("alert", "check", "problem", "rule", "subject", "summary", "message", "msg", "text")
+_TEXTS = ("subject", "summary", "message", "msg", "text")
+_LAST_NAMES = ("alert", "check", "problem", "rule", *_TEXTS)
 """What names an alert that has no name: a text that differs each time is better than a page that is lost."""
+_STATE_WORDS = ("status", "state", "transition")
+"""How the names of fields end, squashed, that say whether an alert fires."""
+_WAS = ("previous", "prev", "old", "last", "from")
 _DESCRIPTION = ("description", "message", "summary", "msg")
 _STARTED = ("started_at", "startsAt", "starts_at", "timestamp", "time")
 _EPISODE = ("started_at", "startsAt", "starts_at")
@@ -137,7 +151,45 @@ def _name_in(*places: JsonObject) -> str:
 
 
 def _last_name(flat: JsonObject) -> str:
-    return Fields({name: flat[name] for name in _LAST_NAMES if isinstance(flat.get(name), str)}).line(*_LAST_NAMES)
+    return _text_in(flat, _LAST_NAMES)
+
+
+def _text_in(flat: JsonObject, names: tuple[str, ...]) -> str:
+    return Fields({name: flat[name] for name in names if isinstance(flat.get(name), str)}).line(*names)
+
+
+def _unclear(flat: JsonObject) -> str:
+    """Why a body without a name is not understood; "" if it is.
+
+    A text alone is a page. With a state in words that nobody knows it may as well be the end of one, which would be
+    a second page, as the text names it.
+    """
+    if _text_in(flat, _LAST_NAMES) != _text_in(flat, _TEXTS):
+        return ""
+    states = {name: value for name, value in flat.items() if isinstance(value, str) and _says_state(name)}
+    unknown = next((name for name, value in states.items() if not is_known_status(value)), None)
+    if unknown is None or any(name in _STATUS and is_known_status(states[name]) for name in states):
+        return ""
+    return f"{unknown} has the unknown word {one_line_text(states[unknown], 60)!r}, and no field names the alert"
+
+
+def _says_state(name: str) -> bool:
+    spelled = squashed(name)
+    return spelled.endswith(_STATE_WORDS) and not spelled.startswith(_WAS)
+
+
+def unknown_words(body: JsonObject) -> Iterator[str]:
+    """The words for a status or a severity in a body that no source knows, in sentences."""
+    listed = body.get("alerts")
+    items = [item for _, item in objects_in(listed)[0]] if isinstance(listed, list) and listed else [body]
+    shared = respelled(body, _SPELLINGS) if items != [body] else {}
+    for item in items:
+        flat = respelled(item, _SPELLINGS)
+        status = Fields(flat, shared).pick(*_STATUS)
+        yield from unknown_status(status)
+        labels = flat.get("labels")
+        severities = [place.get(name) for place in (flat, shared) for name in SEVERITY]
+        yield from unknown_severity([*severities, labels.get("severity") if isinstance(labels, dict) else None])
 
 
 def parse_as(body: JsonObject, source: str) -> Push:
@@ -149,6 +201,8 @@ def parse_as(body: JsonObject, source: str) -> Push:
     name = _name_in(flat) or _last_name(flat)
     if not name:
         return Push(source=source)
+    if not _name_in(flat) and (why := _unclear(flat)):
+        return Push(source=source, errors=(why,))
     return Push(source=source, alerts=(_alert(flat, {}, name, source, body),))
 
 
@@ -188,7 +242,8 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str, sent: J
         description=described.pick(*_DESCRIPTION),
         labels=labels,
         annotations=annotations,
-        group=fields.identifier(*_GROUP) or fingerprint,
+        # What is named by its text alone is told apart by its labels: `timeout` may be that of another sensor.
+        group=fields.identifier(*_GROUP) or fingerprint or ("" if _name_in(item, shared) else _key_of(name, labels)),
         title=title if title != name else "",
         links=described.links(_LINKS),
         started_at=fields.moment(*_STARTED),
@@ -197,6 +252,10 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str, sent: J
         occurred_at=fields.moment(*_OCCURRED) or (ended_at if status is AlertStatus.RESOLVED else None),
         state_reason=fields.line(*_REASON),
     )
+
+
+def _key_of(name: str, labels: dict[str, str]) -> str:
+    return fingerprint_of(name, labels) if labels.keys() - set(HOST_LABELS) else ""
 
 
 def _own_id(item: JsonObject, labels: dict[str, str]) -> str:
@@ -254,5 +313,6 @@ SOURCE = Source(
     title="Generic JSON",
     recognises=_recognises,
     parse=partial(parse_as, source="generic"),
+    unknown_words=unknown_words,
     sample=_sample,
 )

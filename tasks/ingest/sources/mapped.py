@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from tasks.ingest.sources.fields import (
 from tasks.ingest.sources.mapping import Condition, SourceMapping, word_of
 from tasks.ingest.sources.source import NOT_MINE, VENDOR, JsonObject, Push, Source
 from tasks.ingest.sources.spelling import squashed
-from tasks.ingest.sources.status import status_of
+from tasks.ingest.sources.status import status_of, unknown_severity, unknown_status
 
 BODY = "_body"
 """Under this name each alert of a list sees the body around it."""
@@ -47,6 +47,7 @@ def source_of(mapping: SourceMapping) -> Source:
         parse=lambda body: reader.parse(body, mapping.name),
         sample=reader.sample,
         parse_as=reader.parse,
+        unknown_words=reader.unknown_words,
         shown_by=reader.shown_by,
     )
 
@@ -86,16 +87,9 @@ class _Reader:
 
     def parse(self, body: JsonObject, source: str) -> Push:
         """The alerts of a body, as alerts of `source`."""
-        around = self._seen(self._unwrapped(body))
-        if self.mapping.alerts is None:
-            items, errors = [(0, around)], list[str]()
-        else:
-            listed = self._find(self.mapping.alerts, around)
-            items, errors = objects_in([listed] if isinstance(listed, dict) else listed)
-        alerts, ignored = list[Alert](), ""
-        for index, item in items:
-            one = self.mapping.alerts is None
-            seen: JsonObject = item if one else {self._spelled(BODY): around, **item}
+        items, errors = self._items(body)
+        alerts, ignored, one = list[Alert](), "", self.mapping.alerts is None
+        for index, item, seen in items:
             if because := self._ignored(seen):
                 ignored = ignored or because
             elif name := self._name(seen):
@@ -105,6 +99,27 @@ class _Reader:
         if ignored and not alerts and not errors:
             return Push(source=source, ignored=ignored)
         return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))
+
+    def _items(self, body: JsonObject) -> tuple[list[tuple[int, JsonObject, JsonObject]], list[str]]:
+        """Each alert with its number, as it was sent and as the expressions see it; and what is none."""
+        around = self._seen(self._unwrapped(body))
+        if self.mapping.alerts is None:
+            return [(0, around, around)], []
+        listed = self._find(self.mapping.alerts, around)
+        items, errors = objects_in([listed] if isinstance(listed, dict) else listed)
+        return [(index, item, {self._spelled(BODY): around, **item}) for index, item in items], errors
+
+    def unknown_words(self, body: JsonObject) -> Iterator[str]:
+        """The words for a status or a severity in a body that neither the mapping nor any source knows."""
+        words, fields = self.mapping.words, self.mapping.alert
+        for _, _, seen in self._items(body)[0]:
+            status = self._said(fields.status, seen)
+            if word_of(status) not in (*words.firing, *words.resolved):
+                yield from unknown_status(status)
+            own = (*words.critical, *words.warning, *words.info)
+            said = self._all_said(fields.severity, seen)
+            if not any(word_of(each) in own for each in said):
+                yield from unknown_severity(said)
 
     def sample(self, mark: str) -> JsonObject:
         """The sample of the mapping, with fresh moments.

@@ -128,6 +128,16 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
     return _deduplicated(push if envelope is None else envelope.added_to(push))
 
 
+def unknown_words(payload: object, source: str, sources: Sources) -> list[str]:
+    """The words for a status or a severity in a body that this source reads and does not know, in sentences.
+
+    Raises:
+        Unreadable: it is no body that a source reads.
+    """
+    find = sources[source].unknown_words if source in sources else None
+    return [] if find is None else list(dict.fromkeys(find(_body(payload, sources)[0])))
+
+
 def _parsed_for(parser: Source, body: JsonObject, sources: Sources) -> Push:
     """A body that was sent under a name whose vendor it does not show: of that vendor, of a mapping, or by hand."""
     own_only = parser is IN_CODE["generic"] or (parser.name in IN_CODE and _is_envelope(body))

@@ -63,6 +63,8 @@ class Source:
     sample: Callable[[str], JsonObject]
     parse_as: Callable[[JsonObject, str], Push] | None = None
     """Parses a body as alerts of another source. None means that the source cannot."""
+    unknown_words: Callable[[JsonObject], Iterable[str]] | None = None
+    """Says which words of a body for a status or a severity nobody knows. None means that the vendor has its own."""
     shown_by: frozenset[str] = frozenset()
     """Fields at the top of a body: one without any of them is not of this source. Empty means that nothing is known
     beforehand."""

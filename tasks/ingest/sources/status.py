@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 from pydantic import JsonValue
 
 from orchestration.alert import AlertStatus
-from tasks.ingest.sources.fields import Fields, first_of, text
+from tasks.ingest.sources.fields import Fields, first_of, known_severity, one_line_text, text
 
 _END_WORDS = (
     "resolved, resolve, auto resolved, autoresolved, closed, close, auto closed, autoclosed, recovered, recovery, "
@@ -34,6 +35,18 @@ _ENDS = frozenset((*_END_WORDS.split(", "), *_END_WORDS_OF_OTHERS.split(", ")))
 A word that can also be said of something broken is not in the list: `completed` and `running` (of a job), `paused`,
 `expired`, `mitigated`, `unknown`. A page too many is noticed, a page too few is not.
 """
+_BEGIN_WORDS = (
+    "firing, fire, fired, fires, alert, alerting, alarm, alarming, alarmed, trigger, triggered, problem, incident, "
+    "outage, active, activated, activate, open, opened, reopened, new, raised, raise, set, started, begin, began, "
+    "detected, breached, breach, exceeded, violated, violation, abnormal, anomaly, down, offline, unreachable, "
+    "unavailable, unhealthy, inoperative, dead, lost, disconnected, stopped, crashed, crash, hung, stalled, failed, "
+    "failing, failure, fail, fails, error, errored, errors, err, exception, broken, bad, red, yellow, amber, orange, "
+    "degraded, impaired, critical, crit, warning, warn, major, minor, severe, fatal, emergency, disaster, urgent, "
+    "high, low, unknown, nodata, pending, acknowledged, ack, acked, missing, late, overdue, expired, timeout, "
+    "timedout, rejected, refused, unusual, unstable, flapping, not, no"
+)
+_BEGINS = frozenset(_BEGIN_WORDS.split(", "))
+"""Words that say that something is wrong, or may be. One of them in a status is enough for it to be understood."""
 _IS = "(?:(?:is|are|has|have|been|now|back) )*"
 _OVER = "resolved|auto resolved|closed|cleared|recovered|fixed|solved|inactive|deactivated|ok|normal"
 _WELL = (
@@ -91,6 +104,28 @@ def status_of(*values: JsonValue) -> AlertStatus:
     """
     said = next((word for value in values if (word := text(first_of(value)).strip())), "")
     return AlertStatus.RESOLVED if _is_end(said) else AlertStatus.FIRING
+
+
+def is_known_status(value: JsonValue) -> bool:
+    """Whether a value says whether an alert fires in words that are known. A number, or an empty text, is no word."""
+    said = text(first_of(value)).strip()
+    if not any(character.isalpha() for character in said):
+        return True
+    known = _is_end(said) or _truth(said) is not None or known_severity(said) is not None
+    return known or not _BEGINS.isdisjoint(_words_of(said[:_LONGEST]).split())
+
+
+def unknown_status(said: JsonValue) -> Iterator[str]:
+    """A sentence about a status, if no source knows its word."""
+    if not is_known_status(said):
+        yield f"the status {one_line_text(said, 60)!r} is not a known word: it counts as firing"
+
+
+def unknown_severity(said: Iterable[JsonValue]) -> Iterator[str]:
+    """A sentence about these severities, if no source knows any of their words."""
+    words = [word for value in said if (word := one_line_text(value, 60))]
+    if words and known_severity(*words) is None:
+        yield f"the severity {words[0]!r} is not a known word: it counts as warning"
 
 
 def _is_end(said: str) -> bool:

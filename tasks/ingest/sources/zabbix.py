@@ -34,6 +34,13 @@ _EVENT_FIELDS = frozenset(
         *("event_recovery_date", "event_recovery_time", "event_timestamp", "event_update_action"),
     )
 )
+_TRIGGER_FIELDS = frozenset(
+    (
+        *("trigger_id", "trigger_name", "trigger_severity", "trigger_nseverity", "trigger_status", "trigger_value"),
+        *("trigger_expression", "trigger_tags", "trigger_hostgroup_name", "trigger_template_name"),
+    )
+)
+"""Fields that only Zabbix has. Others, such as Honeycomb, have a trigger_url and a trigger_description too."""
 _NAME = ("trigger_name", "event_name", "name", "alert_subject", "subject")
 _SEVERITY = (
     *("event_update_nseverity", "event_update_severity", "event_severity", "event_nseverity"),
@@ -90,7 +97,7 @@ def _bid(body: JsonObject) -> int:
     """The bid for a body whose parameters have their usual names."""
     triggers = sum(name.startswith("trigger_") for name in body)
     events = sum(name in _EVENT_FIELDS for name in body)
-    fits = triggers > 0 or ("event_id" in body and events > 0)
+    fits = not _TRIGGER_FIELDS.isdisjoint(body) or ("event_id" in body and events > 0)
     if not fits or not (Fields(body).name(*_NAME) or _other_subject(body)):
         return NOT_MINE
     return VENDOR + VENDOR * (triggers + events + ("event_id" in body))
