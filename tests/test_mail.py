@@ -296,7 +296,11 @@ def test_the_words_of_a_subject(began: str, ended: str, name: str, severity: str
 
 @pytest.mark.parametrize(
     "subject",
-    ["Backup not successful", "Disk is not OK", "Cron <root@db-1> /bin/backup", "DegradedArray event on /dev/md0:db-1"],
+    [
+        *("Backup not successful", "Disk is not OK", "Issue not yet fixed", "Server is backing up", "Will be restored"),
+        *("Failed to be cleared", "[OK to ignore] disk full", "Cron <root@db-1> /bin/backup", "Success rate below 90%"),
+        *("DegradedArray event on /dev/md0:db-1", "[Error] Backup OK?", "Unable to get back online", "Follow up"),
+    ],
 )
 def test_what_is_not_clearly_an_end_fires(subject: str) -> None:
     assert read_subject(subject).status is AlertStatus.FIRING

@@ -47,7 +47,15 @@ _AFTER_IS = re.compile(
 _LAST = re.compile(rf"(?:^|[\s:,|(–—-])\(?({_WORDS})\b[\s!.*)\]✅❌🔥🚨]*$", re.IGNORECASE)
 _BEFORE_REASON = re.compile(rf":\s[^:]*?\b({_WORDS})\s*:\s", re.IGNORECASE)
 """As in `vzdump backup status (pve): backup failed: no space left`: the reason differs each time."""
-_DENIED = re.compile(r"\b(?:not|never|no|un|isn't|non)[\s-]*$", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:not|never|no|yet|un|isn't|wasn't|won't|non|cannot|unable|will|until|if|when|before|to be|fail(?:s|ed)? to)\b"
+    r"[\w\s-]{0,24}$",
+    re.IGNORECASE,
+)
+"""Before a word, in the last few words: then it does not say what is. A page too many is better than one too few."""
+_ENDING_BRACKET = re.compile(
+    rf"\W*(?:{'|'.join(_ENDS.split())})(?:\s*[\W\d]*$|\s*[:,#({{\d]|\s+(?:on|in|after|by)\b)", re.IGNORECASE
+)
 
 _WORD = re.compile(r"[^\W\d_]+")
 _HOSTS = (
@@ -116,6 +124,8 @@ def _without_leading(subject: str) -> tuple[str, list[str]]:
         if bracket := _BRACKET.match(rest):
             inside = [word.lower() for word in _WORD.findall(bracket[1])]
             known = [word for word in inside if word in _BEGINS_SET or word in _ENDS_SET or word in _LEVELS.split()]
+            if not _BEGINS_SET.intersection(known) and not _ENDING_BRACKET.match(bracket[1]):
+                known = [word for word in known if word not in _ENDS_SET]  # as in `[OK to ignore]`
             words += known
             kept += [] if known else [bracket[0].strip()]
             rest = rest[bracket.end() :]
@@ -137,6 +147,8 @@ def _without_later(rest: str) -> tuple[str, str, list[str]]:
     for pattern in (_AFTER_IS, _LAST):
         found = pattern.search(name)
         if found is None or _DENIED.search(name[: found.start(1)]):
+            continue
+        if found[1] == "up" and pattern is _LAST and found[0].startswith(" "):  # as in `is backing up`
             continue
         words.append(found[1].lower())
         name = f"{name[: found.start()]}{name[found.end() :]}"
