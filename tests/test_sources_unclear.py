@@ -13,7 +13,7 @@ from service.cli import main
 from tasks.ingest.sources import SOURCES, bids_for, parse_push, unknown_words
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapped import source_of
-from tasks.ingest.sources.mapping_text import parse_mapping
+from tasks.ingest.sources.mapping_text import BadMapping, parse_mapping
 
 LAMP = {"message": "Lamp L1 is dark", "lamp": "L1"}
 
@@ -123,6 +123,11 @@ def test_a_draft_takes_a_mode_and_a_rank_for_what_they_are(sent: dict[str, Any])
     assert fields == {"status": "mode", "severity": "rank", "fingerprint": "no"}
     assert not any(each.startswith("=") for each in found["when"]["has"])
     assert not {"mode", "rank"} & set(found["alert"].get("labels", {}))
+
+
+def test_a_condition_of_constants_alone_is_refused() -> None:
+    with pytest.raises(BadMapping, match="holds for the bodies of all senders"):
+        parse_mapping({"name": "x", "when": {"has": ["=Alert of x"]}, "alert": {"name": "a"}})
 
 
 def test_a_list_beside_an_alert_is_no_list_of_alerts() -> None:

@@ -136,8 +136,8 @@ def _list_in(body: JsonObject, around: Sequence[_Field]) -> tuple[str, JsonObjec
         return named
     if _alert(around, []).keys() & {"name", "status"} or any(_is_sentence(each.value) for each in around):
         return None
-    alert, expression, first = max(found, key=lambda each: len(each[0]), default=({}, "", {}))
-    return (expression, first) if alert else None
+    best = max(found, key=lambda each: len(each[0]), default=None)
+    return best[1:] if best is not None and best[0] else None
 
 
 def _alert(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
