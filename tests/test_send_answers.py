@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestration.errors import BadSetting
 from service.cli.main import app
 from service.cli.send import EMPTY, KEPT
 from service.sending import Door, Message, NotNow, Outcome, Spool
@@ -195,6 +196,15 @@ def test_an_alert_that_cannot_be_kept_is_sent_all_the_same(
     said = capsys.readouterr().err
     assert "send an API key" in said  # the real cause comes first
     assert "Nor can it be kept" in said
+
+
+def test_a_folder_that_cannot_be_written_is_named(home: Path) -> None:
+    assert send("x") == KEPT
+    (home / "spool" / ".lock").unlink()
+    (home / "spool" / ".lock").mkdir()
+    with pytest.raises(BadSetting, match=r"spool/\.lock cannot be used"):
+        send("--flush")
+    assert send("y") == KEPT
 
 
 def test_the_time_bounds_all_of_it(home: Path) -> None:

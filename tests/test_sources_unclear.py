@@ -11,6 +11,9 @@ import pytest
 from orchestration.errors import Unreadable
 from service.cli import main
 from tasks.ingest.sources import SOURCES, bids_for, parse_push, unknown_words
+from tasks.ingest.sources.draft import draft_of
+from tasks.ingest.sources.mapped import source_of
+from tasks.ingest.sources.mapping_text import BadMapping, parse_mapping
 
 LAMP = {"message": "Lamp L1 is dark", "lamp": "L1"}
 
@@ -86,6 +89,50 @@ def test_two_sensors_with_the_same_text_are_two_incidents() -> None:
 )
 def test_a_field_about_triggers_does_not_make_a_body_zabbix(sent: dict[str, Any]) -> None:
     assert "zabbix" not in bids_for(sent, SOURCES)
+
+
+def drafted(sent: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = draft_of(sent, name="lighthouse")
+    source = source_of(parse_mapping(found))
+    assert source.bid(sent)
+    assert not source.bid({"other": 1})
+    assert source.parse(sent).alerts
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sent", "path"),
+    [
+        ({"lighthouse": {"version": 3}, "lamps": [{"id": "L1", "site": "north"}, {"id": "L2"}]}, "lamps"),
+        ({"batch": 7, "data": {"rows": [{"ref": 9, "mode": "RAISED"}], "tags": [{"x": "y"}]}}, "data.rows"),
+        ({"v": 1, "tags": [{"x": "y"}], "events-now": [{"no": 1, "rank": "A", "mode": "DARK"}]}, '"events-now"'),
+    ],
+)
+def test_a_draft_finds_a_list_of_alerts_without_names(sent: dict[str, Any], path: str) -> None:
+    found = drafted(sent)
+    assert found["alerts"] == path
+    assert found["when"]["has"][0] == path
+
+
+@pytest.mark.parametrize(
+    "sent", [{"kettle": "k1", "no": 4711, "mode": "RAISED", "rank": "A"}, {"alarm": {"no": 1, "mode": "x", "rank": 3}}]
+)
+def test_a_draft_takes_a_mode_and_a_rank_for_what_they_are(sent: dict[str, Any]) -> None:
+    found = drafted(sent)
+    fields = {name: str(found["alert"][name]).rpartition(".")[2] for name in ("status", "severity", "fingerprint")}
+    assert fields == {"status": "mode", "severity": "rank", "fingerprint": "no"}
+    assert not any(each.startswith("=") for each in found["when"]["has"])
+    assert not {"mode", "rank"} & set(found["alert"].get("labels", {}))
+
+
+def test_a_condition_of_constants_alone_is_refused() -> None:
+    with pytest.raises(BadMapping, match="holds for the bodies of all senders"):
+        parse_mapping({"name": "x", "when": {"has": ["=Alert of x"]}, "alert": {"name": "a"}})
+
+
+def test_a_list_beside_an_alert_is_no_list_of_alerts() -> None:
+    sent = {"alarm": {"what": "Boiler 3 is too hot", "mode": "RAISED"}, "sensors": [{"id": 1, "state": "odd"}]}
+    assert "alerts" not in drafted(sent)
 
 
 @pytest.mark.parametrize(

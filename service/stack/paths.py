@@ -231,9 +231,9 @@ def require_passage(folder: Path, account: Account) -> None:
     """
     if (closed := closed_folder(folder, account)) is not None:
         raise BadSetting(
-            f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: run "
-            f"`chmod a+x {shlex.quote(str(closed))}`, or set ALERT_PIPELINE_HOME to a folder that other users can "
-            "reach, such as /var/lib/alert-pipeline."
+            f"PostgreSQL runs as user {account.name}, who cannot pass through {closed}: "
+            f"run `chmod a+x {shlex.quote(str(closed))}`, "
+            "or set ALERT_PIPELINE_HOME to a folder that other users can reach, such as /var/lib/alert-pipeline."
         )
 
 

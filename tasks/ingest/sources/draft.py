@@ -28,12 +28,18 @@ _LIVE = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*|.*\d{4,}.*", re.IGNORECASE)
 _WORDS: dict[str, Sequence[str]] = {
     "name": (
         *("alertname", "rulename", "checkname", "monitorname", "name", "title", "rule", "check", "monitor", "alarm"),
-        *("subject", "event", "summary", "headline", "message", "text"),
+        *("subject", "event", "summary", "headline", "message", "text", "what"),
     ),
-    "severity": ("severity", "priority", "level", "urgency", "criticality", "importance"),
-    "status": ("status", "state", "condition", "transition", "alertstate", "phase", "action", "eventtype"),
+    "severity": (
+        *("severity", "priority", "level", "urgency", "criticality", "importance", "impact", "prio", "sev", "rank"),
+        *("grade", "class"),
+    ),
+    "status": (
+        *("status", "state", "condition", "transition", "alertstate", "phase", "action", "eventtype", "mode", "kind"),
+    ),
     "fingerprint": (
         *("fingerprint", "dedupkey", "alertid", "incidentid", "checkid", "monitorid", "ruleid", "uuid", "key", "id"),
+        *("reference", "ref", "number", "no", "nr"),
     ),
     "description": ("description", "message", "details", "detail", "text", "body", "reason", "summary", "output"),
     "started_at": ("startedat", "startsat", "startedon", "start", "firedat", "since", "openedat", "createdat"),
@@ -41,6 +47,8 @@ _WORDS: dict[str, Sequence[str]] = {
     "occurred_at": ("occurredat", "timestamp", "time", "updatedat", "date", "datetime", "at"),
 }
 """The names, squashed, by which a field is found; the first that fits counts."""
+_AMBIGUOUS = frozenset({"id", "ref", "no", "nr", "sev", "rank", "what", "kind", "class"})
+"""Words that at the end of a longer name may be anybody's."""
 _HOST = ("host", "hostname", "node", "instance", "server", "machine", "device", "vm")
 _SERVICE = ("service", "servicename", "app", "application", "component", "project", "job")
 
@@ -72,7 +80,7 @@ def draft_of(payload: object, *, name: str) -> JsonObject:
         raise BadInput("a mapping describes JSON objects with fields, and this is none")
     around = list(_fields_of(body))
     is_one = {"name", "status"} <= _alert([each for each in around if len(each.path) == 1], []).keys()
-    listed = None if is_one else _list_in(body)
+    listed = None if is_one else _list_in(body, around)
     fields = around if listed is None else list(_fields_of(listed[1]))
     alert = _alert(fields, around if listed is not None else [])
     if not fields:
@@ -109,16 +117,27 @@ def _fields_of(value: JsonObject) -> Iterator[_Field]:
         level = inner
 
 
-def _list_in(body: JsonObject) -> tuple[str, JsonObject] | None:
-    """The list of alerts: one whose first member has a name, at the top or one level below. None means that none is."""
+def _list_in(body: JsonObject, around: Sequence[_Field]) -> tuple[str, JsonObject] | None:
+    """The list of alerts, at the top or one level below. None means that none is.
+
+    It is one whose first member has a name. If what is around the lists says nothing of an alert either, it is the
+    list whose members say the most.
+    """
     places: list[tuple[tuple[str, ...], JsonObject]] = [((), body)]
     places += [((key,), value) for key, value in body.items() if isinstance(value, dict)]
-    for path, place in places:
-        for key, value in place.items():
-            first = value[0] if isinstance(value, list) and value else None
-            if isinstance(first, dict) and "name" in _alert(list(_fields_of(first)), []):
-                return expression_of((*path, key)), first
-    return None
+    lists = [
+        (expression_of((*path, key)), value[0])
+        for path, place in places
+        for key, value in place.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
+    found = [(_alert(list(_fields_of(first)), []), expression, first) for expression, first in lists]
+    if named := next(((expression, first) for alert, expression, first in found if "name" in alert), None):
+        return named
+    if _alert(around, []).keys() & {"name", "status"} or any(_is_sentence(each.value) for each in around):
+        return None
+    best = max(found, key=lambda each: len(each[0]), default=None)
+    return best[1:] if best is not None and best[0] else None
 
 
 def _alert(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
@@ -165,8 +184,7 @@ def _best(target: str, words: Sequence[str], fields: Sequence[_Field]) -> _Field
     able = [each for each in fields if _can_be(target, each.value)]
     for fits in (str.__eq__, str.endswith):
         for word in words:
-            # `id` at the end of a longer name may be anybody's.
-            if word == "id" and fits is str.endswith:
+            if word in _AMBIGUOUS and fits is str.endswith:
                 continue
             if (found := next((each for each in able if fits(each.name, word)), None)) is not None:
                 return found
@@ -179,7 +197,7 @@ def _can_be(target: str, value: JsonValue) -> bool:
     if target in ("name", "description"):
         return isinstance(value, str) and web_address(value) == "" and moment(value) is None
     if target == "severity":
-        return known_severity(value) is not None or (isinstance(value, str) and len(value) <= _LONGEST_LABEL)
+        return known_severity(value) is not None or len(text(value)) <= _LONGEST_LABEL
     return web_address(value) == "" and moment(value) is None
 
 
@@ -202,6 +220,7 @@ def _when(body: JsonObject, alert: JsonObject, listed: tuple[str, JsonObject] | 
         has: list[JsonValue] = [listed[0], *own[:3]]
         return {"has": has}
     asked = [text(alert[field]) for field in ("name", "status", "fingerprint") if field in alert]
+    asked = [each for each in asked if not each.startswith("=")]  # a constant is in every body
     tops = [expression_of((key,)) for key, value in body.items() if is_visible(text(value))]
     asked += [top for top in tops if not any(each == top or each.startswith(f"{top}.") for each in asked)]
     return {"has": list[JsonValue](asked[:4])}

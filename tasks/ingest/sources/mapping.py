@@ -87,8 +87,12 @@ class Condition(_Part):
         Raises:
             ValueError: it asks for nothing, or an expression is wrong.
         """
-        if not self.has and not self._equal:
-            raise ValueError("a condition needs `has` or `equals`: otherwise it holds for the bodies of all senders")
+        asked = [*self.has, *(expression for expression, _ in self._equal)]
+        if all(each.is_constant for each in asked):
+            raise ValueError(
+                "a condition needs `has` or `equals` with a field of the body: "
+                "otherwise it holds for the bodies of all senders"
+            )
 
     @cached_property
     def _equal(self) -> tuple[tuple[Expression, tuple[str, ...]], ...]:
