@@ -17,12 +17,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect_warm_worker import AllowedFlows, WarmProcessWorker
+from prefect_warm_worker.execution import Execution
 from prefect_warm_worker.settings import WarmWorkerSettings
 
 from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
 from flows.services import flow_services, use_services
 from orchestration.embedded_stack import find_database_url
+from orchestration.engine.execution import executions
 from orchestration.engine.waits import Slot
 from orchestration.errors import BadSetting, Unavailable
 from orchestration.settings import Settings, load_settings
@@ -137,6 +139,10 @@ class WarmWorker(WarmProcessWorker):
                 yield
             finally:
                 self._slots.discard(slot)
+
+    def may_stop(self, execution: Execution) -> bool:
+        """Runs of alerts are stopped by the watch over Prefect, which also says so in their row."""
+        return str(execution.id) not in executions()
 
     @property
     def free_slots(self) -> int:

@@ -132,9 +132,14 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         return self._allowed.find(deployment)
 
     def around(self, flow_run: FlowRun) -> AbstractContextManager[object]:
-        """What surrounds the execution of a flow run, such as resources that all runs share."""
+        """What surrounds the execution of a flow run, such as shared resources."""
         del flow_run
         return nullcontext()
+
+    def may_stop(self, execution: Execution) -> bool:
+        """Whether this worker stops a run that was cancelled or suspended. False means that something else does."""
+        del execution
+        return True
 
     @property
     def free_slots(self) -> int:
@@ -402,7 +407,8 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
                 async with asyncio.timeout(self.own_settings.watch_seconds):
                     await self._attend.wait()
             self._attend.clear()
-            await stop_what_was_stopped(self._shared_client, self._executions.values())
+            watched = [execution for execution in self._executions.values() if self.may_stop(execution)]
+            await stop_what_was_stopped(self._shared_client, watched)
             await self._report_ends()
 
     async def _keep_up(self, duty: Callable[[], Awaitable[None]]) -> None:

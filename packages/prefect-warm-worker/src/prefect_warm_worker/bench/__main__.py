@@ -222,10 +222,16 @@ def _print_table(measured: Sequence[Figures], options: argparse.Namespace) -> No
         print(f"| {one.name} | {median:.2f} s | {spread} | {one.per_second:.2f} | {one.load:.1f} |")
 
 
+def _end(number: int, frame: object) -> None:
+    """End on a signal, with what was started."""
+    del frame
+    sys.exit(128 + number)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it has started ends with it
+    signal.signal(signal.SIGTERM, _end)
     asyncio.run(main())
