@@ -34,7 +34,7 @@ LAMP = {"message": "Lamp L1 is dark", "lamp": "L1"}
 def test_a_text_with_a_state_in_unknown_words_is_not_understood(state: dict[str, str], field: str) -> None:
     sent = {field: "Lamp L1 is dark", "lamp": "L1", **state}
     for source in (None, "generic", "grafana"):
-        with pytest.raises(Unreadable, match="has the unknown word"):
+        with pytest.raises(Unreadable, match="a word that is not known"):
             parse_push(sent, source=source)
 
 
@@ -67,6 +67,19 @@ def test_a_text_alone_or_a_name_is_a_page(more: dict[str, Any]) -> None:
 def test_a_known_end_is_an_end(end: str) -> None:
     (alert,) = parse_push(LAMP | {"status": end}).alerts
     assert not alert.firing
+
+
+@pytest.mark.parametrize("state", [{"NodeStatus": "Up"}, {"event_state": "Closed", "severity": "info"}])
+def test_the_end_of_an_alert_that_nothing_names_is_not_understood(state: dict[str, str]) -> None:
+    with pytest.raises(Unreadable, match="may be the end of an alert"):
+        parse_push(LAMP | state)
+
+
+def test_a_state_is_no_label_and_the_id_of_a_sensor_is_the_alert() -> None:
+    sent = {"message": "timeout", "status": "Down", "sensorid": "2101", "NodeState": "a"}
+    began, ended = (parse_push(sent | more).alerts[0] for more in ({}, {"message": "OK", "status": "Up"}))
+    assert (began.fingerprint, ended.firing) == (ended.fingerprint, False)
+    assert "NodeState" not in began.labels
 
 
 def test_two_sensors_with_the_same_text_are_two_incidents() -> None:

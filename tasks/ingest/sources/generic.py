@@ -37,6 +37,7 @@ from tasks.ingest.sources.status import (
     is_known_status,
     is_state,
     status_in,
+    status_of,
     unknown_severity,
     unknown_status,
 )
@@ -76,7 +77,7 @@ _OCCURRED = (
 _ENDED = ("ended_at", "endsAt", "ends_at", "resolved_at")
 _FINGERPRINT = ("fingerprint", "dedup_key")
 _GROUP = ("incident_key", "group_key", "groupKey")
-_CHECK_ID = ("check_id", "checkId", "check_uuid", "monitor_id", "monitorId", "monitorID")
+_CHECK_ID = ("check_id", "checkId", "check_uuid", "monitor_id", "monitorId", "monitorID", "sensor_id")
 """Ids of what is checked. The name beside them may have a live value in it."""
 _REASON = ("state_reason", "stateReason", "status_reason", "reason", "resolve_reason", "close_reason")
 _LINKS = {
@@ -166,16 +167,21 @@ def _unclear(flat: JsonObject) -> str:
     """
     if _text_in(flat, _LAST_NAMES) != _text_in(flat, _TEXTS):
         return ""
-    states = {name: value for name, value in flat.items() if isinstance(value, str) and _says_state(name)}
-    unknown = next((name for name, value in states.items() if not is_known_status(value)), None)
-    if unknown is None or any(name in _STATUS and is_known_status(states[name]) for name in states):
+    states = {name: value for name, value in flat.items() if _says_state(name, value)}
+    if any(name in _STATUS and is_known_status(value) for name, value in states.items()):
         return ""
-    return f"{unknown} has the unknown word {one_line_text(states[unknown], 60)!r}, and no field names the alert"
+    for name, value in states.items():
+        said = f"{name} says {one_line_text(value, 60)!r}"
+        if not is_known_status(value):
+            return f"{said}, a word that is not known, and no field names the alert"
+        if status_of(value) is AlertStatus.RESOLVED:
+            return f"{said}, which may be the end of an alert, and no field names the alert"
+    return ""
 
 
-def _says_state(name: str) -> bool:
+def _says_state(name: str, value: JsonValue) -> bool:
     spelled = squashed(name)
-    return spelled.endswith(_STATE_WORDS) and not spelled.startswith(_WAS)
+    return isinstance(value, str) and spelled.endswith(_STATE_WORDS) and not spelled.startswith(_WAS)
 
 
 def unknown_words(body: JsonObject) -> Iterator[str]:
@@ -288,7 +294,13 @@ def _described(item: JsonObject, shared: JsonObject) -> tuple[dict[str, str], di
 def _is_identity(key: str, value: JsonValue) -> bool:
     if key in _IDENTITY:
         return True
-    if key in _NO_IDENTITY or is_state(key, value) or isinstance(value, float | dict | list) or _CHANGES.fullmatch(key):
+    if (
+        key in _NO_IDENTITY
+        or is_state(key, value)
+        or _says_state(key, value)
+        or isinstance(value, float | dict | list)
+        or _CHANGES.fullmatch(key)
+    ):
         return False
     return isinstance(value, str | bool) or not _MEASURED.fullmatch(key)
 
