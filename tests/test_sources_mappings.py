@@ -89,7 +89,7 @@ EXPECTED = {
     "prefect/firing_late": ("Flow orders/nightly", Severity.WARNING, "prefect.deployment.37ca4a08"),
     "prefect/firing_long": ("Flow orders/nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08"),
     "prefect/firing_pool": ("Work pool default", Severity.CRITICAL, "prefect.work-pool.4dfa1a53"),
-    "prefect/firing_served": ("Deployment nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08/process"),
+    "prefect/firing_served": ("Deployment orders/nightly", Severity.CRITICAL, "prefect.deployment.37ca4a08/process"),
     "proxmox/firing": ("Proxmox vzdump", Severity.CRITICAL, "vzdump:pve-1:backup-7"),
     "proxmox/firing_fencing": ("Proxmox fencing", Severity.CRITICAL, "fencing:pve-1:"),
     "proxmox/firing_replication": ("Proxmox replication", Severity.CRITICAL, "replication:pve-1:101-0"),

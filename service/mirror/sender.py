@@ -192,8 +192,10 @@ def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None 
 
     It names no `flow_run` and the like, for which Prefect asks its own API, but the work pool, which is seldom needed.
     """
-    # What a proactive trigger reports happens when it fires, and not at its last event.
-    moment = "event.occurred" if limit is None else "firing.triggered"
+    # What a proactive trigger reports is true from the limit on. It may fire later than that, and after the run's end.
+    past = "" if limit is None else f" + {limit.total_seconds():g}"
+    moment = f"event.occurred.fromtimestamp(event.occurred.timestamp(){past}, event.occurred.tzinfo)"
+    moment = "event.occurred" if limit is None else f"({moment} if event and event.occurred else firing.triggered)"
     link = json.dumps(watched.ui_url.rstrip("/"))[1:-1].replace("{", "%7B") + page if watched.ui_url else ""
     within = "" if limit is None else length_in_words(limit.total_seconds())
     tags = (

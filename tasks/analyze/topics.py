@@ -82,7 +82,7 @@ VAGUE_WORDS: dict[Topic, frozenset[str]] = {
     Topic.CPU: names_in("load load1 load5 core cores throttling throttled steal"),
     Topic.CERTIFICATE: names_in("tls expiry expires expired expiring handshake"),
     Topic.DNS: names_in("resolve resolving lookup lookups"),
-    Topic.CONNECTIONS: names_in("connection pool sessions locks descriptors"),
+    Topic.CONNECTIONS: names_in("connection sessions locks descriptors"),
     Topic.BACKLOG: names_in("pending consumer consumers messages jobs waiting undeliverable"),
     Topic.DEPLOY: names_in("release released version canary"),
     Topic.DEPENDENCY: names_in("backend backends"),
@@ -118,7 +118,8 @@ PHRASES: tuple[tuple[Topic, re.Pattern[str]], ...] = tuple(
         (
             Topic.PROCESS,
             r"connection refused|segmentation fault|core dumped|exited with|back-?off restarting"
-            r"|\bnot running\b|\b(has|was|is) (stopped|terminated)\b|\bfailed to start\b|\bno process(es)?\b",
+            r"|\bnot running\b|\bno (living )?workers?\b"
+            r"|\b(has|was|is) (stopped|terminated)\b|\bfailed to start\b|\bno process(es)?\b",
         ),
     )
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +16,6 @@ from conftest import Pool, eventually
 from prefect import Flow, flow, get_run_logger, runtime, task
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import Cancelling, Scheduled, Suspended
@@ -105,11 +107,6 @@ async def began(what: str) -> None:
     await eventually(look, what)
 
 
-async def logs_of(client: PrefectClient, flow_run: FlowRun) -> str:
-    found = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])))
-    return "\n".join(log.message for log in found)
-
-
 async def test_a_run_starts_long_before_the_next_poll_and_ends_as_its_flow_does(pool: Pool) -> None:
     async with pool.worker_of(doubling, failing) as worker:
         good = await pool.start(doubling, {"number": 21})
@@ -143,7 +140,31 @@ async def test_a_flow_that_leaves_python_ends_its_own_run_alone(pool: Pool) -> N
         assert (await pool.end_of(await pool.start(doubling, {"number": 1}))).type is StateType.COMPLETED
 
 
-async def test_what_runs_at_the_same_time_prints_into_its_own_log(pool: Pool, client: PrefectClient) -> None:
+class LogLines(logging.Handler):
+    """What flow runs log, by the run's id, as Prefect's own handlers get it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = defaultdict[str, list[str]](list)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found[str(getattr(record, "flow_run_id", ""))].append(record.getMessage())
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
+    handler, names = LogLines(), ("prefect.flow_runs", "prefect.flow_runs.worker")
+    for name in names:
+        caplog.set_level(logging.INFO, logger=name)  # whatever the environment says
+        logging.getLogger(name).addHandler(handler)
+    yield handler
+    for name in names:
+        logging.getLogger(name).removeHandler(handler)
+
+
+async def test_what_runs_at_the_same_time_prints_into_its_own_log(
+    pool: Pool, client: PrefectClient, log_lines: LogLines
+) -> None:
     async with pool.worker_of(printing):
         deployment = await pool.deploy(printing)
         texts = [f"text {number}" for number in range(4)]
@@ -152,16 +173,10 @@ async def test_what_runs_at_the_same_time_prints_into_its_own_log(pool: Pool, cl
         ]
         for flow_run in started:
             assert (await pool.end_of(flow_run)).type is StateType.COMPLETED
-
-        async def logged() -> list[str]:
-            found = [await logs_of(client, flow_run) for flow_run in started]
-            return found if all(one.count("text") == 2 for one in found) else []
-
-        found = await eventually(logged, "the logs")
-
-    for text, log in zip(texts, found, strict=True):
-        assert {line for line in log.splitlines() if "text" in line} == {text, f"logged {text}"}
-        assert "executes this flow run in its own process" in log
+    for text, flow_run in zip(texts, started, strict=True):
+        lines = log_lines.found[str(flow_run.id)]
+        assert {line for line in lines if "text" in line} == {text, f"logged {text}"}
+        assert any("executes this flow run in its own process" in line for line in lines)
 
 
 @pytest.mark.parametrize("stuck", [waiting, turning], ids=["async", "thread"])

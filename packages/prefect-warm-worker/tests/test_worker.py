@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -104,6 +105,7 @@ async def test_runs_go_on_while_prefect_is_away_and_others_start_when_it_is_back
 
     with temporary_settings({PREFECT_API_URL: cable.api_url, PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with pool.worker_of(until_told, quick) as worker:
+            caplog.set_level(logging.INFO, logger=worker._logger.name)  # whatever the environment says
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 5}):  # SQLite is busy now and then
                 lost = await pool.start(until_told, {"name": "lost"})
             await began("lost")
@@ -126,9 +128,9 @@ async def test_runs_go_on_while_prefect_is_away_and_others_start_when_it_is_back
 
 @contextlib.contextmanager
 def worker_command(
-    folder: Path, api_url: str, home: Path, pool: str, **environment: str
+    folder: Path, api_url: str, home: Path, pool: str, *, in_background: bool = False, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`prefect worker start`, as its user types it."""
+    """`prefect worker start`, as its user types it, or as a script starts it with `&`."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "warm-process"],
@@ -136,6 +138,7 @@ def worker_command(
             cwd=folder,
             stdout=log,
             stderr=log,
+            preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,
         )
     try:
         yield process
@@ -145,15 +148,17 @@ def worker_command(
         process.wait()
 
 
+@pytest.mark.parametrize("in_background", [False, True], ids=["terminal", "background"])
 async def test_prefects_own_commands_start_a_worker_that_ends_in_order(
-    client: PrefectClient, pool: Pool, api_url: str, prefect_home: Path, tmp_path: Path
+    client: PrefectClient, pool: Pool, api_url: str, prefect_home: Path, tmp_path: Path, *, in_background: bool
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "import asyncio\nfrom prefect import flow\n@flow\nasync def short(): print('hello')\n"
         "@flow\nasync def long(): await asyncio.sleep(60)\n"
     )
     flows = {"WARM_WORKER_FLOWS": "mine.py:short, mine.py:long", "WARM_WORKER_GRACE_SECONDS": "0.5"}
-    with worker_command(tmp_path, api_url, prefect_home, pool.name, **flows) as process:
+    command = worker_command(tmp_path, api_url, prefect_home, pool.name, in_background=in_background, **flows)
+    with command as process:
 
         async def there() -> bool:
             assert process.poll() is None, (tmp_path / "log").read_text()

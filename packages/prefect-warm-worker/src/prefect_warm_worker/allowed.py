@@ -64,7 +64,7 @@ class AllowedFlows:
             try:
                 flows[name] = loader.load(name)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything when it is imported
-                problems.append(f"  {name}: {_cause(error)}")
+                problems.append(f"  {name} : {_cause(error)}")  # `:x:` would be an emoji on Prefect's terminal
         if problems:
             raise CannotLoadFlows("\n".join(["These flows of WARM_WORKER_FLOWS cannot be imported:", *problems]))
         return cls(flows)

@@ -29,6 +29,7 @@ from prefect_warm_worker.execution import Execution, Why, name_result_storage
 from prefect_warm_worker.internals import ask_each_run_for_its_intent, keep_own_sigterm_handler
 from prefect_warm_worker.job_variables import refuse_job_variables
 from prefect_warm_worker.settings import WarmWorkerSettings
+from prefect_warm_worker.sigint import hear_sigint
 from prefect_warm_worker.unreported import Unreported
 from prefect_warm_worker.watch import listen, stop_what_was_stopped
 
@@ -167,6 +168,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         printer(f"This worker executes {', '.join(self._allowed.names)}, at most {self._limit} runs at once")
         load_prefect_collections()  # the first heartbeat would import them, and block the event loop
         keep_own_sigterm_handler()
+        hear_sigint()
         ask_each_run_for_its_intent()
         async with AsyncExitStack() as opening:
             # Prefect patches print() for each run and restores what it found: of two runs at once, the first to end
