@@ -154,36 +154,36 @@ async def fold_storms(services: StormServices) -> Folded:
             return Folded(backlog.latest, storm=is_storm)
         limit = min(max(BATCH, rule.threshold + 1), storms.MOST_READ)
         runs = await storms.list_waiting(tx, limit)
-        waiting, repeat = await asyncio.to_thread(_read, runs, policy)
+        waiting, repeats = await asyncio.to_thread(_read, runs, policy)
         folded = await _fold_batch(tx, waiting, rule, opened)
     _signal(services.signals, folded)
     # What waits behind a full batch, or repeats an alert of it, may belong to the storm. If nothing of the batch does,
-    # nothing waits for it.
-    if folded and repeat is not None:
-        return Folded(repeat - 1, more=True, storm=True)
+    # nothing waits for it; nor does it for a few alerts that come again and again.
+    if folded and 0 < len(repeats) <= len(folded):
+        return Folded(repeats[0] - 1, more=True, storm=True)
     more = bool(folded) and len(runs) == limit
     return Folded(runs[-1].id if more else backlog.latest, more=more, storm=True)
 
 
-def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> tuple[list[Waiting], int | None]:
-    """What the runs say, and the number of the first that repeats an alert, which waits for the next batch.
+def _read(runs: Sequence[WaitingRun], policy: ActivePolicy | None) -> tuple[list[Waiting], list[int]]:
+    """What the runs say, and the numbers of those that repeat an alert, which are for the next batch.
 
-    From such a run on its key waits, and from one that says something special its key is left alone.
+    From such a run on its key is for the next batch, and from one that says something special it is left alone.
     """
     found: list[Waiting] = []
-    left, seen, repeat = set[tuple[str, str]](), set[tuple[str, str, str]](), None
+    left, seen, repeats = set[tuple[str, str]](), set[tuple[str, str, str]](), list[int]()
     for run in runs:
         key = (run.environment, run.incident_key)
         one = None if key in left else _read_one(run, policy)
         is_repeat = one is not None and not seen.isdisjoint(one.alerts)
-        if is_repeat and repeat is None:
-            repeat = run.id
+        if is_repeat:
+            repeats.append(run.id)
         if one is None or is_repeat:
             left.add(key)
             continue
         seen |= one.alerts
         found.append(one)
-    return found, repeat
+    return found, repeats
 
 
 def _read_one(run: WaitingRun, policy: ActivePolicy | None) -> Waiting | None:
