@@ -15,6 +15,8 @@ import pytest
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect_warm_worker import AllowedFlows, WarmProcessWorker
 from prefect_warm_worker.bench.server import open_server
@@ -25,6 +27,19 @@ T = TypeVar("T")
 # A developer's own must not leak into what the tests start.
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "WARM_WORKER_"))]:
     del os.environ[_name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def own_services() -> AsyncIterator[None]:
+    """What sends events and logs keeps the server of whoever began it, and other tests of this process have another."""
+
+    async def end() -> None:
+        for service in (EventsWorker, APILogWorker):
+            await service.drain_all(timeout=10, at_exit=False)  # pyright: ignore[reportGeneralTypeIssues]
+
+    await end()
+    yield
+    await end()
 
 
 @pytest.fixture(scope="session")
