@@ -225,7 +225,9 @@ async def test_an_end_that_is_executed_before_the_storm_that_has_its_alert_ends_
     assert [message.status for message in channel.messages] == ["firing", "resolved"]
 
 
-async def test_an_end_waits_for_the_huge_push_that_has_its_alert(services: Services, channel: MemoryChannel) -> None:
+async def test_an_end_that_overtakes_the_huge_push_with_its_alert_ends_it(
+    services: Services, channel: MemoryChannel
+) -> None:
     services = replace(services, settings=services.settings.model_copy(update={"max_incidents_per_push": 50}))
     await accept(services, 60, severity="warning")
     await accept(services, 1, first=7, severity="warning", status="resolved")

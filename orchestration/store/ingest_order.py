@@ -46,11 +46,11 @@ _FIRST_TWO = (
     .limit(2)
 )
 _OWN = select(_T.id).where(_T.run_id == bindparam("wanted"))
-# One list of ids: with two conditions joined by OR PostgreSQL reads the whole table.
 _STORM_WAITS = literal_column(
     f"exists (select from pipeline_run as storm where awaits_ingest and starts_with(incident_key, '{STORM_KEY}'))",
     Boolean(),
 )
+# One list of ids: with two conditions joined by OR PostgreSQL reads the whole table.
 _NEXT = Prepared(
     select(*_QUEUED, _STORM_WAITS.label("storm_waits"))
     .where(_T.id.in_(union_all(_OWN, _FIRST_TWO.subquery().select())))

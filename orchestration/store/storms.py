@@ -231,6 +231,8 @@ _IN_STORMS = text(
 
 async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) -> dict[tuple[str, str, str], str]:
     """The keys of the storms in which these alerts fire, or are about to, by environment, source and fingerprint."""
+    if not fingerprints:  # the runs of storms that wait are large
+        return {}
     found = (await tx.execute(_IN_STORMS, {"fingerprints": list(fingerprints)})).tuples()
     return {(place, source, fingerprint): key for place, source, fingerprint, key in found}
 

@@ -187,15 +187,25 @@ def _object(fields: Mapping[str, str]) -> str:
     return f"{{{', '.join(f'{json.dumps(name)}: {value}' for name, value in fields.items())} }}"
 
 
+def _moment(limit: timedelta | None) -> str:
+    """An expression of when it happened.
+
+    What a proactive trigger reports is true from the limit on. It may fire later than that, and after the run's end.
+    """
+    if limit is None:
+        return "event.occurred"
+    past = f"event.occurred.timestamp() + {limit.total_seconds():g}"
+    return (
+        f"(event.occurred.fromtimestamp({past}, event.occurred.tzinfo) if event and event.occurred "
+        "else firing.triggered)"
+    )
+
+
 def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None = None, pool: bool = False) -> str:
     """The template of the body.
 
     It names no `flow_run` and the like, for which Prefect asks its own API, but the work pool, which is seldom needed.
     """
-    # What a proactive trigger reports is true from the limit on. It may fire later than that, and after the run's end.
-    past = "" if limit is None else f" + {limit.total_seconds():g}"
-    moment = f"event.occurred.fromtimestamp(event.occurred.timestamp(){past}, event.occurred.tzinfo)"
-    moment = "event.occurred" if limit is None else f"({moment} if event and event.occurred else firing.triggered)"
     link = json.dumps(watched.ui_url.rstrip("/"))[1:-1].replace("{", "%7B") + page if watched.ui_url else ""
     within = "" if limit is None else length_in_words(limit.total_seconds())
     tags = (
@@ -211,7 +221,7 @@ def _payload(watched: Watched, kind: str, page: str, *, limit: timedelta | None 
         "prefect_automation": json.dumps(kind),
         "severity": json.dumps(severity.value),
         "event": _text("event.event"),
-        "occurred": _text(moment),
+        "occurred": _text(_moment(limit)),
         "id": _text("r.id"),
         "name": _text("r.name"),
         "state": _object({name: _text(f"r['prefect.state-{name}']", most) for name, most in _OF_STATE.items()}),

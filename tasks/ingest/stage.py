@@ -112,13 +112,10 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
                 if run.awaits_ingest:
                     await _record(tx, run, await runs.get_payload(tx, run.run_id), config)
                 return result, True
-            if run.id != own.id:
-                await _record(tx, run, payload, config)
-            elif config.reason is RunReason.HEARTBEAT:
-                result = await _look(tx, own, config)
-            else:
-                result = await _record(tx, own, payload, config)
-            return result, turn.more
+            if run.id == own.id and config.reason is RunReason.HEARTBEAT:
+                return await _look(tx, own, config), turn.more
+            recorded = await _record(tx, run, payload, config)
+            return recorded if run.id == own.id else result, turn.more
     except alert_store.RecordedMeanwhile:
         return None, True
     except Exception as error:

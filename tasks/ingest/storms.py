@@ -214,7 +214,7 @@ async def _fold_batch(
         rule,
         opened=opened,
         hot=hot,
-        names=await storms.names_in_storms(tx, critical) if hot and critical else {},
+        names=await storms.names_in_storms(tx, critical) if critical and any(hot.values()) else {},
         known=await storms.list_open(tx, [one.key for one in waiting]),
         members=await storms.members_of_storms(tx, ended),
     )

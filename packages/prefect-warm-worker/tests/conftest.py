@@ -145,7 +145,7 @@ async def eventually(look: Callable[[], Awaitable[T]], what: str, seconds: float
 
 
 class Cable:
-    """What lies between a worker and the server: it can be cut, and mended."""
+    """What lies between a worker and the server: it can be cut, and repaired."""
 
     def __init__(self, api_url: str) -> None:
         self._port = int(api_url.split(":")[2].partition("/")[0])
@@ -153,7 +153,7 @@ class Cable:
         self._ends: set[asyncio.StreamWriter] = set()
         self.api_url = ""
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         own = int(self.api_url.split(":")[2].partition("/")[0]) if self.api_url else 0
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", own)
         self.api_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/api"
@@ -181,6 +181,6 @@ class Cable:
 @pytest.fixture
 async def cable(api_url: str) -> AsyncIterator[Cable]:
     cable = Cable(api_url)
-    await cable.mend()
+    await cable.repair()
     yield cable
     cable.cut()

@@ -119,7 +119,7 @@ async def test_runs_go_on_while_prefect_is_away_and_others_start_when_it_is_back
                 return not worker._executions
 
             await eventually(over, "the run to end")
-            await cable.mend()
+            await cable.repair()
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 5}):
                 assert (await pool.end_of(lost)).type is StateType.CRASHED
                 assert (await pool.end_of(await pool.start(quick))).is_completed()
