@@ -14,6 +14,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,21 +128,15 @@ def make_folder(folder: Path, mode: int, *, account: Account | None = None) -> N
         BadSetting: `folder` is a link or a file, or belongs to another user.
     """
     owner = os.geteuid() if account is None else account.uid
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
+    if not _make(folder, mode, account):
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise BadSetting(f"{folder} must be a folder and is something else: move it away.") from None
+            raise BadSetting(f"{folder} must be a folder and is something else: move it away.")
         if found.st_uid != owner:
             raise BadSetting(
                 f"{folder} belongs to user {found.st_uid}, not to user {owner}: "
                 "move it away, or set ALERT_PIPELINE_HOME to another folder."
-            ) from None
-        return
-    folder.chmod(mode)
-    if account is not None and account.switches:
-        os.chown(folder, account.uid, account.gid)
+            )
 
 
 def replace_file(file: Path, text: str, mode: int) -> None:
@@ -165,9 +160,28 @@ def home_unusable(home: Path, error: OSError) -> PipelineError:
 def _make_with_parents(home: Path, mode: int) -> None:
     missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     for folder in reversed(missing):
-        with suppress(FileExistsError):  # another command was faster
-            folder.mkdir(mode=0o700)
-            folder.chmod(mode if folder == home or os.geteuid() else 0o755)
+        _make(folder, mode if folder == home or os.geteuid() else 0o755)
+
+
+def _make(folder: Path, mode: int, account: Account | None = None) -> bool:
+    """Make `folder` with `mode`, for `account`. False means that there is something already.
+
+    It gets its name when it is complete: a command that starts in the same moment takes a closed folder for a fault.
+    """
+    if os.path.lexists(folder):
+        return False
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new.chmod(mode)
+        if account is not None and account.switches:
+            os.chown(new, account.uid, account.gid)
+        new.rename(folder)
+    except OSError as error:
+        new.rmdir()
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False  # another command was faster
+    return True
 
 
 def _check_home(home: Path) -> None:
