@@ -119,14 +119,16 @@ _OVERDUE = f"""
     severity = '{Severity.CRITICAL.value}'
     and greatest(updated_at, due_at) < clock_timestamp() - make_interval(secs => :deadline)
 """
-# The alerts of a storm are recorded run by run. Those that wait for it would keep the processor from its first page.
+# The alerts of a storm are recorded run by run. Runs that wait for their turn would keep the processor from its first
+# page. A run that is worse than those before it does not wait: it records their alerts before its own.
 _NEXT_OF_STORM = f"""
     (
         not awaits_ingest or incident_key is null or not starts_with(incident_key, '{STORM_KEY}')
         or not exists (
             select from pipeline_run as earlier
             where earlier.environment = pipeline_run.environment and earlier.incident_key = pipeline_run.incident_key
-                and earlier.awaits_ingest and earlier.id < pipeline_run.id and earlier.status in {CLAIMABLE_STATUSES!r}
+                and earlier.awaits_ingest and earlier.status in {CLAIMABLE_STATUSES!r}
+                and earlier.id < pipeline_run.id and earlier.priority >= pipeline_run.priority
         )
     )
 """
