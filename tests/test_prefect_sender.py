@@ -71,11 +71,13 @@ class Installation:
             await self.client.set_flow_run_state(flow_run_id, state, force=True)
         return str(flow_run_id)
 
-    async def emit(self, event: str, resource: dict[str, str], related: list[dict[str, str]] | None = None) -> None:
-        """An event, as Prefect's server writes one of its own."""
+    async def emit(
+        self, event: str, resource: dict[str, str], related: list[dict[str, str]] | None = None, *, later: int = 0
+    ) -> None:
+        """An event, as Prefect's server writes one of its own, now or so many seconds later."""
         body = {
             "id": str(uuid4()),
-            "occurred": datetime.now(UTC).isoformat(),
+            "occurred": (datetime.now(UTC) + timedelta(seconds=later)).isoformat(),
             "event": event,
             "resource": resource,
             "related": related or [],
@@ -231,11 +233,12 @@ async def test_a_pool_without_workers_is_a_page_but_not_when_it_is_new(
     await installation.client.request("POST", "/work_pools/", json={"name": name, "type": "process"})
     try:
         found = (await installation.client.request("GET", "/work_pools/{name}", path_params={"name": name})).json()
-        await installation.emit(
-            "prefect.work-pool.not-ready",
-            {"prefect.resource.id": f"prefect.work-pool.{found['id']}", "prefect.resource.name": name},
-        )
+        pool = {"prefect.resource.id": f"prefect.work-pool.{found['id']}", "prefect.resource.name": name}
+        await installation.emit("prefect.work-pool.not-ready", pool)
         assert (await installation.next_run()).skip_reason == "ignored"
+        await installation.emit("prefect.work-pool.not-ready", pool, later=11)
+        await installation.next_run()
+        assert channel.messages[-1].title == f"[CRITICAL] Work pool {name} (test)"
     finally:
         await installation.client.delete_work_pool(name)
 

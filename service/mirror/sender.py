@@ -38,7 +38,7 @@ _TEXT, _MESSAGE = 255, 4000
 _TAGS = 30
 _OF_STATE = {"type": _TEXT, "name": _TEXT, "message": _MESSAGE}
 
-_NEW_POOL_SECONDS = 60
+_NEW_POOL_SECONDS = 10
 """Prefect reports a work pool as not ready when it is created, before its first worker can have started."""
 
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
