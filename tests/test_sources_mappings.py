@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from orchestration.alert import Alert, AlertStatus, Severity
 from orchestration.errors import BadInput
-from tasks.ingest.sources import IN_CODE, SOURCES, Push, parse_push, recognise, registry
+from tasks.ingest.sources import IN_CODE, SOURCES, Push, Source, Sources, parse_push, recognise
+from tasks.ingest.sources.mapped import source_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import BadMapping, parse_mapping, read_mapping
 from tasks.ingest.sources.shipped import SHIPPED
@@ -177,14 +178,13 @@ def owner(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", [*NAMES, *IGNORED, *SAMPLES])
-def test_each_body_is_read_by_its_own_source_and_by_no_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_body_is_read_by_its_own_source_and_by_no_other(name: str) -> None:
     whole = body(name)
     bids = {source.name: source.bid(whole) for source in SOURCES.values()}
     named = {source for source, bid in bids.items() if bid > 1}
     assert named <= {owner(name)}
     assert recognise(whole).name == owner(name)
-    monkeypatch.setattr(registry, "SOURCES", dict(reversed(SOURCES.items())))
-    assert recognise(whole).name == owner(name)
+    assert recognise(whole, dict(reversed(SOURCES.items()))).name == owner(name)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -225,7 +225,7 @@ def test_any_variation_is_alerts_or_bad_input(payload: Any, source: str | None) 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(payload=variations(), order=st.permutations(list(SOURCES)))
 def test_the_order_of_the_sources_decides_nothing(payload: Any, order: list[str]) -> None:
-    def recognised(sources: dict[str, Any]) -> str | None:
+    def recognised(sources: Sources) -> str | None:
         try:
             return recognise(payload, sources).name
         except BadInput:
@@ -304,9 +304,7 @@ def lamps() -> dict[str, Any]:
     }
 
 
-def own(text: str = LAMP) -> dict[str, Any]:
-    from tasks.ingest.sources.mapped import source_of
-
+def own(text: str = LAMP) -> Sources:
     mapping = read_mapping(text).mapping
     return {**SOURCES, mapping.name: source_of(mapping)}
 
@@ -393,7 +391,5 @@ def test_an_expression_never_raises(expression: str, payload: dict[str, Any]) ->
         assert_storable(alert)
 
 
-def own_of(raw: dict[str, Any]) -> Any:
-    from tasks.ingest.sources.mapped import source_of
-
+def own_of(raw: dict[str, Any]) -> Source:
     return source_of(parse_mapping(raw))

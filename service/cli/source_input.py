@@ -87,6 +87,6 @@ def check_readable(request: RunRequest) -> None:
         parse_push(request.payload, source=request.source, sources=known_sources(load_settings()))
 
 
-def sources_and(read: ReadMapping, sources: Sources | None = None) -> Sources:
+def sources_and(read: ReadMapping, sources: Sources = SOURCES) -> Sources:
     """The sources with that of a mapping that is not stored."""
-    return {**(SOURCES if sources is None else sources), read.mapping.name: source_of(read.mapping)}
+    return {**sources, read.mapping.name: source_of(read.mapping)}
