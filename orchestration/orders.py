@@ -68,6 +68,13 @@ _DISMISSES = re.compile(
     re.IGNORECASE,
 )
 
+_LEAVES_ALONE = re.compile(
+    rf"{_HANDLES}|"
+    r"\b(?:go|back|return) to (?:sleep|bed)\b|\b(?:do nothing|stand down|move along|no action|relax)\b|"
+    r"\bsafe(?:ly)? (?:to )?(?:be )?(?:ignored?|disregard(?:ed)?)\b|\bplease (?:ignore|disregard)\b",
+    re.IGNORECASE,
+)
+
 
 def gives_orders(text: str) -> bool:
     """Whether a text tells its reader what to say or to do, instead of what is so."""
@@ -77,14 +84,6 @@ def gives_orders(text: str) -> bool:
 def dismisses(text: str) -> bool:
     """Whether a text says that nobody has to act, or what to do, instead of what is wrong."""
     return _DISMISSES.search(_plain(text)) is not None
-
-
-_LEAVES_ALONE = re.compile(
-    rf"{_HANDLES}|"
-    r"\b(?:go|back|return) to (?:sleep|bed)\b|\b(?:do nothing|stand down|move along|no action|relax)\b|"
-    r"\bsafe(?:ly)? (?:to )?(?:be )?(?:ignored?|disregard(?:ed)?)\b|\bplease (?:ignore|disregard)\b",
-    re.IGNORECASE,
-)
 
 
 def leaves_alone(text: str) -> bool:
