@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestration.settings import Settings
 from orchestration.store.database import Database
-from service.api.body import BodyHeaders
+from service.api.decoding import BodyHeaders
 from service.api.plain import read_multipart, read_plain
 from tests.api_helpers import open_api
 from tests.notify_helpers import rows

@@ -15,7 +15,8 @@ from fastapi import Request
 
 from orchestration.errors import BadInput
 from orchestration.json_text import to_json
-from service.api.body import BodyHeaders, TooLarge, read_value, text_of
+from service.api.body import TooLarge
+from service.api.decoding import BodyHeaders, read_value, text_of
 from service.api.problems import HttpProblem
 from service.api.signatures import is_signed
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.api.body import BodyHeaders, decompressed, json_object_in, readable
+from service.api.decoding import BodyHeaders, decompressed, json_object_in, readable
 
 _OWN_PARAMETERS = frozenset(("environment", "definition"))
 """Parameters of the address that are not about the alert."""

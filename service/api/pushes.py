@@ -23,8 +23,9 @@ from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
-from service.api.body import BodyHeaders, beginning_of, declared_size, readable
+from service.api.body import beginning_of, declared_size
 from service.api.cloud_events import key_of
+from service.api.decoding import BodyHeaders, readable
 from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of

@@ -22,8 +22,9 @@ from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
-from service.api.body import RAW_BODY, BodyHeaders, TooLarge, as_object, beginning_of, read_raw, read_value
+from service.api.body import RAW_BODY, TooLarge, beginning_of, read_raw
 from service.api.cloud_events import is_batch, is_binary, read_binary
+from service.api.decoding import BodyHeaders, as_object, read_value
 from service.api.plain import read_multipart, read_plain
 from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
