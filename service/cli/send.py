@@ -18,9 +18,8 @@ import typer
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadInput, BadSetting
-from orchestration.local_key import local_key_for
 from orchestration.settings import load_settings
-from service.cli.load import DEFAULT_URL
+from service.cli.api_door import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, ApiKey, ApiUrl, door_to, plain
 from service.cli.terminal import (
     STDIN,
     USAGE,
@@ -38,7 +37,6 @@ from service.sending import LEAST_SECONDS, REQUEST_SECONDS, Door, Message, NotNo
 KEPT = 3
 """The exit code if the alert is kept, and is sent later."""
 
-_KEY = "SEND_API_KEY"
 _BACKGROUND_SECONDS = 24 * 3600.0
 _MOST_CHARACTERS = 8_000
 """How much of a text is sent; the API cuts what is longer than 8,192 characters."""
@@ -70,11 +68,8 @@ def send(
     ] = None,
     link: Annotated[str | None, typer.Option(help="A page about it.")] = None,
     environment: Annotated[str | None, typer.Option(help="Where it happens. By default production.")] = None,
-    url: Annotated[str, typer.Option(envvar="SEND_URL", help="The API.")] = DEFAULT_URL,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar=_KEY, help="An API key with the scope trigger. By default the local key, on its machine."),
-    ] = None,
+    url: ApiUrl = DEFAULT_URL,
+    key: ApiKey = None,
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="For how many seconds to try before the alert is kept.")
     ] = 10.0,
@@ -100,7 +95,7 @@ def send(
     """
     settings = load_settings()
     kept = Spool(spool or settings.home.expanduser() / "spool")
-    door = Door(url=_plain(url), api_key=_plain(key or "").strip() or local_key_for(settings, url))
+    door = door_to(url, key, settings)
     stop_on_hangup()
     if flush:
         if text is not None:
@@ -109,7 +104,7 @@ def send(
     if refused:
         fail("--refused is for --flush: leave out the text", code=USAGE)
     body = _body(text, name=name, host=host, labels=label or [], severity=severity, status=status, link=link)
-    message = Message(body=body, environment=_plain(environment) if environment else None)
+    message = Message(body=body, environment=plain(environment) if environment else None)
     try:
         fate = _deliver(kept, door, message, wait)
     except Stopped as stop:
@@ -243,14 +238,9 @@ def _point_to_refused(kept: Spool) -> None:
             )
 
 
-def _plain(said: str) -> str:
-    """A text as UTF-8 can have it: what a shell passes may be in another encoding."""
-    return said.encode(errors="surrogateescape").decode(errors="replace")
-
-
 def _said(text: str) -> str:
     """The text, or what standard input says. What is too long is cut, and says so."""
-    text, of = _from_stdin() if text == STDIN else (_plain(text), f"{len(text):,} characters")
+    text, of = _from_stdin() if text == STDIN else (plain(text), f"{len(text):,} characters")
     text = text.strip()
     if len(text) <= _MOST_CHARACTERS:
         return text
@@ -285,18 +275,18 @@ def _body(
     if said is None and not (name or "").strip():
         fail('Say what is wrong: alert-pipeline send "The backup failed" --severity critical', code=USAGE)
     text = _said(said or "")
-    called = (_plain(name or "").strip() or text.partition("\n")[0]).strip() or EMPTY
-    pairs = [_plain(one).partition("=") for one in labels]
+    called = (plain(name or "").strip() or text.partition("\n")[0]).strip() or EMPTY
+    pairs = [plain(one).partition("=") for one in labels]
     if wrong := [one for one, (label, sign, _) in zip(labels, pairs, strict=True) if not (label and sign)]:
-        fail(f"--label {_plain(wrong[0])[:80]!r}: write it as team=payments", code=USAGE)
+        fail(f"--label {plain(wrong[0])[:80]!r}: write it as team=payments", code=USAGE)
     body = {
         "name": called[:_NAME_CHARACTERS],
         "description": text,
         "severity": severity.value,
         "status": status.value,
-        "host": socket.gethostname() if host is None else _plain(host),
+        "host": socket.gethostname() if host is None else plain(host),
         "labels": {label: value for label, _, value in pairs if value},
-        "url": _plain(link or ""),
+        "url": plain(link or ""),
         "occurred_at": datetime.now(UTC).isoformat(),
     }
     return {field: value for field, value in body.items() if value not in (None, "", {})}
@@ -305,13 +295,13 @@ def _body(
 def _send_later(kept: Spool, door: Door) -> None:
     """Start a process that goes on trying, unless there is one already: it has a file locked as long as it lives."""
     command = [sys.executable, "-m", "service.cli.main", "send", "--flush", "--wait", f"{_BACKGROUND_SECONDS:g}"]
-    env = os.environ | {"SEND_URL": door.url, "SEND_SPOOL": str(kept.folder.absolute())}
+    env = os.environ | {URL_VARIABLE: door.url, "SEND_SPOOL": str(kept.folder.absolute())}
     with suppress(OSError), kept.background() as lock:
         if lock is None:
             return
         subprocess.Popen(  # noqa: S603 - this program itself
             command,
-            env=env | ({_KEY: door.api_key} if door.api_key else {}),
+            env=env | ({KEY_VARIABLE: door.api_key} if door.api_key else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
