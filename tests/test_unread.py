@@ -131,7 +131,6 @@ async def test_of_500_random_bodies_none_is_lost(api: httpx.AsyncClient, databas
     rng.shuffle(bodies)
 
     outcomes: Counter[str] = Counter()
-    shapes: set[str] = set()
     for sent in bodies:
         said = await api.post("/alerts/webhook/", content=json.dumps(sent))
         assert said.status_code == 202, (said.status_code, said.text, sent)
@@ -278,6 +277,31 @@ async def test_a_replay_says_what_was_read_before(
 
     assert await asyncio.to_thread(replay) == 0
     assert capsys.readouterr().out == f"= {push.name}: was read before, run pipeline_run_1\n"
+
+
+async def test_a_replay_reads_all_that_is_kept_and_stops_at_nothing(
+    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setattr(unread, "MOST_LISTED", 2)  # at once
+    mapping = tmp_path / "lamp.yaml"
+    mapping.write_text(LAMP)
+    async with open_api(settings, database.url) as api:
+        for number in range(5):
+            await api.post("/alerts/webhook/", json=UNKNOWN | {"lamp": {"id": f"L{number}", "state": "dark"}})
+    async with database.transaction() as tx:  # its definition was deleted since
+        await tx.exec_driver_sql(
+            """update refused_push set details = details || '{"definition": "gone"}' where strpos(body, '"L1"') > 0"""
+        )
+
+    def command(*words: str) -> int:
+        return main.app(list(words), standalone_mode=False)
+
+    assert await asyncio.to_thread(command, "sources", "apply", str(mapping)) == 0
+    assert await asyncio.to_thread(command, "pushes", "replay") == 1
+    async with database.transaction() as tx:
+        (left,) = await list_unread(tx)
+    assert (json.loads(left.body)["lamp"]["id"], left.definition) == ("L1", "gone")
 
 
 async def test_why_says_that_it_is_kept(api: httpx.AsyncClient, database: Database) -> None:
