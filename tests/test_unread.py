@@ -40,6 +40,11 @@ async def kept(database: Database) -> list[Any]:
         return await list_unread(tx, include_read=True)
 
 
+async def command(*words: str, code: int = 0) -> None:
+    """Run `alert-pipeline …` in this process."""
+    assert await asyncio.to_thread(main.app, list(words), standalone_mode=False) == code
+
+
 @pytest.mark.parametrize("path", ["/alerts/webhook/", "/alerts/webhook/grafana/", "/alerts/webhook/generic/"])
 async def test_what_no_source_reads_is_kept_and_told_once(
     api: httpx.AsyncClient, database: Database, path: str
@@ -168,26 +173,23 @@ async def test_what_was_kept_is_read_once_a_mapping_is_applied(
     mapping = tmp_path / "lamp.yaml"
     mapping.write_text(LAMP)
 
-    def command(*words: str, code: int = 0) -> None:
-        assert main.app(list(words), standalone_mode=False) == code
-
     async with open_api(settings, database.url) as api:
         await api.post("/alerts/webhook/?environment=staging", json=UNKNOWN)
         await api.post("/alerts/webhook/", json=UNKNOWN | {"lamp": {"id": "L2", "state": "dark"}})
         await api.post("/alerts/webhook/", content=b"<alert/>")
     first, second, third = await kept(database)
 
-    await asyncio.to_thread(command, "pushes", "replay", code=1)
-    await asyncio.to_thread(command, "sources", "try", "--push", first.name, code=1)
-    await asyncio.to_thread(command, "sources", "try", "--push", first.name, "--mapping", str(mapping))
-    await asyncio.to_thread(command, "sources", "draft", "--push", second.name)
-    await asyncio.to_thread(command, "sources", "apply", str(mapping))
-    await asyncio.to_thread(command, "pushes", "replay", "--dry-run", code=1)
+    await command("pushes", "replay", code=1)
+    await command("sources", "try", "--push", first.name, code=1)
+    await command("sources", "try", "--push", first.name, "--mapping", str(mapping))
+    await command("sources", "draft", "--push", second.name)
+    await command("sources", "apply", str(mapping))
+    await command("pushes", "replay", "--dry-run", code=1)
     assert [push.run_ids for push in await kept(database)] == [[], [], []]
-    await asyncio.to_thread(command, "pushes", "replay", code=1)  # a text is no mapping's
-    await asyncio.to_thread(command, "pushes", "replay", first.name, str(second.id))
-    await asyncio.to_thread(command, "pushes", "list", "--all")
-    await asyncio.to_thread(command, "pushes", "show", third.name)
+    await command("pushes", "replay", code=1)  # a text is no mapping's
+    await command("pushes", "replay", first.name, str(second.id))
+    await command("pushes", "list", "--all")
+    await command("pushes", "show", third.name)
 
     first, second, third = await kept(database)
     assert (len(first.run_ids), len(second.run_ids), third.run_ids) == (1, 1, [])
@@ -214,21 +216,7 @@ async def test_a_sender_that_is_never_understood_is_refused_after_a_while(
     [
         {"lamp": "x" * 40_000},
         {"lamp": [{"id": number} for number in range(5000)]},
-        {
-            "lamp": {
-                "a": {
-                    "b": {
-                        "c": {
-                            "d": {
-                                "e": {
-                                    "f": {"g": {"h": {"i": {"j": {"k": {"l": {"m": {"n": {"o": {"p": {"q": 1}}}}}}}}}}}
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        },
+        json.loads('{"lamp": ' * 19 + "1" + "}" * 19),
         {"lamp": ["y" * 100] * 5000},
     ],
     ids=["long", "many", "deep", "large"],
@@ -272,10 +260,7 @@ async def test_a_replay_says_what_was_read_before(
     async with database.transaction() as tx:
         await mark_read(tx, push.id, ["pipeline_run_1"])
 
-    def replay() -> int:
-        return main.app(["pushes", "replay", push.name], standalone_mode=False)
-
-    assert await asyncio.to_thread(replay) == 0
+    await command("pushes", "replay", push.name)
     assert capsys.readouterr().out == f"= {push.name}: was read before, run pipeline_run_1\n"
 
 
@@ -294,11 +279,8 @@ async def test_a_replay_reads_all_that_is_kept_and_stops_at_nothing(
             """update refused_push set details = details || '{"definition": "gone"}' where strpos(body, '"L1"') > 0"""
         )
 
-    def command(*words: str) -> int:
-        return main.app(list(words), standalone_mode=False)
-
-    assert await asyncio.to_thread(command, "sources", "apply", str(mapping)) == 0
-    assert await asyncio.to_thread(command, "pushes", "replay") == 1
+    await command("sources", "apply", str(mapping))
+    await command("pushes", "replay", code=1)
     async with database.transaction() as tx:
         (left,) = await list_unread(tx)
     assert (json.loads(left.body)["lamp"]["id"], left.definition) == ("L1", "gone")
