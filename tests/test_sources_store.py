@@ -17,10 +17,12 @@ from orchestration.errors import BadInput, DefinitionNotFound
 from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.database import Database
-from orchestration.store.mappings import FRESH_SECONDS, MappingReader
+from orchestration.store.mappings import MappingReader
 from service.cli import main
 from tasks.ingest.sources import SOURCES, parse_push
-from tasks.ingest.sources.mapping_text import BadMapping, new_mapping
+from tasks.ingest.sources.draft import draft_of
+from tasks.ingest.sources.mapped import source_of
+from tasks.ingest.sources.mapping_text import BadMapping, new_mapping, parse_mapping
 from tasks.ingest.sources.stored import sources_with
 from tests.api_helpers import eventually, open_api, run_of
 from tests.conftest import MemoryChannel
@@ -151,12 +153,8 @@ def test_all_mistakes_are_listed_by_line(run: Run, mapping: Path) -> None:
     assert "line 7, field 'alert.severty': there is no such field (known: name" in said
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES)))
+@pytest.mark.parametrize("name", sorted(SOURCES))
 def test_a_draft_of_any_senders_body_reads_that_body(name: str) -> None:
-    from tasks.ingest.sources.draft import draft_of
-    from tasks.ingest.sources.mapped import source_of
-    from tasks.ingest.sources.mapping_text import parse_mapping
-
     sample = SOURCES[name].sample("01")
     source = source_of(parse_mapping(draft_of(sample, name="drafted")))
     assert source.bid(sample)
@@ -164,8 +162,6 @@ def test_a_draft_of_any_senders_body_reads_that_body(name: str) -> None:
 
 
 def test_nothing_is_drafted_from_what_says_nothing() -> None:
-    from tasks.ingest.sources.draft import draft_of
-
     for payload in ([], {}, 5, {"a": None}, {"a": {"b": [1]}}):
         with pytest.raises(BadInput):
             draft_of(payload, name="drafted")
@@ -174,18 +170,17 @@ def test_nothing_is_drafted_from_what_says_nothing() -> None:
 async def test_a_process_reads_with_a_mapping_as_soon_as_it_is_stored(
     services: Services, channel: MemoryChannel
 ) -> None:
-    services = replace(services, mappings=MappingReader(services.database))
+    mappings = MappingReader(services.database)
+    services = replace(services, mappings=mappings)
     with pytest.raises(BadInput, match="no source recognizes"):
         await accept_push(services, BODY, source="webhook", environment="test")
     await store(services.database, document(words={"firing": ["dark"]}))
-    assert services.mappings is not None
-    await services.mappings.read()  # as after FRESH_SECONDS
+    await mappings.read()  # as after FRESH_SECONDS
 
     (run_id,) = await accept_push(services, BODY, source="webhook", environment="test")
     assert (await execute(services, run_id)).source == "lamp-watch"
     assert [message.title for message in channel.messages] == ["[WARNING] Main lamp (test)"]
-    (run_id,) = await accept_push(services, BODY, source="lamp-watch", environment="test")
-    assert FRESH_SECONDS <= 2
+    await accept_push(services, BODY, source="lamp-watch", environment="test")
 
 
 async def test_the_api_knows_it_without_a_restart(settings: Settings, database: Database) -> None:
