@@ -127,7 +127,7 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
         environment=plain(request.query_params.get("environment", ""), "production"),
     )
     logger.warning("A push from %s was cut: %s", one_line(request.caller.name or source, 64), reason)
-    return queued(request, await store(request, wanted), f"Cut, and only this is told: {reason}")
+    return queued(request, await store(request, wanted), f"Cut, and somebody is notified of this alone: {reason}")
 
 
 async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Response:

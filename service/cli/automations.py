@@ -93,7 +93,7 @@ def apply(
         str | None,
         typer.Option(
             metavar="TYPE/NAME",
-            help="A notification block of Prefect, told when alert-pipeline itself fails. Alone or with --url.",
+            help="A notification block of Prefect, which says when alert-pipeline itself fails. Alone or with --url.",
         ),
     ] = None,
     overwrite: Annotated[

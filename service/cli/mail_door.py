@@ -20,7 +20,7 @@ def mail_door(
             "--recipient",
             "-r",
             envvar="MAIL_DOOR_RECIPIENTS",
-            help="An address that takes alerts: alerts@example.com, or with =ENVIRONMENT or =ENVIRONMENT/SOURCE. "
+            help="An address that accepts alerts: alerts@example.com, or with =ENVIRONMENT or =ENVIRONMENT/SOURCE. "
             "*@example.com means all. Repeatable; in the variable with spaces between them.",
         ),
     ] = None,

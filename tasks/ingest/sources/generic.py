@@ -248,7 +248,7 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str, sent: J
         description=described.pick(*_DESCRIPTION),
         labels=labels,
         annotations=annotations,
-        # What is named by its text alone is told apart by its labels: `timeout` may be that of another sensor.
+        # A text alone identifies no alert, so that the labels do: `timeout` may be that of another sensor.
         group=fields.identifier(*_GROUP) or fingerprint or ("" if _name_in(item, shared) else _key_of(name, labels)),
         title=title if title != name else "",
         links=described.links(_LINKS),
