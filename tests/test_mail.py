@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocks.channels.email import EmailChannel
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadInput, BadSetting
 from orchestration.local_key import load_local_key
@@ -28,6 +29,7 @@ from tasks.ingest.sources import SOURCES, parse_push
 from tasks.ingest.sources.subject import read_subject
 from tests.api_helpers import serve_api
 from tests.notify_helpers import rows
+from tests.test_channels import a_message
 from tests.test_sources_properties import assert_sentence, assert_storable
 
 TO = "alerts@example.com"
@@ -202,11 +204,15 @@ async def test_a_mail_that_is_too_large_is_refused(port: int, database: Database
     assert len(await alerts(database)) == 1
 
 
+OURS = EmailChannel(smtp_host="localhost", from_address=TO, to_addresses=[TO]).mail(a_message())
+"""A mail of the e-mail channel."""
+
+
 @pytest.mark.parametrize(
     ("message", "sender", "reason"),
     [
-        (mail("[CRITICAL] Disk full", X_Alert_Pipeline_Run="5f"), "a@example.com", "alert-pipeline itself"),
-        (mail("Re: Disk", References="<incident-0123456789abcdef@example.com>"), "ada@example.com", "it answers"),
+        (OURS, "a@example.com", "alert-pipeline itself"),
+        (mail("Re: Disk", References=OURS["References"]), "ada@example.com", "it answers"),
         (mail("Out of office", Auto_Submitted="auto-replied"), "a@example.com", "automatic reply"),
         (mail("Undelivered Mail", From="MAILER-DAEMON@mx.example.com"), "", "delivery of another mail"),
     ],
