@@ -199,6 +199,15 @@ async def test_the_api_knows_it_without_a_restart(settings: Settings, database: 
         assert (await client.get("/alerts/webhook/lamp-watch/")).json()["sources"] == ["lamp-watch"]
 
 
+async def test_a_push_for_it_that_is_too_large_is_under_its_name(settings: Settings, database: Database) -> None:
+    await store(database, document())
+    small = settings.model_copy(update={"max_payload_bytes": 64 * 1024})
+    async with open_api(small, database.url) as client:
+        said = await client.post("/alerts/webhook/lamp-watch/", json=BODY | {"more": "x" * 70_000})
+    run = await run_of(database, said.json()["run_id"])
+    assert (run.source, "is too large to be read" in run.title) == ("lamp-watch", True)
+
+
 async def test_an_edit_of_the_block_is_the_next_version_and_a_broken_one_stops_nothing(database: Database) -> None:
     blocks = MemoryBlocks(Kind.SOURCE)
     await store(database, document())

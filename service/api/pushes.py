@@ -37,6 +37,7 @@ from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
+from tasks.ingest.sources.stored import sources_with
 from tasks.ingest.unread import shape_of, unread_push
 
 WRITE_TIMEOUT_SECONDS = 15.0
@@ -44,8 +45,6 @@ WRITE_TIMEOUT_SECONDS = 15.0
 
 _PRINTABLE = re.compile(r"[!-~]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-
-_EMPTY_BATCH = "The batch has no event"
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -118,7 +117,7 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
     raw = await beginning_of(request, READ_BYTES)
     beginning = readable(raw, BodyHeaders.of(request), READ_BYTES)
     asked = str(request.path_params.get("source", "webhook")).lower()
-    source = asked if asked in SOURCES else "generic"
+    source = asked if asked in sources_with(request.api.mappings.latest) else "generic"
     wanted = RunRequest(
         payload=too_large_push(
             source, request.caller.name, declared_size(request), reason.partition(": ")[0], beginning
@@ -252,17 +251,21 @@ async def accept_webhook_of_source(
         key = request.caller.key
         own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
         if own is not None:
-            return Response(own.model_dump_json(), media_type="application/json")
+            return _answer(own)
     confirmed = await confirm_subscription(payload, request.api.settings.sns_confirm_topics)
     if confirmed is not None:
-        return Response(OwnEvent(status="done", message=confirmed).model_dump_json(), media_type="application/json")
+        return _answer(OwnEvent(status="done", message=confirmed))
     return queued(request, *await _store_or_keep(request, payload, wanted))
+
+
+def _answer(own: OwnEvent) -> Response:
+    return Response(own.model_dump_json(), media_type="application/json")
 
 
 async def _accept_batch(request: ApiRequest, events: list[Any], wanted: RunRequest) -> Response:
     """Accept a batch of CloudEvents. Each is a push of its own: after an error the batch can be sent again."""
     if not events:
-        return Response(OwnEvent(status="done", message=_EMPTY_BATCH).model_dump_json(), media_type="application/json")
+        return _answer(OwnEvent(status="done", message="The batch has no event"))
     written: list[WrittenPush] = []
     unclear: list[str] = []
     for part, event in enumerate(events):
