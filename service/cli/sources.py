@@ -15,7 +15,15 @@ from orchestration.settings import Settings, load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
-from service.cli.definitions import Version, change_stored, state_of, user_name
+from service.cli.definitions import (
+    Version,
+    change_stored,
+    facts_of,
+    show_outcomes,
+    show_versions,
+    state_of,
+    user_name,
+)
 from service.cli.pushes import find_kept
 from service.cli.reader import read
 from service.cli.source_input import (
@@ -33,7 +41,7 @@ from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push, u
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import to_store
-from tasks.ingest.sources.shipped import SHIPPED, mapping_text
+from tasks.ingest.sources.shipped import SHIPPED, shipped_text
 
 _EXAMPLE = """\
 A mapping is a YAML file that says how the bodies of a sender become alerts:
@@ -114,10 +122,10 @@ def show(name: Name, version: Version = None, json: Json = False) -> int:
         return 0
     if json:
         as_json(
-            {"name": name, "title": SHIPPED[name].title, "from": "a mapping that ships", "mapping": mapping_text(name)}
+            {"name": name, "title": SHIPPED[name].title, "from": "a mapping that ships", "mapping": shipped_text(name)}
         )
     else:
-        output.print(mapping_text(name).rstrip())
+        output.print(shipped_text(name).rstrip())
     return 0
 
 
@@ -132,9 +140,7 @@ def _show_stored(name: str, version: int | None, *, json: bool) -> int:
         return 0
     output.print(f"{record.name}, version {record.version}: {state_of(record)}", style="bold")
     output.print(write_document(_document(record)).rstrip())
-    output.print("Versions", style="bold")
-    for each in versions:
-        output.print(f"  {each.version:>3}  {state_of(each):<8}  {each.created_at:%Y-%m-%d %H:%M}  {each.created_by}")
+    show_versions(versions)
     return 0
 
 
@@ -280,7 +286,7 @@ def export(name: Name, version: Version = None) -> int:
     """Print a mapping as YAML: yours, or the one that ships. To change it, edit the file and apply it."""
     own = {mapping.name for mapping in stored_mappings(load_settings()) or ()}
     if version is None and name not in own and name in SHIPPED:
-        output.print(mapping_text(name).rstrip())
+        output.print(shipped_text(name).rstrip())
         return 0
     if name in IN_CODE:
         raise BadInput(f"{name} is read by code, and has no mapping")
@@ -330,20 +336,10 @@ def _as_name(stem: str) -> str:
 
 
 def _show_outcome(outcome: Outcome, *, json: bool) -> None:
-    record = outcome.definition
     if json:
-        facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
-        as_json({**facts, **_as_data(record)})
-        return
-    match outcome.change:
-        case "rolled_back":
-            output.print(f"✓ {record.name}: rolled back to version {record.version}")
-        case "deleted":
-            output.print(f"- {record.name}: deleted")
-        case change:
-            output.print(f"{'=' if change == 'unchanged' else '✓'} {record.name}: {change}, version {record.version}")
-    for note in outcome.notes:
-        output.print(f"    {note}", style="dim")
+        as_json({**facts_of(outcome), **_as_data(outcome.definition)})
+    else:
+        show_outcomes([outcome])
 
 
 def _document(record: DefinitionRecord) -> dict[str, Any]:
