@@ -111,15 +111,8 @@ def apply(
 
     Without --flow and --tag, all flows are watched but alert-pipeline's own.
     """
-    if not url and not notify:
-        fail(
-            "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
-            "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
-            code=USAGE,
-        )
-    _ensure_set_name(name)
-    if name == OWN_SET:
-        fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
+    _ensure_wanted(url, notify, name)
+    # Prefect takes seconds to import, and `--help` does not need it.
     from service.mirror.own_automations import apply_own
     from service.mirror.sender import Watched
     from service.mirror.setting_up import SenderOrder, set_up_sender
@@ -135,16 +128,18 @@ def apply(
         severity=severity,
         ui_url=_ui_url(settings, api_url),
     )
-    order = url and SenderOrder(
-        set_name=name,
-        watched=watched,
-        url=url,
-        key=key or local_key_for(settings, url),
-        environment=environment,
-        overwrite=overwrite,
-        check=check,
-        dry_run=dry_run,
-    )
+    order = None
+    if url:
+        order = SenderOrder(
+            set_name=name,
+            watched=watched,
+            url=url,
+            key=key or local_key_for(settings, url),
+            environment=environment,
+            overwrite=overwrite,
+            check=check,
+            dry_run=dry_run,
+        )
 
     async def work(client: PrefectClient) -> list[AppliedAutomation]:
         own = await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run) if notify else []
@@ -152,6 +147,18 @@ def apply(
 
     _show_done(_at_prefect(settings, api_url, work), api_url, dry_run=dry_run, json=json)
     return 0
+
+
+def _ensure_wanted(url: str | None, notify: str | None, name: str) -> None:
+    if not url and not notify:
+        fail(
+            "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
+            "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
+            code=USAGE,
+        )
+    _ensure_set_name(name)
+    if name == OWN_SET:
+        fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
 
 
 def _longest(typed: str | None) -> timedelta | None:
@@ -205,10 +212,11 @@ def delete(name: SetName = DEFAULT_SET, json: Json = False) -> int:
     deleted = _at_prefect(settings, api_url, work)
     if json:
         as_json({"deleted": deleted})
-    elif not deleted:
-        output.print(f"There is no automation of the set {name} in {_shown(api_url)}")
-    for one in () if json else deleted:
+        return 0
+    for one in deleted:
         output.print(f"✓ {one}: deleted")
+    if not deleted:
+        output.print(f"There is no automation of the set {name} in {_shown(api_url)}")
     return 0
 
 
