@@ -42,6 +42,7 @@ from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import to_store
 from tasks.ingest.sources.shipped import SHIPPED, shipped_text
+from tasks.ingest.sources.stored import sources_with
 
 _EXAMPLE = """\
 A mapping is a YAML file that says how the bodies of a sender become alerts:
@@ -81,19 +82,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a source.
 @app.command("list")
 def list_sources(json: Json = False) -> int:
     """List the sources: those in code, the mappings that ship, and yours."""
-    settings = load_settings()
-    stored = stored_mappings(settings)
+    stored = stored_mappings(load_settings())
     versions = {mapping.name: mapping.version for mapping in stored or ()}
-    rows = [
-        {"name": name, "title": source.title, "from": _origin(name, versions), "version": versions.get(name)}
-        for name, source in sorted(known_sources(settings).items())
-    ]
+    known = sorted(sources_with(stored or ()).items())
     if json:
-        as_json(rows)
+        as_json(
+            [
+                {"name": name, "title": source.title, "from": _origin(name, versions), "version": versions.get(name)}
+                for name, source in known
+            ]
+        )
         return 0
-    width = max(len(row["name"] or "") for row in rows if isinstance(row["name"], str))
-    for row in rows:
-        output.print(f"{row['name']:<{width}}  {row['title']:<28}  {row['from']}")
+    width = max(len(name) for name, _ in known)
+    for name, source in known:
+        output.print(f"{name:<{width}}  {source.title:<28}  {_origin(name, versions)}")
     if stored is None:
         errors.print("Mappings of your own were not looked at: the database does not answer", style="dim")
     return 0
@@ -321,7 +323,8 @@ def draft(
 ) -> int:
     """Propose a mapping for a body of an unknown sender, as YAML: a start, which somebody looks through."""
     settings = load_settings()
-    chosen = checked_name(name or ("my-sender" if file in (None, STDIN) else _as_name(Path(str(file)).stem)))
+    stem = "" if file is None or file == STDIN else Path(file).stem
+    chosen = checked_name(name or _as_name(stem))
     body, _ = _body(settings, file, push)
     mapping = draft_of(body, name=chosen)
     output.print(write_document(mapping).rstrip())
