@@ -37,7 +37,7 @@ from service.cli.source_input import (
 from service.cli.terminal import STDIN, Json, as_json, errors, output, show_facts, show_problems
 from service.definitions import Outcome
 from service.replay import body_of
-from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push, unknown_words
+from tasks.ingest.sources import IN_CODE, SOURCES, Push, Sources, bids_for, parse_push, unknown_words
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import to_store
@@ -115,19 +115,13 @@ def show(name: Name, version: Version = None, json: Json = False) -> int:
     own = {mapping.name for mapping in stored_mappings(settings) or ()}
     if version is not None or name in own or (name not in SHIPPED and name not in IN_CODE):
         return _show_stored(name, version, json=json)
-    if name in IN_CODE:
-        facts = {"name": name, "title": IN_CODE[name].title, "from": "in code", "mapping": None}
-        if json:
-            as_json(facts)
-        else:
-            output.print(f"{name}: {IN_CODE[name].title}, read by code", style="bold")
-        return 0
+    title, text = SOURCES[name].title, None if name in IN_CODE else shipped_text(name)
     if json:
-        as_json(
-            {"name": name, "title": SHIPPED[name].title, "from": "a mapping that ships", "mapping": shipped_text(name)}
-        )
+        as_json({"name": name, "title": title, "from": _origin(name, {}), "mapping": text})
+    elif text is None:
+        output.print(f"{name}: {title}, read by code", style="bold")
     else:
-        output.print(shipped_text(name).rstrip())
+        output.print(text.rstrip())
     return 0
 
 
