@@ -37,7 +37,6 @@ from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
-from tasks.ingest.sources.stored import sources_with
 from tasks.ingest.unread import shape_of, unread_push
 
 WRITE_TIMEOUT_SECONDS = 15.0
@@ -117,7 +116,7 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
     raw = await beginning_of(request, READ_BYTES)
     beginning = readable(raw, BodyHeaders.of(request), READ_BYTES)
     asked = str(request.path_params.get("source", "webhook")).lower()
-    source = asked if asked in sources_with(request.api.mappings.latest) else "generic"
+    source = asked if asked in request.api.sources else "generic"
     wanted = RunRequest(
         payload=too_large_push(
             source, request.caller.name, declared_size(request), reason.partition(": ")[0], beginning
