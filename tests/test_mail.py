@@ -71,9 +71,11 @@ async def open_door(settings: Settings, url: str, **options: Any) -> AsyncGenera
     serving = asyncio.create_task(
         serve_mail(door, host="127.0.0.1", port=0, ended=ended, ready=lambda _, number: port.set_result(number))
     )
-    yield await port
-    ended.set()
-    await serving
+    try:
+        yield await port
+    finally:
+        ended.set()
+        await serving
 
 
 @pytest.fixture
@@ -267,10 +269,13 @@ async def test_the_door_does_not_open_for_everybody(options: Any, host: str, pro
 
 @pytest.mark.parametrize("written", ["alerts", "@example.com", "a b@example.com", "a@example.com=x=y", ""])
 def test_a_recipient_that_is_none_is_refused(written: str) -> None:
-    with pytest.raises(BadSetting):
+    with pytest.raises(BadSetting, match="is not written as"):
         Recipient.of(written)
-    with pytest.raises(BadSetting):
-        networks_of(["here"])
+
+
+def test_a_network_that_is_none_is_refused() -> None:
+    with pytest.raises(BadSetting, match="is not a network"):
+        networks_of(["10.1.0.0/16", "here"])
 
 
 @pytest.mark.parametrize(
