@@ -274,7 +274,7 @@ def test_a_recipient_that_is_none_is_refused(written: str) -> None:
 
 
 def test_a_network_that_is_none_is_refused() -> None:
-    with pytest.raises(BadSetting, match="is not a network"):
+    with pytest.raises(BadSetting, match="--allow 'here': expected a host"):
         networks_of(["10.1.0.0/16", "here"])
 
 
