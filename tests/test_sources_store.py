@@ -18,7 +18,7 @@ from orchestration.settings import Settings
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.mappings import MappingReader
-from service.cli import main
+from service.cli import main, run_pipeline
 from tasks.ingest.sources import SOURCES, parse_push
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapped import source_of
@@ -136,6 +136,17 @@ def test_a_mapping_that_ships_is_shown_and_can_be_replaced(run: Run, tmp_path: P
     run("delete", "sentry")
     found = json.loads(run("try", "tests/sources/sentry/firing_issue.json", "--json"))
     assert found["push"]["alerts"][0]["labels"]["service"] == "shop"
+
+
+def test_a_mapping_of_ones_own_has_a_sample_to_try(
+    run: Run, mapping: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapping.write_text(LAMP + "sample: {station: north, lamp: {id: '{mark}', title: Sample lamp, state: dark}}\n")
+    run("apply", mapping)
+    monkeypatch.setenv("CHECKERS_ENABLED", "memory")
+    words = ["--sample", "--source", "lamp-watch", "--dry-run", "--json"]
+    assert run_pipeline.app(words, standalone_mode=False) == 0
+    assert "Sample lamp on north" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["alertmanager", "generic", "webhook", "cli"])
