@@ -85,9 +85,7 @@ async def replay(intake: ReplayIntake, push: UnreadPush, *, dry_run: bool = Fals
         run_ids = [] if dry_run else await _accept(intake, push)
     except BadInput as error:
         return Replayed(push=push.name, reason=str(error).partition("; expected ")[0])
-    return Replayed(
-        push=push.name, source=read.source, alerts=len(read.alerts), ignored=read.ignored, run_ids=run_ids
-    )
+    return Replayed(push=push.name, source=read.source, alerts=len(read.alerts), ignored=read.ignored, run_ids=run_ids)
 
 
 async def replay_all(intake: ReplayIntake, *, dry_run: bool = False) -> list[Replayed]:

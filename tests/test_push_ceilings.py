@@ -134,7 +134,9 @@ async def test_large_bodies_are_parsed_beside_the_event_loop(
 ) -> None:
     seen: list[str] = []
     parse = decoding._parse
-    monkeypatch.setattr(decoding, "_parse", lambda *given: (seen.append(threading.current_thread().name), parse(*given))[1])
+    monkeypatch.setattr(
+        decoding, "_parse", lambda *given: (seen.append(threading.current_thread().name), parse(*given))[1]
+    )
     async with open_api(settings, database.url) as api:
         await api.post(WEBHOOK, json=alert(description="x" * 100_000))
 

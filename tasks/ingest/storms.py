@@ -37,8 +37,8 @@ BATCH = 500
 """How many runs are folded in one transaction."""
 
 _OWN_MESSAGES = 3
-"""How many critical incidents have a message of their own: at the beginning of a storm, and later in each of its windows
-if no alert of the storm has such a name."""
+"""How many critical incidents have a message of their own: at the beginning of a storm, and later in each of its
+windows if no alert of the storm has such a name."""
 
 _NO_OPTIONS = RunOptions()
 DEFAULT_ROUTE = "default"

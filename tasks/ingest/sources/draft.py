@@ -144,37 +144,44 @@ def _list_in(body: JsonObject, around: Sequence[_Field]) -> tuple[str, JsonObjec
 def _alert(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
     """The fields of the alert. Of those around a list of alerts only the place is used."""
     alert: JsonObject = {}
-    used: set[tuple[str, ...]] = set()
+    left = list(fields)
     state = _best("status", _WORDS["status"], fields) or _best("severity", _WORDS["severity"], fields)
-    home = [each for each in fields if state is not None and each.path[:-1] == state.path[:-1]]
-
-    def unused(among: Sequence[_Field]) -> list[_Field]:
-        return [each for each in among if each.path not in used]
-
+    home = None if state is None else state.path[:-1]
     for target, words in _WORDS.items():
         # The object with the state is the alert; others are about its surroundings.
-        found = _best(target, words, unused(home)) or _best(target, words, unused(fields))
+        near = [each for each in left if each.path[:-1] == home]
+        found = _best(target, words, near) or _best(target, words, left)
         if found is not None:
             alert[target] = found.expression
-            used.add(found.path)
+            left.remove(found)
+    if labels := _labels(left, around):
+        alert["labels"] = labels
+    if links := _links(fields):
+        alert["links"] = links
+    return alert
+
+
+def _labels(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
+    """The host, the service, and what may be the same when the alert ends."""
     labels: JsonObject = {}
+    left = list(fields)
     for label, names in (("host", _HOST), ("service", _SERVICE)):
-        place = next((each for word in names for each in unused(fields) if each.name == word), None)
+        place = next((each for word in names for each in left if each.name == word), None)
         if place is not None:
             labels[label] = place.expression
-            used.add(place.path)
+            left.remove(place)
         elif beside := next((each for word in names for each in around if each.name == word), None):
             labels[label] = f"{BODY}.{beside.expression}"
-    for each in unused(fields):
+    for each in left:
         if len(labels) < _MOST_LABELS and _is_stable(each.value):
             labels.setdefault(each.path[-1], each.expression)
-    if labels:
-        alert["labels"] = labels
+    return labels
+
+
+def _links(fields: Sequence[_Field]) -> JsonObject:
+    """The web addresses by the names of their fields. The first is that of the alert itself."""
     links = {each.path[-1]: each.expression for each in fields if web_address(each.value)}
-    if links:
-        first = next(iter(links))
-        alert["links"] = {"source": links.pop(first), **links}
-    return alert
+    return {"source": links.pop(next(iter(links))), **links} if links else {}
 
 
 def _best(target: str, words: Sequence[str], fields: Sequence[_Field]) -> _Field | None:

@@ -132,7 +132,9 @@ _SPELLINGS = spellings(
 
 def _recognises(body: JsonObject) -> int:
     flat = respelled(body, _SPELLINGS)
-    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _text_in(flat, _LAST_NAMES) else NOT_MINE
+    return (
+        FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _text_in(flat, _LAST_NAMES) else NOT_MINE
+    )
 
 
 def names_an_alert(body: JsonObject) -> bool:
