@@ -65,6 +65,12 @@ async def test_what_no_source_reads_is_kept_and_told_once(
     assert "duplicate" in (await run_of(database, again.json()["run_id"])).model_dump_json()
 
 
+async def test_what_is_sent_again_under_the_same_key_is_accepted_again(api: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "north-1"}
+    sent = [await api.post("/alerts/webhook/", json=UNKNOWN, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in sent] == [202, 202], sent[1].text
+
+
 async def test_at_the_api_of_programs_it_stays_a_refusal(api: httpx.AsyncClient, database: Database) -> None:
     refused = await api.post("/orchestration/pipeline/", json={"payload": UNKNOWN})
     assert refused.status_code == 422

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -138,13 +139,11 @@ async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Resp
     return queued(request, *await keep(request, value, reason))
 
 
-async def keep(
-    request: ApiRequest, body: object, reason: str, *, text: str | None = None, part: int | None = None
-) -> tuple[WrittenPush, str]:
+async def keep(request: ApiRequest, body: object, reason: str, *, text: str | None = None) -> tuple[WrittenPush, str]:
     """Keep a push that no source can read, and notify somebody, once for each sender and shape.
 
     A refusal would be the end of it: a sender of alerts cannot do anything about it, and nobody looks at its log.
-    `text` is that of a body that is no JSON, `part` its number within a batch. Also returns what is to be said.
+    `text` is that of a body that is no JSON. Also returns what is to be said.
 
     Raises:
         BadInput: this sender has had too many kept today.
@@ -152,12 +151,8 @@ async def keep(
     """
     # To remove the secrets of a large body takes longer than other requests should wait.
     push = await asyncio.to_thread(_unread, request, body, reason, text)
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS), request.api.database.transaction() as tx:
-            number = await unread.keep_unread(tx, push)
-    except TimeoutError:
-        await _allow_retry(request)
-        raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
+    async with _writing(request), request.api.database.transaction() as tx:
+        number = await unread.keep_unread(tx, push)
     if number is None:
         raise BadInput(f"{reason}. More than {unread.MAX_KEPT_A_DAY:,} such pushes of this sender were kept today")
     push = push.model_copy(update={"id": number})
@@ -165,7 +160,8 @@ async def keep(
     request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
     wanted = RunRequest(payload=unread_push(push, body), source="generic", environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
-    written = await store(request, wanted, part=part)
+    # What is kept has another name each time, so that the request's Idempotency-Key is not for this alert.
+    written = await _store_under(None, request, wanted)
     return written, f"Not understood, and kept as {push.name}: {push.reason}"
 
 
@@ -290,7 +286,7 @@ async def _store_or_keep(
     try:
         return await store(request, wanted.model_copy(update={"payload": payload}), part=part, own_key=key), None
     except Unreadable as error:
-        return await keep(request, payload, str(error), part=part)
+        return await keep(request, payload, str(error))
 
 
 async def store(
@@ -311,20 +307,38 @@ async def store(
         KeyReused: the Idempotency-Key came with another push before.
         Unavailable: the database does not answer, or not in time.
     """
-    api = request.api
     key = request.headers.get("idempotency-key")
+    if key is None:
+        key = own_key
+    elif part is not None:
+        key = f"{key}/{part}"
+    return await _store_under(key, request, wanted, channel_field)
+
+
+async def _store_under(
+    key: str | None, request: ApiRequest, wanted: RunRequest, channel_field: str = "notify_channel"
+) -> WrittenPush:
+    api = request.api
     metadata = PushMetadata(
-        sender=request.caller.name,
-        idempotency_key=own_key if key is None else key if part is None else f"{key}/{part}",
-        skip_duplicates=True,
-        size_bytes=request.size_bytes,
+        sender=request.caller.name, idempotency_key=key, skip_duplicates=True, size_bytes=request.size_bytes
     )
     if wanted.trace_id is None and (trace_id := trace_id_of(request.headers)) is not None:
         wanted = wanted.model_copy(update={"trace_id": trace_id})
+    async with _writing(request):
+        await check_names(request, wanted.options, channel_field)
+        return await accept(api, wanted, metadata, write=api.writer.write)
+
+
+@asynccontextmanager
+async def _writing(request: ApiRequest) -> AsyncGenerator[None]:
+    """Bound the time in which the database stores a push. After an error of ours the request may be sent again.
+
+    Raises:
+        Unavailable: the time is over.
+    """
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await check_names(request, wanted.options, channel_field)
-            return await accept(api, wanted, metadata, write=api.writer.write)
+            yield
     except TimeoutError:
         await _allow_retry(request)
         raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
