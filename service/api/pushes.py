@@ -14,12 +14,10 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable, Unreadable
-from orchestration.message import is_channel
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.signals import PushRefused, logger
 from orchestration.store import unread
-from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
@@ -27,14 +25,13 @@ from orchestration.store.story import read_story
 from service.api.body import beginning_of, declared_size
 from service.api.cloud_events import key_of
 from service.api.decoding import BodyHeaders, readable
+from service.api.names import check_names
 from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
-from service.api.providers import check_provider
 from service.api.route import ApiRequest, GuardedRoute, requires, takes_plain, when_too_large, when_unreadable
 from service.api.shapes import Queued, Trigger
 from service.api.sns import confirm_subscription
-from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
@@ -325,7 +322,7 @@ async def _store_under(
     if wanted.trace_id is None and (trace_id := trace_id_of(request.headers)) is not None:
         wanted = wanted.model_copy(update={"trace_id": trace_id})
     async with _writing(request):
-        await check_names(request, wanted.options, channel_field)
+        await check_names(api, wanted.options, channel_field)
         return await accept(api, wanted, metadata, write=api.writer.write)
 
 
@@ -346,30 +343,6 @@ async def _writing(request: ApiRequest) -> AsyncGenerator[None]:
         if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
             await _allow_retry(request)
         raise
-
-
-async def check_names(request: ApiRequest, options: RunOptions, channel_field: str) -> None:
-    """Refuse providers, checkers and channels that do not exist. `channel_field` is where the body names the channel.
-
-    Channels and models are blocks in Prefect, which this process does not ask: workers write the names that they know.
-    While no worker has, every name is accepted.
-
-    Raises:
-        BadInput: there is no such provider, checker or channel.
-    """
-    api = request.api
-    await check_provider(api, options.provider)
-    if options.checker_names is not None or options.checker_configs:
-        CheckConfig.from_settings(api.settings, names=options.checker_names, configs=options.checker_configs)
-    channel = options.notify_driver
-    if channel is None or (content := await EncryptedCache(api.database).read(CHANNEL_NAMES)) is None:
-        return
-    known: list[str] = orjson.loads(content)
-    if not is_channel(channel, known):
-        raise BadInput(
-            f"{channel_field}: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
-            "A new block is known after half a minute"
-        )
 
 
 def queued(request: Request, push: WrittenPush, message: str | None = None) -> Response:
