@@ -24,7 +24,7 @@ from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
 from service.api.body import RAW_BODY, TooLarge, beginning_of, read_raw
-from service.api.cloud_events import is_batch, is_binary, read_binary
+from service.api.cloud_events import batch_in, is_binary, read_binary
 from service.api.decoding import BodyHeaders, as_object, read_value
 from service.api.plain import read_multipart, read_plain
 from service.api.problems import HttpProblem, refusals
@@ -228,7 +228,8 @@ async def _read(request: Request, raw: bytes, limit: int, *, plain: bool) -> tup
         if found is None:
             raise
         return found, len(raw)
-    return value if plain and is_batch(value, headers) else as_object(value), size
+    batch = batch_in(value, headers) if plain else None
+    return as_object(value) if batch is None else batch, size
 
 
 async def _authenticate(
