@@ -68,17 +68,6 @@ _DISMISSES = re.compile(
     re.IGNORECASE,
 )
 
-
-def gives_orders(text: str) -> bool:
-    """Whether a text tells its reader what to say or to do, instead of what is so."""
-    return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
-
-
-def dismisses(text: str) -> bool:
-    """Whether a text says that nobody has to act, or what to do, instead of what is wrong."""
-    return _DISMISSES.search(unicodedata.normalize("NFKC", text).replace("\u2019", "'")) is not None
-
-
 _LEAVES_ALONE = re.compile(
     rf"{_HANDLES}|"
     r"\b(?:go|back|return) to (?:sleep|bed)\b|\b(?:do nothing|stand down|move along|no action|relax)\b|"
@@ -87,9 +76,24 @@ _LEAVES_ALONE = re.compile(
 )
 
 
+def gives_orders(text: str) -> bool:
+    """Whether a text tells its reader what to say or to do, instead of what is so."""
+    return _ORDERS.search(_plain(text)) is not None
+
+
+def dismisses(text: str) -> bool:
+    """Whether a text says that nobody has to act, or what to do, instead of what is wrong."""
+    return _DISMISSES.search(_plain(text)) is not None
+
+
 def leaves_alone(text: str) -> bool:
     """Whether a step means to leave an alert alone: that is a person's decision, which no analysis advises."""
-    return _LEAVES_ALONE.search(unicodedata.normalize("NFKC", text)) is not None
+    return _LEAVES_ALONE.search(_plain(text)) is not None
+
+
+def _plain(text: str) -> str:
+    """The text without the look-alikes of letters and apostrophes, in which an order could hide."""
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'")
 
 
 def without_orders(one: Evidence) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,9 +20,10 @@ from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.mappings import StoredMappings
 from orchestration.store.policies import StoredPolicies
-from orchestration.store.unread import UnreadPush, count_unread_like, mark_read
+from orchestration.store.unread import UnreadPush, count_unread_like, list_unread, mark_read
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import Push, Sources, parse_push
+from tasks.ingest.sources.stored import sources_with
 from tasks.ingest.unread import unread_push
 from tasks.kinds import KINDS
 
@@ -65,7 +65,47 @@ class ReplayIntake:
         return await self.policies.active()
 
 
-def read_kept(push: UnreadPush, sources: Sources) -> Push:
+def body_of(push: UnreadPush) -> object:
+    """The body that was kept; a text if it is no JSON."""
+    return cast("object", orjson.loads(push.body)) if push.is_json else push.body
+
+
+async def replay(intake: ReplayIntake, push: UnreadPush, *, dry_run: bool = False) -> Replayed:
+    """Read a push again, and store its runs if a source can read it now.
+
+    A push that was read once is never read again. When no push of a sender and shape is left, its alert ends.
+
+    Raises:
+        Unavailable: the database does not answer; the push stays kept.
+    """
+    if push.run_ids:
+        return Replayed(push=push.name, run_ids=push.run_ids, was_read=True)
+    try:
+        read = _read(push, sources_with(intake.mappings))
+        run_ids = [] if dry_run else await _accept(intake, push)
+    except BadInput as error:
+        return Replayed(push=push.name, reason=str(error).partition("; expected ")[0])
+    return Replayed(push=push.name, source=read.source, alerts=len(read.alerts), ignored=read.ignored, run_ids=run_ids)
+
+
+async def replay_all(intake: ReplayIntake, *, dry_run: bool = False) -> list[Replayed]:
+    """Read again all pushes that no source could read yet, the oldest first.
+
+    Raises:
+        Unavailable: the database does not answer; those that are not read yet stay kept.
+    """
+    done: list[Replayed] = []
+    after = 0
+    while True:
+        async with intake.database.transaction() as tx:
+            pushes = await list_unread(tx, after=after)
+        if not pushes:
+            return done
+        done += [await replay(intake, push, dry_run=dry_run) for push in pushes]
+        after = pushes[-1].id
+
+
+def _read(push: UnreadPush, sources: Sources) -> Push:
     """What the sources make of a push that was kept, read as it was sent.
 
     Raises:
@@ -74,35 +114,6 @@ def read_kept(push: UnreadPush, sources: Sources) -> Push:
     if not push.is_json:
         raise BadInput("it is no JSON, or a part of it was cut when it was kept")
     return parse_push(body_of(push), source=push.source, sources=sources)
-
-
-def body_of(push: UnreadPush) -> object:
-    """The body that was kept; a text if it is no JSON."""
-    return cast("object", orjson.loads(push.body)) if push.is_json else push.body
-
-
-async def replay(
-    intake: ReplayIntake, pushes: Sequence[UnreadPush], sources: Sources, *, dry_run: bool = False
-) -> list[Replayed]:
-    """Read these pushes again, in their order, and store the runs of those that a source can read now.
-
-    A push that was read once is never read again. When no push of a sender and shape is left, its alert ends.
-
-    Raises:
-        Unavailable: the database does not answer; those that are not read yet stay kept.
-    """
-    done: list[Replayed] = []
-    for push in pushes:
-        try:
-            read = read_kept(push, sources)
-        except BadInput as error:
-            done.append(Replayed(push=push.name, reason=str(error).partition("; expected ")[0]))
-            continue
-        run_ids = [] if dry_run else await _accept(intake, push)
-        done.append(
-            Replayed(push=push.name, source=read.source, alerts=len(read.alerts), ignored=read.ignored, run_ids=run_ids)
-        )
-    return done
 
 
 async def _accept(intake: ReplayIntake, push: UnreadPush) -> list[str]:

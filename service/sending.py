@@ -44,9 +44,9 @@ _FINAL = (
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
-"""With these the API itself says that it can never read this alert."""
+"""The statuses with which the API itself says that it can never read this alert."""
 _DONE = ("done", "ignored")
-"""How the API answers what needs no run."""
+"""The API's words for a push that needs no run."""
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _MOST_STUCK = 3
 """After how many answers of somebody else in a row no more alerts are tried: then the address or the key is wrong."""
@@ -72,10 +72,10 @@ class Message:
     """One alert on its way to the API."""
 
     body: dict[str, object]
-    """In the words of the generic source."""
+    """The alert in the words of the generic source, or what another address reads."""
     environment: str | None = None
     key: str = field(default_factory=lambda: token_hex(16))
-    """Under which the API stores it once."""
+    """The API stores a message once under its key, however often it is sent."""
     path: str = WEBHOOK
     """The address at the API. What is kept in a folder is for the default one."""
 
@@ -87,14 +87,14 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """Where alerts are sent to."""
+    """The way to an API."""
 
     url: str
-    """Of the API."""
+    """The address of the API."""
     api_key: str | None = None
 
     def post(self, message: Message, seconds: float = REQUEST_SECONDS) -> str:
-        """Send an alert within so many seconds. Returns the id of its run.
+        """Send an alert within so many seconds. Returns the id of its run; "" if it needs none.
 
         Raises:
             NotNow: the API does not answer, or is busy, or the answer is not the API's.
@@ -198,12 +198,12 @@ def retry_after(written: str) -> float:
 
 @dataclass
 class Outcome:
-    """What has become of alerts that were kept."""
+    """The alerts of a folder that are done, by the names of their files."""
 
     sent: dict[str, str] = field(default_factory=dict[str, str])
-    """The runs, by the name of the file."""
+    """The runs of those that the API has."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
-    """Why they are refused, by the name of the file."""
+    """Why the others are refused."""
 
 
 class Spool:
@@ -315,7 +315,9 @@ class Spool:
 
     @contextmanager
     def background(self) -> Generator[int | None]:
-        """A file that is locked as long as a process has it open, for the one that goes on trying. None: there is one.
+        """The lock of the process that goes on trying, as an open file: it lasts as long as any process has it open.
+
+        None means that another process has the lock.
 
         Raises:
             OSError: the folder cannot be written.

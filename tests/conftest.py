@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import text
 
@@ -36,6 +37,10 @@ for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
 for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME"):
     os.environ.pop(_name, None)
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+
+# On a busy machine everything takes longer, and that is no failure.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

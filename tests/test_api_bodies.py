@@ -16,7 +16,7 @@ from sqlalchemy import select
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.models import PipelineRunRow
-from service.api.body import BodyHeaders, readable
+from service.api.decoding import BodyHeaders, readable
 from tests.api_helpers import open_api
 
 PATH = "/alerts/webhook/"

@@ -120,7 +120,7 @@ async def test_a_body_of_unknown_length_is_read_up_to_the_limit(address: tuple[s
     status, said = await raw(address, head + b"Transfer-Encoding: chunked\r\n\r\n", *pieces)
 
     assert status == 202
-    assert said["message"].startswith("Cut, and only this is told: The body is larger than ")
+    assert said["message"].startswith("Cut, and somebody is notified of this alone: The body is larger than ")
 
 
 async def test_a_chunked_body_within_the_limit_is_taken(address: tuple[str, int], head: bytes) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocks.channels.email import EmailChannel
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadInput, BadSetting
 from orchestration.local_key import load_local_key
@@ -28,6 +29,7 @@ from tasks.ingest.sources import SOURCES, parse_push
 from tasks.ingest.sources.subject import read_subject
 from tests.api_helpers import serve_api
 from tests.notify_helpers import rows
+from tests.test_channels import a_message
 from tests.test_sources_properties import assert_sentence, assert_storable
 
 TO = "alerts@example.com"
@@ -69,9 +71,11 @@ async def open_door(settings: Settings, url: str, **options: Any) -> AsyncGenera
     serving = asyncio.create_task(
         serve_mail(door, host="127.0.0.1", port=0, ended=ended, ready=lambda _, number: port.set_result(number))
     )
-    yield await port
-    ended.set()
-    await serving
+    try:
+        yield await port
+    finally:
+        ended.set()
+        await serving
 
 
 @pytest.fixture
@@ -202,11 +206,15 @@ async def test_a_mail_that_is_too_large_is_refused(port: int, database: Database
     assert len(await alerts(database)) == 1
 
 
+OURS = EmailChannel(smtp_host="localhost", from_address=TO, to_addresses=[TO]).mail(a_message())
+"""A mail of the e-mail channel."""
+
+
 @pytest.mark.parametrize(
     ("message", "sender", "reason"),
     [
-        (mail("[CRITICAL] Disk full", X_Alert_Pipeline_Run="5f"), "a@example.com", "alert-pipeline itself"),
-        (mail("Re: Disk", References="<incident-0123456789abcdef@example.com>"), "ada@example.com", "it answers"),
+        (OURS, "a@example.com", "alert-pipeline itself"),
+        (mail("Re: Disk", References=OURS["References"]), "ada@example.com", "it answers"),
         (mail("Out of office", Auto_Submitted="auto-replied"), "a@example.com", "automatic reply"),
         (mail("Undelivered Mail", From="MAILER-DAEMON@mx.example.com"), "", "delivery of another mail"),
     ],
@@ -261,10 +269,13 @@ async def test_the_door_does_not_open_for_everybody(options: Any, host: str, pro
 
 @pytest.mark.parametrize("written", ["alerts", "@example.com", "a b@example.com", "a@example.com=x=y", ""])
 def test_a_recipient_that_is_none_is_refused(written: str) -> None:
-    with pytest.raises(BadSetting):
+    with pytest.raises(BadSetting, match="is not written as"):
         Recipient.of(written)
-    with pytest.raises(BadSetting):
-        networks_of(["here"])
+
+
+def test_a_network_that_is_none_is_refused() -> None:
+    with pytest.raises(BadSetting, match="--allow 'here': expected a host"):
+        networks_of(["10.1.0.0/16", "here"])
 
 
 @pytest.mark.parametrize(

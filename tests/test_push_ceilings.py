@@ -17,7 +17,7 @@ from orchestration.store.database import Database
 from orchestration.store.keys import Scope
 from orchestration.store.records import RunRecord
 from orchestration.store.why import read_why
-from service.api import body
+from service.api import decoding
 from tests.api_helpers import alert, all_runs, open_api, run_to_end, trigger
 from tests.auth_helpers import make_key, signed
 from tests.conftest import MemoryChannel
@@ -133,8 +133,10 @@ async def test_large_bodies_are_parsed_beside_the_event_loop(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    parse = body._parse
-    monkeypatch.setattr(body, "_parse", lambda *given: (seen.append(threading.current_thread().name), parse(*given))[1])
+    parse = decoding._parse
+    monkeypatch.setattr(
+        decoding, "_parse", lambda *given: (seen.append(threading.current_thread().name), parse(*given))[1]
+    )
     async with open_api(settings, database.url) as api:
         await api.post(WEBHOOK, json=alert(description="x" * 100_000))
 

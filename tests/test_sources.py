@@ -11,21 +11,14 @@ import pytest
 from orchestration.alert import Alert
 from orchestration.errors import BadInput
 from tasks.ingest.incidents import split_by_incident
-from tasks.ingest.sources import ENTRY_POINTS, IN_CODE, SOURCES, parse_push, recognise, registry, source_named
+from tasks.ingest.sources import ENTRY_POINTS, IN_CODE, SOURCES, parse_push, recognise, source_named
 from tasks.ingest.sources.cleaning import MAX_DEPTH
-from tests.payloads import NAMES, body
+from tests.payloads import body
 
 
 def only(payload: object, source: str | None = None) -> Alert:
     (alert,) = parse_push(payload, source=source).alerts
     return alert
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_recognition_does_not_depend_on_the_order_of_the_registry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = recognise(body(name)).name
-    monkeypatch.setattr(registry, "SOURCES", dict(reversed(SOURCES.items())))
-    assert recognise(body(name)).name == before
 
 
 @pytest.mark.parametrize("version", ["1", "4", 4])

@@ -177,11 +177,11 @@ def test_a_text_without_a_name_is_a_page() -> None:
     assert only({"text": "Disk full on web-1"}).name == "Disk full on web-1"
 
 
-@pytest.mark.parametrize(("status", "state"), [(2, "pending"), (3, "maintenance")])
+@pytest.mark.parametrize(("status", "state"), [(2, "that is pending"), (3, "during a maintenance")])
 def test_a_heartbeat_that_says_nothing_is_ignored(status: int, state: str) -> None:
     whole = body("uptime-kuma/firing")
     whole["heartbeat"]["status"] = status
-    assert parse_push(whole).ignored == f"a heartbeat that is {state}"
+    assert parse_push(whole).ignored == f"a heartbeat {state}"
 
 
 def test_what_could_not_be_filled_in_is_not_in_a_page() -> None:

@@ -40,6 +40,11 @@ async def kept(database: Database) -> list[Any]:
         return await list_unread(tx, include_read=True)
 
 
+async def command(*words: str, code: int = 0) -> None:
+    """Run `alert-pipeline …` in this process."""
+    assert await asyncio.to_thread(main.app, list(words), standalone_mode=False) == code
+
+
 @pytest.mark.parametrize("path", ["/alerts/webhook/", "/alerts/webhook/grafana/", "/alerts/webhook/generic/"])
 async def test_what_no_source_reads_is_kept_and_told_once(
     api: httpx.AsyncClient, database: Database, path: str
@@ -58,6 +63,12 @@ async def test_what_no_source_reads_is_kept_and_told_once(
     assert run.alert_fingerprint.startswith(f"{NOT_UNDERSTOOD}/")
     assert "that is not understood" in run.title
     assert "duplicate" in (await run_of(database, again.json()["run_id"])).model_dump_json()
+
+
+async def test_what_is_sent_again_under_the_same_key_is_accepted_again(api: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "north-1"}
+    sent = [await api.post("/alerts/webhook/", json=UNKNOWN, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in sent] == [202, 202], sent[1].text
 
 
 async def test_at_the_api_of_programs_it_stays_a_refusal(api: httpx.AsyncClient, database: Database) -> None:
@@ -131,7 +142,6 @@ async def test_of_500_random_bodies_none_is_lost(api: httpx.AsyncClient, databas
     rng.shuffle(bodies)
 
     outcomes: Counter[str] = Counter()
-    shapes: set[str] = set()
     for sent in bodies:
         said = await api.post("/alerts/webhook/", content=json.dumps(sent))
         assert said.status_code == 202, (said.status_code, said.text, sent)
@@ -169,26 +179,23 @@ async def test_what_was_kept_is_read_once_a_mapping_is_applied(
     mapping = tmp_path / "lamp.yaml"
     mapping.write_text(LAMP)
 
-    def command(*words: str, code: int = 0) -> None:
-        assert main.app(list(words), standalone_mode=False) == code
-
     async with open_api(settings, database.url) as api:
         await api.post("/alerts/webhook/?environment=staging", json=UNKNOWN)
         await api.post("/alerts/webhook/", json=UNKNOWN | {"lamp": {"id": "L2", "state": "dark"}})
         await api.post("/alerts/webhook/", content=b"<alert/>")
     first, second, third = await kept(database)
 
-    await asyncio.to_thread(command, "pushes", "replay", code=1)
-    await asyncio.to_thread(command, "sources", "try", "--push", first.name, code=1)
-    await asyncio.to_thread(command, "sources", "try", "--push", first.name, "--mapping", str(mapping))
-    await asyncio.to_thread(command, "sources", "draft", "--push", second.name)
-    await asyncio.to_thread(command, "sources", "apply", str(mapping))
-    await asyncio.to_thread(command, "pushes", "replay", "--dry-run", code=1)
+    await command("pushes", "replay", code=1)
+    await command("sources", "try", "--push", first.name, code=1)
+    await command("sources", "try", "--push", first.name, "--mapping", str(mapping))
+    await command("sources", "draft", "--push", second.name)
+    await command("sources", "apply", str(mapping))
+    await command("pushes", "replay", "--dry-run", code=1)
     assert [push.run_ids for push in await kept(database)] == [[], [], []]
-    await asyncio.to_thread(command, "pushes", "replay", code=1)  # a text is no mapping's
-    await asyncio.to_thread(command, "pushes", "replay", first.name, str(second.id))
-    await asyncio.to_thread(command, "pushes", "list", "--all")
-    await asyncio.to_thread(command, "pushes", "show", third.name)
+    await command("pushes", "replay", code=1)  # a text is no mapping's
+    await command("pushes", "replay", first.name, str(second.id))
+    await command("pushes", "list", "--all")
+    await command("pushes", "show", third.name)
 
     first, second, third = await kept(database)
     assert (len(first.run_ids), len(second.run_ids), third.run_ids) == (1, 1, [])
@@ -215,21 +222,7 @@ async def test_a_sender_that_is_never_understood_is_refused_after_a_while(
     [
         {"lamp": "x" * 40_000},
         {"lamp": [{"id": number} for number in range(5000)]},
-        {
-            "lamp": {
-                "a": {
-                    "b": {
-                        "c": {
-                            "d": {
-                                "e": {
-                                    "f": {"g": {"h": {"i": {"j": {"k": {"l": {"m": {"n": {"o": {"p": {"q": 1}}}}}}}}}}}
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        },
+        json.loads('{"lamp": ' * 19 + "1" + "}" * 19),
         {"lamp": ["y" * 100] * 5000},
     ],
     ids=["long", "many", "deep", "large"],
@@ -273,11 +266,30 @@ async def test_a_replay_says_what_was_read_before(
     async with database.transaction() as tx:
         await mark_read(tx, push.id, ["pipeline_run_1"])
 
-    def replay() -> int:
-        return main.app(["pushes", "replay", push.name], standalone_mode=False)
-
-    assert await asyncio.to_thread(replay) == 0
+    await command("pushes", "replay", push.name)
     assert capsys.readouterr().out == f"= {push.name}: was read before, run pipeline_run_1\n"
+
+
+async def test_a_replay_reads_all_that_is_kept_and_stops_at_nothing(
+    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setattr(unread, "MOST_LISTED", 2)  # at once
+    mapping = tmp_path / "lamp.yaml"
+    mapping.write_text(LAMP)
+    async with open_api(settings, database.url) as api:
+        for number in range(5):
+            await api.post("/alerts/webhook/", json=UNKNOWN | {"lamp": {"id": f"L{number}", "state": "dark"}})
+    async with database.transaction() as tx:  # its definition was deleted since
+        await tx.exec_driver_sql(
+            """update refused_push set details = details || '{"definition": "gone"}' where strpos(body, '"L1"') > 0"""
+        )
+
+    await command("sources", "apply", str(mapping))
+    await command("pushes", "replay", code=1)
+    async with database.transaction() as tx:
+        (left,) = await list_unread(tx)
+    assert (json.loads(left.body)["lamp"]["id"], left.definition) == ("L1", "gone")
 
 
 async def test_why_says_that_it_is_kept(api: httpx.AsyncClient, database: Database) -> None:

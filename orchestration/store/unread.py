@@ -28,6 +28,9 @@ KEPT_CHARACTERS = 256 * 1024
 MAX_KEPT_A_DAY = 10_000
 """How many bodies of one sender are kept of a day. What comes then is refused, so that its sender knows."""
 
+MOST_LISTED = 1_000
+"""How many pushes are read at once: the bodies of all that are kept may be more than memory has."""
+
 _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")
 _CUT = ("[truncated]", "[too deep]")
@@ -123,10 +126,14 @@ async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:
     return (await tx.execute(row.returning(_T.id))).scalar_one()
 
 
-async def list_unread(tx: AsyncConnection, *, include_read: bool = False, limit: int = 1000) -> list[UnreadPush]:
-    """The pushes that are kept, oldest first; with or without those that a source could read later."""
-    conditions = [_is_unread()] if include_read else [_is_unread(), ~_T.details.has_key("run_ids")]
-    return await _read(tx, conditions, limit)
+async def list_unread(tx: AsyncConnection, *, include_read: bool = False, after: int = 0) -> list[UnreadPush]:
+    """The next `MOST_LISTED` pushes that are kept, oldest first, of those with a higher number than `after`.
+
+    With `include_read` also those that a source could read later.
+    """
+    conditions = [_is_unread(), _T.id > after]
+    conditions += [] if include_read else [~_T.details.has_key("run_ids")]
+    return await _read(tx, conditions, MOST_LISTED)
 
 
 async def find_unread(tx: AsyncConnection, number: int) -> UnreadPush:

@@ -21,7 +21,7 @@ from orchestration.store.change_events import list_changes, record_change
 from orchestration.store.database import read_clock
 from orchestration.store.keys import Scope
 from service.api.auth import token_of
-from service.api.body import BodyHeaders, read_object
+from service.api.decoding import BodyHeaders, read_object
 from service.api.problems import HttpProblem
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.signatures import is_signed

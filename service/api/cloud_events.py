@@ -15,7 +15,8 @@ from fastapi import Request
 
 from orchestration.errors import BadInput
 from orchestration.json_text import to_json
-from service.api.body import BodyHeaders, TooLarge, read_value, text_of
+from service.api.body import TooLarge
+from service.api.decoding import BodyHeaders, read_value, text_of
 from service.api.problems import HttpProblem
 from service.api.signatures import is_signed
 
@@ -28,21 +29,22 @@ _ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
 _STRUCTURED = "application/cloudevents"
 
 
-def is_batch(value: object, headers: BodyHeaders) -> bool:
-    """Whether a body is a batch of events: its sender says so, or each of its members is one.
+def batch_in(value: object, headers: BodyHeaders) -> list[object] | None:
+    """The events of a body that is a batch: its sender says so, or each of its members is one. None means that it is no
+    batch.
 
     Raises:
         TooLarge: it has too many events.
     """
     if not isinstance(value, list):
-        return False
+        return None
     members = cast("list[object]", value)
     named = headers.content_type.strip().lower().startswith(BATCH)
     if not named and not (members and all(isinstance(each, dict) and "specversion" in each for each in members)):
-        return False
+        return None
     if len(members) > MAX_EVENTS:
         raise TooLarge(f"The batch has more than {MAX_EVENTS:,} events: send smaller ones")
-    return True
+    return members
 
 
 def is_binary(request: Request) -> bool:

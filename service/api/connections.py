@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -166,7 +167,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None:
-            cycle.scope[HAS_COME] = lambda: not (cycle.more_body or cycle.disconnected)  # pyright: ignore[reportGeneralTypeIssues]
+            scope = cast("Scope", cycle.scope)
+            scope[HAS_COME] = lambda: not (cycle.more_body or cycle.disconnected)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body has come."""

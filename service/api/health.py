@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from orchestration.errors import Unavailable
@@ -15,9 +15,9 @@ from orchestration.signals import logger
 from orchestration.store.encrypted_cache import DefaultChannels, read_default_channels
 from orchestration.store.workers import WorkerRecord, list_workers
 from service.api.problems import RETRY_AFTER_SECONDS, problems
+from service.api.pushes import SourceName
 from service.api.state import ApiState, state_of
-from tasks.ingest.sources import SOURCES, Sources, source_named
-from tasks.ingest.sources.stored import sources_with
+from tasks.ingest.sources import source_named
 
 router = APIRouter()
 
@@ -86,23 +86,13 @@ async def ready(request: Request, response: Response) -> Readiness:
 @router.get("/alerts/webhook/", tags=["webhooks"], openapi_extra={"security": []})
 async def webhook_health(request: Request) -> WebhookHealth:
     """Webhooks are accepted here, of these sources."""
-    return WebhookHealth(sources=list(await _sources(request)))
-
-
-async def _sources(request: Request) -> Sources:
-    return sources_with(await state_of(request).stored_mappings())
+    return WebhookHealth(sources=list(state_of(request).sources))
 
 
 @router.get("/alerts/webhook/{source}/", tags=["webhooks"], responses=problems(422), openapi_extra={"security": []})
-async def webhook_health_of_source(
-    request: Request,
-    source: Annotated[
-        str,
-        Path(max_length=64, description="The source, one that ships or that of a stored mapping.", examples=[*SOURCES]),
-    ],
-) -> WebhookHealth:
+async def webhook_health_of_source(request: Request, source: SourceName) -> WebhookHealth:
     """Webhooks of this source are accepted here."""
-    return WebhookHealth(sources=[source_named(source, await _sources(request)).name])
+    return WebhookHealth(sources=[source_named(source, state_of(request).sources).name])
 
 
 @router.options("/alerts/webhook/", tags=["webhooks"], openapi_extra={"security": []})

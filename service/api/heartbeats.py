@@ -16,7 +16,8 @@ from orchestration.signals import logger
 from orchestration.store import heartbeats as store
 from orchestration.store.heartbeats import Beaten
 from orchestration.store.keys import Scope
-from service.api.body import RAW_BODY, BodyHeaders, read_object
+from service.api.body import RAW_BODY
+from service.api.decoding import BodyHeaders, read_object
 from service.api.problems import HttpProblem, problems
 from service.api.route import ApiRequest, GuardedRoute, requires, when_too_large
 

@@ -16,8 +16,8 @@ from orchestration.store.encrypted_cache import read_models
 from orchestration.store.keys import Scope
 from orchestration.store.model_questions import ModelRecord, read_records
 from service.api import pushes
+from service.api.names import DEFAULT, SETTINGS, usual_provider
 from service.api.problems import HttpProblem
-from service.api.providers import DEFAULT, SETTINGS, usual_provider
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import Short
 from tasks.single import analysis_request

@@ -13,6 +13,7 @@ from orchestration.store.channels import Health, read_health
 from orchestration.store.encrypted_cache import read_channel_names, read_default_channels
 from orchestration.store.keys import Scope
 from service.api import pushes
+from service.api.names import check_names
 from service.api.problems import problems
 from service.api.route import ApiRequest, GuardedRoute, requires
 from service.api.shapes import ChannelName, Queued, Short
@@ -151,7 +152,7 @@ async def send_batch(request: ApiRequest, asked: Annotated[Batch, Body()]) -> Ba
     """Send several messages, each by a run of its own. With an `Idempotency-Key` header none is sent twice."""
     wanted = [one.run_request() for one in asked.notifications]
     for number, (message, one) in enumerate(zip(asked.notifications, wanted, strict=True)):
-        await pushes.check_names(request, one.options, f"notifications.{number}.{message.channel_field}")
+        await check_names(request.api, one.options, f"notifications.{number}.{message.channel_field}")
     stored = [await pushes.store(request, one, part=number) for number, one in enumerate(wanted)]
     sent = [
         Sent(run_id=push.run_ids[0], trace_id=push.trace_id, status_url=pushes.status_url(request, push.run_ids[0]))

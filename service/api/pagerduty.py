@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from orchestration.errors import Unavailable
 from orchestration.requests import RunRequest
-from service.api.body import BodyHeaders, read_object
+from service.api.decoding import BodyHeaders, read_object
 from service.api.pagerduty_events import apply_own_event
 from service.api.problems import HttpProblem
 from service.api.pushes import WRITE_TIMEOUT_SECONDS, plain, queued

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.api.body import BodyHeaders, decompressed, json_object_in, readable
+from service.api.decoding import BodyHeaders, decompressed, json_object_in, readable
 
 _OWN_PARAMETERS = frozenset(("environment", "definition"))
 """Parameters of the address that are not about the alert."""
@@ -37,9 +37,7 @@ _NAMES = frozenset(("name", "alertname", "alert_name", "title", "subject", "mess
 """Of these fields a form or the address has at least one; otherwise it is about no alert."""
 
 
-async def read_plain(
-    raw: bytes, headers: BodyHeaders, parameters: Mapping[str, str], limit: int
-) -> dict[str, object] | None:
+def read_plain(raw: bytes, headers: BodyHeaders, parameters: Mapping[str, str], limit: int) -> dict[str, str] | None:
     """The alert in a body that is no JSON, in the generic shape. None means that there is none.
 
     The first line of a text is the alert's name, and the rest describes it. Fields of the address count where the body
@@ -58,7 +56,7 @@ async def read_plain(
         fields |= {"name": first.strip()[:_NAME_CHARACTERS]} | ({"description": rest.strip()} if rest.strip() else {})
         if len(first.strip()) > _NAME_CHARACTERS:
             fields["description"] = text
-    return dict(fields) if not _NAMES.isdisjoint(fields) else None
+    return fields if not _NAMES.isdisjoint(fields) else None
 
 
 async def read_multipart(

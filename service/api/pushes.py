@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -13,26 +14,24 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable, Unreadable
-from orchestration.message import is_channel
 from orchestration.redaction import one_line
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.signals import PushRefused, logger
 from orchestration.store import unread
-from orchestration.store.encrypted_cache import CHANNEL_NAMES, EncryptedCache
 from orchestration.store.keys import Scope
 from orchestration.store.pushes import WrittenPush
 from orchestration.store.refused import READ_BYTES
 from orchestration.store.story import read_story
-from service.api.body import BodyHeaders, beginning_of, declared_size, readable
+from service.api.body import beginning_of, declared_size
 from service.api.cloud_events import key_of
+from service.api.decoding import BodyHeaders, readable
+from service.api.names import check_names
 from service.api.pagerduty_events import OwnEvent, apply_own_event
 from service.api.prefix import prefix_of
 from service.api.problems import HttpProblem, problems, status_of
-from service.api.providers import check_provider
 from service.api.route import ApiRequest, GuardedRoute, requires, takes_plain, when_too_large, when_unreadable
 from service.api.shapes import Queued, Trigger
 from service.api.sns import confirm_subscription
-from tasks.check.stage import CheckConfig
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
 from tasks.ingest.sources import SOURCES
@@ -43,8 +42,6 @@ WRITE_TIMEOUT_SECONDS = 15.0
 
 _PRINTABLE = re.compile(r"[!-~]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-
-_EMPTY_BATCH = "The batch has no event"
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -117,7 +114,7 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
     raw = await beginning_of(request, READ_BYTES)
     beginning = readable(raw, BodyHeaders.of(request), READ_BYTES)
     asked = str(request.path_params.get("source", "webhook")).lower()
-    source = asked if asked in SOURCES else "generic"
+    source = asked if asked in request.api.sources else "generic"
     wanted = RunRequest(
         payload=too_large_push(
             source, request.caller.name, declared_size(request), reason.partition(": ")[0], beginning
@@ -126,7 +123,7 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
         environment=plain(request.query_params.get("environment", ""), "production"),
     )
     logger.warning("A push from %s was cut: %s", one_line(request.caller.name or source, 64), reason)
-    return queued(request, await store(request, wanted), f"Cut, and only this is told: {reason}")
+    return queued(request, await store(request, wanted), f"Cut, and somebody is notified of this alone: {reason}")
 
 
 async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Response:
@@ -139,13 +136,11 @@ async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Resp
     return queued(request, *await keep(request, value, reason))
 
 
-async def keep(
-    request: ApiRequest, body: object, reason: str, *, text: str | None = None, part: int | None = None
-) -> tuple[WrittenPush, str]:
+async def keep(request: ApiRequest, body: object, reason: str, *, text: str | None = None) -> tuple[WrittenPush, str]:
     """Keep a push that no source can read, and notify somebody, once for each sender and shape.
 
     A refusal would be the end of it: a sender of alerts cannot do anything about it, and nobody looks at its log.
-    `text` is that of a body that is no JSON, `part` its number within a batch. Also returns what is to be said.
+    `text` is that of a body that is no JSON. Also returns what is to be said.
 
     Raises:
         BadInput: this sender has had too many kept today.
@@ -153,12 +148,8 @@ async def keep(
     """
     # To remove the secrets of a large body takes longer than other requests should wait.
     push = await asyncio.to_thread(_unread, request, body, reason, text)
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS), request.api.database.transaction() as tx:
-            number = await unread.keep_unread(tx, push)
-    except TimeoutError:
-        await _allow_retry(request)
-        raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
+    async with _writing(request), request.api.database.transaction() as tx:
+        number = await unread.keep_unread(tx, push)
     if number is None:
         raise BadInput(f"{reason}. More than {unread.MAX_KEPT_A_DAY:,} such pushes of this sender were kept today")
     push = push.model_copy(update={"id": number})
@@ -166,7 +157,8 @@ async def keep(
     request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
     wanted = RunRequest(payload=unread_push(push, body), source="generic", environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
-    written = await store(request, wanted, part=part)
+    # What is kept has another name each time, so that the request's Idempotency-Key is not for this alert.
+    written = await _store_under(None, request, wanted)
     return written, f"Not understood, and kept as {push.name}: {push.reason}"
 
 
@@ -251,17 +243,21 @@ async def accept_webhook_of_source(
         key = request.caller.key
         own = await apply_own_event(request.api, payload, may_respond=key is None or key.allows(Scope.RESPOND))
         if own is not None:
-            return Response(own.model_dump_json(), media_type="application/json")
+            return _answer(own)
     confirmed = await confirm_subscription(payload, request.api.settings.sns_confirm_topics)
     if confirmed is not None:
-        return Response(OwnEvent(status="done", message=confirmed).model_dump_json(), media_type="application/json")
+        return _answer(OwnEvent(status="done", message=confirmed))
     return queued(request, *await _store_or_keep(request, payload, wanted))
+
+
+def _answer(own: OwnEvent) -> Response:
+    return Response(own.model_dump_json(), media_type="application/json")
 
 
 async def _accept_batch(request: ApiRequest, events: list[Any], wanted: RunRequest) -> Response:
     """Accept a batch of CloudEvents. Each is a push of its own: after an error the batch can be sent again."""
     if not events:
-        return Response(OwnEvent(status="done", message=_EMPTY_BATCH).model_dump_json(), media_type="application/json")
+        return _answer(OwnEvent(status="done", message="The batch has no event"))
     written: list[WrittenPush] = []
     unclear: list[str] = []
     for part, event in enumerate(events):
@@ -287,7 +283,7 @@ async def _store_or_keep(
     try:
         return await store(request, wanted.model_copy(update={"payload": payload}), part=part, own_key=key), None
     except Unreadable as error:
-        return await keep(request, payload, str(error), part=part)
+        return await keep(request, payload, str(error))
 
 
 async def store(
@@ -308,20 +304,38 @@ async def store(
         KeyReused: the Idempotency-Key came with another push before.
         Unavailable: the database does not answer, or not in time.
     """
-    api = request.api
     key = request.headers.get("idempotency-key")
+    if key is None:
+        key = own_key
+    elif part is not None:
+        key = f"{key}/{part}"
+    return await _store_under(key, request, wanted, channel_field)
+
+
+async def _store_under(
+    key: str | None, request: ApiRequest, wanted: RunRequest, channel_field: str = "notify_channel"
+) -> WrittenPush:
+    api = request.api
     metadata = PushMetadata(
-        sender=request.caller.name,
-        idempotency_key=own_key if key is None else key if part is None else f"{key}/{part}",
-        skip_duplicates=True,
-        size_bytes=request.size_bytes,
+        sender=request.caller.name, idempotency_key=key, skip_duplicates=True, size_bytes=request.size_bytes
     )
     if wanted.trace_id is None and (trace_id := trace_id_of(request.headers)) is not None:
         wanted = wanted.model_copy(update={"trace_id": trace_id})
+    async with _writing(request):
+        await check_names(api, wanted.options, channel_field)
+        return await accept(api, wanted, metadata, write=api.writer.write)
+
+
+@asynccontextmanager
+async def _writing(request: ApiRequest) -> AsyncGenerator[None]:
+    """Bound the time in which the database stores a push. After an error of ours the request may be sent again.
+
+    Raises:
+        Unavailable: the time is over.
+    """
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await check_names(request, wanted.options, channel_field)
-            return await accept(api, wanted, metadata, write=api.writer.write)
+            yield
     except TimeoutError:
         await _allow_retry(request)
         raise Unavailable(f"The database did not store the push within {WRITE_TIMEOUT_SECONDS:g} s") from None
@@ -329,30 +343,6 @@ async def store(
         if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
             await _allow_retry(request)
         raise
-
-
-async def check_names(request: ApiRequest, options: RunOptions, channel_field: str) -> None:
-    """Refuse providers, checkers and channels that do not exist. `channel_field` is where the body names the channel.
-
-    Channels and models are blocks in Prefect, which this process does not ask: workers write the names that they know.
-    While no worker has, every name is accepted.
-
-    Raises:
-        BadInput: there is no such provider, checker or channel.
-    """
-    api = request.api
-    await check_provider(api, options.provider)
-    if options.checker_names is not None or options.checker_configs:
-        CheckConfig.from_settings(api.settings, names=options.checker_names, configs=options.checker_configs)
-    channel = options.notify_driver
-    if channel is None or (content := await EncryptedCache(api.database).read(CHANNEL_NAMES)) is None:
-        return
-    known: list[str] = orjson.loads(content)
-    if not is_channel(channel, known):
-        raise BadInput(
-            f"{channel_field}: there is no channel or driver {channel!r}; there are: {', '.join(known)}. "
-            "A new block is known after half a minute"
-        )
 
 
 def queued(request: Request, push: WrittenPush, message: str | None = None) -> Response:

@@ -11,7 +11,8 @@ from orchestration.signals import PushRefused
 from orchestration.store import keys
 from orchestration.store.refused import LOCAL_KEY, READ_BYTES, Refusal
 from service.api.auth import CALLER, HOW, HOW_HERE, token_of
-from service.api.body import RAW_BODY, BodyHeaders, beginning_of, declared_size, readable
+from service.api.body import RAW_BODY, beginning_of, declared_size
+from service.api.decoding import BodyHeaders, readable
 from service.api.prefix import prefix_of
 from service.api.state import state_of
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
@@ -22,8 +23,9 @@ from orchestration.errors import BadInput, Unavailable
 from orchestration.store.keys import Scope
 from orchestration.store.refused import READ_BYTES
 from service.api.auth import CALLER, Caller
-from service.api.body import RAW_BODY, BodyHeaders, TooLarge, as_object, beginning_of, read_raw, read_value
-from service.api.cloud_events import is_batch, is_binary, read_binary
+from service.api.body import RAW_BODY, TooLarge, beginning_of, read_raw
+from service.api.cloud_events import batch_in, is_binary, read_binary
+from service.api.decoding import BodyHeaders, as_object, read_value
 from service.api.plain import read_multipart, read_plain
 from service.api.problems import HttpProblem, refusals
 from service.api.signatures import is_signed
@@ -126,7 +128,7 @@ class GuardedRoute(APIRoute):
         options["responses"] = {**refusals(reads_body=reads_body), **(options.get("responses") or {})}
         options["strict_content_type"] = False
         super().__init__(path, endpoint, **options)
-        if self._handle_directly() is not None:  # then nothing needs what FastAPI keeps open around an endpoint
+        if self._direct_handler is not None:  # then nothing needs what FastAPI keeps open around an endpoint
             guarded = self.get_route_handler()
 
             async def answer(scope: ScopeOfRequest, receive: Receive, send: Send) -> None:
@@ -137,7 +139,7 @@ class GuardedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with everything of this module before it."""
-        handle = self._handle_directly() or super().get_route_handler()
+        handle = self._direct_handler or super().get_route_handler()
         takes_body = self.body_field is not None
         body_required = self.body_field is not None and self.body_field.field_info.is_required()
 
@@ -176,7 +178,8 @@ class GuardedRoute(APIRoute):
 
         return guarded
 
-    def _handle_directly(self) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
+    @cached_property
+    def _direct_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
         """What FastAPI does for an endpoint that takes one body and answers for itself, in a fraction of its time.
 
         None means that the endpoint needs more of FastAPI.
@@ -220,12 +223,13 @@ async def _read(request: Request, raw: bytes, limit: int, *, plain: bool) -> tup
     except HttpProblem as problem:
         found = None
         if plain and problem.status == HTTPStatus.BAD_REQUEST:
-            read = read_multipart if headers.is_multipart else read_plain
-            found = await read(raw, headers, request.query_params, limit)
+            given = (raw, headers, request.query_params, limit)
+            found = await read_multipart(*given) if headers.is_multipart else read_plain(*given)
         if found is None:
             raise
         return found, len(raw)
-    return value if plain and is_batch(value, headers) else as_object(value), size
+    batch = batch_in(value, headers) if plain else None
+    return as_object(value) if batch is None else batch, size
 
 
 async def _authenticate(

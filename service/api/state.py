@@ -28,6 +28,8 @@ from orchestration.store.runs import list_final
 from service.api.auth import Guard
 from service.api.body import BodiesInMemory
 from service.api.presence import Presence
+from tasks.ingest.sources import Sources
+from tasks.ingest.sources.stored import sources_with
 from tasks.kinds import KINDS
 
 _LISTEN_AGAIN_SECONDS = 1.0
@@ -115,6 +117,11 @@ class ApiState:
     bodies: BodiesInMemory = field(default_factory=BodiesInMemory)
     schema_problem: str | None = "The database was not asked yet"
     """Why the database schema cannot be used. None means that it is current."""
+
+    @property
+    def sources(self) -> Sources:
+        """The sources that count now: those that ship, and those of the stored mappings."""
+        return sources_with(self.mappings.latest)
 
     async def stored_mappings(self) -> StoredMappings:
         """The mappings that count now, as they were read last: no push waits for them to be read."""

@@ -96,7 +96,7 @@ def apply(
         str | None,
         typer.Option(
             metavar="TYPE/NAME",
-            help="A notification block of Prefect, told when alert-pipeline itself fails. Alone or with --url.",
+            help="A notification block of Prefect, which says when alert-pipeline itself fails. Alone or with --url.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -115,15 +115,8 @@ def apply(
 
     Without --flow and --tag, all flows are watched but alert-pipeline's own.
     """
-    if not url and not notify:
-        fail(
-            "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
-            "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
-            code=USAGE,
-        )
-    _ensure_set_name(name)
-    if name == OWN_SET:
-        fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
+    _ensure_wanted(url, notify, name)
+    # Prefect takes seconds to import, and `--help` does not need it.
     from service.mirror.own_automations import apply_own
     from service.mirror.sender import Watched
     from service.mirror.setting_up import SenderOrder, set_up_sender
@@ -139,16 +132,18 @@ def apply(
         severity=severity,
         ui_url=_ui_url(settings, api_url),
     )
-    order = url and SenderOrder(
-        set_name=name,
-        watched=watched,
-        url=url,
-        key=key or local_key_for(settings, url),
-        environment=environment,
-        overwrite=overwrite,
-        check=check,
-        dry_run=dry_run,
-    )
+    order = None
+    if url:
+        order = SenderOrder(
+            set_name=name,
+            watched=watched,
+            url=url,
+            key=key or local_key_for(settings, url),
+            environment=environment,
+            overwrite=overwrite,
+            check=check,
+            dry_run=dry_run,
+        )
 
     async def work(client: PrefectClient) -> list[AppliedAutomation]:
         own = await apply_own(client, notify, overwrite=overwrite, dry_run=dry_run) if notify else []
@@ -156,6 +151,18 @@ def apply(
 
     _show_done(_at_prefect(settings, api_url, work), api_url, dry_run=dry_run, json=json)
     return 0
+
+
+def _ensure_wanted(url: str | None, notify: str | None, name: str) -> None:
+    if not url and not notify:
+        fail(
+            "Say where Prefect sends to: --url http://HOST:8000, an address that Prefect's server reaches; or "
+            "--notify TYPE/NAME, whom it notifies about alert-pipeline itself",
+            code=USAGE,
+        )
+    _ensure_set_name(name)
+    if name == OWN_SET:
+        fail(f"--name {OWN_SET} is the set of --notify: give this one another name", code=USAGE)
 
 
 def _longest(typed: str | None) -> timedelta | None:

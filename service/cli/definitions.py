@@ -96,7 +96,7 @@ def apply(
     if json:
         as_json([_outcome_as_data(outcome) for outcome in outcomes])
     else:
-        _show_outcomes(outcomes)
+        show_outcomes(outcomes)
     return 0
 
 
@@ -234,7 +234,7 @@ def _change(change: Callable[[DefinitionService], Awaitable[Outcome]], *, json: 
     if json:
         as_json(_outcome_as_data(outcome))
     else:
-        _show_outcomes([outcome])
+        show_outcomes([outcome])
     return 0
 
 
@@ -266,19 +266,23 @@ def _as_data(record: DefinitionRecord) -> dict[str, Any]:
 
 
 def _outcome_as_data(outcome: Outcome) -> dict[str, Any]:
-    facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
-    return {**facts, **_as_data(outcome.definition)}
+    return {**facts_of(outcome), **_as_data(outcome.definition)}
 
 
-def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print one line for each changed definition, and one for each note."""
+def facts_of(outcome: Outcome) -> dict[str, Any]:
+    """The result of a change as data, without what was changed."""
+    return {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
+
+
+def show_outcomes(outcomes: Sequence[Outcome], *, deleted: str = "deleted") -> None:
+    """Print one line for each changed definition, and one for each note. `deleted` says what a deletion means."""
     for outcome in outcomes:
         name, version = outcome.definition.name, outcome.definition.version
         match outcome.change:
             case "rolled_back":
                 output.print(f"✓ {name}: rolled back to version {version}")
             case "deleted":
-                output.print(f"- {name}: deleted")
+                output.print(f"- {name}: {deleted}")
             case change:
                 mark = {"unchanged": "=", "disabled": "-"}.get(change, "✓")
                 output.print(f"{mark} {name}: {change}, version {version}")
@@ -322,6 +326,11 @@ def _show_definition(record: DefinitionRecord, versions: Sequence[DefinitionReco
     show_facts(facts, width=9)
     output.print("  Graph", style="bold")
     _show_graph(parse_definition(record.config, KINDS.by_type), indent="    ")
+    show_versions(versions)
+
+
+def show_versions(versions: Sequence[DefinitionRecord]) -> None:
+    """Print one line for each version."""
     output.print("  Versions", style="bold")
     for each in versions:
         when = f"{each.created_at:%Y-%m-%d %H:%M}"

@@ -91,8 +91,7 @@ def _dry_run_linear(settings: Settings, request: RunRequest, *, json: bool) -> N
 def _dry_run_definition(settings: Settings, request: RunRequest, *, json: bool) -> None:
     definition, version = load_definition(settings, request)
     ingests = check_payload(request, definition)
-    sources = known_sources(settings) if ingests else None
-    push = parse_push(request.payload, source=request.source, sources=sources) if ingests else None
+    push = parse_push(request.payload, source=request.source, sources=known_sources(settings)) if ingests else None
     groups = split_by_incident(push.alerts) if push is not None else []
     previews = asyncio.run(_preview_nodes(settings, definition, groups, request.options.notify_driver))
     name = request.options.definition or INLINE

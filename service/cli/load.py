@@ -17,11 +17,11 @@ from orchestration.local_key import local_key_for
 from orchestration.places import is_loopback
 from orchestration.redaction import redact_text
 from orchestration.settings import load_settings
+from service.cli.api_door import DEFAULT_URL
 from service.cli.terminal import Json, as_json, errors, output, progress
 from service.load import ENVIRONMENT, Answers, Body, Load, Shape, send
 from tasks.ingest.sources import IN_CODE
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 _MOST = 100_000
 
 

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from orchestration.local_key import local_key_for
 from orchestration.settings import load_settings
-from service.cli.load import DEFAULT_URL
+from service.cli.api_door import DEFAULT_URL, ApiKey, ApiUrl, door_to
 from service.cli.terminal import output
-from service.sending import Door
 
 
 def mail_door(
@@ -22,7 +20,7 @@ def mail_door(
             "--recipient",
             "-r",
             envvar="MAIL_DOOR_RECIPIENTS",
-            help="An address that takes alerts: alerts@example.com, or with =ENVIRONMENT or =ENVIRONMENT/SOURCE. "
+            help="An address that accepts alerts: alerts@example.com, or with =ENVIRONMENT or =ENVIRONMENT/SOURCE. "
             "*@example.com means all. Repeatable; in the variable with spaces between them.",
         ),
     ] = None,
@@ -40,13 +38,8 @@ def mail_door(
     max_bytes: Annotated[
         int, typer.Option(min=10_000, max=100_000_000, envvar="MAIL_DOOR_MAX_BYTES", help="The largest mail.")
     ] = 10_000_000,
-    url: Annotated[str, typer.Option(envvar="SEND_URL", help="The API.")] = DEFAULT_URL,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SEND_API_KEY", help="An API key with the scope trigger. By default the local key, on its machine."
-        ),
-    ] = None,
+    url: ApiUrl = DEFAULT_URL,
+    key: ApiKey = None,
 ) -> int:
     """Accept alerts by mail, over SMTP and LMTP, until Ctrl-C.
 
@@ -55,9 +48,8 @@ def mail_door(
     # Importing aiosmtpd takes a moment that other commands need not spend.
     from service.mail.door import MailDoor, Recipient, networks_of, serve_mail
 
-    settings = load_settings()
     door = MailDoor(
-        door=Door(url=url, api_key=key or local_key_for(settings, url)),
+        door=door_to(url, key, load_settings()),
         recipients=[Recipient.of(one) for one in recipient or []],
         allowed=networks_of(allow or []),
         max_bytes=max_bytes,

@@ -17,7 +17,15 @@ from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
 from service.cli import policy_import
-from service.cli.definitions import Version, change_stored, state_of, user_name
+from service.cli.definitions import (
+    Version,
+    change_stored,
+    facts_of,
+    show_outcomes,
+    show_versions,
+    state_of,
+    user_name,
+)
 from service.cli.policy_input import (
     BadPolicyFile,
     known_channels,
@@ -152,20 +160,9 @@ app.command()(simulate)
 
 def _show_outcome(outcome: Outcome, *, json: bool) -> None:
     if json:
-        facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
-        as_json({**facts, **_as_data(outcome.definition)})
-        return
-    match outcome.change:
-        case "rolled_back":
-            output.print(f"✓ policy: rolled back to version {outcome.definition.version}")
-        case "deleted":
-            output.print("- policy: deleted, everything goes to the default channels")
-        case change:
-            output.print(
-                f"{'=' if change == 'unchanged' else '✓'} policy: {change}, version {outcome.definition.version}"
-            )
-    for note in outcome.notes:
-        output.print(f"    {note}", style="dim")
+        as_json({**facts_of(outcome), **_as_data(outcome.definition)})
+    else:
+        show_outcomes([outcome], deleted="deleted, everything goes to the default channels")
 
 
 def _as_data(record: DefinitionRecord) -> dict[str, Any]:
@@ -198,9 +195,7 @@ def _show_policy(record: DefinitionRecord, versions: Sequence[DefinitionRecord])
     output.print("  Routes", style="bold")
     _show_routes(policy.routes, "    ")
     output.print("    otherwise → the default channels")
-    output.print("  Versions", style="bold")
-    for each in versions:
-        output.print(f"    {each.version:>3}  {state_of(each):<8}  {each.created_at:%Y-%m-%d %H:%M}  {each.created_by}")
+    show_versions(versions)
 
 
 def _show_routes(routes: Sequence[Route], indent: str) -> None:

@@ -11,16 +11,15 @@ from orchestration.errors import BadInput
 from orchestration.redaction import one_line
 from orchestration.settings import Settings, load_settings
 from orchestration.signals import make_signals
-from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.database import Database
 from orchestration.store.definitions import StoredDefinitions
 from orchestration.store.mappings import read_mappings
 from orchestration.store.policies import StoredPolicies
-from orchestration.store.unread import KEPT_CHARACTERS, UnreadPush, find_unread, list_unread
+from orchestration.store.unread import KEPT_CHARACTERS, MOST_LISTED, UnreadPush, find_unread, list_unread
 from service.cli.reader import read, read_at
-from service.cli.terminal import Json, as_json, output, shortened, show_facts
-from service.replay import Replayed, ReplayIntake, replay
+from service.cli.terminal import Json, as_json, errors, output, shortened, show_facts
+from service.replay import Replayed, ReplayIntake, replay, replay_all
 from tasks.ingest.sources.fields import long_text
-from tasks.ingest.sources.stored import sources_with
 
 _NAME = re.compile(r"(?:refused-)?(\d{1,18})")
 
@@ -39,10 +38,15 @@ def find_kept(settings: Settings, name: str) -> UnreadPush:
         BadInput: it is no such name, or no push with it is kept.
         Unavailable: the database does not answer.
     """
+    number = _number_of(name)
+    return read(settings, lambda tx: find_unread(tx, number))
+
+
+def _number_of(name: str) -> int:
     found = _NAME.fullmatch(name.strip())
     if found is None:
         raise BadInput(f"{shortened(name)!r} is no kept push: they are called refused-12 and so on")
-    return read(settings, lambda tx: find_unread(tx, int(found[1])))
+    return int(found[1])
 
 
 @app.command("list")
@@ -63,6 +67,8 @@ def list_pushes(
         )
     if not found:
         output.print("No push is kept: every one could be read")
+    if len(found) == MOST_LISTED:
+        errors.print(f"These are the oldest {MOST_LISTED:,}; there may be more", style="dim")
     return 0
 
 
@@ -101,12 +107,12 @@ def replay_pushes(
     A push that was read once is not read again. Exit code: 0, or 1 if some are still not understood.
     """
     settings = load_settings()
-    chosen = [find_kept(settings, name) for name in names] if names else None
+    numbers = [_number_of(name) for name in names or ()]
 
     async def run(database: Database, _: object) -> list[Replayed]:
         async with database.transaction() as tx:
             mappings = await read_mappings(tx)
-            pushes = await _pending(tx, chosen)
+            chosen = [await find_unread(tx, number) for number in numbers]
         intake = ReplayIntake(
             database=database,
             signals=make_signals(settings),
@@ -115,21 +121,16 @@ def replay_pushes(
             policies=StoredPolicies(database),
             mappings=mappings,
         )
-        return await replay(intake, pushes, sources_with(mappings), dry_run=dry_run)
+        if not chosen:
+            return await replay_all(intake, dry_run=dry_run)
+        return [await replay(intake, push, dry_run=dry_run) for push in chosen]
 
-    before = [push for push in chosen or () if push.run_ids]
-    done = [Replayed(push=push.name, run_ids=push.run_ids, was_read=True) for push in before]
-    if not before or len(before) < len(chosen or ()):
-        done += read_at(settings, run)
+    done = read_at(settings, run)
     if json:
         as_json([each.model_dump(mode="json") for each in done])
     else:
         _show(done, dry_run=dry_run)
     return 1 if any(each.source is None and not each.was_read for each in done) else 0
-
-
-async def _pending(tx: AsyncConnection, chosen: list[UnreadPush] | None) -> list[UnreadPush]:
-    return await list_unread(tx) if chosen is None else [push for push in chosen if not push.run_ids]
 
 
 def _show(done: list[Replayed], *, dry_run: bool) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 from secrets import token_hex
 from typing import Annotated, Any, cast
 
-import orjson
 import typer
 
 from orchestration.contracts import PipelineOutcome, PipelineResult
@@ -16,9 +14,9 @@ from orchestration.errors import BadInput, json_kind
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings, load_settings
 from service.cli.run_views import show_results
-from service.cli.source_input import check_readable
-from service.cli.terminal import USAGE, Json, as_json, fail, progress, read_file, resumable, run_app
-from tasks.ingest.sources import SOURCES, source_named
+from service.cli.source_input import check_readable, known_sources, parse_body, read_body
+from service.cli.terminal import USAGE, Json, as_json, fail, progress, resumable, run_app
+from tasks.ingest.sources import ENTRY_POINTS, IN_CODE, SOURCES, source_named
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -79,7 +77,7 @@ def run_pipeline(
     """
     settings = load_settings()
     defined = _names_definition(definition, config, checks_only=checks_only)
-    given = _read_payload(payload, file, sample=sample, source=source, limit=settings.max_payload_bytes)
+    given = _read_payload(payload, file, settings, sample=sample, source=source)
     if given is None and not checks_only and not defined:
         fail("Nothing to run: give --sample, --payload, --file, --checks-only or --definition (see --help)", code=USAGE)
     request = RunRequest(
@@ -153,26 +151,30 @@ def _show(results: Sequence[PipelineResult], *, json: bool) -> None:
 
 
 def _read_payload(
-    text: str | None, file: str | None, *, sample: bool, source: str, limit: int
+    text: str | None, file: str | None, settings: Settings, *, sample: bool, source: str
 ) -> dict[str, Any] | None:
-    """Read the payload, of at most `limit` bytes, that the flags name. None means that they name none."""
+    """Read the payload that the flags name. None means that they name none."""
+    limit = settings.max_payload_bytes
     if text is not None:
-        return _parse_object(text.encode(errors="surrogateescape"), "--payload", limit)
+        return _as_object(parse_body(text.encode(errors="surrogateescape"), "--payload", limit), "--payload")
     if file is not None:
-        return _parse_object(read_file(file, limit), file, limit)
-    if not sample:
-        return None
-    known = source.lower() if source.lower() in SOURCES else _DEFAULT_SAMPLE
-    return source_named(known).sample(token_hex(2))  # each sample is a new incident
+        return _as_object(read_body(file, limit), file)
+    return _sample_of(source, settings) if sample else None
 
 
-def _parse_object(text: bytes, name: str, limit: int) -> dict[str, Any]:
-    if len(text) > limit:
-        raise BadInput(f"{name} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
-    try:
-        value: object = orjson.loads(text.removeprefix(BOM_UTF8))  # some editors write one
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"{name} is not JSON: {error}") from None
+def _sample_of(source: str, settings: Settings) -> dict[str, Any]:
+    """The sample of a source, or the usual one if there is no source of this name. Each is a new incident.
+
+    Raises:
+        BadInput: it is that of a mapping without a sample.
+    """
+    name = source.strip().lower()
+    # The database is looked at only where it can help.
+    known = SOURCES if name in IN_CODE or name in ENTRY_POINTS else known_sources(settings)
+    return source_named(name if name in known else _DEFAULT_SAMPLE, known).sample(token_hex(2))
+
+
+def _as_object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f'{name} is {json_kind(value)}, not a JSON object such as {{"name": "HighCPU"}}')
     return cast("dict[str, Any]", value)

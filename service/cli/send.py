@@ -18,9 +18,8 @@ import typer
 
 from orchestration.alert import AlertStatus, Severity
 from orchestration.errors import BadInput, BadSetting
-from orchestration.local_key import local_key_for
 from orchestration.settings import load_settings
-from service.cli.load import DEFAULT_URL
+from service.cli.api_door import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, ApiKey, ApiUrl, door_to, plain
 from service.cli.terminal import (
     STDIN,
     USAGE,
@@ -38,7 +37,6 @@ from service.sending import LEAST_SECONDS, REQUEST_SECONDS, Door, Message, NotNo
 KEPT = 3
 """The exit code if the alert is kept, and is sent later."""
 
-_KEY = "SEND_API_KEY"
 _BACKGROUND_SECONDS = 24 * 3600.0
 _MOST_CHARACTERS = 8_000
 """How much of a text is sent; the API cuts what is longer than 8,192 characters."""
@@ -46,6 +44,7 @@ _CHUNK_BYTES = 64 * 1024
 _MOST_READ = 256 * 1024 * 1024
 """How much of standard input is read: a writer that never ends must not keep the alert from being sent."""
 _NAME_CHARACTERS = 200
+
 EMPTY = "An alert whose text is empty"
 """What is sent if a script has nothing to say, such as the last line of an empty log."""
 
@@ -70,11 +69,8 @@ def send(
     ] = None,
     link: Annotated[str | None, typer.Option(help="A page about it.")] = None,
     environment: Annotated[str | None, typer.Option(help="Where it happens. By default production.")] = None,
-    url: Annotated[str, typer.Option(envvar="SEND_URL", help="The API.")] = DEFAULT_URL,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar=_KEY, help="An API key with the scope trigger. By default the local key, on its machine."),
-    ] = None,
+    url: ApiUrl = DEFAULT_URL,
+    key: ApiKey = None,
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="For how many seconds to try before the alert is kept.")
     ] = 10.0,
@@ -100,7 +96,7 @@ def send(
     """
     settings = load_settings()
     kept = Spool(spool or settings.home.expanduser() / "spool")
-    door = Door(url=_plain(url), api_key=_plain(key or "").strip() or local_key_for(settings, url))
+    door = door_to(url, key, settings)
     stop_on_hangup()
     if flush:
         if text is not None:
@@ -109,17 +105,17 @@ def send(
     if refused:
         fail("--refused is for --flush: leave out the text", code=USAGE)
     body = _body(text, name=name, host=host, labels=label or [], severity=severity, status=status, link=link)
-    message = Message(body=body, environment=_plain(environment) if environment else None)
+    message = Message(body=body, environment=plain(environment) if environment else None)
     try:
-        fate = _deliver(kept, door, message, wait)
+        result = _deliver(kept, door, message, wait)
     except Stopped as stop:
         if background and kept.waiting():
             _send_later(kept, door)
         raise Stopped(stop.exit_code, f"{stop.message}. The alert is kept in {kept.folder}, and sent later") from None
-    if background and fate.status is _Status.KEPT:
+    if background and result.status is _Status.KEPT:
         _send_later(kept, door)
-    _show(fate, kept, json=json)
-    return _CODES[fate.status]
+    _show(result, kept, json=json)
+    return _CODES[result.status]
 
 
 class _Status(StrEnum):
@@ -133,15 +129,15 @@ _CODES = {_Status.SENT: 0, _Status.KEPT: KEPT, _Status.REFUSED: 1, _Status.LOST:
 
 
 @dataclass(frozen=True)
-class _Fate:
-    """What has become of an alert."""
+class _Result:
+    """Where the alert is now."""
 
     status: _Status
     run_id: str | None = None
     reason: str | None = None
 
 
-def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> _Fate:
+def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> _Result:
     """Keep an alert, then send what is kept, this one last: whatever ends this process, the alert is on disk."""
     try:
         path = kept.keep(message)
@@ -160,24 +156,24 @@ def _deliver(kept: Spool, door: Door, message: Message, seconds: float) -> _Fate
         patiently(attempt, seconds)
     except (NotNow, BadSetting) as error:
         why = str(error)
-    _tell({name: said for name, said in outcome.refused.items() if name != path.name}.values())
+    _show_refused({name: said for name, said in outcome.refused.items() if name != path.name}.values())
     if said := outcome.refused.get(path.name):
-        return _Fate(_Status.REFUSED, reason=said)
+        return _Result(_Status.REFUSED, reason=said)
     if path.exists():
-        return _Fate(_Status.KEPT, reason=why)
+        return _Result(_Status.KEPT, reason=why)
     if any(other.name == path.name for other in kept.refused()):
-        return _Fate(_Status.REFUSED, reason="another process has sent it, and the API has refused it")
-    return _Fate(_Status.SENT, run_id=outcome.sent.get(path.name) or _run_again(door, message))
+        return _Result(_Status.REFUSED, reason="another process has sent it, and the API has refused it")
+    return _Result(_Status.SENT, run_id=outcome.sent.get(path.name) or _run_again(door, message))
 
 
-def _send_unkept(door: Door, message: Message, seconds: float, unkept: str) -> _Fate:
+def _send_unkept(door: Door, message: Message, seconds: float, unkept: str) -> _Result:
     """Send an alert that cannot be kept."""
     run_ids: list[str] = []
     try:
         patiently(lambda left: run_ids.append(door.post(message, min(left, REQUEST_SECONDS))), seconds)
     except (NotNow, BadInput) as error:
-        return _Fate(_Status.LOST, reason=f"{error}. Nor can it be kept: {unkept}")
-    return _Fate(_Status.SENT, run_id=run_ids[0])
+        return _Result(_Status.LOST, reason=f"{error}. Nor can it be kept: {unkept}")
+    return _Result(_Status.SENT, run_id=run_ids[0])
 
 
 def _run_again(door: Door, message: Message) -> str | None:
@@ -196,37 +192,38 @@ def _flush(kept: Spool, door: Door, seconds: float, *, again: bool, json: bool) 
         patiently(lambda left: kept.send_waiting(door, outcome, left), seconds)
     except NotNow as error:
         why = str(error)
-    left = len(kept.waiting())
-    _tell(outcome.refused.values())
-    if json:
-        with unheard():
+    _show_refused(outcome.refused.values())
+    with unheard():
+        if json:
+            left = len(kept.waiting())
             as_json({"sent": len(outcome.sent), "refused": outcome.refused, "kept": left, "reason": why})
-    elif why is not None:
-        with unheard():
-            errors.print(f"Kept, and sent later: {why}. {left} wait in {kept.folder}")
-    elif outcome.sent:
-        with unheard():
+        elif why is not None:
+            _show_kept(why, kept)
+        elif outcome.sent:
             output.print(f"Sent: {len(outcome.sent)} that were kept")
     _point_to_refused(kept)
     return 1 if outcome.refused else KEPT if why is not None else 0
 
 
-def _show(fate: _Fate, kept: Spool, *, json: bool) -> None:
+def _show(result: _Result, kept: Spool, *, json: bool) -> None:
     with unheard():
-        if fate.status is _Status.KEPT:
-            left = len(kept.waiting())
-            errors.print(f"Kept, and sent later: {fate.reason}. {left} wait in {kept.folder}")
-        elif fate.status is not _Status.SENT:
-            errors.print(f"{fate.status.value.capitalize()}: {fate.reason}")
+        if result.status is _Status.KEPT:
+            _show_kept(result.reason, kept)
+        elif result.status is not _Status.SENT:
+            errors.print(f"{result.status.value.capitalize()}: {result.reason}")
     _point_to_refused(kept)
     with unheard():
         if json:
-            as_json({"status": fate.status.value, "run_id": fate.run_id, "reason": fate.reason})
-        elif fate.status is _Status.SENT:
-            output.print(f"Sent: run {fate.run_id}" if fate.run_id else "Sent, by another process")
+            as_json({"status": result.status.value, "run_id": result.run_id, "reason": result.reason})
+        elif result.status is _Status.SENT:
+            output.print(f"Sent: run {result.run_id}" if result.run_id else "Sent, by another process")
 
 
-def _tell(refused: Iterable[str]) -> None:
+def _show_kept(why: str | None, kept: Spool) -> None:
+    errors.print(f"Kept, and sent later: {why}. {len(kept.waiting())} wait in {kept.folder}")
+
+
+def _show_refused(refused: Iterable[str]) -> None:
     with unheard():
         for said in refused:
             errors.print(f"An alert that was kept is refused: {said}")
@@ -243,14 +240,9 @@ def _point_to_refused(kept: Spool) -> None:
             )
 
 
-def _plain(said: str) -> str:
-    """A text as UTF-8 can have it: what a shell passes may be in another encoding."""
-    return said.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _said(text: str) -> str:
-    """The text, or what standard input says. What is too long is cut, and says so."""
-    text, of = _from_stdin() if text == STDIN else (_plain(text), f"{len(text):,} characters")
+def _text_in(argument: str) -> str:
+    """The text of the alert: the argument, or standard input. What is too long is cut, and says so."""
+    text, of = _from_stdin() if argument == STDIN else (plain(argument), f"{len(argument):,} characters")
     text = text.strip()
     if len(text) <= _MOST_CHARACTERS:
         return text
@@ -284,34 +276,34 @@ def _body(
 ) -> dict[str, object]:
     if said is None and not (name or "").strip():
         fail('Say what is wrong: alert-pipeline send "The backup failed" --severity critical', code=USAGE)
-    text = _said(said or "")
-    called = (_plain(name or "").strip() or text.partition("\n")[0]).strip() or EMPTY
-    pairs = [_plain(one).partition("=") for one in labels]
+    text = _text_in(said or "")
+    called = (plain(name or "").strip() or text.partition("\n")[0]).strip() or EMPTY
+    pairs = [plain(one).partition("=") for one in labels]
     if wrong := [one for one, (label, sign, _) in zip(labels, pairs, strict=True) if not (label and sign)]:
-        fail(f"--label {_plain(wrong[0])[:80]!r}: write it as team=payments", code=USAGE)
+        fail(f"--label {plain(wrong[0])[:80]!r}: write it as team=payments", code=USAGE)
     body = {
         "name": called[:_NAME_CHARACTERS],
         "description": text,
         "severity": severity.value,
         "status": status.value,
-        "host": socket.gethostname() if host is None else _plain(host),
+        "host": socket.gethostname() if host is None else plain(host),
         "labels": {label: value for label, _, value in pairs if value},
-        "url": _plain(link or ""),
+        "url": plain(link or ""),
         "occurred_at": datetime.now(UTC).isoformat(),
     }
     return {field: value for field, value in body.items() if value not in (None, "", {})}
 
 
 def _send_later(kept: Spool, door: Door) -> None:
-    """Start a process that goes on trying, unless there is one already: it has a file locked as long as it lives."""
+    """Start a process that goes on trying, unless there is one already: its lock on a file lasts as long as it."""
     command = [sys.executable, "-m", "service.cli.main", "send", "--flush", "--wait", f"{_BACKGROUND_SECONDS:g}"]
-    env = os.environ | {"SEND_URL": door.url, "SEND_SPOOL": str(kept.folder.absolute())}
+    env = os.environ | {URL_VARIABLE: door.url, "SEND_SPOOL": str(kept.folder.absolute())}
     with suppress(OSError), kept.background() as lock:
         if lock is None:
             return
         subprocess.Popen(  # noqa: S603 - this program itself
             command,
-            env=env | ({_KEY: door.api_key} if door.api_key else {}),
+            env=env | ({KEY_VARIABLE: door.api_key} if door.api_key else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import cast
 
 import orjson
@@ -51,13 +52,21 @@ def read_body(file: str, limit: int) -> object:
     Raises:
         BadInput: the file cannot be read, is too large, or is no JSON.
     """
-    text = read_file(file, limit)
+    return parse_body(read_file(file, limit), file, limit)
+
+
+def parse_body(text: bytes, name: str, limit: int) -> object:
+    """The JSON of a body. `name` says where it comes from.
+
+    Raises:
+        BadInput: it is too large, or no JSON.
+    """
     if len(text) > limit:
-        raise BadInput(f"{file} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
+        raise BadInput(f"{name} has more than the {limit:,} bytes that ORCHESTRATION_MAX_PAYLOAD_BYTES allows")
     try:
-        return cast("object", orjson.loads(text.removeprefix(b"\xef\xbb\xbf")))
+        return cast("object", orjson.loads(text.removeprefix(BOM_UTF8)))  # some editors write one
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"{file} is not JSON: {error}") from None
+        raise BadInput(f"{name} is not JSON: {error}") from None
 
 
 def stored_mappings(settings: Settings) -> StoredMappings | None:
@@ -87,6 +96,6 @@ def check_readable(request: RunRequest) -> None:
         parse_push(request.payload, source=request.source, sources=known_sources(load_settings()))
 
 
-def sources_and(read: ReadMapping, sources: Sources | None = None) -> Sources:
+def sources_and(read: ReadMapping, sources: Sources = SOURCES) -> Sources:
     """The sources with that of a mapping that is not stored."""
-    return {**(SOURCES if sources is None else sources), read.mapping.name: source_of(read.mapping)}
+    return {**sources, read.mapping.name: source_of(read.mapping)}

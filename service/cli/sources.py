@@ -15,7 +15,15 @@ from orchestration.settings import Settings, load_settings
 from orchestration.store import definitions as store
 from orchestration.store.database import AsyncConnection
 from orchestration.store.definitions import DefinitionRecord
-from service.cli.definitions import Version, change_stored, state_of, user_name
+from service.cli.definitions import (
+    Version,
+    change_stored,
+    facts_of,
+    show_outcomes,
+    show_versions,
+    state_of,
+    user_name,
+)
 from service.cli.pushes import find_kept
 from service.cli.reader import read
 from service.cli.source_input import (
@@ -29,11 +37,12 @@ from service.cli.source_input import (
 from service.cli.terminal import STDIN, Json, as_json, errors, output, show_facts, show_problems
 from service.definitions import Outcome
 from service.replay import body_of
-from tasks.ingest.sources import IN_CODE, Push, Sources, bids_for, parse_push, unknown_words
+from tasks.ingest.sources import IN_CODE, SOURCES, Push, Sources, bids_for, parse_push, unknown_words
 from tasks.ingest.sources.draft import draft_of
 from tasks.ingest.sources.mapping import SourceMapping
 from tasks.ingest.sources.mapping_text import to_store
-from tasks.ingest.sources.shipped import SHIPPED, mapping_text
+from tasks.ingest.sources.shipped import SHIPPED, shipped_text
+from tasks.ingest.sources.stored import sources_with
 
 _EXAMPLE = """\
 A mapping is a YAML file that says how the bodies of a sender become alerts:
@@ -73,19 +82,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a source.
 @app.command("list")
 def list_sources(json: Json = False) -> int:
     """List the sources: those in code, the mappings that ship, and yours."""
-    settings = load_settings()
-    stored = stored_mappings(settings)
+    stored = stored_mappings(load_settings())
     versions = {mapping.name: mapping.version for mapping in stored or ()}
-    rows = [
-        {"name": name, "title": source.title, "from": _origin(name, versions), "version": versions.get(name)}
-        for name, source in sorted(known_sources(settings).items())
-    ]
+    known = sorted(sources_with(stored or ()).items())
     if json:
-        as_json(rows)
+        as_json(
+            [
+                {"name": name, "title": source.title, "from": _origin(name, versions), "version": versions.get(name)}
+                for name, source in known
+            ]
+        )
         return 0
-    width = max(len(row["name"] or "") for row in rows if isinstance(row["name"], str))
-    for row in rows:
-        output.print(f"{row['name']:<{width}}  {row['title']:<28}  {row['from']}")
+    width = max(len(name) for name, _ in known)
+    for name, source in known:
+        output.print(f"{name:<{width}}  {source.title:<28}  {_origin(name, versions)}")
     if stored is None:
         errors.print("Mappings of your own were not looked at: the database does not answer", style="dim")
     return 0
@@ -105,19 +115,13 @@ def show(name: Name, version: Version = None, json: Json = False) -> int:
     own = {mapping.name for mapping in stored_mappings(settings) or ()}
     if version is not None or name in own or (name not in SHIPPED and name not in IN_CODE):
         return _show_stored(name, version, json=json)
-    if name in IN_CODE:
-        facts = {"name": name, "title": IN_CODE[name].title, "from": "in code", "mapping": None}
-        if json:
-            as_json(facts)
-        else:
-            output.print(f"{name}: {IN_CODE[name].title}, read by code", style="bold")
-        return 0
+    title, text = SOURCES[name].title, None if name in IN_CODE else shipped_text(name)
     if json:
-        as_json(
-            {"name": name, "title": SHIPPED[name].title, "from": "a mapping that ships", "mapping": mapping_text(name)}
-        )
+        as_json({"name": name, "title": title, "from": _origin(name, {}), "mapping": text})
+    elif text is None:
+        output.print(f"{name}: {title}, read by code", style="bold")
     else:
-        output.print(mapping_text(name).rstrip())
+        output.print(text.rstrip())
     return 0
 
 
@@ -132,9 +136,7 @@ def _show_stored(name: str, version: int | None, *, json: bool) -> int:
         return 0
     output.print(f"{record.name}, version {record.version}: {state_of(record)}", style="bold")
     output.print(write_document(_document(record)).rstrip())
-    output.print("Versions", style="bold")
-    for each in versions:
-        output.print(f"  {each.version:>3}  {state_of(each):<8}  {each.created_at:%Y-%m-%d %H:%M}  {each.created_by}")
+    show_versions(versions)
     return 0
 
 
@@ -280,7 +282,7 @@ def export(name: Name, version: Version = None) -> int:
     """Print a mapping as YAML: yours, or the one that ships. To change it, edit the file and apply it."""
     own = {mapping.name for mapping in stored_mappings(load_settings()) or ()}
     if version is None and name not in own and name in SHIPPED:
-        output.print(mapping_text(name).rstrip())
+        output.print(shipped_text(name).rstrip())
         return 0
     if name in IN_CODE:
         raise BadInput(f"{name} is read by code, and has no mapping")
@@ -315,7 +317,8 @@ def draft(
 ) -> int:
     """Propose a mapping for a body of an unknown sender, as YAML: a start, which somebody looks through."""
     settings = load_settings()
-    chosen = checked_name(name or ("my-sender" if file in (None, STDIN) else _as_name(Path(str(file)).stem)))
+    stem = "" if file is None or file == STDIN else Path(file).stem
+    chosen = checked_name(name or _as_name(stem))
     body, _ = _body(settings, file, push)
     mapping = draft_of(body, name=chosen)
     output.print(write_document(mapping).rstrip())
@@ -330,20 +333,10 @@ def _as_name(stem: str) -> str:
 
 
 def _show_outcome(outcome: Outcome, *, json: bool) -> None:
-    record = outcome.definition
     if json:
-        facts = {"change": outcome.change, "in_prefect": outcome.in_prefect, "notes": outcome.notes}
-        as_json({**facts, **_as_data(record)})
-        return
-    match outcome.change:
-        case "rolled_back":
-            output.print(f"✓ {record.name}: rolled back to version {record.version}")
-        case "deleted":
-            output.print(f"- {record.name}: deleted")
-        case change:
-            output.print(f"{'=' if change == 'unchanged' else '✓'} {record.name}: {change}, version {record.version}")
-    for note in outcome.notes:
-        output.print(f"    {note}", style="dim")
+        as_json({**facts_of(outcome), **_as_data(outcome.definition)})
+    else:
+        show_outcomes([outcome])
 
 
 def _document(record: DefinitionRecord) -> dict[str, Any]:

@@ -253,10 +253,16 @@ def networks_of(written: Sequence[str]) -> list[IPv4Network | IPv6Network]:
     Raises:
         BadSetting: one of them is none.
     """
+    return [_network_of(one.strip()) for one in written if one.strip()]
+
+
+def _network_of(written: str) -> IPv4Network | IPv6Network:
     try:
-        return [ip_network(one.strip(), strict=False) for one in written if one.strip()]
-    except ValueError as error:
-        raise BadSetting(f"A host that may send mails is not a network such as 10.1.0.0/16: {error}") from None
+        return ip_network(written, strict=False)
+    except ValueError:
+        raise BadSetting(
+            f"--allow {one_line(written, 80)!r}: expected a host such as 10.1.2.3, or a network such as 10.1.0.0/16"
+        ) from None
 
 
 async def serve_mail(

@@ -1,6 +1,6 @@
 """A mail as it came becomes the body of a push, whatever is broken in it.
 
-Nothing here raises for a mail: a header or a part that cannot be read is left out, and the rest is told.
+Nothing here raises for a mail: a header or a part that cannot be read is left out, and the rest is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_HTML = 256 * 1024
 MAX_JSON = 1024 * 1024
 _HEADER_CHARACTERS = 1_000
 _LONGEST_HEADER = 8_000
-"""What is longer takes Python minutes to take apart."""
+"""Python needs minutes to parse a longer one."""
 _KEPT_HEADERS = (
     *("x-severity", "x-alert-severity", "x-status", "x-alert-status", "x-host", "x-alert-host", "x-alert-id"),
     *("x-priority", "importance", "priority"),
@@ -144,9 +144,10 @@ def _why_no_alert(message: Message, sender: str) -> str:
 
 
 def _identity(message: Message, body: dict[str, Any], found: object, recipient: str) -> str | None:
-    """Senders exist that give each mail the same Message-ID, so that all of the mail counts."""
+    """The digest of a mail, by which it is known when it comes again. None means that it has neither id nor date."""
     if not (_header(message, "message-id") or _header(message, "date")):
         return None
+    # Senders exist that give each mail the same Message-ID, so that all of the mail counts.
     content = orjson.dumps([recipient, body, found], option=orjson.OPT_SORT_KEYS)
     return f"mail-{hashlib.sha256(content).hexdigest()}"
 

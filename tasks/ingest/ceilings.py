@@ -1,6 +1,6 @@
-"""What a push becomes that is more than people can be told, or than can be read.
+"""Pushes that are too large: one of more incidents than people can read, and one that cannot be read at all.
 
-Thousands of pages at once are none: nobody reads them, and what matters waits behind them.
+Nobody reads thousands of pages at once, and what matters waits behind them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class HugePush:
     async def split(self, database: Database, ceiling: int) -> tuple[list[list[Alert]], Mapping[str, list[Alert]]]:
         """The groups that become a run each, and the alerts of storms by the storm's key.
 
-        Whoever was told of an incident is told its end too, so what the push says of open incidents and of alerts that
-        fire in one is a run for each. There are never more of those than people were told of one by one.
+        Whoever was notified of an incident is notified of its end too: what the push says of an open incident, or of an
+        alert that fires in one, is a run of its own. There are never more of these than messages were sent before.
 
         Raises:
             Unavailable: the database does not answer.

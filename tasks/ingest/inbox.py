@@ -106,8 +106,13 @@ async def accept(
         KeyReused: the idempotency key came with another push before; nothing is written.
         Unavailable: the database, or the place where definitions are kept, does not answer.
     """
-    intake = _intake_of(request, metadata, services.settings, await services.active_policy())
-    intake = replace(intake, sources=sources_with(await services.stored_mappings()))
+    intake = _intake_of(
+        request,
+        metadata,
+        services.settings,
+        await services.active_policy(),
+        sources_with(await services.stored_mappings()),
+    )
     size = _checked_size(request, metadata, services.settings)
     plan = await plan_for(request.options, services.definitions, services.kinds) if request.options.defined else None
     title = await _title_without_alerts(services, request, plan)
@@ -138,9 +143,9 @@ class _Intake:
     options: RunOptions
     metadata: PushMetadata
     settings: Settings
-    policy: ActivePolicy | None = None
-    sources: Sources | None = None
-    """The sources that can read it. None means those that ship."""
+    policy: ActivePolicy | None
+    sources: Sources
+    """The sources that can read it."""
     awaits_ingest: bool = True
     """Whether the runs begin with ingest, and take part in the order of their incident."""
 
@@ -149,7 +154,9 @@ class _Intake:
         return _NO_OPTIONS_JSON if self.options is _NO_OPTIONS else self.options.model_dump_json().encode()
 
 
-def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None) -> _Intake:
+def _intake_of(
+    request: RunRequest, metadata: PushMetadata, settings: Settings, policy: ActivePolicy | None, sources: Sources
+) -> _Intake:
     return _Intake(
         trace_id=redact_text(checked_name("trace id", request.trace_id)) if request.trace_id else new_id(),
         source=request.source,
@@ -158,6 +165,7 @@ def _intake_of(request: RunRequest, metadata: PushMetadata, settings: Settings, 
         metadata=metadata,
         settings=settings,
         policy=policy,
+        sources=sources,
     )
 
 

@@ -36,9 +36,9 @@ from tasks.ingest.incidents import split_by_incident
 BATCH = 500
 """How many runs are folded in one transaction."""
 
-_TOLD_ALONE = 3
-"""How many critical incidents are told by themselves: at the beginning of a storm, and later in each of its windows if
-no alert of the storm has such a name."""
+_OWN_MESSAGES = 3
+"""How many critical incidents have a message of their own: at the beginning of a storm, and later in each of its
+windows if no alert of the storm has such a name."""
 
 _NO_OPTIONS = RunOptions()
 DEFAULT_ROUTE = "default"
@@ -233,10 +233,10 @@ def choose(
     known: Collection[Key],
     members: Mapping[tuple[str, str, str], str],
 ) -> tuple[Mapping[Key, list[Waiting]], list[Waiting]]:
-    """The runs that become one run of a storm, by the key of the storm, and those that are told by themselves. Pure.
+    """The runs that become one run of a storm, by the key of the storm, and those with a message of their own. Pure.
 
-    Both are in the order of acceptance. The first few critical incidents of a storm are told by themselves, and later
-    those that are unlike it, a few in each window.
+    Both are in the order of acceptance. The first few critical incidents of a storm have a message of their own, and
+    later those that are unlike it, a few in each window.
 
     Args:
         waiting: the runs that wait, in the order of acceptance.
@@ -244,7 +244,7 @@ def choose(
         opened: how many incidents were opened lately.
         hot: the storms that take new members, however few, and whether each is older than a window.
         names: the names of critical runs that alerts of each storm have as well.
-        known: what has an open incident: what is said of that is told by itself.
+        known: the incidents that are open already: news of them is never folded.
         members: the keys of storms in which alerts fire, by environment, source and fingerprint.
     """
     opening: dict[Place, list[Waiting]] = defaultdict(list)
@@ -261,9 +261,9 @@ def choose(
         storm = (place[0], key_of(*place[1:]))
         if storm in hot:
             unlike = [one for one in found if hot[storm] and one.names.isdisjoint(names.get(storm, ()))]
-            apart = _first_critical(unlike, _TOLD_ALONE - opened.get(place, 0))
+            apart = _first_critical(unlike, _OWN_MESSAGES - opened.get(place, 0))
         elif len({one.key for one in found}) + opened.get(place, 0) > rule.threshold:
-            apart = _first_critical(found, _TOLD_ALONE)
+            apart = _first_critical(found, _OWN_MESSAGES)
         else:
             continue
         alone += [one for one in found if one.key in apart]

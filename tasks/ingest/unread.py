@@ -1,4 +1,4 @@
-"""What a push becomes that no source can read: it is kept, and an alert says that its sender is not understood."""
+"""The alert that says that a sender is not understood: no source could read its push, which is kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unread_push(kept: UnreadPush, body: object, *, resolved: bool = False) -> di
         resolved: whether a source could read all of them meanwhile.
     """
     sender, about = kept.sender_in_words, first_fields(body)
-    # Each shape is an incident of its own: a second one is told, and a flood of them is a storm.
+    # Each shape is an incident of its own, so that nobody misses the second one; a flood of them is a storm.
     identity = f"{NOT_UNDERSTOOD}/{kept.source}/{kept.sender}/{kept.shape}"
     return {
         "name": NOT_UNDERSTOOD,

@@ -70,25 +70,8 @@ def opened(body: JsonObject) -> Event | None:
     """The event in a body, of the innermost envelope; None if the body is no envelope. It never raises."""
     if not is_envelope(body):
         return None
-    levels, problem = [body], ""
-    while True:
-        data, problem = _data_in(levels[-1])
-        if not (isinstance(data, dict) and is_envelope(data)):
-            break
-        if len(levels) == _MAX_LEVELS:
-            problem = f"more than {_MAX_LEVELS} CloudEvents are in one another"
-            break
-        levels.append(data)
-    version = text(levels[-1]["specversion"])
+    levels, data, problem = _levels_of(body)
     kind = _first(levels[-1:], "type")[:NAME_LIMIT]
-    if not problem and not _VERSIONS.fullmatch(version):
-        problem = f"the CloudEvent's specversion {one_line_text(version, 40)!r} is not known: 1.0 and 0.3 are"
-    if (
-        not problem
-        and not any(map(str.isalnum, kind))
-        and not (isinstance(data, dict) and generic.names_an_alert(data))
-    ):
-        problem = "the CloudEvent has no type"
     inner_first = levels[::-1]
     return Event(
         type=kind,
@@ -98,8 +81,29 @@ def opened(body: JsonObject) -> Event | None:
         time=next(filter(None, (moment(each.get("time")) for each in inner_first)), None),
         severity=next((each[name] for each in inner_first for name in SEVERITY if name in each), None),
         data=data,
-        problem=problem,
+        problem=problem or _problem_of(levels[-1], kind, data),
     )
+
+
+def _levels_of(body: JsonObject) -> tuple[list[JsonObject], JsonValue, str]:
+    """An envelope with those that are in it, the innermost last; its data, and why that cannot be read."""
+    levels = [body]
+    while True:
+        data, problem = _data_in(levels[-1])
+        if not (isinstance(data, dict) and is_envelope(data)):
+            return levels, data, problem
+        if len(levels) == _MAX_LEVELS:
+            return levels, data, f"more than {_MAX_LEVELS} CloudEvents are in one another"
+        levels.append(data)
+
+
+def _problem_of(envelope: JsonObject, kind: str, data: JsonValue) -> str:
+    """Why an envelope of this type cannot be read by itself; "" if it can."""
+    version = text(envelope["specversion"])
+    if not _VERSIONS.fullmatch(version):
+        return f"the CloudEvent's specversion {one_line_text(version, 40)!r} is not known: 1.0 and 0.3 are"
+    has_name = any(map(str.isalnum, kind)) or (isinstance(data, dict) and generic.names_an_alert(data))
+    return "" if has_name else "the CloudEvent has no type"
 
 
 def _first(levels: list[JsonObject], name: str) -> str:

@@ -20,6 +20,7 @@ from tasks.ingest.sources.spelling import squashed
 _DEEPEST = 6
 _MOST_FIELDS = 500
 _MOST_LABELS = 8
+_MOST_CONDITIONS = 4
 _LONGEST_LABEL = 80
 _PLAIN_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _LIVE = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*|.*\d{4,}.*", re.IGNORECASE)
@@ -143,40 +144,44 @@ def _list_in(body: JsonObject, around: Sequence[_Field]) -> tuple[str, JsonObjec
 def _alert(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
     """The fields of the alert. Of those around a list of alerts only the place is used."""
     alert: JsonObject = {}
-    used: set[tuple[str, ...]] = set()
+    left = list(fields)
     state = _best("status", _WORDS["status"], fields) or _best("severity", _WORDS["severity"], fields)
-    home = [each for each in fields if state is not None and each.path[:-1] == state.path[:-1]]
+    home = None if state is None else state.path[:-1]
     for target, words in _WORDS.items():
         # The object with the state is the alert; others are about its surroundings.
-        found = next(
-            (
-                best
-                for near in (home, fields)
-                if (best := _best(target, words, [each for each in near if each.path not in used])) is not None
-            ),
-            None,
-        )
+        near = [each for each in left if each.path[:-1] == home]
+        found = _best(target, words, near) or _best(target, words, left)
         if found is not None:
             alert[target] = found.expression
-            used.add(found.path)
+            left.remove(found)
+    if labels := _labels(left, around):
+        alert["labels"] = labels
+    if links := _links(fields):
+        alert["links"] = links
+    return alert
+
+
+def _labels(fields: Sequence[_Field], around: Sequence[_Field]) -> JsonObject:
+    """The host, the service, and what may be the same when the alert ends."""
     labels: JsonObject = {}
+    left = list(fields)
     for label, names in (("host", _HOST), ("service", _SERVICE)):
-        place = next((each for word in names for each in fields if each.name == word and each.path not in used), None)
+        place = next((each for word in names for each in left if each.name == word), None)
         if place is not None:
             labels[label] = place.expression
-            used.add(place.path)
+            left.remove(place)
         elif beside := next((each for word in names for each in around if each.name == word), None):
             labels[label] = f"{BODY}.{beside.expression}"
-    for each in fields:
-        if each.path not in used and len(labels) < _MOST_LABELS and _is_stable(each.value):
+    for each in left:
+        if len(labels) < _MOST_LABELS and _is_stable(each.value):
             labels.setdefault(each.path[-1], each.expression)
-    if labels:
-        alert["labels"] = labels
+    return labels
+
+
+def _links(fields: Sequence[_Field]) -> JsonObject:
+    """The web addresses by the names of their fields. The first is that of the alert itself."""
     links = {each.path[-1]: each.expression for each in fields if web_address(each.value)}
-    if links:
-        first = next(iter(links))
-        alert["links"] = {"source": links.pop(first), **links}
-    return alert
+    return {"source": links.pop(next(iter(links))), **links} if links else {}
 
 
 def _best(target: str, words: Sequence[str], fields: Sequence[_Field]) -> _Field | None:
@@ -214,13 +219,11 @@ def _is_stable(value: JsonValue) -> bool:
 
 def _when(body: JsonObject, alert: JsonObject, listed: tuple[str, JsonObject] | None) -> JsonObject:
     """How the body is recognised: by its fields at the top, of which no other sender has all."""
-    if listed is not None:
-        own = [expression_of((key,)) for key, value in body.items() if is_visible(text(value))]
-        own = [each for each in own if each != listed[0]]
-        has: list[JsonValue] = [listed[0], *own[:3]]
-        return {"has": has}
-    asked = [text(alert[field]) for field in ("name", "status", "fingerprint") if field in alert]
-    asked = [each for each in asked if not each.startswith("=")]  # a constant is in every body
     tops = [expression_of((key,)) for key, value in body.items() if is_visible(text(value))]
-    asked += [top for top in tops if not any(each == top or each.startswith(f"{top}.") for each in asked)]
-    return {"has": list[JsonValue](asked[:4])}
+    if listed is not None:
+        asked = [listed[0], *(top for top in tops if top != listed[0])]
+    else:
+        said = [text(alert[field]) for field in ("name", "status", "fingerprint") if field in alert]
+        asked = [each for each in said if not each.startswith("=")]  # a constant is in every body
+        asked += [top for top in tops if not any(each == top or each.startswith(f"{top}.") for each in asked)]
+    return {"has": list[JsonValue](asked[:_MOST_CONDITIONS])}

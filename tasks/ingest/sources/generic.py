@@ -132,7 +132,9 @@ _SPELLINGS = spellings(
 
 def _recognises(body: JsonObject) -> int:
     flat = respelled(body, _SPELLINGS)
-    return FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _last_name(flat) else NOT_MINE
+    return (
+        FALLBACK if isinstance(body.get("alerts"), list) or _name_in(flat) or _text_in(flat, _LAST_NAMES) else NOT_MINE
+    )
 
 
 def names_an_alert(body: JsonObject) -> bool:
@@ -149,10 +151,6 @@ def says_status(body: JsonObject) -> bool:
 def _name_in(*places: JsonObject) -> str:
     nested = [labels for place in places if isinstance(labels := place.get("labels"), dict)]
     return Fields(*places).name(*_NAME) or Fields(*nested).name("alertname")
-
-
-def _last_name(flat: JsonObject) -> str:
-    return _text_in(flat, _LAST_NAMES)
 
 
 def _text_in(flat: JsonObject, names: tuple[str, ...]) -> str:
@@ -204,7 +202,7 @@ def parse_as(body: JsonObject, source: str) -> Push:
     if isinstance(listed, list) and (listed or not _name_in(body)):
         return _parse_list(body, source)
     flat = respelled(body, _SPELLINGS)
-    name = _name_in(flat) or _last_name(flat)
+    name = _name_in(flat) or _text_in(flat, _LAST_NAMES)
     if not name:
         return Push(source=source)
     if not _name_in(flat) and (why := _unclear(flat)):
@@ -214,9 +212,9 @@ def parse_as(body: JsonObject, source: str) -> Push:
 
 def _parse_list(body: JsonObject, source: str) -> Push:
     items, errors = objects_in(body.get("alerts"))
-    shared = {key: value for key, value in body.items() if key not in _ENVELOPE and key != "alerts"}
+    around = {key: value for key, value in body.items() if key not in _ENVELOPE and key != "alerts"}
+    shared = respelled(around, _SPELLINGS)
     alerts: list[Alert] = []
-    shared = respelled(shared, _SPELLINGS)
     for index, each in items:
         item = respelled(each, _SPELLINGS)
         name = _name_in(item, shared)
@@ -248,7 +246,7 @@ def _alert(item: JsonObject, shared: JsonObject, name: str, source: str, sent: J
         description=described.pick(*_DESCRIPTION),
         labels=labels,
         annotations=annotations,
-        # What is named by its text alone is told apart by its labels: `timeout` may be that of another sensor.
+        # A text alone identifies no alert, so that the labels do: `timeout` may be that of another sensor.
         group=fields.identifier(*_GROUP) or fingerprint or ("" if _name_in(item, shared) else _key_of(name, labels)),
         title=title if title != name else "",
         links=described.links(_LINKS),

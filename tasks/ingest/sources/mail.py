@@ -13,7 +13,7 @@ from functools import partial
 
 from pydantic import JsonValue
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import Alert, AlertStatus, Severity
 from tasks.ingest.sources import generic
 from tasks.ingest.sources.envelope import Envelope
 from tasks.ingest.sources.fields import (
@@ -69,6 +69,10 @@ def parse_as(body: JsonObject, source: str) -> Push:
     subject = read_subject(one_line_text(mail.get("subject")) or one_line_text(first_line, _SUBJECT_CHARACTERS))
     if subject.ignored:
         return Push(source=source, ignored=subject.ignored)
+    return Push(source=source, alerts=(_alert(body, mail, subject, source),))
+
+
+def _alert(body: JsonObject, mail: JsonObject, subject: Subject, source: str) -> Alert:
     headers = Fields(object_in(mail.get("headers")))
     sender, recipient, tag = (one_line_text(mail.get(name), None) for name in ("from", "to", "tag"))
     status = subject.status
@@ -77,7 +81,7 @@ def parse_as(body: JsonObject, source: str) -> Push:
     labels = labels_of({"host": _host(headers, subject, sender), "sender": sender, "tag": tag})
     identity = headers.identifier(*_ID) or fingerprint_of(subject.identity, {"sender": sender, "to": recipient})
     when = moment(mail.get("date"))
-    alert = alert_of(
+    return alert_of(
         source,
         body,
         name=subject.name or _NO_NAME,
@@ -93,7 +97,6 @@ def parse_as(body: JsonObject, source: str) -> Push:
         ended_at=when,
         occurred_at=when,
     )
-    return Push(source=source, alerts=(alert,))
 
 
 def _severity(headers: Fields, subject: Subject) -> Severity:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from orchestration.alert import web_address
 from orchestration.redaction import shown
@@ -28,10 +28,7 @@ _NAME = "^[a-z0-9]+(-[a-z0-9]+)*$"
 
 def _expressions(given: object) -> tuple[Expression, ...]:
     """One expression, or a list of those of which the first one that says something counts."""
-    written = cast("list[object]", given) if isinstance(given, list | tuple) else [given]
-    if len(written) > MAX_EXPRESSIONS:
-        raise ValueError(f"has {len(written)} expressions: a field has at most {MAX_EXPRESSIONS}")
-    return tuple(_expression(each) for each in written)
+    return tuple(map(_expression, _listed(given, MAX_EXPRESSIONS, "expressions")))
 
 
 def _expression(given: object) -> Expression:
@@ -44,17 +41,29 @@ def _expression(given: object) -> Expression:
 
 def _words(given: object) -> tuple[str, ...]:
     """A value or a list of values, as words without case: `true` and 1 are words too."""
-    listed = cast("list[object]", given) if isinstance(given, list | tuple) else [given]
-    if len(listed) > _MAX_WORDS:
-        raise ValueError(f"has {len(listed)} words: there are at most {_MAX_WORDS}")
+    listed = _listed(given, _MAX_WORDS, "words")
     if any(isinstance(each, list | dict) for each in listed):
         raise ValueError("expected words or numbers, got a list or an object")
     return tuple(map(word_of, cast("list[JsonValue]", listed)))
 
 
+def _listed(given: object, most: int, what: str) -> list[object]:
+    """A list, or the list of a single value."""
+    listed = cast("list[object]", given) if isinstance(given, list | tuple) else [given]
+    if len(listed) > most:
+        raise ValueError(f"has {len(listed)} {what}: at most {most} are possible")
+    return listed
+
+
 def word_of(value: JsonValue) -> str:
     """A value as words are compared: without case, and without spaces around it. `null` for no value."""
     return "null" if value is None else text(value).strip().casefold()
+
+
+def _web_page(written: str) -> str:
+    if written and not web_address(written):
+        raise ValueError(f"{shown(written)} is no http or https address")
+    return written
 
 
 def _conditions(given: object) -> object:
@@ -81,14 +90,13 @@ class Condition(_Part):
     lacks: Expressions = ()
     """None of these says anything."""
 
-    def model_post_init(self, _context: Any) -> None:
+    def model_post_init(self, _context: object) -> None:
         """Refuse a condition that holds for every body.
 
         Raises:
             ValueError: it asks for nothing, or an expression is wrong.
         """
-        asked = [*self.has, *(expression for expression, _ in self._equal)]
-        if all(each.is_constant for each in asked):
+        if all(each.is_constant for each in self._asked):
             raise ValueError(
                 "a condition needs `has` or `equals` with a field of the body: "
                 "otherwise it holds for the bodies of all senders"
@@ -99,6 +107,10 @@ class Condition(_Part):
         return tuple((Expression(written), words) for written, words in self.equals.items())
 
     @property
+    def _asked(self) -> tuple[Expression, ...]:
+        return (*self.has, *(expression for expression, _ in self._equal))
+
+    @property
     def size(self) -> int:
         """How much it asks for: of two mappings for a body the one that asks for more counts."""
         return len(self.has) + len(self.equals)
@@ -106,8 +118,7 @@ class Condition(_Part):
     @property
     def first_fields(self) -> frozenset[str]:
         """The fields at the top that every body has for which the condition holds."""
-        asked = [*self.has, *(expression for expression, _ in self._equal)]
-        return frozenset(each.first_field for each in asked if each.first_field is not None)
+        return frozenset(each.first_field for each in self._asked if each.first_field is not None)
 
     def holds(self, body: JsonValue, *, any_spelling: bool = False) -> bool:
         """Whether it holds for this body."""
@@ -171,7 +182,7 @@ class SourceMapping(_Part):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME)]
     title: Annotated[str, Field(max_length=64)] = ""
     description: Annotated[str, Field(max_length=1000)] = ""
-    docs: Annotated[str, Field(max_length=500)] = ""
+    docs: Annotated[str, Field(max_length=500), AfterValidator(_web_page)] = ""
     """The page on which the sender describes its body."""
     any_spelling: bool = False
     """Whether `HOSTNAME`, `host_name` and `hostName` are the same field."""
@@ -187,15 +198,6 @@ class SourceMapping(_Part):
     sample: dict[str, JsonValue] | None = None
     """A body as the sender writes it, for `run_pipeline --sample`. `{mark}`, `{now}` and `{ago}` in its texts are
     replaced by a mark, the present moment, and the moment ten minutes ago."""
-
-    def model_post_init(self, _context: Any) -> None:
-        """Refuse an address of a page that is none.
-
-        Raises:
-            ValueError: it is no web address.
-        """
-        if self.docs and not web_address(self.docs):
-            raise ValueError(f"docs: {shown(self.docs)} is no http or https address")
 
     @property
     def shown_title(self) -> str:

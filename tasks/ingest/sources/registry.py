@@ -61,47 +61,43 @@ _MAX_ERRORS = 20
 _MAX_FIELDS = 8
 
 
-def source_named(name: str, sources: Sources | None = None) -> Source:
-    """The source with this name, in any case. Without `sources` it is one of those that ship.
+def source_named(name: str, sources: Sources = SOURCES) -> Source:
+    """The source with this name, in any case.
 
     Raises:
         BadInput: no source has this name; the message lists the sources.
     """
-    known = SOURCES if sources is None else sources
-    found = known.get(name.strip().casefold())
+    found = sources.get(name.strip().casefold())
     if found is None:
-        raise BadInput(f"there is no source {one_line_text(name, 64)!r}; the sources are {', '.join(known)}")
+        raise BadInput(f"there is no source {one_line_text(name, 64)!r}; the sources are {', '.join(sources)}")
     return found
 
 
-def recognise(payload: object, sources: Sources | None = None) -> Source:
+def recognise(payload: object, sources: Sources = SOURCES) -> Source:
     """The source that sent this body: the source that recognises most of its fields.
 
     Raises:
         Unreadable: the payload is no object, is empty or too deeply nested, or no source recognises it.
     """
-    known = SOURCES if sources is None else sources
-    return _most_specific(_body(payload, known)[0], known)
+    return _most_specific(_body(payload, sources)[0], sources)
 
 
-def bids_for(payload: object, sources: Sources | None = None) -> dict[str, int]:
+def bids_for(payload: object, sources: Sources = SOURCES) -> dict[str, int]:
     """How certain each source is that a body is its own, the surest first; without those that do not recognise it.
 
     Raises:
         Unreadable: the payload is no object, is empty or too deeply nested.
     """
-    known = SOURCES if sources is None else sources
-    return {name: bid for bid, name in sorted(_bids(_body(payload, known)[0], known), reverse=True)}
+    return {name: bid for bid, name in sorted(_bids(_body(payload, sources)[0], sources), reverse=True)}
 
 
-def parse_push(payload: object, *, source: str | None = None, sources: Sources | None = None) -> Push:
+def parse_push(payload: object, *, source: str | None = None, sources: Sources = SOURCES) -> Push:
     """Parse the body of one request.
 
     The body may be wrapped in an object, `{"payload": {…}}`, as the Python API passes it, or in a CloudEvent.
     `source` selects the parser with that name, in any case. With None or a name of `ENTRY_POINTS`, the parser is
     chosen by the body. A vendor's name also accepts a body of any mapping, or a flat body in the generic shape, and
-    stays the source; so does the name of the generic source. `sources` are those of the installation; None means those
-    that ship.
+    stays the source; so does the name of the generic source.
 
     `errors` lists what cannot be used; the rest is used. If several alerts have the same fingerprint, the one of
     the latest moment is kept, else the last one, and `errors` says so.
@@ -113,18 +109,17 @@ def parse_push(payload: object, *, source: str | None = None, sources: Sources |
         Unreadable: nothing in the payload can be used.
         BadInput: `source` is neither a source nor an entry point.
     """
-    known = SOURCES if sources is None else sources
     if source == OWN_SOURCE:
-        return _deduplicated(generic.parse_as(_body(payload, known)[0], OWN_SOURCE))
-    forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, known)
-    body, envelope = _body(payload, known)
-    parser = forced or _most_specific(body, known)
+        return _deduplicated(generic.parse_as(_body(payload, sources)[0], OWN_SOURCE))
+    forced = None if source is None or source.strip().casefold() in ENTRY_POINTS else source_named(source, sources)
+    body, envelope = _body(payload, sources)
+    parser = forced or _most_specific(body, sources)
     by_hand = forced is not None and (parser is IN_CODE["generic"] or not parser.bid(body))
-    push = _parsed_for(parser, body, known) if by_hand else parser.parse(body)
+    push = _parsed_for(parser, body, sources) if by_hand else parser.parse(body)
     if push.ignored:
         return replace(push, ignored=one_line_text(push.ignored, _IGNORED_CHARACTERS))
     if not push.alerts:
-        raise Unreadable(_why_nothing(push, body, known))
+        raise Unreadable(_why_nothing(push, body, sources))
     return _deduplicated(push if envelope is None else envelope.added_to(push))
 
 

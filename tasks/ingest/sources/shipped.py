@@ -15,7 +15,7 @@ _ENDING = ".yaml"
 
 
 @cache
-def mapping_text(name: str) -> str:
+def shipped_text(name: str) -> str:
     """The text of a mapping that ships.
 
     Raises:
@@ -28,7 +28,7 @@ def _names() -> list[str]:
     return sorted(file.name.removesuffix(_ENDING) for file in _FOLDER.iterdir() if file.name.endswith(_ENDING))
 
 
-SHIPPED: dict[str, SourceMapping] = {name: read_mapping(mapping_text(name)).mapping for name in _names()}
+SHIPPED: dict[str, SourceMapping] = {name: read_mapping(shipped_text(name)).mapping for name in _names()}
 """The mappings by name, which is that of their file too."""
 
 

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from orchestration.alert import AlertStatus, Severity
 from tasks.ingest.sources.fields import known_severity
 
-_BEGINS = (
+_BEGIN_WORDS = (
     "problem firing alert alerting alarm triggered critical crit warning warn unknown error down unreachable offline "
     "failed failure fail failing degraded unhealthy nodata"
 )
-_ENDS = (
+_END_WORDS = (
     "resolved recovery recovered ok okay up successful success succeeded cleared normal restored passed healthy online "
     "fixed solved"
 )
-_LEVELS = "info information emergency disaster high average major minor"
+_LEVEL_WORDS = "info information emergency disaster high average major minor"
 """How bad it is; these words say nothing of whether it fires."""
 
-_BEGINS_SET, _ENDS_SET = frozenset(_BEGINS.split()), frozenset(_ENDS.split())
-_WORDS = "|".join((*_BEGINS.split(), *_ENDS.split(), *_LEVELS.split()))
-_WORST = {**dict.fromkeys(("down", "unreachable", "offline", "failed", "failure"), Severity.CRITICAL)}
+_BEGINS, _ENDS, _LEVELS = (frozenset(words.split()) for words in (_BEGIN_WORDS, _END_WORDS, _LEVEL_WORDS))
+_WORDS = "|".join((*_BEGIN_WORDS.split(), *_END_WORDS.split(), *_LEVEL_WORDS.split()))
+_CRITICAL = frozenset(("down", "unreachable", "offline", "failed", "failure"))
 
 _REPLY = re.compile(r"^\s*(?:(?:re|aw|antw|sv|vs|fwd?|wg|tr|rv)\s*(?:\[\d+\])?\s*:\s*)+", re.IGNORECASE)
 _NOTHING_NEW = re.compile(
@@ -54,7 +54,7 @@ _DENIED = re.compile(
 )
 """Before a word, in the last few words: then it does not say what is. A page too many is better than one too few."""
 _ENDING_BRACKET = re.compile(
-    rf"\W*(?:{'|'.join(_ENDS.split())})(?:\s*[\W\d]*$|\s*[:,#({{\d]|\s+(?:on|in|after|by)\b)", re.IGNORECASE
+    rf"\W*(?:{'|'.join(_END_WORDS.split())})(?:\s*[\W\d]*$|\s*[:,#({{\d]|\s+(?:on|in|after|by)\b)", re.IGNORECASE
 )
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -104,7 +104,7 @@ def read_subject(written: str) -> Subject:
     nothing_new = _NOTHING_NEW.match(subject) or _NOTHING_NEW.match(rest)
     name, identity, later = _without_later(rest)
     words += later
-    ended = next((word in _ENDS_SET for word in words if word in _BEGINS_SET or word in _ENDS_SET), False)
+    ended = next((word in _ENDS for word in words if word in _BEGINS | _ENDS), False)
     return Subject(
         name=name or subject.strip(" *"),
         identity=" ".join(_MEASURED.sub("N", identity).casefold().split()),
@@ -123,9 +123,9 @@ def _without_leading(subject: str) -> tuple[str, list[str]]:
     while rest:
         if bracket := _BRACKET.match(rest):
             inside = [word.lower() for word in _WORD.findall(bracket[1])]
-            known = [word for word in inside if word in _BEGINS_SET or word in _ENDS_SET or word in _LEVELS.split()]
-            if not _BEGINS_SET.intersection(known) and not _ENDING_BRACKET.match(bracket[1]):
-                known = [word for word in known if word not in _ENDS_SET]  # as in `[OK to ignore]`
+            known = [word for word in inside if word in _BEGINS | _ENDS | _LEVELS]
+            if not _BEGINS.intersection(known) and not _ENDING_BRACKET.match(bracket[1]):
+                known = [word for word in known if word not in _ENDS]  # as in `[OK to ignore]`
             words += known
             kept += [] if known else [bracket[0].strip()]
             rest = rest[bracket.end() :]
@@ -161,6 +161,7 @@ def _without_later(rest: str) -> tuple[str, str, list[str]]:
 def _severity(words: list[str]) -> Severity | None:
     """The first word that says how bad it is."""
     for word in words:
-        if (known := known_severity(word) or _WORST.get(word)) is not None and word not in _ENDS_SET:
+        known = known_severity(word) or (Severity.CRITICAL if word in _CRITICAL else None)
+        if known is not None and word not in _ENDS:
             return known
     return None
