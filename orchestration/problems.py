@@ -36,12 +36,25 @@ class BadDocument(BadInput, Generic[ProblemT]):
         return [*map(str, self.problems), *([f"and {self.more} more"] if self.more else [])]
 
 
+_SHAPES = {
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object with fields",
+    "model_type": "an object with fields",
+    "model_attributes_type": "an object with fields",
+    "string_type": "a text",
+}
+"""pydantic's names for what a value must be, in words."""
+
+
 def explain(error: ErrorDetails, *, known: Sequence[str] = ()) -> str:
     """A mistake that pydantic has found, in words. `known` are the fields that there are."""
     if error["type"] == "extra_forbidden":
         return f"there is no such field (known: {', '.join(known)})" if known else "there is no such field"
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] in _SHAPES:
+        return f"expected {_SHAPES[error['type']]}, got {shown(cast('Any', error)['input'])}"
     message = error["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     return message if error["type"] == "value_error" else f"{message}, got {shown(cast('Any', error)['input'])}"

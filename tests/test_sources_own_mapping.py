@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, Unreadable
 from tasks.ingest.sources import IN_CODE, SOURCES, Source, Sources, parse_push
 from tasks.ingest.sources.mapped import source_of
 from tasks.ingest.sources.mapping import SourceMapping
@@ -87,6 +87,11 @@ def test_what_cannot_be_used_in_a_list_is_said_and_the_rest_is_used() -> None:
         (("severity: level", f"severity: {'a' * 600}"), "it has at most 512"),
         (("title: Lamp Watch", "docs: nowhere"), "no http or https address"),
         (("severity: level", "severity: [[level]]"), "expected a JMESPath expression as a text"),
+        (("status: state", "status: 'stat(e)'"), "there is no function stat()"),
+        (("status: state", "status: 'a[?join(b)]'"), "Expected 2 arguments for function join(), received 1"),
+        (("lit], critical", "lit, Dark], critical"), "'dark' cannot mean two things"),
+        (("critical: [red]", "critical: [red, 1], info: '1'"), "'1' cannot mean two things"),
+        (("{has: [lamps, station]}", "text"), "field 'when': expected a list, got 'text'"),
     ],
 )
 def test_a_mistake_in_a_mapping_is_said_with_its_line(change: tuple[str, str], said: str) -> None:
@@ -94,6 +99,45 @@ def test_a_mistake_in_a_mapping_is_said_with_its_line(change: tuple[str, str], s
         read_mapping(LAMP.replace(*change))
     assert said in str(refused.value)
     assert "line " in str(refused.value)
+
+
+def test_a_mapping_that_is_too_large_is_told_so() -> None:
+    with pytest.raises(BadMapping, match="has more than 65,536 bytes"):
+        read_mapping(f"{LAMP}\nsample: {{x: '{'x' * 70_000}'}}")
+
+
+TWICE = "[@,@,@,@,@,@,@,@,@,@][]"
+
+
+@pytest.mark.parametrize(
+    ("alerts", "host", "body"),
+    [
+        # Each step finds ten times what the step before it found.
+        (f"lamps[*].{'.'.join([TWICE] * 8)}.{{title: @}}", "=x", {"lamps": [{"a": 1}]}),
+        # Each alert looks through all others.
+        ("lamps", "_body.lamps[?parent==`true`] | [0].title", {"lamps": [{"title": str(n)} for n in range(2_000)]}),
+        ("lamps", "contains(_body.lamps, title)", {"lamps": [{"title": str(n)} for n in range(6_000)]}),
+        ("lamps", "to_string(_body)", {"lamps": [{"title": str(n)} for n in range(2_000)]}),
+    ],
+)
+def test_expressions_that_take_too_much_work_are_ended(alerts: str, host: str, body: dict[str, Any]) -> None:
+    raw = vars_of(LAMP) | {
+        "when": {"has": "lamps"},
+        "alerts": alerts,
+        "alert": {"name": "title", "labels": {"h": host}},
+    }
+    with pytest.raises(Unreadable, match="the mapping lamp-watch takes too much work with this body"):
+        parse_push(body, sources={**SOURCES, "lamp-watch": own_of(raw)})
+
+
+def test_a_condition_that_takes_too_much_work_holds_for_no_body() -> None:
+    raw = vars_of(LAMP) | {"when": {"has": f"lamps[*].{'.'.join([TWICE] * 8)}"}}
+    assert own_of(raw).bid(lamps()) == 0
+
+
+def test_many_alerts_are_no_work_to_speak_of() -> None:
+    body = {"station": "north", "lamps": [{"id": n, "title": f"L{n}", "state": "dark"} for n in range(3_000)]}
+    assert len(parse_push(body, sources=own()).alerts) == 3_000
 
 
 @settings(max_examples=100, deadline=None)

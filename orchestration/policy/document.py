@@ -102,7 +102,7 @@ def _decoded(text: str | bytes) -> str:
         BadPolicy: it is too large, or no text in UTF-8.
     """
     if len(text) > MAX_BYTES:
-        raise _refusal(None, f"has more than {MAX_BYTES:,} bytes: a policy has at most so many")
+        raise _refusal(None, f"has more than {MAX_BYTES:,} bytes, and no more are read")
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8-sig")
@@ -216,7 +216,7 @@ class _Reader:
             case yaml.DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    raise _refusal(line, "has more than one document: a policy is one")
+                    raise _refusal(line, "has more than one document, and one is read")
             case _:
                 pass
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg
+from psycopg.errors import UndefinedTable
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import ColumnElement, Connection, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -163,6 +164,8 @@ def _outages() -> Generator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Unavailable(f"The connection to the database broke: {reason_of(error)}") from error
+        if isinstance(error.orig, UndefinedTable):
+            raise Unavailable("The database has no tables yet: it is being set up, or it is another one") from error
         raise
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import TypeVar
 
 from pydantic import JsonValue
 
 from orchestration.alert import Alert, AlertStatus, Severity
-from orchestration.errors import BadInput
+from orchestration.errors import BadInput, Unreadable
+from orchestration.json_text import to_json
 from tasks.ingest.sources.cleaning import clean
-from tasks.ingest.sources.expressions import Expression, first_said, is_something, squashed_names
+from tasks.ingest.sources.expressions import Expression, Lookup, TooMuchWork, first_said, is_something, squashed_names
 from tasks.ingest.sources.fields import (
     alert_of,
     annotations_of,
@@ -34,6 +36,8 @@ BODY = "_body"
 """Under this name each alert of a list sees the body around it."""
 
 _ALL = "*"
+_WORK_OF_AN_ALERT = 20
+"""What an alert takes beside its expressions, in steps of theirs."""
 _SAMPLE_AGE = timedelta(minutes=10)
 
 
@@ -52,6 +56,9 @@ def source_of(mapping: SourceMapping) -> Source:
     )
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class _Reader:
     """Reads bodies with a mapping."""
@@ -61,7 +68,11 @@ class _Reader:
     @cached_property
     def _conditions(self) -> list[tuple[frozenset[str], Condition]]:
         """Each condition with the fields at the top that it needs: nearly every push lacks them."""
-        return [(frozenset(map(self._spelled, each.first_fields)), each) for each in self.mapping.when]
+        spelled = self.mapping.any_spelling
+        return [
+            (frozenset(map(squashed, each.first_fields)) if spelled else each.first_fields, each)
+            for each in self.mapping.when
+        ]
 
     @property
     def shown_by(self) -> frozenset[str]:
@@ -71,55 +82,44 @@ class _Reader:
             return frozenset()
         return frozenset(max(fields, key=lambda name: (len(name), name)) for fields in needed)
 
-    def _spelled(self, name: str) -> str:
-        return squashed(name) if self.mapping.any_spelling else name
-
     def recognises(self, body: JsonObject) -> int:
         """The bid for a body: the more the condition asks for that holds, the higher."""
-        inner = body if self.mapping.unwrap is None else self._unwrapped(body)
+        inner = body if self.mapping.unwrap is None else _unwrapped(self.mapping, body)
         names = frozenset(map(squashed, inner)) if self.mapping.any_spelling else inner.keys()
         near = [condition for needed, condition in self._conditions if needed <= names]
         if not near:
             return NOT_MINE
-        seen = self._seen(inner)
-        sizes = [each.size for each in near if each.holds(seen, any_spelling=self.mapping.any_spelling)]
+        seen, lookup = _seen(self.mapping, inner), _lookup(self.mapping, inner)
+        try:
+            sizes = [each.size for each in near if each.holds(seen, lookup)]
+        except TooMuchWork:
+            return NOT_MINE
         return VENDOR + VENDOR * max(sizes) if sizes else NOT_MINE
 
     def parse(self, body: JsonObject, source: str) -> Push:
-        """The alerts of a body, as alerts of `source`."""
-        items, errors = self._items(body)
-        alerts, ignored, one = list[Alert](), "", self.mapping.alerts is None
-        for index, item, seen in items:
-            if because := self._ignored(seen):
-                ignored = ignored or because
-            elif name := self._name(seen):
-                alerts.append(self._alert(seen, name, source, body if one else item))
-            else:
-                errors.append(f"{'the body' if one else f'alerts[{index}]'} says nothing where {source} writes a name")
-        if ignored and not alerts and not errors:
-            return Push(source=source, ignored=ignored)
-        return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))
+        """The alerts of a body, as alerts of `source`.
 
-    def _items(self, body: JsonObject) -> tuple[list[tuple[int, JsonObject, JsonObject]], list[str]]:
-        """Each alert with its number, as it was sent and as the expressions see it; and what is none."""
-        around = self._seen(self._unwrapped(body))
-        if self.mapping.alerts is None:
-            return [(0, around, around)], []
-        listed = self._find(self.mapping.alerts, around)
-        items, errors = objects_in([listed] if isinstance(listed, dict) else listed)
-        return [(index, item, {self._spelled(BODY): around, **item}) for index, item in items], errors
+        Raises:
+            Unreadable: the mapping takes too much work with it.
+        """
+        return self._read(body, lambda reading: reading.push(source))
 
-    def unknown_words(self, body: JsonObject) -> Iterator[str]:
-        """The words for a status or a severity in a body that neither the mapping nor any source knows."""
-        words, fields = self.mapping.words, self.mapping.alert
-        for _, _, seen in self._items(body)[0]:
-            status = self._said(fields.status, seen)
-            if word_of(status) not in (*words.firing, *words.resolved):
-                yield from unknown_status(status)
-            own = (*words.critical, *words.warning, *words.info)
-            said = self._all_said(fields.severity, seen)
-            if not any(word_of(each) in own for each in said):
-                yield from unknown_severity(said)
+    def unknown_words(self, body: JsonObject) -> list[str]:
+        """The words for a status or a severity in a body that neither the mapping nor any source knows.
+
+        Raises:
+            Unreadable: the mapping takes too much work with it.
+        """
+        return self._read(body, lambda reading: list(reading.unknown_words()))
+
+    def _read(self, body: JsonObject, read: Callable[[_Reading], T]) -> T:
+        try:
+            return read(_Reading(self.mapping, body, _lookup(self.mapping, body)))
+        except TooMuchWork:
+            raise Unreadable(
+                f"the mapping {self.mapping.name} takes too much work with this body: an expression repeats what it "
+                "finds, or looks through all alerts for each of them"
+            ) from None
 
     def sample(self, mark: str) -> JsonObject:
         """The sample of the mapping, with fresh moments.
@@ -142,40 +142,91 @@ class _Reader:
         filled = _filled(self.mapping.sample, values)
         return filled if isinstance(filled, dict) else {}
 
-    def _unwrapped(self, body: JsonObject) -> JsonObject:
-        """The object that the sender wraps as a text; any other body as it is."""
-        unwrap = self.mapping.unwrap
-        if unwrap is None or (unwrap.first_field is not None and unwrap.first_field not in body):
-            return body
-        inner = unwrap.find(body)
-        if isinstance(inner, str) and inner.lstrip().startswith("{"):
-            with suppress(ValueError, RecursionError, BadInput):
-                inner = clean(json.loads(inner))
-        return inner if isinstance(inner, dict) and inner else body
 
-    def _seen(self, body: JsonObject) -> JsonObject:
-        """The body as the expressions see it."""
-        spelled = squashed_names(body) if self.mapping.any_spelling else body
-        return spelled if isinstance(spelled, dict) else body
+def _lookup(mapping: SourceMapping, body: JsonObject) -> Lookup:
+    return Lookup(size_bytes=len(to_json(body)), any_spelling=mapping.any_spelling)
 
-    def _find(self, expression: Expression, seen: JsonObject) -> JsonValue:
-        return expression.find(seen, any_spelling=self.mapping.any_spelling)
+
+def _unwrapped(mapping: SourceMapping, body: JsonObject) -> JsonObject:
+    """The object that the sender wraps as a text; any other body as it is."""
+    unwrap = mapping.unwrap
+    if unwrap is None or (unwrap.first_field is not None and unwrap.first_field not in body):
+        return body
+    inner: JsonValue = None
+    with suppress(TooMuchWork):
+        inner = unwrap.find(body, Lookup(size_bytes=len(to_json(body))))
+    if isinstance(inner, str) and inner.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError, BadInput):
+            inner = clean(json.loads(inner))
+    return inner if isinstance(inner, dict) and inner else body
+
+
+def _seen(mapping: SourceMapping, body: JsonObject) -> JsonObject:
+    """The body as the expressions see it."""
+    spelled = squashed_names(body) if mapping.any_spelling else body
+    return spelled if isinstance(spelled, dict) else body
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One body, as a mapping reads it. Whatever it looks for, it raises `TooMuchWork` if no work is left."""
+
+    mapping: SourceMapping
+    body: JsonObject
+    lookup: Lookup
+
+    def push(self, source: str) -> Push:
+        """The alerts of the body."""
+        items, errors = self._items()
+        alerts, ignored, one = list[Alert](), "", self.mapping.alerts is None
+        for index, item, seen in items:
+            if because := self._ignored(seen):
+                ignored = ignored or because
+            elif name := self._name(seen):
+                alerts.append(self._alert(seen, name, source, self.body if one else item))
+            else:
+                errors.append(f"{'the body' if one else f'alerts[{index}]'} says nothing where {source} writes a name")
+        if ignored and not alerts and not errors:
+            return Push(source=source, ignored=ignored)
+        return Push(source=source, alerts=tuple(alerts), errors=tuple(errors))
+
+    def unknown_words(self) -> Iterator[str]:
+        """The words for a status or a severity that neither the mapping nor any source knows."""
+        words, fields = self.mapping.words, self.mapping.alert
+        for _, _, seen in self._items()[0]:
+            status = self._said(fields.status, seen)
+            if word_of(status) not in (*words.firing, *words.resolved):
+                yield from unknown_status(status)
+            own = (*words.critical, *words.warning, *words.info)
+            said = self._all_said(fields.severity, seen)
+            if not any(word_of(each) in own for each in said):
+                yield from unknown_severity(said)
+
+    def _items(self) -> tuple[list[tuple[int, JsonObject, JsonObject]], list[str]]:
+        """Each alert with its number, as it was sent and as the expressions see it; and what is none."""
+        around = _seen(self.mapping, _unwrapped(self.mapping, self.body))
+        if self.mapping.alerts is None:
+            return [(0, around, around)], []
+        listed = self.mapping.alerts.find(around, self.lookup)
+        items, errors = objects_in([listed] if isinstance(listed, dict) else listed)
+        self.lookup.spend(len(items) * _WORK_OF_AN_ALERT)
+        body = squashed(BODY) if self.mapping.any_spelling else BODY
+        return [(index, item, {body: around, **item}) for index, item in items], errors
 
     def _said(self, expressions: Sequence[Expression], seen: JsonObject) -> JsonValue:
-        return first_said(expressions, seen, any_spelling=self.mapping.any_spelling)
+        return first_said(expressions, seen, self.lookup)
 
     def _all_said(self, expressions: Sequence[Expression], seen: JsonObject) -> list[JsonValue]:
         return [value for each in expressions if (value := self._said((each,), seen)) is not None]
 
     def _ignored(self, seen: JsonObject) -> str:
         """Why this says nothing about the state of an alert; "" if it does."""
-        spelled = self.mapping.any_spelling
-        return next((each.because for each in self.mapping.ignore if each.holds(seen, any_spelling=spelled)), "")
+        return next((each.because for each in self.mapping.ignore if each.holds(seen, self.lookup)), "")
 
     def _name(self, seen: JsonObject) -> str:
         """The alert's name. A variable that its sender could not fill in is better than no name."""
         expressions = self.mapping.alert.name
-        written = filter(is_something, (self._find(each, seen) for each in expressions))
+        written = filter(is_something, (each.find(seen, self.lookup) for each in expressions))
         return one_line_text(self._said(expressions, seen)) or one_line_text(next(written, None))
 
     def _alert(self, seen: JsonObject, name: str, source: str, sent: JsonObject) -> Alert:

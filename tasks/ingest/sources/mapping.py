@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Annotated, cast
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from orchestration.alert import web_address
 from orchestration.redaction import shown
-from tasks.ingest.sources.expressions import Expression, is_something
+from tasks.ingest.sources.expressions import Expression, Lookup, is_something
 from tasks.ingest.sources.fields import text
 
 MAX_BYTES = 64 * 1024
@@ -120,11 +121,15 @@ class Condition(_Part):
         """The fields at the top that every body has for which the condition holds."""
         return frozenset(each.first_field for each in self._asked if each.first_field is not None)
 
-    def holds(self, body: JsonValue, *, any_spelling: bool = False) -> bool:
-        """Whether it holds for this body."""
+    def holds(self, body: JsonValue, lookup: Lookup) -> bool:
+        """Whether it holds for this body.
+
+        Raises:
+            TooMuchWork: the expressions take too much work.
+        """
 
         def found(expression: Expression) -> JsonValue:
-            return expression.find(body, any_spelling=any_spelling)
+            return expression.find(body, lookup)
 
         return (
             all(is_something(found(each)) for each in self.has)
@@ -174,6 +179,19 @@ class StateWords(_Part):
     critical: Words = ()
     warning: Words = ()
     info: Words = ()
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a word that would mean two things.
+
+        Raises:
+            ValueError: it stands under two states, or under two severities.
+        """
+        for meanings in ((self.firing, self.resolved), (self.critical, self.warning, self.info)):
+            times = Counter(word for words in meanings for word in set(words))
+            if twice := [shown(word) for word, count in times.items() if count > 1]:
+                raise ValueError(
+                    f"{', '.join(sorted(twice))} cannot mean two things: the case of a word does not matter"
+                )
 
 
 class SourceMapping(_Part):

@@ -63,6 +63,10 @@ def read_mapping(text: str | bytes) -> ReadMapping:
     Raises:
         BadMapping: all that is wrong, each problem with its line and field.
     """
+    if len(text) > MAX_BYTES:
+        raise BadMapping(
+            [MappingProblem(line=None, field="", message=f"has more than {MAX_BYTES:,} bytes, and no more are read")]
+        )
     try:
         document = read_document(text)
     except BadPolicy as error:
