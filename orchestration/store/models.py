@@ -470,7 +470,7 @@ class WorkerRow(Base):
 
 
 class EventCursorRow(Base):
-    """Up to where Prefect was told of what has happened, in the only row of this table."""
+    """Up to where Prefect has heard of what has happened, in the only row of this table."""
 
     __tablename__ = "event_cursor"
 
@@ -478,9 +478,9 @@ class EventCursorRow(Base):
     history_id: Mapped[int] = mapped_column(BigInteger)
     delivery_id: Mapped[int] = mapped_column(BigInteger)
     unsettled: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    """The deliveries up to there that had not ended: by id, whether their failure was told."""
+    """The deliveries up to there that had not ended: by id, whether their failure was reported."""
     owner: Mapped[str | None]
-    """The worker that tells Prefect."""
+    """The worker that reports to Prefect."""
     leased_until: Mapped[datetime | None]
 
 
@@ -511,14 +511,14 @@ class PushRow(Base):
 
 
 class RefusedPushRow(Base):
-    """A push that was not accepted, so that its sender can be told why nobody was notified."""
+    """A push that was not accepted, or that no source could read, so that `why` can say why nobody was notified."""
 
     __tablename__ = "refused_push"
 
     id: Mapped[RowId]
     at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
     sender: Mapped[str] = mapped_column(server_default="")
-    """The name of the API key. Empty means that there was none."""
+    """The name of the API key. Empty means that there was none, or the local key."""
     address: Mapped[str] = mapped_column(server_default="")
     path: Mapped[str]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -526,7 +526,7 @@ class RefusedPushRow(Base):
     """The HTTP status of the answer."""
     reason: Mapped[str]
     body: Mapped[str] = mapped_column(server_default="")
-    """Its beginning, redacted."""
+    """Its beginning, redacted; of a push that no source could read, as much as is needed to read it later."""
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
@@ -556,7 +556,7 @@ class UsedSignatureRow(Base):
 
 
 class DefinitionRow(Base):
-    """One version of a pipeline definition or of the policy. A version is never changed, because runs refer to it."""
+    """One version of a definition, of the policy or of a mapping. A version is never changed: runs refer to it."""
 
     __tablename__ = "definition"
 
