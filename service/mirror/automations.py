@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect.blocks.core import Block
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
@@ -108,17 +107,17 @@ async def delete_set(client: PrefectClient, set_name: str) -> list[str]:
     return [one.name for one in found]
 
 
-async def find_block(client: PrefectClient, block_type: type[Block], name: str) -> UUID | None:
-    """The id of a saved block. None means that there is none."""
+async def find_webhook(client: PrefectClient, name: str) -> UUID | None:
+    """The id of the saved webhook block with this name. None means that there is none."""
     with suppress(ObjectNotFound):
-        found = await client.read_block_document_by_name(name, block_type_slug=block_type.get_block_type_slug())
+        found = await client.read_block_document_by_name(name, block_type_slug=Webhook.get_block_type_slug())
         return found.id
     return None
 
 
 async def delete_webhook(client: PrefectClient, name: str) -> None:
     """Delete the saved webhook block with this name, if there is one."""
-    if (block_id := await find_block(client, Webhook, name)) is not None:
+    if (block_id := await find_webhook(client, name)) is not None:
         await client.delete_block_document(block_id)
 
 
