@@ -36,10 +36,11 @@ async def lease_run(
     claimed: RunRecord | None = None,
     at_once: bool = False,
 ) -> AsyncGenerator[ActiveRun]:
-    """Hold a run's lease while the body works on the run. A failed or abandoned run goes on where it stood.
+    """Lease a run while the body works on it. A failed or abandoned run goes on where it stood.
 
     `owner` is the name under which the caller has leased the run already, by a claim or a reservation. `claimed` is the
-    run as it was then. `at_once` says that the body executes it at once: then its first attempt begins with it.
+    run as it was then. `at_once` says that the body executes the run at once: then the run and its first attempt begin
+    in one statement.
 
     Raises:
         RunNotFound: there is no such run.
@@ -48,7 +49,7 @@ async def lease_run(
     """
     run = None
     if claimed is not None and owner is not None:
-        run = await _begin_anew(services, claimed, owner, engine, prefect_flow_run_id, at_once=at_once)
+        run = await _begin_new(services, claimed, owner, engine, prefect_flow_run_id, at_once=at_once)
     if run is None:
         run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
     with correlated(trace_id=run.record.trace_id, run_id=run_id):
@@ -164,7 +165,7 @@ def _busy(record: RunRecord) -> RunBusy:
     )
 
 
-async def _begin_anew(
+async def _begin_new(
     services: Services,
     claimed: RunRecord,
     owner: str,
@@ -173,7 +174,7 @@ async def _begin_anew(
     *,
     at_once: bool,
 ) -> ActiveRun | None:
-    """Begin a run that nobody has executed before, in one statement. None means that it is no such run any more."""
+    """Begin a run that nobody has executed yet, in one statement. None means that somebody has."""
     if claimed.started_at is not None:
         return None
     run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
