@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import psycopg
 from rich.progress import Progress
 
 from bench.commands import fresh_home
@@ -44,13 +45,7 @@ def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) 
     """Run `alert-pipeline` with these arguments. The block begins when `path` answers 200, and ends the process."""
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "alert-pipeline"), *arguments],
-        env={
-            **os.environ,
-            "ORCHESTRATION_LOG_LEVEL": "ERROR",
-            "API_RATE_LIMIT_PER_SECOND": "100000",
-            "API_AUTH": "off",
-            **env,
-        },
+        env={**os.environ, **_QUICK, **env},
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -116,8 +111,8 @@ class Accepts:
             self.p99.append(seconds[int(len(seconds) * 0.99)] * 1000)
 
 
-_ONE_BY_ONE = "timing: {storm: false}"
-"""Each alert of most benchmarks is told by itself."""
+ONE_BY_ONE = "timing: {storm: false}"
+"""The policy of most benchmarks: each alert is told by itself."""
 
 
 def apply_policy(home: Path, policy: str, **env: str) -> None:
@@ -129,6 +124,13 @@ def apply_policy(home: Path, policy: str, **env: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def count(url: str, query: str) -> int:
+    """The number that a query finds in the database at this URL, which is in libpq's form."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def up(home: Path, target: Receiver, **env: str) -> Iterator[int]:
 def full_service(target: Receiver, **env: str) -> Iterator[int]:
     """The same in a home of its own, which tells each alert by itself."""
     with fresh_home() as home, up(home, target, **env) as port:
-        apply_policy(home, _ONE_BY_ONE)
+        apply_policy(home, ONE_BY_ONE)
         yield port
 
 
@@ -204,7 +206,7 @@ def direct_service(target: Receiver) -> Iterator[int]:
             "NOTIFY_WEBHOOK_URL": target.url,
             "CHECKERS_ENABLED": "memory",
         }
-        apply_policy(home, _ONE_BY_ONE, **env)
+        apply_policy(home, ONE_BY_ONE, **env)
         with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
             yield port
 
