@@ -28,6 +28,7 @@ from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.ingest_order import QueuedRun
+from orchestration.store.recording import RecordedMeanwhile
 from orchestration.store.timers import reschedule, schedule_first
 from tasks.ingest import heartbeats
 from tasks.ingest.escalate import begin_escalation
@@ -116,7 +117,7 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
                 return await _look(tx, own, config), turn.more
             recorded = await _record(tx, run, payload, config)
             return recorded if run.id == own.id else result, turn.more
-    except alert_store.RecordedMeanwhile:
+    except RecordedMeanwhile:
         return None, True
     except Exception as error:
         if run is None or run.run_id == context.run_id or is_retryable(error):
