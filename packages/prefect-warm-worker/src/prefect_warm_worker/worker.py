@@ -26,7 +26,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 from prefect_warm_worker.allowed import AllowedFlows, AnyFlow, CannotLoadFlows, Refused
 from prefect_warm_worker.blocking import warn_of_blocking
 from prefect_warm_worker.execution import Execution, Why, name_result_storage
-from prefect_warm_worker.internals import ask_each_run_for_its_intent, keep_own_sigterm_handler
+from prefect_warm_worker.internals import ask_each_run_for_its_intent, ensure_suspension, keep_own_sigterm_handler
 from prefect_warm_worker.job_variables import refuse_job_variables
 from prefect_warm_worker.next_look import NextLook
 from prefect_warm_worker.settings import WarmWorkerSettings
@@ -150,6 +150,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         Raises:
             SystemExit: no flow is allowed, or some cannot be imported. Why is printed.
             ValueError: `PREFECT_API_URL` is not set.
+            AttributeError: this version of Prefect lacks a name that is used or replaced.
         """
         if not PREFECT_API_URL.value():
             raise ValueError("PREFECT_API_URL must be set: it says where Prefect's server is")
@@ -163,6 +164,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         keep_own_sigterm_handler()
         hear_sigint()
         ask_each_run_for_its_intent()
+        ensure_suspension()
         async with AsyncExitStack() as opening:
             # Prefect patches print() for each run and restores what it found: of two runs at once, the first to end
             # would take it away from the second. With the patch around all of them there is nothing to restore.
