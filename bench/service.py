@@ -20,7 +20,7 @@ from rich.progress import Progress
 from bench.commands import fresh_home
 from bench.figures import Figures
 from bench.floors import bare_api, four_steps
-from bench.load import Receiver, answers, free_port, post_all, push, push_many, receiver
+from bench.load import ALERTS_PER_PUSH, Receiver, answers, free_port, post_all, push, push_many, receiver
 from orchestration.settings import load_settings
 from service.stack import attach
 
@@ -34,8 +34,6 @@ EARLY_RUNS, ALL_RUNS = 500, 10_000
 
 PUSHES_PER_BATCH = 250
 """The next batch is sent when all messages of a batch have come, so that the queue stays short."""
-
-ALERTS_PER_PUSH = 100
 
 READY_SECONDS, BATCH_TIMEOUT_SECONDS = 90.0, 600.0
 

@@ -29,6 +29,9 @@ KEPT_CHARACTERS = 256 * 1024
 MAX_KEPT_A_DAY = 10_000
 """How many bodies of one sender are kept within a day. Further ones are refused, so that the sender knows."""
 
+MAX_LISTED = 1000
+"""How many kept pushes a list has at most."""
+
 _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")
 _CUT = ("[truncated]", "[too deep]")
@@ -126,10 +129,10 @@ async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:
     return (await tx.execute(row.returning(_T.id))).scalar_one()
 
 
-async def list_unread(tx: AsyncConnection, *, include_read: bool = False, limit: int = 1000) -> list[UnreadPush]:
-    """The pushes that are kept, oldest first; with or without those that a source could read later."""
+async def list_unread(tx: AsyncConnection, *, include_read: bool = False) -> list[UnreadPush]:
+    """The kept pushes, oldest first, `MAX_LISTED` at most; with or without those that a source could read later."""
     conditions = [_is_unread()] if include_read else [_is_unread(), ~_T.details.has_key("run_ids")]
-    return await _read(tx, conditions, limit)
+    return await _read(tx, conditions, MAX_LISTED)
 
 
 async def find_unread(tx: AsyncConnection, number: int) -> UnreadPush:

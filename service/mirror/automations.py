@@ -62,14 +62,13 @@ class KnownAutomation:
     """Whether somebody has changed it in Prefect since it was applied."""
 
 
-async def read_sets(client: PrefectClient, set_name: str | None = None) -> list[KnownAutomation]:
-    """The automations of this set, or of all."""
+async def read_sets(client: PrefectClient) -> list[KnownAutomation]:
+    """The automations of all sets, by name."""
     return [
         KnownAutomation(
             id=one.id, name=one.name, set_name=_set_of(one), enabled=one.enabled, changed=_digest(one) != _applied(one)
         )
         for one in await _read(client)
-        if set_name is None or _set_of(one) == set_name
     ]
 
 
