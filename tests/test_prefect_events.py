@@ -194,7 +194,7 @@ async def test_after_a_long_outage_what_is_old_is_left_out_with_one_line(
         await listening.catch_up()
     assert [event["payload"]["title"] for event in listening.events] == ["New on web-1"] * 2
     assert [one.getMessage() for one in caplog.records if "older than an hour" in one.getMessage()] == [
-        "Prefect does not hear of 6 events that are older than an hour"
+        "6 events are not sent to Prefect: they are older than an hour"
     ]
 
 

@@ -96,7 +96,7 @@ def event_of_page(page: PageEvent, *, failed: bool) -> Event:
 
 
 async def send_events(client: PrefectClient, events: Sequence[Event]) -> None:
-    """Send events in batches. One that Prefect does not take is left out, with a line in the log.
+    """Send events in batches. One that Prefect refuses is left out, with a line in the log.
 
     Raises whatever Prefect's client raises: call it within `blocks.prefect_api.prefect_errors()`.
     """
@@ -111,7 +111,7 @@ async def _send(client: PrefectClient, events: Sequence[Event]) -> None:
         if error.response.status_code not in _REFUSED:
             raise
         if len(events) == 1:
-            logger.warning("Prefect does not take the event %s: %s", events[0]["event"], one_line(str(error), 300))
+            logger.warning("Prefect refuses the event %s: %s", events[0]["event"], one_line(str(error), 300))
             return
         middle = len(events) // 2
         await _send(client, events[:middle])

@@ -1,5 +1,5 @@
-"""Automations about alert-pipeline itself: Prefect notifies somebody through a block of its own when pages fail, the
-canary stays away, nobody executes runs, or a report to us was not taken.
+"""Automations about alert-pipeline itself: Prefect notifies somebody through a block of its own when pages fail, no
+canary arrives, no worker executes runs, or a report of Prefect to us fails.
 
 The block shares no code with our channels, so that what breaks those does not silence it.
 """
@@ -65,7 +65,7 @@ _OWN = (
         body="{{ event.payload.problem }}\nReal alerts may not arrive either: alert-pipeline doctor",
     ),
     _Own(
-        name="the canary stays away",
+        name="no canary arrives",
         trigger={
             "posture": Posture.Proactive,
             "match": {"prefect.resource.id": "alert-pipeline.canary.*"},
@@ -75,7 +75,7 @@ _OWN = (
             "within": CANARY_SECONDS,
         },
         subject="no canary for a quarter of an hour",
-        body="Nothing says any more that alerts arrive: is a worker alive, and the database? alert-pipeline doctor",
+        body="Nothing shows that alerts arrive: is a worker alive, and the database? alert-pipeline doctor",
     ),
     _Own(
         name="no worker executes runs",
@@ -84,7 +84,7 @@ _OWN = (
             "match": {"prefect.resource.id": "prefect.work-pool.*", "prefect.resource.name": POOL_NAME},
         },
         subject="no worker is alive",
-        body="The work pool {{ event.resource.name }} has no worker that lives: alerts wait in the queue. "
+        body="The work pool {{ event.resource.name }} has no worker that is alive: alerts wait in the queue. "
         "Start one: alert-pipeline worker",
     ),
     _Own(
@@ -101,13 +101,13 @@ _OWN = (
         body="{{ event.resource['prefect.state-message'] }}\nOld rows are not deleted, and stuck runs are not found.",
     ),
     _Own(
-        name="a report of Prefect was not taken",
+        name="a report to alert-pipeline failed",
         trigger={
             "expect": {"prefect.automation.action.failed"},
             # Not the automations of this set: one whose own block fails would call itself for ever.
             "match": {"prefect.resource.id": "prefect.automation.*", "prefect.resource.name": f"{SETS_PREFIX}*"},
         },
-        subject="a report was not taken: {{ event.resource.name }}",
+        subject="a report to it failed: {{ event.resource.name }}",
         body="{{ event.payload.reason }}\nWhat Prefect reported is lost: is the API alive? "
         "alert-pipeline automations list",
     ),

@@ -103,7 +103,7 @@ class EventReporter:
             self._cursor = None
             outage = isinstance(error, PrefectUnavailable) and not self._breaker.closed  # which the watch has said
             if not self._fails and not outage:
-                logger.warning("Prefect does not hear of what has happened for now: %s", error)
+                logger.warning("No events are sent to Prefect for now: %s", error)
                 self._fails = True
             return IDLE_SECONDS
         self._fails = False
@@ -160,8 +160,8 @@ def _caught_up(cursor: Cursor, horizon: Horizon) -> Cursor:
     if max(behind) <= MOST_BEHIND:
         return cursor
     logger.warning(
-        "Prefect does not hear of the first %d lines of the history and %d messages since the last report: too many "
-        "have come",
+        "No events are sent to Prefect for %d lines of the history and %d messages since the last report: there are too "
+        "many",
         *(max(0, rows - MOST_BEHIND) for rows in behind),
     )
     return replace(
@@ -184,10 +184,10 @@ def _events(cursor: Cursor, lines: Sequence[HistoryEvent], pages: Sequence[PageE
         if not page.ended:
             unsettled[page.id] = was_reported or page.failed
     if (more := len(unsettled) - event_cursor.MOST_UNSETTLED) > 0:
-        logger.warning("Prefect does not hear how %d messages end: too many have not ended", more)
+        logger.warning("No events are sent to Prefect for the end of %d messages: too many have not ended", more)
         unsettled = dict(sorted(unsettled.items())[more:])
     since = datetime.now(UTC) - OLDEST
     events = [event for at, event in sorted(found, key=lambda each: each[0]) if at >= since]
     if len(events) < len(found):
-        logger.warning("Prefect does not hear of %d events that are older than an hour", len(found) - len(events))
+        logger.warning("%d events are not sent to Prefect: they are older than an hour", len(found) - len(events))
     return replace(cursor, unsettled=unsettled), events
