@@ -160,8 +160,7 @@ def _caught_up(cursor: Cursor, horizon: Horizon) -> Cursor:
     if max(behind) <= MOST_BEHIND:
         return cursor
     logger.warning(
-        "No events are sent to Prefect for %d lines of the history and %d messages since the last report: there are too "
-        "many",
+        "No events are sent to Prefect for %d lines of the history and %d messages since the last report: too many",
         *(max(0, rows - MOST_BEHIND) for rows in behind),
     )
     return replace(
