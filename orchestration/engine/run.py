@@ -246,14 +246,14 @@ class ActiveRun:
         self.failure: StageFailed | None = None
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
-        """Taken by whoever writes the run's status: branches that end at once must not overwrite each other's."""
+        """Locked while the run's status is written: branches that end at once must not overwrite each other's."""
         self.tries: dict[str, Tries] = {}
         """How this process has tried its nodes."""
         self.in_a_row = False
         """Whether what follows the present node follows at once. Then its success is written together with that."""
         self.unwritten: Unwritten | None = None
         self.opened: dict[str, int] = {}
-        """The node at which an attempt began together with the run, and the attempt's number."""
+        """The number of the attempt that began together with the run, by its node."""
         self._done = done
         self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
 

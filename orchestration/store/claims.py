@@ -288,7 +288,7 @@ class Begun:
     payload: dict[str, Any]
     """What it was started with."""
     attempt: int | None
-    """The number of the attempt that was opened with it."""
+    """The number of the attempt that was opened with it; None if none was."""
 
 
 async def begin(
@@ -307,7 +307,9 @@ async def begin(
 
     `current` is the run as the caller has just locked or claimed it, `standing` is the status that follows from its
     finished stages, `lost` is an owner that is known to be dead. `first` is a node at which an attempt begins at once.
-    None means that another owner has the lease.
+
+    Returns:
+        The run. None means that another owner has the lease.
 
     Raises:
         IllegalTransition: a run with this status cannot be started.

@@ -86,7 +86,7 @@ class IncidentRow(Base):
         ),
         Index(None, "incident_key", "id"),
         Index(None, "opened_at"),
-        # Of lists, each of which shows the newest first.
+        # For lists, each of which shows the newest first.
         Index(None, "status", "id"),
         Index(None, "severity", "id"),
         Index(None, "environment", "id"),
@@ -133,11 +133,11 @@ class AlertRow(Base):
 
     __table_args__ = (
         UniqueConstraint("source", "environment", "fingerprint"),
-        # Of `why`, which looks at the alerts that were heard of last, and of retention.
+        # For `why`, which looks at the alerts that were heard of last, and for retention.
         Index(None, "heard_at"),
-        # Of what inhibits others.
+        # For inhibitions.
         Index("ix_alert_firing", "environment", "id", postgresql_where=text("status = 'firing'")),
-        # Of the lists of the admin.
+        # For the lists of the admin.
         Index(None, "status", "id"),
         Index(None, "severity", "id"),
         Index(None, "source", "id"),
@@ -232,7 +232,7 @@ class PipelineRunRow(Base):
     __table_args__ = (
         Index(None, "created_at"),
         Index(None, "status", "created_at"),
-        # Of lists, each of which shows the newest first. Without them a value that is rare, or that no run has, is
+        # For lists, each of which shows the newest first. Without them a value that is rare, or that no run has, is
         # looked for in all runs.
         Index(None, "source", "created_at", "id"),
         Index(None, "environment", "created_at", "id"),
@@ -240,7 +240,7 @@ class PipelineRunRow(Base):
         Index(
             "ix_pipeline_run_failed", "current_stage", "created_at", "id", postgresql_where=text("status = 'failed'")
         ),
-        # Of `why`: the runs that belong to no incident, or not yet.
+        # For `why`: the runs that belong to no incident, or not yet.
         Index("ix_pipeline_run_loose", "created_at", postgresql_where=text("incident_id is null")),
         Index(
             "ix_pipeline_run_loose_key",
@@ -249,7 +249,7 @@ class PipelineRunRow(Base):
             "created_at",
             postgresql_where=text("incident_id is null"),
         ),
-        # Of retention.
+        # For retention.
         Index("ix_pipeline_run_values", "created_at", postgresql_where=text(HAS_VALUES)),
         Index(
             "ix_pipeline_run_claim",
@@ -332,7 +332,7 @@ class StageExecutionRow(Base):
 
     __table_args__ = (
         UniqueConstraint("pipeline_run_id", "node_id", "attempt"),
-        # Of the lists of the admin. Most attempts have no error, and an index of the status would have to follow them.
+        # For the lists of the admin. Most attempts have no error, and an index of the status would have to follow them.
         Index("ix_stage_execution_errors", "id", postgresql_where=text("error_type is not null")),
     )
 

@@ -149,7 +149,7 @@ def _related(watched: Watched) -> list[dict[str, Any]]:
 
 
 def _flows_of(watched: Watched) -> list[dict[str, Any]]:
-    """Each of these has to match a related resource, and an event has one flow."""
+    """The conditions for the flow of an event: a watched one, and none of our own. Each of them has to match."""
     chosen: list[dict[str, Any]] = [{"prefect.resource.name": list(watched.flows)}] if watched.flows else []
     not_ours = [{"prefect.resource.name": f"!{name}"} for name in OWN_FLOWS]
     return [{"prefect.resource.role": "flow"} | each for each in (*chosen, *not_ours)]
