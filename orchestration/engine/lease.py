@@ -180,7 +180,7 @@ async def _begin_new(
     run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
     first = run.sure_first_node() if at_once else None
     async with services.database.statement() as tx:
-        return run if await _begin(tx, run, prefect_flow_run_id, first=first) else None
+        return run if await _start(tx, run, prefect_flow_run_id, first=first) else None
 
 
 async def _load_and_claim(
@@ -202,12 +202,12 @@ async def _load_and_claim(
         run = ActiveRun(services, record, {}, earlier_attempts, engine=engine, owner=owner)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
-        if not await _begin(tx, run, prefect_flow_run_id, lost=dead_owner):
+        if not await _start(tx, run, prefect_flow_run_id, lost=dead_owner):
             raise _busy(record)
     return run
 
 
-async def _begin(
+async def _start(
     tx: Transaction,
     run: ActiveRun,
     prefect_flow_run_id: str | None,
