@@ -177,7 +177,7 @@ async def _begin_new(
     """Begin a run that nobody has executed yet, in one statement. None means that somebody has."""
     if claimed.started_at is not None:
         return None
-    run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
+    run = ActiveRun(services, claimed, engine=engine, owner=owner)
     first = run.sure_first_node() if at_once else None
     async with services.database.statement() as tx:
         return run if await _start(tx, run, prefect_flow_run_id, first=first) else None
@@ -199,7 +199,7 @@ async def _load_and_claim(
         record = await runs.get_run(tx, run_id, lock=True)
         dead_owner = None if record.lease_owner == owner else lost_owner(record)
         earlier_attempts = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
-        run = ActiveRun(services, record, {}, earlier_attempts, engine=engine, owner=owner)
+        run = ActiveRun(services, record, engine=engine, owner=owner, earlier_attempts=earlier_attempts)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
         if not await _start(tx, run, prefect_flow_run_id, lost=dead_owner):
