@@ -22,9 +22,9 @@ def flow_run_page(settings: Settings, flow_run_id: str | None) -> str:
 
 
 def pages_of(settings: Settings, *, incident_id: str | None, flow_run_id: str | None) -> dict[str, str]:
-    """The pages that there are, by name: incident and run."""
+    """The pages that there are, by the name of their link."""
     pages = {
         "incident": incident_page(settings, incident_id) if incident_id else "",
-        "run": flow_run_page(settings, flow_run_id),
+        "pipeline run": flow_run_page(settings, flow_run_id),
     }
     return {name: url for name, url in pages.items() if url}

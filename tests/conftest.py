@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,15 @@ for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
 for _name in ("DATABASE_URL", "ALERT_PIPELINE_HOME"):
     os.environ.pop(_name, None)
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have few tests: theirs take the longest, and at the end a long file keeps one process.
+
+    Within a file the tests keep their order.
+    """
+    tests_in = Counter(item.path for item in items)
+    items.sort(key=lambda item: (tests_in[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ async def let_pass(database: Database, passed: timedelta) -> None:
         "incident": ("opened_at", "heard_at", "acknowledged_at", "snoozed_until", "resolved_at"),
         "incident_channel": ("sent_at",),
         "membership": ("joined_at",),
+        "alert": ("started_at", "ended_at"),
         "pipeline_run": ("due_at", "created_at"),
         "history": ("at",),
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
-from orchestration.alert import Severity
+from orchestration.alert import STORM_KEY, Severity
 from orchestration.states import RunStatus
 from orchestration.store import runs
 from orchestration.store.claims import Claim, claim_runs, count_waiting, list_lease_owners, release_leases
@@ -58,6 +59,29 @@ async def test_critical_runs_come_first_then_the_oldest(database: Database) -> N
     claimed = await claim(database, 3) + await claim(database, 3)
 
     assert [one.run_id for one in claimed] == [critical, first, second, info]
+
+
+async def test_the_runs_of_a_storm_are_claimed_one_after_the_other(database: Database) -> None:
+    def of_storm(severity: Severity = Severity.WARNING) -> NewRun:
+        return replace(run_of(severity), incident_key=f"{STORM_KEY}generic:default", awaits_ingest=True, firing=True)
+
+    async def change(run_id: str, column: str, value: object) -> None:
+        async with database.transaction() as tx:
+            query = f"update pipeline_run set {column} = :value, lease_owner = null where run_id = :run_id"
+            await tx.execute(text(query), {"value": value, "run_id": run_id})
+
+    async def next_ones() -> list[str]:
+        return [one.run_id for one in await claim(database, 5)]
+
+    first, second, third, other = await add(database, of_storm(), of_storm(), of_storm(), run_of())
+    assert await next_ones() == [first, other]
+    assert await next_ones() == []
+    await change(first, "awaits_ingest", False)  # its alerts are recorded
+    assert await next_ones() == [first, second]
+    await change(second, "status", RunStatus.FAILED.value)  # whatever it awaits, it is over
+    assert await next_ones() == [third]
+    (worse,) = await add(database, of_storm(Severity.CRITICAL))
+    assert await next_ones() == [worse]
 
 
 async def test_the_claim_is_the_lease(database: Database) -> None:

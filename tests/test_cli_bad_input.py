@@ -114,6 +114,7 @@ async def test_servers_that_do_not_answer(
         ([*sample, "--dry-run"], {"PREFECT_API_URL": prefect}),
         (["monitor_pipeline"], {"DATABASE_URL": nobody}),
         (["alert-pipeline", "up", "--prefect-port", str(busy_port)], {}),
+        (["alert-pipeline", "up", "--prefect-port", "4200"], {"PREFECT_API_URL": prefect}),
     )
     assert all("hunter2" not in finished.stdout + finished.stderr for finished in done)
     # Only Prefect knows the channel blocks: without it nobody knows where the message goes, and nothing is stored.
@@ -124,6 +125,7 @@ async def test_servers_that_do_not_answer(
     assert said[1].startswith("Prefect's API does not answer")
     assert said[2].startswith("The database cannot be used: ")
     assert str(busy_port) in said[3]
+    assert said[4].startswith("--prefect-port 4200 is for a Prefect that is started here")
     assert await row_counts(database) == {}
 
 

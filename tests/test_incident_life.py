@@ -455,3 +455,16 @@ async def test_an_incident_that_cannot_be_read_keeps_no_other_without_a_timer(se
     async with services.database.transaction() as tx:
         assert await list_without(tx) == [strange]
     assert await next_of(services.database, other)
+
+
+async def test_a_sender_that_names_no_start_is_told_since_when_it_is_so_again(
+    services: Services, channel: MemoryChannel
+) -> None:
+    incident_id = await opened(services)
+    await push(services, status="resolved")
+    await let_pass(services.database, HOUR)
+    again = await push(services)
+    assert again.incident_id == incident_id
+    (since,) = [fact.value for fact in channel.messages[-1].facts if fact.label == "Since"]
+    assert again.created_at is not None
+    assert since == f"{again.created_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -300,4 +300,5 @@ async def test_the_command_sets_up_shows_and_deletes(
     elsewhere = {"ALERT_PIPELINE_HOME": str(tmp_path), "PREFECT_API_AUTH_STRING": "nobody:wrong"}
     locked = await ask("list", **elsewhere)
     assert "PREFECT_API_AUTH_STRING" in says_in_one_line(locked, 1)
-    assert json.loads((await ask("delete", "--name", SET, "--json")).stdout)["deleted"][0].startswith("alert-pipeline")
+    assert json_of(await ask("delete", "--name", SET, "--json"))["deleted"][0].startswith("alert-pipeline")
+    assert "no automation of the set" in says_in_one_line(await ask("delete", "--name", SET), 1)

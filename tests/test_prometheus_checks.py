@@ -222,32 +222,33 @@ GIB = 1024**3
 
 
 @needs_prometheus
-@pytest.mark.parametrize(
-    ("figures", "percent"),
-    [
+async def test_a_disk_is_as_full_as_df_says(tmp_path: Path) -> None:
+    said = {
         # As df says: 100 GiB, of which 30 are used and 20 only root may use.
-        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 50 * GIB}, 37.5),
-        ({"size": 100 * GIB, "free": 70 * GIB, "avail": 70 * GIB}, 30),
+        "reserved": ({"size": 100 * GIB, "free": 70 * GIB, "avail": 50 * GIB}, 37.5),
+        "unreserved": ({"size": 100 * GIB, "free": 70 * GIB, "avail": 70 * GIB}, 30),
         # Nothing is left for programs, though root could still write.
-        ({"size": 100 * GIB, "free": 5 * GIB, "avail": 0}, 100),
-        ({"size": 100 * GIB, "free": 100 * GIB, "avail": 95 * GIB}, 0),
+        "full": ({"size": 100 * GIB, "free": 5 * GIB, "avail": 0}, 100),
+        "empty": ({"size": 100 * GIB, "free": 100 * GIB, "avail": 95 * GIB}, 0),
         # An exporter, or a rule that keeps only some series, without what is free.
-        ({"size": 100 * GIB, "avail": 40 * GIB}, 60),
-        ({"size": 0, "free": 0, "avail": 0}, None),
-    ],
-)
-async def test_a_disk_is_as_full_as_df_says(
-    receiver: HttpReceiver, tmp_path: Path, figures: dict[str, int], percent: float | None
-) -> None:
-    labels = 'device="/dev/sda1",fstype="ext4",mountpoint="/"'
-    text = "".join(f"node_filesystem_{name}_bytes{{{labels}}} {value}\n" for name, value in figures.items())
-    receiver.answer_with(Answer(200, text.encode(), {"Content-Type": "text/plain; version=0.0.4"}))
-    target = receiver.url.removeprefix("http://")
-    with prometheus(tmp_path, target) as (url, _):
-        receiver.wait_for(3)  # the first answer is stored before the second is asked for
-        (found,) = (await checked(PrometheusClient(url=url), alert(), host="127.0.0.1")).checks
-    assert found.metrics.get("disk_percent") == percent
-    assert found.metrics["up"] is True
+        "unsaid": ({"size": 100 * GIB, "avail": 40 * GIB}, 60),
+        "nothing": ({"size": 0, "free": 0, "avail": 0}, None),
+    }
+    now, lines = time.time(), ["# TYPE up gauge"]
+    lines += [f'up{{instance="{host}:9100",job="node"}} 1 {now}' for host in said]
+    for name in ("size", "free", "avail"):
+        lines.append(f"# TYPE node_filesystem_{name}_bytes gauge")
+        labels = 'device="/dev/sda1",fstype="ext4",mountpoint="/",job="node"'
+        lines += [
+            f'node_filesystem_{name}_bytes{{instance="{host}:9100",{labels}}} {figures[name]} {now}'
+            for host, (figures, _) in said.items()
+            if name in figures
+        ]
+    with prometheus(tmp_path, "127.0.0.1:1", past=lines) as (url, _):
+        for host, (_, percent) in said.items():
+            (found,) = (await checked(PrometheusClient(url=url), alert(), host=host)).checks
+            assert found.metrics.get("disk_percent") == percent, host
+            assert found.metrics["up"] is True
 
 
 async def test_the_row_of_a_go_between_names_the_host_that_it_speaks_of(receiver: HttpReceiver) -> None:

@@ -22,7 +22,7 @@ from service.mirror.deployments import POOL_NAME, register
 from service.stack import StackAddresses
 from service.worker.warm import WarmWorker
 from service.worker.worker import Worker
-from tasks.ingest.storms import Folded
+from tasks.ingest.storms import BATCH, Folded
 from tests.inbox_helpers import accept_push
 from tests.receivers import Answer, HttpReceiver
 from tests.worker_helpers import (
@@ -105,6 +105,15 @@ async def test_in_a_storm_a_critical_alert_does_not_wait_for_prefect(
 
     assert (await over(database, critical)).engine == "direct"
     assert (await over(database, minor)).engine == "prefect"
+
+
+async def test_a_storm_in_one_push_is_one_flow_run(worker: Worker, database: Database) -> None:
+    alerts = [{"alertname": f"Disk{n}", "severity": "warning"} for n in range(3 * BATCH)]
+    ids = await accept_push(worker.services, {"alerts": alerts}, source="generic", environment="test")
+    first, *others = [await over(database, run_id) for run_id in ids]
+    assert (first.status, first.engine) == (RunStatus.NOTIFIED, "prefect")
+    assert len(others) == 2
+    assert all((one.engine, one.prefect_flow_run_id) == ("direct", None) for one in others)
 
 
 async def test_a_resumed_run_gets_a_flow_run_of_its_own(

@@ -135,6 +135,8 @@ def union(decisions: Sequence[Decision]) -> Decision:
 
     A target that is muted for one alert and not for another is not muted.
     """
+    if len(decisions) == 1:
+        return decisions[0]
     path = [step for decision in decisions for step in decision.path]
     targets: dict[tuple[object, ...], Target] = {}
     for target in (target for decision in decisions for target in decision.targets):

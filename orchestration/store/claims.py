@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestration.alert import Severity
+from orchestration.alert import STORM_KEY, Severity
 from orchestration.states import RunStatus, advance
 from orchestration.store.attempts import OPENED, opening, payload_ref
 from orchestration.store.database import in_seconds
@@ -119,6 +119,19 @@ _OVERDUE = f"""
     severity = '{Severity.CRITICAL.value}'
     and greatest(updated_at, due_at) < clock_timestamp() - make_interval(secs => :deadline)
 """
+# The alerts of a storm are recorded run by run. Runs that wait for their turn would keep the processor from its first
+# page. A run that is worse than those before it does not wait: it records their alerts before its own.
+_NEXT_OF_STORM = f"""
+    (
+        not awaits_ingest or incident_key is null or not starts_with(incident_key, '{STORM_KEY}')
+        or not exists (
+            select from pipeline_run as earlier
+            where earlier.environment = pipeline_run.environment and earlier.incident_key = pipeline_run.incident_key
+                and earlier.awaits_ingest and earlier.status in {CLAIMABLE_STATUSES!r}
+                and earlier.id < pipeline_run.id and earlier.priority >= pipeline_run.priority
+        )
+    )
+"""
 _CANDIDATE = f"""
     select id, priority, {_OVERDUE} as overdue
     from pipeline_run
@@ -146,6 +159,7 @@ def _claim_statement(condition: str) -> Prepared:
         f"""
         with at_once as (
             {_CANDIDATE} and {condition} and due_at is null and (id <= :up_to or not awaits_ingest)
+                and {_NEXT_OF_STORM}
             order by priority desc, id limit :limit for update skip locked
         ),
         {by_time}

@@ -28,7 +28,7 @@ from orchestration.store.models import (
 from orchestration.store.prepared import Prepared, prepared
 from orchestration.store.records import HistoryRecord, RunRecord, readable
 from orchestration.store.runs import HAS_DUE_TIME, RUN_COLUMNS, readable_runs
-from orchestration.store.table import columns_of
+from orchestration.store.table import as_json, columns_of, one_of
 
 _A = AlertRow
 _C = IncidentChannelRow
@@ -108,30 +108,31 @@ async def open_keys(tx: AsyncConnection, start: str) -> list[str]:
 _LIVE_KEYS = text(
     f"""
     select incident_key from incident
-    where status in {OPEN_STATUSES!r} and environment = :environment and incident_key = any(:keys)
+    where status in {OPEN_STATUSES!r} and environment = :environment and incident_key in {one_of("keys")}
     union
     select incident_key from pipeline_run
-    where awaits_ingest and environment = :environment and incident_key = any(:keys)
+    where awaits_ingest and environment = :environment and incident_key in {one_of("keys")}
     """
 )
 
 
 async def live_keys(tx: AsyncConnection, environment: str, keys: Collection[str]) -> set[str]:
     """Those of these keys under which an incident is open, or a push waits to be recorded."""
-    return set((await tx.execute(_LIVE_KEYS, {"environment": environment, "keys": list(keys)})).scalars())
+    return set((await tx.execute(_LIVE_KEYS, {"environment": environment, "keys": as_json([*keys])})).scalars())
 
 
 _FIRING = text(
-    """
+    f"""
     select fingerprint from alert
-    where source = :source and environment = :environment and fingerprint = any(:fingerprints) and status = 'firing'
+    where source = :source and environment = :environment and status = 'firing'
+        and fingerprint in {one_of("fingerprints")}
     """
 )
 
 
 async def list_firing(tx: AsyncConnection, source: str, environment: str, fingerprints: Collection[str]) -> set[str]:
     """Those of these fingerprints of a source whose alerts fire."""
-    known = {"source": source, "environment": environment, "fingerprints": list(fingerprints)}
+    known = {"source": source, "environment": environment, "fingerprints": as_json([*fingerprints])}
     return set((await tx.execute(_FIRING, known)).scalars())
 
 

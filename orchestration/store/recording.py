@@ -163,6 +163,8 @@ def _row(alert: Alert, recording: Recording) -> dict[str, Any]:
     same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
     episodes = _known(known.episode_at if known and same_episode else None, moments.episode_at)
     starts = _known(known.started_at if known and same_episode else None, alert.started_at)
+    if not starts and not same_episode and alert.firing:  # a sender that names no start: the first that is heard of it
+        starts = [moments.latest or recording.run.created_at]
     # An end is as severe as its beginning, whatever its sender calls it; of repeats the one accepted last counts.
     keeps = not alert.firing or (news is News.REPEAT and moments.overtaken)
     severity = known.severity if known is not None and keeps else alert.severity

@@ -16,6 +16,7 @@ from orchestration.reasons import Reason
 from orchestration.states import RunReason, RunStatus
 from orchestration.store.models import CLAIMABLE_STATUSES, OPEN_STATUSES
 from orchestration.store.prepared import prepared
+from orchestration.store.table import as_json, one_of
 
 MOST_READ = 20_000
 """How many waiting runs are counted, and looked at together, at most."""
@@ -212,12 +213,13 @@ _IN_STORMS = text(
     join incident on incident.id = membership.incident_id
     join alert on alert.id = membership.alert_id
     where membership.status = 'firing' and incident.status in {OPEN_STATUSES!r}
-        and starts_with(incident.incident_key, '{STORM_KEY}') and alert.fingerprint = any(:fingerprints)
+        and starts_with(incident.incident_key, '{STORM_KEY}') and alert.fingerprint in {one_of("fingerprints")}
     group by 1, 2, 3
     union
     select environment, alert ->> 'source', alert ->> 'fingerprint', min(incident_key)
     from pipeline_run cross join jsonb_array_elements(payload -> 'alerts') as alert
-    where awaits_ingest and starts_with(incident_key, '{STORM_KEY}') and alert ->> 'fingerprint' = any(:fingerprints)
+    where awaits_ingest and starts_with(incident_key, '{STORM_KEY}')
+        and alert ->> 'fingerprint' in {one_of("fingerprints")}
     group by 1, 2, 3
     """
 )
@@ -227,7 +229,7 @@ async def members_of_storms(tx: AsyncConnection, fingerprints: Sequence[str]) ->
     """The keys of the storms in which these alerts fire, or are about to, by environment, source and fingerprint."""
     if not fingerprints:  # the runs of storms that wait are large
         return {}
-    found = (await tx.execute(_IN_STORMS, {"fingerprints": list(fingerprints)})).tuples()
+    found = (await tx.execute(_IN_STORMS, {"fingerprints": as_json(fingerprints)})).tuples()
     return {(place, source, fingerprint): key for place, source, fingerprint, key in found}
 
 

@@ -68,6 +68,14 @@ def insert_many(table: type[Base], names: tuple[str, ...], more: str = "") -> Te
     )
 
 
-def as_json(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as one JSON value."""
-    return to_json(rows).decode()
+def as_json(values: Sequence[object]) -> str:
+    """Rows, or texts, as one JSON value."""
+    return to_json(values).decode()
+
+
+def one_of(name: str) -> str:
+    """What stands behind `in` for one of many texts. The parameter of this name is a JSON list of them: `as_json()`.
+
+    psycopg takes a tenth of a second to send twenty thousand texts as an array.
+    """
+    return f"(select jsonb_array_elements_text(cast(:{name} as jsonb)))"

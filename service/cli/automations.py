@@ -30,6 +30,7 @@ HELP = """Automations of Prefect: failed, late and long flow runs and lost worke
 Prefect 3 itself watches and reports, also a server that has nothing else to do with alert-pipeline. It sends to the
 webhook of alert-pipeline, whose address --url has to be one that Prefect's server reaches:
 
+\b
     alert-pipeline keys create prefect --scope trigger
     alert-pipeline automations apply --url https://alerts.example.com --key apk_…
     alert-pipeline automations apply --url … --name etl --flow 'etl-*' --tag nightly --running-longer-than 2h
@@ -74,10 +75,12 @@ def apply(
         ),
     ] = None,
     flow: Annotated[
-        list[str] | None, typer.Option(help="Only flows of this name, in which * is anything. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only flows of this name, in which * is anything. Repeatable."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only flow runs, deployments or flows with this tag. Repeatable: any.")
+        list[str] | None,
+        typer.Option(metavar="TAG", help="Only flow runs, deployments or flows with this tag. Repeatable: any."),
     ] = None,
     late: Annotated[bool, typer.Option("--late/--no-late", help="Flow runs that no worker starts in time.")] = True,
     running_longer_than: Annotated[
@@ -105,6 +108,7 @@ def apply(
 ) -> int:
     """Create or update automations in Prefect.
 
+    \b
         alert-pipeline automations apply --url http://127.0.0.1:8000
         alert-pipeline automations apply --url http://127.0.0.1:8000 --flow orders --running-longer-than 30m --dry-run
         alert-pipeline automations apply --notify slack-webhook/ops
@@ -190,7 +194,7 @@ def show_list(json: Json = False) -> int:
 
 @app.command()
 def delete(name: SetName = DEFAULT_SET, json: Json = False) -> int:
-    """Delete a set of automations, and its webhook block with the key."""
+    """Delete a set of automations, and its webhook block with the key. Exit code: 1 if there is no such set."""
     from service.mirror.automations import delete_set, delete_webhook
 
     _ensure_set_name(name)
@@ -205,9 +209,10 @@ def delete(name: SetName = DEFAULT_SET, json: Json = False) -> int:
     deleted = _at_prefect(settings, api_url, work)
     if json:
         as_json({"deleted": deleted})
-    elif not deleted:
-        output.print(f"There is no automation of the set {name} in {_shown(api_url)}")
-    for one in () if json else deleted:
+        return 0 if deleted else 1
+    if not deleted:
+        fail(f"There is no automation of the set {name} in {_shown(api_url)}")
+    for one in deleted:
         output.print(f"✓ {one}: deleted")
     return 0
 

@@ -28,6 +28,7 @@ from service.cli.terminal import output, progress
 from service.stack import PersistentStack
 from service.stack.process import Supervisor, describe_exit, end, follow_parent
 
+PREFECT_PORT = 4200
 READY_SECONDS = 60.0
 PREFECT_TIMEOUT_SECONDS = 20.0
 FOR_PROGRAMS = 'eval "$(alert-pipeline env)"'
@@ -39,8 +40,9 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
     host: Annotated[str, typer.Option(help="Address of the API.")] = "127.0.0.1",
     prefect_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.")
-    ] = 4200,
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of Prefect's API and UI, on 127.0.0.1.  [default: 4200]"),
+    ] = None,
 ) -> int:
     """Start PostgreSQL, Prefect's server and UI, the API and a worker, and keep them running until Ctrl-C.
 
@@ -49,11 +51,11 @@ def up(
     """
     settings = load_settings()
     ensure_port_free(host, port, option="--port")
-    if port == prefect_port and not settings.prefect_api_url:
+    chosen = _prefect_port(settings, prefect_port)
+    if port == chosen:
         raise BadSetting(f"Port {port} cannot be both the API's and Prefect's; choose another with --prefect-port")
     with ExitStack() as opening, ExitStack() as starting:
         show = starting.enter_context(progress())
-        chosen = None if settings.prefect_api_url else prefect_port
         stack = opening.enter_context(PersistentStack(settings, progress=show, prefect_port=chosen))
 
         def ready(prefect_answers: bool, has_channel: bool) -> None:
@@ -65,6 +67,22 @@ def up(
 
         asyncio.run(_until_signal(_serve(stack, host=host, port=port, progress=show, ready=ready)))
     return 0
+
+
+def _prefect_port(settings: Settings, asked: int | None) -> int | None:
+    """Where the embedded Prefect is to listen; None if another one is used.
+
+    Raises:
+        BadSetting: a port is asked for, and no Prefect is started.
+    """
+    if not settings.prefect_api_url:
+        return asked or PREFECT_PORT
+    if asked is not None:
+        raise BadSetting(
+            f"--prefect-port {asked} is for a Prefect that is started here, and PREFECT_API_URL names another one: "
+            "unset PREFECT_API_URL, or leave out --prefect-port"
+        )
+    return None
 
 
 def ensure_port_free(host: str, port: int, *, option: str) -> None:

@@ -121,6 +121,7 @@ async def _ensure_flows(client: PrefectClient, watched: Watched) -> None:
 def _refuse_unknown(wanted: Sequence[str], known: Sequence[str]) -> None:
     for name in wanted:
         if name not in known:
-            near = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(set(known) - {*OWN_FLOWS})[:5]
-            hint = f"; it has {', '.join(near)}" if near else ", and no other one"
+            near = get_close_matches(name, known, n=3, cutoff=0.4)
+            shown = list(dict.fromkeys([*near, *sorted(set(known) - {*OWN_FLOWS})]))[:5]
+            hint = f"; it has {', '.join(shown)}" if shown else ", and no other one"
             raise BadInput(f"Prefect has no flow {name[:80]!r}{hint}. A flow is known once it has run or is deployed")

@@ -26,7 +26,7 @@ from orchestration.engine.run import Services
 from orchestration.errors import PipelineError
 from orchestration.signals import logger
 from orchestration.states import RunReason, RunStatus
-from orchestration.store import attempts
+from orchestration.store import attempts, storms
 from orchestration.store.claims import Claim
 from orchestration.store.records import RunRecord
 from service.mirror.flow_runs import FlowRunMirror
@@ -93,8 +93,8 @@ class RunExecutor:
     async def execute(self, claim: Claim, *, storm: bool = False) -> None:
         """Bring a claimed run to its end.
 
-        In a `storm` a critical run outside of it does not wait for Prefect, which is as busy as everything else; nor
-        does what only adds to a storm.
+        In a `storm` a critical run outside of it does not wait for Prefect, which is as busy as everything else. What
+        only adds to a storm never does: the one run that opens it is shown in Prefect.
 
         Raises:
             RunBusy, RunNotFound, BadInput: the run cannot be executed here.
@@ -104,7 +104,7 @@ class RunExecutor:
         if lost >= SUSPECT_AFTER:
             await self._execute_alone(claim, deadly=killed >= MAX_KILLED)
             return
-        at_once = claim.overdue or (storm and _goes_at_once(claim.record))
+        at_once = claim.overdue or await self._goes_at_once(claim.record, storm=storm)
         flow_run = None if at_once or not self._breaker.closed else await self._open_flow_run(claim.record)
         flow_run_id = None if flow_run is None else str(flow_run.id)
         engine = DIRECT if flow_run is None else ENGINE
@@ -150,6 +150,15 @@ class RunExecutor:
         if self._settling:
             await asyncio.wait(set(self._settling), timeout=1)
         await self._stories.end()
+
+    async def _goes_at_once(self, record: RunRecord, *, storm: bool) -> bool:
+        key = (record.environment, record.incident_key or "")
+        if not key[1].startswith(STORM_KEY):
+            return storm and record.severity is Severity.CRITICAL
+        if record.reason is not RunReason.PUSH:
+            return False
+        async with self._services.database.statement() as tx:
+            return key in await storms.list_open(tx, [key])
 
     async def _open_flow_run(self, record: RunRecord) -> FlowRun | None:
         """The run's flow run; None if Prefect does not give one in time."""
@@ -251,13 +260,6 @@ class RunExecutor:
         seconds = self._services.settings.prefect_patience_seconds
         hurried = self._hurry and record.severity is Severity.CRITICAL
         return seconds if hurried else seconds * NON_CRITICAL_TIMEOUT_FACTOR
-
-
-def _goes_at_once(record: RunRecord) -> bool:
-    """Whether a run is critical, or adds to a storm. That which opens the storm is shown in Prefect."""
-    if (record.incident_key or "").startswith(STORM_KEY):
-        return record.incident_id is not None and record.reason is RunReason.PUSH
-    return record.severity is Severity.CRITICAL
 
 
 async def _first(flow: FlowTask, event: asyncio.Event) -> None:

@@ -34,7 +34,7 @@ _NAME_CHARACTERS, _PLACE_CHARACTERS, _TITLE_CHARACTERS = 60, 24, 84
 
 _TEST_TITLE = "[TEST] "
 
-_LINKS_FIRST = ("runbook", LINK, "dashboard", "panel", "incident", "source", "silence", "run")
+_LINKS_FIRST = ("runbook", LINK, "dashboard", "panel", "incident", "source", "silence", "pipeline run")
 _URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~"
 _MARKS = {CheckStatus.OK: "✓", CheckStatus.WARNING: "✗", CheckStatus.CRITICAL: "✗", CheckStatus.UNKNOWN: "?"}
 
