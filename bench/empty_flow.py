@@ -27,6 +27,9 @@ from service.mirror.deployments import register
 
 MeasuredT = TypeVar("MeasuredT")
 
+CONCURRENCY = 8
+"""How many flow runs are executed at once, as many as a worker does by default."""
+
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 async def nothing() -> None:
@@ -44,11 +47,11 @@ async def empty(run_id: str | None = None) -> None:
 RunEmpty = Callable[[], Awaitable[Any]]
 
 
-def rate(settings: Settings, api_url: str | None, count: int, *, deployed: bool, concurrency: int = 8) -> float:
-    """Flow runs per second."""
+def rate(settings: Settings, api_url: str | None, count: int, *, deployed: bool) -> float:
+    """Flow runs per second, `CONCURRENCY` at a time."""
 
     async def measured(run_empty: RunEmpty) -> float:
-        slots = asyncio.Semaphore(concurrency)
+        slots = asyncio.Semaphore(CONCURRENCY)
 
         async def run_in_slot() -> None:
             async with slots:

@@ -249,7 +249,7 @@ async def _retention(store: _Store, progress: Progress) -> list[Figures]:
         idle.append((time.perf_counter() - began) * 1000)
     plain = _delete_plainly(store.url)
     usual = [await _timed_accept(store) for _ in range(20)]
-    what = f"retention of a month at once ({rows:,} rows and what hangs on them)"
+    what = f"retention of a month at once ({rows:,} rows and what refers to them)"
     return [
         Figures(what=what, values=[month], unit="s", target="≤ 1 s", floor=[plain]),
         Figures(what="floor: the rows of the next month by plain DELETE", values=[plain], unit="s"),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+ALERTS_PER_PUSH = 100
+
 
 def free_port() -> int:
     """A free port on loopback."""
@@ -36,11 +38,11 @@ def push(name: str, *, severity: str = "warning") -> bytes:
     return json.dumps({"payload": payload, "source": "generic", "environment": "bench"}).encode()
 
 
-def push_many(name: str, alerts: int = 100) -> bytes:
-    """The body of a push with so many alerts, as Alertmanager groups them: one incident."""
+def push_many(name: str) -> bytes:
+    """The body of a push with `ALERTS_PER_PUSH` alerts, as Alertmanager groups them: one incident."""
     listed = [
         {"status": "firing", "labels": {"alertname": name, "severity": "warning", "instance": f"{name}-{number}"}}
-        for number in range(alerts)
+        for number in range(ALERTS_PER_PUSH)
     ]
     payload = {"version": "4", "groupKey": name, "status": "firing", "alerts": listed}
     return json.dumps({"payload": payload, "source": "alertmanager", "environment": "bench"}).encode()

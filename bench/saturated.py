@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 
-import psycopg
-
 from bench.commands import fresh_home
 from bench.figures import Figures
 from bench.floors import bare_api
 from bench.load import post_all, push, receiver
-from bench.service import TRIGGER, Accepts, apply_policy, direct_service, up
+from bench.service import ONE_BY_ONE, TRIGGER, Accepts, apply_policy, count, direct_service, up
 from orchestration.embedded_stack import find_database_url
 from orchestration.settings import load_settings
 from orchestration.store.database import libpq_url
 
 BACKLOG, ACCEPTS = 1_000, 2_000
 WARNINGS, CRITICALS = 500, 2_001
-_NO_STORM = "timing: {storm: false}"
+_LEFT = "select count(*) from pipeline_run where completed_at is null"
 
 
 def measure_saturated(times: int) -> list[Figures]:
@@ -26,7 +24,7 @@ def measure_saturated(times: int) -> list[Figures]:
     in both."""
     idle, busy, bare, bare_busy = Accepts(), Accepts(), Accepts(), Accepts()
     with receiver() as target, fresh_home() as home, up(home, target, CHECKERS_ENABLED="memory") as port:
-        apply_policy(home, _NO_STORM)
+        apply_policy(home, ONE_BY_ONE)
         url = find_database_url(load_settings({"home": home}))
         turns = range(max(times // 3, 3))
         with bare_api(url) as floor:
@@ -40,7 +38,7 @@ def measure_saturated(times: int) -> list[Figures]:
             for turn in turns:
                 busy.measure(port, TRIGGER, _bodies(f"busy{turn}", ACCEPTS))
                 bare_busy.measure(floor, "/", _bodies(f"floor-busy{turn}", ACCEPTS))
-        waiting = _waiting(libpq_url(url))
+        waiting = count(libpq_url(url), _LEFT)
     return [
         Figures(
             what="durable accepts while worker and Prefect are saturated",
@@ -85,9 +83,3 @@ def _bodies(prefix: str, count: int) -> list[bytes]:
 def _repeats(name: str, count: int) -> list[bytes]:
     """The same alert again and again: it is stored each time, and gives the worker nothing to do."""
     return [push(name)] * count
-
-
-def _waiting(url: str) -> int:
-    with psycopg.connect(url) as connection:
-        row = connection.execute("select count(*) from pipeline_run where completed_at is null").fetchone()
-    return int(row[0]) if row else 0

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import psycopg
 from rich.progress import Progress
 
 from bench.commands import fresh_home
 from bench.figures import Figures
 from bench.floors import bare_api, four_steps
-from bench.load import Receiver, answers, free_port, post_all, push, push_many, receiver
+from bench.load import ALERTS_PER_PUSH, Receiver, answers, free_port, post_all, push, push_many, receiver
 from orchestration.settings import load_settings
 from service.stack import attach
 
@@ -34,8 +35,6 @@ EARLY_RUNS, ALL_RUNS = 500, 10_000
 PUSHES_PER_BATCH = 250
 """The next batch is sent when all messages of a batch have come, so that the queue stays short."""
 
-ALERTS_PER_PUSH = 100
-
 READY_SECONDS, BATCH_TIMEOUT_SECONDS = 90.0, 600.0
 
 
@@ -44,13 +43,7 @@ def started(arguments: list[str], env: Mapping[str, str], port: int, path: str) 
     """Run `alert-pipeline` with these arguments. The block begins when `path` answers 200, and ends the process."""
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "alert-pipeline"), *arguments],
-        env={
-            **os.environ,
-            "ORCHESTRATION_LOG_LEVEL": "ERROR",
-            "API_RATE_LIMIT_PER_SECOND": "100000",
-            "API_AUTH": "off",
-            **env,
-        },
+        env={**os.environ, **_QUICK, **env},
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -116,8 +109,8 @@ class Accepts:
             self.p99.append(seconds[int(len(seconds) * 0.99)] * 1000)
 
 
-_ONE_BY_ONE = "timing: {storm: false}"
-"""Each alert of most benchmarks is told by itself."""
+ONE_BY_ONE = "timing: {storm: false}"
+"""The policy of most benchmarks: each alert is told by itself."""
 
 
 def apply_policy(home: Path, policy: str, **env: str) -> None:
@@ -129,6 +122,13 @@ def apply_policy(home: Path, policy: str, **env: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def count(url: str, query: str) -> int:
+    """The number that a query finds in the database at this URL, which is in libpq's form."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def up(home: Path, target: Receiver, **env: str) -> Iterator[int]:
 def full_service(target: Receiver, **env: str) -> Iterator[int]:
     """The same in a home of its own, which tells each alert by itself."""
     with fresh_home() as home, up(home, target, **env) as port:
-        apply_policy(home, _ONE_BY_ONE)
+        apply_policy(home, ONE_BY_ONE)
         yield port
 
 
@@ -204,7 +204,7 @@ def direct_service(target: Receiver) -> Iterator[int]:
             "NOTIFY_WEBHOOK_URL": target.url,
             "CHECKERS_ENABLED": "memory",
         }
-        apply_policy(home, _ONE_BY_ONE, **env)
+        apply_policy(home, ONE_BY_ONE, **env)
         with started(["api", "--port", str(port)], env, port, "/health/"), started(["worker"], env, port, "/ready/"):
             yield port
 

@@ -7,12 +7,10 @@ import json
 import time
 from dataclasses import dataclass
 
-import psycopg
-
 from bench.commands import fresh_home
 from bench.figures import Figures
 from bench.load import Receiver, post_all, push, receiver
-from bench.service import TRIGGER, apply_policy, up
+from bench.service import TRIGGER, apply_policy, count, up
 from orchestration.embedded_stack import find_database_url
 from orchestration.settings import load_settings
 from orchestration.store.database import libpq_url
@@ -69,7 +67,7 @@ def _measured(storm: Storm) -> list[Figures]:
         while time.perf_counter() - began < _MINUTE:
             time.sleep(0.1)
         told = [at - began for at in target.arrived[1:] if at - began <= _MINUTE]
-        lost = _count(url, _LOST.format(alerts=storm.alerts + 2))
+        lost = count(url, _LOST.format(alerts=storm.alerts + 2))
         ends = len(target.arrived)
         asyncio.run(post_all(port, TRIGGER, storm.resolved, 16))
         _wait_decided(url, began)
@@ -136,14 +134,8 @@ def _arrival(target: Receiver, text: bytes) -> float:
 def _wait_decided(url: str, began: float) -> float:
     """The seconds since `began` after which no run waits or is executed."""
     deadline = time.perf_counter() + _TIMEOUT
-    while _count(url, _LEFT):
+    while count(url, _LEFT):
         if time.perf_counter() > deadline:
             raise SystemExit(f"not everything was decided within {_TIMEOUT:g} s")
         time.sleep(0.1)
     return time.perf_counter() - began
-
-
-def _count(url: str, query: str) -> int:
-    with psycopg.connect(url) as connection:
-        row = connection.execute(query.encode()).fetchone()
-    return int(row[0]) if row else 0

@@ -1,6 +1,4 @@
-"""A pipeline definition, the policy, and the mapping of a sender, as a Prefect block.
-
-Operators see and edit it in Prefect's UI.
+"""A pipeline definition, the policy, and the mapping of a sender, as Prefect blocks that operators see and edit.
 
 The database has every version and is the truth; each definition has one block. This module reads, writes and
 deletes the block. `flows/definitions.py` decides what an edit of it means.
@@ -20,6 +18,8 @@ from blocks.prefect_api import SavedBlock, prefect_client, prefect_errors, read_
 from orchestration.contracts import Contract
 from orchestration.definitions import Kind
 
+_STORED_VERSION = "The version that this block was last written from; alert-pipeline keeps it, leave it as it is."
+
 
 class PipelineDefinition(KnownFieldsBlock):
     """A pipeline: its nodes and their order."""
@@ -32,10 +32,7 @@ class PipelineDefinition(KnownFieldsBlock):
         default_factory=dict,
         description="The definition, as in a file: version, description, tags, defaults and nodes.",
     )
-    stored_version: int | None = Field(
-        default=None,
-        description="The version that this block was last written from; alert-pipeline keeps it, leave it as it is.",
-    )
+    stored_version: int | None = Field(default=None, description=_STORED_VERSION)
 
 
 class AlertPolicy(KnownFieldsBlock):
@@ -49,10 +46,7 @@ class AlertPolicy(KnownFieldsBlock):
         default_factory=dict,
         description="The policy, as in a file: routes, windows, escalations, people and more.",
     )
-    stored_version: int | None = Field(
-        default=None,
-        description="The version that this block was last written from; alert-pipeline keeps it, leave it as it is.",
-    )
+    stored_version: int | None = Field(default=None, description=_STORED_VERSION)
 
 
 class AlertSource(KnownFieldsBlock):
@@ -66,10 +60,7 @@ class AlertSource(KnownFieldsBlock):
         default_factory=dict,
         description="The mapping, as in a file, without its name: when, alert, words and more.",
     )
-    stored_version: int | None = Field(
-        default=None,
-        description="The version that this block was last written from; alert-pipeline keeps it, leave it as it is.",
-    )
+    stored_version: int | None = Field(default=None, description=_STORED_VERSION)
 
 
 BLOCK_TYPES: dict[Kind, type[PipelineDefinition] | type[AlertPolicy] | type[AlertSource]] = {

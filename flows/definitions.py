@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from blocks.pipeline_definition import DefinitionBlock, PrefectBlocks
-from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
-from orchestration.errors import Unavailable
-from orchestration.graph import BadDefinition, DefinitionProblem, StoredDefinition
+from orchestration.definitions import Kind, NewDefinition
+from orchestration.errors import BadInput, Unavailable
+from orchestration.graph import BadDefinition, StoredDefinition
 from orchestration.policy.parse import parse_policy
-from orchestration.policy.problems import BadPolicy, PolicyProblem
+from orchestration.policy.problems import BadPolicy
 from orchestration.signals import logger
 from orchestration.store import definitions
 from orchestration.store.database import Database
 from orchestration.store.definitions import Change, DefinitionRecord
-from tasks.ingest.sources.mapping_text import BadMapping, MappingProblem, new_mapping
+from tasks.ingest.sources.mapping_text import BadMapping, new_mapping
 from tasks.kinds import validate_definition
 
 READ_TIMEOUT_SECONDS = 2.0
@@ -35,44 +35,20 @@ EDITOR = "Prefect block"
 """The author of a version that was an edit of a block."""
 
 
-class BrokenBlock(BadDefinition):
-    """A block that was edited in Prefect into a definition that cannot run."""
-
-    def __init__(self, name: str, problems: Sequence[DefinitionProblem]) -> None:
-        self.name = name
-        super().__init__(problems)
-
-    def __str__(self) -> str:
-        return _unusable("pipeline-definition", self.name, self.lines, "definitions apply")
+_COMMANDS = {Kind.PIPELINE: "definitions", Kind.POLICY: "policy", Kind.SOURCE: "sources"}
+"""The command that stores definitions of a kind."""
 
 
-class BrokenPolicy(BadPolicy):
-    """The policy's block, which was edited in Prefect into a policy that cannot be used."""
+class BrokenEdit(BadInput):
+    """A block was edited in Prefect into something that cannot be used. `lines` are all that is wrong with it."""
 
-    def __init__(self, problems: Sequence[PolicyProblem]) -> None:
-        self.name = POLICY_NAME
-        super().__init__(problems)
-
-    def __str__(self) -> str:
-        return _unusable("alert-policy", self.name, self.lines, "policy apply")
-
-
-class BrokenMapping(BadMapping):
-    """The block of a sender's mapping, which was edited in Prefect into one that cannot be used."""
-
-    def __init__(self, name: str, problems: Sequence[MappingProblem]) -> None:
-        self.name = name
-        super().__init__(problems)
-
-    def __str__(self) -> str:
-        return _unusable("alert-source", self.name, self.lines, "sources apply")
-
-
-def _unusable(slug: str, name: str, lines: Sequence[str], command: str) -> str:
-    return (
-        f"The block {slug}/{name} was edited in Prefect and cannot be used: {'; '.join(lines)}. "
-        f"Fix it there, or overwrite it with `alert-pipeline {command}`"
-    )
+    def __init__(self, kind: Kind, name: str, lines: Sequence[str]) -> None:
+        self.lines = lines
+        block = f"{PrefectBlocks(kind).slug}/{name}"
+        super().__init__(
+            f"The block {block} was edited in Prefect and cannot be used: {'; '.join(lines)}. "
+            f"Fix it there, or overwrite it with `alert-pipeline {_COMMANDS[kind]} apply`"
+        )
 
 
 class DefinitionResolver:
@@ -88,7 +64,7 @@ class DefinitionResolver:
 
         Raises:
             DefinitionNotFound, DefinitionDisabled: the definition does not exist, or must not run.
-            BadDefinition: its block was made in Prefect, and cannot run; no version is stored.
+            BrokenEdit: its block was made in Prefect, and cannot run; no version is stored.
             Unavailable: the database does not answer.
         """
         note = ""
@@ -100,7 +76,7 @@ class DefinitionResolver:
         try:
             if known is None or known.is_active:
                 await self._store_edit(name, known)
-        except BrokenBlock as error:
+        except BrokenEdit as error:
             if known is None:
                 raise
             note = f"version {known.version} of {name} runs, as stored. {error}"
@@ -135,7 +111,7 @@ async def sync_block(database: Database, blocks: PrefectBlocks, block: Definitio
     Returns the current version of the definition; None if the definition does not exist.
 
     Raises:
-        BrokenBlock, BrokenPolicy, BrokenMapping: the block was edited into what cannot be used; nothing changes.
+        BrokenEdit: the block was edited into something that cannot be used; nothing changes.
         Unavailable: the database or Prefect does not answer.
     """
     async with database.transaction() as tx:
@@ -167,24 +143,18 @@ async def write_block(blocks: PrefectBlocks, record: DefinitionRecord, block: De
 
 
 def _read(kind: Kind, block: DefinitionBlock) -> NewDefinition:
+    try:
+        return _parse(kind, block)
+    except (BadDefinition, BadPolicy, BadMapping) as error:
+        raise BrokenEdit(kind, block.name, error.lines) from None
+
+
+def _parse(kind: Kind, block: DefinitionBlock) -> NewDefinition:
     if kind is Kind.POLICY:
-        try:
-            return NewDefinition.of_policy(parse_policy(block.config, warn=True))
-        except BadPolicy as error:
-            raise BrokenPolicy(error.problems) from None
+        return NewDefinition.of_policy(parse_policy(block.config, warn=True))
     if kind is Kind.SOURCE:
-        return _read_mapping(block)
-    try:
-        definition = validate_definition(block.config)
-        return NewDefinition.of(definition, cast("dict[str, Any]", block.config), name=block.name)
-    except BadDefinition as error:
-        raise BrokenBlock(block.name, error.problems) from None
-
-
-def _read_mapping(block: DefinitionBlock) -> NewDefinition:
-    config: object = block.config
-    try:
+        config: object = block.config
         written = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
         return new_mapping({**written, "name": block.name})
-    except BadMapping as error:
-        raise BrokenMapping(block.name, error.problems) from None
+    definition = validate_definition(block.config)
+    return NewDefinition.of(definition, cast("dict[str, Any]", block.config), name=block.name)

@@ -128,7 +128,7 @@ async def _leased(
     if record.options.defined and flow.name == LINEAR_FLOW:
         raise BadInput(f"Run {run_id} executes a definition: start it with the flow definition-pipeline")
     if record.status in (RunStatus.NOTIFIED, RunStatus.SKIPPED):
-        yield Execution(ActiveRun(services, record, {}, [], engine=ENGINE, owner=""))
+        yield Execution(ActiveRun(services, record, engine=ENGINE, owner=""))
         return
     flow_run_id: str | None = prefect.runtime.flow_run.id
     async with lease_run(services, run_id, engine=ENGINE, prefect_flow_run_id=flow_run_id, owner=owner) as run:

@@ -23,7 +23,7 @@ from orchestration.contracts import Contract, Stage
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import BadInput, BadSetting, PipelineError, RunNotFound, Unavailable, error_in_words
 from orchestration.graph import DefinitionSource
-from orchestration.local_key import load_local_key
+from orchestration.local_key import local_key_for
 from orchestration.redaction import one_line, redact_text
 from orchestration.requests import RunOptions, RunRequest
 from orchestration.settings import Settings
@@ -94,7 +94,7 @@ class CanaryOrder:
             channel=named,
             within_seconds=settings.canary_within_seconds if within_seconds is None else within_seconds,
             api_url=url,
-            api_key=key.get_secret_value() if key is not None else _local_key(settings, url),
+            api_key=key.get_secret_value() if key is not None else local_key_for(settings, url or DEFAULT_API),
             ping_url=ping_url or (ping.get_secret_value() if ping is not None else None),
             severity=severity,
         )
@@ -102,16 +102,6 @@ class CanaryOrder:
             if address is not None and urlsplit(address).scheme not in ("http", "https"):
                 raise BadInput(f"{name} is no http or https URL")
         return order
-
-
-def _local_key(settings: Settings, url: str | None) -> str | None:
-    """This machine's own key, for a door on this machine: it is for no other one."""
-    if url is not None and urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
-        return None
-    try:
-        return load_local_key(settings)
-    except BadSetting:
-        return None  # perhaps the door needs none
 
 
 class Step(Contract):

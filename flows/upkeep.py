@@ -69,7 +69,7 @@ async def delete_old(database: Database, days: float) -> AsyncGenerator[tuple[st
         count, since = retention.BATCH, retention.BEGINNING
         while count == retention.BATCH:
             async with database.statement() as tx:
-                count, since = await retention.delete_old(tx, table, days, since)
+                count, since = await retention.delete_batch(tx, table, days, since)
             yield table, count
     count = retention.BATCH
     while count == retention.BATCH:

@@ -201,7 +201,7 @@ def _plain(name: str) -> str:
 
 @lru_cache(maxsize=_KEPT)
 def is_loopback(text: str) -> bool:
-    """Whether a text such as a label has names whatever host it is read on, such as `localhost:9100`."""
+    """Whether a text, such as a label, names whatever host it is read on: `localhost:9100`."""
     place = read_place(text) if _PERHAPS_LOOPBACK.search(text) else None
     if place is None:
         return False

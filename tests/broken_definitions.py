@@ -82,7 +82,7 @@ BROKEN = [
     Broken("unknown type", nodes(node("a", "shell")), "a", "type", "no type of node 'shell'"),
     Broken("unknown node field", nodes(node("a", retries=3)), "a", "retries", "no such field"),
     Broken("required as a text", nodes(node("a", required="yes")), "a", "required", "'yes'"),
-    Broken("config as a list", nodes(node("a", config=[])), "a", "config", "dictionary"),
+    Broken("config as a list", nodes(node("a", config=[])), "a", "config", "object with fields"),
     Broken("too many retries", nodes(node("a", max_retries=21)), "a", "max_retries", "21"),
     Broken("two ingests", nodes(node("in1", "ingest"), node("in2", "ingest")), "in2", "type", "'in1' ingests already"),
     # What follows what

@@ -23,6 +23,7 @@ from tests.api_helpers import alert, all_runs, eventually, open_api, run_of, run
 from tests.conftest import MemoryChannel
 from tests.definition_helpers import look, put
 from tests.payloads import body
+from tests.store_helpers import lease
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -357,7 +358,7 @@ async def test_only_failed_and_retrying_runs_are_resumed(
 async def test_a_retrying_run_is_resumed_once_nobody_is_at_it(api: httpx.AsyncClient, database: Database) -> None:
     said = await queue(api)
     async with database.transaction() as tx:
-        await claims.claim(tx, said["run_id"], owner="h/1/2/3", seconds=30)
+        await lease(tx, said["run_id"], "h/1/2/3")
         await runs.change(tx, said["run_id"], status=RunStatus.RETRYING)
     busy = await api.post(f"/orchestration/pipeline/{said['run_id']}/resume/")
     async with database.transaction() as tx:

@@ -24,7 +24,7 @@ from orchestration.store.refused import (
     RefusedPush,
     list_refused,
 )
-from orchestration.store.retention import delete_old
+from orchestration.store.retention import delete_batch
 from tests.api_helpers import alert, eventually, open_api, serve_api
 from tests.auth_helpers import FAR, PUBLIC, bearer, make_key, signed
 
@@ -217,7 +217,7 @@ async def test_old_refusals_are_deleted(database: Database) -> None:
     log.note(Refusal(status=401, reason="no key", path=PATH))
     await log.write()
     async with database.transaction() as tx:
-        assert (await delete_old(tx, "refused_push", days=2))[0] == 1
+        assert (await delete_batch(tx, "refused_push", days=2))[0] == 1
 
 
 async def test_words_are_found_in_any_case_and_what_said_nothing_fits(database: Database) -> None:

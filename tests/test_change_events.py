@@ -367,8 +367,8 @@ def test_the_commands_add_and_list(
 async def test_old_events_are_deleted(api: httpx.AsyncClient, database: Database) -> None:
     await post(api, **DEPLOY)
     async with database.transaction() as tx:
-        assert (await retention.delete_old(tx, "change_event", 1.0))[0] == 0
-        assert (await retention.delete_old(tx, "change_event", 0.0))[0] == 1
+        assert (await retention.delete_batch(tx, "change_event", 1.0))[0] == 0
+        assert (await retention.delete_batch(tx, "change_event", 0.0))[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from blocks.pipeline_definition import DefinitionBlock
-from flows.definitions import EDITOR, BrokenBlock, DefinitionResolver
+from flows.definitions import EDITOR, BrokenEdit, DefinitionResolver
 from orchestration.errors import BadInput, DefinitionDisabled, DefinitionNotFound
 from orchestration.store import definitions
 from orchestration.store.database import Database
@@ -91,7 +91,7 @@ async def test_a_broken_block_of_which_no_version_is_stored_runs_nothing(
     blocks: MemoryBlocks, resolver: DefinitionResolver
 ) -> None:
     blocks.kept["look"] = DefinitionBlock(name="look", config={"nodes": []}, stored_version=None)
-    with pytest.raises(BrokenBlock, match="was edited in Prefect and cannot be used"):
+    with pytest.raises(BrokenEdit, match="was edited in Prefect and cannot be used"):
         await resolver.load("look")
 
 

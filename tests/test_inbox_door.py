@@ -19,7 +19,7 @@ from orchestration.store import claims, runs
 from orchestration.store.claims import claim_runs
 from orchestration.store.database import Database, notifications
 from orchestration.store.pushes import NewPush, PushWriter, WrittenPush
-from orchestration.store.retention import delete_old
+from orchestration.store.retention import delete_batch
 from tasks.ingest.inbox import PushMetadata
 from tests.api_helpers import alert, all_runs, run_of, run_to_end
 from tests.conftest import RecordedSignals
@@ -239,9 +239,9 @@ async def test_accept_push_knows_keys_too(services: Services) -> None:
 async def test_old_keys_are_forgotten(services: Services, database: Database) -> None:
     first = await take(services, idempotency_key="k1")
     async with database.transaction() as tx:
-        assert (await delete_old(tx, "push", days=1))[0] == 0
+        assert (await delete_batch(tx, "push", days=1))[0] == 0
         await tx.exec_driver_sql("update push set created_at = now() - interval '2 days'")
-        assert (await delete_old(tx, "push", days=1))[0] == 1
+        assert (await delete_batch(tx, "push", days=1))[0] == 1
 
     assert (await take(services, idempotency_key="k1")).run_ids != first.run_ids
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.definitions import EDITOR, BrokenPolicy, sync_block
+from flows.definitions import EDITOR, BrokenEdit, sync_block
 from orchestration.definitions import POLICY_NAME, Kind, NewDefinition
 from orchestration.policy.parse import parse_policy
 from orchestration.store import definitions
@@ -78,7 +78,7 @@ async def test_of_a_broken_edit_the_version_before_counts(database: Database, bl
     await blocks.write(POLICY_NAME, ONE, 1)
     for broken in (None, 5, {"routes": [{"mute": "night"}]}, {"routes": {}}, {"description": "\0"}):
         blocks.edit(broken, POLICY_NAME)
-        with pytest.raises(BrokenPolicy, match="alert-policy/policy was edited in Prefect and cannot be used"):
+        with pytest.raises(BrokenEdit, match="alert-policy/policy was edited in Prefect and cannot be used"):
             await sync_block(database, blocks, blocks.kept[POLICY_NAME])
         counts = await StoredPolicies(database).active()
         assert counts is not None

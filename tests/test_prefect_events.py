@@ -33,7 +33,7 @@ from service.mirror.events import send_events
 from service.mirror.own_automations import apply_own
 from service.stack import StackAddresses
 from service.worker.breaker import Breaker
-from service.worker.events import EventTeller
+from service.worker.events import EventReporter
 from tests.api_helpers import eventually
 from tests.cli_helpers import prefect_of
 from tests.conftest import MemoryChannel
@@ -45,16 +45,16 @@ ADA = Actor(by="ada", via=Via.HTTP)
 
 @dataclass
 class Listening:
-    """A worker's teller, and a server that takes Prefect's events."""
+    """A worker's reporter, and a server that takes Prefect's events."""
 
-    teller: EventTeller
+    reporter: EventReporter
     receiver: HttpReceiver
     breaker: Breaker = field(default_factory=Breaker)
 
     async def catch_up(self) -> None:
-        """Tell Prefect all that is committed."""
+        """Report all that is committed."""
         async with asyncio.timeout(60):
-            while await self.teller.look() < 1:  # noqa: ASYNC110 - Prefect's transactions, in the same cluster, may go on
+            while await self.reporter.look() < 1:  # noqa: ASYNC110 - Prefect's transactions, in the same cluster, may go on
                 await asyncio.sleep(0.02)
 
     @property
@@ -79,7 +79,7 @@ async def client(receiver: HttpReceiver) -> AsyncIterator[PrefectClient]:
 
 @pytest.fixture
 async def listening(database: Database, client: PrefectClient, receiver: HttpReceiver) -> Listening:
-    found = Listening(EventTeller(database, client, Breaker(), "host/1/a"), receiver)
+    found = Listening(EventReporter(database, client, Breaker(), "host/1/a"), receiver)
     await found.catch_up()
     return found
 
@@ -137,7 +137,7 @@ async def test_a_row_that_is_committed_after_a_later_one_is_not_passed_over(
         async with database.transaction() as quick:
             await quick.execute(line, {"name": "quick"})
         for _ in range(4):
-            await listening.teller.look()
+            await listening.reporter.look()
         assert listening.events == []
     await listening.catch_up()
     assert [event["payload"]["channel"] for event in listening.events] == ["slow", "quick"]
@@ -194,7 +194,7 @@ async def test_after_a_long_outage_what_is_old_is_left_out_with_one_line(
         await listening.catch_up()
     assert [event["payload"]["title"] for event in listening.events] == ["New on web-1"] * 2
     assert [one.getMessage() for one in caplog.records if "older than an hour" in one.getMessage()] == [
-        "Prefect does not hear of 6 events that are older than an hour"
+        "6 events are not sent to Prefect: they are older than an hour"
     ]
 
 
@@ -210,14 +210,14 @@ async def test_an_event_that_prefect_refuses_keeps_no_other_from_it(
 async def test_one_worker_tells_and_another_goes_on_after_it(
     database: Database, services: Services, client: PrefectClient, listening: Listening, receiver: HttpReceiver
 ) -> None:
-    other = Listening(EventTeller(database, client, Breaker(), "host/2/b"), receiver)
+    other = Listening(EventReporter(database, client, Breaker(), "host/2/b"), receiver)
     await tell(services, name="First")
-    assert await other.teller.look() > 1
+    assert await other.reporter.look() > 1
     await listening.catch_up()
     assert listening.names == ["incident.opened", "page.sent"]
 
     async with database.transaction() as tx:
-        await event_cursor.leave(tx, "host/1/a")
+        await event_cursor.release(tx, "host/1/a")
     await tell(services, name="Second")
     await other.catch_up()
     assert [event["payload"]["title"] for event in other.events[2:]] == ["Second on web-1"] * 2
@@ -226,7 +226,7 @@ async def test_one_worker_tells_and_another_goes_on_after_it(
 async def test_a_closed_breaker_is_needed(services: Services, client: PrefectClient, receiver: HttpReceiver) -> None:
     breaker = Breaker()
     breaker.trip("a test")
-    assert await EventTeller(services.database, client, breaker, "host/1/a").look() > 1
+    assert await EventReporter(services.database, client, breaker, "host/1/a").look() > 1
     assert receiver.requests == []
 
 
@@ -241,8 +241,8 @@ async def test_prefect_makes_one_event_of_a_batch_that_comes_twice_and_its_own_b
         block_id = await block.asave(name, client=prefect)
         try:
             await apply_own(prefect, f"custom-webhook/{name}")
-            teller = EventTeller(services.database, prefect, Breaker(), "host/1/a")
-            listening = Listening(teller, receiver)
+            reporter = EventReporter(services.database, prefect, Breaker(), "host/1/a")
+            listening = Listening(reporter, receiver)
             await listening.catch_up()
             channel.failures = [refused("it answered 404")]
             run = await tell(services, name=f'Bad "{name}" {{{{ x }}}}')
@@ -254,7 +254,7 @@ async def test_prefect_makes_one_event_of_a_batch_that_comes_twice_and_its_own_b
 
             async with services.database.transaction() as tx:
                 await tx.execute(text("update event_cursor set history_id = 0, delivery_id = 0, unsettled = '{}'"))
-            again = Listening(EventTeller(services.database, prefect, Breaker(), "host/1/a"), receiver)
+            again = Listening(EventReporter(services.database, prefect, Breaker(), "host/1/a"), receiver)
             await again.catch_up()
             wanted = {"filter": {"resource": {"labels": {"alert-pipeline.incident": [str(run.incident_id)]}}}}
 

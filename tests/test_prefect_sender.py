@@ -27,7 +27,7 @@ from orchestration.engine.run import Services
 from orchestration.settings import Settings
 from orchestration.store.database import Database
 from orchestration.store.records import RunRecord
-from service.mirror.automations import apply_set, delete_set, delete_webhook, read_sets
+from service.mirror.automations import KnownAutomation, apply_set, delete_set, delete_webhook, read_sets
 from service.mirror.sender import Watched, sending_automations
 from service.mirror.setting_up import SenderOrder, set_up_sender
 from service.stack import StackAddresses
@@ -255,10 +255,15 @@ async def test_our_own_flows_page_nobody_about_themselves(installation: Installa
     assert len(channel.messages) == 1
 
 
+async def automations(client: PrefectClient) -> dict[str, KnownAutomation]:
+    """The automations of the test's set, by their names without the name of the set."""
+    return {one.name.partition(": ")[2]: one for one in await read_sets(client) if one.set_name == SET}
+
+
 async def test_what_an_operator_changes_in_prefect_stays(installation: Installation) -> None:
     client = installation.client
     await installation.watch()
-    known = {one.name.partition(": ")[2]: one for one in await read_sets(client, SET)}
+    known = await automations(client)
     late = (
         await client.request("GET", "/automations/{id}", path_params={"id": known["flow runs that are late"].id})
     ).json()
@@ -269,12 +274,12 @@ async def test_what_an_operator_changes_in_prefect_stays(installation: Installat
     await client.pause_automation(failing.id)
 
     await installation.watch(severity=Severity.WARNING)
-    after = {one.name.partition(": ")[2]: one for one in await read_sets(client, SET)}
+    after = await automations(client)
     assert {one.id for one in after.values()} == {one.id for one in known.values()}
     assert [name for name, one in after.items() if one.changed] == ["flow runs that are late"]
     assert [name for name, one in after.items() if not one.enabled] == ["flow runs that fail, and the next good one"]
     assert (await apply_set(client, SET, []))[-1].done == "deleted"
-    assert [one.name.partition(": ")[2] for one in await read_sets(client, SET)] == ["flow runs that are late"]
+    assert list(await automations(client)) == ["flow runs that are late"]
 
 
 async def test_the_command_sets_up_shows_and_deletes(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.definitions import EDITOR, BrokenMapping, sync_block
+from flows.definitions import EDITOR, BrokenEdit, sync_block
 from orchestration.definitions import Kind
 from orchestration.engine.run import Services
 from orchestration.errors import BadInput, DefinitionNotFound
@@ -232,7 +232,7 @@ async def test_an_edit_of_the_block_is_the_next_version_and_a_broken_one_stops_n
 
     for broken in (None, 5, {}, {**config, "when": {}}, {**config, "alert": {"name": "a["}}):
         blocks.edit(broken, "lamp-watch")
-        with pytest.raises(BrokenMapping, match="alert-source/lamp-watch was edited in Prefect and cannot be used"):
+        with pytest.raises(BrokenEdit, match="alert-source/lamp-watch was edited in Prefect and cannot be used"):
             await sync_block(database, blocks, blocks.kept["lamp-watch"])
     sources = sources_with(await MappingReader(database).active())
     assert parse_push(BODY, sources=sources).source == "lamp-watch"

@@ -9,14 +9,14 @@ import pytest
 from orchestration.contracts import Stage
 from orchestration.errors import BadInput, IllegalTransition, RunBusy, RunNotFound
 from orchestration.states import RunStatus, StageStatus
-from orchestration.store import attempts, claims, runs
+from orchestration.store import attempts, runs
 from orchestration.store.attempts import close_attempt, open_attempt
 from orchestration.store.database import Database
 from orchestration.store.endings import Ending, output_ref
 from orchestration.store.records import Node, RunRecord
 from orchestration.store.runs import RunFilter, list_page
 from orchestration.store.story import read_story
-from tests.store_helpers import add_runs, new_run, waits_for_a_lock
+from tests.store_helpers import add_runs, lease, new_run, waits_for_a_lock
 from tests.worker_helpers import eventually
 
 OWNER = "old/1/2/3"
@@ -48,7 +48,7 @@ async def test_an_illegal_move_changes_nothing(database: Database) -> None:
 async def test_whoever_lost_the_lease_writes_no_more(database: Database) -> None:
     run_id = await stored(database)
     async with database.transaction() as tx:
-        await claims.claim(tx, run_id, owner="new/1/2/3", seconds=30)
+        await lease(tx, run_id, "new/1/2/3")
 
     with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
         async with database.transaction() as tx:
@@ -58,7 +58,7 @@ async def test_whoever_lost_the_lease_writes_no_more(database: Database) -> None
 async def test_an_attempt_that_is_opened_while_another_one_is_has_the_next_number(database: Database) -> None:
     run_id = await stored(database)
     async with database.transaction() as tx:
-        await claims.claim(tx, run_id, owner=OWNER, seconds=30)
+        await lease(tx, run_id, OWNER)
         run = await runs.get_run(tx, run_id)
     async with database.transaction() as tx:
         query = "update pipeline_run set updated_at = clock_timestamp() where run_id = %s returning id"
@@ -111,7 +111,7 @@ async def leased(database: Database) -> RunRecord:
     """A new run, leased by OWNER."""
     run_id = await stored(database)
     async with database.transaction() as tx:
-        await claims.claim(tx, run_id, owner=OWNER, seconds=30)
+        await lease(tx, run_id, OWNER)
         return await runs.get_run(tx, run_id)
 
 
@@ -193,7 +193,7 @@ async def test_an_attempt_at_a_run_that_has_changed_since_is_opened_and_closed(d
 async def test_a_process_that_lost_the_lease_neither_opens_nor_closes_an_attempt(database: Database) -> None:
     run, number = await opened(database, await leased(database))
     async with database.transaction() as tx:
-        await claims.claim(tx, run.run_id, owner="new/1/2/3", seconds=30, lost=OWNER)
+        await lease(tx, run.run_id, "new/1/2/3")
 
     with pytest.raises(RunBusy, match="taken over by new/1/2/3"):
         await opened(database, run)

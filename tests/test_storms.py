@@ -17,9 +17,10 @@ from orchestration.policy.model import Storm
 from orchestration.requests import StoredPush
 from orchestration.states import RunStatus
 from orchestration.store.database import Database
+from orchestration.store.open_storms import count_by_label
 from orchestration.store.policies import StoredPolicies
 from orchestration.store.records import RunRecord
-from orchestration.store.storms import WaitingRun, count_by_label
+from orchestration.store.storms import WaitingRun
 from tasks.ingest.storms import Waiting, choose, fold_storms, release_calm
 from tests.api_helpers import alert, run_to_end
 from tests.conftest import MemoryChannel

@@ -215,7 +215,8 @@ async def _follow(run: ActiveRun, plan: Plan, depth: int = 0) -> None:
         except RunNotFound:
             return
         done = await attempts.list_attempts(tx, followed_id)
-    followed = ActiveRun(run.services, record, payload, done, engine=run.engine, owner="")
+    followed = ActiveRun(run.services, record, engine=run.engine, owner="", earlier_attempts=done)
+    followed.restate(payload)
     followed.adopt(plan)
     if record.options.follows is not None and depth < _MAX_FOLLOWED:
         # It has found out only a part of what its messages say, such as the model's late answer.

@@ -36,10 +36,11 @@ async def lease_run(
     claimed: RunRecord | None = None,
     at_once: bool = False,
 ) -> AsyncGenerator[ActiveRun]:
-    """Hold a run's lease while the body works on the run. A failed or abandoned run goes on where it stood.
+    """Lease a run while the body works on it. A failed or abandoned run goes on where it stood.
 
     `owner` is the name under which the caller has leased the run already, by a claim or a reservation. `claimed` is the
-    run as it was then. `at_once` says that the body executes it at once: then its first attempt begins with it.
+    run as it was then. `at_once` says that the body executes the run at once: then the run and its first attempt begin
+    in one statement.
 
     Raises:
         RunNotFound: there is no such run.
@@ -48,7 +49,7 @@ async def lease_run(
     """
     run = None
     if claimed is not None and owner is not None:
-        run = await _begin_anew(services, claimed, owner, engine, prefect_flow_run_id, at_once=at_once)
+        run = await _begin_new(services, claimed, owner, engine, prefect_flow_run_id, at_once=at_once)
     if run is None:
         run = await _load_and_claim(services, run_id, owner or new_lease_owner(), engine, prefect_flow_run_id)
     with correlated(trace_id=run.record.trace_id, run_id=run_id):
@@ -164,7 +165,7 @@ def _busy(record: RunRecord) -> RunBusy:
     )
 
 
-async def _begin_anew(
+async def _begin_new(
     services: Services,
     claimed: RunRecord,
     owner: str,
@@ -173,13 +174,13 @@ async def _begin_anew(
     *,
     at_once: bool,
 ) -> ActiveRun | None:
-    """Begin a run that nobody has executed before, in one statement. None means that it is no such run any more."""
+    """Begin a run that nobody has executed yet, in one statement. None means that somebody has."""
     if claimed.started_at is not None:
         return None
-    run = ActiveRun(services, claimed, {}, [], engine=engine, owner=owner)
+    run = ActiveRun(services, claimed, engine=engine, owner=owner)
     first = run.sure_first_node() if at_once else None
     async with services.database.statement() as tx:
-        return run if await _begin(tx, run, prefect_flow_run_id, first=first) else None
+        return run if await _start(tx, run, prefect_flow_run_id, first=first) else None
 
 
 async def _load_and_claim(
@@ -198,15 +199,15 @@ async def _load_and_claim(
         record = await runs.get_run(tx, run_id, lock=True)
         dead_owner = None if record.lease_owner == owner else lost_owner(record)
         earlier_attempts = await attempts.list_attempts(tx, run_id) if record.started_at is not None else []
-        run = ActiveRun(services, record, {}, earlier_attempts, engine=engine, owner=owner)
+        run = ActiveRun(services, record, engine=engine, owner=owner, earlier_attempts=earlier_attempts)
         if record.status is RunStatus.FAILED:
             await runs.note_resume(tx, record, by=owner)
-        if not await _begin(tx, run, prefect_flow_run_id, lost=dead_owner):
+        if not await _start(tx, run, prefect_flow_run_id, lost=dead_owner):
             raise _busy(record)
     return run
 
 
-async def _begin(
+async def _start(
     tx: Transaction,
     run: ActiveRun,
     prefect_flow_run_id: str | None,

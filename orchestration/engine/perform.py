@@ -218,7 +218,7 @@ async def perform_all(run: ActiveRun, task_of: Callable[[Step], StageTask], *, a
 
     When a node fails that the run needs, no other is begun; those that are being performed come to their end, with
     their retries, so that nothing is cut off that may be half done, such as a message. `at_once` says that nothing
-    happens between two nodes but here: then what the first has found is written together with the second's beginning.
+    else happens between two nodes: then the end of the first is written together with the beginning of the second.
     """
     await _GraphRun(run, task_of, at_once=at_once).go()
 
@@ -249,8 +249,9 @@ class _GraphRun:
         return [one for one in self._left if self._done.issuperset(before(one))]
 
     async def _start(self, ready: list[str]) -> None:
-        self._run.in_a_row = self._at_once and len(ready) == 1 and not self._going
-        if len(ready) == 1 and not self._going:
+        is_alone = len(ready) == 1 and not self._going
+        self._run.in_a_row = self._at_once and is_alone
+        if is_alone:
             # In a row a task of its own gains nothing.
             self._left.remove(ready[0])
             await self._perform(ready[0])

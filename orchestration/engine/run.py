@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -218,16 +218,15 @@ class ActiveRun:
         self,
         services: Services,
         record: RunRecord,
-        payload: dict[str, Any],
-        done: list[AttemptRecord],
         *,
         engine: str,
         owner: str,
+        earlier_attempts: Sequence[AttemptRecord] = (),
     ) -> None:
         self.services = services
         self.record = record
         self.owner = owner
-        self.payload = payload
+        self.payload: dict[str, Any] = {}
         self.engine = engine
         self.resumed = record.started_at is not None
         self.plan = services.kinds.linear_plan
@@ -246,16 +245,17 @@ class ActiveRun:
         self.failure: StageFailed | None = None
         """The failure that ends the run: the first one of a node that the run needs."""
         self.writing = asyncio.Lock()
-        """Taken by whoever writes the run's status: branches that end at once must not overwrite each other's."""
+        """Locked while the run's status is written: branches that end at once must not overwrite each other's."""
         self.tries: dict[str, Tries] = {}
         """How this process has tried its nodes."""
         self.in_a_row = False
         """Whether what follows the present node follows at once. Then its success is written together with that."""
         self.unwritten: Unwritten | None = None
+        """The end of the latest attempt, if it is not written yet."""
         self.opened: dict[str, int] = {}
-        """The node at which an attempt began together with the run, and the attempt's number."""
-        self._done = done
-        self._stages = {attempt.node_id: attempt.stage for attempt in done if _is_done(attempt)}
+        """The number of the attempt that began together with the run, by its node."""
+        self._earlier_attempts = earlier_attempts
+        self._stages = {attempt.node_id: attempt.stage for attempt in earlier_attempts if _is_done(attempt)}
 
     def sure_first_node(self) -> Node | None:
         """The node with which the run begins, whatever happens; None if that has to be found out first."""
@@ -267,7 +267,7 @@ class ActiveRun:
     def adopt(self, plan: Plan) -> None:
         """Execute this plan. Results of earlier attempts at its nodes are kept; unreadable ones are recomputed."""
         self.plan = plan
-        for attempt in self._done:
+        for attempt in self._earlier_attempts:
             step = plan.steps.get(attempt.node_id)
             if step is not None:
                 self._recall(attempt, step)
@@ -278,7 +278,7 @@ class ActiveRun:
         self.restate(followed.payload)
 
     def restate(self, payload: dict[str, Any]) -> None:
-        """Let the run be about this, from now on."""
+        """Set what the run is about."""
         self.payload = payload
         self.__dict__.pop("push", None)
 

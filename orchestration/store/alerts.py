@@ -1,4 +1,4 @@
-"""Alerts and incidents: what a push changes, in one transaction.
+"""What the alerts of a run change in their incident, in one transaction. `recording.py` writes the alerts themselves.
 
 The caller has the lock of the incident's key (`lock_incident`), so two pushes about the same incident are recorded one
 after the other, whichever process executes them.
@@ -7,18 +7,16 @@ after the other, whichever process executes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.alert import Alert, AlertStatus, Incident, IncidentStatus, Severity, worst_first
-from orchestration.errors import PipelineError
 from orchestration.json_text import to_json
-from orchestration.news import IncidentChange, KnownAlert, Moments, News, news_of
+from orchestration.news import IncidentChange, News
 from orchestration.store import members
 from orchestration.store.incidents import (
     INCIDENT_COLUMNS,
@@ -31,15 +29,19 @@ from orchestration.store.incidents import (
     update_incident,
 )
 from orchestration.store.ingest_order import QueuedRun
-from orchestration.store.models import AlertRow, HistoryRow, IncidentRow
+from orchestration.store.models import IncidentRow
 from orchestration.store.prepared import Prepared, prepared
+from orchestration.store.recording import (
+    CHUNK,
+    Recording,
+    compare,
+    note_alerts,
+    write_alerts,
+    write_history,
+)
 from orchestration.store.records import ACKNOWLEDGEMENT_ENDED
-from orchestration.store.table import Base, as_json, columns_of, insert_many
 
-_A = AlertRow
 _I = IncidentRow
-_CHUNK = 1000
-_STORED = {column.name for column in columns_of(AlertRow, Alert)}
 
 _OMITTED, _GROUP_SIZE = "omitted", "group_size"
 
@@ -57,36 +59,6 @@ class RecordedAlerts:
     """Another incident that keeps all of the alerts until they end."""
     alerts_created: int = 0
     alerts_updated: int = 0
-
-
-class RecordedMeanwhile(PipelineError):
-    """An alert that was not known has been recorded by a push about another incident. To record it anew will do."""
-
-
-@dataclass(kw_only=True)
-class _Recording:
-    """The alerts of one run while they are recorded."""
-
-    run: QueuedRun
-    known: Mapping[str, tuple[int, KnownAlert]]
-    """The ids of the known alerts and what is known of them, by fingerprint."""
-    news: Mapping[str, News]
-    """By fingerprint, as the moments."""
-    moments: Mapping[str, Moments]
-    omitted: int = 0
-    """How many alerts the sender has left out of a group of which it says that it fires."""
-    route: Callable[[], str] | None = None
-    """Names the route that the alerts take."""
-    group: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The incident's `details`: its source, and the sizes of a group that its sender has cut off."""
-    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-
-    def count(self, *wanted: News) -> int:
-        return sum(news in wanted for news in self.news.values())
-
-    def note(self, event: str, *, alert_id: int | None = None, old: str | None = None, new: str | None = None) -> None:
-        line = {"event": event, "alert_id": alert_id, "old_status": old, "new_status": new}
-        self.history.append({**line, "run_id": self.run.run_id})
 
 
 async def record_alerts(
@@ -109,19 +81,19 @@ async def record_alerts(
     Raises:
         RecordedMeanwhile: what the alerts were compared with is no longer what is known. The transaction is of no use.
     """
-    recording = await _compare(tx, alerts, run)
+    recording = await compare(tx, alerts, run)
     recording.omitted = 0 if all_resolved else omitted
     recording.route = route
     fresh = [alert for alert in alerts if recording.news[alert.fingerprint] is not News.STALE]
     elsewhere = await _kept_elsewhere(tx, fresh, recording)
     here = [alert for alert in fresh if alert.fingerprint not in elsewhere]
-    nowhere = (None, False, False)
-    incident, opened, reopened = nowhere if elsewhere and not here else await _find_or_open(tx, here, recording)
+    is_kept = bool(elsewhere) and not here
+    incident, opened, reopened = (None, False, False) if is_kept else await _find_or_open(tx, here, recording)
     incident_id = None if incident is None else int(incident.id)
-    ids = await _upsert(tx, fresh, recording)
-    _note_alerts(alerts, ids, recording)
+    ids = await write_alerts(tx, fresh, recording)
+    note_alerts(alerts, ids, recording)
     ended = await _end(tx, fresh, ids, incident_id, recording, all_resolved=all_resolved)
-    change = IncidentChange(stale=not fresh, elsewhere=bool(elsewhere) and not here)
+    change = IncidentChange(stale=not fresh, elsewhere=is_kept)
     if incident is not None and incident_id is not None:
         change = IncidentChange(
             opened=opened,
@@ -133,11 +105,11 @@ async def record_alerts(
             stale=not fresh,
         )
         change, incident = await _settle(tx, incident, recording, change, listed=len(fresh))
-    await _write_history(tx, recording, incident_id)
+    await write_history(tx, recording, incident_id)
     return RecordedAlerts(
         change=change,
         incident=incident,
-        kept_by=str(min(set[int]().union(*elsewhere.values()))) if change.elsewhere else None,
+        kept_by=str(min(set[int]().union(*elsewhere.values()))) if is_kept else None,
         alerts_created=recording.count(News.CREATED),
         alerts_updated=len(fresh) - recording.count(News.CREATED),
     )
@@ -147,28 +119,15 @@ async def settle_members(tx: AsyncConnection, incident_id: int, run: QueuedRun) 
     """Bring an incident up to date with its members, after one of them has ended in a push about another incident."""
     group = (await tx.execute(select(_I.details).where(_I.id == incident_id))).scalar_one()
     omitted = int(group.get(_OMITTED, 0))
-    recording = _Recording(run=run, known={}, news={}, moments={}, omitted=omitted, group=group)
+    recording = Recording(run=run, known={}, news={}, moments={}, omitted=omitted, group=group)
     incident = await get_incident(tx, str(incident_id))
     change, incident = await _settle(tx, incident, recording, IncidentChange(known=True))
-    await _write_history(tx, recording, incident_id)
+    await write_history(tx, recording, incident_id)
     return RecordedAlerts(change=change, incident=incident)
 
 
-async def _compare(tx: AsyncConnection, alerts: Sequence[Alert], run: QueuedRun) -> _Recording:
-    """What the alerts of a run say, compared with what is known of them."""
-    known = await _known_alerts(tx, alerts, run.environment)
-    moments: dict[str, Moments] = {}
-    news: dict[str, News] = {}
-    for alert in alerts:
-        _, before = known.get(alert.fingerprint, (0, None))
-        overtaken = before is not None and run.id < (before.last_run or 0)
-        moments[alert.fingerprint] = Moments.of(alert, run.created_at, overtaken=overtaken)
-        news[alert.fingerprint] = news_of(alert, before, moments[alert.fingerprint])
-    return _Recording(run=run, known=known, news=news, moments=moments)
-
-
 async def _kept_elsewhere(
-    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: Recording
 ) -> Mapping[str, Collection[int]]:
     """The alerts that go on firing in an incident with another key, because the policy's grouping has changed.
 
@@ -193,34 +152,6 @@ async def _kept_elsewhere(
     return found
 
 
-_KNOWN_FIELDS = [*KnownAlert.__dataclass_fields__]
-_KNOWN = Prepared(
-    select(_A.id, _A.fingerprint, *(getattr(_A, name) for name in _KNOWN_FIELDS))
-    .where(
-        _A.source == bindparam("source"),
-        _A.environment == bindparam("place"),
-        _A.fingerprint == func.any(bindparam("fingerprints")),
-    )
-    .order_by(_A.id)
-    .with_for_update()
-)
-
-
-async def _known_alerts(
-    tx: AsyncConnection, alerts: Sequence[Alert], environment: str
-) -> dict[str, tuple[int, KnownAlert]]:
-    """The ids of these alerts and what is known of them before this push, by fingerprint. Their rows are locked."""
-    known: dict[str, tuple[int, KnownAlert]] = {}
-    for start in range(0, len(alerts), _CHUNK):
-        wanted = [alert.fingerprint for alert in alerts[start : start + _CHUNK]]
-        keys = {"source": alerts[0].source, "place": environment, "fingerprints": wanted}
-        for row in await _KNOWN.rows(tx, keys):
-            values = {name: row[name] for name in _KNOWN_FIELDS}
-            values |= {"status": AlertStatus(row["status"]), "severity": Severity(row["severity"])}
-            known[row["fingerprint"]] = row["id"], KnownAlert(**values)
-    return known
-
-
 _LATEST = Prepared(
     select(*INCIDENT_COLUMNS, _I.details.label("group"))
     .where(_I.incident_key == bindparam("key"), _I.environment == bindparam("place"))
@@ -230,7 +161,7 @@ _LATEST = Prepared(
 
 
 async def _find_or_open(
-    tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording
+    tx: AsyncConnection, fresh: Sequence[Alert], recording: Recording
 ) -> tuple[Incident | None, bool, bool]:
     """The incident that these alerts belong to, and whether it was opened, and reopened, for them.
 
@@ -248,7 +179,7 @@ async def _find_or_open(
     return (await _open(tx, firing, recording), True, False) if firing else (None, False, False)
 
 
-async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> bool:
+async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: Recording) -> bool:
     """Whether firing alerts reopen a resolved incident.
 
     A mere repeat of an alert whose incident a person has resolved does not.
@@ -258,21 +189,8 @@ async def _fires_again(tx: AsyncConnection, incident_id: int, firing: Sequence[A
     ids = [recording.known[alert.fingerprint][0] for alert in firing]
     dismissed = await members.dismissed(tx, incident_id, ids)
     return any(
-        recording.known[alert.fingerprint][0] not in dismissed or not _only_repeats(alert, recording)
-        for alert in firing
+        recording.known[alert.fingerprint][0] not in dismissed or not recording.only_repeats(alert) for alert in firing
     )
-
-
-def _only_repeats(alert: Alert, recording: _Recording) -> bool:
-    """Whether a firing alert says nothing that a person who has resolved its incident did not know.
-
-    Without its start nobody can tell whether it fires anew. What has become worse is news, as it is for whoever has
-    acknowledged an incident.
-    """
-    if recording.news[alert.fingerprint] is not News.REPEAT or alert.episode_at is None:
-        return False
-    known = recording.known[alert.fingerprint][1]
-    return recording.moments[alert.fingerprint].overtaken or alert.severity.rank <= known.severity.rank
 
 
 _INSERT = prepared(
@@ -284,7 +202,7 @@ _INSERT = prepared(
 )
 
 
-async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Recording) -> Incident:
+async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: Recording) -> Incident:
     lead, run = worst_first(firing)[0], recording.run
     recording.group = {"source": lead.source, "route": recording.route() if recording.route else ""}
     opened = await _INSERT.one(
@@ -303,110 +221,22 @@ async def _open(tx: AsyncConnection, firing: Sequence[Alert], recording: _Record
     return incident_of(opened)
 
 
-async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: _Recording) -> Incident:
+async def _reopen(tx: AsyncConnection, incident_id: int, firing: Sequence[Alert], recording: Recording) -> Incident:
     severity = Severity.worst(*(alert.severity for alert in firing)).value
     cleared = UNACKNOWLEDGED | dict.fromkeys(("resolved_at", "snoozed_until"))
     recording.note("incident_reopened", old=IncidentStatus.RESOLVED, new=IncidentStatus.OPEN)
     return await update_incident(tx, incident_id, severity=severity, **cleared)
 
 
-@cache
-def _insert_of(table: type[Base], names: tuple[str, ...], more: str = "") -> Prepared:
-    return Prepared(insert_many(table, names, more))
-
-
-@cache
-def _upsert_of(names: tuple[str, ...]) -> Prepared:
-    identity = ("source", "environment", "fingerprint")
-    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in identity)
-    return _insert_of(
-        _A,
-        names,
-        f"""
-        on conflict ({", ".join(identity)}) do update set {changes}, updated_at = clock_timestamp()
-        where alert.id = any(cast(:known as bigint[]))
-        returning fingerprint, id
-        """,
-    )
-
-
-async def _upsert(tx: AsyncConnection, fresh: Sequence[Alert], recording: _Recording) -> dict[str, int]:
-    """Write the alerts, in the order of their fingerprints, so that two pushes cannot block each other. Returns their
-    ids by fingerprint.
-
-    The rows of known alerts are locked since they were compared; one that was not known can have got a row meanwhile.
-    """
-    ids: dict[str, int] = {}
-    ordered = sorted(fresh, key=lambda alert: alert.fingerprint)
-    for start in range(0, len(ordered), _CHUNK):
-        chunk = ordered[start : start + _CHUNK]
-        rows = [_row(alert, recording) for alert in chunk]
-        known = [recording.known[alert.fingerprint][0] for alert in chunk if alert.fingerprint in recording.known]
-        written = await _upsert_of(tuple(rows[0])).rows(tx, {"rows": as_json(rows), "known": known})
-        ids |= {row["fingerprint"]: row["id"] for row in written}
-    if len(ids) < len(fresh):
-        raise RecordedMeanwhile("Another push has recorded an alert of this one meanwhile")
-    return ids
-
-
-def _row(alert: Alert, recording: _Recording) -> dict[str, Any]:
-    """The row of an alert, after this push."""
-    moments = recording.moments[alert.fingerprint]
-    _, known = recording.known.get(alert.fingerprint, (0, None))
-    news = recording.news[alert.fingerprint]
-    same_episode = known is not None and news in (News.REPEAT, News.RESOLVED)
-    episodes = _named(known.episode_at if known and same_episode else None, moments.episode_at)
-    starts = _named(known.started_at if known and same_episode else None, alert.started_at)
-    if not starts and not same_episode and alert.firing:  # a sender that names no start: the first that is heard of it
-        starts = [moments.latest or recording.run.created_at]
-    # An end is as severe as its beginning, whatever its sender calls it; of repeats the one accepted last counts.
-    keeps = not alert.firing or (news is News.REPEAT and moments.overtaken)
-    severity = known.severity if known is not None and keeps else alert.severity
-    return {
-        **alert.model_dump(mode="json", include=_STORED),
-        "environment": recording.run.environment,
-        "severity": severity.value,
-        "started_at": min(starts, default=None),
-        "ended_at": moments.ended_at,
-        # Two servers of a pair name two starts of one firing: the first counts. An end may be that of a later firing.
-        "episode_at": (min if alert.firing else max)(episodes, default=None),
-        "occurred_at": max(_named(known and known.occurred_at, moments.latest), default=None),
-        "heard_at": moments.heard_at(known if same_episode else None),
-        "received_at": recording.run.created_at,
-        "last_run": max(recording.run.id, (known and known.last_run) or 0),
-    }
-
-
-def _named(*moments: datetime | None) -> list[datetime]:
-    return [moment for moment in moments if moment is not None]
-
-
-def _note_alerts(alerts: Sequence[Alert], ids: Mapping[str, int], recording: _Recording) -> None:
-    """Add a line of history for each alert that is new or has changed; a repeated alert gets none."""
-    events = {News.REFIRED: "alert_refired", News.NEW_EPISODE: "alert_began_anew", News.RESOLVED: "alert_resolved"}
-    for alert in alerts:
-        news = recording.news[alert.fingerprint]
-        if news is News.CREATED:
-            recording.note("alert_created", alert_id=ids[alert.fingerprint], new=alert.status)
-            continue
-        alert_id, known = recording.known[alert.fingerprint]
-        if news is News.STALE:
-            recording.note("alert_stale", alert_id=alert_id, old=known.status, new=alert.status)
-        elif news in events:
-            recording.note(events[news], alert_id=alert_id, old=known.status, new=alert.status)
-        elif known.severity is not alert.severity:
-            recording.note("alert_severity_changed", alert_id=alert_id, old=known.severity, new=alert.severity)
-
-
 async def _join(
-    tx: AsyncConnection, fresh: Sequence[Alert], ids: Mapping[str, int], incident_id: int, recording: _Recording
+    tx: AsyncConnection, fresh: Sequence[Alert], ids: Mapping[str, int], incident_id: int, recording: Recording
 ) -> int:
     """Make the firing alerts members of the incident. Returns how many fire in it that did not before."""
     firing = [alert for alert in fresh if alert.firing]
-    repeats = [ids[alert.fingerprint] for alert in firing if _only_repeats(alert, recording)]
+    repeats = [ids[alert.fingerprint] for alert in firing if recording.only_repeats(alert)]
     joined = 0
-    for start in range(0, len(firing), _CHUNK):
-        chunk = [ids[alert.fingerprint] for alert in firing[start : start + _CHUNK]]
+    for start in range(0, len(firing), CHUNK):
+        chunk = [ids[alert.fingerprint] for alert in firing[start : start + CHUNK]]
         joined += await members.join(tx, incident_id, chunk, repeats=repeats)
     return joined
 
@@ -416,7 +246,7 @@ async def _end(
     fresh: Sequence[Alert],
     ids: Mapping[str, int],
     incident_id: int | None,
-    recording: _Recording,
+    recording: Recording,
     *,
     all_resolved: bool,
 ) -> int:
@@ -429,17 +259,17 @@ async def _end(
 
 
 async def _resolve_others(
-    tx: AsyncConnection, incident_id: int, named: Collection[int], recording: _Recording
+    tx: AsyncConnection, incident_id: int, named: Collection[int], recording: Recording
 ) -> list[int]:
     """Resolve what a push that ends all of an incident does not name. Returns the ids of the alerts."""
-    latest = max(_named(*(moments.latest for moments in recording.moments.values())), default=None)
-    left_out = await members.resolve_others(tx, incident_id, named, run=recording.run.id, latest=latest)
+    run, latest = recording.run.id, recording.latest
+    left_out = await members.resolve_others(tx, incident_id, named, run=run, latest=latest)
     for alert_id in left_out:
         recording.note("alert_resolved", alert_id=alert_id, old=AlertStatus.FIRING, new=AlertStatus.RESOLVED)
     return left_out
 
 
-def _count_new_omitted(recording: _Recording, change: IncidentChange, listed: int, firing: int) -> int:
+def _count_new_omitted(recording: Recording, change: IncidentChange, listed: int, firing: int) -> int:
     """How many more alerts the group has than before, listed or left out, beside the new ones that are listed.
 
     `listed` is how many alerts the push has, `firing` how many fire in the incident with them.
@@ -450,7 +280,7 @@ def _count_new_omitted(recording: _Recording, change: IncidentChange, listed: in
     return max(listed + recording.omitted - int(before) - change.new_firing, 0)
 
 
-def _group_now(recording: _Recording, listed: int) -> dict[str, Any]:
+def _group_now(recording: Recording, listed: int) -> dict[str, Any]:
     """The incident's `details` after this push; the sizes of a group are kept as long as it is cut off."""
     kept = {name: value for name, value in recording.group.items() if name not in (_OMITTED, _GROUP_SIZE)}
     size = listed + recording.omitted
@@ -458,7 +288,7 @@ def _group_now(recording: _Recording, listed: int) -> dict[str, Any]:
 
 
 async def _settle(
-    tx: AsyncConnection, incident: Incident, recording: _Recording, change: IncidentChange, *, listed: int = 0
+    tx: AsyncConnection, incident: Incident, recording: Recording, change: IncidentChange, *, listed: int = 0
 ) -> tuple[IncidentChange, Incident]:
     """Give the incident the severity of the worst alert that fires in it, or resolve it when none fires.
 
@@ -495,7 +325,7 @@ async def _settle(
 
 
 def _apply_firing(
-    incident: Incident, firing: int, worst: Severity, recording: _Recording, found: dict[str, Any]
+    incident: Incident, firing: int, worst: Severity, recording: Recording, found: dict[str, Any]
 ) -> dict[str, Any]:
     """The new values of an open incident in which `firing` alerts fire. What has changed is added to `found`.
 
@@ -513,10 +343,3 @@ def _apply_firing(
     event = "incident_severity_raised" if found["severity_raised"] else "incident_severity_lowered"
     recording.note(event, old=incident.severity, new=worst)
     return {"severity": worst.value}
-
-
-async def _write_history(tx: AsyncConnection, recording: _Recording, incident_id: int | None) -> None:
-    lines = [{**line, "incident_id": incident_id} for line in recording.history]
-    for start in range(0, len(lines), _CHUNK):
-        chunk = lines[start : start + _CHUNK]
-        await _insert_of(HistoryRow, tuple(chunk[0])).run(tx, {"rows": as_json(chunk)})

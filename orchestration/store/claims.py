@@ -245,18 +245,6 @@ def is_due() -> ColumnElement[bool]:
 # One run, by its id
 
 
-_CLAIM = text(f"update pipeline_run set {_LEASE} where run_id = :run_id and {_FREE} returning id")
-
-
-async def claim(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float, lost: str | None = None) -> bool:
-    """Lease the run, if no other owner has a lease; True if it is leased now.
-
-    `lost` is an owner that is known to be dead, whose lease does not count.
-    """
-    claimed = await tx.execute(_CLAIM, {"run_id": run_id, "owner": owner, "seconds": seconds, "lost": lost})
-    return claimed.first() is not None
-
-
 async def renew(tx: AsyncConnection, run_id: str, *, owner: str, seconds: float) -> bool:
     """Extend the lease to so many seconds from now. False means that another owner has the lease."""
     renewed = await tx.execute(
@@ -314,7 +302,7 @@ class Begun:
     payload: dict[str, Any]
     """What it was started with."""
     attempt: int | None
-    """The number of the attempt that was opened with it."""
+    """The number of the attempt that was opened with it; None if none was."""
 
 
 async def begin(
@@ -333,7 +321,9 @@ async def begin(
 
     `current` is the run as the caller has just locked or claimed it, `standing` is the status that follows from its
     finished stages, `lost` is an owner that is known to be dead. `first` is a node at which an attempt begins at once.
-    None means that another owner has the lease.
+
+    Returns:
+        The run. None means that another owner has the lease.
 
     Raises:
         IllegalTransition: a run with this status cannot be started.

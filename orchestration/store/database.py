@@ -25,7 +25,7 @@ from orchestration.errors import Unavailable
 from orchestration.redaction import redact_text
 
 Transaction = AsyncConnection
-"""What `Database.transaction()` and `Database.statement()` give, for those who hand it on and know no SQLAlchemy."""
+"""What `Database.transaction()` and `Database.statement()` yield, for code that only passes it on."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x616C657274
@@ -91,37 +91,37 @@ class Database:
             Unavailable: the database does not answer, or the connection breaks.
         """
         with _outages():
-            connection = await self._take()
+            connection = await self._acquire()
             try:
                 yield connection
                 if connection.in_transaction():  # as SQLAlchemy sees it; in the database there is none any more
                     await connection.rollback()
             except BaseException:
-                await asyncio.shield(self._give_up(connection))
+                await asyncio.shield(self._release_failed(connection))
                 raise
             if connection.invalidated or len(self._kept) >= self._most_kept:
-                await asyncio.shield(_give_back(connection))
+                await asyncio.shield(_release(connection))
                 return
             connection.info[_KEPT_AT] = time.monotonic()
             self._kept.append(connection)
 
-    async def _take(self) -> AsyncConnection:
-        """A connection for single statements: the one that was used last, or else one of the pool.
+    async def _acquire(self) -> AsyncConnection:
+        """A connection: the one that was used last, or else one of the pool.
 
-        To give it to the pool each time, and to get it again, would cost almost as much as a statement.
+        To return it to the pool each time, and to get it again, would cost almost as much as a statement.
         """
         while self._kept:
             connection = self._kept.pop()
             if time.monotonic() - connection.info[_KEPT_AT] < IDLE_SECONDS:
                 del connection.info[_KEPT_AT]
                 return connection
-            await asyncio.shield(_give_back(connection))  # the pool tests it before it gives it to anybody
+            await asyncio.shield(_release(connection))  # the pool tests it before anybody uses it
         return await self._autocommit.connect()
 
-    async def _give_up(self, connection: AsyncConnection) -> None:
-        """Give back a connection whose statement failed. If it is broken, so are those that were kept meanwhile."""
+    async def _release_failed(self, connection: AsyncConnection) -> None:
+        """Release a connection whose statement failed. If it is broken, so are those that are kept."""
         is_broken = connection.invalidated or driver_of(connection).closed
-        await _give_back(connection)
+        await _release(connection)
         if is_broken:
             kept = list(self._kept)
             self._kept.clear()
@@ -142,8 +142,8 @@ class Database:
         await self.engine.dispose()
 
 
-async def _give_back(connection: AsyncConnection) -> None:
-    """Give a connection to the pool, which ends what it may have begun."""
+async def _release(connection: AsyncConnection) -> None:
+    """Return a connection to the pool, which rolls back what it may have begun."""
     if not connection.invalidated and driver_of(connection).closed:
         await connection.invalidate()
     await connection.close()

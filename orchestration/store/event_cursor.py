@@ -1,14 +1,14 @@
-"""What has happened since Prefect was told last: lines of the history, and messages whose delivery has ended.
+"""What Prefect has not heard of yet: lines of the history, and messages whose delivery has ended.
 
-A cursor says up to which id that was told. Ids are given before their transactions are committed, so a row with a lower
-id may become visible after one with a higher id. Therefore the cursor moves to an id only when every transaction that
-was under way after that id was seen has ended: `Horizon`. A message whose delivery has not ended by then is looked up
-by its id until it has.
+A cursor says up to which id Prefect has heard of them. Ids are given before their transactions are committed, so a row
+with a lower id may become visible after one with a higher id. Therefore the cursor moves to an id only when every
+transaction that was under way after that id was seen has ended: `Horizon`. A message whose delivery has not ended by
+then is looked up by its id until it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from orchestration.store.deliveries import FAILED, GIVEN_UP, SENDING, SENT
 from orchestration.store.models import HistoryRow
 
 LEASE_SECONDS = 15.0
-"""For how long a worker that tells Prefect keeps the others from it, counted from its last sign of life."""
+"""How long the lease of the cursor lasts. Only the worker that has it reports to Prefect."""
 
 OVERDUE_SECONDS = 30.0
 """After so long a page that still fails is said to have failed. A final error is said at once."""
@@ -40,27 +40,15 @@ CANARY_DELIVERED, CANARY_MISSED = "canary_delivered", "canary_missed"
 CANARY_ENVIRONMENT = "canary"
 """The environment of all canaries, so that they never meet another incident. Prefect hears of them as canaries."""
 
-TOLD_EVENTS = (
-    "incident_opened",
-    "incident_reopened",
-    "incident_acknowledged",
-    "incident_escalated",
-    "incident_resolved",
-    "incident_expired",
-    CANARY_DELIVERED,
-    CANARY_MISSED,
-)
-"""The events of the history of which Prefect hears."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """Up to where Prefect was told."""
+    """Up to where Prefect has heard of everything."""
 
     history_id: int
     delivery_id: int
     unsettled: dict[int, bool] = field(default_factory=dict[int, bool])
-    """The deliveries up to there that had not ended: whether their failure was told."""
+    """The deliveries up to there that had not ended: by id, whether their failure was reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +131,7 @@ class PageEvent(AboutIncident):
 
     @property
     def at(self) -> datetime:
+        """When its delivery ended, or else when it began."""
         return self.settled_at or self.created_at
 
 
@@ -151,7 +140,7 @@ async def note_canary(tx: AsyncConnection, event: str, details: Mapping[str, obj
     await tx.execute(insert(HistoryRow).values(event=event, details=dict(details), run_id=run_id))
 
 
-_TAKE = text(
+_LEASE = text(
     """
     insert into event_cursor (id, history_id, delivery_id, owner, leased_until)
     select 1, (select coalesce(max(id), 0) from history), (select coalesce(max(id), 0) from delivery), :owner,
@@ -164,16 +153,16 @@ _TAKE = text(
 )
 
 
-async def take(tx: AsyncConnection, owner: str) -> Cursor | None:
-    """Be the worker that tells Prefect, for `LEASE_SECONDS`. None means that another one is."""
-    row = (await tx.execute(_TAKE, {"owner": owner, "seconds": LEASE_SECONDS})).mappings().one_or_none()
+async def lease(tx: AsyncConnection, owner: str) -> Cursor | None:
+    """Lease the cursor for `LEASE_SECONDS`, or renew the lease. None means that another worker has it."""
+    row = (await tx.execute(_LEASE, {"owner": owner, "seconds": LEASE_SECONDS})).mappings().one_or_none()
     if row is None:
         return None
-    unsettled = {int(number): told is True for number, told in row["unsettled"].items()}
+    unsettled = {int(number): reported is True for number, reported in row["unsettled"].items()}
     return Cursor(history_id=row["history_id"], delivery_id=row["delivery_id"], unsettled=unsettled)
 
 
-_MOVE = text(
+_SAVE = text(
     """
     update event_cursor
     set history_id = :history_id, delivery_id = :delivery_id, unsettled = cast(:unsettled as jsonb),
@@ -183,19 +172,19 @@ _MOVE = text(
 )
 
 
-async def move(tx: AsyncConnection, owner: str, cursor: Cursor) -> bool:
-    """Write up to where Prefect was told. False means that another worker tells it meanwhile."""
-    unsettled = orjson.dumps({str(number): told for number, told in cursor.unsettled.items()}).decode()
+async def save(tx: AsyncConnection, owner: str, cursor: Cursor) -> bool:
+    """Save the cursor, and renew its lease. False means that another worker has the lease now."""
+    unsettled = orjson.dumps({str(number): reported for number, reported in cursor.unsettled.items()}).decode()
     values = {"history_id": cursor.history_id, "delivery_id": cursor.delivery_id, "unsettled": unsettled}
-    return (await tx.execute(_MOVE, {**values, "owner": owner, "seconds": LEASE_SECONDS})).rowcount > 0
+    return (await tx.execute(_SAVE, {**values, "owner": owner, "seconds": LEASE_SECONDS})).rowcount > 0
 
 
-_LEAVE = text("update event_cursor set owner = null, leased_until = null where owner = :owner")
+_RELEASE = text("update event_cursor set owner = null, leased_until = null where owner = :owner")
 
 
-async def leave(tx: AsyncConnection, owner: str) -> None:
-    """Let another worker tell Prefect at once."""
-    await tx.execute(_LEAVE, {"owner": owner})
+async def release(tx: AsyncConnection, owner: str) -> None:
+    """Release the lease, so that another worker reports to Prefect at once."""
+    await tx.execute(_RELEASE, {"owner": owner})
 
 
 _SNAPSHOT = text(
@@ -208,7 +197,7 @@ _SNAPSHOT = text(
 )
 
 
-async def look(tx: AsyncConnection) -> Snapshot:
+async def read_snapshot(tx: AsyncConnection) -> Snapshot:
     """What is in the tables now."""
     return Snapshot(**(await tx.execute(_SNAPSHOT)).mappings().one())
 
@@ -243,16 +232,16 @@ _HISTORY = text(
     from history as line
     left join incident on incident.id = line.incident_id
     left join pipeline_run as run on run.run_id = line.run_id
-    where line.id > :after and line.id <= :up_to and line.event in {TOLD_EVENTS!r}
+    where line.id > :after and line.id <= :up_to and line.event = any(:events)
         and incident.environment is distinct from '{CANARY_ENVIRONMENT}'
     order by line.id limit {MOST_READ}
     """
 )
 
 
-async def read_history(tx: AsyncConnection, after: int, up_to: int) -> list[HistoryEvent]:
-    """The lines of the history between these ids of which Prefect hears, at most `MOST_READ`, oldest first."""
-    rows = (await tx.execute(_HISTORY, {"after": after, "up_to": up_to})).mappings()
+async def read_history(tx: AsyncConnection, after: int, up_to: int, events: Collection[str]) -> list[HistoryEvent]:
+    """The lines of the history between these ids with one of these events, at most `MOST_READ`, oldest first."""
+    rows = (await tx.execute(_HISTORY, {"after": after, "up_to": up_to, "events": list(events)})).mappings()
     return [HistoryEvent.model_validate(dict(row)) for row in rows]
 
 

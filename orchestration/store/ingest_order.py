@@ -30,7 +30,8 @@ class QueuedRun:
     created_at: datetime
     """When it was accepted."""
     awaits_ingest: bool
-    """Whether its alerts are to be recorded in the order of acceptance. False: they are, or it has left the order."""
+    """Whether its alerts are to be recorded in the order of acceptance. False means that they are recorded, or that the
+    run has left the order."""
     ingest_result: dict[str, Any] | None
     """None means that its alerts are not recorded yet."""
     options: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The mappings of senders as processes use them: the stored versions that count now."""
+"""The mappings of senders as processes use them: the active stored versions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import JsonValue
 from orchestration.definitions import Kind
 from orchestration.errors import PipelineError
 from orchestration.signals import logger
-from orchestration.store.database import AsyncConnection, Database
+from orchestration.store.database import Database, Transaction
 from orchestration.store.definitions import list_definitions
 
 FRESH_SECONDS = 2.0
-"""How long what was read counts: a mapping that was applied counts in every process after that at the latest."""
+"""How long the mappings that were read are used. A mapping that is applied counts in every process after that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class StoredMapping:
 StoredMappings = tuple[StoredMapping, ...]
 
 
-async def read_mappings(tx: AsyncConnection) -> StoredMappings:
+async def read_mappings(tx: Transaction) -> StoredMappings:
     """The current version of each mapping, by name."""
     return tuple(
         StoredMapping(
@@ -57,17 +57,17 @@ class MappingReader:
         self._reading = asyncio.Lock()
 
     async def active(self) -> StoredMappings:
-        """The mappings that count now. Never raises: where they cannot be read, the last ones that could count."""
+        """The active mappings. Never raises: while they cannot be read, those that were read last."""
         async with self._reading:
             if self._read_at is None or time.monotonic() - self._read_at >= FRESH_SECONDS:
                 await self.read()
             return self.latest
 
     async def read(self) -> None:
-        """Read the mappings now. Never raises: where they cannot be read, the last ones that could stay."""
+        """Read the mappings now. Never raises: while they cannot be read, `latest` stays."""
         try:
             async with self._database.transaction() as tx:
                 self.latest = await read_mappings(tx)
         except PipelineError as error:
-            logger.error("The mappings of senders cannot be read, the last ones that could count: %s", error)
+            logger.error("The mappings of senders cannot be read; those that were read last are used: %s", error)
         self._read_at = time.monotonic()

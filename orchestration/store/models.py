@@ -86,7 +86,7 @@ class IncidentRow(Base):
         ),
         Index(None, "incident_key", "id"),
         Index(None, "opened_at"),
-        # Of lists, each of which shows the newest first.
+        # For lists, each of which shows the newest first.
         Index(None, "status", "id"),
         Index(None, "severity", "id"),
         Index(None, "environment", "id"),
@@ -133,11 +133,11 @@ class AlertRow(Base):
 
     __table_args__ = (
         UniqueConstraint("source", "environment", "fingerprint"),
-        # Of `why`, which looks at the alerts that were heard of last, and of retention.
+        # For `why`, which looks at the alerts that were heard of last, and for retention.
         Index(None, "heard_at"),
-        # Of what inhibits others.
+        # For inhibitions.
         Index("ix_alert_firing", "environment", "id", postgresql_where=text("status = 'firing'")),
-        # Of the lists of the admin.
+        # For the lists of the admin.
         Index(None, "status", "id"),
         Index(None, "severity", "id"),
         Index(None, "source", "id"),
@@ -232,7 +232,7 @@ class PipelineRunRow(Base):
     __table_args__ = (
         Index(None, "created_at"),
         Index(None, "status", "created_at"),
-        # Of lists, each of which shows the newest first. Without them a value that is rare, or that no run has, is
+        # For lists, each of which shows the newest first. Without them a value that is rare, or that no run has, is
         # looked for in all runs.
         Index(None, "source", "created_at", "id"),
         Index(None, "environment", "created_at", "id"),
@@ -240,7 +240,7 @@ class PipelineRunRow(Base):
         Index(
             "ix_pipeline_run_failed", "current_stage", "created_at", "id", postgresql_where=text("status = 'failed'")
         ),
-        # Of `why`: the runs that belong to no incident, or not yet.
+        # For `why`: the runs that belong to no incident, or not yet.
         Index("ix_pipeline_run_loose", "created_at", postgresql_where=text("incident_id is null")),
         Index(
             "ix_pipeline_run_loose_key",
@@ -249,7 +249,7 @@ class PipelineRunRow(Base):
             "created_at",
             postgresql_where=text("incident_id is null"),
         ),
-        # Of retention.
+        # For retention.
         Index("ix_pipeline_run_values", "created_at", postgresql_where=text(HAS_VALUES)),
         Index(
             "ix_pipeline_run_claim",
@@ -332,7 +332,7 @@ class StageExecutionRow(Base):
 
     __table_args__ = (
         UniqueConstraint("pipeline_run_id", "node_id", "attempt"),
-        # Of the lists of the admin. Most attempts have no error, and an index of the status would have to follow them.
+        # For the lists of the admin. Most attempts have no error, and an index of the status would have to follow them.
         Index("ix_stage_execution_errors", "id", postgresql_where=text("error_type is not null")),
     )
 
@@ -470,7 +470,7 @@ class WorkerRow(Base):
 
 
 class EventCursorRow(Base):
-    """Up to where Prefect was told of what has happened, in the only row of this table."""
+    """Up to where Prefect has heard of what has happened, in the only row of this table."""
 
     __tablename__ = "event_cursor"
 
@@ -478,9 +478,9 @@ class EventCursorRow(Base):
     history_id: Mapped[int] = mapped_column(BigInteger)
     delivery_id: Mapped[int] = mapped_column(BigInteger)
     unsettled: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    """The deliveries up to there that had not ended: by id, whether their failure was told."""
+    """The deliveries up to there that had not ended: by id, whether their failure was reported."""
     owner: Mapped[str | None]
-    """The worker that tells Prefect."""
+    """The worker that reports to Prefect."""
     leased_until: Mapped[datetime | None]
 
 
@@ -511,14 +511,14 @@ class PushRow(Base):
 
 
 class RefusedPushRow(Base):
-    """A push that was not accepted, so that its sender can be told why nobody was notified."""
+    """A push that was not accepted, or that no source could read, so that `why` can say why nobody was notified."""
 
     __tablename__ = "refused_push"
 
     id: Mapped[RowId]
     at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
     sender: Mapped[str] = mapped_column(server_default="")
-    """The name of the API key. Empty means that there was none."""
+    """The name of the API key. Empty means that there was none, or the local key."""
     address: Mapped[str] = mapped_column(server_default="")
     path: Mapped[str]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -526,7 +526,7 @@ class RefusedPushRow(Base):
     """The HTTP status of the answer."""
     reason: Mapped[str]
     body: Mapped[str] = mapped_column(server_default="")
-    """Its beginning, redacted."""
+    """Its beginning, redacted; of a push that no source could read, as much as is needed to read it later."""
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
@@ -556,7 +556,7 @@ class UsedSignatureRow(Base):
 
 
 class DefinitionRow(Base):
-    """One version of a pipeline definition or of the policy. A version is never changed, because runs refer to it."""
+    """One version of a definition, of the policy or of a mapping. A version is never changed: runs refer to it."""
 
     __tablename__ = "definition"
 

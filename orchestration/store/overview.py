@@ -30,6 +30,8 @@ MOST_RUNS = 100_000
 MOST_MESSAGES = 20_000
 """How many notified runs of the last 24 hours are looked up at most, for the latency of their messages: the newest."""
 
+_LAST_FAILURES = 5
+
 
 class Hour(Contract):
     """The runs that were accepted during one hour, by their status now, and the latency of their messages."""
@@ -116,14 +118,14 @@ _MESSAGES = text(
 )
 
 
-async def read_overview(tx: AsyncConnection, *, last_failures: int = 5) -> Overview:
+async def read_overview(tx: AsyncConnection) -> Overview:
     """The state of the service now, with the latest runs that failed."""
     now = await read_clock(tx)
     since = now - timedelta(hours=HOURS)
     runs = (await tx.execute(_RUNS, {"since": since})).mappings().all()
     messages = {row["hour"]: dict(row) for row in (await tx.execute(_MESSAGES, {"since": since})).mappings()}
     of_all = messages[None]
-    failed = await list_page(tx, RunFilter(status=RunStatus.FAILED), limit=last_failures)
+    failed = await list_page(tx, RunFilter(status=RunStatus.FAILED), limit=_LAST_FAILURES)
     return Overview(
         at=now,
         waiting=await count_waiting(tx),

@@ -56,7 +56,7 @@ MAX_WAITING = 600
 WRITE_EVERY_SECONDS = 1.0
 
 _T = RefusedPushRow
-_REASON_CHARACTERS, _NAME_CHARACTERS = 400, 200
+REASON_CHARACTERS, NAME_CHARACTERS = 400, 200
 _FURTHER = "further pushes of this minute were refused, more than are kept one by one"
 
 
@@ -131,15 +131,15 @@ class _Row:
 
     def values(self) -> dict[str, Any]:
         refusal = self.refusal
-        details = {name: one_line(text, _NAME_CHARACTERS) for name, text in refusal.details.items() if text}
+        details = {name: one_line(text, NAME_CHARACTERS) for name, text in refusal.details.items() if text}
         return {
             "at": self.at,
-            "sender": one_line(refusal.sender, _NAME_CHARACTERS),
-            "address": one_line(refusal.address, _NAME_CHARACTERS),
-            "path": one_line(refusal.path, _NAME_CHARACTERS),
+            "sender": one_line(refusal.sender, NAME_CHARACTERS),
+            "address": one_line(refusal.address, NAME_CHARACTERS),
+            "path": one_line(refusal.path, NAME_CHARACTERS),
             "size_bytes": refusal.size_bytes,
             "status": refusal.status,
-            "reason": one_line(refusal.reason, _REASON_CHARACTERS),
+            "reason": one_line(refusal.reason, REASON_CHARACTERS),
             "body": redact_text(refusal.body, limit=KEPT_CHARACTERS)[:KEPT_CHARACTERS],
             "details": {**details, "count": self.count},
         }

@@ -104,7 +104,7 @@ BEGINNING = "-infinity"
 """The moment before all others."""
 
 
-async def delete_old(tx: AsyncConnection, table: str, days: float, since: str = BEGINNING) -> tuple[int, str]:
+async def delete_batch(tx: AsyncConnection, table: str, days: float, since: str = BEGINNING) -> tuple[int, str]:
     """Delete up to `BATCH` rows of one of `TABLES` that are older than so many days, oldest first.
 
     Returns how many, and the moment of the last one: given as `since`, the next call does not look before it again.

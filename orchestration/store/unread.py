@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, cast
 
 from pydantic import Field, JsonValue
@@ -19,14 +18,16 @@ from orchestration.contracts import Contract
 from orchestration.errors import BadInput
 from orchestration.json_text import to_json
 from orchestration.redaction import MAX_TEXT, one_line, redact, redact_text
+from orchestration.store.database import seconds_ago
 from orchestration.store.models import RefusedPushRow
-from orchestration.store.refused import HTTP_ACCEPTED, LOCAL_KEY
+from orchestration.store.refused import HTTP_ACCEPTED, LOCAL_KEY, NAME_CHARACTERS, REASON_CHARACTERS
+from orchestration.store.retention import DAY_SECONDS
 
 KEPT_CHARACTERS = 256 * 1024
-"""How much of a body is kept. What is longer is cut, and can be looked at, but not be read again."""
+"""How much of a body is kept. A longer one is cut: people can look at it, and no source can read it again."""
 
 MAX_KEPT_A_DAY = 10_000
-"""How many bodies of one sender are kept of a day. What comes then is refused, so that its sender knows."""
+"""How many bodies of one sender are kept within a day. Further ones are refused, so that the sender knows."""
 
 MOST_LISTED = 1_000
 """How many pushes are read at once: the bodies of all that are kept may be more than memory has."""
@@ -35,7 +36,6 @@ _T = RefusedPushRow
 _DETAILS = ("source", "environment", "shape", "is_json", "definition", "run_ids")
 _CUT = ("[truncated]", "[too deep]")
 """What the redaction writes for what it leaves out."""
-_NAME_CHARACTERS, _REASON_CHARACTERS = 200, 400
 
 
 class UnreadPush(Contract):
@@ -61,7 +61,7 @@ class UnreadPush(Contract):
     """Whether `body` is the JSON of all of it."""
     definition: str | None = None
     run_ids: list[str] = Field(default_factory=list[str])
-    """The runs of it, if a source could read it later."""
+    """Its runs, if a source could read it later."""
 
     @property
     def name(self) -> str:
@@ -85,7 +85,7 @@ def body_to_keep(value: object, *, text: str | None = None) -> tuple[str, bool]:
 
 
 def _is_complete(value: object, written: str) -> bool:
-    """Whether the redaction has left out nothing but secrets: it also cuts what is very long, or deep."""
+    """Whether redaction has left out nothing but secrets. It also cuts what is very long or deep."""
     rest = [value]
     while rest:
         one = rest.pop()
@@ -101,8 +101,11 @@ def _is_complete(value: object, written: str) -> bool:
 
 async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:
     """Keep a push. Returns its number; None means that its sender has had too many kept today."""
-    today = _T.at > func.now() - func.make_interval(0, 0, 0, 1)
-    recent = select(_T.id).where(today, _is_unread(), _T.sender == push.sender).limit(MAX_KEPT_A_DAY)
+    recent = (
+        select(_T.id)
+        .where(_T.at > seconds_ago(DAY_SECONDS), _is_unread(), _T.sender == push.sender)
+        .limit(MAX_KEPT_A_DAY)
+    )
     if (await tx.execute(select(func.count()).select_from(recent.subquery()))).scalar_one() >= MAX_KEPT_A_DAY:
         return None
     details: dict[str, Any] = {
@@ -114,12 +117,12 @@ async def keep_unread(tx: AsyncConnection, push: UnreadPush) -> int | None:
         "count": 1,
     } | ({} if push.sender else {LOCAL_KEY: "yes"})
     row = insert(_T).values(
-        sender=one_line(push.sender, _NAME_CHARACTERS),
-        address=one_line(push.address, _NAME_CHARACTERS),
-        path=one_line(push.path, _NAME_CHARACTERS),
+        sender=one_line(push.sender, NAME_CHARACTERS),
+        address=one_line(push.address, NAME_CHARACTERS),
+        path=one_line(push.path, NAME_CHARACTERS),
         size_bytes=push.size_bytes,
         status=HTTP_ACCEPTED,
-        reason=one_line(push.reason, _REASON_CHARACTERS),
+        reason=one_line(push.reason, REASON_CHARACTERS),
         body=push.body,
         details=details,
     )
@@ -155,7 +158,7 @@ async def mark_read(tx: AsyncConnection, number: int, run_ids: Sequence[str]) ->
 
 
 async def count_unread_like(tx: AsyncConnection, push: UnreadPush) -> int:
-    """How many pushes with the same sender, source and shape no source could read yet."""
+    """How many unread pushes are kept with the same sender, source, environment and shape."""
     same = (
         _T.sender == push.sender,
         _T.details["source"].astext == push.source,
@@ -179,5 +182,4 @@ async def _read(tx: AsyncConnection, conditions: Sequence[ColumnElement[bool]], 
 def _push_of(row: dict[str, Any]) -> UnreadPush:
     details = row.pop("details")
     known = {name: details[name] for name in _DETAILS if name in details}
-    at: datetime = row.pop("at")
-    return UnreadPush.model_validate({**row, "at": at, **known})
+    return UnreadPush.model_validate({**row, **known})

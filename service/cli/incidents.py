@@ -28,10 +28,10 @@ from orchestration.store.incident_list import (
     summarize,
 )
 from orchestration.store.incidents import ChannelRecord, IncidentStory, read_incident
+from orchestration.store.open_storms import LabelCount, count_by_label
 from orchestration.store.records import HistoryRecord, RunRecord
 from orchestration.store.silences import silenced_now
 from orchestration.store.standings import wait_for_messages
-from orchestration.store.storms import LabelCount, count_by_label
 from service.cli.reader import read, read_at
 from service.cli.terminal import USAGE, Json, as_json, errors, fail, output, shortened, show_facts
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect.blocks.core import Block
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
@@ -63,14 +62,13 @@ class KnownAutomation:
     """Whether somebody has changed it in Prefect since it was applied."""
 
 
-async def read_sets(client: PrefectClient, set_name: str | None = None) -> list[KnownAutomation]:
-    """The automations of this set, or of all."""
+async def read_sets(client: PrefectClient) -> list[KnownAutomation]:
+    """The automations of all sets, by name."""
     return [
         KnownAutomation(
             id=one.id, name=one.name, set_name=_set_of(one), enabled=one.enabled, changed=_digest(one) != _applied(one)
         )
         for one in await _read(client)
-        if set_name is None or _set_of(one) == set_name
     ]
 
 
@@ -108,17 +106,17 @@ async def delete_set(client: PrefectClient, set_name: str) -> list[str]:
     return [one.name for one in found]
 
 
-async def find_block(client: PrefectClient, block_type: type[Block], name: str) -> UUID | None:
-    """The id of a saved block. None means that there is none."""
+async def find_webhook(client: PrefectClient, name: str) -> UUID | None:
+    """The id of the saved webhook block with this name. None means that there is none."""
     with suppress(ObjectNotFound):
-        found = await client.read_block_document_by_name(name, block_type_slug=block_type.get_block_type_slug())
+        found = await client.read_block_document_by_name(name, block_type_slug=Webhook.get_block_type_slug())
         return found.id
     return None
 
 
 async def delete_webhook(client: PrefectClient, name: str) -> None:
     """Delete the saved webhook block with this name, if there is one."""
-    if (block_id := await find_block(client, Webhook, name)) is not None:
+    if (block_id := await find_webhook(client, name)) is not None:
         await client.delete_block_document(block_id)
 
 

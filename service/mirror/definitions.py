@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.pipeline_definition import BLOCK_TYPES, DefinitionBlock, PrefectBlocks
 from blocks.prefect_api import prefect_errors
 from flows.definition_pipeline import definition_pipeline
-from flows.definitions import BrokenBlock, BrokenMapping, BrokenPolicy, sync_block, write_block
+from flows.definitions import BrokenEdit, sync_block, write_block
 from orchestration.definitions import POLICY_NAME, Kind, checked_name
 from orchestration.errors import BadInput
 from orchestration.signals import logger
@@ -62,7 +62,7 @@ async def store_edit(database: Database, kind: Kind, name: str) -> list[str]:
     try:
         if (block := await blocks.read(name)) is not None:
             await sync_block(database, blocks, block)
-    except (BrokenBlock, BrokenPolicy, BrokenMapping) as error:
+    except BrokenEdit as error:
         return [f"its block had an edit that could not be used ({'; '.join(error.lines)}): the edit was overwritten"]
     return []
 
@@ -130,7 +130,7 @@ async def _sync_blocks(
         try:
             _check_name(kind, block)
             await sync_block(database, blocks, block)
-        except (BrokenBlock, BrokenPolicy, BrokenMapping) as error:
+        except BrokenEdit as error:
             broken[block.name] = str(error)
         except BadInput as error:
             logger.warning("%s", error)

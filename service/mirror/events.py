@@ -1,7 +1,6 @@
 """What has happened, as events of Prefect: incidents, pages, storms and canaries. docs/prefect.md has their table.
 
-Prefect hears of it after the fact, and in batches. An event has the same id each time it is sent, so that a batch that
-is sent twice makes no event twice.
+An event has the same id each time it is sent, so that a batch that is sent twice makes no event twice.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from orchestration.alert import STORM_KEY
 from orchestration.redaction import one_line
 from orchestration.signals import logger
-from orchestration.store.event_cursor import AboutIncident, HistoryEvent, PageEvent
+from orchestration.store.event_cursor import CANARY_DELIVERED, CANARY_MISSED, AboutIncident, HistoryEvent, PageEvent
 
 BATCH = 200
 """How many events a request has."""
@@ -37,7 +36,11 @@ _INCIDENT_EVENTS = {
     "incident_resolved": "resolved",
     "incident_expired": "resolved",
 }
-_CANARY_EVENTS = {"canary_delivered": "delivered", "canary_missed": "missed"}
+_CANARY_EVENTS = {CANARY_DELIVERED: "delivered", CANARY_MISSED: "missed"}
+
+REPORTED_EVENTS = (*_INCIDENT_EVENTS, *_CANARY_EVENTS)
+"""The events of the history that Prefect hears of."""
+
 _FACTS = ("by", "via", "why", "to", "number", "escalation")
 """What of the details of a line an event has."""
 
@@ -93,7 +96,7 @@ def event_of_page(page: PageEvent, *, failed: bool) -> Event:
 
 
 async def send_events(client: PrefectClient, events: Sequence[Event]) -> None:
-    """Send events in batches. One that Prefect does not take is left out, with a line in the log.
+    """Send events in batches. One that Prefect refuses is left out, with a line in the log.
 
     Raises whatever Prefect's client raises: call it within `blocks.prefect_api.prefect_errors()`.
     """
@@ -108,7 +111,7 @@ async def _send(client: PrefectClient, events: Sequence[Event]) -> None:
         if error.response.status_code not in _REFUSED:
             raise
         if len(events) == 1:
-            logger.warning("Prefect does not take the event %s: %s", events[0]["event"], one_line(str(error), 300))
+            logger.warning("Prefect refuses the event %s: %s", events[0]["event"], one_line(str(error), 300))
             return
         middle = len(events) // 2
         await _send(client, events[:middle])

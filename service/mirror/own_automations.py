@@ -1,12 +1,13 @@
-"""Automations about alert-pipeline itself: Prefect notifies somebody through a block of its own when pages fail, the
-canary stays away, nobody executes runs, or a report to us was not taken.
+"""Automations about alert-pipeline itself: Prefect notifies somebody through a block of its own when pages fail, no
+canary arrives, no worker executes runs, or a report of Prefect to us fails.
 
 The block shares no code with our channels, so that what breaks those does not silence it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,88 @@ CANARY_SECONDS = 900
 _BLOCK_PARTS = 2
 
 
+_TRIGGER: Mapping[str, Any] = {"posture": Posture.Reactive, "threshold": 1, "within": SOME_TIME}
+"""What each trigger has, unless it says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    """An automation about us. Prefect fills in the templates of subject and body."""
+
+    name: str
+    trigger: Mapping[str, Any]
+    subject: str
+    body: str
+
+
+_OWN = (
+    _Own(
+        name="a page failed",
+        trigger={"expect": {"alert-pipeline.page.failed"}, "match": {"prefect.resource.id": "alert-pipeline.page.*"}},
+        subject="a page failed: {{ event.resource.name }}",
+        body="Channel {{ event.payload.channel }}: {{ event.payload.error }}\n"
+        "Tries: {{ event.payload.tries }}. Incident {{ event.resource['alert-pipeline.incident'] }}, "
+        "{{ event.resource['alert-pipeline.severity'] }}.\nalert-pipeline why {{ event.payload.run_id }}",
+    ),
+    _Own(
+        name="a canary did not arrive",
+        trigger={
+            "expect": {"alert-pipeline.canary.missed"},
+            "match": {"prefect.resource.id": "alert-pipeline.canary.*"},
+        },
+        subject="the canary did not arrive on {{ event.payload.channel }}",
+        body="{{ event.payload.problem }}\nReal alerts may not arrive either: alert-pipeline doctor",
+    ),
+    _Own(
+        name="no canary arrives",
+        trigger={
+            "posture": Posture.Proactive,
+            "match": {"prefect.resource.id": "alert-pipeline.canary.*"},
+            "after": {"alert-pipeline.canary.delivered", "alert-pipeline.canary.missed"},
+            "expect": {"alert-pipeline.canary.delivered", "alert-pipeline.canary.missed"},
+            "for_each": {"prefect.resource.id"},
+            "within": CANARY_SECONDS,
+        },
+        subject="no canary for a quarter of an hour",
+        body="Nothing shows that alerts arrive: is a worker alive, and the database? alert-pipeline doctor",
+    ),
+    _Own(
+        name="no worker executes runs",
+        trigger={
+            "expect": {"prefect.work-pool.not-ready"},
+            "match": {"prefect.resource.id": "prefect.work-pool.*", "prefect.resource.name": POOL_NAME},
+        },
+        subject="no worker is alive",
+        body="The work pool {{ event.resource.name }} has no worker that is alive: alerts wait in the queue. "
+        "Start one: alert-pipeline worker",
+    ),
+    _Own(
+        name="the upkeep is late or fails",
+        trigger={
+            "expect": {"prefect.flow-run.Late", "prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "match_related": [
+                {"prefect.resource.role": "flow", "prefect.resource.name": "upkeep"},
+                {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.alert-pipeline"},
+            ],
+        },
+        subject="the upkeep is {{ event.resource['prefect.state-name'] }}",
+        body="{{ event.resource['prefect.state-message'] }}\nOld rows are not deleted, and stuck runs are not found.",
+    ),
+    _Own(
+        name="a report to alert-pipeline failed",
+        trigger={
+            "expect": {"prefect.automation.action.failed"},
+            # Not the automations of this set: one whose own block fails would call itself for ever.
+            "match": {"prefect.resource.id": "prefect.automation.*", "prefect.resource.name": f"{SETS_PREFIX}*"},
+        },
+        subject="a report to it failed: {{ event.resource.name }}",
+        body="{{ event.payload.reason }}\nWhat Prefect reported is lost: is the API alive? "
+        "alert-pipeline automations list",
+    ),
+)
+
+
 async def apply_own(
     client: PrefectClient, block: str, *, overwrite: bool = False, dry_run: bool = False
 ) -> list[AppliedAutomation]:
@@ -42,84 +125,17 @@ async def apply_own(
         BadInput: there is no such block, it cannot notify, or it is one of our channels.
         Exception: whatever Prefect's client raises.
     """
-    wanted = list(own_automations(await _find_block(client, block)))
+    block_id = await _find_block(client, block)
+    wanted = [_automation(each, block_id) for each in _OWN]
     return await apply_set(client, OWN_SET, wanted, overwrite=overwrite, dry_run=dry_run)
 
 
-def own_automations(block_id: UUID) -> Iterator[AutomationCore]:
-    """The automations about us."""
-    yield _automation(
-        "a page failed",
-        block_id,
-        {"expect": {"alert-pipeline.page.failed"}, "match": {"prefect.resource.id": "alert-pipeline.page.*"}},
-        "a page failed: {{ event.resource.name }}",
-        "Channel {{ event.payload.channel }}: {{ event.payload.error }}\n"
-        "Tries: {{ event.payload.tries }}. Incident {{ event.resource['alert-pipeline.incident'] }}, "
-        "{{ event.resource['alert-pipeline.severity'] }}.\nalert-pipeline why {{ event.payload.run_id }}",
+def _automation(own: _Own, block_id: UUID) -> AutomationCore:
+    subject = f"alert-pipeline: {own.subject}"
+    action = SendNotification(block_document_id=block_id, subject=subject, body=own.body)
+    return AutomationCore(
+        name=own.name, trigger=EventTrigger.model_validate({**_TRIGGER, **own.trigger}), actions=[action]
     )
-    yield _automation(
-        "a canary did not arrive",
-        block_id,
-        {"expect": {"alert-pipeline.canary.missed"}, "match": {"prefect.resource.id": "alert-pipeline.canary.*"}},
-        "the canary did not arrive on {{ event.payload.channel }}",
-        "{{ event.payload.problem }}\nReal alerts may not arrive either: alert-pipeline doctor",
-    )
-    yield _automation(
-        "the canary stays away",
-        block_id,
-        {
-            "posture": Posture.Proactive,
-            "match": {"prefect.resource.id": "alert-pipeline.canary.*"},
-            "after": {"alert-pipeline.canary.delivered", "alert-pipeline.canary.missed"},
-            "expect": {"alert-pipeline.canary.delivered", "alert-pipeline.canary.missed"},
-            "for_each": {"prefect.resource.id"},
-            "within": CANARY_SECONDS,
-        },
-        "no canary for a quarter of an hour",
-        "Nothing says any more that alerts arrive: is a worker alive, and the database? alert-pipeline doctor",
-    )
-    yield _automation(
-        "no worker executes runs",
-        block_id,
-        {
-            "expect": {"prefect.work-pool.not-ready"},
-            "match": {"prefect.resource.id": "prefect.work-pool.*", "prefect.resource.name": POOL_NAME},
-        },
-        "no worker is alive",
-        "The work pool {{ event.resource.name }} has no worker that lives: alerts wait in the queue. "
-        "Start one: alert-pipeline worker",
-    )
-    yield _automation(
-        "the upkeep is late or fails",
-        block_id,
-        {
-            "expect": {"prefect.flow-run.Late", "prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-            "match": {"prefect.resource.id": "prefect.flow-run.*"},
-            "match_related": [
-                {"prefect.resource.role": "flow", "prefect.resource.name": "upkeep"},
-                {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.alert-pipeline"},
-            ],
-        },
-        "the upkeep is {{ event.resource['prefect.state-name'] }}",
-        "{{ event.resource['prefect.state-message'] }}\nOld rows are not deleted, and stuck runs are not found.",
-    )
-    yield _automation(
-        "a report of Prefect was not taken",
-        block_id,
-        {
-            "expect": {"prefect.automation.action.failed"},
-            # Not the automations of this set: one whose own block fails would call itself for ever.
-            "match": {"prefect.resource.id": "prefect.automation.*", "prefect.resource.name": f"{SETS_PREFIX}*"},
-        },
-        "a report was not taken: {{ event.resource.name }}",
-        "{{ event.payload.reason }}\nWhat Prefect reported is lost: is the API alive? alert-pipeline automations list",
-    )
-
-
-def _automation(name: str, block_id: UUID, trigger: dict[str, Any], subject: str, body: str) -> AutomationCore:
-    usual = {"posture": Posture.Reactive, "threshold": 1, "within": SOME_TIME}
-    action = SendNotification(block_document_id=block_id, subject=f"alert-pipeline: {subject}", body=body)
-    return AutomationCore(name=name, trigger=EventTrigger.model_validate(usual | trigger), actions=[action])
 
 
 async def _find_block(client: PrefectClient, named: str) -> UUID:

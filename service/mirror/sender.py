@@ -72,55 +72,51 @@ def webhook_block(url: str, *, key: str | None, environment: str | None, known: 
 
 def sending_automations(watched: Watched, block_id: UUID) -> Iterator[AutomationCore]:
     """The automations that report this through the saved block."""
-    of_runs = {"prefect.resource.id": "prefect.flow-run.*"}
-    related = _related(watched)
     yield _automation(
         "flow runs that fail, and the next good one",
-        EventTrigger.model_validate(
-            {
-                "posture": Posture.Reactive,
-                # By type: an event has the name of its state, which may be any.
-                "match": of_runs | {"prefect.state-type": ["FAILED", "CRASHED", "COMPLETED"]},
-                "match_related": related,
-                "expect": {"prefect.flow-run.*"},
-            }
-        ),
+        # By type: an event has the name of its state, which may be any.
+        _trigger_of_runs(watched, {"prefect.state-type": ["FAILED", "CRASHED", "COMPLETED"]}, "prefect.flow-run.*"),
         _payload(watched, "flow-runs", _FLOW_RUN_PAGE),
         block_id,
     )
     if watched.late:
         yield _automation(
             "flow runs that are late",
-            EventTrigger.model_validate(
-                {
-                    "posture": Posture.Reactive,
-                    "match": of_runs,
-                    "match_related": related,
-                    "expect": {"prefect.flow-run.Late"},
-                }
-            ),
+            _trigger_of_runs(watched, {}, "prefect.flow-run.Late"),
             _payload(watched, "late", _FLOW_RUN_PAGE),
             block_id,
         )
     if watched.running_longer_than is not None:
+        states = {"prefect.state-type": ["RUNNING", *_ENDED], "prefect.state-name": "!Retrying"}
         yield _automation(
             "flow runs that take too long",
-            EventTrigger.model_validate(
-                {
-                    "posture": Posture.Proactive,
-                    "match": of_runs | {"prefect.state-type": ["RUNNING", *_ENDED], "prefect.state-name": "!Retrying"},
-                    "match_related": related,
-                    "after": {"prefect.flow-run.Running"},
-                    "expect": {"prefect.flow-run.*"},
-                    "for_each": {"prefect.resource.id"},
-                    "within": watched.running_longer_than,
-                }
+            _trigger_of_runs(
+                watched,
+                states,
+                "prefect.flow-run.*",
+                posture=Posture.Proactive,
+                after={"prefect.flow-run.Running"},
+                for_each={"prefect.resource.id"},
+                within=watched.running_longer_than,
             ),
             _payload(watched, "long", _FLOW_RUN_PAGE, limit=watched.running_longer_than),
             block_id,
         )
     if watched.workers:
         yield from _about_workers(watched, block_id)
+
+
+def _trigger_of_runs(watched: Watched, match: Mapping[str, Any], expect: str, **more: Any) -> EventTrigger:
+    """A trigger on an event of the flow runs that are watched. `match` is what their labels have beside that."""
+    return EventTrigger.model_validate(
+        {
+            "posture": Posture.Reactive,
+            "match": {"prefect.resource.id": "prefect.flow-run.*", **match},
+            "match_related": _related(watched),
+            "expect": {expect},
+            **more,
+        }
+    )
 
 
 def _about_workers(watched: Watched, block_id: UUID) -> Iterator[AutomationCore]:
@@ -153,7 +149,7 @@ def _related(watched: Watched) -> list[dict[str, Any]]:
 
 
 def _flows_of(watched: Watched) -> list[dict[str, Any]]:
-    """Each of these has to match a related resource, and an event has one flow."""
+    """The conditions for the flow of an event: a watched one, and none of our own. Each of them has to match."""
     chosen: list[dict[str, Any]] = [{"prefect.resource.name": list(watched.flows)}] if watched.flows else []
     not_ours = [{"prefect.resource.name": f"!{name}"} for name in OWN_FLOWS]
     return [{"prefect.resource.role": "flow"} | each for each in (*chosen, *not_ours)]

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import Flow
 from blocks.prefect_api import PAGE_SIZE, read_pages
 from orchestration.errors import BadInput, Unavailable
 from orchestration.redaction import one_line, redact_text
-from service.mirror.automations import AppliedAutomation, apply_set, find_block
+from service.mirror.automations import AppliedAutomation, apply_set, find_webhook
 from service.mirror.sender import OWN_FLOWS, OWN_TAG, Watched, sending_automations, webhook_block
 
 REQUEST_SECONDS = 10.0
@@ -58,7 +58,7 @@ async def set_up_sender(client: PrefectClient, order: SenderOrder) -> list[Appli
         Exception: whatever Prefect's client raises.
     """
     await _ensure_flows(client, order.watched)
-    block_id = await find_block(client, Webhook, order.block_name)
+    block_id = await find_webhook(client, order.block_name)
     known = None if block_id is None else await Webhook.aload(order.block_name, client=client)
     block = webhook_block(order.url, key=order.key, environment=order.environment, known=known)
     if order.check:

@@ -51,7 +51,9 @@ class StoryWriter:
                 await self._write_next()
             self._more.clear()
             if self._dropped:
-                logger.warning("%d runs have no artifact in Prefect: others came too fast", self._dropped)
+                logger.warning(
+                    "%d runs have no artifact in Prefect: runs end faster than artifacts are written", self._dropped
+                )
                 self._dropped = 0
 
     async def end(self) -> None:

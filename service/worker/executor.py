@@ -81,8 +81,8 @@ class RunExecutor:
         self._mirror = mirror
         self._stories = stories
         self._breaker = breaker
-        # A named storage spares each run the question for the server's default one. Nothing is written there.
-        # Nor need parameters be validated that are made here.
+        # Without a named storage each run would ask the server for its default one. Nothing is written there.
+        # The parameters are made here, and need no validation.
         self._linear, self._of_definitions = (
             cast("Flow[..., Any]", flow).with_options(result_storage=results, validate_parameters=False)
             for flow in (alert_pipeline, definition_pipeline)
@@ -251,7 +251,7 @@ class RunExecutor:
                     await self._mirror.set_state(flow_run.id, Cancelled(message="Cancelled by an operator."))
 
     async def _stop(self, flow: FlowTask | None) -> None:
-        """This worker gives the run up: what is being executed stops, and Prefect hears of it if it listens."""
+        """Stop the flow, which this worker executes no more. Prefect gets two seconds to record that."""
         if flow is not None and not flow.done():
             flow.cancel()
             await asyncio.wait({flow}, timeout=2)

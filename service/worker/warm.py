@@ -87,18 +87,18 @@ class WarmWorker(WarmProcessWorker):
         ) as worker:
             self._worker = worker
             printer(f"Worker {worker.name} claims runs, at most {worker.concurrency} at once")
-            asking = asyncio.create_task(self._ask(run_once, with_healthcheck, printer))
+            scheduled = asyncio.create_task(self._start_scheduled(run_once, with_healthcheck, printer))
             claiming = worker.start()
             try:
-                ended, _ = await asyncio.wait({asking, claiming}, return_when=asyncio.FIRST_COMPLETED)
+                ended, _ = await asyncio.wait({scheduled, claiming}, return_when=asyncio.FIRST_COMPLETED)
                 for task in ended:
                     task.result()
             finally:
-                asking.cancel()  # starts no scheduled runs from here on, and gives those that go on the same grace time
+                scheduled.cancel()  # no further scheduled run starts, and those that go on have the same grace time
                 await worker.end(self._ours.worker_grace_seconds)
-                await asyncio.wait({asking})
+                await asyncio.wait({scheduled})
 
-    async def _ask(self, run_once: bool, with_healthcheck: bool, printer: Callable[..., None]) -> None:
+    async def _start_scheduled(self, run_once: bool, with_healthcheck: bool, printer: Callable[..., None]) -> None:
         """Start scheduled runs. Whatever fails here, such as a broken prefect.yaml, claims go on."""
         while True:
             try:

@@ -22,7 +22,7 @@ from orchestration.store.runs import INBOX_CHANNEL
 from orchestration.store.workers import HEARTBEAT_SECONDS
 from service.worker.breaker import Breaker
 from service.worker.calendars import look_after_calendars
-from service.worker.events import EventTeller
+from service.worker.events import EventReporter
 from service.worker.executor import RunExecutor
 from service.worker.incidents import look_after_incidents
 from service.worker.outages import look_after_channels
@@ -114,8 +114,8 @@ class Worker:
             duties.create_task(_keep_up(partial(look_after_storms, self._services)))
             duties.create_task(_keep_up(self._keep_claiming))
             if self._services.settings.prefect_events:
-                teller = EventTeller(self._services.database, self._watch.client, self._breaker, self.name)
-                duties.create_task(_keep_up(teller.run))
+                reporter = EventReporter(self._services.database, self._watch.client, self._breaker, self.name)
+                duties.create_task(_keep_up(reporter.run))
 
     async def end(self, grace_seconds: float) -> None:
         """Claim no more, and wait so long for the runs; those that are not over then are released."""

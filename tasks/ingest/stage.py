@@ -22,12 +22,13 @@ from orchestration.requests import StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import logger
 from orchestration.states import RunReason
-from orchestration.store import actions, incidents, ingest_order, runs, storms
+from orchestration.store import actions, incidents, ingest_order, open_storms, runs, storms
 from orchestration.store import alerts as alert_store
 from orchestration.store.alerts import RecordedAlerts
 from orchestration.store.attempts import payload_ref
 from orchestration.store.database import Database, Transaction
 from orchestration.store.ingest_order import QueuedRun
+from orchestration.store.recording import RecordedMeanwhile
 from orchestration.store.timers import reschedule, schedule_first
 from tasks.ingest import heartbeats
 from tasks.ingest.escalate import begin_escalation
@@ -116,7 +117,7 @@ async def _ingest_next(context: StageContext, config: IngestConfig) -> tuple[Ing
                 return await _look(tx, own, config), turn.more
             recorded = await _record(tx, run, payload, config)
             return recorded if run.id == own.id else result, turn.more
-    except alert_store.RecordedMeanwhile:
+    except RecordedMeanwhile:
         return None, True
     except Exception as error:
         if run is None or run.run_id == context.run_id or is_retryable(error):
@@ -174,9 +175,9 @@ async def _record(tx: Transaction, run: QueuedRun, payload: Mapping[str, Any], c
     storm = run.incident_key.startswith(STORM_KEY)
     decision = decide(recorded.change, storm=storm)
     if recorded.incident is not None and storm:
-        await storms.link_folded(tx, push.folded, recorded.incident.id)
+        await open_storms.link_folded(tx, push.folded, recorded.incident.id)
         if recorded.change.known and not decision.notify:
-            await storms.show_growth(tx, recorded.incident.id)
+            await open_storms.show_growth(tx, recorded.incident.id)
     if recorded.incident is not None:
         decision, incident = await _bring_to_somebody(tx, recorded.incident, recorded.change, decision, config, run)
         recorded = replace(recorded, incident=incident)

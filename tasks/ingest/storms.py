@@ -25,7 +25,7 @@ from orchestration.requests import RunOptions, StoredPush
 from orchestration.settings import Settings
 from orchestration.signals import Signals, Tags, logger
 from orchestration.states import RunReason
-from orchestration.store import incidents, pushes, storms
+from orchestration.store import incidents, open_storms, pushes, storms
 from orchestration.store.database import Database, Transaction
 from orchestration.store.follow_ups import add_follow_up
 from orchestration.store.pushes import NewPush, NewRun
@@ -330,11 +330,11 @@ async def release_calm(services: StormServices) -> None:
     policy = await services.active_policy()
     rule = (policy.policy.timing.storm if policy else None) or Storm()
     async with services.database.statement() as tx:
-        calm = await storms.list_calm(tx, rule.threshold, rule.window)
+        calm = await open_storms.list_calm(tx, rule.threshold, rule.window)
     for incident_id, environment, key in calm:
         async with services.database.transaction() as tx:
             await incidents.lock_incident(tx, environment, key)
-            alerts = await storms.leave_storm(tx, incident_id)
+            alerts = await open_storms.leave_storm(tx, incident_id)
             if alerts:
                 await pushes.write_pushes(tx, [_push_of(alerts, environment, services.settings)])
             await add_follow_up(tx, incident_id, RunReason.MEMBER_ENDED)

@@ -16,8 +16,8 @@ from orchestration.responses import offered_for
 from orchestration.settings import Settings
 from orchestration.store.change_events import changes_of
 from orchestration.store.database import AsyncConnection
+from orchestration.store.open_storms import read_storm
 from orchestration.store.present import Present, read_present
-from orchestration.store.storms import read_storm
 from orchestration.store.story import all_checks
 from tasks.notify.subject import MessageSubject
 

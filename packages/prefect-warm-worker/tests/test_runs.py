@@ -238,7 +238,7 @@ async def test_a_limit_is_obeyed_and_the_next_run_follows_at_once(
         first = await client.create_flow_run_from_deployment(deployment, parameters={"name": "1"})
         await began("began1")
         second = await client.create_flow_run_from_deployment(deployment, parameters={"name": "2"})
-        await asyncio.sleep(1)
+        assert await worker.get_and_submit_flow_runs() == []
         assert (await client.read_flow_run(second.id)).state_type is StateType.SCHEDULED
         await client.set_flow_run_state(first.id, Cancelling())
         await began("began2")
@@ -248,11 +248,11 @@ async def test_a_limit_is_obeyed_and_the_next_run_follows_at_once(
 
 async def test_a_paused_pool_starts_nothing(pool: Pool, client: PrefectClient) -> None:
     with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: 1.0}):
-        async with pool.worker_of(doubling):
+        async with pool.worker_of(doubling) as worker:
             deployment = await pool.deploy(doubling)
             await client.update_work_pool(pool.name, WorkPoolUpdate(is_paused=True))
             held = await client.create_flow_run_from_deployment(deployment, parameters={"number": 1})
-            await asyncio.sleep(1)
+            assert await worker.get_and_submit_flow_runs() == []
             assert (await client.read_flow_run(held.id)).state_type is StateType.SCHEDULED
             await client.update_work_pool(pool.name, WorkPoolUpdate(is_paused=False))
             assert (await pool.end_of(held)).type is StateType.COMPLETED

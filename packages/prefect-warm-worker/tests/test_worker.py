@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 from conftest import Cable, Pool, eventually
-from prefect import flow, flow_engine
+from prefect import flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Pending
-from prefect_warm_worker import internals
 
 seen: set[str] = set()
 ending = asyncio.Event()
@@ -191,11 +190,18 @@ async def test_a_worker_that_could_run_nothing_says_why_and_ends(
     assert "Traceback" not in said
 
 
-def test_a_prefect_without_what_is_replaced_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, change in {
-        "capture_sigterm": internals.keep_own_sigterm_handler,
-        "_termination_intent": internals.ask_each_run_for_its_intent,
-    }.items():
-        monkeypatch.delattr(flow_engine, name)
-        with pytest.raises(AttributeError, match=f"has no prefect.flow_engine.{name}"):
-            change()
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prefect.flow_engine.capture_sigterm",
+        "prefect.flow_engine._termination_intent",
+        "prefect._flow_run_suspension.mark_flow_run_suspension_requested",
+    ],
+)
+async def test_a_worker_does_not_start_without_a_name_of_prefect_that_it_uses(
+    pool: Pool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(name)
+    with pytest.raises(AttributeError, match=f"has no {name}, which prefect-warm-worker uses"):
+        async with pool.worker_of(quick):
+            pass

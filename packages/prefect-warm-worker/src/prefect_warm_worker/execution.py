@@ -29,8 +29,11 @@ Why = Literal["cancel", "reschedule", "crash"]
 
 
 def without_own_watch(flow_run: FlowRun) -> FlowRun:
-    """A copy for the engine, which would open a thread and a websocket for each run of a deployment, only to learn that
-    it was suspended. On the server the flow run keeps its deployment, and the engine reads it again from there."""
+    """A copy for Prefect's engine that names no deployment.
+
+    For a run of a deployment the engine opens a thread and a websocket, only to learn that it was suspended. On the
+    server the flow run keeps its deployment, and the engine reads it from there.
+    """
     return flow_run.model_copy(update={"deployment_id": None})
 
 
@@ -83,7 +86,7 @@ class Execution:
         await self._thread.end()
 
     def stop(self, why: Why) -> None:
-        """Stop the flow where it stands. In a thread that is at the next line of Python that it executes."""
+        """Stop the flow where it stands. A flow in a thread stops at the next line of Python that it executes."""
         if self.stopped is not None:
             return
         self.stopped = why
@@ -93,7 +96,7 @@ class Execution:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """Wait for it no more."""
+        """Stop waiting for it."""
         if self._task is not None:
             self._task.cancel()
 

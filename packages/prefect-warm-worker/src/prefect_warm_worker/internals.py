@@ -15,6 +15,8 @@ from prefect.client.schemas.objects import State
 
 Intent = Callable[[], str | None]
 
+_SUSPENSION = ("prefect._flow_run_suspension", "mark_flow_run_suspension_requested")
+
 _intent: ContextVar[Intent | None] = ContextVar("prefect_warm_worker_intent", default=None)
 
 
@@ -57,6 +59,15 @@ def set_intent(intent: Intent) -> None:
     _intent.set(intent)
 
 
+def ensure_suspension() -> None:
+    """Check that `suspend()` can do its work.
+
+    Raises:
+        AttributeError: this version of Prefect has no `mark_flow_run_suspension_requested`.
+    """
+    _import_with(*_SUSPENSION)
+
+
 def suspend(flow_run_id: UUID, state: State[Any]) -> bool:
     """Let a flow run of this process stop at its next task, since it was suspended. False means that it does not run.
 
@@ -64,14 +75,16 @@ def suspend(flow_run_id: UUID, state: State[Any]) -> bool:
         AttributeError: this version of Prefect has no `mark_flow_run_suspension_requested`.
     """
     # Upstream: the engine itself watches for that with a thread and a websocket for each run of a deployment.
-    name = "mark_flow_run_suspension_requested"
-    mark: Callable[[UUID, State[Any]], bool] = getattr(_import_with("prefect._flow_run_suspension", name), name)
+    mark: Callable[[UUID, State[Any]], bool] = getattr(_import_with(*_SUSPENSION), _SUSPENSION[1])
     return mark(flow_run_id, state)
 
 
 def _import_with(name: str, attribute: str) -> ModuleType:
-    module = importlib.import_module(name)
-    if not hasattr(module, attribute):
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError:
+        module = None
+    if module is None or not hasattr(module, attribute):
         raise AttributeError(
             f"Prefect {__version__} has no {name}.{attribute}, which prefect-warm-worker uses: install a version of "
             "Prefect that it was tried with, or a newer prefect-warm-worker."

@@ -23,7 +23,7 @@ STARTING = ("Scheduled", "Late", "AwaitingRetry", "Resuming")
 """The states in which a flow run may be started."""
 
 STOPPING = ("Cancelling", "Cancelled", "Suspended")
-"""The states in which a flow run stops that this process executes."""
+"""The states in which a flow run that this process executes has to stop."""
 
 LISTEN_AGAIN_SECONDS = 5.0
 """How long the worker waits before it listens again after a failure. Until then it polls."""
@@ -34,12 +34,12 @@ async def listen(
 ) -> None:
     """Call back whenever a flow run of the work pool may be started, with its id, or has to stop, until cancelled.
 
-    One subscription to Prefect's events serves all runs. It spares nobody the polling: a server may have no events,
+    One subscription to Prefect's events serves all runs. Polling is needed all the same: a server may send no events,
     and one may be lost.
     """
     names = [f"{FLOW_RUN}{state}" for state in (*STARTING, *STOPPING)]
     while True:
-        wanted = EventFilter(
+        wanted = EventFilter(  # a new one each time: it contains the present moment
             event=EventNameFilter(name=names),
             any_resource=EventAnyResourceFilter.model_validate(
                 {"labels": {"prefect.resource.role": "work-pool", "prefect.resource.name": work_pool_name}}

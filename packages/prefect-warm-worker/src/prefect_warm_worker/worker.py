@@ -26,8 +26,9 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 from prefect_warm_worker.allowed import AllowedFlows, AnyFlow, CannotLoadFlows, Refused
 from prefect_warm_worker.blocking import warn_of_blocking
 from prefect_warm_worker.execution import Execution, Why, name_result_storage
-from prefect_warm_worker.internals import ask_each_run_for_its_intent, keep_own_sigterm_handler
+from prefect_warm_worker.internals import ask_each_run_for_its_intent, ensure_suspension, keep_own_sigterm_handler
 from prefect_warm_worker.job_variables import refuse_job_variables
+from prefect_warm_worker.next_look import NextLook
 from prefect_warm_worker.settings import WarmWorkerSettings
 from prefect_warm_worker.sigint import hear_sigint
 from prefect_warm_worker.unreported import Unreported
@@ -38,12 +39,6 @@ RETRY_SECONDS = 5.0
 
 AHEAD_SECONDS = 5.0
 """How much further than its next poll the worker looks ahead, to start scheduled runs on the second."""
-
-LOOK_AGAIN_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)
-"""When the worker looks again for a flow run of which an event spoke: the server sends events before it commits."""
-
-GATHER_SECONDS = 0.05
-"""How long a worker with more runs than slots waits for further slots before it asks for the next runs."""
 
 STOP_SECONDS = 10.0
 """How long runs have to report their end after they were stopped at the end of the worker."""
@@ -93,11 +88,9 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         self._unreported = Unreported()
         self._own_client: PrefectClient | None = None
         self._named: Callable[[AnyFlow], AnyFlow] | None = None
-        self._wake, self._attend = asyncio.Event(), asyncio.Event()
+        self._next_look = NextLook()
+        self._some_may_stop = asyncio.Event()
         self._polling = asyncio.Lock()
-        self._timer: asyncio.TimerHandle | None = None
-        self._announced: dict[UUID, int] = {}
-        """Flow runs of which an event spoke and that were not found yet, with how often the worker has looked."""
         self._more_wait = self._ending = self._is_away = False
 
     @classmethod
@@ -157,6 +150,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         Raises:
             SystemExit: no flow is allowed, or some cannot be imported. Why is printed.
             ValueError: `PREFECT_API_URL` is not set.
+            AttributeError: this version of Prefect lacks a name that is used or replaced.
         """
         if not PREFECT_API_URL.value():
             raise ValueError("PREFECT_API_URL must be set: it says where Prefect's server is")
@@ -170,6 +164,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         keep_own_sigterm_handler()
         hear_sigint()
         ask_each_run_for_its_intent()
+        ensure_suspension()
         async with AsyncExitStack() as opening:
             # Prefect patches print() for each run and restores what it found: of two runs at once, the first to end
             # would take it away from the second. With the patch around all of them there is nothing to restore.
@@ -247,11 +242,10 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             return []  # somebody has deleted the work pool: the next heartbeat creates it again
         self._last_polled_time = datetime.now(UTC)
         self._note_answer()
-        for one in found:
-            self._announced.pop(one.flow_run.id, None)
+        self._next_look.note_found(one.flow_run.id for one in found)
         waiting = [one.flow_run for one in found if one.flow_run.id not in self._tasks]
         due = [flow_run for flow_run in waiting if _time_of(flow_run) <= self._last_polled_time]
-        self._wake_at(min((_time_of(flow_run) for flow_run in waiting if flow_run not in due), default=None))
+        self._next_look.at(min((_time_of(flow_run) for flow_run in waiting if flow_run not in due), default=None))
         started = due[: max(self.free_slots, 0)]
         self._more_wait = len(started) < len(due)
         deployments = await self._read_deployments(started)
@@ -268,19 +262,19 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
         return {one.id: one for one in await self.client.read_deployments(deployment_filter=wanted)}
 
     def _start_task(self, flow_run: FlowRun, deployments: dict[UUID, DeploymentResponse]) -> None:
-        task = asyncio.create_task(self._take(flow_run, deployments), name=f"the flow run {flow_run.name}")
+        task = asyncio.create_task(self._claim_and_execute(flow_run, deployments), name=f"the flow run {flow_run.name}")
         self._tasks[flow_run.id] = task
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._tasks[flow_run.id]
             # A limit of the pool lets the server hold back the others, so that nobody knows whether more wait.
             if self._more_wait or (self._work_pool is not None and self._work_pool.concurrency_limit is not None):
-                task.get_loop().call_later(GATHER_SECONDS, self._wake.set)
+                self._next_look.soon()
 
         task.add_done_callback(ended)
 
-    async def _take(self, flow_run: FlowRun, deployments: dict[UUID, DeploymentResponse]) -> None:
-        """Make a flow run ours and execute it; nothing that happens ends the worker."""
+    async def _claim_and_execute(self, flow_run: FlowRun, deployments: dict[UUID, DeploymentResponse]) -> None:
+        """Claim a flow run and execute it. Nothing that happens ends the worker."""
         try:
             try:
                 flow = await self.find_flow(flow_run, await self._deployment_of(flow_run, deployments))
@@ -367,53 +361,32 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             raise RuntimeError("The worker was not started")
         return self._own_client
 
-    # What goes on beside that.
+    # The duties in the background.
 
     async def _listen(self) -> None:
-        await listen(self._work_pool_name, starting=self._expect, stopping=self._attend.set, logger=self._logger)
-
-    def _expect(self, flow_run_id: UUID) -> None:
-        self._announced[flow_run_id] = 0
-        self._wake.set()
+        starting, stopping = self._next_look.announce, self._some_may_stop.set
+        await listen(self._work_pool_name, starting=starting, stopping=stopping, logger=self._logger)
 
     async def _start_what_is_due(self) -> None:
         """Start flow runs as soon as an event says so, or at their time. Prefect's own loop polls beside that."""
         while True:
-            looked = min(self._announced.values(), default=None)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if looked is None else LOOK_AGAIN_SECONDS[looked]):
-                    await self._wake.wait()
-            self._wake.clear()
-            announced = tuple(self._announced)
+            announced = await self._next_look.wait()
             await self.get_and_submit_flow_runs()
-            for flow_run_id in announced:
-                self._look_again_for(flow_run_id)
-
-    def _look_again_for(self, flow_run_id: UUID) -> None:
-        """Count a look at a flow run that was not found. One that was looked for often enough is another worker's."""
-        looked = self._announced.pop(flow_run_id, None)
-        if looked is not None and looked + 1 < len(LOOK_AGAIN_SECONDS) and flow_run_id not in self._tasks:
-            self._announced[flow_run_id] = looked + 1
-
-    def _wake_at(self, moment: datetime | None) -> None:
-        """Look for flow runs at this moment, and not at the one that was said before."""
-        if self._timer is not None:
-            self._timer.cancel()
-        seconds = None if moment is None else (moment - datetime.now(UTC)).total_seconds()
-        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._wake.set)
+            self._next_look.note_looked(announced, started=self._tasks)
 
     async def _look_after_runs(self) -> None:
         """Stop runs that were cancelled or suspended, as soon as an event says so, and after a while without events."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.own_settings.watch_seconds):
-                    await self._attend.wait()
-            self._attend.clear()
+                    await self._some_may_stop.wait()
+            self._some_may_stop.clear()
             watched = [execution for execution in self._executions.values() if self.may_stop(execution)]
             await stop_what_was_stopped(self._shared_client, watched)
             await self._report_ends()
 
     async def _keep_up(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """Do a duty until cancelled, and again after an error."""
         while True:
             try:
                 await duty()

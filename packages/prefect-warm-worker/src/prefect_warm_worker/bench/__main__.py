@@ -135,15 +135,15 @@ async def _measure(contender: Contender, api_url: str, place: Path, options: arg
     arrivals = Arrivals()
     async with get_client() as client:
         with _running(contender, api_url, place):
-            deployment = await _deployment(client, contender)
-            await _one(client, deployment, arrivals)
+            deployment = await _ensure_deployment(client, contender)
+            await _measure_latency(client, deployment, arrivals)
             seconds = list[float]()
             for number in range(options.runs):
-                seconds.append(await _one(client, deployment, arrivals))
+                seconds.append(await _measure_latency(client, deployment, arrivals))
                 _say(f"{contender.name}: run {number + 1} of {options.runs} began after {seconds[-1]:.2f} s")
                 # Not in step with the other's polling: a run comes at any moment of its interval.
                 await asyncio.sleep(0.37 * (number % 7))
-            per_second = await _burst(client, deployment, arrivals, options.burst)
+            per_second = await _measure_burst(client, deployment, arrivals, options.burst)
             _say(f"{contender.name}: {per_second:.2f} runs a second, {options.burst} at once")
     return Figures(contender.name, seconds, per_second, os.getloadavg()[0])
 
@@ -170,8 +170,8 @@ def _running(contender: Contender, api_url: str, place: Path) -> Generator[None]
             process.wait()
 
 
-async def _deployment(client: PrefectClient, contender: Contender) -> UUID:
-    """The deployment of a contender; `serve()` makes its own."""
+async def _ensure_deployment(client: PrefectClient, contender: Contender) -> UUID:
+    """The id of the deployment of a contender. `serve()` creates its own."""
     if contender.kind == "serve":
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
@@ -193,15 +193,15 @@ async def _deployment(client: PrefectClient, contender: Contender) -> UUID:
     )
 
 
-async def _one(client: PrefectClient, deployment: UUID, arrivals: Arrivals) -> float:
-    """The seconds from the request that starts a run to its first line."""
+async def _measure_latency(client: PrefectClient, deployment: UUID, arrivals: Arrivals) -> float:
+    """Start a run. Returns the seconds from the request to its first line."""
     number, began = arrivals.number(), time.time()
     await client.create_flow_run_from_deployment(deployment, parameters={"port": arrivals.port, "number": number})
     return await arrivals.of(number) - began
 
 
-async def _burst(client: PrefectClient, deployment: UUID, arrivals: Arrivals, runs: int) -> float:
-    """The runs a second of so many at once, from the first request to the last first line."""
+async def _measure_burst(client: PrefectClient, deployment: UUID, arrivals: Arrivals, runs: int) -> float:
+    """Start so many runs at once. Returns the runs a second, from the first request to the last first line."""
     numbers, began = [arrivals.number() for _ in range(runs)], time.time()
     starting = [
         client.create_flow_run_from_deployment(deployment, parameters={"port": arrivals.port, "number": number})
