@@ -8,7 +8,7 @@ from typing import cast
 import orjson
 from pydantic import Field
 
-from orchestration.alert import NOT_UNDERSTOOD
+from orchestration.alert import NOT_UNDERSTOOD, OWN_SOURCE
 from orchestration.contracts import Contract
 from orchestration.engine.run import NodeKinds
 from orchestration.errors import BadInput
@@ -136,6 +136,6 @@ async def _accept(intake: ReplayIntake, push: UnreadPush) -> list[str]:
 
 async def _end_alert(intake: ReplayIntake, push: UnreadPush) -> None:
     body = unread_push(push, body_of(push), resolved=True)
-    said = RunRequest(payload=body, source="generic", environment=push.environment)
+    said = RunRequest(payload=body, source=OWN_SOURCE, environment=push.environment)
     metadata = PushMetadata(sender=push.sender, idempotency_key=f"{NOT_UNDERSTOOD}-{push.name}")
     await accept(intake, said, metadata)

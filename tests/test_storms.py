@@ -143,6 +143,24 @@ async def test_a_critical_alert_that_is_unlike_an_open_storm_is_told_by_itself(
     assert new == ["[CRITICAL] Payments0", "[CRITICAL] Payments1", "[CRITICAL] Payments2"]
 
 
+async def test_a_storm_that_fires_on_hides_nothing_that_comes_now_and_then(
+    services: Services, channel: MemoryChannel
+) -> None:
+    await accept(services, 60, severity="warning")
+    await work(services)
+    assert len(channel.messages) == 1
+    for n in range(3):
+        await let_pass(services.database, timedelta(minutes=3))
+        await accept(services, 1, first=60 + n, severity="warning")
+        await work(services)
+    own = [message.title for message in channel.messages[1:]]
+    assert own == ["[WARNING] DiskFull1 on db-61 (production)", "[WARNING] DiskFull2 on db-62 (production)"]
+    await let_pass(services.database, timedelta(minutes=3))
+    await accept(services, 30, first=63, severity="warning")
+    await work(services)
+    assert len(channel.messages) == 3  # so many at once are a storm again, and in the message that is there
+
+
 async def test_a_storm_that_gets_worse_is_told_and_one_that_grows_is_not(
     services: Services, channel: MemoryChannel
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestration.alert import NOT_UNDERSTOOD
+from orchestration.alert import NOT_UNDERSTOOD, OWN_SOURCE
 from orchestration.analysis import AnalysisInput
 from orchestration.settings import Settings
 from orchestration.store import unread
@@ -58,7 +58,7 @@ async def test_what_no_source_reads_is_kept_and_told_once(
     assert json.loads(second.body)["station"] == "south"
     assert first.name in said.json()["message"]
     run = await run_of(database, said.json()["run_id"])
-    assert run.source == "generic"
+    assert run.source == OWN_SOURCE
     assert run.alert_fingerprint is not None
     assert run.alert_fingerprint.startswith(f"{NOT_UNDERSTOOD}/")
     assert "that is not understood" in run.title
@@ -301,3 +301,13 @@ async def test_why_says_that_it_is_kept(api: httpx.AsyncClient, database: Databa
     assert "said that the local key at" in found.text
     assert "from the local key at" in found.text
     assert "no key" not in found.text
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1}', b"[1]", b"not JSON"])
+async def test_an_address_without_a_source_keeps_nothing(
+    api: httpx.AsyncClient, database: Database, body: bytes
+) -> None:
+    refused = await api.post("/alerts/webhook/semaphore/", content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 422, refused.text
+    assert "there is no source 'semaphore'" in refused.text
+    assert await kept(database) == []

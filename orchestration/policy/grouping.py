@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 
-from orchestration.alert import HEARTBEAT_SOURCE, NOT_UNDERSTOOD, OWN_SOURCE, TOO_LARGE, Alert, bounded_key
+from orchestration.alert import HEARTBEAT_SOURCE, OWN_SOURCE, TOO_LARGE, Alert, bounded_key
 from orchestration.policy.matchers import all_match
 from orchestration.policy.model import ALL_LABELS, Grouping, Policy
 from orchestration.policy.routing import Subject
@@ -16,7 +16,6 @@ from orchestration.redaction import is_secret, redact_text
 KEY_START = "policy:"
 """How the incident keys begin that are made of a policy's grouping. No source makes such keys."""
 
-_OWN_NAMES = frozenset({TOO_LARGE, NOT_UNDERSTOOD})
 _OWN_SOURCES = frozenset({OWN_SOURCE, HEARTBEAT_SOURCE})
 
 
@@ -37,7 +36,7 @@ def key_of(policy: Policy, alert: Alert, *, environment: str) -> str | None:
     The key is made of the matchers and the labels in a fixed order, so that it is the same in every process. A value
     with a secret in it becomes its digest. What this installation reports of itself, and heartbeats, keep their keys.
     """
-    if alert.source in _OWN_SOURCES or alert.name in _OWN_NAMES:
+    if alert.source in _OWN_SOURCES or alert.name == TOO_LARGE:
         return None
     labels = Subject.of(alert, environment=environment).labels
     grouping = grouping_of(policy, labels)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 from sqlalchemy import text
@@ -22,7 +23,7 @@ MOST_READ = 20_000
 """How many waiting runs are counted, and looked at together, at most."""
 
 HOT_WINDOWS = 5
-"""For so many windows after its latest member a storm takes new ones, however few they are."""
+"""For so many windows after its latest members a storm takes new ones, also if they are fewer than the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +165,14 @@ _HOT = text(
     f"""
     select environment, incident_key, opened_at < clock_timestamp() - cast(:window as interval) as is_old
     from incident
-    where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}') and exists (
-        select 1 from membership
-        where membership.incident_id = incident.id
-            and membership.joined_at > clock_timestamp() - :windows * cast(:window as interval)
-    )
+    where status in {OPEN_STATUSES!r} and starts_with(incident_key, '{STORM_KEY}') and (
+        select count(*) from (
+            select 1 from membership
+            where membership.incident_id = incident.id
+                and membership.joined_at > clock_timestamp() - :windows * cast(:window as interval)
+            limit :many
+        ) as lately
+    ) = :many
     union
     select environment, incident_key, false from pipeline_run
     where awaits_ingest and starts_with(incident_key, '{STORM_KEY}')
@@ -177,12 +181,16 @@ _HOT = text(
 )
 
 
-async def list_hot(tx: AsyncConnection, window: timedelta) -> dict[tuple[str, str], bool]:
-    """The environments and keys of the open storms that took a member lately, or are about to open.
+async def list_hot(tx: AsyncConnection, threshold: int, window: timedelta) -> dict[tuple[str, str], bool]:
+    """The environments and keys of the open storms that took members lately, or are about to open.
+
+    One alert now and then is no storm any more, however long the members of the storm fire: a quarter of the threshold
+    is. What comes to a storm that is not hot has a message of its own.
 
     The value is whether the storm is older than a window.
     """
-    found = (await tx.execute(_HOT, {"window": window, "windows": HOT_WINDOWS})).tuples()
+    values = {"window": window, "windows": HOT_WINDOWS, "many": ceil(threshold / 4)}
+    found = (await tx.execute(_HOT, values)).tuples()
     return {(place, key): is_old for place, key, is_old in found}
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
+from orchestration.alert import OWN_SOURCE
 from orchestration.contracts import PipelineOutcome, PipelineResult
 from orchestration.errors import BadInput, PipelineError, Unavailable, Unreadable
 from orchestration.redaction import one_line
@@ -34,7 +35,7 @@ from service.api.shapes import Queued, Trigger
 from service.api.sns import confirm_subscription
 from tasks.ingest.ceilings import too_large_push
 from tasks.ingest.inbox import PushMetadata, accept
-from tasks.ingest.sources import SOURCES
+from tasks.ingest.sources import ENTRY_POINTS, SOURCES, source_named
 from tasks.ingest.unread import shape_of, unread_push
 
 WRITE_TIMEOUT_SECONDS = 15.0
@@ -127,7 +128,14 @@ async def accept_too_large(request: ApiRequest, reason: str) -> Response:
 
 
 async def accept_no_object(request: ApiRequest, raw: bytes, reason: str) -> Response:
-    """Keep a body that is no JSON object, and notify somebody that its sender is not understood."""
+    """Keep a body that is no JSON object, and notify somebody that its sender is not understood.
+
+    Raises:
+        BadInput: the address names a source that does not exist.
+    """
+    asked = str(request.path_params.get("source", "webhook"))
+    if asked.strip().casefold() not in ENTRY_POINTS:
+        source_named(asked, request.api.sources)
     text = readable(raw, BodyHeaders.of(request), unread.KEPT_CHARACTERS)
     try:
         value: object = orjson.loads(text)
@@ -155,7 +163,7 @@ async def keep(request: ApiRequest, body: object, reason: str, *, text: str | No
     push = push.model_copy(update={"id": number})
     # Whoever watches what is refused as unreadable sees what is kept for the same reason.
     request.api.signals.note(PushRefused(source=push.source, status=HTTPStatus.BAD_REQUEST))
-    wanted = RunRequest(payload=unread_push(push, body), source="generic", environment=push.environment)
+    wanted = RunRequest(payload=unread_push(push, body), source=OWN_SOURCE, environment=push.environment)
     logger.warning("A push from %s is not understood, and kept as %s", push.sender or push.path, push.name)
     # What is kept has another name each time, so that the request's Idempotency-Key is not for this alert.
     written = await _store_under(None, request, wanted)

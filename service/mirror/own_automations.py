@@ -98,7 +98,8 @@ _OWN = (
             ],
         },
         subject="the upkeep is {{ event.resource['prefect.state-name'] }}",
-        body="{{ event.resource['prefect.state-message'] }}\nOld rows are not deleted, and stuck runs are not found.",
+        body="{{ event.resource['prefect.state-message'] or 'Nothing has started it in time.' }}\n"
+        "Old rows are not deleted, and stuck runs are not found.",
     ),
     _Own(
         name="a report to alert-pipeline failed",

@@ -207,7 +207,7 @@ async def _fold_batch(
 ) -> list[Waiting]:
     """Write the runs of storms. Returns the runs that are over."""
     ended = [alert.fingerprint for one in waiting for alert in one.push.alerts if not alert.firing]
-    hot = await storms.list_hot(tx, rule.window)
+    hot = await storms.list_hot(tx, rule.threshold, rule.window)
     critical = {alert.name for one in waiting if one.severity is Severity.CRITICAL for alert in one.push.alerts}
     chosen, alone = choose(
         waiting,

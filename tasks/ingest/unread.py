@@ -36,7 +36,7 @@ def first_fields(body: object) -> str:
 
 
 def unread_push(kept: UnreadPush, body: object, *, resolved: bool = False) -> dict[str, JsonValue]:
-    """The body of the generic source that stands for pushes of one sender and shape that no source can read.
+    """The body of an alert of our own that stands for pushes of one sender and shape that no source can read.
 
     Args:
         kept: one of them.
