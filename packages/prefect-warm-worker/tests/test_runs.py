@@ -43,9 +43,21 @@ async def failing() -> None:
     raise RuntimeError("it went wrong")
 
 
+class Odd(BaseException):
+    """What nobody expects."""
+
+
+LEAVING = {"exit": SystemExit, "interrupt": KeyboardInterrupt, "cancel": asyncio.CancelledError, "odd": Odd}
+
+
 @flow
-async def leaving() -> None:
-    raise SystemExit(3)
+async def leaving(how: str) -> None:
+    raise LEAVING[how]
+
+
+@flow
+def leaving_a_thread(how: str) -> None:
+    raise LEAVING[how]
 
 
 @flow(log_prints=True)
@@ -134,9 +146,11 @@ async def test_a_plain_flow_gets_a_thread_of_its_own_and_knows_its_deployment(po
 
 
 async def test_a_flow_that_leaves_python_ends_its_own_run_alone(pool: Pool) -> None:
-    async with pool.worker_of(leaving, doubling):
-        crashed = await pool.end_of(await pool.start(leaving))
-        assert crashed.type is StateType.CRASHED
+    async with pool.worker_of(leaving, leaving_a_thread, doubling):
+        for each in (leaving, leaving_a_thread):
+            for how in LEAVING:
+                ended = await pool.end_of(await pool.start(each, {"how": how}))
+                assert ended.type in (StateType.CRASHED, StateType.FAILED), (each.name, how)
         assert (await pool.end_of(await pool.start(doubling, {"number": 1}))).type is StateType.COMPLETED
 
 

@@ -70,10 +70,12 @@ class Execution:
             self.aborted = True
         except Pause:
             pass  # it goes on as another run of the same flow run
-        except (asyncio.CancelledError, TerminationSignal):
+        except (asyncio.CancelledError, TerminationSignal) as error:
             if self.stopped is None:
-                raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it ends this run alone
+                if isinstance(error, TerminationSignal) or (self._task is not None and self._task.cancelling()):
+                    raise
+                return "CancelledError: the flow cancelled itself"
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this run alone
             return f"{type(error).__name__}: {error}"
         return None
 
