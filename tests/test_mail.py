@@ -293,6 +293,8 @@ def test_a_network_that_is_none_is_refused() -> None:
         ("[prod] [CRITICAL] Disk full", "[prod] [OK] Disk full", "[prod] Disk full", "critical"),
         ("Backup of shop failed", "Backup of shop successful", "Backup of shop", "critical"),
         ("CRITICAL", "OK", "CRITICAL", "critical"),
+        ("PROBLEM pump7", "RECOVERY pump7", "pump7", "warning"),
+        ("CRITICAL pump 9", "OK pump 9", "pump 9", "critical"),
         ("vzdump backup status (pve-1): backup failed: no space", "vzdump backup status (pve-1): backup successful",
          "vzdump backup status (pve-1): backup failed: no space", "critical"),
     ],
@@ -311,6 +313,7 @@ def test_the_words_of_a_subject(began: str, ended: str, name: str, severity: str
         *("Backup not successful", "Disk is not OK", "Issue not yet fixed", "Server is backing up", "Will be restored"),
         *("Failed to be cleared", "[OK to ignore] disk full", "Cron <root@db-1> /bin/backup", "Success rate below 90%"),
         *("DegradedArray event on /dev/md0:db-1", "[Error] Backup OK?", "Unable to get back online", "Follow up"),
+        *("PROBLEM disk check: ok", "OK to ignore", "RECOVERY of db-1 failed", "Normal is far away", "UP until now: x"),
     ],
 )
 def test_what_is_not_clearly_an_end_fires(subject: str) -> None:

@@ -41,6 +41,12 @@ _LEADING = re.compile(
     r"(?:\s*[:|–—]+\s*|\s+-+\s+|\s+(?=(?:service|host)\b)|\s*\*+\s*$|\s*$)",
     re.IGNORECASE,
 )
+_CAPITALS = re.compile(
+    rf"^(?:({'|'.join(_BEGIN_WORDS.upper().split())})|"
+    rf"({'|'.join(_END_WORDS.upper().split())})(?!(?i:.*\b(?:{'|'.join(_BEGIN_WORDS.split())})\b)))"
+    r"\s+(?!(?i:to|for|with|when|if|until|and|or|but|not|no|as)\b)"
+)
+"""As in `RECOVERY pump7`. Where something bad is said as well, such a word is no end: `RECOVERY of db-1 failed`."""
 _AFTER_IS = re.compile(
     rf"\s+(?:is|are|was|went|now|has|status)(?:\s+(?:now|back|been|again))*:?\s+({_WORDS})\b", re.IGNORECASE
 )
@@ -129,8 +135,8 @@ def _without_leading(subject: str) -> tuple[str, list[str]]:
             words += known
             kept += [] if known else [bracket[0].strip()]
             rest = rest[bracket.end() :]
-        elif (leading := _LEADING.match(rest)) and leading.end() > 0:
-            words.append(leading[1].lower().replace(" ", ""))
+        elif leading := _LEADING.match(rest) or _CAPITALS.match(rest):
+            words.append((leading[1] or leading[2]).lower().replace(" ", ""))
             rest = rest[leading.end() :]
         else:
             break
