@@ -160,7 +160,7 @@ BROKEN = [
     Broken("an unknown source", transform(source_node="x"), "pick", "config.source_node", "no node 'x'"),
     Broken("itself as source", transform(source_node="pick"), "pick", "config.source_node", "does not come before"),
     Broken("a wrong priority", transform(filter_priority="urgent"), "pick", "config.filter_priority", "high, medium"),
-    Broken("a mapping of numbers", transform(mapping={"a": 1}), "pick", "config.mapping.a", "string"),
+    Broken("a mapping of numbers", transform(mapping={"a": 1}), "pick", "config.mapping.a", "a text"),
     Broken("an unknown option", transform(template="{{ 7 * 7 }}"), "pick", "config.template", "no such field"),
     # The other types
     Broken("config for ingest", nodes(node("in1", "ingest", config={"x": 1})), "in1", "config.x", "no such field"),

@@ -199,7 +199,6 @@ def model() -> Iterator[HttpReceiver]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what goes through Prefect: on a busy machine its server may be slow, which is no outage."""
-    monkeypatch.setattr("service.worker.watch.WATCH_TIMEOUT_SECONDS", 30.0)
     monkeypatch.setenv("ORCHESTRATION_PREFECT_PATIENCE_SECONDS", "30")
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.alert import AlertStatus, Severity
+from orchestration.alert import OWN_SOURCE, AlertStatus, Severity
 from orchestration.errors import BadInput
 from orchestration.settings import Settings
 from orchestration.store.database import Database
@@ -194,7 +194,7 @@ async def test_a_batch_is_as_many_pushes(api: httpx.AsyncClient, database: Datab
     assert len(answer.json()["run_ids"]) == len(told)
     assert "kept as refused-" in answer.json()["message"]
     runs = await rows(database, "select source, environment from pipeline_run")
-    assert sorted(run["source"] for run in runs) == ["cloudevents", "cloudevents", "generic", "generic", "zabbix"]
+    assert sorted(run["source"] for run in runs) == [*[OWN_SOURCE] * 2, *["cloudevents"] * 2, "zabbix"]
     assert {run["environment"] for run in runs} == {"lab"}
 
     again = await api.post("/alerts/webhook/?environment=lab", json=told[:3])  # its Content-Type says application/json

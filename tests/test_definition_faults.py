@@ -133,7 +133,7 @@ async def test_thirty_nodes_go_on_after_a_kill_and_tell_the_same_story_on_both_e
     assert len(validate_definition(definition).nodes) == len(STORY) == 30
     with http_receiver() as receiver:
         settings = worker_settings(home, receiver)
-        environment = {"CHECKERS_TIMEOUT_SECONDS": "50"}
+        environment = {"CHECKERS_TIMEOUT_SECONDS": "50", "ORCHESTRATION_PREFECT_PATIENCE_SECONDS": "30"}
         async with open_services(settings, database.url) as own:
             run_id = await accepted(own, definition, "Killed")
 

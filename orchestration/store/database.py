@@ -154,6 +154,10 @@ def driver_of(connection: AsyncConnection) -> psycopg.AsyncConnection:
     return cast("psycopg.AsyncConnection", cast("Connection", connection.sync_connection).connection.driver_connection)
 
 
+class NoTables(Unavailable):
+    """The database answers, and does not have our tables."""
+
+
 @contextmanager
 def _outages() -> Generator[None]:
     """Raise `Unavailable` for the driver's errors that mean that the database does not answer."""
@@ -165,7 +169,7 @@ def _outages() -> Generator[None]:
         if error.connection_invalidated:
             raise Unavailable(f"The connection to the database broke: {reason_of(error)}") from error
         if isinstance(error.orig, UndefinedTable):
-            raise Unavailable("The database has no tables yet: it is being set up, or it is another one") from error
+            raise NoTables("The database has no tables yet: it is being set up, or it is another one") from error
         raise
 
 

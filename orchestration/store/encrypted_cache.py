@@ -5,11 +5,10 @@ from __future__ import annotations
 from pydantic import Field, TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestration.contracts import Contract
-from orchestration.store.database import Database
+from orchestration.store.database import Database, NoTables
 from orchestration.store.models import SealedCopyRow
 
 _T = SealedCopyRow
@@ -98,5 +97,5 @@ async def find_channel_names(database: Database) -> list[str] | None:
     try:
         async with database.transaction() as tx:
             return await read_channel_names(tx)
-    except ProgrammingError:
+    except NoTables:
         return None

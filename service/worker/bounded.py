@@ -186,7 +186,7 @@ async def open_bounded_worker(
         results = settings.home.expanduser() / "results"
         executor = RunExecutor(services, mirror, StoryWriter(client, database), breaker, results, hurry=False)
         worker = BoundedWorker(services, executor)
-        watch = Watch(client, mirror, breaker, channels, database, lambda: None)
+        watch = Watch(client, mirror, breaker, channels, database, lambda: None, settings.prefect_patience_seconds)
         for duty in (worker.keep_reservations(), _watch_later(watch)):
             opening.callback(asyncio.create_task(duty).cancel)
         yield worker

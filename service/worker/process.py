@@ -73,7 +73,8 @@ async def open_worker(
         await opening.enter_async_context(keep_connections())
         breaker, mirror, stories = Breaker(), FlowRunMirror(client), StoryWriter(client, database)
         executor = RunExecutor(services, mirror, stories, breaker, settings.home.expanduser() / "results")
-        watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake())
+        patience = settings.prefect_patience_seconds
+        watch = Watch(client, mirror, breaker, channels, database, lambda: worker.wake(), patience)
         worker = Worker(services, executor, watch, breaker, concurrency=slots)
         await opening.enter_async_context(serve_metrics(settings, metrics, worker_gauges(worker, breaker)))
         # Once before the first claim, so that the first alert does not pay for detecting an outage or a pause.

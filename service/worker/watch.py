@@ -21,8 +21,8 @@ from service.worker.breaker import Breaker
 
 WATCH_SECONDS = 1.5
 """Time between two polls."""
-WATCH_TIMEOUT_SECONDS = 2.0
-"""How long a poll may take. A slower Prefect counts as one that does not answer."""
+PART_OF_PATIENCE = 2 / 3
+"""How much of the patience with Prefect a poll may take. A slower Prefect counts as one that does not answer."""
 
 RENEW_SECONDS = 15.0
 """Time between two reads of what seldom changes: the deployment, the channel blocks, flow runs that must be ended."""
@@ -49,6 +49,8 @@ class Watch:
     channels: ChannelCache
     database: Database
     changed: Callable[[], None]
+    patience_seconds: float = 3.0
+    """How long Prefect may take to start a run."""
     controls: OperatorControls = OperatorControls()
 
     async def run(self) -> None:
@@ -79,7 +81,7 @@ class Watch:
         before = self.controls
         try:
             with prefect_errors():
-                async with asyncio.timeout(WATCH_TIMEOUT_SECONDS):
+                async with asyncio.timeout(self.patience_seconds * PART_OF_PATIENCE):
                     if not self.breaker.closed and (failure := await self.client.api_healthcheck()) is not None:
                         raise failure
                     self.controls = await self._read_controls()
