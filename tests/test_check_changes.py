@@ -235,17 +235,18 @@ def dependencies_block(calls: Any, name: str = "default") -> SavedBlock:
     return SavedBlock(name=name, slug=ServiceDependencies.get_block_type_slug(), data={"calls": calls})
 
 
-DB_IS_SLOW = {
-    ("web-1:80", "web", "latency_seconds_mean"): lately(0.1, 0.9),
-    ("db-1:80", "db", "latency_seconds_mean"): lately(0.05, 0.85),
-}
+def db_is_slow() -> dict[tuple[str, str, str], Values]:
+    return {
+        ("web-1:80", "web", "latency_seconds_mean"): lately(0.1, 0.9),
+        ("db-1:80", "db", "latency_seconds_mean"): lately(0.05, 0.85),
+    }
 
 
 async def page_about_web(services: Services, channel: Any, source: BlockSource, **settings: Any) -> str:
     """What the page says has changed, where these blocks are saved."""
     started = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
     changed = services.settings.model_copy(update={"checkers_enabled": ("prometheus",), **settings})
-    known = Known(DB_IS_SLOW)
+    known = Known(db_is_slow())
     with_blocks = replace(services, prometheus=known, settings=changed, dependencies=SavedDependencies(source))
     await push(with_blocks, startsAt=started, labels={"alertname": "Slow", "instance": "web-1", "job": "web"})
     facts = {fact.label: fact.value for fact in channel.messages[-1].facts}
