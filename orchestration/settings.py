@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     page_deadline_seconds: float = Field(30.0, ge=0, le=3600, validation_alias="ORCHESTRATION_PAGE_DEADLINE_SECONDS")
     """How long a critical alert may wait before its run is executed without Prefect, in seconds."""
     prefect_patience_seconds: float = Field(3.0, gt=0, le=60, validation_alias="ORCHESTRATION_PREFECT_PATIENCE_SECONDS")
-    """How long Prefect may take to start a run, in seconds, before it is executed without. A poll has two thirds."""
+    """Seconds that Prefect may take to start a run; then it is executed without. A poll has 2/3, 10 s at most."""
     prefect_events: bool = Field(True, validation_alias="ORCHESTRATION_PREFECT_EVENTS")
     """Whether Prefect hears of incidents, pages, storms and canaries as events. See prefect.md."""
     retention_days: float = Field(90.0, gt=0, le=36_500, validation_alias="ORCHESTRATION_RETENTION_DAYS")

@@ -22,6 +22,7 @@ from orchestration.settings import Settings
 from orchestration.signals import Signal, Signals, Tags
 from orchestration.store.database import Database, open_database
 from orchestration.store.models import Base
+from service.prefect_patches import send_what_is_queued
 from service.stack import StackAddresses, attach
 from tasks.analyze.local import LocalAnalysis
 from tasks.kinds import KINDS
@@ -155,6 +156,14 @@ class MemoryChannels:
     async def others(self, names: Collection[str]) -> list[NamedChannel]:
         spare = {name: channel for name, channel in (self.named | self.spare).items() if name not in names}
         return [NamedChannel(name=name, channel=channel) for name, channel in spare.items()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def own_services() -> AsyncIterator[None]:
+    """What sends events and logs keeps the server of whoever began it, which the next tests may not have."""
+    yield
+    if "prefect.events.worker" in sys.modules:  # few tests need Prefect
+        await send_what_is_queued(2)
 
 
 @pytest.fixture

@@ -246,7 +246,11 @@ async def test_a_run_that_prefect_starts_with_several_incidents_leaves_the_other
         database_url=database.url, prefect_api_url=registered.prefect_api_url, embedded=frozenset()
     )
     warm = WarmWorker(POOL_NAME, name="warm test", settings=settings, addresses=addresses)
-    serving = asyncio.create_task(warm.start(printer=lambda *_: None))
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError  # as when whoever read its output has ended
+
+    serving = asyncio.create_task(warm.start(printer=closed))
     try:
         async with prefect_at(registered) as client:
 

@@ -19,6 +19,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect_warm_worker import AllowedFlows, WarmProcessWorker
 from prefect_warm_worker.execution import Execution
 from prefect_warm_worker.settings import WarmWorkerSettings
+from prefect_warm_worker.worker import never_failing
 
 from blocks.prefect_api import prefect_errors
 from flows.alert_pipeline import alert_pipeline
@@ -77,6 +78,7 @@ class WarmWorker(WarmProcessWorker):
             BadSetting: nothing says where the database is.
             Unavailable: the database does not answer.
         """
+        printer = never_failing(printer)
         database_url, prefect_api_url = self._find_database()
         async with open_worker(
             self._ours,
@@ -105,9 +107,15 @@ class WarmWorker(WarmProcessWorker):
                 await super().start(run_once=run_once, with_healthcheck=with_healthcheck, printer=printer)
             except Exception as error:  # noqa: BLE001 - whatever it is
                 logger.warning("Scheduled runs are not started for now: %s: %s", type(error).__name__, error)
-            if run_once:
+            if run_once or self._is_being_ended():
                 return
             await asyncio.sleep(RETRY_AFTER_SECONDS)
+
+    @staticmethod
+    def _is_being_ended() -> bool:
+        """Whether somebody cancelled this task. An error at the end of what it waits for hides the cancellation."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     def load_flows(self) -> AllowedFlows:
         """The flows of our deployments.

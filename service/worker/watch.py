@@ -21,8 +21,9 @@ from service.worker.breaker import Breaker
 
 WATCH_SECONDS = 1.5
 """Time between two polls."""
-PART_OF_PATIENCE = 2 / 3
-"""How much of the patience with Prefect a poll may take. A slower Prefect counts as one that does not answer."""
+PART_OF_PATIENCE, LONGEST_POLL_SECONDS = 2 / 3, 10.0
+"""How much of the patience with Prefect a poll may take. A slower Prefect counts as one that does not answer. A Prefect
+that hangs is noticed soon, however patiently a single run waits for it."""
 
 RENEW_SECONDS = 15.0
 """Time between two reads of what seldom changes: the deployment, the channel blocks, flow runs that must be ended."""
@@ -81,7 +82,7 @@ class Watch:
         before = self.controls
         try:
             with prefect_errors():
-                async with asyncio.timeout(self.patience_seconds * PART_OF_PATIENCE):
+                async with asyncio.timeout(min(self.patience_seconds * PART_OF_PATIENCE, LONGEST_POLL_SECONDS)):
                     if not self.breaker.closed and (failure := await self.client.api_healthcheck()) is not None:
                         raise failure
                     self.controls = await self._read_controls()

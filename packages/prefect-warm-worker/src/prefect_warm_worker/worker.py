@@ -152,6 +152,7 @@ class WarmProcessWorker(BaseWorker[BaseJobConfiguration, Any, BaseWorkerResult])
             ValueError: `PREFECT_API_URL` is not set.
             AttributeError: this version of Prefect lacks a name that is used or replaced.
         """
+        printer = never_failing(printer)
         if not PREFECT_API_URL.value():
             raise ValueError("PREFECT_API_URL must be set: it says where Prefect's server is")
         try:
@@ -418,6 +419,16 @@ def _in_background(duties: Sequence[Awaitable[None]]) -> Generator[None]:
 
 def _time_of(flow_run: FlowRun) -> datetime:
     return flow_run.next_scheduled_start_time or flow_run.expected_start_time or datetime.min.replace(tzinfo=UTC)
+
+
+def never_failing(printer: Callable[..., None]) -> Callable[..., None]:
+    """The printer, as one that a closed terminal or pipe does not break: a worker works on when nobody reads."""
+
+    def print_if_possible(*text: object) -> None:
+        with suppress(OSError, ValueError):  # ValueError: the file is closed
+            printer(*text)
+
+    return print_if_possible
 
 
 def _why_at_the_end() -> Why:
