@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,15 +41,6 @@ os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 # On a busy machine everything takes longer, and that is no failure.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have few tests: theirs take the longest, and at the end a long file keeps one process.
-
-    Within a file the tests keep their order.
-    """
-    tests_in = Counter(item.path for item in items)
-    items.sort(key=lambda item: (tests_in[item.path], item.path))
 
 
 @pytest.fixture(scope="session")
