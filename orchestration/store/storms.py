@@ -309,7 +309,7 @@ _HOLDS = text(
     select run_id, incident_key from pipeline_run
     where awaits_ingest and starts_with(incident_key, '{STORM_KEY}') and environment = :environment and exists (
         select from jsonb_array_elements(payload -> 'alerts') as alert
-        where alert ->> 'source' = :source and alert ->> 'fingerprint' = any(:fingerprints)
+        where alert ->> 'source' = :source and alert ->> 'fingerprint' in {one_of("fingerprints")}
     )
     order by id limit 1
     """
@@ -320,6 +320,6 @@ async def waiting_storm_of(
     tx: AsyncConnection, environment: str, source: str, fingerprints: Sequence[str]
 ) -> tuple[str, str] | None:
     """The id and incident key of the first run of a storm that awaits ingest and has one of these alerts, if any."""
-    values = {"environment": environment, "source": source, "fingerprints": list(fingerprints)}
+    values = {"environment": environment, "source": source, "fingerprints": as_json(fingerprints)}
     found = (await tx.execute(_HOLDS, values)).first()
     return None if found is None else (found.run_id, found.incident_key)
